@@ -1,0 +1,20 @@
+//! Marks the map values as plain bytes for aya.
+#![expect(unsafe_code, reason = "aya::Pod is an unsafe trait")]
+
+use aya::Pod;
+
+use crate::{
+    counters::Counters,
+    reason::{Drops, ReasonCounts},
+    tables::{Config, Endpoint, PortEntry},
+};
+
+macro_rules! pod {
+    ($($type:ty),*) => { $(
+        // SAFETY: the type is `repr(C)`, made of integers and arrays of integers only, and has no padding (its
+        // module asserts its size), so every bit pattern is valid and every byte is initialised.
+        unsafe impl Pod for $type {}
+    )* };
+}
+
+pod!(PortEntry, Endpoint, Config, Counters, ReasonCounts, Drops);

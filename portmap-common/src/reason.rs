@@ -1,0 +1,132 @@
+//! Why a packet was not delivered by portmap: dropped, or left to the host's own stack.
+//!
+//! Together with the paths of [`Counters`](crate::counters::Counters) this is the complete list of ends: every
+//! packet that a program sees is counted in exactly one of them. The numbers are an interface (maps, metrics);
+//! new reasons are appended, old ones keep their place.
+
+/// Number of places for reasons in a map value; appending one does not change the layout until they are used up.
+pub const REASON_PLACES: usize = 32;
+
+macro_rules! reasons {
+    ($($number:literal $variant:ident $name:ident $text:literal)*; $unused:literal unused) => {
+        /// Why a packet was not delivered by portmap.
+        #[repr(u8)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason {
+            $(#[doc = $text] $variant = $number,)*
+        }
+
+        impl Reason {
+            /// Every reason, by number.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The name that maps, metrics and commands use.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => stringify!($name),)* }
+            }
+
+            /// One sentence for people.
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+
+        /// One count of packets for each reason.
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct ReasonCounts {
+            $(#[doc = $text] pub $name: u64,)*
+            /// Reserved, 0.
+            pub unused: [u64; $unused],
+        }
+
+        impl ReasonCounts {
+            /// The count of one reason.
+            pub const fn get(&self, reason: Reason) -> u64 {
+                match reason { $(Reason::$variant => self.$name,)* }
+            }
+
+            /// The sum of two CPUs' counts.
+            #[must_use]
+            pub const fn plus(self, other: &Self) -> Self {
+                Self { $($name: self.$name.wrapping_add(other.$name),)* unused: [0; $unused] }
+            }
+        }
+    };
+}
+
+reasons! {
+    0 HostPort host_port "The destination port is owned by no container."
+    1 OtherAddress other_address "The destination is not the address that the containers share."
+    2 OtherStation other_station "The frame is addressed to another station's MAC address."
+    3 Vlan vlan "The frame carries a VLAN tag."
+    4 EtherType ether_type "The frame is neither IPv4, IPv6 nor ARP."
+    5 Arp arp "The frame is ARP, which only the host speaks."
+    6 Ipv6 ipv6 "The packet is IPv6, which containers do not have yet."
+    7 Malformed malformed "The packet is shorter than its headers claim, or contradicts itself."
+    8 Protocol protocol "The IP protocol is neither TCP nor UDP."
+    9 Icmp icmp "The packet is ICMP, which containers do not have yet."
+    10 Fragment fragment "The packet is an IP fragment, which containers do not have yet."
+    11 SourceAddress source_address "The source is not an address that the sender may use."
+    12 SourcePort source_port "The source port is not owned by the sending container."
+    13 Destination destination "The destination is multicast, broadcast or no host at all."
+    14 NoRoute no_route "The destination is not on the uplink's network and the host has no gateway."
+    ; 17 unused
+}
+
+/// The hooks at which packets are left to the host: index of [`MAP_HOST`](crate::names::MAP_HOST).
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostHook {
+    /// Ingress of the uplink.
+    Uplink = 0,
+    /// Ingress of the host's loopback device.
+    Loopback = 1,
+}
+
+impl HostHook {
+    /// Both hooks.
+    pub const ALL: [Self; 2] = [Self::Uplink, Self::Loopback];
+
+    /// The name that commands use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Uplink => "uplink",
+            Self::Loopback => "lo",
+        }
+    }
+}
+
+/// Dropped packets of one slot; the host's slot has those that came from outside.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drops {
+    /// On their way to the slot.
+    pub rx: ReasonCounts,
+    /// Sent by the slot.
+    pub tx: ReasonCounts,
+}
+
+const _: () = assert!(Reason::ALL.len() <= REASON_PLACES);
+const _: () = assert!(size_of::<ReasonCounts>() == REASON_PLACES * 8);
+const _: () = assert!(size_of::<Drops>() == 2 * REASON_PLACES * 8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reasons_number_is_its_place() {
+        for (place, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, place, "{}", reason.name());
+        }
+    }
+
+    #[test]
+    fn every_reason_says_what_it_is() {
+        for reason in Reason::ALL {
+            assert!(reason.name().bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase() || byte.is_ascii_digit()));
+            assert!(reason.text().ends_with('.'), "{}", reason.name());
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! What the programs look up: the owner of a port, the host's addresses, a container's interfaces.
+//!
+//! Addresses are byte arrays in network order, interface indices and ports are native integers.
+
+/// Number of entries of the port map: one for every 16-bit port, for all protocols and both IP versions.
+pub const PORTS: usize = 65_536;
+
+/// Who owns a port. Eight bytes, aligned, so that the daemon publishes or revokes one by a single store and a
+/// program never sees half of an entry.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortEntry {
+    /// The owner's host veth; 0 if the port is the host's.
+    pub ifindex: u32,
+    /// The owner's slot; 0 if the port is the host's.
+    pub slot: u16,
+    /// Reserved, 0.
+    pub flags: u16,
+}
+
+impl PortEntry {
+    /// Whether no container owns the port.
+    #[inline(always)]
+    pub const fn is_host(&self) -> bool {
+        self.ifindex == 0
+    }
+}
+
+/// A container as the programs and `bpftool` see it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The host's end of the container's veth pair, as in the host's namespace; 0 if the slot is free.
+    pub host_ifindex: u32,
+    /// The other end, as in the container's namespace.
+    pub eth0_ifindex: u32,
+    /// First port of the container's ephemeral block.
+    pub ephemeral_first: u16,
+    /// Last port of the container's ephemeral block.
+    pub ephemeral_last: u16,
+    /// Reserved, 0.
+    pub flags: u32,
+}
+
+/// The host's side of the network, the same for all containers.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// The address that all containers share.
+    pub host_ip: [u8; 4],
+    /// Its netmask; a destination inside it is on the link.
+    pub netmask: [u8; 4],
+    /// Next hop for every other destination; zero if there is none.
+    pub gateway: [u8; 4],
+    /// Interface index of the uplink.
+    pub uplink_ifindex: u32,
+    /// MAC address of the host's loopback device, which frames for the host must carry.
+    pub lo_mac: [u8; 6],
+    /// Reserved, 0.
+    pub reserved: [u8; 2],
+}
+
+const _: () = assert!(size_of::<PortEntry>() == 8);
+const _: () = assert!(size_of::<Endpoint>() == 16);
+const _: () = assert!(size_of::<Config>() == 24);

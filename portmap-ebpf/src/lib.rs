@@ -1,0 +1,15 @@
+//! What happens to a packet: pure functions from a frame and the tables to a [`Verdict`].
+//!
+//! One module for each hook decides, [`packet`] reads headers, [`tables`] and [`frame`] are what a hook may ask
+//! for. The same code is compiled into the BPF programs, the tests and every tool that predicts a verdict; it
+//! knows nothing of either kernel or user space.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod frame;
+pub mod hooks;
+pub mod packet;
+pub mod tables;
+pub mod verdict;
+
+pub use crate::{frame::Frame, tables::Tables, verdict::Verdict};
