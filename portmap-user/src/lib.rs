@@ -1,1 +1,3 @@
-
+//! t
+#![allow(missing_docs)]
+pub mod object;

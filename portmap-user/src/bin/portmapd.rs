@@ -1,0 +1,1 @@
+fn main(){ println!("{}", portmap::object::bytes().len()); }

@@ -1,0 +1,161 @@
+//! The ephemeral ports: aligned power-of-two blocks, one for each container.
+
+use crate::{
+    error::{Error, Result},
+    ports::{PortRange, PortSet},
+};
+
+/// Smallest number of ephemeral ports that a container can have.
+pub const SMALLEST_BLOCK: u16 = 16;
+
+/// Hands out blocks and takes them back.
+#[derive(Clone, Debug)]
+pub struct EphemeralPool {
+    managed: PortSet,
+    free: PortSet,
+}
+
+/// Checks a number of ports per container.
+pub fn check_block_size(size: u16) -> Result<()> {
+    if !size.is_power_of_two() {
+        return Err(Error::usage(format!(
+            "{size} ephemeral ports per container: expected a power of two, such as {}",
+            size.checked_next_power_of_two().unwrap_or(1 << 15).max(SMALLEST_BLOCK)
+        )));
+    }
+    if size < SMALLEST_BLOCK {
+        return Err(Error::usage(format!(
+            "{size} ephemeral ports per container: expected at least {SMALLEST_BLOCK}"
+        )));
+    }
+    Ok(())
+}
+
+impl EphemeralPool {
+    /// A pool of which nothing is given out yet.
+    pub fn new(managed: PortSet) -> Self {
+        Self { free: managed.clone(), managed }
+    }
+
+    /// The first free block of `size` ports whose first port is a multiple of `size`.
+    ///
+    /// A conflict if there is none.
+    pub fn allocate(&mut self, size: u16) -> Result<PortRange> {
+        check_block_size(size)?;
+        let block = self.free.ranges().iter().find_map(|range| first_block(*range, size)).ok_or_else(|| {
+            Error::conflict(format!(
+                "no aligned block of {size} ephemeral ports is free in {} ({} of {} ports are in use): delete a \
+                 container or start the daemon with more --ephemeral-ports",
+                self.managed,
+                self.managed.count() - self.free.count(),
+                self.managed.count(),
+            ))
+        })?;
+        self.free = self.free.difference(&block.into());
+        Ok(block)
+    }
+
+    /// Takes a particular block, that of a container found again. A conflict if part of it is not free.
+    pub fn reserve(&mut self, block: PortRange) -> Result<()> {
+        let wanted = PortSet::from(block);
+        let missing = wanted.difference(&self.free);
+        if !missing.is_empty() {
+            let why = if missing.difference(&self.managed).is_empty() { "in use" } else { "not managed" };
+            return Err(Error::conflict(format!("the ephemeral ports {missing} are {why}")));
+        }
+        self.free = self.free.difference(&wanted);
+        Ok(())
+    }
+
+    /// Gives a block back.
+    pub fn release(&mut self, block: PortRange) {
+        // Only what is managed: the block may come from a pool that was larger.
+        self.free = self.free.union(&PortSet::from(block).intersection(&self.managed));
+    }
+
+    /// The ports that no container has.
+    pub fn free(&self) -> &PortSet {
+        &self.free
+    }
+}
+
+/// The lowest aligned block of `size` ports inside `range`.
+fn first_block(range: PortRange, size: u16) -> Option<PortRange> {
+    let first = range.first().checked_next_multiple_of(size)?;
+    let last = first.checked_add(size - 1)?;
+    (last <= range.last()).then(|| PortRange::new(first, last))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(text: &str) -> EphemeralPool {
+        EphemeralPool::new(text.parse().expect("a port list"))
+    }
+
+    /// All blocks of `size` that fit, until there are no more.
+    fn drain(pool: &mut EphemeralPool, size: u16) -> Vec<PortRange> {
+        std::iter::from_fn(|| pool.allocate(size).ok()).collect()
+    }
+
+    #[test]
+    fn as_many_blocks_as_fit_aligned() {
+        for (ports, size, count) in [
+            ("32768-57344", 1024, 24),
+            ("32768-57344", 512, 48),
+            ("30001-30999", 16, 61),
+            ("30001-30999", 256, 3),
+            ("30001-30999", 512, 1),
+            ("64512-65535", 1024, 1),
+            ("32768-65535", 32768, 1),
+            ("40000-40015,40032-40047", 32, 0),
+        ] {
+            assert_eq!(drain(&mut pool(ports), size).len(), count, "{ports} in blocks of {size}");
+        }
+    }
+
+    #[test]
+    fn blocks_are_aligned_disjoint_and_first_fit() {
+        let blocks = drain(&mut pool("30001-30999"), 16);
+        assert_eq!(blocks[0], PortRange::new(30016, 30031).expect("a range"));
+        for (place, block) in blocks.iter().enumerate() {
+            assert_eq!(block.first() % 16, 0);
+            assert_eq!(block.count(), 16);
+            assert_eq!(usize::from(block.first()), 30016 + 16 * place);
+        }
+    }
+
+    #[test]
+    fn the_last_port_can_be_given_out() {
+        let mut pool = pool("65520-65535");
+        assert_eq!(pool.allocate(16).expect("a block").last(), 65535);
+        assert!(pool.free().is_empty());
+    }
+
+    #[test]
+    fn a_released_block_is_free_again() {
+        let mut pool = pool("32768-34815");
+        let first = pool.allocate(1024).expect("a block");
+        let second = pool.allocate(1024).expect("a block");
+        let error = pool.allocate(1024).expect_err("nothing is left");
+        assert_eq!(error.kind, crate::error::Kind::Conflict);
+        assert!(error.message.contains("2048 of 2048 ports are in use"), "{error}");
+        pool.release(first);
+        assert_eq!(pool.allocate(1024), Ok(first));
+        pool.release(second);
+        pool.reserve(second).expect("it is free");
+        assert!(pool.reserve(second).expect_err("it is taken").message.contains("in use"));
+        assert!(pool.reserve(PortRange::new(1024, 2047).expect("a range")).is_err());
+    }
+
+    #[test]
+    fn odd_block_sizes_are_refused() {
+        for size in [0, 1, 8, 15, 100, 1023] {
+            assert!(check_block_size(size).is_err(), "{size}");
+        }
+        for size in [16, 1024, 32768] {
+            assert!(check_block_size(size).is_ok(), "{size}");
+        }
+    }
+}

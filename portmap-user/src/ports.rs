@@ -1,0 +1,273 @@
+//! Sets of ports: their text form, their JSON form and their algebra.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// An inclusive range of ports; in JSON `[first, last]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "(u16, u16)", into = "(u16, u16)")]
+pub struct PortRange {
+    first: u16,
+    last: u16,
+}
+
+impl PortRange {
+    /// The range from `first` to `last`, both included; `None` if it would be empty.
+    pub const fn new(first: u16, last: u16) -> Option<Self> {
+        if first <= last { Some(Self { first, last }) } else { None }
+    }
+
+    /// The lowest port.
+    pub const fn first(self) -> u16 {
+        self.first
+    }
+
+    /// The highest port.
+    pub const fn last(self) -> u16 {
+        self.last
+    }
+
+    /// Number of ports.
+    pub const fn count(self) -> usize {
+        self.last as usize - self.first as usize + 1
+    }
+
+    /// Whether `port` is in the range.
+    pub const fn contains(self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+}
+
+impl From<PortRange> for (u16, u16) {
+    fn from(range: PortRange) -> Self {
+        (range.first, range.last)
+    }
+}
+
+impl TryFrom<(u16, u16)> for PortRange {
+    type Error = Error;
+
+    fn try_from((first, last): (u16, u16)) -> Result<Self, Error> {
+        Self::new(first, last).ok_or_else(|| Error::usage(format!("the port range [{first},{last}] is reversed")))
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last { self.first.fmt(f) } else { write!(f, "{}-{}", self.first, self.last) }
+    }
+}
+
+/// A set of ports, kept as sorted ranges that neither overlap nor touch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<PortRange>", into = "Vec<PortRange>")]
+pub struct PortSet(Vec<PortRange>);
+
+impl PortSet {
+    /// The ranges, ascending.
+    pub fn ranges(&self) -> &[PortRange] {
+        &self.0
+    }
+
+    /// Whether there is no port in the set.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Number of ports.
+    pub fn count(&self) -> usize {
+        self.0.iter().map(|range| range.count()).sum()
+    }
+
+    /// Every port, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
+        self.0.iter().flat_map(|range| range.first..=range.last)
+    }
+
+    /// Whether `port` is in the set.
+    pub fn contains(&self, port: u16) -> bool {
+        self.0.iter().any(|range| range.contains(port))
+    }
+
+    /// The ports that are in both sets.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        let overlaps = self.0.iter().flat_map(|a| {
+            other.0.iter().filter_map(|b| PortRange::new(a.first.max(b.first), a.last.min(b.last)))
+        });
+        overlaps.collect::<Vec<_>>().into()
+    }
+
+    /// The ports that are in this set but not in the other.
+    #[must_use]
+    pub fn difference(&self, other: &Self) -> Self {
+        let mut rest = Vec::new();
+        for range in &self.0 {
+            // In 32 bits, so that the port behind 65535 has a number.
+            let mut next = u32::from(range.first);
+            for hole in other.0.iter().filter(|hole| hole.last >= range.first && hole.first <= range.last) {
+                rest.extend(range_of(next, u32::from(hole.first)));
+                next = u32::from(hole.last) + 1;
+            }
+            rest.extend(range_of(next, u32::from(range.last) + 1));
+        }
+        rest.into()
+    }
+
+    /// The ports that are in either set.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        self.0.iter().chain(&other.0).copied().collect::<Vec<_>>().into()
+    }
+}
+
+/// The range from `first` up to, but without, `end`; `None` if that is empty.
+fn range_of(first: u32, end: u32) -> Option<PortRange> {
+    let last = u16::try_from(end.checked_sub(1)?).ok()?;
+    PortRange::new(u16::try_from(first).ok()?, last)
+}
+
+impl From<Vec<PortRange>> for PortSet {
+    fn from(mut ranges: Vec<PortRange>) -> Self {
+        ranges.sort_unstable();
+        let mut merged: Vec<PortRange> = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            match merged.last_mut() {
+                Some(previous) if u32::from(range.first) <= u32::from(previous.last) + 1 => {
+                    previous.last = previous.last.max(range.last);
+                }
+                _ => merged.push(range),
+            }
+        }
+        Self(merged)
+    }
+}
+
+impl From<PortRange> for PortSet {
+    fn from(range: PortRange) -> Self {
+        Self(vec![range])
+    }
+}
+
+impl From<PortSet> for Vec<PortRange> {
+    fn from(set: PortSet) -> Self {
+        set.0
+    }
+}
+
+impl fmt::Display for PortSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, range) in self.0.iter().enumerate() {
+            if place > 0 {
+                f.write_str(",")?;
+            }
+            range.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for PortSet {
+    type Err = Error;
+
+    /// Reads a list such as `31000-32000,33000`; one pair of brackets around the list is accepted, and so are
+    /// spaces around commas.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let fail = |part: &str, problem: &str| {
+            Error::usage(format!(
+                "{part:?} in the port list {text:?} {problem}: expected ports and ranges between 1 and 65535 such \
+                 as 31000-32000,33000"
+            ))
+        };
+        let list = text.trim();
+        let list = match (list.strip_prefix('['), list.ends_with(']')) {
+            (Some(inside), true) => &inside[..inside.len() - 1],
+            (None, false) => list,
+            _ => return Err(fail(list, "has a bracket without its partner")),
+        };
+        if list.trim().is_empty() {
+            return Ok(Self::default());
+        }
+        let port = |part: &str, number: &str| match number.trim().parse::<u32>() {
+            Ok(0) => Err(fail(part, "has port 0, which cannot be owned")),
+            Ok(number) => u16::try_from(number).map_err(|_beyond| fail(part, "is beyond port 65535")),
+            Err(_not_a_number) => Err(fail(part, "is neither a port nor a range")),
+        };
+        let mut ranges = Vec::new();
+        for part in list.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let range = PortRange::new(port(part, first)?, port(part, last)?);
+            ranges.push(range.ok_or_else(|| fail(part, "is a reversed range"))?);
+        }
+        Ok(ranges.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(text: &str) -> PortSet {
+        text.parse().expect("a port list")
+    }
+
+    /// Membership of every port, to check the algebra against.
+    fn bits(set: &PortSet) -> Vec<bool> {
+        let mut bits = vec![false; 65_536];
+        set.iter().for_each(|port| bits[usize::from(port)] = true);
+        bits
+    }
+
+    #[test]
+    fn lists_are_read_sorted_and_merged() {
+        assert_eq!(set("33000, 31000-32000").to_string(), "31000-32000,33000");
+        assert_eq!(set("[5-7,8,9-10,7]").to_string(), "5-10");
+        assert_eq!(set("65535").to_string(), "65535");
+        assert_eq!(set("1-65535").count(), 65_535);
+        assert!(set("[]").is_empty());
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, part) in [
+            ("31000-", "\"31000-\""),
+            ("32000-31000", "reversed"),
+            ("0", "port 0"),
+            ("0-10", "port 0"),
+            ("65536", "beyond port 65535"),
+            ("80,http", "\"http\""),
+            ("80,,90", "\"\""),
+            ("[80", "bracket"),
+            ("80]", "bracket"),
+            ("-5", "\"-5\""),
+            ("1-2-3", "\"1-2-3\""),
+        ] {
+            let error = text.parse::<PortSet>().expect_err(text);
+            assert!(error.message.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn algebra_agrees_with_sets_of_single_ports() {
+        let sets = ["", "1-65535", "65535", "1", "10-20,30-40,65000-65535", "15-35", "21-29", "10-40", "20,30", "1-9"];
+        for a in sets.map(set) {
+            for b in sets.map(set) {
+                let pairs = || bits(&a).into_iter().zip(bits(&b));
+                assert_eq!(bits(&a.union(&b)), pairs().map(|(x, y)| x | y).collect::<Vec<_>>(), "{a} + {b}");
+                assert_eq!(bits(&a.intersection(&b)), pairs().map(|(x, y)| x & y).collect::<Vec<_>>(), "{a} & {b}");
+                assert_eq!(bits(&a.difference(&b)), pairs().map(|(x, y)| x & !y).collect::<Vec<_>>(), "{a} - {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn json_is_pairs_of_inclusive_bounds() {
+        let json = serde_json::to_string(&set("31000-31009,40000")).expect("JSON");
+        assert_eq!(json, "[[31000,31009],[40000,40000]]");
+        assert_eq!(serde_json::from_str::<PortSet>(&json).expect("a set"), set("31000-31009,40000"));
+        assert!(serde_json::from_str::<PortSet>("[[5,4]]").is_err());
+    }
+}
