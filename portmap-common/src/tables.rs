@@ -24,6 +24,24 @@ impl PortEntry {
     pub const fn is_host(&self) -> bool {
         self.ifindex == 0
     }
+
+    /// The entry as the one word that is stored in the map.
+    pub const fn to_word(self) -> u64 {
+        let [a, b, c, d] = self.ifindex.to_ne_bytes();
+        let [e, f] = self.slot.to_ne_bytes();
+        let [g, h] = self.flags.to_ne_bytes();
+        u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    /// The entry that is stored as this word.
+    pub const fn from_word(word: u64) -> Self {
+        let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
+        Self {
+            ifindex: u32::from_ne_bytes([a, b, c, d]),
+            slot: u16::from_ne_bytes([e, f]),
+            flags: u16::from_ne_bytes([g, h]),
+        }
+    }
 }
 
 /// A container as the programs and `bpftool` see it.

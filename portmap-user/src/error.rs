@@ -122,3 +122,21 @@ impl<T, E: std::error::Error> Context<T> for std::result::Result<T, E> {
         })
     }
 }
+
+/// Failures of steps of which all are to be tried.
+#[derive(Debug, Default)]
+pub struct Failures(Vec<Error>);
+
+impl Failures {
+    /// Keeps the error of a step that failed.
+    pub fn note(&mut self, result: Result<()>) {
+        self.0.extend(result.err());
+    }
+
+    /// One error that names them all, or none.
+    pub fn into_result(self) -> Result<()> {
+        let Some(kind) = self.0.first().map(|error| error.kind) else { return Ok(()) };
+        let messages: Vec<_> = self.0.into_iter().map(|error| error.message).collect();
+        Err(Error::new(kind, messages.join("; ")))
+    }
+}

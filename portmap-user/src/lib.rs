@@ -1,3 +1,19 @@
-//! t
-#![allow(missing_docs)]
+//! portmap's daemon and command line.
+//!
+//! A command travels from [`cli`] through [`client`] and a Unix socket to [`daemon`], which decides what is to be
+//! done and writes it down in [`state`]; [`kernel`] does it. [`api`] is what goes over the socket. What packets
+//! do is not decided here but by the programs of the BPF [`object`].
+
+pub mod api;
+pub mod cli;
+pub mod client;
+pub mod daemon;
+pub mod ephemeral;
+pub mod error;
+pub mod kernel;
 pub mod object;
+pub mod paths;
+pub mod ports;
+pub mod resources;
+pub mod settings;
+pub mod state;

@@ -1,5 +1,11 @@
 //! The BPF object that is part of this program.
 
+use std::fmt;
+
+use portmap_common::names;
+
+use crate::error::{Context as _, Result};
+
 /// Fails the build of anything that would embed a stub, at the moment when code is generated for it: checking and
 /// linting generate none and work without a BPF toolchain.
 struct Embedded<const STUB: bool>;
@@ -14,4 +20,45 @@ pub fn bytes() -> &'static [u8] {
     #[expect(clippy::let_unit_value, reason = "naming the constant is what evaluates it")]
     let () = Embedded::<{ cfg!(bpf_stub) }>::IS_REAL;
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portmap-ebpf"))
+}
+
+/// What two maps must have in common for one to stand in for the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapShape {
+    /// Its name.
+    pub name: String,
+    /// The kernel's number of its type.
+    pub map_type: u32,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// Number of entries.
+    pub max_entries: u32,
+    /// Flags at its creation.
+    pub flags: u32,
+}
+
+impl fmt::Display for MapShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name: _, map_type, key_size, value_size, max_entries, flags } = self;
+        write!(
+            f,
+            "of type {map_type} with {max_entries} entries of {key_size}+{value_size} bytes and flags {flags:#x}"
+        )
+    }
+}
+
+/// The maps of the object.
+pub fn maps() -> Result<Vec<MapShape>> {
+    let object = aya_obj::Object::parse(bytes()).context(|| "cannot read the embedded BPF object".to_owned())?;
+    let shape = |(name, map): (String, aya_obj::Map)| MapShape {
+        name,
+        map_type: map.map_type(),
+        key_size: map.key_size(),
+        value_size: map.value_size(),
+        max_entries: map.max_entries(),
+        flags: map.map_flags(),
+    };
+    Ok(object.maps.into_iter().filter(|(name, _)| names::MAPS.contains(&name.as_str())).map(shape).collect())
 }

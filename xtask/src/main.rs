@@ -1,2 +1,59 @@
-//! x
-fn main(){}
+//! Development tasks, run as `cargo xtask TASK`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod build;
+mod check;
+mod process;
+mod setup;
+mod summary;
+mod test;
+#[path = "../../portmap-ebpf/toolchain.rs"]
+#[expect(unreachable_pub, reason = "a build script in another package includes this file, too")]
+mod toolchain;
+mod vm;
+mod workspace;
+
+/// Development tasks of portmap.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Finds the tools that the other tasks need and installs what is missing.
+    Setup(setup::Arguments),
+    /// Builds the release binaries.
+    Build,
+    /// Shows portmap at work in namespaces of its own (needs root).
+    Demo(build::Forwarded),
+    /// Measures portmap against its alternatives (needs root).
+    Bench(build::Forwarded),
+    /// Runs all tests, on this machine's kernel and in virtual machines (needs root).
+    Test(test::Arguments),
+    /// Runs a shell command under another kernel, in a virtual machine that sees this system read-only.
+    Vm(vm::Arguments),
+    /// Checks format, lints, documentation, licences and advisories.
+    Check,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Setup(arguments) => setup::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Task::Build => build::release().map(|()| ExitCode::SUCCESS),
+        Task::Demo(arguments) => build::demo(&arguments).map(|never| match never {}),
+        Task::Bench(arguments) => build::bench(&arguments).map(|never| match never {}),
+        Task::Test(arguments) => test::run(&arguments),
+        Task::Vm(arguments) => vm::run(&arguments),
+        Task::Check => check::run(),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,1 +1,10 @@
-fn main(){}
+//! The command line.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use portmap::cli::{self, Command};
+
+fn main() -> ExitCode {
+    cli::run(Command::parse())
+}

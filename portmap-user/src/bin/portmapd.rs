@@ -1,1 +1,47 @@
-fn main(){ println!("{}", portmap::object::bytes().len()); }
+//! The daemon.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use portmap::{
+    daemon::{self, Daemon},
+    error::{Context as _, Result},
+    settings::RawSettings,
+};
+use tracing::error;
+use tracing_subscriber::{EnvFilter, fmt};
+
+/// Lets many containers share this host's IP address, each with ports of its own.
+#[derive(Parser)]
+#[command(name = "portmapd", version, args_override_self = true)]
+struct Command {
+    #[command(flatten)]
+    settings: RawSettings,
+}
+
+fn main() -> ExitCode {
+    let command = Command::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info"));
+    fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).with_target(false).init();
+    match run(command.settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            error!("{failed}");
+            ExitCode::from(failed.kind.exit_code())
+        }
+    }
+}
+
+fn run(settings: RawSettings) -> Result<()> {
+    let daemon = Daemon::start(settings.resolve()?)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context(|| "cannot start".to_owned())?;
+    runtime.block_on(daemon::serve(daemon, || {
+        // Whoever waits for either of these may be gone; that is no reason to stop.
+        let _ = writeln!(io::stdout(), "ready");
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    }))
+}

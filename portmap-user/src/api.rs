@@ -1,0 +1,173 @@
+//! What goes over the socket: requests and answers, in JSON. The commands print the same.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::ports::{PortRange, PortSet};
+
+/// A container to be added.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddRequest {
+    /// Its name.
+    pub name: String,
+    /// File of an existing network namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<PathBuf>,
+    /// A process in an existing network namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Static ports.
+    #[serde(default)]
+    pub ports: PortSet,
+    /// Number of ephemeral ports; the daemon's default if none is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ephemeral_ports_per_container: Option<u16>,
+}
+
+/// A container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// Its name.
+    pub name: String,
+    /// Its slot.
+    pub slot: u16,
+    /// File of its network namespace.
+    pub netns: PathBuf,
+    /// The process by which the namespace was given, if it was.
+    pub pid: Option<u32>,
+    /// The host's end of its veth pair.
+    pub host_veth: String,
+    /// The address that it shares with the host.
+    pub ip: Ipv4Addr,
+    /// Its static ports.
+    pub ports: PortSet,
+    /// Its ephemeral ports.
+    pub ephemeral_ports: PortRange,
+    /// Limit on what it sends; none.
+    pub egress: Option<Limit>,
+    /// Limit on what it receives; none.
+    pub ingress: Option<Limit>,
+    /// Whether it is in service.
+    pub state: ContainerState,
+}
+
+/// A limit on a container's traffic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// Bytes per second in the long run.
+    pub rate: u64,
+    /// Bytes per second at most.
+    pub ceil: u64,
+    /// Bytes that may exceed the rate at once.
+    pub burst: u64,
+}
+
+/// Whether a container is in service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContainerState {
+    /// It is being made.
+    Adding,
+    /// It is in service.
+    Ready,
+    /// It is being removed.
+    Deleting,
+    /// Its interface is gone; it can only be deleted.
+    Broken,
+}
+
+impl ContainerState {
+    /// The name that commands print.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Adding => "adding",
+            Self::Ready => "ready",
+            Self::Deleting => "deleting",
+            Self::Broken => "broken",
+        }
+    }
+}
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Number of packets, as the kernel handed them over.
+    pub packets: u64,
+    /// Number of bytes, Ethernet headers included.
+    pub bytes: u64,
+}
+
+/// Numbers of packets by reason; reasons without packets are left out.
+pub type Reasons = BTreeMap<String, u64>;
+
+/// Dropped packets by direction.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropStats {
+    /// On their way to the container, or from outside to the host.
+    pub rx: Reasons,
+    /// Sent by the container.
+    pub tx: Reasons,
+}
+
+/// Traffic of one container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerStats {
+    /// Its name.
+    pub name: String,
+    /// Its slot.
+    pub slot: u16,
+    /// Delivered packets by path.
+    pub traffic: BTreeMap<String, Traffic>,
+    /// Dropped packets.
+    pub drops: DropStats,
+}
+
+/// Packets that were left to the host or dropped before they reached it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostStats {
+    /// Packets left to the host, by hook and reason.
+    pub passed: BTreeMap<String, Reasons>,
+    /// Dropped packets.
+    pub drops: DropStats,
+}
+
+/// Traffic of everybody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// By container.
+    pub containers: Vec<ContainerStats>,
+    /// The host's.
+    pub host: HostStats,
+}
+
+/// How a check of `doctor` ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// As it should be.
+    Ok,
+    /// Works, but not as well as it could.
+    Notice,
+    /// Does not work.
+    Problem,
+}
+
+/// One finding of `doctor`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What was looked at.
+    pub subject: String,
+    /// How it is.
+    pub health: Health,
+    /// What was found, and what repairs it if it is not well.
+    pub text: String,
+}
+
+impl Finding {
+    /// A finding.
+    pub fn new(subject: impl Into<String>, health: Health, text: impl Into<String>) -> Self {
+        Self { subject: subject.into(), health, text: text.into() }
+    }
+}

@@ -1,0 +1,214 @@
+//! The command line: what can be typed, and what is done then.
+
+mod print;
+mod process;
+
+use std::{ffi::OsString, io, path::PathBuf, process::ExitCode};
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::{
+    api::{AddRequest, Finding, Health},
+    client::Client,
+    daemon,
+    error::{Error, Kind, Result},
+    kernel::{bpffs, programs::Mechanism},
+    paths::{DEFAULT_BPFFS_DIR, DEFAULT_STATE_DIR, STATE_DIR_VARIABLE, StateDir},
+    ports::PortSet,
+};
+
+/// Lets many containers share this host's IP address, each with ports of its own.
+#[derive(Debug, Parser)]
+#[command(name = "portmap", version, args_override_self = true)]
+pub struct Command {
+    /// Where the daemon's socket and state are
+    #[arg(long, global = true, value_name = "DIR", env = STATE_DIR_VARIABLE, default_value = DEFAULT_STATE_DIR)]
+    state_dir: PathBuf,
+    /// Form of the output
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// Form of the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// For programs; stable.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Add a container
+    Add {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        namespace: NamespaceOptions,
+        #[command(flatten)]
+        ports: PortOptions,
+    },
+    /// Add a container, run a command in it, and remove it when the command ends
+    Run {
+        /// Its name [default: one made of the process id]
+        #[arg(long)]
+        name: Option<String>,
+        #[command(flatten)]
+        ports: PortOptions,
+        /// The command and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+    /// Run a command in a container
+    Exec {
+        /// The container's name
+        name: String,
+        /// The command and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+    /// Remove a container
+    #[command(alias = "delete", alias = "rm")]
+    Del {
+        /// Its name
+        name: String,
+    },
+    /// List all containers
+    #[command(alias = "ls")]
+    List,
+    /// Show one container
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Show traffic and drops of one container, or of all and the host
+    Stats {
+        /// The container's name
+        name: Option<String>,
+    },
+    /// Check that everything is as it is meant to be
+    Doctor,
+    /// Remove all containers and everything that the daemon has done to the host
+    Teardown {
+        /// Where pins are whose state is lost
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_BPFFS_DIR)]
+        bpffs_dir: PathBuf,
+    },
+    /// Print a script that completes commands
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+#[derive(Args, Debug)]
+struct NamespaceOptions {
+    /// File of an existing network namespace [default: a new one in /run/netns]
+    #[arg(long, value_name = "PATH", conflicts_with = "pid")]
+    netns: Option<PathBuf>,
+    /// A process in an existing network namespace
+    #[arg(long)]
+    pid: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+struct PortOptions {
+    /// Static ports, such as 31000-31009,31500
+    #[arg(long, value_name = "RANGES", allow_hyphen_values = true)]
+    ports: Option<PortSet>,
+    /// Number of ephemeral ports, a power of two [default: the daemon's]
+    #[arg(long, value_name = "N", alias = "ephemeral_ports_per_container")]
+    ephemeral_ports_per_container: Option<u16>,
+}
+
+impl PortOptions {
+    fn request(self, name: String) -> AddRequest {
+        AddRequest {
+            name,
+            netns: None,
+            pid: None,
+            ports: self.ports.unwrap_or_default(),
+            ephemeral_ports_per_container: self.ephemeral_ports_per_container,
+        }
+    }
+}
+
+/// Does what was typed and says how it went by the exit code.
+pub fn run(command: Command) -> ExitCode {
+    match command.execute() {
+        Ok(code) => code,
+        Err(error) => {
+            print::error(&error);
+            ExitCode::from(error.kind.exit_code())
+        }
+    }
+}
+
+impl Command {
+    fn execute(self) -> Result<ExitCode> {
+        let Self { state_dir, output, verb } = self;
+        let state_dir = StateDir::new(state_dir);
+        let client = || Client::new(&state_dir);
+        match verb {
+            Verb::Add { name, namespace, ports } => {
+                let netns = namespace.netns.map(absolute).transpose()?;
+                let request = AddRequest { netns, pid: namespace.pid, ..ports.request(name) };
+                print::container(output, &client()?.add(&request)?)?;
+            }
+            Verb::Run { name, ports, command } => {
+                let name = name.unwrap_or_else(|| format!("run-{}", std::process::id()));
+                return process::run(&client()?, &ports.request(name), &command);
+            }
+            Verb::Exec { name, command } => return Err(process::exec(&client()?.show(&name)?, &command)),
+            Verb::Del { name } => client()?.delete(&name)?,
+            Verb::List => print::containers(output, &client()?.list()?)?,
+            Verb::Show { name } => print::container(output, &client()?.show(&name)?)?,
+            Verb::Stats { name: Some(name) } => print::container_stats(output, &client()?.container_stats(&name)?)?,
+            Verb::Stats { name: None } => print::stats(output, &client()?.stats()?)?,
+            Verb::Doctor => return doctor(&client()?, output),
+            Verb::Teardown { bpffs_dir } => {
+                let removed = match client()?.teardown() {
+                    Err(error) if error.kind == Kind::Unreachable => daemon::teardown(&state_dir, &bpffs_dir)?,
+                    other => other?,
+                };
+                print::torn_down(output, removed)?;
+            }
+            Verb::Completions { shell } => {
+                clap_complete::generate(shell, &mut Self::command(), "portmap", &mut io::stdout());
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The daemon may have another working directory.
+fn absolute(path: PathBuf) -> Result<PathBuf> {
+    std::path::absolute(&path).map_err(|error| Error::usage(format!("the path {}: {error}", path.display())))
+}
+
+fn doctor(client: &Client, output: Output) -> Result<ExitCode> {
+    let findings = match client.doctor() {
+        Ok(findings) => findings,
+        Err(error) => without_daemon(&error),
+    };
+    print::findings(output, &findings)?;
+    let healthy = findings.iter().all(|finding| finding.health != Health::Problem);
+    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::from(Kind::Unhealthy.exit_code()) })
+}
+
+/// What can be said when the daemon does not answer.
+fn without_daemon(error: &Error) -> Vec<Finding> {
+    let bpffs = bpffs::check_mounted(DEFAULT_BPFFS_DIR.as_ref());
+    vec![
+        Finding::new("daemon", Health::Problem, error.message.clone()),
+        match bpffs {
+            Ok(()) => Finding::new("bpffs", Health::Ok, "mounted"),
+            Err(error) => Finding::new("bpffs", Health::Problem, error.message),
+        },
+        Finding::new("attachment", Health::Ok, format!("this kernel would use {}", Mechanism::detect().name())),
+    ]
+}

@@ -1,0 +1,166 @@
+//! Everything that the commands print.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what the module is for")]
+
+use std::io::{self, Write as _};
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+
+use super::Output;
+use crate::{
+    api::{Container, ContainerStats, DropStats, Finding, Health, Reasons, Stats, Traffic},
+    error::{Context as _, Error, Result},
+};
+
+/// One line on standard error.
+pub(super) fn error(error: &Error) {
+    eprintln!("portmap: {error}");
+}
+
+pub(super) fn container(output: Output, container: &Container) -> Result<()> {
+    print(output, container, || {
+        let mut table = plain();
+        for (name, value) in [
+            ("name", container.name.clone()),
+            ("slot", container.slot.to_string()),
+            ("state", container.state.name().to_owned()),
+            ("address", container.ip.to_string()),
+            ("ports", or_dash(container.ports.to_string())),
+            ("ephemeral ports", container.ephemeral_ports.to_string()),
+            ("network namespace", container.netns.display().to_string()),
+            ("host veth", container.host_veth.clone()),
+        ] {
+            table.add_row([name.to_owned(), value]);
+        }
+        table.to_string()
+    })
+}
+
+pub(super) fn containers(output: Output, containers: &[Container]) -> Result<()> {
+    print(output, containers, || {
+        let mut table = plain();
+        table.add_row(["NAME", "SLOT", "STATE", "PORTS", "EPHEMERAL", "NAMESPACE"]);
+        for container in containers {
+            table.add_row([
+                container.name.clone(),
+                container.slot.to_string(),
+                container.state.name().to_owned(),
+                or_dash(container.ports.to_string()),
+                container.ephemeral_ports.to_string(),
+                container.netns.display().to_string(),
+            ]);
+        }
+        table.to_string()
+    })
+}
+
+pub(super) fn container_stats(output: Output, stats: &ContainerStats) -> Result<()> {
+    print(output, stats, || {
+        let mut table = plain();
+        table.add_row(["PATH", "PACKETS", "BYTES"]);
+        for (path, traffic) in &stats.traffic {
+            table.add_row([path.clone(), traffic.packets.to_string(), traffic.bytes.to_string()]);
+        }
+        add_drops(&mut table, &stats.drops);
+        right_align_numbers(&mut table);
+        table.to_string()
+    })
+}
+
+pub(super) fn stats(output: Output, stats: &Stats) -> Result<()> {
+    print(output, stats, || {
+        let mut table = plain();
+        table.add_row(["NAME", "RX PACKETS", "RX BYTES", "TX PACKETS", "TX BYTES", "DROPPED"]);
+        for container in &stats.containers {
+            let (rx, tx) = (sum(container, "rx_"), sum(container, "tx_"));
+            table.add_row([
+                container.name.clone(),
+                rx.packets.to_string(),
+                rx.bytes.to_string(),
+                tx.packets.to_string(),
+                tx.bytes.to_string(),
+                total(&container.drops).to_string(),
+            ]);
+        }
+        right_align_numbers(&mut table);
+        let mut host = plain();
+        host.add_row(["LEFT TO THE HOST", "PACKETS"]);
+        for (hook, reasons) in &stats.host.passed {
+            for (reason, packets) in reasons {
+                host.add_row([format!("{hook}: {reason}"), packets.to_string()]);
+            }
+        }
+        add_drops(&mut host, &stats.host.drops);
+        right_align_numbers(&mut host);
+        format!("{table}\n\n{host}")
+    })
+}
+
+pub(super) fn findings(output: Output, findings: &[Finding]) -> Result<()> {
+    print(output, findings, || {
+        let mut table = plain();
+        for finding in findings {
+            let health = match finding.health {
+                Health::Ok => "ok",
+                Health::Notice => "notice",
+                Health::Problem => "PROBLEM",
+            };
+            table.add_row([health, finding.subject.as_str(), finding.text.as_str()]);
+        }
+        table.to_string()
+    })
+}
+
+pub(super) fn torn_down(output: Output, removed: bool) -> Result<()> {
+    print(output, &removed, || if removed { "everything is removed" } else { "there was nothing to remove" }.to_owned())
+}
+
+fn print(output: Output, value: &(impl Serialize + ?Sized), table: impl FnOnce() -> String) -> Result<()> {
+    let text = match output {
+        Output::Json => serde_json::to_string(value).context(|| "cannot write JSON".to_owned())?,
+        Output::Table => table(),
+    };
+    let lines = text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
+    match writeln!(io::stdout(), "{lines}") {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context(|| "cannot print".to_owned()),
+    }
+}
+
+fn plain() -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table
+}
+
+fn right_align_numbers(table: &mut Table) {
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+}
+
+fn add_drops(table: &mut Table, drops: &DropStats) {
+    for (direction, reasons) in [("rx", &drops.rx), ("tx", &drops.tx)] {
+        for (reason, packets) in reasons {
+            table.add_row([format!("dropped {direction}: {reason}"), packets.to_string()]);
+        }
+    }
+}
+
+fn sum(stats: &ContainerStats, direction: &str) -> Traffic {
+    let paths = stats.traffic.iter().filter(|(path, _)| path.starts_with(direction));
+    paths.fold(Traffic::default(), |sum, (_, traffic)| Traffic {
+        packets: sum.packets + traffic.packets,
+        bytes: sum.bytes + traffic.bytes,
+    })
+}
+
+fn total(drops: &DropStats) -> u64 {
+    let of = |reasons: &Reasons| reasons.values().sum::<u64>();
+    of(&drops.rx) + of(&drops.tx)
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() { "-".to_owned() } else { text }
+}

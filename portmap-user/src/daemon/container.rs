@@ -1,0 +1,245 @@
+//! Making and removing one container.
+
+use portmap_common::{
+    names::{PROG_CONTAINER_LO, PROG_VETH_INGRESS},
+    slot::{loopback_mac, veth_ifindex},
+    tables::{Endpoint, PortEntry},
+};
+
+use super::{Daemon, HostFacts};
+use crate::{
+    error::{Error, Failures, Kind, Result},
+    kernel::{
+        bpffs, clsact,
+        link::{self, LOOPBACK, VethPair},
+        namespace::{self, Namespace},
+        netlink::Netlink,
+        programs::{self, Hook, Mechanism},
+        sysctl,
+    },
+    paths::Pins,
+    state::{ContainerRecord, NamespaceBefore, Phase},
+};
+
+/// Name of a container's end of its veth pair.
+const ETH0: &str = "eth0";
+
+/// What `ip link` shows of a host veth, so that people and `doctor` know whose it is.
+pub(super) fn alias(name: &str) -> String {
+    format!("portmap:{name}")
+}
+
+/// The hook at a container's host veth.
+pub(super) fn veth_hook(pins: &Pins, record: &ContainerRecord) -> Hook {
+    let interface = record.host_veth();
+    Hook { link: pins.link(&interface), interface, ingress: true, program: PROG_VETH_INGRESS }
+}
+
+/// The hook at a container's loopback device, to be used inside its namespace.
+pub(super) fn loopback_hook(pins: &Pins, record: &ContainerRecord) -> Hook {
+    Hook {
+        link: pins.link(&format!("{}-lo", record.host_veth())),
+        interface: "lo".to_owned(),
+        ingress: false,
+        program: PROG_CONTAINER_LO,
+    }
+}
+
+/// The entry of a container's ports.
+pub(super) const fn port_entry(record: &ContainerRecord) -> PortEntry {
+    PortEntry { ifindex: veth_ifindex(record.slot), slot: record.slot, flags: 0 }
+}
+
+impl Daemon {
+    /// Makes a container that has been admitted. What it leaves behind when it fails, [`Daemon::remove`] removes.
+    pub(super) fn make(&self, record: &mut ContainerRecord) -> Result<()> {
+        let namespace = self.namespace_for(record)?;
+        self.store.set_container(record)?;
+        self.maps().reset_counters(record.slot)?;
+        self.connect(record, &namespace)?;
+        record.phase = Phase::Ready;
+        self.store.set_container(record)?;
+        // Last, because from now on packets arrive.
+        let maps = self.maps();
+        for port in record.all_ports().iter() {
+            maps.ports.set(port, port_entry(record));
+        }
+        Ok(())
+    }
+
+    /// Makes or opens the container's namespace and writes it into the record.
+    fn namespace_for(&self, record: &mut ContainerRecord) -> Result<Namespace> {
+        if record.owns_netns {
+            let made = Namespace::create(&record.name);
+            if made.as_ref().is_err_and(|error| error.kind == Kind::Conflict) {
+                // Somebody else's, so it must survive the undoing.
+                record.owns_netns = false;
+            }
+            let namespace = made?;
+            record.namespace = Some(namespace.id()?);
+            return Ok(namespace);
+        }
+        let namespace = Namespace::open(&record.netns)?;
+        let id = namespace.id()?;
+        if id == self.facts.namespace {
+            return Err(Error::usage(format!(
+                "{} is the host's own network namespace: expected one of its own for the container",
+                record.netns.display()
+            )));
+        }
+        record.before = Some(namespace.run(look)?);
+        record.namespace = Some(id);
+        Ok(namespace)
+    }
+
+    /// Connects the container's namespace with the host.
+    fn connect(&self, record: &ContainerRecord, namespace: &Namespace) -> Result<()> {
+        let netlink = Netlink::open()?;
+        let host_veth = record.host_veth();
+        let eth0 = namespace.run(free_index)?;
+        link::create_veth(
+            &netlink,
+            &VethPair {
+                host_name: &host_veth,
+                host_index: veth_ifindex(record.slot),
+                alias: &alias(&record.name),
+                container_name: ETH0,
+                container_index: eth0,
+                container: namespace,
+                mac: self.facts.mac,
+                mtu: self.facts.mtu,
+            },
+        )?;
+        // Its own address and router solicitations would only be dropped by the program at the other end.
+        sysctl::write_if_present(&sysctl::of_interface("ipv6", &host_veth, "disable_ipv6"), "1")?;
+        let endpoint = Endpoint {
+            host_ifindex: veth_ifindex(record.slot),
+            eth0_ifindex: eth0,
+            ephemeral_first: record.ephemeral_ports.first(),
+            ephemeral_last: record.ephemeral_ports.last(),
+            flags: 0,
+        };
+        self.maps().set_endpoint(record.slot, &endpoint)?;
+        // Before the link comes up, so that not a single packet gets past it.
+        programs::attach(self.mechanism, &self.settings.pins, &veth_hook(&self.settings.pins, record))?;
+        link::set_up(&netlink, veth_ifindex(record.slot), &host_veth)?;
+        namespace.run(|| {
+            set_up_inside(&self.facts, record, eth0)?;
+            programs::attach(self.mechanism, &self.settings.pins, &loopback_hook(&self.settings.pins, record))
+        })
+    }
+
+    /// Removes whatever is there of a container, then forgets it. All that can be done is done, even if some of it
+    /// fails; then the record stays, and another attempt can follow.
+    pub(super) fn remove(&self, record: &ContainerRecord) -> Result<()> {
+        {
+            let mut maps = self.maps();
+            let owner = port_entry(record);
+            for port in record.all_ports().iter().filter(|port| maps.ports.get(*port) == owner) {
+                maps.ports.set(port, PortEntry::default());
+            }
+            maps.set_endpoint(record.slot, &Endpoint::default())?;
+        }
+        dismantle(self.mechanism, &self.settings.pins, record)?;
+        self.store.remove_container(&record.name)?;
+        let mut registry = self.registry();
+        registry.pool.release(record.ephemeral_ports);
+        registry.containers.remove(&record.name);
+        Ok(())
+    }
+}
+
+/// Removes a container's interfaces, links and namespace, as far as they are there and are its own.
+pub(super) fn dismantle(mechanism: Mechanism, pins: &Pins, record: &ContainerRecord) -> Result<()> {
+    let mut failures = Failures::default();
+    failures.note(delete_veth(record));
+    for hook in [veth_hook(pins, record), loopback_hook(pins, record)] {
+        failures.note(bpffs::unpin(&hook.link));
+    }
+    match open_same(record) {
+        Some(_) if record.owns_netns => failures.note(namespace::remove(&record.name)),
+        Some(namespace) => failures.note(namespace.run(|| restore(mechanism, pins, record))),
+        // Made, perhaps, but not yet looked at when the daemon was killed.
+        None if record.owns_netns && record.namespace.is_none() => failures.note(namespace::remove(&record.name)),
+        None => {}
+    }
+    failures.into_result()
+}
+
+/// Deletes the host veth, and with it the other end.
+fn delete_veth(record: &ContainerRecord) -> Result<()> {
+    let netlink = Netlink::open()?;
+    let index = veth_ifindex(record.slot);
+    match link::find_by_index(&netlink, index)? {
+        Some(interface) if interface.name == record.host_veth() => link::delete(&netlink, index, &interface.name),
+        // Gone with its namespace, or somebody else's.
+        _ => Ok(()),
+    }
+}
+
+/// The container's namespace, if its file still stands for the one that was written down.
+pub(super) fn open_same(record: &ContainerRecord) -> Option<Namespace> {
+    let namespace = Namespace::open(&record.netns).ok()?;
+    let id = namespace.id().ok()?;
+    (Some(id) == record.namespace).then_some(namespace)
+}
+
+/// The lowest index that no interface of the calling thread's namespace has; usually that behind the loopback's.
+fn free_index() -> Result<u32> {
+    let netlink = Netlink::open()?;
+    let mut index = LOOPBACK + 1;
+    while link::find_by_index(&netlink, index)?.is_some() {
+        index += 1;
+    }
+    Ok(index)
+}
+
+/// What [`set_up_inside`] will change in the calling thread's namespace.
+fn look() -> Result<NamespaceBefore> {
+    let netlink = Netlink::open()?;
+    let lo = link::find_by_index(&netlink, LOOPBACK)?
+        .ok_or_else(|| Error::failure("the network namespace has no loopback device"))?;
+    Ok(NamespaceBefore {
+        lo_mac: lo.mac,
+        lo_mtu: lo.mtu,
+        local_ports: sysctl::local_port_range()?,
+        had_clsact: clsact::has_qdisc(&netlink, "lo")?,
+    })
+}
+
+/// Gives the calling thread's namespace, a container's, the host's address and the container's ports.
+fn set_up_inside(facts: &HostFacts, record: &ContainerRecord, eth0: u32) -> Result<()> {
+    let netlink = Netlink::open()?;
+    // Packets from the host and from other containers have the container's own address as their source, and may
+    // be for 127.0.0.0/8.
+    for setting in ["accept_local", "route_localnet"] {
+        sysctl::write(&sysctl::of_interface("ipv4", ETH0, setting), "1")?;
+    }
+    // The route back to such a source is not by eth0; the larger of both values counts.
+    for interface in ["all", ETH0] {
+        sysctl::write(&sysctl::of_interface("ipv4", interface, "rp_filter"), "0")?;
+    }
+    sysctl::write_if_present(&sysctl::of_interface("ipv6", ETH0, "disable_ipv6"), "1")?;
+    sysctl::set_local_port_range(record.ephemeral_ports)?;
+    // The uplink's MTU on the loopback device, too: what is sent to the host or another container by it leaves
+    // through eth0.
+    link::set_up_loopback(&netlink, loopback_mac(record.slot), facts.mtu)?;
+    link::set_up(&netlink, eth0, ETH0)?;
+    link::add_address(&netlink, eth0, facts.address, facts.prefix_length)?;
+    link::add_default_route(&netlink, eth0, facts.gateway)
+}
+
+/// Puts back what [`set_up_inside`] changed in the calling thread's namespace and that did not go with `eth0`.
+fn restore(mechanism: Mechanism, pins: &Pins, record: &ContainerRecord) -> Result<()> {
+    let mut failures = Failures::default();
+    failures.note(programs::detach(mechanism, &loopback_hook(pins, record)));
+    if let Some(before) = &record.before {
+        let netlink = Netlink::open()?;
+        failures.note(link::set_up_loopback(&netlink, before.lo_mac, before.lo_mtu));
+        failures.note(sysctl::set_local_port_range(before.local_ports));
+        if mechanism == Mechanism::Clsact && !before.had_clsact {
+            failures.note(clsact::delete_qdisc_if_empty(&netlink, "lo"));
+        }
+    }
+    failures.into_result()
+}

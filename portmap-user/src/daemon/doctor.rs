@@ -1,0 +1,165 @@
+//! `doctor`: whether everything is as it is meant to be.
+
+use portmap_common::{slot::veth_ifindex, tables::PortEntry};
+
+use super::{
+    Daemon,
+    container::{alias, loopback_hook, open_same, port_entry, veth_hook},
+    host::{LO_SETTINGS, lo_hook, uplink_hook},
+};
+use crate::{
+    api::{Finding, Health},
+    error::{Error, Result},
+    kernel::{
+        link,
+        listeners,
+        netlink::Netlink,
+        programs::{self, Hook, Mechanism},
+        sysctl,
+    },
+    state::{ContainerRecord, Phase},
+};
+
+/// What brings back what is missing of the host's side or of a container.
+const RESTART: &str = "restart portmapd to repair it";
+
+impl Daemon {
+    /// Compares what is with what is meant to be.
+    pub fn doctor(&self) -> Vec<Finding> {
+        let mut findings = vec![self.mechanism_finding()];
+        findings.push(finding("host settings", self.check_settings(), "containers reach the host by lo"));
+        findings.push(finding("host addresses", self.check_facts(), &format!(
+            "{}/{} on {}", self.facts.address, self.facts.prefix_length, self.facts.uplink
+        )));
+        for hook in [uplink_hook(&self.settings.pins, &self.facts.uplink), lo_hook(&self.settings.pins)] {
+            let subject = format!("program on {}", hook.interface);
+            findings.push(finding(&subject, self.check_hook(&hook), hook.program));
+        }
+        let records: Vec<ContainerRecord> =
+            self.registry().containers.values().map(|entry| entry.record.clone()).collect();
+        findings.push(finding("port map", self.check_port_map(&records), "every port belongs to its owner"));
+        findings.push(self.listeners_finding());
+        for record in records.iter().filter(|record| record.phase == Phase::Ready) {
+            findings.push(finding(&format!("container {}", record.name), self.check_container(record), "in service"));
+        }
+        findings
+    }
+
+    fn mechanism_finding(&self) -> Finding {
+        match self.mechanism {
+            Mechanism::Tcx => Finding::new("attachment", Health::Ok, "pinned TCX links"),
+            Mechanism::Clsact => Finding::new(
+                "attachment",
+                Health::Notice,
+                "the kernel has no TCX (Linux 6.6 and later have): filters of the clsact qdisc, which other tools \
+                 can remove",
+            ),
+        }
+    }
+
+    fn check_settings(&self) -> Result<()> {
+        for setting in LO_SETTINGS {
+            let name = sysctl::of_interface("ipv4", "lo", setting);
+            let value = sysctl::read(&name)?;
+            if value != "1" {
+                return Err(Error::failure(format!("/proc/sys/net/{name} is {value}, expected 1: {RESTART}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The host as it is now, against what the programs were told when the daemon started.
+    fn check_facts(&self) -> Result<()> {
+        let netlink = Netlink::open()?;
+        let facts = &self.facts;
+        let uplink = link::find_by_index(&netlink, facts.uplink_index)?
+            .ok_or_else(|| Error::failure(format!("the uplink {} is gone: {RESTART} when it is back", facts.uplink)))?;
+        if link::address(&netlink, &uplink)? != Some((facts.address, facts.prefix_length)) || uplink.mac != facts.mac {
+            return Err(Error::failure(format!(
+                "the addresses of {} have changed since the daemon started: delete the containers and {RESTART}",
+                facts.uplink
+            )));
+        }
+        if self.maps().config()? != facts.config() {
+            return Err(Error::failure(format!("the map pm_config is not what the daemon wrote: {RESTART}")));
+        }
+        Ok(())
+    }
+
+    fn check_hook(&self, hook: &Hook) -> Result<()> {
+        if programs::is_attached(self.mechanism, &self.settings.pins, hook)? {
+            return Ok(());
+        }
+        Err(Error::failure(format!("{} is not attached to {}: {RESTART}", hook.program, hook.interface)))
+    }
+
+    fn check_port_map(&self, records: &[ContainerRecord]) -> Result<()> {
+        let maps = self.maps();
+        let mut unexplained = vec![false; usize::from(u16::MAX) + 1];
+        for port in 0..=u16::MAX {
+            unexplained[usize::from(port)] = maps.ports.get(port) != PortEntry::default();
+        }
+        for record in records.iter().filter(|record| record.phase == Phase::Ready) {
+            for port in record.all_ports().iter() {
+                let owner = maps.ports.get(port);
+                if owner != port_entry(record) {
+                    return Err(Error::failure(format!(
+                        "port {port} of container {:?} belongs to slot {} in the map, expected {}: {RESTART}",
+                        record.name, owner.slot, record.slot
+                    )));
+                }
+                unexplained[usize::from(port)] = false;
+            }
+        }
+        match unexplained.iter().position(|unexplained| *unexplained) {
+            Some(port) => Err(Error::failure(format!("port {port} belongs to nobody known in the map: {RESTART}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn listeners_finding(&self) -> Finding {
+        let managed = self.settings.ports.union(&self.settings.ephemeral_ports);
+        let used: Vec<String> = listeners::in_use(&managed).into_values().collect();
+        if used.is_empty() {
+            return Finding::new("host listeners", Health::Ok, "no process of the host uses a managed port");
+        }
+        Finding::new(
+            "host listeners",
+            Health::Problem,
+            format!("{}: stop it, or take the port from the daemon's ranges", used.join("; ")),
+        )
+    }
+
+    fn check_container(&self, record: &ContainerRecord) -> Result<()> {
+        let veth = record.host_veth();
+        let delete = format!("run `portmap del {}`", record.name);
+        let interface = link::find_by_index(&Netlink::open()?, veth_ifindex(record.slot))?
+            .ok_or_else(|| Error::failure(format!("its interface {veth} is gone: {delete}")))?;
+        if interface.alias.as_deref() != Some(&alias(&record.name)) {
+            return Err(Error::failure(format!("{veth} is not its interface: {delete}")));
+        }
+        if !interface.is_up {
+            return Err(Error::failure(format!("{veth} is down: run `ip link set {veth} up`")));
+        }
+        self.check_hook(&veth_hook(&self.settings.pins, record))?;
+        let namespace = open_same(record)
+            .ok_or_else(|| Error::failure(format!("{} is another network namespace: {delete}", record.netns.display())))?;
+        namespace.run(|| {
+            let range = sysctl::local_port_range()?;
+            if range != record.ephemeral_ports {
+                return Err(Error::failure(format!(
+                    "ip_local_port_range inside is {range}, expected {}: connections from other ports are dropped",
+                    record.ephemeral_ports
+                )));
+            }
+            self.check_hook(&loopback_hook(&self.settings.pins, record))
+        })
+    }
+}
+
+fn finding(subject: &str, checked: Result<()>, well: &str) -> Finding {
+    match checked {
+        Ok(()) => Finding::new(subject, Health::Ok, well),
+        Err(error) => Finding::new(subject, Health::Problem, error.message),
+    }
+}

@@ -1,0 +1,146 @@
+//! The daemon's HTTP interface: everything on the Unix socket, reading only on TCP.
+
+use std::{fs, io::ErrorKind, os::unix::fs::PermissionsExt as _, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::{Path, State, rejection::JsonRejection},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde::Serialize;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    signal::unix::{SignalKind, signal},
+    sync::Notify,
+    task,
+};
+use tracing::info;
+
+use super::Daemon;
+use crate::{
+    api::{AddRequest, Container, ContainerStats, Finding, Stats},
+    error::{Context as _, Error, Result},
+};
+
+/// What every handler has at hand.
+#[derive(Clone)]
+struct Shared {
+    daemon: Arc<Daemon>,
+    end: Arc<Notify>,
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.kind.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(self)).into_response()
+    }
+}
+
+/// Serves until SIGTERM, SIGINT or a teardown. `ready` is called when requests are answered.
+pub async fn serve(daemon: Daemon, ready: impl FnOnce()) -> Result<()> {
+    let socket = daemon.settings.state_dir.socket();
+    let listen = daemon.settings.listen;
+    let shared = Shared { daemon: Arc::new(daemon), end: Arc::new(Notify::new()) };
+    let binding = || format!("cannot listen on {}", socket.display());
+    match fs::remove_file(&socket) {
+        // Left by a daemon that was killed: the lock says that none is there.
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).context(binding),
+        _ => {}
+    }
+    let unix = UnixListener::bind(&socket).context(binding)?;
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o660)).context(binding)?;
+    let tcp = match listen {
+        Some(address) => {
+            Some(TcpListener::bind(address).await.context(|| format!("cannot listen on {address} (--listen)"))?)
+        }
+        None => None,
+    };
+    let mut terminate = signal(SignalKind::terminate()).context(|| "cannot wait for signals".to_owned())?;
+    let mut interrupt = signal(SignalKind::interrupt()).context(|| "cannot wait for signals".to_owned())?;
+    if let Some(tcp) = tcp {
+        let reader = reading().with_state(shared.clone());
+        task::spawn(async move { axum::serve(tcp, reader).await });
+    }
+    let end = shared.end.clone();
+    let server = axum::serve(unix, reading().merge(writing()).with_state(shared)).with_graceful_shutdown(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = end.notified() => {}
+        }
+    });
+    ready();
+    server.await.context(|| "cannot serve".to_owned())?;
+    info!("stopping; what was set up stays");
+    let _ = fs::remove_file(&socket);
+    Ok(())
+}
+
+fn reading() -> Router<Shared> {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/v1/containers", get(list))
+        .route("/v1/containers/{name}", get(show))
+        .route("/v1/containers/{name}/stats", get(container_stats))
+        .route("/v1/stats", get(stats))
+        .route("/v1/doctor", get(doctor))
+        .fallback(async || Error::usage("there is nothing at this path"))
+}
+
+fn writing() -> Router<Shared> {
+    Router::new()
+        .route("/v1/containers", post(add))
+        .route("/v1/containers/{name}", axum::routing::delete(delete))
+        .route("/v1/teardown", post(teardown))
+}
+
+/// Runs an operation of the daemon on a thread that may block.
+async fn run<T: Serialize + Send + 'static>(
+    shared: &Shared,
+    operation: impl FnOnce(&Daemon) -> Result<T> + Send + 'static,
+) -> Result<Json<T>> {
+    let daemon = shared.daemon.clone();
+    let result = task::spawn_blocking(move || operation(&daemon)).await;
+    result.context(|| "the operation failed unexpectedly".to_owned())?.map(Json)
+}
+
+async fn list(State(shared): State<Shared>) -> Result<Json<Vec<Container>>> {
+    run(&shared, |daemon| Ok(daemon.list())).await
+}
+
+async fn show(State(shared): State<Shared>, Path(name): Path<String>) -> Result<Json<Container>> {
+    run(&shared, move |daemon| daemon.show(&name)).await
+}
+
+async fn add(
+    State(shared): State<Shared>,
+    request: std::result::Result<Json<AddRequest>, JsonRejection>,
+) -> Result<Json<Container>> {
+    let Json(request) = request.map_err(|rejection| Error::usage(rejection.body_text()))?;
+    run(&shared, |daemon| daemon.add(request)).await
+}
+
+async fn delete(State(shared): State<Shared>, Path(name): Path<String>) -> Result<Json<()>> {
+    run(&shared, move |daemon| daemon.delete(&name)).await
+}
+
+async fn stats(State(shared): State<Shared>) -> Result<Json<Stats>> {
+    run(&shared, Daemon::stats).await
+}
+
+async fn container_stats(State(shared): State<Shared>, Path(name): Path<String>) -> Result<Json<ContainerStats>> {
+    run(&shared, move |daemon| daemon.container_stats(&name)).await
+}
+
+async fn doctor(State(shared): State<Shared>) -> Result<Json<Vec<Finding>>> {
+    run(&shared, |daemon| Ok(daemon.doctor())).await
+}
+
+/// Removes everything and ends the daemon.
+async fn teardown(State(shared): State<Shared>) -> Result<Json<bool>> {
+    let removed = run(&shared, Daemon::teardown).await?;
+    shared.end.notify_one();
+    Ok(removed)
+}

@@ -1,0 +1,64 @@
+//! The file system in which maps, programs and links are pinned.
+
+use std::{fs, io::ErrorKind, os::unix::fs::DirBuilderExt as _, path::Path};
+
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use crate::{
+    error::{Context as _, Error, Result},
+    paths::Pins,
+};
+
+/// Makes the directories for pins, for root only.
+pub fn prepare(pins: &Pins) -> Result<()> {
+    check_mounted(pins.bpffs())?;
+    for directory in pins.directories() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
+            .context(|| format!("cannot make {}", directory.display()))?;
+    }
+    Ok(())
+}
+
+/// Fails unless `directory`, or the nearest directory above it that exists, is in a bpffs.
+pub fn check_mounted(directory: &Path) -> Result<()> {
+    let existing = directory.ancestors().find(|path| path.exists()).unwrap_or(directory);
+    if statfs(existing).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC) {
+        return Ok(());
+    }
+    Err(Error::failure(format!(
+        "{} is not in a bpffs: mount one with `mount -t bpf bpf /sys/fs/bpf`, or name another with --bpffs-dir",
+        directory.display()
+    )))
+}
+
+/// Removes a pin. It is no error if there is none.
+pub fn unpin(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::failure(format!("cannot remove the pin {}: {error}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes the directories for pins as far as they are empty.
+pub fn remove_directories(pins: &Pins) -> Result<()> {
+    let mut directories = pins.directories().to_vec();
+    directories.extend([pins.root(), pins.bpffs().to_owned()]);
+    for directory in directories {
+        match fs::remove_dir(&directory) {
+            // Another layout's directory, or somebody else's pin, may be beside ours.
+            Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
+                // The bpffs' own root can be given as --bpffs-dir; it is a mount point and stays.
+                if error.kind() != ErrorKind::ResourceBusy {
+                    return Err(Error::failure(format!("cannot remove {}: {error}", directory.display())));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

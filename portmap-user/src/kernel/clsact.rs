@@ -1,0 +1,142 @@
+//! Filters of the clsact qdisc: how programs are attached where the kernel has no TCX.
+
+use std::os::fd::RawFd;
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    tc::{TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
+};
+use nix::libc::{EEXIST, EINVAL, ENODEV, ENOENT};
+
+use super::{
+    link,
+    netlink::{Netlink, errno},
+};
+use crate::error::{Context as _, Error, Result};
+
+/// Priority of our filters. They come before those that are added without one, which get 49152 and below.
+const PRIORITY: u16 = 0x504d;
+/// Handle of our filters: together with the priority it tells them from others'.
+const HANDLE: TcHandle = TcHandle { major: 0, minor: 1 };
+/// `ETH_P_ALL` in network order: our programs look at every protocol.
+const ALL_PROTOCOLS: u16 = 3_u16.to_be();
+
+/// The message that names our filter at one hook of an interface.
+fn filter(index: u32, ingress: bool) -> TcMessage {
+    let mut message = TcMessage::default();
+    message.header.index = index.cast_signed();
+    message.header.parent = TcHandle {
+        major: TcHandle::CLSACT.major,
+        minor: if ingress { TcHandle::MIN_INGRESS } else { TcHandle::MIN_EGRESS },
+    };
+    message.header.handle = HANDLE;
+    message.header.info = TcHandle { major: PRIORITY, minor: ALL_PROTOCOLS }.into();
+    message
+}
+
+/// Sends a request and waits for the kernel's answer.
+fn request(netlink: &Netlink, message: RouteNetlinkMessage, flags: u16) -> Result<(), rtnetlink::Error> {
+    let mut request = NetlinkMessage::from(message);
+    request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+    let mut answers = netlink.handle().clone().request(request)?;
+    netlink.wait(async {
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(error) = answer.payload
+                && error.code.is_some()
+            {
+                return Err(rtnetlink::Error::NetlinkError(error));
+            }
+        }
+        Ok(())
+    })
+}
+
+fn interface(netlink: &Netlink, name: &str) -> Result<Option<u32>> {
+    Ok(link::find(netlink, name)?.map(|interface| interface.index))
+}
+
+/// Puts a program into a hook of an interface, in place of an earlier one of ours, in one step.
+pub fn replace_filter(netlink: &Netlink, name: &str, ingress: bool, label: &str, program: RawFd) -> Result<()> {
+    let index = interface(netlink, name)?.ok_or_else(|| Error::failure(format!("there is no interface {name}")))?;
+    add_qdisc(netlink, index, name)?;
+    let mut message = filter(index, ingress);
+    message.attributes = vec![
+        TcAttribute::Kind(TcFilterBpf::KIND.to_owned()),
+        TcAttribute::Options(vec![
+            TcOption::Bpf(TcFilterBpfOption::ProgFd(program.cast_unsigned())),
+            TcOption::Bpf(TcFilterBpfOption::ProgName(label.to_owned())),
+            TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
+        ]),
+    ];
+    request(netlink, RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE | NLM_F_REPLACE)
+        .context(|| format!("cannot attach {label} to {name}"))
+}
+
+/// Adds a clsact qdisc unless there is one.
+fn add_qdisc(netlink: &Netlink, index: u32, name: &str) -> Result<()> {
+    let mut message = TcMessage::default();
+    message.header.index = index.cast_signed();
+    message.header.parent = TcHandle::CLSACT;
+    message.header.handle = TcHandle { major: TcHandle::CLSACT.major, minor: 0 };
+    message.attributes = vec![TcAttribute::Kind("clsact".to_owned())];
+    match request(netlink, RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL) {
+        Err(error) if errno(&error) == Some(EEXIST) => Ok(()),
+        other => other.context(|| format!("cannot add a clsact qdisc to {name}")),
+    }
+}
+
+/// Removes our filter. It is no error if there is none, or no such interface.
+pub fn delete_filter(netlink: &Netlink, name: &str, ingress: bool) -> Result<()> {
+    let Some(index) = interface(netlink, name)? else { return Ok(()) };
+    match request(netlink, RouteNetlinkMessage::DelTrafficFilter(filter(index, ingress)), 0) {
+        // EINVAL: there is no clsact qdisc.
+        Err(error) if matches!(errno(&error), Some(ENOENT | ENODEV | EINVAL)) => Ok(()),
+        other => other.context(|| format!("cannot remove the filter of {name}")),
+    }
+}
+
+/// Removes a clsact qdisc that portmap added, unless somebody else has put filters there since.
+pub fn delete_qdisc_if_empty(netlink: &Netlink, name: &str) -> Result<()> {
+    let Some(index) = interface(netlink, name)? else { return Ok(()) };
+    if !filters(netlink, index, true)?.is_empty() || !filters(netlink, index, false)?.is_empty() {
+        return Ok(());
+    }
+    let mut message = TcMessage::default();
+    message.header.index = index.cast_signed();
+    message.header.parent = TcHandle::CLSACT;
+    match request(netlink, RouteNetlinkMessage::DelQueueDiscipline(message), 0) {
+        Err(error) if matches!(errno(&error), Some(ENOENT | ENODEV | EINVAL)) => Ok(()),
+        other => other.context(|| format!("cannot remove the clsact qdisc of {name}")),
+    }
+}
+
+/// Whether an interface has a clsact qdisc.
+pub fn has_qdisc(netlink: &Netlink, name: &str) -> Result<bool> {
+    let Some(index) = interface(netlink, name)? else { return Ok(false) };
+    let request = netlink.handle().qdisc().get().index(index.cast_signed()).execute();
+    let qdiscs: Vec<TcMessage> =
+        netlink.wait(request.try_collect()).context(|| format!("cannot look at the qdiscs of {name}"))?;
+    // Older kernels answer with the qdiscs of all interfaces.
+    let ours = qdiscs.into_iter().filter(|message| message.header.index == index.cast_signed());
+    Ok(ours.flat_map(|message| message.attributes).any(|attribute| attribute == TcAttribute::Kind("clsact".to_owned())))
+}
+
+fn filters(netlink: &Netlink, index: u32, ingress: bool) -> Result<Vec<TcMessage>> {
+    let mut handle = netlink.handle().traffic_filter(index.cast_signed());
+    let request = if ingress { handle.get().ingress() } else { handle.get().egress() };
+    match netlink.wait(request.execute().try_collect()) {
+        Err(error) if matches!(errno(&error), Some(ENOENT | EINVAL)) => Ok(Vec::new()),
+        other => other.context(|| format!("cannot look at the filters of interface {index}")),
+    }
+}
+
+/// Whether our filter at a hook runs the program with this id.
+pub fn has_program(netlink: &Netlink, name: &str, ingress: bool, id: u32) -> Result<bool> {
+    let Some(index) = interface(netlink, name)? else { return Ok(false) };
+    let wanted = TcOption::Bpf(TcFilterBpfOption::ProgId(id));
+    Ok(filters(netlink, index, ingress)?.into_iter().flat_map(|message| message.attributes).any(|attribute| {
+        if let TcAttribute::Options(options) = attribute { options.contains(&wanted) } else { false }
+    }))
+}

@@ -1,0 +1,256 @@
+//! Interfaces, addresses and routes.
+
+use std::{net::Ipv4Addr, os::fd::AsRawFd as _};
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use netlink_packet_route::{
+    AddressFamily,
+    address::{AddressAttribute, AddressFlags, AddressScope},
+    link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType},
+};
+use nix::libc::{EEXIST, ENODEV};
+use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+use super::{
+    namespace::Namespace,
+    netlink::{Netlink, errno},
+};
+use crate::error::{Context as _, Error, Result};
+
+/// An Ethernet address.
+pub type Mac = [u8; 6];
+
+/// What portmap needs to know of an interface.
+#[derive(Clone, Debug)]
+pub struct Interface {
+    /// Index in its namespace.
+    pub index: u32,
+    /// Name in its namespace.
+    pub name: String,
+    /// Hardware address; all zero if it has none.
+    pub mac: Mac,
+    /// Largest packet, in bytes, link-layer header excluded.
+    pub mtu: u32,
+    /// Whether frames have an Ethernet header.
+    pub is_ethernet: bool,
+    /// Whether it is administratively up.
+    pub is_up: bool,
+    /// The description that can be set by `ip link set alias`.
+    pub alias: Option<String>,
+}
+
+impl From<LinkMessage> for Interface {
+    fn from(message: LinkMessage) -> Self {
+        let mut interface = Self {
+            index: message.header.index,
+            name: String::new(),
+            mac: Mac::default(),
+            mtu: 0,
+            is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+            is_up: message.header.flags.contains(LinkFlags::Up),
+            alias: None,
+        };
+        for attribute in message.attributes {
+            if let LinkAttribute::IfName(name) = attribute {
+                interface.name = name;
+            } else if let LinkAttribute::Address(bytes) = attribute {
+                interface.mac = bytes.try_into().unwrap_or_default();
+            } else if let LinkAttribute::Mtu(mtu) = attribute {
+                interface.mtu = mtu;
+            } else if let LinkAttribute::IfAlias(alias) = attribute {
+                interface.alias = Some(alias);
+            }
+        }
+        interface
+    }
+}
+
+/// Index of the loopback device, the same in every namespace.
+pub const LOOPBACK: u32 = 1;
+
+/// The interface called `name`, if there is one.
+pub fn find(netlink: &Netlink, name: &str) -> Result<Option<Interface>> {
+    get(netlink, LinkUnspec::new_with_name(name).build(), name)
+}
+
+/// The interface with this index, if there is one.
+pub fn find_by_index(netlink: &Netlink, index: u32) -> Result<Option<Interface>> {
+    let name = format!("interface {index}");
+    get(netlink, LinkUnspec::new_with_index(index).build(), &name)
+}
+
+fn get(netlink: &Netlink, which: LinkMessage, name: &str) -> Result<Option<Interface>> {
+    let mut request = netlink.handle().link().get();
+    *request.message_mut() = which;
+    match netlink.wait(async { request.execute().next().await }) {
+        None => Ok(None),
+        Some(Ok(message)) => Ok(Some(message.into())),
+        Some(Err(error)) if errno(&error) == Some(ENODEV) => Ok(None),
+        Some(Err(error)) => Err(error).context(|| format!("cannot look at {name}")),
+    }
+}
+
+/// The first address that an administrator, or DHCP, gave to an interface, and the length of its prefix.
+pub fn address(netlink: &Netlink, interface: &Interface) -> Result<Option<(Ipv4Addr, u8)>> {
+    let request = netlink.handle().address().get().set_link_index_filter(interface.index).execute();
+    let messages: Vec<_> = netlink
+        .wait(request.try_collect())
+        .context(|| format!("cannot look at the addresses of {}", interface.name))?;
+    let primary = messages.into_iter().filter(|message| {
+        message.header.family == AddressFamily::Inet
+            && message.header.scope == AddressScope::Universe
+            && !flags(&message.attributes).contains(AddressFlags::Secondary)
+    });
+    Ok(primary.into_iter().find_map(|message| {
+        let local = message.attributes.iter().find_map(|attribute| {
+            if let AddressAttribute::Local(std::net::IpAddr::V4(address)) = attribute { Some(*address) } else { None }
+        });
+        Some((local?, message.header.prefix_len))
+    }))
+}
+
+fn flags(attributes: &[AddressAttribute]) -> AddressFlags {
+    let flags = attributes.iter().find_map(|attribute| {
+        if let AddressAttribute::Flags(flags) = attribute { Some(*flags) } else { None }
+    });
+    flags.unwrap_or(AddressFlags::empty())
+}
+
+/// A route to everywhere.
+#[derive(Clone, Copy, Debug)]
+pub struct DefaultRoute {
+    /// The interface that it leaves by.
+    pub interface: u32,
+    /// The next hop, if it names one.
+    pub gateway: Option<Ipv4Addr>,
+}
+
+/// The default routes of the main table, the preferred one first.
+pub fn default_routes(netlink: &Netlink) -> Result<Vec<DefaultRoute>> {
+    let request = netlink.handle().route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
+    let messages: Vec<RouteMessage> =
+        netlink.wait(request.try_collect()).context(|| "cannot look at the routes".to_owned())?;
+    let mut routes: Vec<(u32, DefaultRoute)> = messages
+        .into_iter()
+        .filter(|message| {
+            message.header.address_family == AddressFamily::Inet
+                && message.header.destination_prefix_length == 0
+                && message.header.table == netlink_packet_route::route::RouteHeader::RT_TABLE_MAIN
+                && message.header.kind == RouteType::Unicast
+        })
+        .filter_map(|message| {
+            let (mut interface, mut gateway, mut metric) = (None, None, 0);
+            for attribute in message.attributes {
+                if let RouteAttribute::Oif(index) = attribute {
+                    interface = Some(index);
+                } else if let RouteAttribute::Gateway(RouteAddress::Inet(address)) = attribute {
+                    gateway = Some(address);
+                } else if let RouteAttribute::Priority(priority) = attribute {
+                    metric = priority;
+                }
+            }
+            Some((metric, DefaultRoute { interface: interface?, gateway }))
+        })
+        .collect();
+    routes.sort_by_key(|(metric, _)| *metric);
+    Ok(routes.into_iter().map(|(_, route)| route).collect())
+}
+
+/// A veth pair to be made: one end here, the other in a container.
+#[derive(Debug)]
+pub struct VethPair<'a> {
+    /// Name of the host's end.
+    pub host_name: &'a str,
+    /// Index of the host's end.
+    pub host_index: u32,
+    /// What `ip link` shows of the host's end besides its name.
+    pub alias: &'a str,
+    /// Name of the container's end.
+    pub container_name: &'a str,
+    /// Index of the container's end.
+    pub container_index: u32,
+    /// Where the container's end goes.
+    pub container: &'a Namespace,
+    /// Address of both ends.
+    pub mac: Mac,
+    /// Largest packet on both ends.
+    pub mtu: u32,
+}
+
+/// Makes a veth pair, both ends down.
+///
+/// All properties are part of the creating message. Set later, an address could be overwritten by a manager of
+/// network devices that saw the new interface first.
+pub fn create_veth(netlink: &Netlink, pair: &VethPair<'_>) -> Result<()> {
+    let container_end = LinkUnspec::new_with_index(pair.container_index)
+        .name(pair.container_name)
+        .address(pair.mac.to_vec())
+        .mtu(pair.mtu)
+        .arp(false)
+        .setns_by_fd(pair.container.file().as_raw_fd())
+        .build();
+    let message = LinkMessageBuilder::<LinkVeth>::new(pair.host_name, pair.container_name)
+        .index(pair.host_index)
+        .address(pair.mac.to_vec())
+        .mtu(pair.mtu)
+        .arp(false)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(container_end)))
+        .build();
+    netlink.wait(netlink.handle().link().add(message).execute()).map_err(|error| match errno(&error) {
+        Some(EEXIST) => Error::conflict(format!(
+            "cannot create {} with {} in {}: an interface with one of these names or indices exists already",
+            pair.host_name,
+            pair.container_name,
+            pair.container.path().display()
+        )),
+        _ => Error::failure(format!("cannot create the veth pair {}: {error}", pair.host_name)),
+    })?;
+    // The kernel takes an alias only from a message about an existing interface.
+    let message = LinkUnspec::new_with_index(pair.host_index).alias(pair.alias).build();
+    change(netlink, message, &format!("the alias of {}", pair.host_name))
+}
+
+/// Brings an interface up.
+pub fn set_up(netlink: &Netlink, index: u32, name: &str) -> Result<()> {
+    change(netlink, LinkUnspec::new_with_index(index).up().build(), name)
+}
+
+/// Gives the loopback device of the namespace an address and an MTU and brings it up.
+pub fn set_up_loopback(netlink: &Netlink, mac: Mac, mtu: u32) -> Result<()> {
+    let message = LinkUnspec::new_with_index(LOOPBACK).address(mac.to_vec()).mtu(mtu).up();
+    change(netlink, message.build(), "lo")
+}
+
+fn change(netlink: &Netlink, message: LinkMessage, what: &str) -> Result<()> {
+    netlink.wait(netlink.handle().link().set(message).execute()).context(|| format!("cannot change {what}"))
+}
+
+/// Deletes an interface. It is no error if there is none.
+pub fn delete(netlink: &Netlink, index: u32, name: &str) -> Result<()> {
+    match netlink.wait(netlink.handle().link().del(index).execute()) {
+        Err(error) if errno(&error) == Some(ENODEV) => Ok(()),
+        other => other.context(|| format!("cannot delete {name}")),
+    }
+}
+
+/// Gives an interface an address.
+pub fn add_address(netlink: &Netlink, index: u32, address: Ipv4Addr, prefix_length: u8) -> Result<()> {
+    let message = AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(address, prefix_length).build();
+    let mut request = netlink.handle().address().add(index, address.into(), prefix_length);
+    *request.message_mut() = message;
+    netlink.wait(request.execute()).context(|| format!("cannot add the address {address}/{prefix_length}"))
+}
+
+/// Routes everything that has no route of its own to an interface.
+pub fn add_default_route(netlink: &Netlink, index: u32, gateway: Option<Ipv4Addr>) -> Result<()> {
+    let mut route = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(index);
+    route = match gateway {
+        // The gateway may lie outside the address's prefix, as it does where hosts have single addresses.
+        Some(gateway) => route.gateway(gateway).onlink(),
+        None => route.scope(RouteScope::Link),
+    };
+    netlink
+        .wait(netlink.handle().route().add(route.build()).execute())
+        .context(|| "cannot add the default route".to_owned())
+}

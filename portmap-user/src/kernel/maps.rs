@@ -1,0 +1,170 @@
+//! The pinned maps, each behind a type that knows what lies in it.
+
+use std::{
+    num::NonZeroUsize,
+    os::fd::AsFd as _,
+    path::Path,
+    ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use aya::{
+    Pod,
+    maps::{Array, Map, MapData, PerCpuArray, PerCpuValues},
+};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use portmap_common::{
+    counters::Counters,
+    names,
+    reason::{Drops, HostHook, ReasonCounts},
+    tables::{Config, Endpoint, PORTS, PortEntry},
+};
+
+use crate::{
+    error::{Context as _, Result},
+    paths::Pins,
+};
+
+/// All maps of one daemon.
+pub struct Maps {
+    /// Port to owner.
+    pub ports: PortTable,
+    endpoints: Array<MapData, Endpoint>,
+    config: Array<MapData, Config>,
+    counters: PerCpuArray<MapData, Counters>,
+    drops: Array<MapData, Drops>,
+    host: PerCpuArray<MapData, ReasonCounts>,
+}
+
+impl Maps {
+    /// Opens the pinned maps.
+    pub fn open(pins: &Pins) -> Result<Self> {
+        Ok(Self {
+            ports: PortTable::open(&pins.map(names::MAP_PORTS))?,
+            endpoints: array(pins, names::MAP_ENDPOINTS)?,
+            config: array(pins, names::MAP_CONFIG)?,
+            counters: per_cpu_array(pins, names::MAP_COUNTERS)?,
+            drops: array(pins, names::MAP_DROPS)?,
+            host: per_cpu_array(pins, names::MAP_HOST)?,
+        })
+    }
+
+    /// Tells the programs the host's addresses.
+    pub fn set_config(&mut self, config: &Config) -> Result<()> {
+        self.config.set(0, config, 0).context(|| writing(names::MAP_CONFIG))
+    }
+
+    /// The host's addresses as the programs know them.
+    pub fn config(&self) -> Result<Config> {
+        self.config.get(&0, 0).context(|| reading(names::MAP_CONFIG))
+    }
+
+    /// Tells the programs a container's interfaces.
+    pub fn set_endpoint(&mut self, slot: u16, endpoint: &Endpoint) -> Result<()> {
+        self.endpoints.set(u32::from(slot), endpoint, 0).context(|| writing(names::MAP_ENDPOINTS))
+    }
+
+    /// A container's interfaces as the programs know them.
+    pub fn endpoint(&self, slot: u16) -> Result<Endpoint> {
+        self.endpoints.get(&u32::from(slot), 0).context(|| reading(names::MAP_ENDPOINTS))
+    }
+
+    /// Delivered traffic of a slot, all CPUs together.
+    pub fn counters(&self, slot: u16) -> Result<Counters> {
+        let values = self.counters.get(&u32::from(slot), 0).context(|| reading(names::MAP_COUNTERS))?;
+        Ok(values.iter().fold(Counters::default(), |sum, value| sum.plus(value)))
+    }
+
+    /// Drops of a slot.
+    pub fn drops(&self, slot: u16) -> Result<Drops> {
+        self.drops.get(&u32::from(slot), 0).context(|| reading(names::MAP_DROPS))
+    }
+
+    /// Packets that a hook left to the host, all CPUs together.
+    pub fn host(&self, hook: HostHook) -> Result<ReasonCounts> {
+        let values = self.host.get(&(hook as u32), 0).context(|| reading(names::MAP_HOST))?;
+        Ok(values.iter().fold(ReasonCounts::default(), |sum, value| sum.plus(value)))
+    }
+
+    /// Sets all counters of a slot to zero, so that its next owner starts afresh.
+    pub fn reset_counters(&mut self, slot: u16) -> Result<()> {
+        let cpus = aya::util::nr_cpus().map_err(|(file, error)| {
+            crate::error::Error::failure(format!("cannot read the number of CPUs from {file}: {error}"))
+        })?;
+        let zeros = PerCpuValues::try_from(vec![Counters::default(); cpus])
+            .context(|| writing(names::MAP_COUNTERS))?;
+        self.counters.set(u32::from(slot), zeros, 0).context(|| writing(names::MAP_COUNTERS))?;
+        self.drops.set(u32::from(slot), Drops::default(), 0).context(|| writing(names::MAP_DROPS))
+    }
+}
+
+fn reading(name: &str) -> String {
+    format!("cannot read the map {name}")
+}
+
+fn writing(name: &str) -> String {
+    format!("cannot write the map {name}")
+}
+
+fn open(path: &Path) -> Result<MapData> {
+    MapData::from_pin(path).context(|| format!("cannot open the pinned map {}", path.display()))
+}
+
+fn array<V: Pod>(pins: &Pins, name: &str) -> Result<Array<MapData, V>> {
+    Array::try_from(Map::Array(open(&pins.map(name))?)).context(|| reading(name))
+}
+
+fn per_cpu_array<V: Pod>(pins: &Pins, name: &str) -> Result<PerCpuArray<MapData, V>> {
+    PerCpuArray::try_from(Map::PerCpuArray(open(&pins.map(name))?)).context(|| reading(name))
+}
+
+/// The port map, mapped into memory: publishing a port is one store, without a system call.
+pub struct PortTable {
+    words: NonNull<AtomicU64>,
+}
+
+const PORT_TABLE_BYTES: NonZeroUsize = NonZeroUsize::new(PORTS * size_of::<PortEntry>()).expect("not empty");
+
+impl PortTable {
+    fn open(path: &Path) -> Result<Self> {
+        let map = open(path)?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping is placed where nothing else is. It has the size of the map, which the loader has
+        // checked, and outlives the descriptor.
+        let address =
+            unsafe { mmap(None, PORT_TABLE_BYTES, protection, MapFlags::MAP_SHARED, map.fd().as_fd(), 0) };
+        let words = address.context(|| format!("cannot map {} into memory", path.display()))?.cast();
+        Ok(Self { words })
+    }
+
+    fn word(&self, port: u16) -> &AtomicU64 {
+        // SAFETY: the mapping has one word for each of the 65,536 ports.
+        let word = unsafe { self.words.add(usize::from(port)) };
+        // SAFETY: the mapping lives as long as `self`, is aligned to a page, and everybody, the kernel included,
+        // reads and writes its words whole.
+        unsafe { word.as_ref() }
+    }
+
+    /// The owner of a port.
+    pub fn get(&self, port: u16) -> PortEntry {
+        PortEntry::from_word(self.word(port).load(Ordering::Relaxed))
+    }
+
+    /// Gives a port to an owner, or back to the host. Programs see either the old or the new owner.
+    pub fn set(&self, port: u16, owner: PortEntry) {
+        self.word(port).store(owner.to_word(), Ordering::Relaxed);
+    }
+}
+
+impl Drop for PortTable {
+    fn drop(&mut self) {
+        // SAFETY: `open` made the mapping with this size, and no reference into it outlives `self`.
+        let unmapped = unsafe { munmap(self.words.cast(), PORT_TABLE_BYTES.get()) };
+        debug_assert_eq!(unmapped, Ok(()));
+    }
+}
+
+// SAFETY: the words are atomics; any thread may use them.
+unsafe impl Send for PortTable {}
+// SAFETY: see above.
+unsafe impl Sync for PortTable {}

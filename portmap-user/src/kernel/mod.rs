@@ -1,0 +1,11 @@
+//! Everything that touches the kernel. One module for each of its subsystems; none of them decides anything.
+
+pub mod bpffs;
+pub mod clsact;
+pub mod link;
+pub mod listeners;
+pub mod maps;
+pub mod namespace;
+pub mod netlink;
+pub mod programs;
+pub mod sysctl;

@@ -1,0 +1,203 @@
+//! Loading, pinning and attaching the programs.
+//!
+//! A hook is held by a pinned TCX link where the kernel has those, and by a filter of the clsact qdisc where not.
+//! Either way a program that is there already is replaced in one step: no packet passes a hook without one.
+
+use std::{
+    fs,
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{MapInfo, MapType},
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        links::{FdLink, LinkError, PinnedLink},
+        tc::{SchedClassifierLink, TcAttachOptions},
+    },
+    sys::SyscallError,
+};
+use nix::libc::{ENOENT, ENOLINK};
+use portmap_common::names;
+
+use super::{bpffs, clsact, netlink::Netlink};
+use crate::{
+    error::{Context as _, Error, Result},
+    object,
+    paths::Pins,
+};
+
+/// How programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    /// Pinned links (Linux 6.6 and later).
+    Tcx,
+    /// Filters of the clsact qdisc.
+    Clsact,
+}
+
+impl Mechanism {
+    /// What the running kernel has.
+    pub fn detect() -> Self {
+        // Asking for the programs of the loopback device changes nothing and fails where there is no TCX.
+        if SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok() { Self::Tcx } else { Self::Clsact }
+    }
+
+    /// The name that users know.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}
+
+/// A place where one of our programs belongs.
+#[derive(Clone, Debug)]
+pub struct Hook {
+    /// The interface, by its name in its own namespace.
+    pub interface: String,
+    /// Whether the program is at the interface's ingress rather than its egress.
+    pub ingress: bool,
+    /// The program.
+    pub program: &'static str,
+    /// The pin of the link.
+    pub link: PathBuf,
+}
+
+impl Hook {
+    const fn direction(&self) -> TcAttachType {
+        if self.ingress { TcAttachType::Ingress } else { TcAttachType::Egress }
+    }
+}
+
+/// Loads the programs into the kernel and pins them, with the maps that are pinned already if there are any.
+pub fn load(pins: &Pins) -> Result<()> {
+    bpffs::prepare(pins)?;
+    check_pinned_maps(pins)?;
+    let mut loader = EbpfLoader::new();
+    for name in names::MAPS {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    let mut object: Ebpf = loader.load(object::bytes()).context(|| "cannot load the BPF object".to_owned())?;
+    for name in names::PROGRAMS {
+        let missing = || Error::failure(format!("the BPF object has no program {name}"));
+        let program: &mut SchedClassifier = object
+            .program_mut(name)
+            .ok_or_else(missing)?
+            .try_into()
+            .context(|| format!("the program {name} is of the wrong kind"))?;
+        program.load().context(|| format!("the kernel refuses the program {name}"))?;
+        replace_pin(program, &pins.program(name))?;
+    }
+    Ok(())
+}
+
+/// Pins a program in place of the one that is pinned there.
+fn replace_pin(program: &mut SchedClassifier, path: &Path) -> Result<()> {
+    let new = path.with_extension("new");
+    bpffs::unpin(&new)?;
+    program.pin(&new).context(|| format!("cannot pin {}", new.display()))?;
+    fs::rename(&new, path).context(|| format!("cannot move {} to {}", new.display(), path.display()))
+}
+
+/// Refuses pinned maps that are not what the object expects: the kernel and aya would use them as they are.
+fn check_pinned_maps(pins: &Pins) -> Result<()> {
+    for expected in object::maps()? {
+        let path = pins.map(&expected.name);
+        if !path.exists() {
+            continue;
+        }
+        let info = MapInfo::from_pin(&path).context(|| format!("cannot look at the pin {}", path.display()))?;
+        let found = object::MapShape {
+            name: expected.name.clone(),
+            map_type: info.map_type().unwrap_or(MapType::Unspecified) as u32,
+            key_size: info.key_size(),
+            value_size: info.value_size(),
+            max_entries: info.max_entries(),
+            flags: info.map_flags(),
+        };
+        if found != expected {
+            return Err(Error::conflict(format!(
+                "the pinned map {} is {found}, expected {expected}: another program made it; run `portmap \
+                 teardown`, or name another directory with --bpffs-dir",
+                path.display(),
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Puts a program into a hook of an interface in the calling thread's namespace, in place of an earlier one.
+pub fn attach(mechanism: Mechanism, pins: &Pins, hook: &Hook) -> Result<()> {
+    let doing = || format!("cannot attach {} to {}", hook.program, hook.interface);
+    let mut program = SchedClassifier::from_pin(pins.program(hook.program)).context(doing)?;
+    match mechanism {
+        Mechanism::Tcx => attach_tcx(&mut program, hook),
+        Mechanism::Clsact => attach_clsact(&program, hook),
+    }
+}
+
+fn attach_tcx(program: &mut SchedClassifier, hook: &Hook) -> Result<()> {
+    let doing = || format!("cannot attach {} to {}", hook.program, hook.interface);
+    if let Some(link) = pinned_link(&hook.link)? {
+        let link = SchedClassifierLink::try_from(FdLink::from(link)).context(doing)?;
+        match program.attach_to_link(link) {
+            Ok(_replaced) => return Ok(()),
+            // The interface of the link is gone, and another one has its name.
+            Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
+                if io_error.raw_os_error() == Some(ENOLINK) =>
+            {
+                bpffs::unpin(&hook.link)?;
+            }
+            Err(error) => return Err(error).context(doing),
+        }
+    }
+    let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let id = program.attach_with_options(&hook.interface, hook.direction(), order).context(doing)?;
+    let link = FdLink::try_from(program.take_link(id).context(doing)?).context(doing)?;
+    link.pin(&hook.link).context(|| format!("cannot pin {}", hook.link.display()))?;
+    Ok(())
+}
+
+/// The link that is pinned at `path`, if there is one.
+fn pinned_link(path: &Path) -> Result<Option<PinnedLink>> {
+    match PinnedLink::from_pin(path) {
+        Ok(link) => Ok(Some(link)),
+        Err(LinkError::SyscallError(error)) if error.io_error.raw_os_error() == Some(ENOENT) => Ok(None),
+        Err(error) => Err(error).context(|| format!("cannot open the pinned link {}", path.display())),
+    }
+}
+
+fn attach_clsact(program: &SchedClassifier, hook: &Hook) -> Result<()> {
+    let doing = || format!("cannot attach {} to {}", hook.program, hook.interface);
+    let fd = program.fd().context(doing)?.as_fd().as_raw_fd();
+    clsact::replace_filter(&Netlink::open()?, &hook.interface, hook.ingress, hook.program, fd)
+}
+
+/// Takes our program out of a hook of an interface in the calling thread's namespace. It is no error if there is
+/// none, or no such interface.
+pub fn detach(mechanism: Mechanism, hook: &Hook) -> Result<()> {
+    match mechanism {
+        // The pin is what keeps the link alive.
+        Mechanism::Tcx => bpffs::unpin(&hook.link),
+        Mechanism::Clsact => clsact::delete_filter(&Netlink::open()?, &hook.interface, hook.ingress),
+    }
+}
+
+/// Whether our program is in a hook of an interface in the calling thread's namespace.
+pub fn is_attached(mechanism: Mechanism, pins: &Pins, hook: &Hook) -> Result<bool> {
+    let doing = || format!("cannot look at the programs of {}", hook.interface);
+    let pinned = SchedClassifier::from_pin(pins.program(hook.program)).context(doing)?;
+    let id = pinned.info().context(doing)?.id();
+    match mechanism {
+        Mechanism::Tcx => {
+            let (_revision, programs) =
+                SchedClassifier::query_tcx(&hook.interface, hook.direction()).context(doing)?;
+            Ok(programs.iter().any(|program| program.id() == id))
+        }
+        Mechanism::Clsact => clsact::has_program(&Netlink::open()?, &hook.interface, hook.ingress, id),
+    }
+}

@@ -1,0 +1,103 @@
+//! Where things are: the state directory and the pins in bpffs.
+
+use std::path::{Path, PathBuf};
+
+use portmap_common::{LAYOUT_VERSION, names};
+
+/// Default of `--state-dir`.
+pub const DEFAULT_STATE_DIR: &str = "/run/portmap";
+/// Environment variable for `--state-dir`.
+pub const STATE_DIR_VARIABLE: &str = "PORTMAP_STATE_DIR";
+/// Default of `--bpffs-dir`.
+pub const DEFAULT_BPFFS_DIR: &str = "/sys/fs/bpf/portmap";
+
+/// The state directory of one daemon.
+#[derive(Clone, Debug)]
+pub struct StateDir(PathBuf);
+
+impl StateDir {
+    /// The directory at `path`, which need not exist.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The daemon's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.0.join("portmapd.sock")
+    }
+
+    /// The file whose lock says that a daemon, or a teardown, is at work.
+    pub fn lock(&self) -> PathBuf {
+        self.0.join("lock")
+    }
+
+    /// What the daemon has done to the host.
+    pub fn host(&self) -> PathBuf {
+        self.0.join("host.json")
+    }
+
+    /// One file for each container.
+    pub fn containers(&self) -> PathBuf {
+        self.0.join("containers")
+    }
+
+    /// The file of one container.
+    pub fn container(&self, name: &str) -> PathBuf {
+        self.containers().join(format!("{name}.json"))
+    }
+}
+
+/// The pins of one daemon, below a directory that names the layout.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    bpffs: PathBuf,
+}
+
+impl Pins {
+    /// Pins below `bpffs`, the value of `--bpffs-dir`.
+    pub fn new(bpffs: impl Into<PathBuf>) -> Self {
+        Self { bpffs: bpffs.into() }
+    }
+
+    /// The directory that was given as `--bpffs-dir`.
+    pub fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
+    /// The directory of this layout.
+    pub fn root(&self) -> PathBuf {
+        self.bpffs.join(format!("v{LAYOUT_VERSION}"))
+    }
+
+    /// A directory for each kind of object.
+    pub fn directories(&self) -> [PathBuf; 3] {
+        ["maps", "progs", "links"].map(|kind| self.root().join(kind))
+    }
+
+    /// The pin of a map.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.root().join("maps").join(name)
+    }
+
+    /// The pin of a program.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.root().join("progs").join(name)
+    }
+
+    /// The pin of the link of a program to an interface, called after the interface.
+    pub fn link(&self, interface: &str) -> PathBuf {
+        self.root().join("links").join(interface)
+    }
+
+    /// Everything that this daemon's layout can have pinned besides links.
+    pub fn fixed(&self) -> Vec<PathBuf> {
+        let maps = names::MAPS.iter().map(|name| self.map(name));
+        let programs = names::PROGRAMS.iter().map(|name| self.program(name));
+        maps.chain(programs).collect()
+    }
+}

@@ -1,0 +1,300 @@
+//! What survives the daemon: one file on the host, one for each container, each replaced as a whole.
+//!
+//! The kernel's objects are the truth about what is; these files are the truth about what is meant to be. A
+//! record is written before the first change that it stands for and removed after the last one is undone, so
+//! whatever a killed daemon leaves behind is named here.
+
+use std::{
+    fs::{self, File},
+    io::{ErrorKind, Write as _},
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    error::{Context as _, Error, Result},
+    kernel::namespace::NamespaceId,
+    paths::StateDir,
+    ports::{PortRange, PortSet},
+};
+
+/// Version of the files' form.
+const VERSION: u32 = 1;
+
+/// What the daemon has done to the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostRecord {
+    /// The network namespace in which the daemon runs.
+    pub namespace: NamespaceId,
+    /// Where its maps, programs and links are pinned.
+    pub bpffs_dir: PathBuf,
+    /// The uplink's name.
+    pub uplink: String,
+    /// Settings that were changed, with the value from before and the one that was set.
+    pub sysctls: Vec<SavedSysctl>,
+    /// Interfaces to which a clsact qdisc was added.
+    pub clsact: Vec<String>,
+}
+
+/// A setting that was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedSysctl {
+    /// Path below `/proc/sys/net`.
+    pub name: String,
+    /// Value from before.
+    pub before: String,
+    /// Value that was set.
+    pub set: String,
+}
+
+/// How far a container has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Being made; what is there of it is removed if the daemon ends.
+    Adding,
+    /// In service.
+    Ready,
+    /// Being removed.
+    Deleting,
+}
+
+/// One container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContainerRecord {
+    /// Its name.
+    pub name: String,
+    /// Its slot.
+    pub slot: u16,
+    /// File of its network namespace.
+    pub netns: PathBuf,
+    /// The namespace that the file stood for; none until it was made or opened.
+    pub namespace: Option<NamespaceId>,
+    /// Whether the namespace was made for the container and goes with it.
+    pub owns_netns: bool,
+    /// The process whose namespace it is, where it was given by one.
+    pub pid: Option<u32>,
+    /// Its static ports.
+    pub ports: PortSet,
+    /// Its block of ephemeral ports.
+    pub ephemeral_ports: PortRange,
+    /// What a namespace that stays looked like before.
+    pub before: Option<NamespaceBefore>,
+    /// How far it has come.
+    pub phase: Phase,
+}
+
+/// What is changed in a namespace that somebody else made, as it was before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamespaceBefore {
+    /// MAC address of the loopback device.
+    pub lo_mac: [u8; 6],
+    /// MTU of the loopback device.
+    pub lo_mtu: u32,
+    /// Ports that the namespace gives out by itself.
+    pub local_ports: PortRange,
+    /// Whether the loopback device had a clsact qdisc.
+    pub had_clsact: bool,
+}
+
+impl ContainerRecord {
+    /// All its ports.
+    pub fn all_ports(&self) -> PortSet {
+        self.ports.union(&self.ephemeral_ports.into())
+    }
+
+    /// Name of the host's end of its veth pair.
+    pub fn host_veth(&self) -> String {
+        format!("pm{}", self.slot)
+    }
+}
+
+/// A record as it is written.
+#[derive(Serialize, Deserialize)]
+struct Versioned<T> {
+    version: u32,
+    record: T,
+}
+
+/// A state directory that nobody else works in as long as this value exists.
+#[derive(Debug)]
+pub struct Store {
+    directory: StateDir,
+    _lock: Flock<File>,
+}
+
+impl Store {
+    /// Makes the directory if need be and locks it. A conflict if a daemon holds it.
+    pub fn lock(directory: &StateDir) -> Result<Self> {
+        for path in [directory.path(), &directory.containers()] {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(path)
+                .context(|| format!("cannot make the state directory {}", path.display()))?;
+        }
+        let path = directory.lock();
+        let file = File::create(&path).context(|| format!("cannot create {}", path.display()))?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+            nix::errno::Errno::EWOULDBLOCK => Error::conflict(format!(
+                "another portmapd, or a teardown, is at work in {}: stop it, or name another --state-dir",
+                directory.path().display()
+            )),
+            _ => Error::failure(format!("cannot lock {}: {errno}", path.display())),
+        })?;
+        Ok(Self { directory: directory.clone(), _lock: lock })
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &StateDir {
+        &self.directory
+    }
+
+    /// What the daemon has done to the host, if it has.
+    pub fn host(&self) -> Result<Option<HostRecord>> {
+        read(&self.directory.host())
+    }
+
+    /// Writes down what the daemon has done to the host.
+    pub fn set_host(&self, record: &HostRecord) -> Result<()> {
+        write(&self.directory.host(), record)
+    }
+
+    /// Forgets what the daemon has done to the host.
+    pub fn remove_host(&self) -> Result<()> {
+        remove(&self.directory.host())
+    }
+
+    /// All containers, by slot.
+    pub fn containers(&self) -> Result<Vec<ContainerRecord>> {
+        let directory = self.directory.containers();
+        let doing = || format!("cannot read {}", directory.display());
+        let mut records = Vec::new();
+        for entry in fs::read_dir(&directory).context(doing)? {
+            let path = entry.context(doing)?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                records.extend(read::<ContainerRecord>(&path)?);
+            }
+        }
+        records.sort_by_key(|record| record.slot);
+        Ok(records)
+    }
+
+    /// Writes down a container.
+    pub fn set_container(&self, record: &ContainerRecord) -> Result<()> {
+        write(&self.directory.container(&record.name), record)
+    }
+
+    /// Forgets a container.
+    pub fn remove_container(&self, name: &str) -> Result<()> {
+        remove(&self.directory.container(name))
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).context(|| format!("cannot read {}", path.display())),
+    };
+    #[derive(Deserialize)]
+    struct Head {
+        version: u32,
+    }
+    let damaged = || format!("the state file {} is damaged: move it away and try again", path.display());
+    let head: Head = serde_json::from_slice(&text).context(damaged)?;
+    if head.version != VERSION {
+        return Err(Error::conflict(format!(
+            "the state file {} has version {}, expected {VERSION}: run the portmapd that wrote it, or `portmap \
+             teardown` with it",
+            path.display(),
+            head.version
+        )));
+    }
+    let versioned: Versioned<T> = serde_json::from_slice(&text).context(damaged)?;
+    Ok(Some(versioned.record))
+}
+
+/// Replaces a file in one step: whoever reads it sees all of the old or all of the new one, also after a crash.
+fn write<T: Serialize + Clone>(path: &Path, record: &T) -> Result<()> {
+    let doing = || format!("cannot write {}", path.display());
+    let directory = path.parent().ok_or_else(|| Error::failure(doing()))?;
+    let mut file = tempfile::NamedTempFile::new_in(directory).context(doing)?;
+    let text = serde_json::to_vec_pretty(&Versioned { version: VERSION, record: record.clone() }).context(doing)?;
+    file.write_all(&text).context(doing)?;
+    file.persist(path).context(doing)?;
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    fn record(name: &str, slot: u16) -> ContainerRecord {
+        ContainerRecord {
+            name: name.to_owned(),
+            slot,
+            netns: PathBuf::from("/run/netns").join(name),
+            namespace: Some(NamespaceId { device: 4, inode: 4026531840 }),
+            owns_netns: true,
+            pid: None,
+            ports: "31000-31009".parse().expect("ports"),
+            ephemeral_ports: PortRange::new(32768, 33791).expect("a range"),
+            before: None,
+            phase: Phase::Ready,
+        }
+    }
+
+    #[test]
+    fn records_are_found_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Store::lock(&StateDir::new(directory.path())).expect("a store");
+        let (a, b) = (record("a", 2), record("b", 1));
+        store.set_container(&a).expect("written");
+        store.set_container(&b).expect("written");
+        assert_eq!(store.containers(), Ok(vec![b.clone(), a]));
+        store.remove_container("a").expect("removed");
+        store.remove_container("a").expect("removing nothing is no error");
+        assert_eq!(store.containers(), Ok(vec![b]));
+        assert_eq!(store.host(), Ok(None));
+    }
+
+    #[test]
+    fn a_directory_serves_one_at_a_time() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let state = StateDir::new(directory.path());
+        let first = Store::lock(&state).expect("a store");
+        assert_eq!(Store::lock(&state).expect_err("it is held").kind, Kind::Conflict);
+        drop(first);
+        Store::lock(&state).expect("it is free again");
+    }
+
+    #[test]
+    fn damaged_and_foreign_files_are_named() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let state = StateDir::new(directory.path());
+        let store = Store::lock(&state).expect("a store");
+        for (text, expected) in [("", "damaged"), ("{\"version\":1}", "damaged"), ("{\"version\":7}", "version 7")] {
+            fs::write(state.container("x"), text).expect("written");
+            let error = store.containers().expect_err(text);
+            assert!(error.message.contains(expected) && error.message.contains("x.json"), "{text}: {error}");
+        }
+    }
+}

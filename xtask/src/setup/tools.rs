@@ -1,0 +1,66 @@
+//! Programs from the distribution.
+
+use std::{fs, path::Path};
+
+use anyhow::Result;
+
+use super::{Report, apt};
+use crate::process;
+
+/// A program and the Debian package that has it.
+pub(super) struct Tool {
+    program: &'static str,
+    package: &'static str,
+}
+
+const fn tool(program: &'static str, package: &'static str) -> Tool {
+    Tool { program, package }
+}
+
+/// What the demonstration, the benchmarks and the tests run.
+pub(super) const RUN: [Tool; 8] = [
+    tool("bpftool", "bpftool"),
+    tool("curl", "curl"),
+    tool("ip", "iproute2"),
+    tool("nsenter", "util-linux"),
+    tool("sysctl", "procps"),
+    tool("tc", "iproute2"),
+    tool("tcpdump", "tcpdump"),
+    tool("unshare", "util-linux"),
+];
+
+/// What boots another kernel.
+pub(super) const VM: [Tool; 7] = [
+    tool(BUSYBOX, "busybox-static"),
+    tool("cpio", "cpio"),
+    tool("depmod", "kmod"),
+    tool("modprobe", "kmod"),
+    tool("qemu-system-x86_64", "qemu-system-x86"),
+    tool("setpriv", "util-linux"),
+    tool("xz", "xz-utils"),
+];
+
+/// The one program that a virtual machine runs before it has any library.
+const BUSYBOX: &str = "busybox";
+
+/// Sees to it that all the tools are there.
+pub(super) fn ensure(tools: &[Tool], report: Report) -> Result<()> {
+    let mut packages = Vec::new();
+    for Tool { program, package } in tools {
+        match process::find(program) {
+            Some(file) if *program != BUSYBOX || is_static(&file) => report.found(file.display()),
+            Some(_) | None => packages.push((*package).to_owned()),
+        }
+    }
+    packages.dedup();
+    apt::install(&packages, "running programs and tests")
+}
+
+/// Whether a program needs no libraries: it does not name the loader that would find them.
+fn is_static(program: &Path) -> bool {
+    const LOADERS: [&[u8]; 2] = [b"/ld-linux", b"/ld-musl"];
+    fs::read(program).is_ok_and(|content| {
+        let head = &content[..content.len().min(4096)];
+        !LOADERS.iter().any(|loader| head.windows(loader.len()).any(|window| window == *loader))
+    })
+}

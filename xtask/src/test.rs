@@ -1,0 +1,216 @@
+//! All tests: on this machine's kernel, and under other kernels in virtual machines.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{ExitCode, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use clap::{Args, ValueEnum as _};
+
+use crate::{
+    build, process,
+    setup::{self, Group, Report},
+    summary::Counts,
+    vm::{self, Image, Job, Kernel},
+    workspace::{self, Package},
+};
+
+/// The member whose integration tests run under every kernel.
+const TESTS: &str = "portmap-tests";
+
+/// What to test.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Run on this machine's kernel only.
+    #[arg(long, conflicts_with = "kernel")]
+    no_vm: bool,
+    /// Line of kernels to run under, in a virtual machine; may be repeated. All of them by default.
+    #[arg(long, value_enum)]
+    kernel: Vec<Kernel>,
+    /// Seconds after which a virtual machine is stopped.
+    #[arg(long, default_value_t = 1200, value_name = "SECONDS")]
+    timeout: u64,
+    /// Names, or parts of names, of the tests to run, and other arguments of the test programs.
+    #[arg(last = true)]
+    filter: Vec<String>,
+}
+
+/// How the tests went under one kernel.
+struct Run {
+    kernel: String,
+    counts: Counts,
+    /// What went wrong apart from failed tests.
+    trouble: Option<String>,
+}
+
+/// Runs the tests and prints the numbers.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    build::require_root("test")?;
+    setup::ensure(&[Group::Build, Group::Run], Report::Changes)?;
+    // The tests run the programs that this leaves in the target directory.
+    process::run(workspace::cargo().args(["build", "--workspace", "--bins"]))?;
+
+    let mut runs = vec![run_here(&arguments.filter)?];
+    let mut not_run = Vec::new();
+    for kernel in kernels(arguments) {
+        match prepare(kernel, arguments) {
+            Ok((image, job)) => runs.push(run_in_vm(&image, &job)),
+            Err(reason) => not_run.push(format!("kernel {}: {reason:#}", kernel.line())),
+        }
+    }
+    // A kernel that was asked for by name is not an extra that may be missing.
+    let demanded = !arguments.kernel.is_empty() && !not_run.is_empty();
+    let failed = print_summary(&runs, &not_run);
+    Ok(if failed || demanded { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn kernels(arguments: &Arguments) -> Vec<Kernel> {
+    if arguments.kernel.is_empty() { Kernel::value_variants().to_vec() } else { arguments.kernel.clone() }
+}
+
+/// Every test of the workspace, on the running kernel.
+fn run_here(filter: &[String]) -> Result<Run> {
+    let release =
+        fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's release")?;
+    let kernel = release.trim().to_owned();
+    println!("testing on this machine, kernel {kernel}");
+    let mut command = workspace::cargo();
+    command.args(["test", "--workspace", "--no-fail-fast", "--"]).args(filter);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run `{}`", process::shown(&command)))?;
+    let mut counts = Counts::default();
+    let output = child.stdout.take().context("cargo has a pipe for its output")?;
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        counts.read_line(&line);
+    }
+    let status = child.wait()?;
+    let explained = status.success() || counts.failed > 0;
+    let trouble = (!explained).then(|| format!("`{}` failed: {status}", process::shown(&command)));
+    Ok(Run { kernel, counts, trouble })
+}
+
+/// Finds out whether tests can be run under a kernel, and how.
+fn prepare(kernel: Kernel, arguments: &Arguments) -> Result<(Image, Batch)> {
+    if arguments.no_vm {
+        anyhow::bail!("--no-vm");
+    }
+    setup::ensure(&[Group::Vm], Report::Changes)?;
+    let metadata = workspace::metadata()?;
+    let package = metadata
+        .packages
+        .iter()
+        .find(|package| package.name == TESTS)
+        .with_context(|| format!("the workspace has no package {TESTS}"))?;
+    let binaries = workspace::integration_tests(package)?;
+    let job = Job {
+        script: script(package, &binaries, &arguments.filter),
+        used: vec![workspace::root(), metadata.target_directory],
+        timeout: Duration::from_secs(arguments.timeout),
+    };
+    Ok((Image::find(kernel)?, Batch { job, suites: binaries.len() }))
+}
+
+/// The test programs to run in one virtual machine.
+struct Batch {
+    job: Job<PathBuf>,
+    suites: usize,
+}
+
+/// A shell script that runs the test programs as `cargo test` would, one after the other.
+fn script(package: &Package, binaries: &[PathBuf], filter: &[String]) -> String {
+    let directory = package.manifest_path.parent().unwrap_or(Path::new("/"));
+    let filter: Vec<_> = filter.iter().map(|word| quoted(word)).collect();
+    let filter = filter.join(" ");
+    let mut script =
+        format!("cd {0} || exit\nexport CARGO_MANIFEST_DIR={0}\nstatus=0\n", quoted_path(directory));
+    for binary in binaries {
+        let file = quoted_path(binary);
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            script,
+            "echo Running {file}\n{file} --test-threads=2 {filter} || {{ echo {file} ended with status $?; status=1; }}"
+        );
+    }
+    script.push_str("exit $status\n");
+    script
+}
+
+fn run_in_vm(image: &Image, batch: &Batch) -> Run {
+    println!("\ntesting in a virtual machine, kernel {}", image.release);
+    let mut counts = Counts::default();
+    let outcome = vm::boot(image, &batch.job, &mut |line| {
+        println!("{line}");
+        counts.read_line(line);
+    });
+    let ended = usize::try_from(counts.suites).unwrap_or(usize::MAX);
+    let trouble = match outcome {
+        Err(error) => Some(format!("{error:#}")),
+        Ok(_) if ended < batch.suites => {
+            Some(format!("{} test programs ended without a result", batch.suites - ended))
+        }
+        Ok(status) if status != 0 && counts.failed == 0 => {
+            Some(format!("the guest ended with status {status}"))
+        }
+        Ok(_) => None,
+    };
+    Run { kernel: image.release.clone(), counts, trouble }
+}
+
+/// Prints a table, what was not run, and the totals; says whether anything failed.
+fn print_summary(runs: &[Run], not_run: &[String]) -> bool {
+    let mut total = Counts::default();
+    println!("\n{:<32} {:>6} {:>7} {:>7} {:>8}", "kernel", "suites", "passed", "failed", "ignored");
+    for Run { kernel, counts, trouble } in runs {
+        let Counts { suites, passed, failed, ignored } = counts;
+        println!("{kernel:<32} {suites:>6} {passed:>7} {failed:>7} {ignored:>8}");
+        total += *counts;
+        // A crash counts as a failed test, so that no total looks clean that is not.
+        total.failed += u32::from(trouble.is_some());
+    }
+    for Run { kernel, trouble, .. } in runs {
+        if let Some(trouble) = trouble {
+            println!("failed under {kernel}: {trouble}");
+        }
+    }
+    for reason in not_run {
+        println!("not run: {reason}");
+    }
+    println!("\n{}", total.closing_line());
+    total.failed > 0
+}
+
+fn quoted_path(path: &Path) -> String {
+    quoted(&path.to_string_lossy())
+}
+
+/// The word as a shell takes it literally.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_script_runs_every_program_with_the_filter() {
+        let package = Package { name: TESTS.to_owned(), manifest_path: "/it's here/tests/Cargo.toml".into() };
+        let script = script(&package, &["/target/a".into(), "/target/b".into()], &["some test".to_owned()]);
+        assert!(script.starts_with("cd '/it'\\''s here/tests' || exit\n"), "{script}");
+        for file in ["'/target/a'", "'/target/b'"] {
+            assert!(script.contains(&format!("\n{file} --test-threads=2 'some test' ||")), "{script}");
+        }
+        assert!(script.ends_with("exit $status\n"), "{script}");
+    }
+}

@@ -1,0 +1,146 @@
+//! Kernels from Debian packages, unpacked once into the user's cache.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::Kernel;
+use crate::{process, setup};
+
+/// An unpacked kernel package.
+pub(crate) struct Image {
+    /// Directory that has the package's `boot` and `lib/modules`.
+    pub root: PathBuf,
+    /// What `uname -r` says under this kernel.
+    pub release: String,
+}
+
+/// A package in the archive.
+struct Package {
+    name: String,
+    version: String,
+}
+
+impl Image {
+    /// The newest kernel of the line, from the cache or else from the archive.
+    pub(crate) fn find(kernel: Kernel) -> Result<Self> {
+        if env::consts::ARCH != "x86_64" {
+            bail!("virtual machines need an x86_64 machine, this one is {}", env::consts::ARCH);
+        }
+        let cache = cache()?;
+        match resolve(kernel) {
+            Ok(package) => {
+                let root = cache.join(format!("{}_{}", package.name, package.version));
+                if !root.exists() {
+                    download(&package, &cache, &root)?;
+                }
+                Self::read(root)
+            }
+            // Without package lists, a kernel that was downloaded earlier will do.
+            Err(error) => newest_cached(kernel, &cache).ok_or(error),
+        }
+    }
+
+    /// The kernel itself.
+    pub(super) fn kernel(&self) -> PathBuf {
+        self.root.join("boot").join(format!("vmlinuz-{}", self.release))
+    }
+
+    fn read(root: PathBuf) -> Result<Self> {
+        for entry in fs::read_dir(root.join("boot")).with_context(|| broken(&root))? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if let Some(release) = name.strip_prefix("vmlinuz-") {
+                return Ok(Self { root, release: release.to_owned() });
+            }
+        }
+        bail!("{}", broken(&root))
+    }
+}
+
+fn broken(root: &Path) -> String {
+    format!("{} has no kernel in its directory `boot`: remove it, and it is downloaded again", root.display())
+}
+
+fn cache() -> Result<PathBuf> {
+    let base = match env::var_os("XDG_CACHE_HOME") {
+        Some(directory) if Path::new(&directory).is_absolute() => PathBuf::from(directory),
+        _ => PathBuf::from(
+            env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME says where to keep kernels")?,
+        )
+        .join(".cache"),
+    };
+    Ok(base.join("portmap/kernels"))
+}
+
+/// The package that the line's metapackage stands for.
+fn resolve(kernel: Kernel) -> Result<Package> {
+    let metapackage = kernel.metapackage();
+    if process::find("apt-cache").is_none() {
+        bail!("kernels come from Debian packages: expected `apt-cache` to look up {metapackage}");
+    }
+    if let Ok(package) = look_up(metapackage) {
+        return Ok(package);
+    }
+    // Package lists are missing or too old to know the metapackage.
+    setup::update_package_lists()?;
+    look_up(metapackage)
+}
+
+fn look_up(metapackage: &str) -> Result<Package> {
+    let depends = process::read(Command::new("apt-cache").args(["depends", "--important", metapackage]))?;
+    let name = depends
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Depends: linux-image-"))
+        .map(|rest| format!("linux-image-{rest}"))
+        .with_context(|| format!("package {metapackage} depends on no kernel, but on: {depends}"))?;
+    let shown = process::read(Command::new("apt-cache").args(["show", "--no-all-versions", &name]))?;
+    let version = shown
+        .lines()
+        .find_map(|line| line.strip_prefix("Version: "))
+        .with_context(|| format!("package {name} has no version"))?
+        .to_owned();
+    Ok(Package { name, version })
+}
+
+/// Downloads and unpacks a package beside its final place, and moves it there as the last step.
+fn download(package: &Package, cache: &Path, root: &Path) -> Result<()> {
+    let Package { name, version } = package;
+    println!("downloading kernel {name} {version}");
+    fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
+    let work = tempfile::Builder::new().prefix(".unfinished-").tempdir_in(cache)?;
+    let mut fetch = Command::new("apt-get");
+    fetch.args(["download", &format!("{name}={version}")]).current_dir(work.path());
+    if process::run_silently(&mut fetch).is_err() {
+        // The archive drops a version when it has a newer one.
+        setup::update_package_lists()?;
+        process::run_silently(&mut fetch)?;
+    }
+    let archive = fs::read_dir(work.path())?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|file| file.extension().is_some_and(|extension| extension == "deb"))
+        .with_context(|| format!("`apt-get download {name}` left no package in {}", work.path().display()))?;
+    let tree = work.path().join("tree");
+    process::run_silently(Command::new("dpkg").arg("--extract").args([&archive, &tree]))?;
+    let release = Image::read(tree.clone())?.release;
+    process::run_silently(process::command("depmod").arg("--basedir").arg(&tree).arg(release))?;
+    match fs::rename(&tree, root) {
+        // Another run was faster.
+        Err(_) if root.exists() => Ok(()),
+        result => result.with_context(|| format!("cannot move the kernel to {}", root.display())),
+    }
+}
+
+/// The kernel of the line that was downloaded last.
+fn newest_cached(kernel: Kernel, cache: &Path) -> Option<Image> {
+    let prefix = format!("linux-image-{}.", kernel.line());
+    fs::read_dir(cache)
+        .ok()?
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        .max_by_key(|entry| entry.metadata().and_then(|metadata| metadata.modified()).ok())
+        .and_then(|entry| Image::read(entry.path()).ok())
+}

@@ -1,0 +1,29 @@
+#!/bin/busybox sh
+# First process of the guest, in the initramfs: lays a writable layer over the host's files and goes there.
+busybox=/bin/busybox
+
+stop() {
+    echo "cannot start the guest: $1"
+    echo o > /proc/sysrq-trigger
+    $busybox sleep 60
+}
+
+$busybox mount -t proc proc /proc
+$busybox mount -t devtmpfs dev /dev
+for module in $($busybox cat /modules/order); do
+    $busybox insmod "/modules/$module" || stop "module $module does not load"
+done
+
+# The host's files do not change while the guest runs, so it may remember what it has read.
+shared=trans=virtio,version=9p2000.L,ro,msize=1048576,cache=loose
+$busybox mount -t 9p -o $shared host /lower || stop "no view of the host's files"
+$busybox mount -t 9p -o $shared kernel /kernel || stop "no view of the kernel's modules"
+$busybox mount -t tmpfs tmpfs /rw
+$busybox mkdir /rw/upper /rw/work
+$busybox mount -t overlay -o lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work overlay /root || stop "no overlay"
+
+$busybox mkdir -p /root/lib/modules /root/guest
+$busybox mount --bind /kernel/lib/modules /root/lib/modules
+$busybox mount --move /dev /root/dev
+$busybox cp /guest/* /root/guest/
+exec $busybox switch_root /root /bin/bash /guest/main

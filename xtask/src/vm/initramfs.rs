@@ -1,0 +1,121 @@
+//! The archive that the guest's kernel starts from: a shell, the modules that make the host's files visible, and
+//! the job.
+
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{Image, Job};
+use crate::process;
+
+/// Modules without which there is no root to go to.
+const ROOT_MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
+
+/// Modules that portmap and its tests use; the guest says which of them the kernel lacks.
+const JOB_MODULES: [&str; 8] =
+    ["veth", "sch_ingress", "cls_bpf", "sch_htb", "sch_fq_codel", "cls_u32", "act_mirred", "ifb"];
+
+/// An initramfs and what its guest says when the job is over.
+pub(super) struct Initramfs {
+    /// The archive.
+    pub file: PathBuf,
+    /// Word before the exit status, unlike anything a job prints.
+    pub marker: String,
+}
+
+/// Builds an initramfs in the working directory.
+pub(super) fn build<P: AsRef<Path>>(image: &Image, job: &Job<P>, work: &Path) -> Result<Initramfs> {
+    let marker = marker(work);
+    let tree = work.join("initramfs");
+    for directory in ["bin", "dev", "guest", "kernel", "lower", "modules", "proc", "root", "rw"] {
+        fs::create_dir_all(tree.join(directory))?;
+    }
+    let busybox = process::find("busybox").context("busybox is missing: run `cargo xtask setup vm`")?;
+    fs::copy(&busybox, tree.join("bin/busybox"))
+        .with_context(|| format!("cannot copy {}", busybox.display()))?;
+    let order = add_modules(image, &tree.join("modules"))?;
+
+    let keep_run = job.used.iter().any(|directory| directory.as_ref().starts_with("/run"));
+    let texts = [
+        ("init", Some(include_str!("init.sh"))),
+        ("modules/order", Some(order.as_str())),
+        ("guest/main", Some(include_str!("guest.sh"))),
+        ("guest/modules", Some(&format!("{}\n", JOB_MODULES.join("\n")))),
+        ("guest/marker", Some(&marker)),
+        ("guest/job", Some(&job.script)),
+        ("guest/keep-run", keep_run.then_some("")),
+    ];
+    for (path, text) in texts {
+        if let Some(text) = text {
+            fs::write(tree.join(path), text)?;
+        }
+    }
+    fs::set_permissions(tree.join("init"), fs::Permissions::from_mode(0o755))?;
+
+    let file = work.join("initramfs.cpio");
+    pack(&tree, &file)?;
+    Ok(Initramfs { file, marker })
+}
+
+/// A word that no job prints by chance: it has the random name of the working directory in it.
+fn marker(work: &Path) -> String {
+    let name = work.file_name().unwrap_or(work.as_os_str()).to_string_lossy();
+    format!("@@{name}:exit@@")
+}
+
+/// Unpacks the modules of the root, and what they depend on, and returns the order to load them in.
+fn add_modules(image: &Image, directory: &Path) -> Result<String> {
+    let mut order = String::new();
+    let mut seen = HashSet::new();
+    for module in ROOT_MODULES {
+        let plan = process::read(process::command("modprobe").arg("--dirname").arg(&image.root).args([
+            "--set-version",
+            &image.release,
+            "--show-depends",
+            module,
+        ]))
+        .with_context(|| {
+            format!("kernel {} cannot boot over the host's files: it has no module {module}", image.release)
+        })?;
+        // A line is `insmod FILE` or, for what the kernel has built in, `builtin NAME`.
+        for file in plan.lines().filter_map(|line| line.strip_prefix("insmod ")).map(str::trim) {
+            if seen.insert(file.to_owned()) {
+                let name = add_module(Path::new(file), directory)?;
+                order.push_str(&name);
+                order.push('\n');
+            }
+        }
+    }
+    Ok(order)
+}
+
+/// Copies one module, without its compression, and returns its file name.
+fn add_module(file: &Path, directory: &Path) -> Result<String> {
+    let name = file.file_name().context("a module has a file name")?.to_string_lossy().into_owned();
+    let Some(plain) = name.strip_suffix(".xz") else {
+        fs::copy(file, directory.join(&name)).with_context(|| format!("cannot copy {}", file.display()))?;
+        return Ok(name);
+    };
+    let target = File::create(directory.join(plain))?;
+    process::run(Command::new("xz").args(["--decompress", "--stdout"]).arg(file).stdout(target))?;
+    Ok(plain.to_owned())
+}
+
+/// Writes the tree as an archive of the form that kernels read.
+fn pack(tree: &Path, file: &Path) -> Result<()> {
+    let mut list = Command::new("find").arg(".").current_dir(tree).stdout(Stdio::piped()).spawn()?;
+    let names = list.stdout.take().context("find has a pipe for its output")?;
+    let mut pack = Command::new("cpio");
+    pack.args(["--create", "--format=newc", "--quiet"]).current_dir(tree);
+    process::run(pack.stdin(names).stdout(File::create(file)?))?;
+    if !list.wait()?.success() {
+        bail!("`find .` failed in {}", tree.display());
+    }
+    Ok(())
+}

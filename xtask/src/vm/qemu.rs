@@ -1,0 +1,181 @@
+//! The machine itself: starting it, following what it says, and stopping it in time.
+
+use std::{
+    ffi::OsString,
+    fmt::Write as _,
+    io::{BufRead as _, BufReader, Write as _},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{
+        OnceLock,
+        mpsc::{self, Receiver, RecvTimeoutError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+use super::{Image, console, initramfs::Initramfs, kernel_log::KernelLog};
+use crate::process;
+
+const QEMU: &str = "qemu-system-x86_64";
+
+/// How often the kernel's messages are looked through while the job says nothing.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long a machine may take to switch itself off after the job.
+const SWITCH_OFF: Duration = Duration::from_secs(5);
+
+/// Panics end the machine; stalls are judged by the time that emulation on a busy host takes; mitigations would
+/// only slow it down.
+const KERNEL_ARGUMENTS: &str = "console=ttyS1 loglevel=5 panic=-1 mitigations=off \
+     rcupdate.rcu_cpu_stall_timeout=60 sysctl.kernel.watchdog_thresh=60";
+
+/// A running machine; it is stopped when dropped.
+pub(super) struct Machine {
+    process: Child,
+    lines: Receiver<String>,
+    kernel_log: KernelLog,
+    marker: String,
+    release: String,
+}
+
+impl Machine {
+    /// Starts a machine whose files of its own are in the working directory.
+    pub(super) fn start(image: &Image, initramfs: &Initramfs, work: &Path) -> Result<Self> {
+        let kernel_log = KernelLog { file: work.join("kernel.log") };
+        // The machine must not outlive this program, however that ends.
+        let mut command = process::command("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(process::command(QEMU).get_program());
+        command.args(["-M", "q35", "-cpu", "max", "-smp", "2", "-m", "2048"]);
+        command.args(["-accel", accelerator()]);
+        command.args(["-display", "none", "-vga", "none", "-nic", "none", "-monitor", "none", "-no-reboot"]);
+        // The job has a serial line of its own, so that no kernel message tears its lines apart.
+        command.args(["-serial", "stdio", "-serial"]).arg(option("file:", &kernel_log.file, ""));
+        command.arg("-kernel").arg(image.kernel()).arg("-initrd").arg(&initramfs.file);
+        command.args(["-append", KERNEL_ARGUMENTS]);
+        for (tag, directory) in [("host", Path::new("/")), ("kernel", &image.root)] {
+            let rest = format!(",mount_tag={tag},security_model=none,readonly=on,multidevs=remap");
+            command.arg("-virtfs").arg(option("local,path=", directory, &rest));
+        }
+        let mut process = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot run `{}`", process::shown(&command)))?;
+        let output = process.stdout.take().context("the machine has a pipe for its output")?;
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+                if sender.send(console::clean(&String::from_utf8_lossy(&line))).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Self {
+            process,
+            lines,
+            kernel_log,
+            marker: initramfs.marker.clone(),
+            release: image.release.clone(),
+        })
+    }
+
+    /// Follows the machine to its end and returns the job's exit status.
+    pub(super) fn watch(mut self, timeout: Duration, each_line: &mut dyn FnMut(&str)) -> Result<u8> {
+        let deadline = Instant::now() + timeout;
+        let status = loop {
+            match self.lines.recv_timeout(TICK) {
+                Ok(line) => match line.split_once(&self.marker) {
+                    Some((before, status)) => {
+                        if !before.is_empty() {
+                            each_line(before);
+                        }
+                        break status.trim().parse::<u8>().with_context(|| {
+                            format!("the guest's job ended with `{status}`: expected an exit status")
+                        })?;
+                    }
+                    None => each_line(&line),
+                },
+                Err(RecvTimeoutError::Timeout) => self.check_fault()?,
+                Err(RecvTimeoutError::Disconnected) => return Err(self.early_end()),
+            }
+            if Instant::now() >= deadline {
+                bail!(
+                    "the guest with kernel {} was stopped after {} s: its job had not ended by then",
+                    self.release,
+                    timeout.as_secs()
+                );
+            }
+        };
+        self.wait_for_end();
+        self.check_fault()?;
+        Ok(status)
+    }
+
+    /// Fails if the kernel has reported a fault.
+    fn check_fault(&self) -> Result<()> {
+        match self.kernel_log.fault() {
+            Some(_) => Err(self.early_end()),
+            None => Ok(()),
+        }
+    }
+
+    /// Why the machine ended, or must end, before its job.
+    fn early_end(&self) -> anyhow::Error {
+        let mut text = match self.kernel_log.fault() {
+            Some(fault) => format!("kernel {} reported a fault: {fault}", self.release),
+            None => format!("the guest with kernel {} ended before its job", self.release),
+        };
+        // Writing to a string does not fail.
+        let _ = write!(text, "\nits last messages:\n{}", self.kernel_log.end());
+        anyhow!(text)
+    }
+
+    fn wait_for_end(&mut self) {
+        let deadline = Instant::now() + SWITCH_OFF;
+        while Instant::now() < deadline && matches!(self.process.try_wait(), Ok(None)) {
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // Both fail only if it has ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// An option with a path in it, in which QEMU wants commas doubled.
+fn option(before: &str, path: &Path, after: &str) -> OsString {
+    format!("{before}{}{after}", path.display().to_string().replace(',', ",,")).into()
+}
+
+/// Hardware virtualisation if a machine with it starts, else emulation.
+fn accelerator() -> &'static str {
+    static CHOICE: OnceLock<bool> = OnceLock::new();
+    // The device may be there and yet be of no use, which only a trial shows.
+    if *CHOICE.get_or_init(|| Path::new("/dev/kvm").exists() && kvm_works().unwrap_or(false)) {
+        "kvm"
+    } else {
+        "tcg,thread=multi"
+    }
+}
+
+fn kvm_works() -> Result<bool> {
+    let mut trial = Command::new(process::command(QEMU).get_program())
+        .args(["-M", "q35", "-cpu", "max", "-accel", "kvm", "-m", "64", "-S"])
+        .args(["-display", "none", "-vga", "none", "-nic", "none", "-serial", "none", "-monitor", "stdio"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    if let Some(mut monitor) = trial.stdin.take() {
+        // It fails if the machine has ended, which its status tells better.
+        let _ = monitor.write_all(b"quit\n");
+    }
+    Ok(trial.wait()?.success())
+}

@@ -1,0 +1,87 @@
+//! What cargo knows about this workspace.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
+
+use crate::process;
+
+/// The parts of `cargo metadata` that are used here.
+#[derive(Deserialize)]
+pub(crate) struct Metadata {
+    /// The members of the workspace.
+    pub packages: Vec<Package>,
+    /// Where cargo builds.
+    pub target_directory: PathBuf,
+}
+
+/// A member of the workspace.
+#[derive(Deserialize)]
+pub(crate) struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its `Cargo.toml`.
+    pub manifest_path: PathBuf,
+}
+
+/// A message of `cargo build --message-format=json`.
+#[derive(Deserialize)]
+struct Message {
+    target: Option<Target>,
+    manifest_path: Option<PathBuf>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    kind: Vec<String>,
+}
+
+/// The directory of the workspace's `Cargo.toml`.
+pub(crate) fn root() -> PathBuf {
+    // Cargo names the directory at run time, too, in case the tree was moved since this program was built.
+    let member =
+        env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    member.parent().map_or(member.clone(), Path::to_path_buf)
+}
+
+/// A cargo command in the workspace's directory.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new("cargo");
+    command.current_dir(root());
+    command
+}
+
+/// Reads the workspace's metadata.
+pub(crate) fn metadata() -> Result<Metadata> {
+    let text = process::read(cargo().args(["metadata", "--format-version", "1", "--no-deps"]))?;
+    serde_json::from_str(&text).context("cannot understand the output of `cargo metadata`")
+}
+
+/// The integration-test binaries of a member, built in the same way as `cargo test --workspace` does.
+pub(crate) fn integration_tests(package: &Package) -> Result<Vec<PathBuf>> {
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--no-run", "--quiet", "--message-format=json"]);
+    let text = process::read(&mut command)?;
+    let mut binaries = Vec::new();
+    for line in text.lines().filter(|line| line.starts_with('{')) {
+        let message: Message = serde_json::from_str(line)
+            .with_context(|| format!("cannot understand this line of `cargo test --no-run`: {line}"))?;
+        let Message { target: Some(target), manifest_path: Some(manifest), executable: Some(file) } = message
+        else {
+            continue;
+        };
+        if manifest == package.manifest_path && target.kind.iter().any(|kind| kind == "test") {
+            binaries.push(file);
+        }
+    }
+    if binaries.is_empty() {
+        bail!("package {} has no integration tests: expected files in its `tests` directory", package.name);
+    }
+    Ok(binaries)
+}
