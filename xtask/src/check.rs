@@ -102,7 +102,15 @@ fn opts_in(manifest: &str) -> bool {
 }
 
 fn host_lints() -> Result<Outcome> {
-    pass(workspace::cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"]))
+    pass(workspace::cargo().args([
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "--deny",
+        "warnings",
+    ]))
 }
 
 /// The BPF programs again, for their own target: the host never compiles what is behind its `cfg`.
@@ -114,7 +122,17 @@ fn bpf_lints() -> Result<Outcome> {
     let mut command = process::in_toolchain(&name);
     command
         .current_dir(workspace::root())
-        .args(["cargo", "clippy", "--quiet", "--package", "portmap-ebpf", "--lib", "--bins", "--target", target])
+        .args([
+            "cargo",
+            "clippy",
+            "--quiet",
+            "--package",
+            "portmap-ebpf",
+            "--lib",
+            "--bins",
+            "--target",
+            target,
+        ])
         .args(["-Z", "build-std=core", "--target-dir"])
         .arg(directory)
         .args(["--", "--deny", "warnings"])

@@ -10,7 +10,9 @@ use netlink_packet_route::{
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType},
 };
 use nix::libc::{EEXIST, ENODEV};
-use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{
+    AddressMessageBuilder, LinkGetRequest, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+};
 
 use super::{
     namespace::Namespace,
@@ -71,19 +73,16 @@ pub const LOOPBACK: u32 = 1;
 
 /// The interface called `name`, if there is one.
 pub fn find(netlink: &Netlink, name: &str) -> Result<Option<Interface>> {
-    get(netlink, LinkUnspec::new_with_name(name).build(), name)
+    get(netlink, netlink.handle().link().get().match_name(name), name)
 }
 
 /// The interface with this index, if there is one.
 pub fn find_by_index(netlink: &Netlink, index: u32) -> Result<Option<Interface>> {
-    let name = format!("interface {index}");
-    get(netlink, LinkUnspec::new_with_index(index).build(), &name)
+    get(netlink, netlink.handle().link().get().match_index(index), &format!("interface {index}"))
 }
 
-fn get(netlink: &Netlink, which: LinkMessage, name: &str) -> Result<Option<Interface>> {
-    let mut request = netlink.handle().link().get();
-    *request.message_mut() = which;
-    match netlink.wait(async { request.execute().next().await }) {
+fn get(netlink: &Netlink, request: LinkGetRequest, name: &str) -> Result<Option<Interface>> {
+    match netlink.wait(async { Box::pin(request.execute()).next().await }) {
         None => Ok(None),
         Some(Ok(message)) => Ok(Some(message.into())),
         Some(Err(error)) if errno(&error) == Some(ENODEV) => Ok(None),

@@ -97,7 +97,10 @@ pub fn load(pins: &Pins) -> Result<()> {
 
 /// Pins a program in place of the one that is pinned there.
 fn replace_pin(program: &mut SchedClassifier, path: &Path) -> Result<()> {
-    let new = path.with_extension("new");
+    // A bpffs allows no dots in names.
+    let mut new = path.as_os_str().to_owned();
+    new.push("_new");
+    let new = PathBuf::from(new);
     bpffs::unpin(&new)?;
     program.pin(&new).context(|| format!("cannot pin {}", new.display()))?;
     fs::rename(&new, path).context(|| format!("cannot move {} to {}", new.display(), path.display()))
