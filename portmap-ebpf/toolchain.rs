@@ -8,13 +8,13 @@ use std::{
 };
 
 /// Environment variable that names a toolchain and ends the search.
-pub const VARIABLE: &str = "PORTMAP_BPF_TOOLCHAIN";
+pub(crate) const VARIABLE: &str = "PORTMAP_BPF_TOOLCHAIN";
 
 /// Name under which a distribution's own compiler is linked into rustup.
-pub const LINKED: &str = "portmap-bpf";
+pub(crate) const LINKED: &str = "portmap-bpf";
 
 /// The rustup toolchain that can build `core` for BPF, if there is one and `bpf-linker` is installed.
-pub fn find() -> Option<String> {
+pub(crate) fn find() -> Option<String> {
     Command::new("bpf-linker").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().ok()?;
     if let Ok(name) = env::var(VARIABLE) {
         return Some(name);

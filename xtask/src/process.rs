@@ -60,6 +60,8 @@ pub(crate) fn command(program: &str) -> Command {
 pub(crate) fn in_toolchain(name: &str) -> Command {
     let mut command = Command::new("rustup");
     command.args(["run", name]).env_remove("RUSTUP_TOOLCHAIN").env_remove("RUSTC").env_remove("CARGO");
+    // Where a message of rustup comes from in its source helps nobody here.
+    command.env_remove("RUST_BACKTRACE");
     command
 }
 

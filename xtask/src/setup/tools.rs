@@ -18,11 +18,14 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// What the demonstration, the benchmarks and the tests run.
-pub(super) const RUN: [Tool; 8] = [
+pub(super) const RUN: [Tool; 11] = [
     tool("bpftool", "bpftool"),
     tool("curl", "curl"),
     tool("ip", "iproute2"),
+    tool("kill", "procps"),
     tool("nsenter", "util-linux"),
+    tool("ping", "iputils-ping"),
+    tool("setpriv", "util-linux"),
     tool("sysctl", "procps"),
     tool("tc", "iproute2"),
     tool("tcpdump", "tcpdump"),
@@ -52,6 +55,7 @@ pub(super) fn ensure(tools: &[Tool], report: Report) -> Result<()> {
             Some(_) | None => packages.push((*package).to_owned()),
         }
     }
+    packages.sort();
     packages.dedup();
     apt::install(&packages, "running programs and tests")
 }

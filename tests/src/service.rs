@@ -1,0 +1,172 @@
+//! Services that say who they are and who they see, and clients that ask them.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use crate::sandbox::{Place, Sandbox};
+
+/// How long a client waits before it takes a packet for lost. Nothing in a sandbox is slower than this.
+const PATIENCE: Duration = Duration::from_millis(1500);
+/// How long a client waits for an answer that must come, even on an emulated machine.
+const LONG_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A transport protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// What a client learned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The name of the service that answered.
+    pub from: String,
+    /// The client's address as the service saw it.
+    pub client: SocketAddrV4,
+    /// The client's address as it knows itself.
+    pub own: SocketAddrV4,
+}
+
+/// A service on one port; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Service {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Service {
+    /// Starts a service called `name` on all addresses of a place.
+    pub fn start(sandbox: &Sandbox, place: Place<'_>, transport: Transport, port: u16, name: &str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, name) = (stop.clone(), name.to_owned());
+        let address = (Ipv4Addr::UNSPECIFIED, port);
+        let thread = match transport {
+            Transport::Tcp => {
+                let listener = sandbox.inside(place, || TcpListener::bind(address)).expect("the port is free");
+                listener.set_nonblocking(true).expect("a socket");
+                thread::spawn(move || serve_tcp(&listener, &name, &stopped))
+            }
+            Transport::Udp => {
+                let socket = sandbox.inside(place, || UdpSocket::bind(address)).expect("the port is free");
+                socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a socket");
+                thread::spawn(move || serve_udp(&socket, &name, &stopped))
+            }
+        };
+        Self { stop, thread: Some(thread) }
+    }
+
+    /// Starts a TCP and a UDP service.
+    pub fn both(sandbox: &Sandbox, place: Place<'_>, port: u16, name: &str) -> [Self; 2] {
+        [Transport::Tcp, Transport::Udp].map(|transport| Self::start(sandbox, place, transport, port, name))
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve_tcp(listener: &TcpListener, name: &str, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        match listener.accept() {
+            Ok((mut stream, client)) => {
+                let _ = write!(stream, "{name} {client}");
+            }
+            Err(_nobody) => thread::sleep(Duration::from_millis(2)),
+        }
+    }
+}
+
+fn serve_udp(socket: &UdpSocket, name: &str, stop: &AtomicBool) {
+    let mut buffer = [0; 64];
+    while !stop.load(Ordering::Relaxed) {
+        if let Ok((_, client)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(format!("{name} {client}").as_bytes(), client);
+        }
+    }
+}
+
+/// Asks whoever answers at `to` from a port that the place's own stack chooses.
+pub fn ask(
+    sandbox: &Sandbox,
+    place: Place<'_>,
+    transport: Transport,
+    to: (Ipv4Addr, u16),
+) -> io::Result<Answer> {
+    sandbox.inside(place, || match transport {
+        Transport::Tcp => ask_tcp(to.into(), LONG_PATIENCE),
+        Transport::Udp => ask_udp(0, to, LONG_PATIENCE),
+    })
+}
+
+/// Asks like [`ask`], but expects no answer and does not wait as long for it.
+pub fn ask_in_vain(
+    sandbox: &Sandbox,
+    place: Place<'_>,
+    transport: Transport,
+    to: (Ipv4Addr, u16),
+) -> io::Error {
+    let answer = sandbox.inside(place, || match transport {
+        Transport::Tcp => ask_tcp(to.into(), PATIENCE),
+        Transport::Udp => ask_udp(0, to, PATIENCE),
+    });
+    answer.expect_err("nobody was to answer")
+}
+
+/// Asks by UDP from the port `from`.
+pub fn ask_from(sandbox: &Sandbox, place: Place<'_>, from: u16, to: (Ipv4Addr, u16)) -> io::Result<Answer> {
+    sandbox.inside(place, || ask_udp(from, to, LONG_PATIENCE))
+}
+
+/// Sends one UDP packet from the port `from` and expects no answer.
+pub fn send_from(sandbox: &Sandbox, place: Place<'_>, from: u16, to: (Ipv4Addr, u16)) {
+    sandbox.inside(place, || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, from)).expect("the port is free");
+        socket.send_to(b"?", to).expect("sent")
+    });
+}
+
+fn ask_tcp(to: SocketAddr, patience: Duration) -> io::Result<Answer> {
+    let mut stream = TcpStream::connect_timeout(&to, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    answer(&text, stream.local_addr()?)
+}
+
+fn ask_udp(from: u16, to: (Ipv4Addr, u16), patience: Duration) -> io::Result<Answer> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, from))?;
+    socket.set_read_timeout(Some(patience))?;
+    socket.send_to(b"?", to)?;
+    // Not connected: a service on all addresses answers from the one that its routes prefer.
+    let mut buffer = [0; 128];
+    let length = socket.recv(&mut buffer)?;
+    // The address that this stack prefers for the destination.
+    let probe = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    probe.connect(to)?;
+    let own = SocketAddr::new(probe.local_addr()?.ip(), socket.local_addr()?.port());
+    answer(&String::from_utf8_lossy(&buffer[..length]), own)
+}
+
+fn answer(text: &str, own: SocketAddr) -> io::Result<Answer> {
+    let parsed = text.split_once(' ').and_then(|(from, client)| Some((from.to_owned(), client.parse().ok()?)));
+    let (SocketAddr::V4(own), Some((from, client))) = (own, parsed) else {
+        return Err(io::Error::other(format!("an answer that makes no sense: {text:?}")));
+    };
+    Ok(Answer { from, client, own })
+}

@@ -1,0 +1,270 @@
+//! Every path of a packet, with real sockets: what arrives where, and from whom it seems to come.
+
+use std::net::Ipv4Addr;
+
+use portmap_tests::{
+    sandbox::{FAR, HOST, OUTSIDE, Place, Sandbox},
+    service::{Service, Transport, ask, ask_from, ask_in_vain, send_from},
+    wait,
+};
+
+const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+/// Another address of 127.0.0.0/8.
+const ALSO_LOCAL: Ipv4Addr = Ipv4Addr::new(127, 9, 8, 7);
+/// Every address by which the host and its containers reach each other.
+const LOCAL: [Ipv4Addr; 3] = [HOST, LOCALHOST, ALSO_LOCAL];
+const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
+
+const A: Place<'_> = Place::Container("a");
+const B: Place<'_> = Place::Container("b");
+
+/// Static ports of the two containers, a port of the host, and one that is managed but owned by nobody.
+const A_PORT: u16 = 31000;
+const B_PORT: u16 = 31010;
+const HOST_PORT: u16 = 8080;
+const FREE_PORT: u16 = 31999;
+
+/// A daemon with containers `a` and `b`, and services everywhere.
+struct World {
+    _services: Vec<[Service; 2]>,
+    _daemon: portmap_tests::sandbox::Daemon,
+    sandbox: Sandbox,
+}
+
+impl World {
+    fn new() -> Self {
+        let sandbox = Sandbox::new();
+        let daemon = sandbox.daemon();
+        sandbox.ok(&["add", "a", "--ports", "31000-31009"]);
+        sandbox.ok(&["add", "b", "--ports", "31010-31019"]);
+        let services = [
+            (A, A_PORT, "a"),
+            (B, B_PORT, "b"),
+            (Place::Host, HOST_PORT, "host"),
+            (Place::Outside, HOST_PORT, "outside"),
+            (Place::Outside, A_PORT, "outside"),
+        ];
+        let services = services.map(|(place, port, name)| Service::both(&sandbox, place, port, name));
+        Self { _services: services.into(), _daemon: daemon, sandbox }
+    }
+
+    /// Asks and checks who answers, and that both ends agree on who asked, from one of these ports.
+    fn expect(&self, from: Place<'_>, to: (Ipv4Addr, u16), who: &str, ports: (u16, u16)) {
+        for transport in TRANSPORTS {
+            let what = format!("{transport:?} {from:?} to {}:{}", to.0, to.1);
+            let answer = ask(&self.sandbox, from, transport, to).unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!(answer.from, who, "{what}");
+            assert_eq!(answer.client, answer.own, "{what}");
+            assert!((ports.0..=ports.1).contains(&answer.client.port()), "{what} from {}", answer.client);
+        }
+    }
+}
+
+/// Ephemeral ports: of the host, of the two containers.
+const HOST_RANGE: (u16, u16) = (50000, 60000);
+const A_RANGE: (u16, u16) = (61440, 62463);
+const B_RANGE: (u16, u16) = (62464, 63487);
+const ANY: (u16, u16) = (1024, 65535);
+
+#[test]
+fn outside_reaches_the_owner_of_the_port() {
+    let world = World::new();
+    world.expect(Place::Outside, (HOST, A_PORT), "a", ANY);
+    world.expect(Place::Outside, (HOST, B_PORT), "b", ANY);
+    world.expect(Place::Outside, (HOST, HOST_PORT), "host", ANY);
+}
+
+#[test]
+fn outside_gets_the_owners_answer_from_a_closed_port() {
+    let world = World::new();
+    // Nobody listens; the container's stack refuses for its port, the host's for one that nobody owns.
+    for port in [A_PORT + 1, FREE_PORT] {
+        let error = ask_in_vain(&world.sandbox, Place::Outside, Transport::Tcp, (HOST, port));
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{port}");
+    }
+    let stats = world.sandbox.json(&["stats", "a"]);
+    assert_eq!(stats["traffic"]["rx_outside"]["packets"], 1);
+    assert_eq!(stats["traffic"]["tx_outside"]["packets"], 1);
+}
+
+#[test]
+fn containers_reach_outside_from_their_ephemeral_ports() {
+    let world = World::new();
+    world.expect(A, (OUTSIDE, HOST_PORT), "outside", A_RANGE);
+    world.expect(B, (OUTSIDE, HOST_PORT), "outside", B_RANGE);
+    // The same port outside as an own one inside is still outside.
+    world.expect(A, (OUTSIDE, A_PORT), "outside", A_RANGE);
+}
+
+#[test]
+fn containers_reach_beyond_the_gateway() {
+    let world = World::new();
+    world.expect(A, (FAR, HOST_PORT), "outside", A_RANGE);
+}
+
+#[test]
+fn containers_reach_outside_from_a_static_port() {
+    let world = World::new();
+    let answer = ask_from(&world.sandbox, A, A_PORT + 5, (OUTSIDE, HOST_PORT)).expect("an answer");
+    assert_eq!(answer.client.port(), A_PORT + 5);
+}
+
+#[test]
+fn containers_reach_each_other_by_every_local_address() {
+    let world = World::new();
+    for address in LOCAL {
+        world.expect(A, (address, B_PORT), "b", A_RANGE);
+        world.expect(B, (address, A_PORT), "a", B_RANGE);
+    }
+}
+
+#[test]
+fn containers_reach_the_host_by_every_local_address() {
+    let world = World::new();
+    for address in LOCAL {
+        world.expect(A, (address, HOST_PORT), "host", A_RANGE);
+    }
+}
+
+#[test]
+fn the_host_reaches_containers_by_every_local_address() {
+    let world = World::new();
+    for address in LOCAL {
+        world.expect(Place::Host, (address, A_PORT), "a", HOST_RANGE);
+        world.expect(Place::Host, (address, B_PORT), "b", HOST_RANGE);
+    }
+}
+
+#[test]
+fn a_container_reaches_itself_without_leaving() {
+    let world = World::new();
+    for address in LOCAL {
+        world.expect(A, (address, A_PORT), "a", A_RANGE);
+    }
+    let traffic = &world.sandbox.json(&["stats", "a"])["traffic"];
+    for path in ["rx_outside", "rx_host", "rx_container", "tx_outside", "tx_host", "tx_container"] {
+        assert_eq!(traffic[path]["packets"], 0, "{path}");
+    }
+    assert_ne!(traffic["own"]["packets"], 0);
+}
+
+#[test]
+fn the_host_and_outside_are_undisturbed() {
+    let world = World::new();
+    world.expect(Place::Host, (OUTSIDE, HOST_PORT), "outside", HOST_RANGE);
+    for address in LOCAL {
+        world.expect(Place::Host, (address, HOST_PORT), "host", HOST_RANGE);
+    }
+    // The host's own echo, which no program looks at.
+    world.sandbox.sh(Place::Outside, "ping -c 1 -W 10 10.0.0.1");
+    world.sandbox.sh(Place::Host, "ping -c 1 -W 10 10.0.0.2 && ping -c 1 -W 10 127.0.0.1");
+}
+
+#[test]
+fn a_host_with_strict_reverse_path_filtering_is_served_too() {
+    let world = World::new();
+    let strict = "for f in all default uplink lo; do echo 1 > /proc/sys/net/ipv4/conf/$f/rp_filter; done";
+    world.sandbox.sh(Place::Host, strict);
+    for address in LOCAL {
+        world.expect(A, (address, HOST_PORT), "host", A_RANGE);
+        world.expect(Place::Host, (address, A_PORT), "a", HOST_RANGE);
+    }
+    world.expect(Place::Outside, (HOST, A_PORT), "a", ANY);
+    // A container that is made now inherits the setting.
+    world.sandbox.ok(&["add", "c", "--ports", "31020"]);
+    let _service = Service::both(&world.sandbox, Place::Container("c"), 31020, "c");
+    for address in LOCAL {
+        world.expect(Place::Host, (address, 31020), "c", HOST_RANGE);
+        world.expect(A, (address, 31020), "c", A_RANGE);
+    }
+}
+
+#[test]
+fn a_datagram_as_large_as_the_loopback_allows_arrives() {
+    let world = World::new();
+    let size = 1400;
+    let received = world.sandbox.inside(A, || {
+        let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, A_PORT + 2)).expect("the port is free");
+        socket.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
+        socket
+    });
+    for place in [Place::Host, B, Place::Outside] {
+        world.sandbox.inside(place, || {
+            let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port");
+            socket.send_to(&vec![7; size], (HOST, A_PORT + 2)).expect("sent");
+        });
+        let mut buffer = vec![0; 65_536];
+        assert_eq!(received.recv(&mut buffer).expect("received"), size, "{place:?}");
+        assert!(buffer[..size].iter().all(|byte| *byte == 7), "{place:?}");
+    }
+}
+
+#[test]
+fn a_long_stream_arrives_whole_on_every_path() {
+    use std::{io::{Read as _, Write as _}, net::{TcpListener, TcpStream}, thread};
+
+    const LENGTH: usize = 4 << 20;
+    let world = World::new();
+    let port = A_PORT + 3;
+    let listener = world.sandbox.inside(A, || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))).expect("the port is free");
+    let pattern = |place: usize| u8::try_from(place % 251).expect("less than 256");
+    for (place, address) in [(Place::Outside, HOST), (Place::Host, HOST), (Place::Host, LOCALHOST), (B, HOST), (B, LOCALHOST), (A, HOST)] {
+        let mut sender = world.sandbox.inside(place, || TcpStream::connect((address, port))).expect("connected");
+        let (mut receiver, _) = listener.accept().expect("a connection");
+        let sending = thread::spawn(move || {
+            let bytes: Vec<u8> = (0..LENGTH).map(pattern).collect();
+            sender.write_all(&bytes).expect("sent");
+        });
+        let mut bytes = Vec::new();
+        receiver.read_to_end(&mut bytes).expect("received");
+        sending.join().expect("sent");
+        assert_eq!(bytes.len(), LENGTH, "{place:?} by {address}");
+        assert!(bytes.iter().enumerate().all(|(place, byte)| *byte == pattern(place)), "{place:?} by {address}");
+    }
+}
+
+#[test]
+fn packets_from_a_foreign_port_are_dropped_and_counted() {
+    let world = World::new();
+    let sandbox = &world.sandbox;
+    for (from, to) in [
+        (B_PORT + 1, (OUTSIDE, HOST_PORT)),
+        (FREE_PORT, (OUTSIDE, HOST_PORT)),
+        (HOST_PORT, (HOST, B_PORT)),
+        (B_PORT + 1, (LOCALHOST, HOST_PORT)),
+    ] {
+        let before = sandbox.dropped("a", "source_port");
+        send_from(sandbox, A, from, to);
+        wait::until("the drop to be counted", || sandbox.dropped("a", "source_port") == before + 1);
+    }
+    // Nobody else has seen any of it.
+    assert_eq!(sandbox.json(&["stats", "b"])["traffic"]["rx_container"]["packets"], 0);
+    assert_eq!(sandbox.json(&["stats", "a"])["traffic"]["tx_host"]["packets"], 0);
+}
+
+#[test]
+fn what_a_container_cannot_send_yet_is_dropped_and_counted() {
+    let world = World::new();
+    let sandbox = &world.sandbox;
+    let ping = sandbox.command(A, "ping").args(["-c", "1", "-W", "1", "10.0.0.2"]).output().expect("ping");
+    assert!(!ping.status.success());
+    assert_eq!(sandbox.dropped("a", "icmp"), 1);
+    // Larger than the MTU, so it leaves in two fragments.
+    sandbox.inside(A, || {
+        let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, A_PORT + 4)).expect("the port is free");
+        socket.send_to(&[0; 2000], (OUTSIDE, HOST_PORT)).expect("sent");
+    });
+    wait::until("both fragments to be dropped", || sandbox.dropped("a", "fragment") == 2);
+}
+
+#[test]
+fn a_deleted_containers_port_is_the_hosts_again() {
+    let world = World::new();
+    world.expect(Place::Outside, (HOST, B_PORT), "b", ANY);
+    world.sandbox.ok(&["del", "b"]);
+    let error = ask_in_vain(&world.sandbox, Place::Outside, Transport::Tcp, (HOST, B_PORT));
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    let _service = Service::both(&world.sandbox, Place::Host, B_PORT, "host");
+    world.expect(Place::Outside, (HOST, B_PORT), "host", ANY);
+    world.expect(A, (LOCALHOST, B_PORT), "host", A_RANGE);
+}
