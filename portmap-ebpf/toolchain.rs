@@ -13,13 +13,19 @@ pub(crate) const VARIABLE: &str = "PORTMAP_BPF_TOOLCHAIN";
 /// Name under which a distribution's own compiler is linked into rustup.
 pub(crate) const LINKED: &str = "portmap-bpf";
 
-/// The rustup toolchain that can build `core` for BPF, if there is one and `bpf-linker` is installed.
+/// The rustup toolchain that can build `core` for BPF, if there is one.
 pub(crate) fn find() -> Option<String> {
-    Command::new("bpf-linker").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().ok()?;
     if let Ok(name) = env::var(VARIABLE) {
         return Some(name);
     }
     ["nightly", LINKED].into_iter().find(|name| has_core_sources(name)).map(str::to_owned)
+}
+
+/// Whether the linker of the BPF target runs.
+pub(crate) fn linker_runs() -> bool {
+    let version =
+        Command::new("bpf-linker").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    version.is_ok_and(|status| status.success())
 }
 
 /// Whether the toolchain is installed together with the sources of the standard library.

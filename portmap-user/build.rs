@@ -19,7 +19,7 @@ fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=../portmap-ebpf");
     println!("cargo::rerun-if-changed=../portmap-common");
     println!("cargo::metadata=directory={}", out.display());
-    if let Some(name) = toolchain::find() {
+    if let Some(name) = toolchain::find().filter(|_| toolchain::linker_runs()) {
         // `-Z build-std` is for nightly compilers; this lets any other one do the same.
         // SAFETY: the build script has a single thread.
         unsafe { env::set_var("RUSTC_BOOTSTRAP", "1") };
@@ -27,6 +27,8 @@ fn main() -> Result<()> {
         return aya_build::build_ebpf([package], Toolchain::Custom(&name));
     }
     println!("cargo::rustc-cfg=bpf_stub");
+    // Nothing that cargo watches changes when the tools are installed; a file that does not exist counts as changed.
+    println!("cargo::rerun-if-changed={}", out.join("no-such-file").display());
     for object in OBJECTS {
         fs::write(out.join(object), []).with_context(|| format!("cannot write the stub {object}"))?;
     }

@@ -125,7 +125,12 @@ mod tests {
     #[test]
     fn every_reason_says_what_it_is() {
         for reason in Reason::ALL {
-            assert!(reason.name().bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase() || byte.is_ascii_digit()));
+            assert!(
+                reason
+                    .name()
+                    .bytes()
+                    .all(|byte| byte == b'_' || byte.is_ascii_lowercase() || byte.is_ascii_digit())
+            );
             assert!(reason.text().ends_with('.'), "{}", reason.name());
         }
     }

@@ -99,11 +99,13 @@ impl Ipv4 {
     }
 }
 
-/// The source MAC address.
+/// The source MAC address; none if the frame is too short to have one.
 #[inline(always)]
 pub fn source_mac(frame: &impl Frame) -> Option<[u8; 6]> {
-    let head = frame.head()?;
-    Some([head[6], head[7], head[8], head[9], head[10], head[11]])
+    match frame.head() {
+        Some(head) => Some([head[6], head[7], head[8], head[9], head[10], head[11]]),
+        None => frame.bytes(6),
+    }
 }
 
 /// Whether an address is in 127.0.0.0/8.

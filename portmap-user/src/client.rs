@@ -72,7 +72,12 @@ impl Client {
         self.call(Method::POST, "/v1/teardown", NOTHING)
     }
 
-    fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<T> {
+    fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T> {
         self.runtime.block_on(self.exchange(method, path, body))
     }
 
@@ -110,9 +115,10 @@ impl Client {
     fn unreachable(&self, error: &std::io::Error) -> Error {
         let socket = self.socket.display();
         match error.kind() {
-            ErrorKind::PermissionDenied => {
-                Error::new(Kind::NotPermitted, format!("the socket {socket} may not be used by this user: run as root"))
-            }
+            ErrorKind::PermissionDenied => Error::new(
+                Kind::NotPermitted,
+                format!("the socket {socket} may not be used by this user: run as root"),
+            ),
             _ => Error::new(
                 Kind::Unreachable,
                 format!("no daemon answers at {socket} ({error}): start portmapd, or name its --state-dir"),

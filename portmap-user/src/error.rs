@@ -86,7 +86,10 @@ impl Error {
 
     /// There is no container `name`.
     pub fn no_container(name: &str) -> Self {
-        Self::new(Kind::NotFound, format!("no container is called {name:?}: `portmap list` shows those that exist"))
+        Self::new(
+            Kind::NotFound,
+            format!("no container is called {name:?}: `portmap list` shows those that exist"),
+        )
     }
 }
 

@@ -11,8 +11,10 @@ use crate::error::{Context as _, Result};
 struct Embedded<const STUB: bool>;
 
 impl<const STUB: bool> Embedded<STUB> {
-    const IS_REAL: () =
-        assert!(!STUB, "no BPF toolchain found, so there is no object to embed: run `cargo xtask setup` first");
+    const IS_REAL: () = assert!(
+        !STUB,
+        "no BPF toolchain found, so there is no object to embed: run `cargo xtask setup` first"
+    );
 }
 
 /// The object with all maps and programs.
@@ -51,7 +53,8 @@ impl fmt::Display for MapShape {
 
 /// The maps of the object.
 pub fn maps() -> Result<Vec<MapShape>> {
-    let object = aya_obj::Object::parse(bytes()).context(|| "cannot read the embedded BPF object".to_owned())?;
+    let object =
+        aya_obj::Object::parse(bytes()).context(|| "cannot read the embedded BPF object".to_owned())?;
     let shape = |(name, map): (String, aya_obj::Map)| MapShape {
         name,
         map_type: map.map_type(),

@@ -51,7 +51,8 @@ impl TryFrom<(u16, u16)> for PortRange {
     type Error = Error;
 
     fn try_from((first, last): (u16, u16)) -> Result<Self, Error> {
-        Self::new(first, last).ok_or_else(|| Error::usage(format!("the port range [{first},{last}] is reversed")))
+        Self::new(first, last)
+            .ok_or_else(|| Error::usage(format!("the port range [{first},{last}] is reversed")))
     }
 }
 
@@ -252,13 +253,32 @@ mod tests {
 
     #[test]
     fn algebra_agrees_with_sets_of_single_ports() {
-        let sets = ["", "1-65535", "65535", "1", "10-20,30-40,65000-65535", "15-35", "21-29", "10-40", "20,30", "1-9"];
+        let sets = [
+            "",
+            "1-65535",
+            "65535",
+            "1",
+            "10-20,30-40,65000-65535",
+            "15-35",
+            "21-29",
+            "10-40",
+            "20,30",
+            "1-9",
+        ];
         for a in sets.map(set) {
             for b in sets.map(set) {
                 let pairs = || bits(&a).into_iter().zip(bits(&b));
                 assert_eq!(bits(&a.union(&b)), pairs().map(|(x, y)| x | y).collect::<Vec<_>>(), "{a} + {b}");
-                assert_eq!(bits(&a.intersection(&b)), pairs().map(|(x, y)| x & y).collect::<Vec<_>>(), "{a} & {b}");
-                assert_eq!(bits(&a.difference(&b)), pairs().map(|(x, y)| x & !y).collect::<Vec<_>>(), "{a} - {b}");
+                assert_eq!(
+                    bits(&a.intersection(&b)),
+                    pairs().map(|(x, y)| x & y).collect::<Vec<_>>(),
+                    "{a} & {b}"
+                );
+                assert_eq!(
+                    bits(&a.difference(&b)),
+                    pairs().map(|(x, y)| x & !y).collect::<Vec<_>>(),
+                    "{a} - {b}"
+                );
             }
         }
     }

@@ -45,7 +45,8 @@ mod tests {
 
     #[test]
     fn both_kinds_of_ports_are_read() {
-        let resources = parse("cpus:4;ports(*):[31000-32000, 33000];ephemeral_ports:[32768-57344];mem:100").expect("resources");
+        let resources = parse("cpus:4;ports(*):[31000-32000, 33000];ephemeral_ports:[32768-57344];mem:100")
+            .expect("resources");
         assert_eq!(resources.ports.expect("ports").to_string(), "31000-32000,33000");
         assert_eq!(resources.ephemeral_ports.expect("ports").to_string(), "32768-57344");
     }

@@ -124,7 +124,9 @@ impl RawSettings {
         let listen = match self.listen.as_deref().unwrap_or(DEFAULT_LISTEN) {
             "none" => None,
             text => Some(text.parse::<SocketAddr>().map_err(|_invalid| {
-                Error::usage(format!("--listen {text:?}: expected an address and a port such as {DEFAULT_LISTEN}, or none"))
+                Error::usage(format!(
+                    "--listen {text:?}: expected an address and a port such as {DEFAULT_LISTEN}, or none"
+                ))
             })?),
         };
         if let Some(address) = listen
@@ -155,7 +157,9 @@ fn check_ports(ports: &PortSet, ephemeral_ports: &PortSet, block: u16) -> Result
     }
     let both = ports.intersection(ephemeral_ports);
     if !both.is_empty() {
-        return Err(Error::usage(format!("the ports {both} are in --ports and in --ephemeral-ports: expected in one")));
+        return Err(Error::usage(format!(
+            "the ports {both} are in --ports and in --ephemeral-ports: expected in one"
+        )));
     }
     if let Some(range) = ephemeral_ports.ranges().first().filter(|range| range.first() < FIRST_UNPRIVILEGED) {
         return Err(Error::usage(format!(
@@ -206,8 +210,10 @@ mod tests {
     #[test]
     fn flags_win_over_the_file() {
         let file = tempfile::NamedTempFile::new().expect("a file");
-        fs::write(&file, "ports = \"100-200\"\nephemeral-ports = \"61440-65535\"\nlisten = \"none\"\n").expect("written");
-        let settings = settings(&format!("--ports 300 --config {}", file.path().display())).expect("settings");
+        fs::write(&file, "ports = \"100-200\"\nephemeral-ports = \"61440-65535\"\nlisten = \"none\"\n")
+            .expect("written");
+        let settings =
+            settings(&format!("--ports 300 --config {}", file.path().display())).expect("settings");
         assert_eq!(settings.ports.to_string(), "300");
         assert_eq!(settings.ephemeral_ports.to_string(), "61440-65535");
         assert_eq!(settings.listen, None);
@@ -218,7 +224,10 @@ mod tests {
         let ephemeral = "--ephemeral-ports 61440-65535";
         for (arguments, expected) in [
             (String::new(), "no ephemeral ports"),
-            (format!("{ephemeral} --ports 65000-65010"), "65000-65010 are in --ports and in --ephemeral-ports"),
+            (
+                format!("{ephemeral} --ports 65000-65010"),
+                "65000-65010 are in --ports and in --ephemeral-ports",
+            ),
             ("--ephemeral-ports 512-2047".to_owned(), "512-2047"),
             (format!("{ephemeral} --ephemeral-ports-per-container 1000"), "power of two"),
             (format!("{ephemeral} --ephemeral-ports-per-container 8"), "at least 16"),

@@ -227,7 +227,8 @@ fn write<T: Serialize + Clone>(path: &Path, record: &T) -> Result<()> {
     let doing = || format!("cannot write {}", path.display());
     let directory = path.parent().ok_or_else(|| Error::failure(doing()))?;
     let mut file = tempfile::NamedTempFile::new_in(directory).context(doing)?;
-    let text = serde_json::to_vec_pretty(&Versioned { version: VERSION, record: record.clone() }).context(doing)?;
+    let text =
+        serde_json::to_vec_pretty(&Versioned { version: VERSION, record: record.clone() }).context(doing)?;
     file.write_all(&text).context(doing)?;
     file.persist(path).context(doing)?;
     Ok(())
@@ -291,7 +292,9 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let state = StateDir::new(directory.path());
         let store = Store::lock(&state).expect("a store");
-        for (text, expected) in [("", "damaged"), ("{\"version\":1}", "damaged"), ("{\"version\":7}", "version 7")] {
+        for (text, expected) in
+            [("", "damaged"), ("{\"version\":1}", "damaged"), ("{\"version\":7}", "version 7")]
+        {
             fs::write(state.container("x"), text).expect("written");
             let error = store.containers().expect_err(text);
             assert!(error.message.contains(expected) && error.message.contains("x.json"), "{text}: {error}");

@@ -92,7 +92,10 @@ impl Sandbox {
     ///
     /// If that fails, as it does without root.
     pub fn new() -> Self {
-        assert!(nix::unistd::geteuid().is_root(), "the end-to-end tests make network namespaces: run them as root");
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "the end-to-end tests make network namespaces: run them as root"
+        );
         // The keeper goes with this thread, the namespaces' first process with the keeper, and everything else in
         // the namespaces with that.
         let mut keeper = Command::new("setpriv")

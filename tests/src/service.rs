@@ -53,7 +53,8 @@ impl Service {
         let address = (Ipv4Addr::UNSPECIFIED, port);
         let thread = match transport {
             Transport::Tcp => {
-                let listener = sandbox.inside(place, || TcpListener::bind(address)).expect("the port is free");
+                let listener =
+                    sandbox.inside(place, || TcpListener::bind(address)).expect("the port is free");
                 listener.set_nonblocking(true).expect("a socket");
                 thread::spawn(move || serve_tcp(&listener, &name, &stopped))
             }
@@ -164,7 +165,8 @@ fn ask_udp(from: u16, to: (Ipv4Addr, u16), patience: Duration) -> io::Result<Ans
 }
 
 fn answer(text: &str, own: SocketAddr) -> io::Result<Answer> {
-    let parsed = text.split_once(' ').and_then(|(from, client)| Some((from.to_owned(), client.parse().ok()?)));
+    let parsed =
+        text.split_once(' ').and_then(|(from, client)| Some((from.to_owned(), client.parse().ok()?)));
     let (SocketAddr::V4(own), Some((from, client))) = (own, parsed) else {
         return Err(io::Error::other(format!("an answer that makes no sense: {text:?}")));
     };

@@ -52,7 +52,8 @@ impl World {
     fn expect(&self, from: Place<'_>, to: (Ipv4Addr, u16), who: &str, ports: (u16, u16)) {
         for transport in TRANSPORTS {
             let what = format!("{transport:?} {from:?} to {}:{}", to.0, to.1);
-            let answer = ask(&self.sandbox, from, transport, to).unwrap_or_else(|error| panic!("{what}: {error}"));
+            let answer =
+                ask(&self.sandbox, from, transport, to).unwrap_or_else(|error| panic!("{what}: {error}"));
             assert_eq!(answer.from, who, "{what}");
             assert_eq!(answer.client, answer.own, "{what}");
             assert!((ports.0..=ports.1).contains(&answer.client.port()), "{what} from {}", answer.client);
@@ -184,7 +185,8 @@ fn a_datagram_as_large_as_the_loopback_allows_arrives() {
     let world = World::new();
     let size = 1400;
     let received = world.sandbox.inside(A, || {
-        let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, A_PORT + 2)).expect("the port is free");
+        let socket =
+            std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, A_PORT + 2)).expect("the port is free");
         socket.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
         socket
     });
@@ -201,15 +203,30 @@ fn a_datagram_as_large_as_the_loopback_allows_arrives() {
 
 #[test]
 fn a_long_stream_arrives_whole_on_every_path() {
-    use std::{io::{Read as _, Write as _}, net::{TcpListener, TcpStream}, thread};
+    use std::{
+        io::{Read as _, Write as _},
+        net::{TcpListener, TcpStream},
+        thread,
+    };
 
     const LENGTH: usize = 4 << 20;
     let world = World::new();
     let port = A_PORT + 3;
-    let listener = world.sandbox.inside(A, || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))).expect("the port is free");
+    let listener = world
+        .sandbox
+        .inside(A, || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
+        .expect("the port is free");
     let pattern = |place: usize| u8::try_from(place % 251).expect("less than 256");
-    for (place, address) in [(Place::Outside, HOST), (Place::Host, HOST), (Place::Host, LOCALHOST), (B, HOST), (B, LOCALHOST), (A, HOST)] {
-        let mut sender = world.sandbox.inside(place, || TcpStream::connect((address, port))).expect("connected");
+    for (place, address) in [
+        (Place::Outside, HOST),
+        (Place::Host, HOST),
+        (Place::Host, LOCALHOST),
+        (B, HOST),
+        (B, LOCALHOST),
+        (A, HOST),
+    ] {
+        let mut sender =
+            world.sandbox.inside(place, || TcpStream::connect((address, port))).expect("connected");
         let (mut receiver, _) = listener.accept().expect("a connection");
         let sending = thread::spawn(move || {
             let bytes: Vec<u8> = (0..LENGTH).map(pattern).collect();
@@ -219,7 +236,10 @@ fn a_long_stream_arrives_whole_on_every_path() {
         receiver.read_to_end(&mut bytes).expect("received");
         sending.join().expect("sent");
         assert_eq!(bytes.len(), LENGTH, "{place:?} by {address}");
-        assert!(bytes.iter().enumerate().all(|(place, byte)| *byte == pattern(place)), "{place:?} by {address}");
+        assert!(
+            bytes.iter().enumerate().all(|(place, byte)| *byte == pattern(place)),
+            "{place:?} by {address}"
+        );
     }
 }
 
@@ -251,7 +271,8 @@ fn what_a_container_cannot_send_yet_is_dropped_and_counted() {
     assert_eq!(sandbox.dropped("a", "icmp"), 1);
     // Larger than the MTU, so it leaves in two fragments.
     sandbox.inside(A, || {
-        let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, A_PORT + 4)).expect("the port is free");
+        let socket =
+            std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, A_PORT + 4)).expect("the port is free");
         socket.send_to(&[0; 2000], (OUTSIDE, HOST_PORT)).expect("sent");
     });
     wait::until("both fragments to be dropped", || sandbox.dropped("a", "fragment") == 2);

@@ -3,9 +3,7 @@
 use core::arch::asm;
 
 use aya_ebpf::{
-    bindings::{
-        BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
-    },
+    bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1},
     helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
     programs::TcContext,
 };
@@ -80,7 +78,8 @@ pub(super) fn finish(context: &TcContext, verdict: Verdict) -> i32 {
             let uplink = Maps.config().uplink_ifindex;
             // SAFETY: the pointer is to a local of the size that is passed with it.
             unsafe {
-                bpf_redirect_neigh(uplink, &raw mut neighbour.0, size_of::<bpf_redir_neigh>() as i32, 0) as i32
+                bpf_redirect_neigh(uplink, &raw mut neighbour.0, size_of::<bpf_redir_neigh>() as i32, 0)
+                    as i32
             }
         }
         Verdict::ToHost(slot) => {

@@ -167,12 +167,16 @@ impl Command {
             Verb::Del { name } => client()?.delete(&name)?,
             Verb::List => print::containers(output, &client()?.list()?)?,
             Verb::Show { name } => print::container(output, &client()?.show(&name)?)?,
-            Verb::Stats { name: Some(name) } => print::container_stats(output, &client()?.container_stats(&name)?)?,
+            Verb::Stats { name: Some(name) } => {
+                print::container_stats(output, &client()?.container_stats(&name)?)?
+            }
             Verb::Stats { name: None } => print::stats(output, &client()?.stats()?)?,
             Verb::Doctor => return doctor(&client()?, output),
             Verb::Teardown { bpffs_dir } => {
                 let removed = match client()?.teardown() {
-                    Err(error) if error.kind == Kind::Unreachable => daemon::teardown(&state_dir, &bpffs_dir)?,
+                    Err(error) if error.kind == Kind::Unreachable => {
+                        daemon::teardown(&state_dir, &bpffs_dir)?
+                    }
                     other => other?,
                 };
                 print::torn_down(output, removed)?;
@@ -209,6 +213,10 @@ fn without_daemon(error: &Error) -> Vec<Finding> {
             Ok(()) => Finding::new("bpffs", Health::Ok, "mounted"),
             Err(error) => Finding::new("bpffs", Health::Problem, error.message),
         },
-        Finding::new("attachment", Health::Ok, format!("this kernel would use {}", Mechanism::detect().name())),
+        Finding::new(
+            "attachment",
+            Health::Ok,
+            format!("this kernel would use {}", Mechanism::detect().name()),
+        ),
     ]
 }

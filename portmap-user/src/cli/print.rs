@@ -112,7 +112,9 @@ pub(super) fn findings(output: Output, findings: &[Finding]) -> Result<()> {
 }
 
 pub(super) fn torn_down(output: Output, removed: bool) -> Result<()> {
-    print(output, &removed, || if removed { "everything is removed" } else { "there was nothing to remove" }.to_owned())
+    print(output, &removed, || {
+        if removed { "everything is removed" } else { "there was nothing to remove" }.to_owned()
+    })
 }
 
 fn print(output: Output, value: &(impl Serialize + ?Sized), table: impl FnOnce() -> String) -> Result<()> {

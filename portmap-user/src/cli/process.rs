@@ -57,7 +57,8 @@ fn enter(netns: &Path) -> Result<()> {
 }
 
 fn command_of(words: &[OsString]) -> Command {
-    let (program, arguments) = words.split_first().map_or((OsString::new(), &[][..]), |(first, rest)| (first.clone(), rest));
+    let (program, arguments) =
+        words.split_first().map_or((OsString::new(), &[][..]), |(first, rest)| (first.clone(), rest));
     let mut command = Command::new(program);
     command.args(arguments);
     command

@@ -160,7 +160,9 @@ pub(super) fn dismantle(mechanism: Mechanism, pins: &Pins, record: &ContainerRec
         Some(_) if record.owns_netns => failures.note(namespace::remove(&record.name)),
         Some(namespace) => failures.note(namespace.run(|| restore(mechanism, pins, record))),
         // Made, perhaps, but not yet looked at when the daemon was killed.
-        None if record.owns_netns && record.namespace.is_none() => failures.note(namespace::remove(&record.name)),
+        None if record.owns_netns && record.namespace.is_none() => {
+            failures.note(namespace::remove(&record.name))
+        }
         None => {}
     }
     failures.into_result()
@@ -171,7 +173,9 @@ fn delete_veth(record: &ContainerRecord) -> Result<()> {
     let netlink = Netlink::open()?;
     let index = veth_ifindex(record.slot);
     match link::find_by_index(&netlink, index)? {
-        Some(interface) if interface.name == record.host_veth() => link::delete(&netlink, index, &interface.name),
+        Some(interface) if interface.name == record.host_veth() => {
+            link::delete(&netlink, index, &interface.name)
+        }
         // Gone with its namespace, or somebody else's.
         _ => Ok(()),
     }

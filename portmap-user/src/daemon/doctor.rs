@@ -11,8 +11,7 @@ use crate::{
     api::{Finding, Health},
     error::{Error, Result},
     kernel::{
-        link,
-        listeners,
+        link, listeners,
         netlink::Netlink,
         programs::{self, Hook, Mechanism},
         sysctl,
@@ -28,9 +27,11 @@ impl Daemon {
     pub fn doctor(&self) -> Vec<Finding> {
         let mut findings = vec![self.mechanism_finding()];
         findings.push(finding("host settings", self.check_settings(), "containers reach the host by lo"));
-        findings.push(finding("host addresses", self.check_facts(), &format!(
-            "{}/{} on {}", self.facts.address, self.facts.prefix_length, self.facts.uplink
-        )));
+        findings.push(finding(
+            "host addresses",
+            self.check_facts(),
+            &format!("{}/{} on {}", self.facts.address, self.facts.prefix_length, self.facts.uplink),
+        ));
         for hook in [uplink_hook(&self.settings.pins, &self.facts.uplink), lo_hook(&self.settings.pins)] {
             let subject = format!("program on {}", hook.interface);
             findings.push(finding(&subject, self.check_hook(&hook), hook.program));
@@ -40,7 +41,11 @@ impl Daemon {
         findings.push(finding("port map", self.check_port_map(&records), "every port belongs to its owner"));
         findings.push(self.listeners_finding());
         for record in records.iter().filter(|record| record.phase == Phase::Ready) {
-            findings.push(finding(&format!("container {}", record.name), self.check_container(record), "in service"));
+            findings.push(finding(
+                &format!("container {}", record.name),
+                self.check_container(record),
+                "in service",
+            ));
         }
         findings
     }
@@ -62,7 +67,9 @@ impl Daemon {
             let name = sysctl::of_interface("ipv4", "lo", setting);
             let value = sysctl::read(&name)?;
             if value != "1" {
-                return Err(Error::failure(format!("/proc/sys/net/{name} is {value}, expected 1: {RESTART}")));
+                return Err(Error::failure(format!(
+                    "/proc/sys/net/{name} is {value}, expected 1: {RESTART}"
+                )));
             }
         }
         Ok(())
@@ -72,9 +79,12 @@ impl Daemon {
     fn check_facts(&self) -> Result<()> {
         let netlink = Netlink::open()?;
         let facts = &self.facts;
-        let uplink = link::find_by_index(&netlink, facts.uplink_index)?
-            .ok_or_else(|| Error::failure(format!("the uplink {} is gone: {RESTART} when it is back", facts.uplink)))?;
-        if link::address(&netlink, &uplink)? != Some((facts.address, facts.prefix_length)) || uplink.mac != facts.mac {
+        let uplink = link::find_by_index(&netlink, facts.uplink_index)?.ok_or_else(|| {
+            Error::failure(format!("the uplink {} is gone: {RESTART} when it is back", facts.uplink))
+        })?;
+        if link::address(&netlink, &uplink)? != Some((facts.address, facts.prefix_length))
+            || uplink.mac != facts.mac
+        {
             return Err(Error::failure(format!(
                 "the addresses of {} have changed since the daemon started: delete the containers and {RESTART}",
                 facts.uplink
@@ -112,7 +122,9 @@ impl Daemon {
             }
         }
         match unexplained.iter().position(|unexplained| *unexplained) {
-            Some(port) => Err(Error::failure(format!("port {port} belongs to nobody known in the map: {RESTART}"))),
+            Some(port) => {
+                Err(Error::failure(format!("port {port} belongs to nobody known in the map: {RESTART}")))
+            }
             None => Ok(()),
         }
     }
@@ -142,8 +154,9 @@ impl Daemon {
             return Err(Error::failure(format!("{veth} is down: run `ip link set {veth} up`")));
         }
         self.check_hook(&veth_hook(&self.settings.pins, record))?;
-        let namespace = open_same(record)
-            .ok_or_else(|| Error::failure(format!("{} is another network namespace: {delete}", record.netns.display())))?;
+        let namespace = open_same(record).ok_or_else(|| {
+            Error::failure(format!("{} is another network namespace: {delete}", record.netns.display()))
+        })?;
         namespace.run(|| {
             let range = sysctl::local_port_range()?;
             if range != record.ephemeral_ports {

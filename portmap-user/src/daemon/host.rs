@@ -62,11 +62,16 @@ impl HostFacts {
             )));
         }
         let (address, prefix_length) = link::address(&netlink, &uplink)?.ok_or_else(|| {
-            Error::usage(format!("the uplink {name} has no IPv4 address: expected one that containers can share"))
+            Error::usage(format!(
+                "the uplink {name} has no IPv4 address: expected one that containers can share"
+            ))
         })?;
-        let gateway = routes.iter().filter(|route| route.interface == uplink.index).find_map(|route| route.gateway);
+        let gateway =
+            routes.iter().filter(|route| route.interface == uplink.index).find_map(|route| route.gateway);
         if gateway.is_none() {
-            warn!("no default route leaves by {name}: containers reach no further than {address}/{prefix_length}");
+            warn!(
+                "no default route leaves by {name}: containers reach no further than {address}/{prefix_length}"
+            );
         }
         let lo = link::find_by_index(&netlink, LOOPBACK)?
             .filter(|lo| lo.is_up)
@@ -100,8 +105,9 @@ impl HostFacts {
 
 fn find_uplink(netlink: &Netlink, wanted: Option<&str>, routes: &[link::DefaultRoute]) -> Result<Interface> {
     if let Some(name) = wanted {
-        return link::find(netlink, name)?
-            .ok_or_else(|| Error::usage(format!("there is no interface {name:?}: `ip link` shows those that exist")));
+        return link::find(netlink, name)?.ok_or_else(|| {
+            Error::usage(format!("there is no interface {name:?}: `ip link` shows those that exist"))
+        });
     }
     let route = routes.first().ok_or_else(|| {
         Error::usage("there is no default route to find the uplink by: name the uplink with --uplink")
@@ -115,7 +121,10 @@ pub(super) fn check_root() -> Result<()> {
     if geteuid().is_root() {
         return Ok(());
     }
-    Err(Error::new(Kind::NotPermitted, "portmap changes network namespaces and loads BPF programs: run it as root"))
+    Err(Error::new(
+        Kind::NotPermitted,
+        "portmap changes network namespaces and loads BPF programs: run it as root",
+    ))
 }
 
 /// Refuses ports that the host gives out by itself, and warns of those that it already uses.
@@ -138,7 +147,12 @@ pub(super) fn check_ports(settings: &Settings) -> Result<()> {
 
 /// The hook at the uplink.
 pub(super) fn uplink_hook(pins: &Pins, uplink: &str) -> Hook {
-    Hook { interface: uplink.to_owned(), ingress: true, program: PROG_UPLINK_INGRESS, link: pins.link(uplink) }
+    Hook {
+        interface: uplink.to_owned(),
+        ingress: true,
+        program: PROG_UPLINK_INGRESS,
+        link: pins.link(uplink),
+    }
 }
 
 /// The hook at the host's loopback device.

@@ -99,7 +99,9 @@ impl Daemon {
             match entry.record.phase {
                 Phase::Ready | Phase::Deleting => entry.record.phase = Phase::Deleting,
                 Phase::Adding => {
-                    return Err(Error::conflict(format!("container {name:?} is still being added: try again")));
+                    return Err(Error::conflict(format!(
+                        "container {name:?} is still being added: try again"
+                    )));
                 }
             }
             entry.record.clone()
@@ -131,7 +133,9 @@ impl Daemon {
         let AddRequest { name, netns, pid, ports, ephemeral_ports_per_container } = request;
         let mut registry = self.registry();
         if registry.containers.contains_key(&name) {
-            return Err(Error::conflict(format!("a container is already called {name:?}: choose another name")));
+            return Err(Error::conflict(format!(
+                "a container is already called {name:?}: choose another name"
+            )));
         }
         self.check_static_ports(&registry, &ports)?;
         let slot = registry.free_slot()?;
@@ -169,7 +173,9 @@ impl Daemon {
             } else {
                 self.settings.ports.to_string()
             };
-            return Err(Error::usage(format!("the daemon does not manage the ports {unmanaged}: expected ports of {managed}")));
+            return Err(Error::usage(format!(
+                "the daemon does not manage the ports {unmanaged}: expected ports of {managed}"
+            )));
         }
         for (owner, entry) in &registry.containers {
             let taken = ports.intersection(&entry.record.ports);
@@ -200,7 +206,11 @@ impl Daemon {
     /// Holds off a teardown, unless there has been one.
     fn open(&self) -> Result<RwLockReadGuard<'_, bool>> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        if *open { Ok(open) } else { Err(Error::conflict("portmap has been torn down here: start portmapd again")) }
+        if *open {
+            Ok(open)
+        } else {
+            Err(Error::conflict("portmap has been torn down here: start portmapd again"))
+        }
     }
 
     // A panic while one of these is held leaves no half-done change in it: every change is a single step.
@@ -216,7 +226,8 @@ impl Daemon {
 impl Registry {
     /// The lowest slot that no container has.
     fn free_slot(&self) -> Result<u16> {
-        let taken: std::collections::BTreeSet<u16> = self.containers.values().map(|entry| entry.record.slot).collect();
+        let taken: std::collections::BTreeSet<u16> =
+            self.containers.values().map(|entry| entry.record.slot).collect();
         (1..SLOTS)
             .find(|slot| !taken.contains(slot))
             .ok_or_else(|| Error::conflict(format!("all {} slots are in use: delete a container", SLOTS - 1)))
@@ -226,7 +237,9 @@ impl Registry {
 fn check_request(request: &AddRequest) -> Result<()> {
     check_name(&request.name)?;
     if request.netns.is_some() && request.pid.is_some() {
-        return Err(Error::usage("both a network namespace and a pid are given: expected one of them, or neither"));
+        return Err(Error::usage(
+            "both a network namespace and a pid are given: expected one of them, or neither",
+        ));
     }
     if let Some(netns) = &request.netns
         && !netns.is_absolute()

@@ -119,11 +119,18 @@ impl Daemon {
 }
 
 /// Refuses settings under which a container that is in service could not have been added.
-fn check_still_managed(settings: &Settings, record: &ContainerRecord, pool: &mut EphemeralPool) -> Result<()> {
+fn check_still_managed(
+    settings: &Settings,
+    record: &ContainerRecord,
+    pool: &mut EphemeralPool,
+) -> Result<()> {
     let advice = "start with ranges that include them, or delete the container with the old settings first";
     let lost = record.ports.difference(&settings.ports);
     if !lost.is_empty() {
-        return Err(Error::conflict(format!("container {:?} owns the ports {lost}, which --ports lacks: {advice}", record.name)));
+        return Err(Error::conflict(format!(
+            "container {:?} owns the ports {lost}, which --ports lacks: {advice}",
+            record.name
+        )));
     }
     pool.reserve(record.ephemeral_ports)
         .map_err(|error| Error::conflict(format!("container {:?}: {error}: {advice}", record.name)))

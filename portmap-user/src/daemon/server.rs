@@ -33,7 +33,8 @@ struct Shared {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.kind.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status =
+            StatusCode::from_u16(self.kind.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         (status, Json(self)).into_response()
     }
 }
@@ -52,9 +53,9 @@ pub async fn serve(daemon: Daemon, ready: impl FnOnce()) -> Result<()> {
     let unix = UnixListener::bind(&socket).context(binding)?;
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o660)).context(binding)?;
     let tcp = match listen {
-        Some(address) => {
-            Some(TcpListener::bind(address).await.context(|| format!("cannot listen on {address} (--listen)"))?)
-        }
+        Some(address) => Some(
+            TcpListener::bind(address).await.context(|| format!("cannot listen on {address} (--listen)"))?,
+        ),
         None => None,
     };
     let mut terminate = signal(SignalKind::terminate()).context(|| "cannot wait for signals".to_owned())?;
@@ -64,13 +65,14 @@ pub async fn serve(daemon: Daemon, ready: impl FnOnce()) -> Result<()> {
         task::spawn(async move { axum::serve(tcp, reader).await });
     }
     let end = shared.end.clone();
-    let server = axum::serve(unix, reading().merge(writing()).with_state(shared)).with_graceful_shutdown(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            () = end.notified() => {}
-        }
-    });
+    let server =
+        axum::serve(unix, reading().merge(writing()).with_state(shared)).with_graceful_shutdown(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                () = end.notified() => {}
+            }
+        });
     ready();
     server.await.context(|| "cannot serve".to_owned())?;
     info!("stopping; what was set up stays");
@@ -130,7 +132,10 @@ async fn stats(State(shared): State<Shared>) -> Result<Json<Stats>> {
     run(&shared, Daemon::stats).await
 }
 
-async fn container_stats(State(shared): State<Shared>, Path(name): Path<String>) -> Result<Json<ContainerStats>> {
+async fn container_stats(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+) -> Result<Json<ContainerStats>> {
     run(&shared, move |daemon| daemon.container_stats(&name)).await
 }
 

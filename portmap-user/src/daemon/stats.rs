@@ -16,9 +16,14 @@ use crate::{
 impl Daemon {
     /// Traffic of everybody.
     pub fn stats(&self) -> Result<Stats> {
-        let names: Vec<(String, u16)> =
-            self.registry().containers.iter().map(|(name, entry)| (name.clone(), entry.record.slot)).collect();
-        let containers = names.iter().map(|(name, slot)| self.slot_stats(name, *slot)).collect::<Result<_>>()?;
+        let names: Vec<(String, u16)> = self
+            .registry()
+            .containers
+            .iter()
+            .map(|(name, entry)| (name.clone(), entry.record.slot))
+            .collect();
+        let containers =
+            names.iter().map(|(name, slot)| self.slot_stats(name, *slot)).collect::<Result<_>>()?;
         Ok(Stats { containers, host: self.host_stats()? })
     }
 

@@ -3,7 +3,9 @@
 use std::os::fd::RawFd;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
@@ -58,8 +60,15 @@ fn interface(netlink: &Netlink, name: &str) -> Result<Option<u32>> {
 }
 
 /// Puts a program into a hook of an interface, in place of an earlier one of ours, in one step.
-pub fn replace_filter(netlink: &Netlink, name: &str, ingress: bool, label: &str, program: RawFd) -> Result<()> {
-    let index = interface(netlink, name)?.ok_or_else(|| Error::failure(format!("there is no interface {name}")))?;
+pub fn replace_filter(
+    netlink: &Netlink,
+    name: &str,
+    ingress: bool,
+    label: &str,
+    program: RawFd,
+) -> Result<()> {
+    let index =
+        interface(netlink, name)?.ok_or_else(|| Error::failure(format!("there is no interface {name}")))?;
     add_qdisc(netlink, index, name)?;
     let mut message = filter(index, ingress);
     message.attributes = vec![
@@ -120,7 +129,9 @@ pub fn has_qdisc(netlink: &Netlink, name: &str) -> Result<bool> {
         netlink.wait(request.try_collect()).context(|| format!("cannot look at the qdiscs of {name}"))?;
     // Older kernels answer with the qdiscs of all interfaces.
     let ours = qdiscs.into_iter().filter(|message| message.header.index == index.cast_signed());
-    Ok(ours.flat_map(|message| message.attributes).any(|attribute| attribute == TcAttribute::Kind("clsact".to_owned())))
+    Ok(ours
+        .flat_map(|message| message.attributes)
+        .any(|attribute| attribute == TcAttribute::Kind("clsact".to_owned())))
 }
 
 fn filters(netlink: &Netlink, index: u32, ingress: bool) -> Result<Vec<TcMessage>> {
@@ -136,7 +147,9 @@ fn filters(netlink: &Netlink, index: u32, ingress: bool) -> Result<Vec<TcMessage
 pub fn has_program(netlink: &Netlink, name: &str, ingress: bool, id: u32) -> Result<bool> {
     let Some(index) = interface(netlink, name)? else { return Ok(false) };
     let wanted = TcOption::Bpf(TcFilterBpfOption::ProgId(id));
-    Ok(filters(netlink, index, ingress)?.into_iter().flat_map(|message| message.attributes).any(|attribute| {
-        if let TcAttribute::Options(options) = attribute { options.contains(&wanted) } else { false }
-    }))
+    Ok(filters(netlink, index, ingress)?.into_iter().flat_map(|message| message.attributes).any(
+        |attribute| {
+            if let TcAttribute::Options(options) = attribute { options.contains(&wanted) } else { false }
+        },
+    ))
 }

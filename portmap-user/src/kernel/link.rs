@@ -103,7 +103,11 @@ pub fn address(netlink: &Netlink, interface: &Interface) -> Result<Option<(Ipv4A
     });
     Ok(primary.into_iter().find_map(|message| {
         let local = message.attributes.iter().find_map(|attribute| {
-            if let AddressAttribute::Local(std::net::IpAddr::V4(address)) = attribute { Some(*address) } else { None }
+            if let AddressAttribute::Local(std::net::IpAddr::V4(address)) = attribute {
+                Some(*address)
+            } else {
+                None
+            }
         });
         Some((local?, message.header.prefix_len))
     }))
@@ -235,7 +239,8 @@ pub fn delete(netlink: &Netlink, index: u32, name: &str) -> Result<()> {
 
 /// Gives an interface an address.
 pub fn add_address(netlink: &Netlink, index: u32, address: Ipv4Addr, prefix_length: u8) -> Result<()> {
-    let message = AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(address, prefix_length).build();
+    let message =
+        AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(address, prefix_length).build();
     let mut request = netlink.handle().address().add(index, address.into(), prefix_length);
     *request.message_mut() = message;
     netlink.wait(request.execute()).context(|| format!("cannot add the address {address}/{prefix_length}"))

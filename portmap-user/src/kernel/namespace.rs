@@ -108,7 +108,9 @@ impl Namespace {
                 Kind::NotPermitted,
                 format!("entering the network namespace {} takes root", self.path.display()),
             ),
-            _ => Error::failure(format!("cannot enter the network namespace {}: {errno}", self.path.display())),
+            _ => {
+                Error::failure(format!("cannot enter the network namespace {}: {errno}", self.path.display()))
+            }
         })
     }
 
@@ -151,7 +153,8 @@ pub fn remove(name: &str) -> Result<()> {
 fn share_directory() -> Result<()> {
     let doing = || format!("cannot make {DIRECTORY} a shared mount");
     fs::create_dir_all(DIRECTORY).context(doing)?;
-    let share = || mount(None::<&str>, DIRECTORY, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
+    let share =
+        || mount(None::<&str>, DIRECTORY, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
     match share() {
         Err(Errno::EINVAL) => {
             mount(Some(DIRECTORY), DIRECTORY, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)

@@ -81,7 +81,8 @@ pub fn load(pins: &Pins) -> Result<()> {
     for name in names::MAPS {
         loader.map_pin_path(name, pins.map(name));
     }
-    let mut object: Ebpf = loader.load(object::bytes()).context(|| "cannot load the BPF object".to_owned())?;
+    let mut object: Ebpf =
+        loader.load(object::bytes()).context(|| "cannot load the BPF object".to_owned())?;
     for name in names::PROGRAMS {
         let missing = || Error::failure(format!("the BPF object has no program {name}"));
         let program: &mut SchedClassifier = object
@@ -113,7 +114,8 @@ fn check_pinned_maps(pins: &Pins) -> Result<()> {
         if !path.exists() {
             continue;
         }
-        let info = MapInfo::from_pin(&path).context(|| format!("cannot look at the pin {}", path.display()))?;
+        let info =
+            MapInfo::from_pin(&path).context(|| format!("cannot look at the pin {}", path.display()))?;
         let found = object::MapShape {
             name: expected.name.clone(),
             map_type: info.map_type().unwrap_or(MapType::Unspecified) as u32,

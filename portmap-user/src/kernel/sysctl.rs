@@ -45,7 +45,9 @@ pub fn local_port_range() -> Result<PortRange> {
         _ => None,
     };
     range.ok_or_else(|| {
-        crate::error::Error::failure(format!("/proc/sys/net/{LOCAL_PORT_RANGE} is {value:?}: expected two ports"))
+        crate::error::Error::failure(format!(
+            "/proc/sys/net/{LOCAL_PORT_RANGE} is {value:?}: expected two ports"
+        ))
     })
 }
 

@@ -1,6 +1,6 @@
 //! The compiler and the linker of the BPF programs.
 
-use std::{env, path::Path, process::Command};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -15,7 +15,9 @@ const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
 /// Sees to it that a toolchain can build the BPF programs.
 pub(super) fn ensure_compiler(report: Report) -> Result<()> {
-    if let Some(name) = toolchain::find() {
+    if let Some(name) = toolchain::find()
+        && toolchain::linker_runs()
+    {
         let version = version_line(&name, "rustc").with_context(|| {
             format!(
                 "toolchain {name}, named by {}, does not run: expected one that `rustup toolchain list` shows",
@@ -25,25 +27,20 @@ pub(super) fn ensure_compiler(report: Report) -> Result<()> {
         report.found(format_args!("BPF toolchain {name}: {version}, with bpf-linker"));
         return Ok(());
     }
-    let named = env::var(toolchain::VARIABLE).ok();
-    let complete =
-        || ["nightly", toolchain::LINKED].into_iter().find(|name| has_sources(name)).map(str::to_owned);
-    let name = match named.or_else(complete) {
+    let name = match toolchain::find() {
         Some(name) => name,
         None => link_distribution_compiler()?.to_owned(),
     };
-    if !process::succeeds(Command::new("bpf-linker").arg("--version")) {
+    if !toolchain::linker_runs() {
         install_linker(&name)?;
     }
-    match toolchain::find() {
-        Some(name) => {
-            report.found(format_args!("BPF toolchain {name}, with bpf-linker"));
-            Ok(())
-        }
-        None => bail!(
+    if !toolchain::linker_runs() {
+        bail!(
             "bpf-linker was installed but does not run: expected cargo's directory of binaries in PATH, such as ~/.cargo/bin"
-        ),
+        );
     }
+    report.found(format_args!("BPF toolchain {name}, with bpf-linker"));
+    Ok(())
 }
 
 /// Sees to it that the toolchain of the BPF programs has clippy.
@@ -71,7 +68,7 @@ fn link_distribution_compiler() -> Result<&'static str> {
     let name = toolchain::LINKED;
     installing(format_args!("rustup toolchain {name}, a link to /usr"));
     process::run_silently(Command::new("rustup").args(["toolchain", "link", name, "/usr"]))?;
-    if !has_sources(name) {
+    if toolchain::find().as_deref() != Some(name) {
         bail!(
             "toolchain {name} has no sources of `core`: expected them in /usr/lib/rustlib/src/rust, from package rust-web-src"
         );
@@ -116,12 +113,6 @@ fn llvm_release(name: &str) -> Result<String> {
         .with_context(|| {
             format!("rustc of toolchain {name} does not name its LLVM version, but prints: {text}")
         })
-}
-
-/// Whether the toolchain has the sources of `core`, even while the linker is missing.
-fn has_sources(name: &str) -> bool {
-    process::read(process::in_toolchain(name).args(["rustc", "--print", "sysroot"]))
-        .is_ok_and(|sysroot| Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core").exists())
 }
 
 fn version_line(name: &str, program: &str) -> Result<String> {
