@@ -172,6 +172,23 @@ impl Store {
         remove(&self.directory.host())
     }
 
+    /// Removes the directory as far as there is nothing in it but what a store makes.
+    pub fn remove(&self) -> Result<()> {
+        // The lock's file while it is held: whoever comes now makes a new one.
+        for file in [self.directory.socket(), self.directory.lock()] {
+            remove(&file)?;
+        }
+        for path in [self.directory.containers(), self.directory.path().to_owned()] {
+            match fs::remove_dir(&path) {
+                Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
+                    return Err(error).context(|| format!("cannot remove {}", path.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// All containers, by slot.
     pub fn containers(&self) -> Result<Vec<ContainerRecord>> {
         let directory = self.directory.containers();

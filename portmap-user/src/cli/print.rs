@@ -32,7 +32,7 @@ pub(super) fn container(output: Output, container: &Container) -> Result<()> {
         ] {
             table.add_row([name.to_owned(), value]);
         }
-        table.to_string()
+        text(table)
     })
 }
 
@@ -50,7 +50,7 @@ pub(super) fn containers(output: Output, containers: &[Container]) -> Result<()>
                 container.netns.display().to_string(),
             ]);
         }
-        table.to_string()
+        text(table)
     })
 }
 
@@ -63,7 +63,7 @@ pub(super) fn container_stats(output: Output, stats: &ContainerStats) -> Result<
         }
         add_drops(&mut table, &stats.drops);
         right_align_numbers(&mut table);
-        table.to_string()
+        text(table)
     })
 }
 
@@ -92,7 +92,7 @@ pub(super) fn stats(output: Output, stats: &Stats) -> Result<()> {
         }
         add_drops(&mut host, &stats.host.drops);
         right_align_numbers(&mut host);
-        format!("{table}\n\n{host}")
+        format!("{}\n\n{}", text(table), text(host))
     })
 }
 
@@ -107,7 +107,7 @@ pub(super) fn findings(output: Output, findings: &[Finding]) -> Result<()> {
             };
             table.add_row([health, finding.subject.as_str(), finding.text.as_str()]);
         }
-        table.to_string()
+        text(table)
     })
 }
 
@@ -122,6 +122,7 @@ fn print(output: Output, value: &(impl Serialize + ?Sized), table: impl FnOnce()
         Output::Json => serde_json::to_string(value).context(|| "cannot write JSON".to_owned())?,
         Output::Table => table(),
     };
+    // Columns that are filled up leave white space at the ends of lines.
     let lines = text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
     match writeln!(io::stdout(), "{lines}") {
         // Whoever reads has seen enough.
@@ -134,6 +135,14 @@ fn plain() -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table
+}
+
+/// The table as text, its columns two spaces apart.
+fn text(mut table: Table) -> String {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.to_string()
 }
 
 fn right_align_numbers(table: &mut Table) {

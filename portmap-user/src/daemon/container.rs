@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Failures, Kind, Result},
     kernel::{
         bpffs, clsact,
-        link::{self, LOOPBACK, VethPair},
+        link::{self, LOOPBACK, Mac, VethPair},
         namespace::{self, Namespace},
         netlink::Netlink,
         programs::{self, Hook, Mechanism},
@@ -239,7 +239,9 @@ fn restore(mechanism: Mechanism, pins: &Pins, record: &ContainerRecord) -> Resul
     failures.note(programs::detach(mechanism, &loopback_hook(pins, record)));
     if let Some(before) = &record.before {
         let netlink = Netlink::open()?;
-        failures.note(link::set_up_loopback(&netlink, before.lo_mac, before.lo_mtu));
+        // The kernel takes no all-zero address back, which is what a loopback device starts with; ours stays then.
+        let mac = if before.lo_mac == Mac::default() { loopback_mac(record.slot) } else { before.lo_mac };
+        failures.note(link::set_up_loopback(&netlink, mac, before.lo_mtu));
         failures.note(sysctl::set_local_port_range(before.local_ports));
         if mechanism == Mechanism::Clsact && !before.had_clsact {
             failures.note(clsact::delete_qdisc_if_empty(&netlink, "lo"));

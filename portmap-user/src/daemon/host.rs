@@ -240,9 +240,12 @@ pub(super) fn set_up(settings: &Settings, facts: &HostFacts, mechanism: Mechanis
 pub fn teardown(state_dir: &StateDir, bpffs_dir: &Path) -> Result<bool> {
     check_root()?;
     let store = Store::lock(state_dir)?;
-    teardown_locked(&store, bpffs_dir)
+    let anything = teardown_locked(&store, bpffs_dir)?;
+    store.remove()?;
+    Ok(anything)
 }
 
+/// The same for whoever has locked the state directory, which stays.
 pub(super) fn teardown_locked(store: &Store, bpffs_dir: &Path) -> Result<bool> {
     let mut failures = Failures::default();
     let host = store.host()?;

@@ -116,6 +116,12 @@ impl Daemon {
         host::teardown_locked(&self.store, self.settings.pins.bpffs())
     }
 
+    /// Removes the state directory if there has been a teardown.
+    pub fn leave(&self) -> Result<()> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        if *open { Ok(()) } else { self.store.remove() }
+    }
+
     /// All containers, by name.
     pub fn list(&self) -> Vec<Container> {
         self.registry().containers.values().map(|entry| self.describe(entry)).collect()

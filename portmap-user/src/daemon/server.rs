@@ -43,7 +43,8 @@ impl IntoResponse for Error {
 pub async fn serve(daemon: Daemon, ready: impl FnOnce()) -> Result<()> {
     let socket = daemon.settings.state_dir.socket();
     let listen = daemon.settings.listen;
-    let shared = Shared { daemon: Arc::new(daemon), end: Arc::new(Notify::new()) };
+    let daemon = Arc::new(daemon);
+    let shared = Shared { daemon: daemon.clone(), end: Arc::new(Notify::new()) };
     let binding = || format!("cannot listen on {}", socket.display());
     match fs::remove_file(&socket) {
         // Left by a daemon that was killed: the lock says that none is there.
@@ -75,9 +76,9 @@ pub async fn serve(daemon: Daemon, ready: impl FnOnce()) -> Result<()> {
         });
     ready();
     server.await.context(|| "cannot serve".to_owned())?;
-    info!("stopping; what was set up stays");
+    info!("stopping; the datapath stays as it is");
     let _ = fs::remove_file(&socket);
-    Ok(())
+    daemon.leave()
 }
 
 fn reading() -> Router<Shared> {

@@ -1,0 +1,336 @@
+//! The daemon's and the command line's answers: output, errors and exit codes.
+
+use std::{io::Write as _, os::unix::net::UnixStream, process::Stdio};
+
+use portmap_tests::{
+    sandbox::{DAEMON_FLAGS, Place, Sandbox},
+    service::{Service, Transport},
+    wait,
+};
+use serde_json::json;
+
+/// [`DAEMON_FLAGS`] with others in place of those of the same name.
+fn flags<'a>(changed: &[&'a str]) -> Vec<&'a str> {
+    // The last of two flags counts.
+    DAEMON_FLAGS.iter().chain(changed).copied().collect()
+}
+
+#[test]
+fn add_show_and_list_print_the_container() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    let expected = json!({
+        "name": "web", "slot": 1, "netns": "/run/netns/web", "pid": null, "host_veth": "pm1", "ip": "10.0.0.1",
+        "ports": [[31000, 31004], [31500, 31500]], "ephemeral_ports": [61440, 62463],
+        "egress": null, "ingress": null, "state": "ready",
+    });
+    assert_eq!(sandbox.json(&["add", "web", "--ports", "31500,31000-31004"]), expected);
+    assert_eq!(sandbox.json(&["show", "web"]), expected);
+    assert_eq!(sandbox.json(&["list"]), json!([expected]));
+    assert_eq!(
+        sandbox.ok(&["show", "web"]),
+        "\
+name               web
+slot               1
+state              ready
+address            10.0.0.1
+ports              31000-31004,31500
+ephemeral ports    61440-62463
+network namespace  /run/netns/web
+host veth          pm1
+"
+    );
+    sandbox.ok(&["del", "web"]);
+    assert_eq!(sandbox.json(&["list"]), json!([]));
+}
+
+#[test]
+fn bind_to_any_port_yields_one_of_the_containers_own() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a", "--ephemeral-ports-per-container", "16"]);
+    sandbox.ok(&["add", "b", "--ephemeral-ports-per-container", "32"]);
+    for (name, first, last) in [("a", 61440, 61455), ("b", 61472, 61503)] {
+        let ports = sandbox.inside(Place::Container(name), || {
+            let bind = || std::net::UdpSocket::bind("0.0.0.0:0");
+            let sockets: Vec<_> = (0..16).map(|_| bind().expect("a port is free")).collect();
+            sockets.iter().map(|socket| socket.local_addr().expect("bound").port()).collect::<Vec<_>>()
+        });
+        assert!(ports.iter().all(|port| (first..=last).contains(port)), "{name}: {ports:?}");
+    }
+}
+
+#[test]
+fn mistakes_give_one_line_and_an_exit_code() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a", "--ports", "31000-31009"]);
+    for (arguments, code, expected) in [
+        (&["show", "nobody"][..], 3, "\"nobody\""),
+        (&["del", "nobody"], 3, "\"nobody\""),
+        (&["stats", "nobody"], 3, "\"nobody\""),
+        (&["exec", "nobody", "--", "true"], 3, "\"nobody\""),
+        (&["show", "../stats"], 3, "../stats"),
+        (&["add", "a"], 4, "already called \"a\""),
+        (&["add", "b", "--ports", "31009-31010"], 4, "31009 are owned by container \"a\""),
+        (&["add", "b", "--ports", "30999-31010"], 2, "does not manage the ports 30999"),
+        (&["add", "b", "--ephemeral-ports-per-container", "8"], 2, "at least 16"),
+        (&["add", "b", "--ephemeral-ports-per-container", "1000"], 2, "power of two"),
+        (&["add", "b", "--ephemeral-ports-per-container", "8192"], 4, "no aligned block of 8192"),
+        (&["add", "../b"], 2, "\"../b\" cannot be a container's name"),
+        (&["add", "b", "--netns", "/run/netns/nowhere"], 2, "/run/netns/nowhere does not exist"),
+        (&["add", "b", "--netns", "/etc/passwd"], 2, "/etc/passwd is no network namespace"),
+        (&["add", "b", "--netns", "/proc/self/ns/mnt"], 2, "/proc/self/ns/mnt"),
+        (&["add", "b", "--pid", "1"], 2, "the host's own network namespace"),
+        (&["add", "b", "--pid", "4000000"], 2, "/proc/4000000/ns/net does not exist"),
+        (&["add", "outside"], 4, "/run/netns/outside exists already"),
+    ] {
+        let errors = sandbox.fails(arguments, code);
+        assert!(errors.contains(expected), "{arguments:?}: {errors}");
+    }
+    // clap's own messages have more lines.
+    for arguments in
+        [&["add", "b", "--ports", "31000-"][..], &["add"], &["frobnicate"], &["add", "b", "--egress", "1"]]
+    {
+        assert_eq!(sandbox.portmap(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+    let errors = String::from_utf8(sandbox.portmap(&["add", "b", "--ports", "31000-"]).stderr).expect("text");
+    assert!(errors.contains("\"31000-\" in the port list"), "{errors}");
+    // Nothing is left behind: what was refused can be had in the proper way, in the first free places.
+    assert_eq!(sandbox.json(&["list"]).as_array().map(Vec::len), Some(1));
+    let container = sandbox.json(&["add", "b", "--ports", "31010"]);
+    assert_eq!((&container["slot"], &container["ephemeral_ports"]), (&json!(2), &json!([62464, 63487])));
+    sandbox.sh(Place::Host, "test \"$(ls /run/netns | sort | tr '\\n' ' ')\" = 'a b outside '");
+}
+
+#[test]
+fn ports_run_out_and_come_back() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    for name in ["a", "b", "c", "d"] {
+        sandbox.ok(&["add", name]);
+    }
+    let errors = sandbox.fails(&["add", "e"], 4);
+    assert!(errors.contains("4096 of 4096 ports are in use"), "{errors}");
+    sandbox.ok(&["del", "b"]);
+    assert_eq!(sandbox.json(&["add", "e"])["ephemeral_ports"], json!([62464, 63487]));
+}
+
+#[test]
+fn run_passes_on_the_exit_code_and_cleans_up() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    for (script, code) in [("exit 0", 0), ("exit 7", 7), ("kill -TERM $$", 128 + 15)] {
+        let output = sandbox.portmap(&["run", "--ports", "31000", "--", "sh", "-c", script]);
+        assert_eq!(output.status.code(), Some(code), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(sandbox.portmap(&["run", "--", "no-such-command"]).status.code(), Some(127));
+    assert_eq!(sandbox.portmap(&["run", "--", "/etc/passwd"]).status.code(), Some(126));
+    let inside = sandbox.ok(&["run", "--name", "job", "--", "sh", "-c", "ip -br address show eth0"]);
+    assert!(inside.contains("10.0.0.1/24"), "{inside}");
+    assert_eq!(sandbox.json(&["list"]), json!([]));
+    assert_eq!(sandbox.sh(Place::Host, "ls /run/netns"), "outside\n");
+}
+
+#[test]
+fn run_ends_its_command_when_it_is_asked_to_end() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    // nsenter's child is portmap itself.
+    let mut run = sandbox
+        .portmap_command(&[
+            "run",
+            "--name",
+            "job",
+            "--",
+            "sh",
+            "-c",
+            "trap 'exit 9' TERM; touch /run/started; while :; do sleep 0.05; done",
+        ])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the command runs");
+    wait::until("the command to run", || sandbox.path("/run/started").exists());
+    sandbox.sh(Place::Host, "pkill -TERM -x portmap");
+    assert_eq!(run.wait().expect("it ends").code(), Some(9));
+    assert_eq!(sandbox.json(&["list"]), json!([]));
+}
+
+#[test]
+fn exec_runs_in_the_container() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a"]);
+    let inside = sandbox.ok(&["exec", "a", "--", "readlink", "/proc/self/ns/net"]);
+    assert_eq!(inside, sandbox.sh(Place::Container("a"), "readlink /proc/self/ns/net"));
+    assert_ne!(inside, sandbox.sh(Place::Host, "readlink /proc/self/ns/net"));
+    assert_eq!(sandbox.portmap(&["exec", "a", "--", "sh", "-c", "exit 5"]).status.code(), Some(5));
+}
+
+#[test]
+fn a_daemon_that_is_not_there_gives_exit_code_5() {
+    let sandbox = Sandbox::new();
+    for arguments in [
+        &["list"][..],
+        &["add", "a"],
+        &["del", "a"],
+        &["run", "--", "true"],
+        &["--state-dir", "/nowhere", "list"],
+    ] {
+        let errors = sandbox.fails(arguments, 5);
+        assert!(errors.contains("no daemon answers"), "{errors}");
+    }
+    let output = sandbox.portmap(&["doctor"]);
+    assert_eq!(output.status.code(), Some(7));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("no daemon answers"));
+}
+
+#[test]
+fn without_root_nothing_is_done() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    let as_nobody = |program: &str, arguments: &[&str]| {
+        let path = sandbox.portmap_command(&[]).get_args().last().expect("the program").to_owned();
+        let path = std::path::Path::new(&path).with_file_name(program);
+        // The build may lie where only root can look.
+        sandbox.sh(Place::Host, &format!("cp {} /run/{program}-copy", path.display()));
+        let output = sandbox
+            .command(Place::Host, "setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups", &format!("/run/{program}-copy")])
+            .args(arguments)
+            .output()
+            .expect("setpriv");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, errors) = as_nobody("portmap", &["list"]);
+    assert_eq!(code, Some(6), "{errors}");
+    assert!(errors.contains("may not be used by this user") && errors.lines().count() == 1, "{errors}");
+    let (code, errors) = as_nobody("portmapd", &flags(&["--state-dir", "/run/other"]));
+    assert_eq!(code, Some(6), "{errors}");
+    assert!(errors.contains("run it as root") && errors.lines().count() == 1, "{errors}");
+}
+
+#[test]
+fn a_daemon_refuses_what_cannot_work() {
+    let sandbox = Sandbox::new();
+    for (changed, code, expected) in [
+        (&["--ports", "31000-"][..], 2, "\"31000-\""),
+        (&["--ports", "55000-55010"], 2, "the host gives out the ports 55000-55010 itself"),
+        (&["--ephemeral-ports", "59000-62000"], 2, "the host gives out the ports 59000-60000 itself"),
+        (&["--ephemeral_ports", "1000-2047"], 2, "well-known"),
+        (&["--uplink", "nowhere"], 2, "no interface \"nowhere\""),
+        (&["--uplink", "lo"], 2, "lo is no Ethernet interface"),
+        (&["--listen", "127.0.0.1:31000"], 2, "the daemon's own port"),
+        (&["--bpffs-dir", "/run/bpf"], 1, "/run/bpf is not in a bpffs"),
+        (&["--listen", "192.0.2.99:5051"], 1, "192.0.2.99:5051"),
+    ] {
+        let (seen, log) = sandbox.refused_daemon(&flags(changed));
+        assert_eq!(seen, code, "{changed:?}: {log}");
+        assert!(log.lines().last().is_some_and(|line| line.contains(expected)), "{changed:?}: {log}");
+    }
+    sandbox.sh(Place::Host, "ip route del default");
+    let (code, log) = sandbox.refused_daemon(&DAEMON_FLAGS);
+    assert_eq!(code, 2, "{log}");
+    assert!(log.contains("name the uplink with --uplink"), "{log}");
+    sandbox.sh(Place::Host, "ip address flush dev uplink");
+    let (code, log) = sandbox.refused_daemon(&flags(&["--uplink", "uplink"]));
+    assert_eq!(code, 2, "{log}");
+    assert!(log.contains("uplink has no IPv4 address"), "{log}");
+    sandbox.sh(Place::Host, "umount /sys/fs/bpf");
+    let (code, log) = sandbox.refused_daemon(&DAEMON_FLAGS);
+    assert_eq!(code, 1, "{log}");
+    assert!(log.contains("mount -t bpf bpf /sys/fs/bpf"), "{log}");
+}
+
+#[test]
+fn two_daemons_do_not_share_a_state_directory() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    let (code, log) = sandbox.refused_daemon(&DAEMON_FLAGS);
+    assert_eq!(code, 4, "{log}");
+    assert!(log.contains("another portmapd"), "{log}");
+}
+
+#[test]
+fn ports_that_the_host_uses_are_named_with_their_process() {
+    let sandbox = Sandbox::new();
+    let _service = Service::start(&sandbox, Place::Host, Transport::Tcp, 31007, "host");
+    // In the sandbox's own process namespace, so that its name can be seen there.
+    let _inside = sandbox
+        .command(Place::Host, "sh")
+        .args(["-c", "exec python3 -c 'import socket,time; s=socket.socket(); s.bind((\"\",31008)); s.listen(); time.sleep(600)'"])
+        .spawn()
+        .expect("a shell");
+    wait::until("the socket", || sandbox.sh(Place::Host, "cat /proc/net/tcp").contains(":7920 "));
+    let daemon = sandbox.daemon();
+    let log = daemon.log();
+    assert!(log.contains("TCP port 31007 is used by a process that cannot be seen"), "{log}");
+    assert!(log.contains("TCP port 31008 is used by python3 (pid "), "{log}");
+    let output = sandbox.portmap(&["doctor"]);
+    assert_eq!(output.status.code(), Some(7));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("31008"));
+}
+
+#[test]
+fn requests_that_make_no_sense_are_refused_over_the_socket() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    let ask = |request: &str, body: &str| {
+        let mut stream = UnixStream::connect(sandbox.path("/run/portmap/portmapd.sock")).expect("connected");
+        let head = "Host: portmap\r\nConnection: close\r\nContent-Type: application/json\r\n";
+        write!(stream, "{request} HTTP/1.1\r\n{head}Content-Length: {}\r\n\r\n{body}", body.len())
+            .expect("sent");
+        std::io::read_to_string(stream).expect("an answer")
+    };
+    for (request, body, status, expected) in [
+        ("GET /healthz", "", "200", "ok"),
+        ("GET /nothing", "", "400", "nothing at this path"),
+        ("POST /v1/containers", "{", "400", "usage"),
+        ("POST /v1/containers", "{}", "400", "name"),
+        ("POST /v1/containers", "{\"name\":\"a\",\"prots\":[]}", "400", "prots"),
+        ("POST /v1/containers", "{\"name\":\"a\",\"ports\":[[5,4]]}", "400", "reversed"),
+        ("POST /v1/containers", "{\"name\":\"a\",\"ports\":[[0,4]]}", "400", "port 0"),
+        ("POST /v1/containers", "{\"name\":\"a\",\"netns\":\"x\"}", "400", "relative path"),
+        ("POST /v1/containers", "{\"name\":\"a\",\"ports\":[[1,70000]]}", "400", "70000"),
+        ("GET /v1/containers/nobody", "", "404", "nobody"),
+    ] {
+        let answer = ask(request, body);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(expected),
+            "{request} {body}: {answer}"
+        );
+    }
+    assert_eq!(sandbox.json(&["list"]), json!([]));
+}
+
+#[test]
+fn the_tcp_server_only_reads() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon_with(&flags(&["--listen", "127.0.0.1:5051"]));
+    sandbox.ok(&["add", "a"]);
+    let curl = |arguments: &str| sandbox.sh(Place::Host, &format!("curl -s {arguments}"));
+    assert_eq!(curl("http://127.0.0.1:5051/healthz"), "ok\n");
+    assert!(curl("http://127.0.0.1:5051/v1/containers").contains("\"name\":\"a\""));
+    curl("-X DELETE http://127.0.0.1:5051/v1/containers/a");
+    curl("-X POST http://127.0.0.1:5051/v1/teardown");
+    assert_eq!(sandbox.json(&["list"]).as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn settings_can_come_from_a_file() {
+    let sandbox = Sandbox::new();
+    let toml =
+        "uplink = \"uplink\"\nports = \"31000\"\nephemeral-ports = \"61440-65535\"\nlisten = \"none\"\n";
+    sandbox.sh(Place::Host, &format!("printf '{}' > /run/portmap.toml", toml.replace('\n', "\\n")));
+    let _daemon = sandbox.daemon_with(&["--config", "/run/portmap.toml", "--ports", "32000"]);
+    sandbox.ok(&["add", "a", "--ports", "32000"]);
+    sandbox.fails(&["add", "b", "--ports", "31000"], 2);
+}
+
+#[test]
+fn completions_are_printed() {
+    let sandbox = Sandbox::new();
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(sandbox.ok(&["completions", shell]).contains("portmap"), "{shell}");
+    }
+}

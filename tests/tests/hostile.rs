@@ -1,0 +1,191 @@
+//! What the root of a container can try: raw frames, its own addresses, settings and interfaces.
+
+use std::{
+    net::{Ipv4Addr, UdpSocket},
+    time::Duration,
+};
+
+use portmap_tests::{
+    frames::{Frame, ICMP, TCP},
+    packet_socket::PacketSocket,
+    sandbox::{FAR, HOST, HOST_MAC, OUTSIDE, OUTSIDE_MAC, Place, Sandbox},
+    service::{Service, Transport, ask, ask_in_vain},
+    wait,
+};
+
+const A: Place<'_> = Place::Container("a");
+const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+/// A daemon with containers `a` (31000-31009) and `b` (31010-31019), and a listener to which nothing may get.
+fn world() -> (Sandbox, portmap_tests::sandbox::Daemon) {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a", "--ports", "31000-31009"]);
+    sandbox.ok(&["add", "b", "--ports", "31010-31019"]);
+    (sandbox, daemon)
+}
+
+fn total_dropped(sandbox: &Sandbox) -> u64 {
+    let stats = sandbox.json(&["stats", "a"]);
+    stats["drops"]["tx"].as_object().expect("reasons").values().filter_map(serde_json::Value::as_u64).sum()
+}
+
+#[test]
+fn forged_frames_are_dropped_each_with_its_reason() {
+    let (sandbox, _daemon) = world();
+    // Whatever gets out would be seen here.
+    let witness = |place, port| {
+        let socket = sandbox
+            .inside(place, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))
+            .expect("the port is free");
+        socket.set_nonblocking(true).expect("a socket");
+        socket
+    };
+    let witnesses = [
+        ("outside", witness(Place::Outside, 8080)),
+        ("the host", witness(Place::Host, 8080)),
+        ("b", witness(Place::Container("b"), 31010)),
+    ];
+    let socket = sandbox.inside(A, || PacketSocket::open("eth0"));
+    let good = Frame { from_mac: HOST_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, 31000), (OUTSIDE, 8080)) };
+    let stolen = Frame { from_port: 31010, ..good.clone() };
+    let cases = [
+        ("another's port", stolen.clone(), "source_port"),
+        ("the host's port", Frame { from_port: 22, ..good.clone() }, "source_port"),
+        ("another's port by TCP", stolen.clone().protocol(TCP), "source_port"),
+        ("another's port behind options", Frame { options: vec![1; 8], ..stolen.clone() }, "source_port"),
+        ("another's port to the host", Frame { to: HOST, ..stolen.clone() }, "source_port"),
+        ("another's port to its owner", Frame { to: HOST, to_port: 31010, ..stolen.clone() }, "source_port"),
+        ("another's port by 127.0.0.1", Frame { to: LOCALHOST, from: LOCALHOST, ..stolen }, "source_port"),
+        ("an outside address", Frame { from: FAR, ..good.clone() }, "source_address"),
+        (
+            "an outside address to the host",
+            Frame { from: OUTSIDE, to: HOST, ..good.clone() },
+            "source_address",
+        ),
+        ("127.0.0.1 to the outside", Frame { from: LOCALHOST, ..good.clone() }, "source_address"),
+        ("a fragment", Frame { fragment: 0x2000, ..good.clone() }, "fragment"),
+        ("a later fragment", Frame { fragment: 1, ..good.clone() }, "fragment"),
+        ("ICMP", good.clone().protocol(ICMP), "icmp"),
+        ("GRE", good.clone().protocol(47), "protocol"),
+        ("ports in the padding", Frame { total_length: Some(20), ..good.clone() }, "malformed"),
+        ("version 6", Frame { version: 6, ..good.clone() }, "malformed"),
+        ("ARP", Frame { ether_type: 0x0806, to_mac: [0xff; 6], ..good.clone() }, "arp"),
+        ("a VLAN", Frame { vlan: Some(1), ..good.clone() }, "vlan"),
+        ("a priority tag", Frame { vlan: Some(0xe000), ..good.clone() }, "vlan"),
+        ("IPv6", Frame { ether_type: 0x86dd, ..good.clone() }, "ipv6"),
+        ("LLDP", Frame { ether_type: 0x88cc, ..good.clone() }, "ether_type"),
+        ("multicast", Frame { to: Ipv4Addr::new(224, 0, 0, 251), ..good.clone() }, "destination"),
+        ("broadcast", Frame { to: Ipv4Addr::BROADCAST, ..good.clone() }, "destination"),
+        (
+            "the network's broadcast",
+            Frame { to: Ipv4Addr::new(10, 0, 0, 255), ..good.clone() },
+            "destination",
+        ),
+    ];
+    for (what, frame, reason) in cases {
+        let (before, all_before) = (sandbox.dropped("a", reason), total_dropped(&sandbox));
+        socket.send(&frame.bytes());
+        wait::until(what, || total_dropped(&sandbox) > all_before);
+        assert_eq!(sandbox.dropped("a", reason), before + 1, "{what}: {}", sandbox.json(&["stats", "a"]));
+        assert_eq!(total_dropped(&sandbox), all_before + 1, "{what}");
+    }
+    for (who, socket) in &witnesses {
+        assert!(socket.recv(&mut [0; 64]).is_err(), "{who} has received something");
+    }
+    // The counter-check: the frame from which they are made does arrive.
+    socket.send(&good.bytes());
+    witnesses[0].1.set_nonblocking(false).expect("a socket");
+    witnesses[0].1.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
+    let (_, from) = witnesses[0].1.recv_from(&mut [0; 64]).expect("received");
+    assert_eq!(from, (HOST, 31000).into());
+}
+
+#[test]
+fn outside_cannot_claim_the_hosts_own_addresses() {
+    let (sandbox, _daemon) = world();
+    let victim = sandbox.inside(A, || UdpSocket::bind("0.0.0.0:31000")).expect("the port is free");
+    let socket = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
+    let good =
+        Frame { from_mac: OUTSIDE_MAC, to_mac: HOST_MAC, ..Frame::udp((OUTSIDE, 5555), (HOST, 31000)) };
+    let dropped =
+        || sandbox.json(&["stats"])["host"]["drops"]["rx"]["source_address"].as_u64().unwrap_or_default();
+    for (number, from) in [(1, HOST), (2, LOCALHOST), (3, Ipv4Addr::new(127, 1, 2, 3))] {
+        socket.send(&Frame { from, ..good.clone() }.bytes());
+        wait::until("the drop to be counted", || dropped() == number);
+    }
+    socket.send(&good.bytes());
+    victim.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
+    let (_, from) = victim.recv_from(&mut [0; 64]).expect("received");
+    assert_eq!(from, (OUTSIDE, 5555).into(), "only the honest packet arrives");
+    victim.set_read_timeout(Some(Duration::from_millis(1))).expect("a socket");
+    assert!(victim.recv_from(&mut [0; 64]).is_err());
+}
+
+#[test]
+fn a_frame_for_another_station_is_not_delivered() {
+    let (sandbox, _daemon) = world();
+    let victim = sandbox.inside(A, || UdpSocket::bind("0.0.0.0:31000")).expect("the port is free");
+    sandbox.sh(Place::Host, "ip link set uplink promisc on");
+    let socket = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
+    let frame = Frame {
+        from_mac: OUTSIDE_MAC,
+        to_mac: [2, 0, 0, 0, 1, 77],
+        ..Frame::udp((OUTSIDE, 5555), (HOST, 31000))
+    };
+    socket.send(&frame.bytes());
+    wait::until("the frame to be left to the host", || {
+        sandbox.json(&["stats"])["host"]["passed"]["uplink"]["other_station"] == 1
+    });
+    victim.set_nonblocking(true).expect("a socket");
+    assert!(victim.recv_from(&mut [0; 64]).is_err());
+}
+
+#[test]
+fn a_containers_own_settings_gain_it_nothing() {
+    let (sandbox, _daemon) = world();
+    let _outside = Service::both(&sandbox, Place::Outside, 8080, "outside");
+    // Another port range, another address, another MAC, forwarding, no program on lo, another queue.
+    sandbox.sh(
+        A,
+        "echo 31010 31019 > /proc/sys/net/ipv4/ip_local_port_range; \
+         ip address add 10.0.0.77/24 dev eth0; ip link set eth0 address 02:00:00:00:01:77; \
+         echo 1 > /proc/sys/net/ipv4/ip_forward; ip link set lo address 02:50:4d:00:00:02; \
+         tc qdisc replace dev eth0 root pfifo limit 10; tc qdisc add dev lo clsact 2>/dev/null || true",
+    );
+    let before = sandbox.dropped("a", "source_port");
+    ask_in_vain(&sandbox, A, Transport::Udp, (OUTSIDE, 8080));
+    assert_eq!(sandbox.dropped("a", "source_port"), before + 1);
+    // With a port of its own it is served as before, whatever it has done to itself; here by its other address.
+    sandbox.sh(
+        A,
+        "echo 31000 31009 > /proc/sys/net/ipv4/ip_local_port_range; ip address del 10.0.0.77/24 dev eth0",
+    );
+    assert_eq!(ask(&sandbox, A, Transport::Udp, (OUTSIDE, 8080)).expect("an answer").from, "outside");
+}
+
+#[test]
+fn a_containers_arp_never_leaves_it() {
+    let (sandbox, _daemon) = world();
+    sandbox.sh(A, "ip link set eth0 arp on; ip neigh flush dev eth0");
+    ask_in_vain(&sandbox, A, Transport::Udp, (OUTSIDE, 8080));
+    assert_ne!(sandbox.dropped("a", "arp"), 0);
+    // The neighbour table outside knows the host by its one address only.
+    assert!(!sandbox.sh(Place::Outside, "ip neigh").contains("10.0.0.77"));
+}
+
+#[test]
+fn a_port_belongs_to_its_new_owner_alone() {
+    let (sandbox, _daemon) = world();
+    let old = Service::start(&sandbox, A, Transport::Tcp, 31000, "a");
+    assert_eq!(ask(&sandbox, Place::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer").from, "a");
+    drop(old);
+    sandbox.ok(&["del", "a"]);
+    sandbox.ok(&["add", "c", "--ports", "31000-31009"]);
+    let _new = Service::start(&sandbox, Place::Container("c"), Transport::Tcp, 31000, "c");
+    assert_eq!(ask(&sandbox, Place::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer").from, "c");
+    // The slot is the old one's; its counters start afresh.
+    let stats = sandbox.json(&["stats", "c"]);
+    assert_eq!(stats["slot"], 1);
+    assert_eq!(stats["traffic"]["own"]["packets"], 0);
+}

@@ -1,0 +1,324 @@
+//! What survives the daemon, what is taken over, and what is left when everything is removed.
+
+use std::{fs, net::Ipv4Addr};
+
+use portmap_tests::{
+    sandbox::{DAEMON_FLAGS, HOST, Place, Sandbox},
+    service::{Service, Transport, ask, ask_in_vain},
+    wait,
+};
+use serde_json::json;
+
+const A: Place<'_> = Place::Container("a");
+
+/// Everything that portmap may change on a host.
+fn snapshot(sandbox: &Sandbox) -> String {
+    sandbox.sh(
+        Place::Host,
+        "ip -o link | sed 's/state .*//'; ip -o address; ip route show table all; tc qdisc; ls /run/netns; \
+         for d in lo uplink; do tc filter show dev $d ingress 2>/dev/null || true; done; \
+         find /sys/fs/bpf /run/portmap 2>/dev/null | grep -v debug || true; grep -v netns /proc/mounts; \
+         cd /proc/sys/net/ipv4/conf; grep . */accept_local */route_localnet */rp_filter",
+    )
+}
+
+/// That a container with a service on port 31000 is reached from everywhere.
+fn check_traffic(sandbox: &Sandbox) {
+    for (place, address) in [(Place::Outside, HOST), (Place::Host, HOST), (Place::Host, Ipv4Addr::LOCALHOST)]
+    {
+        let answer = ask(sandbox, place, Transport::Tcp, (address, 31000)).expect("an answer");
+        assert_eq!(answer.from, "a", "{place:?} by {address}");
+    }
+}
+
+#[test]
+fn the_datapath_outlives_the_daemon_and_is_taken_over() {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    let added = sandbox.json(&["add", "a", "--ports", "31000-31009"]);
+    let _service = Service::start(&sandbox, A, Transport::Tcp, 31000, "a");
+    check_traffic(&sandbox);
+    let before = sandbox.json(&["stats", "a"]);
+
+    daemon.stop();
+    check_traffic(&sandbox);
+    sandbox.fails(&["list"], 5);
+
+    let daemon = sandbox.daemon();
+    assert_eq!(sandbox.json(&["list"]), json!([added]));
+    check_traffic(&sandbox);
+    // Counters went on all the time.
+    let path = "/traffic/rx_outside/packets";
+    let packets =
+        |stats: &serde_json::Value| stats.pointer(path).and_then(serde_json::Value::as_u64).expect(path);
+    let later = packets(&sandbox.json(&["stats", "a"]));
+    // Two more connections, each of at least a SYN, two ACKs and a FIN.
+    assert!(later >= packets(&before) + 2 * 4, "{later} {before}");
+    sandbox.ok(&["doctor"]);
+
+    daemon.kill();
+    check_traffic(&sandbox);
+    let _daemon = sandbox.daemon();
+    assert_eq!(sandbox.json(&["list"]), json!([added]));
+    sandbox.fails(&["add", "b", "--ports", "31000"], 4);
+    assert_eq!(sandbox.json(&["add", "b"])["ephemeral_ports"], json!([62464, 63487]));
+    sandbox.ok(&["doctor"]);
+    sandbox.ok(&["del", "a"]);
+    ask_in_vain(&sandbox, Place::Outside, Transport::Tcp, (HOST, 31000));
+}
+
+#[test]
+fn a_connection_survives_the_daemons_replacement() {
+    use std::{
+        io::{Read as _, Write as _},
+        net::{TcpListener, TcpStream},
+    };
+
+    let sandbox = Sandbox::new();
+    let mut daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a", "--ports", "31000"]);
+    let listener = sandbox.inside(A, || TcpListener::bind("0.0.0.0:31000")).expect("the port is free");
+    let mut client = sandbox.inside(Place::Outside, || TcpStream::connect((HOST, 31000))).expect("connected");
+    let (mut server, _) = listener.accept().expect("a connection");
+    for round in 0..3_u8 {
+        daemon.stop();
+        daemon = sandbox.daemon();
+        client.write_all(&[round]).expect("sent");
+        let mut byte = [0xff];
+        server.read_exact(&mut byte).expect("received");
+        assert_eq!(byte, [round]);
+    }
+}
+
+#[test]
+fn teardown_leaves_the_host_as_it_was() {
+    let sandbox = Sandbox::new();
+    let before = snapshot(&sandbox);
+    // By the daemon, which then ends, and by the command line alone.
+    for with_daemon in [true, false] {
+        let daemon = sandbox.daemon();
+        sandbox.ok(&["add", "a", "--ports", "31000"]);
+        sandbox.ok(&["add", "b"]);
+        if with_daemon {
+            sandbox.ok(&["teardown"]);
+            daemon.wait();
+        } else {
+            daemon.kill();
+            sandbox.ok(&["teardown"]);
+        }
+        assert_eq!(snapshot(&sandbox), before, "with a daemon: {with_daemon}");
+    }
+    assert_eq!(sandbox.ok(&["teardown"]), "there was nothing to remove\n");
+    assert_eq!(snapshot(&sandbox), before);
+}
+
+#[test]
+fn teardown_leaves_other_programs_and_filters_alone() {
+    let sandbox = Sandbox::new();
+    // A filter of somebody else on the uplink, in a qdisc that is theirs.
+    sandbox.sh(
+        Place::Host,
+        "tc qdisc add dev uplink clsact; \
+         tc filter add dev uplink ingress protocol ip prio 7 u32 match ip dport 7 0xffff flowid 1:1",
+    );
+    let before = snapshot(&sandbox);
+    let _daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a", "--ports", "31000"]);
+    let _service = Service::start(&sandbox, A, Transport::Tcp, 31000, "a");
+    check_traffic(&sandbox);
+    sandbox.ok(&["teardown"]);
+    // The hit counts of the foreign filter are its own affair.
+    let strip =
+        |text: &str| text.lines().filter(|line| !line.contains("rule hit")).collect::<Vec<_>>().join("\n");
+    assert_eq!(strip(&snapshot(&sandbox)), strip(&before));
+}
+
+#[test]
+fn a_namespace_of_somebody_else_is_borrowed_and_given_back() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    sandbox.sh(Place::Host, "ip netns add theirs; ip -n theirs link set lo up");
+    let theirs = Place::Container("theirs");
+    // The loopback device keeps its new MAC address: the kernel takes no all-zero one back.
+    let look = "ip -o link | sed 's/link.loopback [^ ]*//'; ip -o address; ip route; cat /proc/sys/net/ipv4/ip_local_port_range; tc qdisc";
+    let before = sandbox.sh(theirs, look);
+    let added = sandbox.json(&["add", "a", "--netns", "/run/netns/theirs", "--ports", "31000"]);
+    assert_eq!(added["netns"], "/run/netns/theirs");
+    let service = Service::start(&sandbox, theirs, Transport::Tcp, 31000, "a");
+    check_traffic(&sandbox);
+    let errors = sandbox.fails(&["add", "b", "--netns", "/run/netns/theirs"], 4);
+    assert!(errors.contains("exists already"), "{errors}");
+    check_traffic(&sandbox);
+    drop(service);
+    sandbox.ok(&["del", "a"]);
+    assert_eq!(sandbox.sh(theirs, look), before);
+}
+
+#[test]
+fn a_namespace_can_be_given_by_a_process() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    let mut process = sandbox
+        .command(Place::Host, "unshare")
+        .args(["--net", "sh", "-c", "echo $$; exec sleep infinity"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("unshare is part of util-linux");
+    let mut pid = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(process.stdout.as_mut().expect("piped")),
+        &mut pid,
+    )
+    .expect("a pid");
+    let pid = pid.trim();
+    let added = sandbox.json(&["add", "a", "--pid", pid, "--ports", "31000"]);
+    assert_eq!(added["pid"], json!(pid.parse::<u32>().expect("a number")));
+    assert!(sandbox.ok(&["exec", "a", "--", "ip", "-br", "address"]).contains("10.0.0.1/24"));
+    // With the process goes the namespace, and with that the interface.
+    sandbox.sh(Place::Host, &format!("kill -KILL {pid}"));
+    let _ = process.wait();
+    wait::until("the host veth to go", || sandbox.sh(Place::Host, "ip -o link").matches("pm1").count() == 0);
+    let output = sandbox.portmap(&["doctor"]);
+    assert_eq!(output.status.code(), Some(7), "{}", String::from_utf8_lossy(&output.stdout));
+    sandbox.ok(&["del", "a"]);
+    sandbox.ok(&["doctor"]);
+}
+
+#[test]
+fn what_a_killed_daemon_left_half_done_is_removed() {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a", "--ports", "31000"]);
+    sandbox.ok(&["add", "b", "--ports", "31001"]);
+    daemon.kill();
+    // As if it had been killed in the middle of adding one and of deleting the other.
+    for (name, phase) in [("a", "adding"), ("b", "deleting")] {
+        let path = sandbox.path(format!("/run/portmap/containers/{name}.json"));
+        let text = fs::read_to_string(&path).expect("a record");
+        fs::write(&path, text.replace("\"ready\"", &format!("\"{phase}\""))).expect("written");
+    }
+    let daemon = sandbox.daemon();
+    assert!(daemon.log().contains("removing container \"a\""), "{}", daemon.log());
+    assert_eq!(sandbox.json(&["list"]), json!([]));
+    assert_eq!(sandbox.sh(Place::Host, "ls /run/netns"), "outside\n");
+    assert_eq!(sandbox.sh(Place::Host, "ip -o link").matches("pm").count(), 0);
+    assert_eq!(sandbox.json(&["add", "c", "--ports", "31000-31001"])["slot"], 1);
+    sandbox.ok(&["doctor"]);
+}
+
+#[test]
+fn a_container_whose_interface_is_gone_is_named_and_can_be_deleted() {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a", "--ports", "31000"]);
+    sandbox.ok(&["add", "b", "--ports", "31001"]);
+    sandbox.sh(Place::Host, "ip link del pm1");
+    let output = sandbox.portmap(&["doctor"]);
+    assert_eq!(output.status.code(), Some(7));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("its interface pm1 is gone"));
+    daemon.stop();
+    let _daemon = sandbox.daemon();
+    let states: Vec<_> = sandbox
+        .json(&["list"])
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|container| container["state"].clone())
+        .collect();
+    assert_eq!(states, ["broken", "ready"]);
+    sandbox.ok(&["del", "a"]);
+    sandbox.ok(&["doctor"]);
+}
+
+#[test]
+fn settings_that_forget_a_container_are_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.daemon().stop();
+    let daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a", "--ports", "31000"]);
+    daemon.stop();
+    for (flag, value, expected) in [
+        ("--ports", "31001-32000", "container \"a\" owns the ports 31000"),
+        ("--ephemeral-ports", "63488-65535", "61440-62463"),
+        ("--bpffs-dir", "/sys/fs/bpf/other", "/sys/fs/bpf/portmap"),
+    ] {
+        let flags: Vec<_> = DAEMON_FLAGS.iter().copied().chain([flag, value]).collect();
+        let (code, log) = sandbox.refused_daemon(&flags);
+        assert_eq!(code, 4, "{log}");
+        assert!(log.contains(expected), "{log}");
+    }
+    let _daemon = sandbox.daemon();
+    sandbox.ok(&["doctor"]);
+}
+
+#[test]
+fn doctor_names_what_somebody_has_broken() {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a", "--ports", "31000"]);
+    sandbox.ok(&["doctor"]);
+    sandbox.sh(Place::Host, "echo 0 > /proc/sys/net/ipv4/conf/lo/accept_local; ip link set pm1 down");
+    sandbox.sh(Place::Host, "bpftool map update pinned /sys/fs/bpf/portmap/v1/maps/pm_ports key hex 18 79 00 00 value 9 0 0 0 9 0 0 0");
+    sandbox.sh(
+        Place::Host,
+        "rm -f /sys/fs/bpf/portmap/v1/links/uplink; tc filter del dev uplink ingress 2>/dev/null || true",
+    );
+    let output = sandbox.portmap(&["doctor"]);
+    assert_eq!(output.status.code(), Some(7));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for expected in [
+        "conf/lo/accept_local is 0, expected 1",
+        "port 31000 of container \"a\" belongs to slot 9 in the map, expected 1",
+        "pm_uplink_in is not attached to uplink",
+        "pm1 is down",
+    ] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+    // What a restart is said to repair, it repairs.
+    daemon.stop();
+    let _daemon = sandbox.daemon();
+    sandbox.sh(Place::Host, "ip link set pm1 up");
+    sandbox.ok(&["doctor"]);
+}
+
+#[test]
+fn bpftool_shows_owners_and_counters_by_name() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a", "--ports", "31000-31001"]);
+    sandbox.ok(&["add", "b", "--ports", "31500"]);
+    let bpftool = |arguments: &str| -> serde_json::Value {
+        let path = "/sys/fs/bpf/portmap/v1/maps";
+        let text = sandbox.sh(Place::Host, &format!("bpftool -j map {}", arguments.replace("@", path)));
+        serde_json::from_str(&text).expect("JSON")
+    };
+    let ports = bpftool("dump pinned @/pm_ports");
+    let entries = ports.as_array().expect("entries");
+    assert_eq!(entries.len(), 65_536);
+    let mut owned = 0;
+    for entry in entries {
+        let entry = &entry["formatted"];
+        let port = entry["key"].as_u64().expect("a port");
+        let slot = match port {
+            31000..=31001 | 61440..=62463 => 1,
+            31500 | 62464..=63487 => 2,
+            _ => 0,
+        };
+        owned += u64::from(slot != 0);
+        let ifindex = if slot == 0 { 0 } else { 1_000_000 + slot };
+        assert_eq!(entry["value"], json!({"ifindex": ifindex, "slot": slot, "flags": 0}), "{port}");
+    }
+    assert_eq!(owned, 3 + 2 * 1024);
+    let _service = Service::start(&sandbox, A, Transport::Tcp, 31000, "a");
+    ask(&sandbox, Place::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer");
+    let packets = sandbox.json(&["stats", "a"])["traffic"]["rx_outside"]["packets"].clone();
+    let counters = bpftool("lookup pinned @/pm_counters key 1 0 0 0");
+    let cpus = counters["formatted"]["values"].as_array().expect("one for each CPU");
+    let sum: u64 =
+        cpus.iter().map(|cpu| cpu["value"]["rx_outside"]["packets"].as_u64().expect("a number")).sum();
+    assert_eq!(json!(sum), packets);
+    let config = bpftool("dump pinned @/pm_config");
+    assert_eq!(config[0]["formatted"]["value"]["host_ip"], json!([10, 0, 0, 1]));
+    let drops = bpftool("lookup pinned @/pm_drops key 1 0 0 0");
+    assert_eq!(drops["formatted"]["value"]["tx"]["source_port"], 0);
+}
