@@ -19,6 +19,7 @@ pub const fn veth_ifindex(slot: u16) -> u32 {
     VETH_IFINDEX_BASE + slot as u32
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "what is cast is less than SLOTS")]
 /// The slot of the host veth with this interface index; the host's if it is none.
 pub const fn slot_of_veth(ifindex: u32) -> u16 {
     let slot = ifindex.wrapping_sub(VETH_IFINDEX_BASE);

@@ -26,20 +26,21 @@ impl PortEntry {
     }
 
     /// The entry as the one word that is stored in the map.
-    pub const fn to_word(self) -> u64 {
-        let [a, b, c, d] = self.ifindex.to_ne_bytes();
-        let [e, f] = self.slot.to_ne_bytes();
-        let [g, h] = self.flags.to_ne_bytes();
-        u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+    pub fn to_word(self) -> u64 {
+        let mut bytes = [0; 8];
+        bytes[..4].copy_from_slice(&self.ifindex.to_ne_bytes());
+        bytes[4..6].copy_from_slice(&self.slot.to_ne_bytes());
+        bytes[6..].copy_from_slice(&self.flags.to_ne_bytes());
+        u64::from_ne_bytes(bytes)
     }
 
     /// The entry that is stored as this word.
-    pub const fn from_word(word: u64) -> Self {
-        let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
+    pub fn from_word(word: u64) -> Self {
+        let [ifindex @ .., s0, s1, f0, f1] = word.to_ne_bytes();
         Self {
-            ifindex: u32::from_ne_bytes([a, b, c, d]),
-            slot: u16::from_ne_bytes([e, f]),
-            flags: u16::from_ne_bytes([g, h]),
+            ifindex: u32::from_ne_bytes(ifindex),
+            slot: u16::from_ne_bytes([s0, s1]),
+            flags: u16::from_ne_bytes([f0, f1]),
         }
     }
 }
@@ -81,3 +82,15 @@ pub struct Config {
 const _: () = assert!(size_of::<PortEntry>() == 8);
 const _: () = assert!(size_of::<Endpoint>() == 16);
 const _: () = assert!(size_of::<Config>() == 24);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_survives_being_stored() {
+        let entry = PortEntry { ifindex: 0x0102_0304, slot: 0x0506, flags: 0x0708 };
+        assert_eq!(PortEntry::from_word(entry.to_word()), entry);
+        assert_eq!(PortEntry::default().to_word(), 0);
+    }
+}

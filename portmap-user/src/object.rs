@@ -19,7 +19,6 @@ impl<const STUB: bool> Embedded<STUB> {
 
 /// The object with all maps and programs.
 pub fn bytes() -> &'static [u8] {
-    #[expect(clippy::let_unit_value, reason = "naming the constant is what evaluates it")]
     let () = Embedded::<{ cfg!(bpf_stub) }>::IS_REAL;
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portmap-ebpf"))
 }

@@ -183,13 +183,13 @@ impl FromStr for PortSet {
                  as 31000-32000,33000"
             ))
         };
-        let list = text.trim();
-        let list = match (list.strip_prefix('['), list.ends_with(']')) {
+        let trimmed = text.trim();
+        let parts = match (trimmed.strip_prefix('['), trimmed.ends_with(']')) {
             (Some(inside), true) => &inside[..inside.len() - 1],
-            (None, false) => list,
-            _ => return Err(fail(list, "has a bracket without its partner")),
+            (None, false) => trimmed,
+            _ => return Err(fail(trimmed, "has a bracket without its partner")),
         };
-        if list.trim().is_empty() {
+        if parts.trim().is_empty() {
             return Ok(Self::default());
         }
         let port = |part: &str, number: &str| match number.trim().parse::<u32>() {
@@ -198,7 +198,7 @@ impl FromStr for PortSet {
             Err(_not_a_number) => Err(fail(part, "is neither a port nor a range")),
         };
         let mut ranges = Vec::new();
-        for part in list.split(',') {
+        for part in parts.split(',') {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             let range = PortRange::new(port(part, first)?, port(part, last)?);
             ranges.push(range.ok_or_else(|| fail(part, "is a reversed range"))?);
@@ -276,7 +276,7 @@ mod tests {
                 );
                 assert_eq!(
                     bits(&a.difference(&b)),
-                    pairs().map(|(x, y)| x & !y).collect::<Vec<_>>(),
+                    pairs().map(|(x, y)| x && !y).collect::<Vec<_>>(),
                     "{a} - {b}"
                 );
             }

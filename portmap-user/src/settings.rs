@@ -39,7 +39,7 @@ pub struct RawSettings {
     #[arg(long, value_name = "N", alias = "ephemeral_ports_per_container")]
     #[serde(alias = "ephemeral_ports_per_container")]
     ephemeral_ports_per_container: Option<u16>,
-    /// Both kinds of ports in Mesos' form: ports:[31000-32000];ephemeral_ports:[32768-57344]
+    /// Both kinds of ports in Mesos' form: ports:[31000-32000];`ephemeral_ports`:[32768-57344]
     #[arg(long, value_name = "RESOURCES")]
     resources: Option<String>,
     /// Where the socket and the state are [default: /run/portmap]

@@ -116,6 +116,12 @@ impl ContainerRecord {
     }
 }
 
+/// The part of a file that every version has.
+#[derive(Deserialize)]
+struct Head {
+    version: u32,
+}
+
 /// A record as it is written.
 #[derive(Serialize, Deserialize)]
 struct Versioned<T> {
@@ -221,10 +227,6 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).context(|| format!("cannot read {}", path.display())),
     };
-    #[derive(Deserialize)]
-    struct Head {
-        version: u32,
-    }
     let damaged = || format!("the state file {} is damaged: move it away and try again", path.display());
     let head: Head = serde_json::from_slice(&text).context(damaged)?;
     if head.version != VERSION {
@@ -270,7 +272,7 @@ mod tests {
             name: name.to_owned(),
             slot,
             netns: PathBuf::from("/run/netns").join(name),
-            namespace: Some(NamespaceId { device: 4, inode: 4026531840 }),
+            namespace: Some(NamespaceId { device: 4, inode: 4_026_531_840 }),
             owns_netns: true,
             pid: None,
             ports: "31000-31009".parse().expect("ports"),

@@ -32,7 +32,7 @@ pub const DAEMON_FLAGS: [&str; 6] =
     ["--ports", "31000-32000", "--ephemeral-ports", "61440-65535", "--listen", "none"];
 
 /// Makes the namespaces. The host's own ephemeral ports stay clear of the managed ones.
-const SET_UP: &str = r#"
+const SET_UP: &str = r"
 set -e
 mount -t tmpfs tmpfs /run
 mkdir /run/netns
@@ -50,7 +50,7 @@ ip route add default via 10.0.0.2
 echo 50000 60000 > /proc/sys/net/ipv4/ip_local_port_range
 echo up
 exec sleep infinity
-"#;
+";
 
 /// A namespace of a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,20 +92,35 @@ impl Sandbox {
     ///
     /// If that fails, as it does without root.
     pub fn new() -> Self {
+        // The keeper goes with this thread, the namespaces' first process with the keeper, and everything else in
+        // the namespaces with that.
+        Self::start(&["setpriv", "--pdeathsig", "KILL"])
+    }
+
+    /// Makes a sandbox that outlives this process, unless it is dropped. It ends with its first process.
+    pub fn lasting() -> Self {
+        Self::start(&["setsid"])
+    }
+
+    /// The first process of the host's namespaces, as the machine numbers it.
+    pub fn init(&self) -> u32 {
+        self.init
+    }
+
+    fn start(wrapper: &[&str]) -> Self {
         assert!(
             nix::unistd::geteuid().is_root(),
             "the end-to-end tests make network namespaces: run them as root"
         );
-        // The keeper goes with this thread, the namespaces' first process with the keeper, and everything else in
-        // the namespaces with that.
-        let mut keeper = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"])
+        let mut keeper = Command::new(wrapper[0])
+            .args(&wrapper[1..])
+            .args(["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"])
             .args(["--mount-proc", "--propagation", "private", "sh", "-c", SET_UP])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("setpriv and unshare are part of util-linux");
+            .expect("setpriv, setsid and unshare are part of util-linux");
         let mut line = String::new();
         let _ = BufReader::new(keeper.stdout.as_mut().expect("piped")).read_line(&mut line);
         if line != "up\n" {
@@ -318,7 +333,11 @@ impl Drop for Daemon {
 }
 
 /// A binary of the same build as the running one.
-fn binary(name: &str) -> PathBuf {
+///
+/// # Panics
+///
+/// If it is not built.
+pub fn binary(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("an executable");
     let directory = own.ancestors().skip(1).find(|path| path.join(name).exists());
     directory.unwrap_or_else(|| panic!("{name} is not built: run this with `cargo xtask test`")).join(name)

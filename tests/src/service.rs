@@ -166,7 +166,7 @@ fn ask_udp(from: u16, to: (Ipv4Addr, u16), patience: Duration) -> io::Result<Ans
 
 fn answer(text: &str, own: SocketAddr) -> io::Result<Answer> {
     let parsed =
-        text.split_once(' ').and_then(|(from, client)| Some((from.to_owned(), client.parse().ok()?)));
+        text.rsplit_once(' ').and_then(|(from, client)| Some((from.to_owned(), client.parse().ok()?)));
     let (SocketAddr::V4(own), Some((from, client))) = (own, parsed) else {
         return Err(io::Error::other(format!("an answer that makes no sense: {text:?}")));
     };

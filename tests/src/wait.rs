@@ -6,7 +6,7 @@ use std::{
 };
 
 /// How long a condition may take on the slowest machine, an emulated one; only a failing test ever waits as long.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_mins(1);
 
 /// Waits until `condition` yields a value.
 ///

@@ -3,7 +3,7 @@
 use std::{io::Write as _, os::unix::net::UnixStream, process::Stdio};
 
 use portmap_tests::{
-    sandbox::{DAEMON_FLAGS, Place, Sandbox},
+    sandbox::{DAEMON_FLAGS, Place, Sandbox, binary},
     service::{Service, Transport},
     wait,
 };
@@ -190,8 +190,7 @@ fn without_root_nothing_is_done() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let as_nobody = |program: &str, arguments: &[&str]| {
-        let path = sandbox.portmap_command(&[]).get_args().last().expect("the program").to_owned();
-        let path = std::path::Path::new(&path).with_file_name(program);
+        let path = binary(program);
         // The build may lie where only root can look.
         sandbox.sh(Place::Host, &format!("cp {} /run/{program}-copy", path.display()));
         let output = sandbox
@@ -256,7 +255,7 @@ fn ports_that_the_host_uses_are_named_with_their_process() {
     let sandbox = Sandbox::new();
     let _service = Service::start(&sandbox, Place::Host, Transport::Tcp, 31007, "host");
     // In the sandbox's own process namespace, so that its name can be seen there.
-    let _inside = sandbox
+    let mut inside = sandbox
         .command(Place::Host, "sh")
         .args(["-c", "exec python3 -c 'import socket,time; s=socket.socket(); s.bind((\"\",31008)); s.listen(); time.sleep(600)'"])
         .spawn()
@@ -269,6 +268,8 @@ fn ports_that_the_host_uses_are_named_with_their_process() {
     let output = sandbox.portmap(&["doctor"]);
     assert_eq!(output.status.code(), Some(7));
     assert!(String::from_utf8_lossy(&output.stdout).contains("31008"));
+    inside.kill().expect("killed");
+    inside.wait().expect("ended");
 }
 
 #[test]

@@ -11,7 +11,6 @@ mod setup;
 mod summary;
 mod test;
 #[path = "../../portmap-ebpf/toolchain.rs"]
-#[expect(unreachable_pub, reason = "a build script in another package includes this file, too")]
 mod toolchain;
 mod vm;
 mod workspace;

@@ -32,16 +32,6 @@ pub(crate) fn run_silently(command: &mut Command) -> Result<()> {
     finish(command).map(|_| ())
 }
 
-/// Whether the command can be run and succeeds; its output is dropped.
-pub(crate) fn succeeds(command: &mut Command) -> bool {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
-}
-
 /// The file that a program's name stands for, system directories included.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();

@@ -3,7 +3,12 @@
 mod print;
 mod process;
 
-use std::{ffi::OsString, io, path::PathBuf, process::ExitCode};
+use std::{
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -155,7 +160,7 @@ impl Command {
         let client = || Client::new(&state_dir);
         match verb {
             Verb::Add { name, namespace, ports } => {
-                let netns = namespace.netns.map(absolute).transpose()?;
+                let netns = namespace.netns.as_deref().map(absolute).transpose()?;
                 let request = AddRequest { netns, pid: namespace.pid, ..ports.request(name) };
                 print::container(output, &client()?.add(&request)?)?;
             }
@@ -168,7 +173,7 @@ impl Command {
             Verb::List => print::containers(output, &client()?.list()?)?,
             Verb::Show { name } => print::container(output, &client()?.show(&name)?)?,
             Verb::Stats { name: Some(name) } => {
-                print::container_stats(output, &client()?.container_stats(&name)?)?
+                print::container_stats(output, &client()?.container_stats(&name)?)?;
             }
             Verb::Stats { name: None } => print::stats(output, &client()?.stats()?)?,
             Verb::Doctor => return doctor(&client()?, output),
@@ -190,8 +195,8 @@ impl Command {
 }
 
 /// The daemon may have another working directory.
-fn absolute(path: PathBuf) -> Result<PathBuf> {
-    std::path::absolute(&path).map_err(|error| Error::usage(format!("the path {}: {error}", path.display())))
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|error| Error::usage(format!("the path {}: {error}", path.display())))
 }
 
 fn doctor(client: &Client, output: Output) -> Result<ExitCode> {

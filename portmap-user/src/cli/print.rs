@@ -1,5 +1,4 @@
 //! Everything that the commands print.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what the module is for")]
 
 use std::io::{self, Write as _};
 

@@ -29,12 +29,11 @@ const NOT_FOUND: u8 = 127;
 /// Becomes a command in a container; returns only if that fails.
 pub(super) fn exec(container: &Container, command: &[OsString]) -> Error {
     let entered = enter(&container.netns);
-    match entered {
-        Err(error) => error,
-        Ok(()) => {
-            let error = command_of(command).exec();
-            Error::failure(format!("cannot run {}: {error}", name_of(command)))
-        }
+    if let Err(error) = entered {
+        error
+    } else {
+        let error = command_of(command).exec();
+        Error::failure(format!("cannot run {}: {error}", name_of(command)))
     }
 }
 

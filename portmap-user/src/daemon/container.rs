@@ -161,7 +161,7 @@ pub(super) fn dismantle(mechanism: Mechanism, pins: &Pins, record: &ContainerRec
         Some(namespace) => failures.note(namespace.run(|| restore(mechanism, pins, record))),
         // Made, perhaps, but not yet looked at when the daemon was killed.
         None if record.owns_netns && record.namespace.is_none() => {
-            failures.note(namespace::remove(&record.name))
+            failures.note(namespace::remove(&record.name));
         }
         None => {}
     }

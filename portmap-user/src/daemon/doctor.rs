@@ -26,7 +26,7 @@ impl Daemon {
     /// Compares what is with what is meant to be.
     pub fn doctor(&self) -> Vec<Finding> {
         let mut findings = vec![self.mechanism_finding()];
-        findings.push(finding("host settings", self.check_settings(), "containers reach the host by lo"));
+        findings.push(finding("host settings", check_settings(), "containers reach the host by lo"));
         findings.push(finding(
             "host addresses",
             self.check_facts(),
@@ -60,19 +60,6 @@ impl Daemon {
                  can remove",
             ),
         }
-    }
-
-    fn check_settings(&self) -> Result<()> {
-        for setting in LO_SETTINGS {
-            let name = sysctl::of_interface("ipv4", "lo", setting);
-            let value = sysctl::read(&name)?;
-            if value != "1" {
-                return Err(Error::failure(format!(
-                    "/proc/sys/net/{name} is {value}, expected 1: {RESTART}"
-                )));
-            }
-        }
-        Ok(())
     }
 
     /// The host as it is now, against what the programs were told when the daemon started.
@@ -168,6 +155,17 @@ impl Daemon {
             self.check_hook(&loopback_hook(&self.settings.pins, record))
         })
     }
+}
+
+fn check_settings() -> Result<()> {
+    for setting in LO_SETTINGS {
+        let name = sysctl::of_interface("ipv4", "lo", setting);
+        let value = sysctl::read(&name)?;
+        if value != "1" {
+            return Err(Error::failure(format!("/proc/sys/net/{name} is {value}, expected 1: {RESTART}")));
+        }
+    }
+    Ok(())
 }
 
 fn finding(subject: &str, checked: Result<()>, well: &str) -> Finding {

@@ -51,11 +51,12 @@ pub fn remove_directories(pins: &Pins) -> Result<()> {
     for directory in directories {
         match fs::remove_dir(&directory) {
             // Another layout's directory, or somebody else's pin, may be beside ours.
-            Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
+            Err(error)
+                if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty)
                 // The bpffs' own root can be given as --bpffs-dir; it is a mount point and stays.
-                if error.kind() != ErrorKind::ResourceBusy {
-                    return Err(Error::failure(format!("cannot remove {}: {error}", directory.display())));
-                }
+                && error.kind() != ErrorKind::ResourceBusy =>
+            {
+                return Err(Error::failure(format!("cannot remove {}: {error}", directory.display())));
             }
             _ => {}
         }

@@ -72,7 +72,7 @@ impl Maps {
     /// Delivered traffic of a slot, all CPUs together.
     pub fn counters(&self, slot: u16) -> Result<Counters> {
         let values = self.counters.get(&u32::from(slot), 0).context(|| reading(names::MAP_COUNTERS))?;
-        Ok(values.iter().fold(Counters::default(), |sum, value| sum.plus(value)))
+        Ok(values.iter().fold(Counters::default(), Counters::plus))
     }
 
     /// Drops of a slot.
@@ -83,7 +83,7 @@ impl Maps {
     /// Packets that a hook left to the host, all CPUs together.
     pub fn host(&self, hook: HostHook) -> Result<ReasonCounts> {
         let values = self.host.get(&(hook as u32), 0).context(|| reading(names::MAP_HOST))?;
-        Ok(values.iter().fold(ReasonCounts::default(), |sum, value| sum.plus(value)))
+        Ok(values.iter().fold(ReasonCounts::default(), ReasonCounts::plus))
     }
 
     /// Sets all counters of a slot to zero, so that its next owner starts afresh.

@@ -71,13 +71,13 @@ impl Namespace {
             )),
             _ => Error::failure(format!("cannot create {}: {error}", path.display())),
         })?;
-        let make = || -> Result<()> {
+        let mount_new = || -> Result<()> {
             unshare(CloneFlags::CLONE_NEWNET).context(|| "cannot make a network namespace".to_owned())?;
             let own = "/proc/thread-self/ns/net";
             mount(Some(own), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
                 .context(|| format!("cannot mount the network namespace on {}", path.display()))
         };
-        let made = on_own_thread(make).and_then(|()| Self::open(&path));
+        let made = on_own_thread(mount_new).and_then(|()| Self::open(&path));
         if made.is_err() {
             remove(name)?;
         }

@@ -1,0 +1,178 @@
+//! What the demonstration shows, scene by scene.
+
+use std::{
+    net::{Ipv4Addr, UdpSocket},
+    time::Instant,
+};
+
+use portmap_tests::{
+    frames::{Frame, ICMP},
+    packet_socket::PacketSocket,
+    sandbox::{Daemon, FAR, HOST, HOST_MAC, OUTSIDE, Place, Sandbox, binary},
+    service::{Service, Transport, ask},
+    wait,
+};
+
+use crate::screen::{Screen, say};
+
+const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const WEB: Place<'_> = Place::Container("web");
+const API: Place<'_> = Place::Container("api");
+const BATCH: Place<'_> = Place::Container("batch");
+/// A port of each that serves, and one of the host.
+const WEB_PORT: u16 = 31000;
+const API_PORT: u16 = 31010;
+const HOST_PORT: u16 = 8080;
+
+const FLAGS: [&str; 6] = ["--ports", "20000-32000", "--ephemeral-ports", "61440-65535", "--listen", "none"];
+
+/// Plays all scenes; the daemon that it returns still runs.
+pub(crate) fn play(screen: &Screen, sandbox: &Sandbox) -> Daemon {
+    let daemon = set_the_stage(screen, sandbox);
+    let services = [
+        (WEB, WEB_PORT, "web"),
+        (API, API_PORT, "api"),
+        (Place::Host, HOST_PORT, "the host"),
+        (Place::Outside, HOST_PORT, "outside"),
+    ];
+    let services =
+        services.map(|(place, port, name)| Service::start(sandbox, place, Transport::Tcp, port, name));
+    what_reaches_what(screen, sandbox);
+    drop(services);
+    own_ports(screen, sandbox);
+    what_is_dropped(screen, sandbox);
+    in_the_kernel(screen, sandbox);
+    many_ports(screen, sandbox);
+    daemon
+}
+
+fn set_the_stage(screen: &Screen, sandbox: &Sandbox) -> Daemon {
+    screen.title("One host with one address, 10.0.0.1, and three containers that share it");
+    let daemon = sandbox.daemon_with(&FLAGS);
+    screen.command(&format!("portmapd {}", FLAGS.join(" ")), "ready");
+    for arguments in [
+        &["add", "web", "--ports", "31000-31009"][..],
+        &["add", "api", "--ports", "31010-31019"],
+        &["add", "batch"],
+    ] {
+        sandbox.ok(arguments);
+        screen.command(&format!("portmap {}", arguments.join(" ")), "");
+    }
+    screen.command("portmap list", &sandbox.ok(&["list"]));
+    daemon
+}
+
+fn what_reaches_what(screen: &Screen, sandbox: &Sandbox) {
+    screen.title("Each port leads to its owner, from everywhere, by every address of the host");
+    for (from, name, to) in [
+        (Place::Outside, "outside", (HOST, WEB_PORT)),
+        (Place::Outside, "outside", (HOST, API_PORT)),
+        (Place::Outside, "outside", (HOST, HOST_PORT)),
+        (Place::Host, "host", (LOCALHOST, WEB_PORT)),
+        (WEB, "web", (HOST, API_PORT)),
+        (WEB, "web", (LOCALHOST, API_PORT)),
+        (BATCH, "batch", (Ipv4Addr::new(127, 1, 2, 3), WEB_PORT)),
+        (WEB, "web", (LOCALHOST, WEB_PORT)),
+        (API, "api", (LOCALHOST, HOST_PORT)),
+        (API, "api", (OUTSIDE, HOST_PORT)),
+        (BATCH, "batch", (FAR, HOST_PORT)),
+    ] {
+        let way = format!("{name:<8} connects to {}:{}", to.0, to.1);
+        let answer = ask(sandbox, from, Transport::Tcp, to).unwrap_or_else(|error| panic!("{way}: {error}"));
+        screen.arrives(&way, &format!("{} answers, sees {}", answer.from, answer.client));
+    }
+}
+
+fn own_ports(screen: &Screen, sandbox: &Sandbox) {
+    screen.title("A socket that asks for any port gets one of its container's own");
+    for (place, name) in [(WEB, "web"), (API, "api"), (BATCH, "batch"), (Place::Host, "host")] {
+        let ports = sandbox.inside(place, || {
+            let sockets: Vec<_> =
+                (0..5).map(|_| UdpSocket::bind("0.0.0.0:0").expect("a port is free")).collect();
+            let port = |socket: &UdpSocket| socket.local_addr().expect("bound").port().to_string();
+            sockets.iter().map(port).collect::<Vec<_>>().join(" ")
+        });
+        screen.arrives(&format!("{name:<8} binds port 0 five times"), &ports);
+    }
+}
+
+fn what_is_dropped(screen: &Screen, sandbox: &Sandbox) {
+    screen
+        .title("What the root of a container sends without owning it goes nowhere, and is counted by reason");
+    let socket = sandbox.inside(WEB, || PacketSocket::open("eth0"));
+    let good = Frame { from_mac: HOST_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, WEB_PORT), (OUTSIDE, 53)) };
+    for (what, frame, reason) in [
+        ("from a port of api", Frame { from_port: API_PORT, ..good.clone() }, "source_port"),
+        ("from the host's port 22", Frame { from_port: 22, ..good.clone() }, "source_port"),
+        ("from another address", Frame { from: FAR, ..good.clone() }, "source_address"),
+        ("to everybody", Frame { to: Ipv4Addr::BROADCAST, ..good.clone() }, "destination"),
+        ("an ARP announcement", Frame { ether_type: 0x0806, ..good.clone() }, "arp"),
+        ("into a VLAN", Frame { vlan: Some(7), ..good.clone() }, "vlan"),
+        ("a fragment with hidden ports", Frame { fragment: 0x2001, ..good.clone() }, "fragment"),
+        ("an ICMP message", good.protocol(ICMP), "icmp"),
+    ] {
+        let before = sandbox.dropped("web", reason);
+        socket.send(&frame.bytes());
+        wait::until(what, || sandbox.dropped("web", reason) == before + 1);
+        screen.dropped(&format!("web      sends {what}"), reason);
+    }
+    screen.command("portmap stats web", &sandbox.ok(&["stats", "web"]));
+}
+
+fn in_the_kernel(screen: &Screen, sandbox: &Sandbox) {
+    screen.title("All of it is one map, read by one lookup for each packet");
+    for (port, comment) in
+        [(WEB_PORT, "a port of web"), (62500, "an ephemeral port of api"), (22, "a port of the host")]
+    {
+        let [low, high] = port.to_le_bytes();
+        let command =
+            format!("bpftool map lookup pinned /sys/fs/bpf/portmap/v1/maps/pm_ports key {low} {high} 0 0");
+        let output = sandbox.sh(Place::Host, &command);
+        let line: String = output.split_whitespace().collect::<Vec<_>>().join(" ");
+        screen.command(&format!("{command}   # {port}, {comment}"), &line);
+    }
+}
+
+fn many_ports(screen: &Screen, sandbox: &Sandbox) {
+    screen.title("A container with 10,000 ports costs no more than one with none");
+    for (name, ports) in [("none", &[][..]), ("many", &["--ports", "20000-29999"])] {
+        let arguments = [&["add", name][..], ports].concat();
+        let start = Instant::now();
+        sandbox.ok(&arguments);
+        let time = start.elapsed();
+        screen.command(
+            &format!("portmap {}", arguments.join(" ")),
+            &format!("took {:.1} ms, with the start of the command", time.as_secs_f64() * 1e3),
+        );
+        if ports.is_empty() {
+            sandbox.ok(&["del", name]);
+        }
+    }
+    let _service = Service::start(sandbox, Place::Container("many"), Transport::Tcp, 29_999, "many");
+    let answer = ask(sandbox, Place::Outside, Transport::Tcp, (HOST, 29_999)).expect("an answer");
+    screen.arrives("outside  connects to 10.0.0.1:29999", &format!("{} answers", answer.from));
+}
+
+/// Removes everything and shows that it is gone.
+pub(crate) fn clean_up(screen: &Screen, sandbox: &Sandbox, daemon: Daemon) {
+    screen.title("And it goes without a trace");
+    screen.command("portmap teardown", &sandbox.ok(&["teardown"]));
+    daemon.wait();
+    screen
+        .command("ls /run/netns; ip -brief link", &sandbox.sh(Place::Host, "ls /run/netns; ip -brief link"));
+}
+
+/// Says how to get into a sandbox that stays.
+pub(crate) fn how_to_look_around(screen: &Screen, sandbox: &Sandbox) {
+    let portmap = binary("portmap");
+    let portmap = portmap.display();
+    let init = sandbox.init();
+    screen.title("The sandbox stays up");
+    say(&format!(
+        "enter the host:        nsenter --target {init} --net --mount --pid bash\n\
+         there, list all:       {portmap} list\n\
+         enter a container:     {portmap} exec web -- bash\n\
+         play the outside:      ip netns exec outside bash\n\
+         end it all:            kill -KILL {init}"
+    ));
+}

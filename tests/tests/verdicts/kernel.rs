@@ -1,0 +1,192 @@
+//! The loaded programs: running them on a frame, and telling what they did.
+
+use std::thread;
+
+use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+};
+use portmap::{
+    kernel::{
+        link::{self, VethPair},
+        maps::Maps,
+        namespace::Namespace,
+        netlink::Netlink,
+        programs,
+    },
+    paths::Pins,
+};
+use portmap_common::{
+    counters::Counters,
+    reason::{Drops, HostHook, Reason, ReasonCounts},
+    slot::{HOST_SLOT, veth_ifindex},
+};
+use portmap_ebpf::{Tables as _, Verdict, verdict::Origin};
+
+use crate::world::{A, B, CONFIG, Hook, MAC, UPLINK, World};
+
+/// What a verdict does that can be seen from outside: the code for the kernel and the counts.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Effects {
+    pub(crate) code: i32,
+    /// Slot and path of each count of a packet.
+    pub(crate) delivered: Vec<(u16, &'static str)>,
+    pub(crate) dropped: Vec<(u16, &'static str, &'static str)>,
+    pub(crate) left_to_host: Vec<(&'static str, &'static str)>,
+}
+
+pub(crate) const NEXT: i32 = -1;
+pub(crate) const SHOT: i32 = 2;
+pub(crate) const REDIRECT: i32 = 7;
+
+pub(crate) fn effects_of(hook: Hook, verdict: Verdict) -> Effects {
+    let none = Effects::default();
+    match verdict {
+        Verdict::Continue(reason) => {
+            let hook = if hook == Hook::Uplink { HostHook::Uplink } else { HostHook::Loopback };
+            Effects { code: NEXT, left_to_host: vec![(hook.name(), reason.name())], ..none }
+        }
+        Verdict::Decided => Effects { code: NEXT, ..none },
+        Verdict::Own(slot) => Effects { code: NEXT, delivered: vec![(slot, "own")], ..none },
+        Verdict::Drop { slot, reason } => {
+            let direction = if slot == HOST_SLOT { "rx" } else { "tx" };
+            Effects { code: SHOT, dropped: vec![(slot, direction, reason.name())], ..none }
+        }
+        Verdict::ToContainer { origin, owner } => {
+            let delivered = match origin {
+                Origin::Outside => vec![(owner.slot, "rx_outside")],
+                Origin::Host => vec![(owner.slot, "rx_host")],
+                Origin::Container(sender) => vec![(owner.slot, "rx_container"), (sender, "tx_container")],
+            };
+            Effects { code: REDIRECT, delivered, ..none }
+        }
+        Verdict::ToOutside { slot, .. } => {
+            Effects { code: REDIRECT, delivered: vec![(slot, "tx_outside")], ..none }
+        }
+        Verdict::ToHost(slot) => Effects { code: REDIRECT, delivered: vec![(slot, "tx_host")], ..none },
+        Verdict::ToEth0(_) => Effects { code: REDIRECT, ..none },
+    }
+}
+
+pub(crate) const SLOTS: [u16; 3] = [HOST_SLOT, A, B];
+
+/// All counters that a fixture can change.
+pub(crate) struct Counts {
+    counters: [Counters; 3],
+    drops: [Drops; 3],
+    host: [ReasonCounts; 2],
+}
+
+impl Counts {
+    pub(crate) fn read(maps: &Maps) -> Self {
+        Self {
+            counters: SLOTS.map(|slot| maps.counters(slot).expect("a map")),
+            drops: SLOTS.map(|slot| maps.drops(slot).expect("a map")),
+            host: HostHook::ALL.map(|hook| maps.host(hook).expect("a map")),
+        }
+    }
+
+    /// Everything that has been counted since, one element for each packet.
+    pub(crate) fn since(&self, before: &Self, code: i32, bytes: u64) -> Effects {
+        let mut effects = Effects { code, ..Effects::default() };
+        for (place, slot) in SLOTS.into_iter().enumerate() {
+            let paths = self.counters[place].by_path().into_iter().zip(before.counters[place].by_path());
+            for ((path, now), (_, then)) in paths {
+                let packets = now.packets - then.packets;
+                assert_eq!(now.bytes - then.bytes, packets * bytes, "bytes of {path}");
+                effects.delivered.extend((0..packets).map(|_| (slot, path)));
+            }
+            for reason in Reason::ALL {
+                let (now, then) = (&self.drops[place], &before.drops[place]);
+                let directions = [("rx", now.rx, then.rx), ("tx", now.tx, then.tx)];
+                for (direction, now, then) in directions {
+                    let packets = now.get(*reason) - then.get(*reason);
+                    effects.dropped.extend((0..packets).map(|_| (slot, direction, reason.name())));
+                }
+            }
+        }
+        for (place, hook) in HostHook::ALL.into_iter().enumerate() {
+            for reason in Reason::ALL {
+                let packets = self.host[place].get(*reason) - before.host[place].get(*reason);
+                effects.left_to_host.extend((0..packets).map(|_| (hook.name(), reason.name())));
+            }
+        }
+        effects.delivered.sort_unstable();
+        effects
+    }
+}
+
+/// Runs `work` where it can pin and make interfaces without a trace: on a thread with namespaces of its own.
+pub(crate) fn in_private_namespaces(work: impl FnOnce(&Pins) + Send) {
+    let directory = tempfile::tempdir().expect("a directory");
+    thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("root may");
+            let (none, path) = (None::<&str>, directory.path());
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("a private mount");
+            mount(none, path, Some("bpf"), MsFlags::empty(), none).expect("a bpffs");
+            work(&Pins::new(path));
+            umount2(path, MntFlags::MNT_DETACH).expect("unmounted");
+        });
+        if let Err(panic) = worker.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+/// Makes the interfaces that the fixtures name, and fills the maps with what [`World`] says.
+pub(crate) fn build_world(pins: &Pins) -> Maps {
+    let netlink = Netlink::open().expect("netlink");
+    let here = Namespace::current().expect("a namespace");
+    for (name, index) in [("uplink", UPLINK), ("a", veth_ifindex(A)), ("b", veth_ifindex(B))] {
+        let peer = format!("{name}-peer");
+        link::create_veth(
+            &netlink,
+            &VethPair {
+                host_name: name,
+                host_index: index,
+                alias: "",
+                container_name: &peer,
+                container_index: index + 1000,
+                container: &here,
+                mac: MAC,
+                mtu: 1500,
+            },
+        )
+        .expect("a veth pair");
+        link::set_up(&netlink, index, name).expect("up");
+    }
+    link::set_up(&netlink, link::LOOPBACK, "lo").expect("up");
+    programs::load(pins).expect("the kernel takes the programs");
+    let mut maps = Maps::open(pins).expect("the maps");
+    maps.set_config(&CONFIG).expect("written");
+    for slot in SLOTS {
+        maps.set_endpoint(slot, &World.endpoint(slot)).expect("written");
+    }
+    for port in 0..=u16::MAX {
+        maps.ports.set(port, World.port(port));
+    }
+    maps
+}
+
+/// `__sk_buff` as far as a test run reads it (`linux/bpf.h`): all but `ifindex` stay zero.
+pub(crate) fn context(ifindex: u32) -> [u8; 192] {
+    const OFFSET_OF_IFINDEX: usize = 40;
+    let mut context = [0; 192];
+    context[OFFSET_OF_IFINDEX..OFFSET_OF_IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
+    context
+}
+
+pub(crate) fn run(pins: &Pins, hook: Hook, frame: &[u8]) -> Result<i32, ProgramError> {
+    let program = SchedClassifier::from_pin(pins.program(hook.program())).expect("pinned");
+    let context = context(hook.ifindex());
+    let mut output = vec![0; frame.len() + 256];
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        data_out: Some(&mut output),
+        ctx_in: Some(&context),
+        ..TestRunOptions::default()
+    };
+    Ok(program.test_run(options)?.return_value.cast_signed())
+}

@@ -1,0 +1,76 @@
+//! One table of frames, decided twice: by the decision code on this machine, and by the loaded programs in the
+//! kernel. Both must say what the table says.
+
+mod kernel;
+mod table;
+mod world;
+
+use std::fs;
+
+use portmap::kernel::programs;
+use portmap_common::names;
+use portmap_ebpf::Verdict;
+use portmap_tests::frames::Frame;
+
+use crate::{
+    kernel::{Counts, build_world, effects_of, in_private_namespaces, run},
+    table::{Fixture, fixtures, from_a},
+    world::{A_PORT, HOST, Hook},
+};
+
+#[test]
+fn the_decision_code_agrees_with_the_table() {
+    for Fixture { name, hook, frame, verdict } in fixtures() {
+        assert_eq!(hook.decide(&frame), verdict, "{hook:?}: {name}");
+    }
+}
+
+/// The decision code sees frames that the kernel refuses to run a test with, and ones that no wire carries.
+#[test]
+fn frames_of_every_length_are_decided() {
+    for hook in Hook::ALL {
+        let whole = Frame { options: vec![1; 40], ..from_a((HOST, A_PORT), (HOST, A_PORT)) }.bytes();
+        for length in 0..whole.len() {
+            match hook.decide(&whole[..length]) {
+                Verdict::ToOutside { .. } | Verdict::ToHost(_) | Verdict::ToEth0(_) => {
+                    panic!("{hook:?} at {length}")
+                }
+                Verdict::ToContainer { .. } => assert!(length >= 14 + 60 + 4, "{hook:?} at {length}"),
+                Verdict::Continue(_) | Verdict::Decided | Verdict::Own(_) | Verdict::Drop { .. } => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn the_loaded_programs_agree_with_the_table() {
+    in_private_namespaces(|pins| {
+        let maps = build_world(pins);
+        for Fixture { name, hook, frame, verdict } in fixtures() {
+            let before = Counts::read(&maps);
+            let code = run(pins, hook, &frame).unwrap_or_else(|error| panic!("{hook:?}: {name}: {error}"));
+            let length = u64::try_from(frame.len()).expect("a short frame");
+            let seen = Counts::read(&maps).since(&before, code, length);
+            let mut expected = effects_of(hook, verdict);
+            expected.delivered.sort_unstable();
+            assert_eq!(seen, expected, "{hook:?}: {name}");
+        }
+    });
+}
+
+#[test]
+fn pinned_maps_of_another_shape_are_refused() {
+    in_private_namespaces(|pins| {
+        programs::load(pins).expect("the kernel takes the programs");
+        programs::load(pins).expect("and takes them again, with the same maps");
+        // Two maps that have nothing in common change places.
+        let (ports, config) = (pins.map(names::MAP_PORTS), pins.map(names::MAP_CONFIG));
+        let aside = pins.root().join("aside");
+        fs::rename(&ports, &aside).expect("renamed");
+        fs::rename(&config, &ports).expect("renamed");
+        fs::rename(&aside, &config).expect("renamed");
+        let error = programs::load(pins).expect_err("the maps are wrong");
+        assert_eq!(error.kind, portmap::error::Kind::Conflict);
+        assert!(error.message.contains("expected") && error.message.contains("pm_"), "{error}");
+    });
+}

@@ -1,0 +1,340 @@
+//! The table: frames, the hook at which they are seen, and what is to happen to them.
+
+use std::net::Ipv4Addr;
+
+use portmap_common::{
+    reason::Reason,
+    slot::{HOST_SLOT, loopback_mac},
+};
+use portmap_ebpf::{Verdict, frame::HEAD, verdict::Origin};
+use portmap_tests::frames::{Frame, ICMP, TCP, UDP};
+
+use crate::world::{
+    A, A_PORT, ALSO_LOCAL, B, B_LOW_PORT, B_PORT, ETH0, FAR, FREE, GATEWAY, HOST, Hook, LOCAL, MAC,
+    OTHER_MAC, PEER, entry,
+};
+
+pub(crate) struct Fixture {
+    pub(crate) name: String,
+    pub(crate) hook: Hook,
+    pub(crate) frame: Vec<u8>,
+    pub(crate) verdict: Verdict,
+}
+
+pub(crate) fn from_outside(to: u16) -> Frame {
+    Frame { to_mac: MAC, ..Frame::udp((PEER, 5555), (HOST, to)) }
+}
+
+pub(crate) fn on_host_lo(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> Frame {
+    Frame { from_mac: [0; 6], ..Frame::udp(from, to) }
+}
+
+pub(crate) fn from_a(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> Frame {
+    Frame { from_mac: MAC, to_mac: MAC, ..Frame::udp(from, to) }
+}
+
+pub(crate) fn on_lo_of_a(to: (Ipv4Addr, u16)) -> Frame {
+    Frame { from_mac: loopback_mac(A), to_mac: loopback_mac(A), ..Frame::udp((HOST, A_PORT), to) }
+}
+
+/// What is neither IPv4 TCP nor IPv4 UDP, made of a packet that would be delivered, with the reason.
+pub(crate) fn unfit(good: &Frame) -> Vec<(String, Vec<u8>, Reason)> {
+    let other = |name: &str, frame: Frame, reason| (name.to_owned(), frame.bytes(), reason);
+    let mut forms = vec![
+        other("802.1Q", Frame { vlan: Some(5), ..good.clone() }, Reason::Vlan),
+        other("802.1ad", Frame { ether_type: 0x88a8, ..good.clone() }, Reason::Vlan),
+        other("a stacked tag of old", Frame { ether_type: 0x9100, ..good.clone() }, Reason::Vlan),
+        other("ARP", Frame { ether_type: 0x0806, ..good.clone() }, Reason::Arp),
+        other("an unknown type", Frame { ether_type: 0x88b5, ..good.clone() }, Reason::EtherType),
+        other("a length in place of a type", Frame { ether_type: 60, ..good.clone() }, Reason::EtherType),
+        other("ICMP", good.clone().protocol(ICMP), Reason::Icmp),
+        other("GRE", good.clone().protocol(47), Reason::Protocol),
+        other("protocol 0", good.clone().protocol(0), Reason::Protocol),
+        other("protocol 255", good.clone().protocol(255), Reason::Protocol),
+        other("a first fragment", Frame { fragment: 0x2000, ..good.clone() }, Reason::Fragment),
+        other("a later fragment", Frame { fragment: 0x2001, ..good.clone() }, Reason::Fragment),
+        other("a last fragment", Frame { fragment: 0x1fff, ..good.clone() }, Reason::Fragment),
+        other("version 6 in IPv4", Frame { version: 6, ..good.clone() }, Reason::Malformed),
+        other("version 0 in IPv4", Frame { version: 0, ..good.clone() }, Reason::Malformed),
+        other("ports in the padding", Frame { total_length: Some(27), ..good.clone() }, Reason::Malformed),
+        other("a packet of 20 bytes", Frame { total_length: Some(20), ..good.clone() }, Reason::Malformed),
+        other("a packet of 1 byte", Frame { total_length: Some(1), ..good.clone() }, Reason::Malformed),
+    ];
+    let mut short_header = good.bytes();
+    short_header[14] = 0x44;
+    forms.push(("a header of 16 bytes".to_owned(), short_header, Reason::Malformed));
+    // The kernel takes no IPv4 frame without a whole IPv4 header for a test run.
+    for length in 34..HEAD {
+        forms.push((
+            format!("cut off after {length} bytes"),
+            good.bytes()[..length].to_vec(),
+            Reason::Malformed,
+        ));
+    }
+    let options = Frame { options: vec![1; 40], total_length: Some(68), ..good.clone() };
+    for length in [42, 60, 77] {
+        let bytes = options.bytes()[..length].to_vec();
+        forms.push((format!("options, cut off after {length} bytes"), bytes, Reason::Malformed));
+    }
+    forms
+}
+
+/// The fixtures of one hook.
+struct Table {
+    hook: Hook,
+    fixtures: Vec<Fixture>,
+}
+
+impl Table {
+    const fn of(hook: Hook) -> Self {
+        Self { hook, fixtures: Vec::new() }
+    }
+
+    fn add(&mut self, name: &str, frame: &Frame, verdict: Verdict) {
+        self.fixtures.push(Fixture { name: name.to_owned(), hook: self.hook, frame: frame.bytes(), verdict });
+    }
+}
+
+const fn to(origin: Origin, slot: u16) -> Verdict {
+    Verdict::ToContainer { origin, owner: entry(slot) }
+}
+
+const fn drop_a(reason: Reason) -> Verdict {
+    Verdict::Drop { slot: A, reason }
+}
+
+/// All fixtures.
+pub(crate) fn fixtures() -> Vec<Fixture> {
+    [at_uplink(), at_host_lo(), at_veth_of_a(), at_lo_of_a(), carried_nowhere()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn at_uplink() -> Vec<Fixture> {
+    let mut table = Table::of(Hook::Uplink);
+    for (protocol, name) in [(UDP, "UDP"), (TCP, "TCP")] {
+        let packet = |port| from_outside(port).protocol(protocol);
+        table.add(&format!("{name} for a"), &packet(A_PORT), to(Origin::Outside, A));
+        table.add(&format!("{name} for b"), &packet(B_PORT), to(Origin::Outside, B));
+        table.add(&format!("{name} for port 1 of b"), &packet(B_LOW_PORT), to(Origin::Outside, B));
+        table.add(&format!("{name} for a free port"), &packet(FREE), Verdict::Continue(Reason::HostPort));
+        table.add(&format!("{name} for port 0"), &packet(0), Verdict::Continue(Reason::HostPort));
+    }
+    for options in [4, 20, 40] {
+        let frame = Frame { options: vec![1; options], ..from_outside(A_PORT) };
+        table.add(&format!("{options} bytes of options"), &frame, to(Origin::Outside, A));
+    }
+    // The "don't fragment" bit and the reserved one are no fragment.
+    for flags in [0x4000, 0x8000, 0xc000] {
+        table.add("flags", &Frame { fragment: flags, ..from_outside(A_PORT) }, to(Origin::Outside, A));
+    }
+    table.add(
+        "the sender's port is a's",
+        &Frame { from_port: A_PORT, ..from_outside(FREE) },
+        Verdict::Continue(Reason::HostPort),
+    );
+    table.add(
+        "length 0 of a super-packet",
+        &Frame { total_length: Some(0), ..from_outside(A_PORT) },
+        to(Origin::Outside, A),
+    );
+    table.add(
+        "another address",
+        &Frame { to: PEER, ..from_outside(A_PORT) },
+        Verdict::Continue(Reason::OtherAddress),
+    );
+    table.add(
+        "127.0.0.1 from outside",
+        &Frame { to: LOCAL, ..from_outside(A_PORT) },
+        Verdict::Continue(Reason::OtherAddress),
+    );
+    table.add(
+        "multicast",
+        &Frame { to: Ipv4Addr::new(224, 0, 0, 1), ..from_outside(A_PORT) },
+        Verdict::Continue(Reason::OtherAddress),
+    );
+    table.add(
+        "another station",
+        &Frame { to_mac: OTHER_MAC, ..from_outside(A_PORT) },
+        Verdict::Continue(Reason::OtherStation),
+    );
+    table.add(
+        "a broadcast frame",
+        &Frame { to_mac: [0xff; 6], ..from_outside(A_PORT) },
+        Verdict::Continue(Reason::OtherStation),
+    );
+    for source in [HOST, LOCAL, ALSO_LOCAL] {
+        for port in [A_PORT, FREE] {
+            let frame = Frame { from: source, ..from_outside(port) };
+            table.add(
+                &format!("from {source} to {port}"),
+                &frame,
+                Verdict::Drop { slot: HOST_SLOT, reason: Reason::SourceAddress },
+            );
+        }
+    }
+    table.fixtures
+}
+
+fn at_host_lo() -> Vec<Fixture> {
+    let mut table = Table::of(Hook::HostLo);
+    for address in [HOST, LOCAL, ALSO_LOCAL] {
+        for source in [HOST, LOCAL] {
+            let frame = |from, to| on_host_lo((source, from), (address, to));
+            table.add(&format!("{address} for a"), &frame(50000, A_PORT), to(Origin::Host, A));
+            table.add(
+                &format!("{address} for a by TCP"),
+                &frame(50000, A_PORT).protocol(TCP),
+                to(Origin::Host, A),
+            );
+            table.add(&format!("{address} for b"), &frame(50000, B_PORT), to(Origin::Host, B));
+            table.add(
+                &format!("{address} for the host"),
+                &frame(50000, FREE),
+                Verdict::Continue(Reason::HostPort),
+            );
+            table.add(&format!("{address} from a for the host"), &frame(A_PORT, FREE), Verdict::Decided);
+        }
+    }
+    table.add(
+        "another address of the host",
+        &on_host_lo((HOST, 50000), (PEER, A_PORT)),
+        Verdict::Continue(Reason::OtherAddress),
+    );
+    table.fixtures
+}
+
+fn at_veth_of_a() -> Vec<Fixture> {
+    let mut table = Table::of(Hook::VethOfA);
+    for (protocol, name) in [(UDP, "UDP"), (TCP, "TCP")] {
+        let packet = |from, to| from_a(from, to).protocol(protocol);
+        let own = (HOST, A_PORT);
+        table.add(
+            &format!("{name} on the link"),
+            &packet(own, (PEER, FREE)),
+            Verdict::ToOutside { slot: A, next_hop: PEER.octets() },
+        );
+        table.add(
+            &format!("{name} beyond"),
+            &packet(own, (FAR, FREE)),
+            Verdict::ToOutside { slot: A, next_hop: GATEWAY.octets() },
+        );
+        // A port outside has nothing to do with the same port here.
+        table.add(
+            &format!("{name} to b's port beyond"),
+            &packet(own, (FAR, B_PORT)),
+            Verdict::ToOutside { slot: A, next_hop: GATEWAY.octets() },
+        );
+        for address in [HOST, LOCAL, ALSO_LOCAL] {
+            table.add(
+                &format!("{name} to the host by {address}"),
+                &packet(own, (address, FREE)),
+                Verdict::ToHost(A),
+            );
+            table.add(
+                &format!("{name} to b by {address}"),
+                &packet(own, (address, B_PORT)),
+                to(Origin::Container(A), B),
+            );
+            table.add(
+                &format!("{name} to itself by {address}"),
+                &packet(own, (address, A_PORT)),
+                to(Origin::Container(A), A),
+            );
+            let from_local = packet((LOCAL, A_PORT), (address, FREE));
+            table.add(&format!("{name} from 127.0.0.1 to {address}"), &from_local, Verdict::ToHost(A));
+        }
+        for port in [B_PORT, B_LOW_PORT, FREE, 0, A_PORT + 1] {
+            for target in [(PEER, FREE), (FAR, FREE), (HOST, FREE), (HOST, B_PORT), (LOCAL, B_PORT)] {
+                let frame = packet((HOST, port), target);
+                table.add(
+                    &format!("{name} from port {port} to {target:?}"),
+                    &frame,
+                    drop_a(Reason::SourcePort),
+                );
+            }
+        }
+        for source in [PEER, FAR, Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST] {
+            for target in [(PEER, FREE), (FAR, FREE), (HOST, FREE), (LOCAL, B_PORT)] {
+                let frame = packet((source, A_PORT), target);
+                table.add(
+                    &format!("{name} from {source} to {target:?}"),
+                    &frame,
+                    drop_a(Reason::SourceAddress),
+                );
+            }
+        }
+        table.add(
+            &format!("{name} from 127.0.0.1 to the outside"),
+            &packet((LOCAL, A_PORT), (PEER, FREE)),
+            drop_a(Reason::SourceAddress),
+        );
+    }
+    for target in [
+        Ipv4Addr::UNSPECIFIED,
+        Ipv4Addr::new(0, 1, 2, 3),
+        Ipv4Addr::new(224, 0, 0, 1),
+        Ipv4Addr::new(239, 255, 255, 250),
+        Ipv4Addr::new(240, 0, 0, 1),
+        Ipv4Addr::BROADCAST,
+        Ipv4Addr::new(10, 0, 0, 0),
+        Ipv4Addr::new(10, 0, 0, 255),
+    ] {
+        table.add(
+            &format!("to {target}"),
+            &from_a((HOST, A_PORT), (target, FREE)),
+            drop_a(Reason::Destination),
+        );
+    }
+    let forged = Frame { from_mac: OTHER_MAC, to_mac: [0xff; 6], ..from_a((HOST, A_PORT), (PEER, FREE)) };
+    // The frame gets a new Ethernet header, so what the old one claims is without effect.
+    table.add("a forged Ethernet header", &forged, Verdict::ToOutside { slot: A, next_hop: PEER.octets() });
+    let optional = Frame { options: vec![1; 40], ..from_a((HOST, B_PORT), (PEER, FREE)) };
+    table.add("options before a foreign port", &optional, drop_a(Reason::SourcePort));
+    table.fixtures
+}
+
+fn at_lo_of_a() -> Vec<Fixture> {
+    let mut table = Table::of(Hook::LoOfA);
+    for address in [HOST, LOCAL, ALSO_LOCAL] {
+        table.add(&format!("own port by {address}"), &on_lo_of_a((address, A_PORT)), Verdict::Own(A));
+        table.add(&format!("b's port by {address}"), &on_lo_of_a((address, B_PORT)), Verdict::ToEth0(ETH0));
+        table.add(
+            &format!("the host's port by {address}"),
+            &on_lo_of_a((address, FREE)),
+            Verdict::ToEth0(ETH0),
+        );
+    }
+    table.add("an address of its own", &on_lo_of_a((PEER, FREE)), Verdict::Own(A));
+    let nameless = Frame { from_mac: [0; 6], ..on_lo_of_a((HOST, B_PORT)) };
+    table.add("a loopback device without a slot", &nameless, Verdict::Own(HOST_SLOT));
+    let unknown = Frame { from_mac: loopback_mac(B), ..on_lo_of_a((HOST, FREE)) };
+    table.add("the slot of a container without eth0", &unknown, Verdict::Own(B));
+    table.fixtures
+}
+
+/// What is neither IPv4 TCP nor IPv4 UDP, at every hook.
+fn carried_nowhere() -> Vec<Fixture> {
+    let mut fixtures = Vec::new();
+    for hook in Hook::ALL {
+        let (good, verdict): (Frame, fn(Reason) -> Verdict) = match hook {
+            Hook::Uplink => (from_outside(A_PORT), Verdict::Continue),
+            Hook::HostLo => (on_host_lo((HOST, 50000), (HOST, A_PORT)), Verdict::Continue),
+            Hook::VethOfA => {
+                (from_a((HOST, A_PORT), (PEER, FREE)), |reason| Verdict::Drop { slot: A, reason })
+            }
+            Hook::LoOfA => (on_lo_of_a((HOST, B_PORT)), |_| Verdict::Own(A)),
+        };
+        fixtures.extend(unfit(&good).into_iter().map(|(name, frame, reason)| Fixture {
+            name,
+            hook,
+            frame,
+            verdict: verdict(reason),
+        }));
+        // Long enough for an IPv6 header, without which the kernel takes no such frame for a test run.
+        let ipv6 = Frame { ether_type: 0x86dd, payload: vec![0; 40], ..good }.bytes();
+        fixtures.push(Fixture { name: "IPv6".to_owned(), hook, frame: ipv6, verdict: verdict(Reason::Ipv6) });
+    }
+    fixtures
+}
