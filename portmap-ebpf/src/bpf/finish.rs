@@ -29,6 +29,10 @@ const LO_IFINDEX: u32 = 1;
 #[repr(C, align(8))]
 struct Neighbour(bpf_redir_neigh);
 
+/// Bytes of a next hop, as the kernel wants to be told.
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "it is a small structure")]
+const NEIGHBOUR_SIZE: i32 = size_of::<bpf_redir_neigh>() as i32;
+
 /// Carries out the verdict of a hook on the host's own interfaces.
 #[inline(always)]
 pub(super) fn host_hook(context: &TcContext, hook: HostHook, verdict: Verdict) -> i32 {
@@ -65,7 +69,7 @@ pub(super) fn finish(context: &TcContext, verdict: Verdict) -> i32 {
                 }
             }
             // SAFETY: a helper that takes two integers; an interface that is gone makes the kernel drop.
-            unsafe { bpf_redirect_peer(owner.ifindex, 0) as i32 }
+            code(unsafe { bpf_redirect_peer(owner.ifindex, 0) })
         }
         Verdict::ToOutside { slot, next_hop } => {
             count(slot, bytes, |counters| &mut counters.tx_outside);
@@ -77,17 +81,14 @@ pub(super) fn finish(context: &TcContext, verdict: Verdict) -> i32 {
             });
             let uplink = Maps.config().uplink_ifindex;
             // SAFETY: the pointer is to a local of the size that is passed with it.
-            unsafe {
-                bpf_redirect_neigh(uplink, &raw mut neighbour.0, size_of::<bpf_redir_neigh>() as i32, 0)
-                    as i32
-            }
+            code(unsafe { bpf_redirect_neigh(uplink, &raw mut neighbour.0, NEIGHBOUR_SIZE, 0) })
         }
         Verdict::ToHost(slot) => {
             count(slot, bytes, |counters| &mut counters.tx_host);
             to_host(context)
         }
         // SAFETY: a helper that takes two integers; an interface that is gone makes the kernel drop.
-        Verdict::ToEth0(ifindex) => unsafe { bpf_redirect(ifindex, 0) as i32 },
+        Verdict::ToEth0(ifindex) => code(unsafe { bpf_redirect(ifindex, 0) }),
     }
 }
 
@@ -99,7 +100,14 @@ fn to_host(context: &TcContext) -> i32 {
         return TC_ACT_SHOT;
     }
     // SAFETY: a helper that takes two integers.
-    unsafe { bpf_redirect(LO_IFINDEX, u64::from(BPF_F_INGRESS)) as i32 }
+    code(unsafe { bpf_redirect(LO_IFINDEX, u64::from(BPF_F_INGRESS)) })
+}
+
+/// What a redirecting helper returns as what a program returns.
+#[expect(clippy::cast_possible_truncation, reason = "the helpers return one of the few TC_ACT codes")]
+#[inline(always)]
+const fn code(returned: i64) -> i32 {
+    returned as i32
 }
 
 #[inline(always)]
@@ -113,23 +121,37 @@ fn count(slot: u16, bytes: u32, path: impl FnOnce(&mut Counters) -> &mut Tally) 
 
 #[inline(always)]
 fn count_reason(counts: *mut ReasonCounts, reason: Reason) {
+    // SAFETY: the pointer is to a map's entry.
+    let count = unsafe { place(counts, reason) };
+    // SAFETY: the entry belongs to this CPU, see `count`.
+    unsafe { *count += 1 };
+}
+
+/// Where a reason is counted.
+///
+/// # Safety
+///
+/// `counts` must point to a whole [`ReasonCounts`].
+#[inline(always)]
+unsafe fn place(counts: *mut ReasonCounts, reason: Reason) -> *mut u64 {
     let place = reason as usize % REASON_PLACES;
     // SAFETY: ReasonCounts is REASON_PLACES counters in the order of the reasons' numbers, and `place` is less.
-    let count = unsafe { counts.cast::<u64>().add(place) };
-    // SAFETY: the entry belongs to this CPU, see `count`.
-    unsafe { *count = (*count).wrapping_add(1) };
+    unsafe { counts.cast::<u64>().add(place) }
 }
 
 #[inline(always)]
 fn count_drop(slot: u16, reason: Reason) {
     let Some(drops) = maps::drops(slot) else { return };
-    let place = reason as usize % REASON_PLACES;
-    // SAFETY: in bounds for the same reason as in `count_reason`; packets from outside are on their way to the
-    // host, all others were sent by the slot.
-    let count = unsafe {
-        let counts = if slot == HOST_SLOT { &raw mut (*drops).rx } else { &raw mut (*drops).tx };
-        counts.cast::<u64>().add(place)
+    // Packets from outside are on their way to the host, all others were sent by the slot.
+    let counts = if slot == HOST_SLOT {
+        // SAFETY: the pointer is to a map's entry.
+        unsafe { &raw mut (*drops).rx }
+    } else {
+        // SAFETY: the same.
+        unsafe { &raw mut (*drops).tx }
     };
+    // SAFETY: the pointer is into a map's entry.
+    let count = unsafe { place(counts, reason) };
     // SAFETY: the instruction adds one to the eight bytes at `count`, which is in the map's entry and aligned as
     // all of it. Drops of one container can happen on several CPUs at once, hence the lock; they are rare enough
     // for one counter to serve all CPUs. (core has no read-modify-write atomics for this target.)

@@ -6,6 +6,10 @@ use portmap_ebpf::{Frame, frame::HEAD};
 /// `PACKET_HOST` of `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
 
+/// [`HEAD`] as the kernel wants it.
+#[expect(clippy::cast_possible_truncation, reason = "it is a small number")]
+const HEAD_LENGTH: u32 = HEAD as u32;
+
 /// A frame whose head is known to be readable, or known to be missing.
 pub(super) struct Skb<'a> {
     context: &'a TcContext,
@@ -17,9 +21,9 @@ impl<'a> Skb<'a> {
     #[inline(always)]
     pub(super) fn new(context: &'a TcContext) -> Self {
         let mut head = head(context);
-        if head.is_none() && context.len() as usize >= HEAD {
+        if head.is_none() && context.len() >= HEAD_LENGTH {
             // The head lies in fragments of the buffer; have the kernel move it to the front.
-            if context.skb.pull_data(HEAD as u32).is_ok() {
+            if context.skb.pull_data(HEAD_LENGTH).is_ok() {
                 head = self::head(context);
             }
         }

@@ -1,4 +1,5 @@
 //! The programs: each one looks at the frame, decides and finishes.
+#![expect(clippy::needless_pass_by_value, reason = "the macro hands the context over by value")]
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use portmap_common::reason::HostHook;
