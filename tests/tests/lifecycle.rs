@@ -15,7 +15,7 @@ const A: Place<'_> = Place::Container("a");
 fn snapshot(sandbox: &Sandbox) -> String {
     sandbox.sh(
         Place::Host,
-        "ip -o link | sed 's/state .*//'; ip -o address; ip route show table all; tc qdisc; ls /run/netns; \
+        "ip -o link | sed 's/state .*//'; ip -4 -o address; ip -4 route show table all; tc qdisc; ls /run/netns; \
          for d in lo uplink; do tc filter show dev $d ingress 2>/dev/null || true; done; \
          find /sys/fs/bpf /run/portmap 2>/dev/null | grep -v debug || true; grep -v netns /proc/mounts; \
          cd /proc/sys/net/ipv4/conf; grep . */accept_local */route_localnet */rp_filter",

@@ -162,42 +162,53 @@ fn the_host_and_outside_are_undisturbed() {
 }
 
 #[test]
-fn a_host_with_strict_reverse_path_filtering_is_served_too() {
+fn every_reverse_path_filter_is_served() {
     let world = World::new();
-    let strict = "for f in all default uplink lo; do echo 1 > /proc/sys/net/ipv4/conf/$f/rp_filter; done";
-    world.sandbox.sh(Place::Host, strict);
-    for address in LOCAL {
-        world.expect(A, (address, HOST_PORT), "host", A_RANGE);
-        world.expect(Place::Host, (address, A_PORT), "a", HOST_RANGE);
-    }
-    world.expect(Place::Outside, (HOST, A_PORT), "a", ANY);
-    // A container that is made now inherits the setting.
-    world.sandbox.ok(&["add", "c", "--ports", "31020"]);
-    let _service = Service::both(&world.sandbox, Place::Container("c"), 31020, "c");
-    for address in LOCAL {
-        world.expect(Place::Host, (address, 31020), "c", HOST_RANGE);
-        world.expect(A, (address, 31020), "c", A_RANGE);
+    for (number, mode) in ["0", "1", "2"].into_iter().enumerate() {
+        let set = "for f in all default uplink lo pm1 pm2; do echo MODE > /proc/sys/net/ipv4/conf/$f/rp_filter; done";
+        world.sandbox.sh(Place::Host, &set.replace("MODE", mode));
+        // A container that is made now inherits the setting.
+        let (name, port) = (format!("c{mode}"), 31020 + u16::try_from(number).expect("few"));
+        world.sandbox.ok(&[
+            "add",
+            &name,
+            "--ports",
+            &port.to_string(),
+            "--ephemeral-ports-per-container",
+            "16",
+        ]);
+        let place = Place::Container(&name);
+        let _service = Service::both(&world.sandbox, place, port, &name);
+        for address in LOCAL {
+            world.expect(A, (address, HOST_PORT), "host", A_RANGE);
+            world.expect(Place::Host, (address, port), &name, HOST_RANGE);
+            world.expect(A, (address, port), &name, A_RANGE);
+            world.expect(place, (address, A_PORT), "a", ANY);
+        }
+        world.expect(Place::Outside, (HOST, port), &name, ANY);
     }
 }
 
 #[test]
-fn a_datagram_as_large_as_the_loopback_allows_arrives() {
+fn large_datagrams_arrive() {
+    use std::net::UdpSocket;
+
     let world = World::new();
-    let size = 1400;
-    let received = world.sandbox.inside(A, || {
-        let socket =
-            std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, A_PORT + 2)).expect("the port is free");
-        socket.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
-        socket
-    });
-    for place in [Place::Host, B, Place::Outside] {
+    let any = (Ipv4Addr::UNSPECIFIED, 0);
+    let receiver = world.sandbox.inside(A, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, A_PORT + 2)));
+    let receiver = receiver.expect("the port is free");
+    receiver.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
+    // The host's loopback device carries large packets; everything else fits the uplink's MTU.
+    for (place, size) in
+        [(Place::Host, 60_000), (Place::Host, 1472), (B, 1472), (A, 1472), (Place::Outside, 1472)]
+    {
+        let payload = vec![7; size];
         world.sandbox.inside(place, || {
-            let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port");
-            socket.send_to(&vec![7; size], (HOST, A_PORT + 2)).expect("sent");
+            UdpSocket::bind(any).expect("a port").send_to(&payload, (HOST, A_PORT + 2)).expect("sent");
         });
         let mut buffer = vec![0; 65_536];
-        assert_eq!(received.recv(&mut buffer).expect("received"), size, "{place:?}");
-        assert!(buffer[..size].iter().all(|byte| *byte == 7), "{place:?}");
+        let received = receiver.recv(&mut buffer).expect("received");
+        assert_eq!(buffer[..received], payload, "{size} bytes from {place:?}");
     }
 }
 

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod build;
 mod check;
+mod leftovers;
 mod process;
 mod setup;
 mod summary;

@@ -13,7 +13,9 @@ use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum as _};
 
 use crate::{
-    build, process,
+    build,
+    leftovers::Snapshot,
+    process,
     setup::{self, Group, Report},
     summary::Counts,
     vm::{self, Image, Job, Kernel},
@@ -55,7 +57,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     // The tests run the programs that this leaves in the target directory.
     process::run(workspace::cargo().args(["build", "--workspace", "--bins"]))?;
 
-    let mut runs = vec![run_here(&arguments.filter)?];
+    let before = Snapshot::take();
+    let mut here = run_here(&arguments.filter)?;
+    let left = before.leftovers();
+    if !left.is_empty() {
+        here.trouble = Some(format!("the tests left behind: {}", left.join("; ")));
+    }
+    let mut runs = vec![here];
     let mut not_run = Vec::new();
     for kernel in kernels(arguments) {
         match prepare(kernel, arguments) {
