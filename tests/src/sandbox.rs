@@ -245,7 +245,7 @@ impl Sandbox {
     pub fn ok(&self, arguments: &[&str]) -> String {
         let output = self.portmap(arguments);
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "portmap {}: {errors}", arguments.join(" "));
+        assert!(output.status.success(), "portmap {}: {}: {errors}", arguments.join(" "), output.status);
         String::from_utf8(output.stdout).expect("text")
     }
 

@@ -139,6 +139,13 @@ fn a_namespace_of_somebody_else_is_borrowed_and_given_back() {
     let _daemon = sandbox.daemon();
     sandbox.sh(Place::Host, "ip netns add theirs; ip -n theirs link set lo up");
     let theirs = Place::Container("theirs");
+    // A namespace in which there is an eth0 already is refused, and left as it is.
+    sandbox.sh(Place::Host, "ip -n theirs link add eth0 type veth peer name peer");
+    let with_eth0 = sandbox.sh(theirs, "ip -o link");
+    let errors = sandbox.fails(&["add", "a", "--netns", "/run/netns/theirs"], 4);
+    assert!(errors.contains("exists already"), "{errors}");
+    assert_eq!(sandbox.sh(theirs, "ip -o link"), with_eth0);
+    sandbox.sh(Place::Host, "ip -n theirs link del eth0");
     // The loopback device keeps its new MAC address: the kernel takes no all-zero one back.
     let look = "ip -o link | sed 's/link.loopback [^ ]*//'; ip -o address; ip route; cat /proc/sys/net/ipv4/ip_local_port_range; tc qdisc";
     let before = sandbox.sh(theirs, look);
@@ -147,7 +154,7 @@ fn a_namespace_of_somebody_else_is_borrowed_and_given_back() {
     let service = Service::start(&sandbox, theirs, Transport::Tcp, 31000, "a");
     check_traffic(&sandbox);
     let errors = sandbox.fails(&["add", "b", "--netns", "/run/netns/theirs"], 4);
-    assert!(errors.contains("exists already"), "{errors}");
+    assert!(errors.contains("the network namespace of container \"a\" already"), "{errors}");
     check_traffic(&sandbox);
     drop(service);
     sandbox.ok(&["del", "a"]);

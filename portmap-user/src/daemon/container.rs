@@ -12,7 +12,7 @@ use crate::{
     kernel::{
         bpffs, clsact,
         link::{self, LOOPBACK, Mac, VethPair},
-        namespace::{self, Namespace},
+        namespace::{self, Namespace, NamespaceId},
         netlink::Netlink,
         programs::{self, Hook, Mechanism},
         sysctl,
@@ -87,9 +87,26 @@ impl Daemon {
                 record.netns.display()
             )));
         }
+        self.claim(&record.name, id)?;
         record.before = Some(namespace.run(look)?);
         record.namespace = Some(id);
         Ok(namespace)
+    }
+
+    /// Sees to it that a namespace becomes one container only.
+    fn claim(&self, name: &str, id: NamespaceId) -> Result<()> {
+        let mut registry = self.registry();
+        if let Some(other) = registry.containers.values().find(|entry| entry.record.namespace == Some(id)) {
+            return Err(Error::conflict(format!(
+                "{} is the network namespace of container {:?} already: expected one of its own",
+                other.record.netns.display(),
+                other.record.name
+            )));
+        }
+        if let Some(entry) = registry.containers.get_mut(name) {
+            entry.record.namespace = Some(id);
+        }
+        Ok(())
     }
 
     /// Connects the container's namespace with the host.
@@ -227,7 +244,8 @@ fn set_up_inside(facts: &HostFacts, record: &ContainerRecord, eth0: u32) -> Resu
     sysctl::set_local_port_range(record.ephemeral_ports)?;
     // The uplink's MTU on the loopback device, too: what is sent to the host or another container by it leaves
     // through eth0.
-    link::set_up_loopback(&netlink, loopback_mac(record.slot), facts.mtu)?;
+    link::change_loopback(&netlink, Some(loopback_mac(record.slot)), facts.mtu)?;
+    link::set_up(&netlink, LOOPBACK, "lo")?;
     link::set_up(&netlink, eth0, ETH0)?;
     link::add_address(&netlink, eth0, facts.address, facts.prefix_length)?;
     link::add_default_route(&netlink, eth0, facts.gateway)
@@ -240,8 +258,8 @@ fn restore(mechanism: Mechanism, pins: &Pins, record: &ContainerRecord) -> Resul
     if let Some(before) = &record.before {
         let netlink = Netlink::open()?;
         // The kernel takes no all-zero address back, which is what a loopback device starts with; ours stays then.
-        let mac = if before.lo_mac == Mac::default() { loopback_mac(record.slot) } else { before.lo_mac };
-        failures.note(link::set_up_loopback(&netlink, mac, before.lo_mtu));
+        let mac = (before.lo_mac != Mac::default()).then_some(before.lo_mac);
+        failures.note(link::change_loopback(&netlink, mac, before.lo_mtu));
         failures.note(sysctl::set_local_port_range(before.local_ports));
         if mechanism == Mechanism::Clsact && !before.had_clsact {
             failures.note(clsact::delete_qdisc_if_empty(&netlink, "lo"));

@@ -219,9 +219,12 @@ pub fn set_up(netlink: &Netlink, index: u32, name: &str) -> Result<()> {
     change(netlink, LinkUnspec::new_with_index(index).up().build(), name)
 }
 
-/// Gives the loopback device of the namespace an address and an MTU and brings it up.
-pub fn set_up_loopback(netlink: &Netlink, mac: Mac, mtu: u32) -> Result<()> {
-    let message = LinkUnspec::new_with_index(LOOPBACK).address(mac.to_vec()).mtu(mtu).up();
+/// Changes the MTU, and perhaps the MAC address, of the namespace's loopback device.
+pub fn change_loopback(netlink: &Netlink, mac: Option<Mac>, mtu: u32) -> Result<()> {
+    let mut message = LinkUnspec::new_with_index(LOOPBACK).mtu(mtu);
+    if let Some(mac) = mac {
+        message = message.address(mac.to_vec());
+    }
     change(netlink, message.build(), "lo")
 }
 
