@@ -5,17 +5,21 @@ mod kernel;
 mod table;
 mod world;
 
-use std::fs;
+use std::{fs, net::Ipv4Addr};
 
 use portmap::kernel::programs;
-use portmap_common::names;
-use portmap_ebpf::Verdict;
+use portmap_common::{
+    names,
+    reason::Reason,
+    tables::{Config, Endpoint, PortEntry},
+};
+use portmap_ebpf::{Tables, Verdict, hooks::veth};
 use portmap_tests::frames::Frame;
 
 use crate::{
     kernel::{Counts, build_world, effects_of, in_private_namespaces, run},
     table::{Fixture, fixtures, from_a},
-    world::{A_PORT, HOST, Hook},
+    world::{A, A_PORT, Bytes, CONFIG, HOST, Hook, World},
 };
 
 #[test]
@@ -39,6 +43,53 @@ fn frames_of_every_length_are_decided() {
                 Verdict::Continue(_) | Verdict::Decided | Verdict::Own(_) | Verdict::Drop { .. } => {}
             }
         }
+    }
+}
+
+/// [`World`] on another network.
+struct OtherNetwork(Config);
+
+impl Tables for OtherNetwork {
+    fn port(&self, port: u16) -> PortEntry {
+        World.port(port)
+    }
+
+    fn endpoint(&self, slot: u16) -> Endpoint {
+        World.endpoint(slot)
+    }
+
+    fn config(&self) -> Config {
+        self.0
+    }
+}
+
+#[test]
+fn next_hops_follow_the_network() {
+    const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
+    const NONE: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+    let near = Ipv4Addr::new(10, 0, 0, 0);
+    let far = Ipv4Addr::new(192, 0, 2, 7);
+    let to = |next_hop: Ipv4Addr| Verdict::ToOutside { slot: A, next_hop: next_hop.octets() };
+    let dropped = |reason| Verdict::Drop { slot: A, reason };
+    for (netmask, gateway, destination, expected) in [
+        // The host's address is its whole network, as in many clouds: everything is beyond the gateway.
+        ([255; 4], GATEWAY, near, to(GATEWAY)),
+        ([255; 4], GATEWAY, far, to(GATEWAY)),
+        ([255; 4], NONE, near, dropped(Reason::NoRoute)),
+        // A network of two has no broadcast address.
+        ([255, 255, 255, 254], GATEWAY, near, to(near)),
+        ([255, 255, 255, 254], NONE, far, dropped(Reason::NoRoute)),
+        ([255, 255, 255, 252], GATEWAY, near, dropped(Reason::Destination)),
+        ([255, 255, 255, 252], GATEWAY, Ipv4Addr::new(10, 0, 0, 3), dropped(Reason::Destination)),
+        ([255, 255, 255, 252], GATEWAY, Ipv4Addr::new(10, 0, 0, 2), to(Ipv4Addr::new(10, 0, 0, 2))),
+        ([255, 0, 0, 0], NONE, Ipv4Addr::new(10, 9, 9, 9), to(Ipv4Addr::new(10, 9, 9, 9))),
+        ([255, 0, 0, 0], NONE, far, dropped(Reason::NoRoute)),
+    ] {
+        let config = Config { netmask, gateway: gateway.octets(), ..CONFIG };
+        let bytes = from_a((HOST, A_PORT), (destination, 53)).bytes();
+        let frame = Bytes { bytes: &bytes, ifindex: Hook::VethOfA.ifindex() };
+        let verdict = veth::decide(&frame, &OtherNetwork(config));
+        assert_eq!(verdict, expected, "{destination} with {netmask:?} and {gateway}");
     }
 }
 

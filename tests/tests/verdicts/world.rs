@@ -73,8 +73,8 @@ impl Tables for World {
 
 /// A frame in memory.
 pub(crate) struct Bytes<'a> {
-    bytes: &'a [u8],
-    ifindex: u32,
+    pub(crate) bytes: &'a [u8],
+    pub(crate) ifindex: u32,
 }
 
 impl FrameView for Bytes<'_> {
