@@ -125,6 +125,7 @@ fn at_uplink() -> Vec<Fixture> {
         let frame = Frame { options: vec![1; options], ..from_outside(A_PORT) };
         table.add(&format!("{options} bytes of options"), &frame, to(Origin::Outside, A));
     }
+    table.add("no payload", &Frame { payload: Vec::new(), ..from_outside(A_PORT) }, to(Origin::Outside, A));
     // The "don't fragment" bit and the reserved one are no fragment.
     for flags in [0x4000, 0x8000, 0xc000] {
         table.add("flags", &Frame { fragment: flags, ..from_outside(A_PORT) }, to(Origin::Outside, A));
