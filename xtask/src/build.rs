@@ -11,6 +11,9 @@ use crate::{
     workspace,
 };
 
+/// The programs that users get.
+const PROGRAMS: [&str; 2] = ["portmapd", "portmap"];
+
 /// Arguments that are handed on as they are.
 #[derive(Args)]
 #[command(disable_help_flag = true)]
@@ -23,9 +26,9 @@ pub(crate) struct Forwarded {
 /// Builds the daemon and the command-line tools.
 pub(crate) fn release() -> Result<()> {
     setup::ensure(&[Group::Build], Report::Changes)?;
-    build("portmap-user", &["--bins"])?;
+    build(&[])?;
     let directory = workspace::metadata()?.target_directory.join("release");
-    println!("built {}/portmapd, portmap and portmap-bpf", directory.display());
+    println!("built {}", PROGRAMS.map(|program| directory.join(program).display().to_string()).join(" and "));
     Ok(())
 }
 
@@ -50,13 +53,22 @@ pub(crate) fn require_root(task: &str) -> Result<()> {
 fn become_program(task: &str, program: &str, forwarded: &Forwarded) -> Result<Infallible> {
     require_root(task)?;
     setup::ensure(&[Group::Build, Group::Run], Report::Changes)?;
-    build("portmap-user", &["--bins"])?;
-    build("portmap-tests", &["--bin", program])?;
+    build(&[program])?;
     let file = workspace::metadata()?.target_directory.join("release").join(program);
     let error = Command::new(&file).args(&forwarded.arguments).exec();
     Err(error).with_context(|| format!("cannot run {}", file.display()))
 }
 
-fn build(package: &str, what: &[&str]) -> Result<()> {
-    process::run(workspace::cargo().args(["build", "--release", "--package", package]).args(what))
+/// Builds the programs that users get, and others besides, in one go: cargo then chooses the same features for all
+/// and builds no dependency twice.
+fn build(others: &[&str]) -> Result<()> {
+    let mut command = workspace::cargo();
+    command.args(["build", "--release", "--package", "portmap-user"]);
+    if !others.is_empty() {
+        command.args(["--package", "portmap-tests"]);
+    }
+    for program in PROGRAMS.iter().chain(others) {
+        command.args(["--bin", program]);
+    }
+    process::run(&mut command)
 }
