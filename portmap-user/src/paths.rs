@@ -89,9 +89,9 @@ impl Pins {
         self.root().join("progs").join(name)
     }
 
-    /// The pin of the link of a program to an interface, called after the interface.
-    pub fn link(&self, interface: &str) -> PathBuf {
-        self.root().join("links").join(interface)
+    /// The pin of the link of a program to a place.
+    pub fn link(&self, place: &str) -> PathBuf {
+        self.root().join("links").join(place)
     }
 
     /// Everything that this daemon's layout can have pinned besides links.

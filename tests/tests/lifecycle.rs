@@ -259,6 +259,22 @@ fn settings_that_forget_a_container_are_refused() {
 }
 
 #[test]
+fn the_uplink_can_change_between_daemons() {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a", "--ports", "31000"]);
+    let _service = Service::start(&sandbox, A, Transport::Tcp, 31000, "a");
+    check_traffic(&sandbox);
+    daemon.stop();
+    // A name such as a VLAN device has.
+    let rename = "ip link set uplink down; ip link set uplink name up.5; ip link set up.5 up; ip route add default via 10.0.0.2";
+    sandbox.sh(Place::Host, rename);
+    let _daemon = sandbox.daemon();
+    check_traffic(&sandbox);
+    sandbox.ok(&["doctor"]);
+}
+
+#[test]
 fn doctor_names_what_somebody_has_broken() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();

@@ -147,12 +147,9 @@ pub(super) fn check_ports(settings: &Settings) -> Result<()> {
 
 /// The hook at the uplink.
 pub(super) fn uplink_hook(pins: &Pins, uplink: &str) -> Hook {
-    Hook {
-        interface: uplink.to_owned(),
-        ingress: true,
-        program: PROG_UPLINK_INGRESS,
-        link: pins.link(uplink),
-    }
+    // An interface's name can have dots, a name in a bpffs cannot.
+    let link = pins.link("uplink");
+    Hook { interface: uplink.to_owned(), ingress: true, program: PROG_UPLINK_INGRESS, link }
 }
 
 /// The hook at the host's loopback device.
@@ -182,7 +179,7 @@ pub(super) fn record(
             )));
         }
         if earlier.uplink != facts.uplink {
-            // The program leaves the old uplink before it comes to the new one; the pins tell them apart.
+            // The program leaves the old uplink before it comes to the new one.
             programs::detach(mechanism, &uplink_hook(&settings.pins, &earlier.uplink))?;
         }
     }
