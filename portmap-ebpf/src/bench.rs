@@ -1,4 +1,4 @@
-//! The BPF object of the benchmarks: a source of packets, and a classifier that does nothing.
+//! The BPF object of the benchmarks: a source of packets, and two programs that are the least to compare with.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
@@ -7,36 +7,61 @@ mod programs {
     use aya_ebpf::{
         bindings::{TC_ACT_UNSPEC, xdp_action},
         btf_maps::Array,
+        helpers::{bpf_ktime_get_ns, bpf_redirect_peer},
         macros::{btf_map, classifier, xdp},
         programs::{TcContext, XdpContext},
     };
+    use portmap_common::slot::{HOST_SLOT, veth_ifindex};
 
-    /// Length of the sequence of ports; a power of two. Two bytes each, read one after the other, are the least that a
-    /// random sequence takes away from the caches of what is measured.
+    /// Length of the sequence of packets; a power of two. Four bytes each, read one after the other, take little away
+    /// from the caches of what is measured.
     const SEQUENCE: usize = 32_768;
+
+    /// Frames that the kernel receives at a time.
+    const BATCH: u32 = 64;
+
+    /// Batches whose times are kept; a power of two.
+    const BATCHES: usize = 16_384;
 
     /// Where the destination port is: behind an Ethernet header, an IPv4 header without options, and the source port.
     const DESTINATION_PORT: usize = 14 + 20 + 2;
 
-    /// Destination ports of the packets, in network order.
-    #[btf_map(name = "bench_ports")]
-    static BENCH_PORTS: Array<[u16; SEQUENCE], 1> = Array::new();
+    /// Where the slot of the port's owner is: at the start of the UDP payload.
+    const SLOT: usize = 14 + 20 + 8;
+
+    /// What tells one packet from another.
+    #[repr(C)]
+    struct Packet {
+        /// Destination port, in network order.
+        port: u16,
+        /// The slot that owns it.
+        slot: u16,
+    }
+
+    /// The packets to be made, one after the other and from the start again.
+    #[btf_map(name = "bench_packets")]
+    static BENCH_PACKETS: Array<[Packet; SEQUENCE], 1> = Array::new();
 
     /// Number of packets made so far, which is the place of the next one in the sequence.
     #[btf_map(name = "bench_cursor")]
-    static BENCH_CURSOR: Array<u64, 1> = Array::new();
+    static BENCH_CURSOR: Array<u32, 1> = Array::new();
 
-    /// Gives the next destination port to a frame and lets the kernel receive it.
+    /// When a batch began, by its number. All of its frames are made before the first of them is received, so the
+    /// time to the next beginning is that of one batch, from the making to the end.
+    #[btf_map(name = "bench_times")]
+    static BENCH_TIMES: Array<[u64; BATCHES], 1> = Array::new();
+
+    /// Turns a frame into the next packet and lets the kernel receive it.
     #[xdp]
     fn bench_source(context: XdpContext) -> u32 {
-        // A frame without a port would not be the packet that is asked for; it must not reach a classifier.
-        address(&context).map_or(xdp_action::XDP_DROP, |()| xdp_action::XDP_PASS)
+        // A frame that stays as it is would not be the packet that is asked for; it must not reach a classifier.
+        fill_in(&context).map_or(xdp_action::XDP_DROP, |()| xdp_action::XDP_PASS)
     }
 
     #[inline(always)]
-    fn address(context: &XdpContext) -> Option<()> {
-        let place = context.data() + DESTINATION_PORT;
-        if place + size_of::<u16>() > context.data_end() {
+    fn fill_in(context: &XdpContext) -> Option<()> {
+        let frame = context.data();
+        if frame + SLOT + size_of::<u16>() > context.data_end() {
             return None;
         }
         let cursor = BENCH_CURSOR.get_ptr_mut(0)?;
@@ -44,9 +69,18 @@ mod programs {
         let number = unsafe { *cursor };
         // SAFETY: the same.
         unsafe { *cursor = number + 1 };
-        let port = BENCH_PORTS.get(0)?[number as usize % SEQUENCE];
+        if number % BATCH == 0 {
+            let times = BENCH_TIMES.get_ptr_mut(0)?;
+            // SAFETY: a helper without arguments.
+            let now = unsafe { bpf_ktime_get_ns() };
+            // SAFETY: the pointer is to a map's entry, see above.
+            unsafe { (*times)[(number / BATCH) as usize % BATCHES] = now };
+        }
+        let packet = &BENCH_PACKETS.get(0)?[number as usize % SEQUENCE];
         // SAFETY: the two bytes are in the frame, as just checked, and at an even distance from its aligned start.
-        unsafe { *(place as *mut u16) = port };
+        unsafe { *((frame + DESTINATION_PORT) as *mut u16) = packet.port };
+        // SAFETY: the same.
+        unsafe { *((frame + SLOT) as *mut u16) = packet.slot };
         Some(())
     }
 
@@ -54,6 +88,25 @@ mod programs {
     #[classifier]
     fn bench_empty(_context: TcContext) -> i32 {
         TC_ACT_UNSPEC
+    }
+
+    /// The least that delivers a packet to its container: no verdict, no counter, the owner is read from the packet.
+    #[classifier]
+    fn bench_deliver(context: TcContext) -> i32 {
+        let frame = context.data();
+        if frame + SLOT + size_of::<u16>() > context.data_end() {
+            return TC_ACT_UNSPEC;
+        }
+        // SAFETY: the two bytes are in the frame, as just checked, and at an even distance from its aligned start.
+        let slot = unsafe { *((frame + SLOT) as *const u16) };
+        if slot == HOST_SLOT {
+            return TC_ACT_UNSPEC;
+        }
+        // SAFETY: a helper that takes two integers.
+        let code = unsafe { bpf_redirect_peer(veth_ifindex(slot), 0) };
+        #[expect(clippy::cast_possible_truncation, reason = "the helper returns one of the few TC_ACT codes")]
+        let code = code as i32;
+        code
     }
 
     /// The license that the kernel shows for the programs.

@@ -207,8 +207,8 @@ fn large_datagrams_arrive() {
             UdpSocket::bind(any).expect("a port").send_to(&payload, (HOST, A_PORT + 2)).expect("sent");
         });
         let mut buffer = vec![0; 65_536];
-        let received = receiver.recv(&mut buffer).expect("received");
-        assert_eq!(buffer[..received], payload, "{size} bytes from {place:?}");
+        let length = receiver.recv(&mut buffer).expect("received");
+        assert_eq!(buffer[..length], payload, "{size} bytes from {place:?}");
     }
 }
 

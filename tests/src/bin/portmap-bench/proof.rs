@@ -1,0 +1,212 @@
+//! The proof that packets take the way that is measured: every one is accounted for.
+
+use std::{
+    collections::HashMap,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use portmap_common::{reason::HostHook, tables::PortEntry};
+
+use crate::{
+    layout::{self, Mix},
+    mesos,
+    source::{SEQUENCE, Source},
+    world::{Classifier, NamespaceFile, World, eth0},
+};
+
+/// How long packets may take to their end.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Where packets have ended, by namespace: the kernel counts those whose header checksum is wrong.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    host: NamespaceFile,
+    containers: NamespaceFile,
+    interfaces: NamespaceFile,
+}
+
+/// Packets that ended on the host and in containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) host: u64,
+    pub(crate) containers: u64,
+}
+
+impl Ended {
+    /// What is to be expected of packets of a mix that go through a classifier.
+    fn expected(classifier: Classifier, mix: Mix, packets: u64) -> Self {
+        let delivers = !matches!(classifier, Classifier::None | Classifier::Empty);
+        if delivers && mix == Mix::Owned {
+            Self { host: 0, containers: packets }
+        } else {
+            Self { host: packets, containers: 0 }
+        }
+    }
+}
+
+impl Ends {
+    pub(crate) fn open(world: &World) -> Result<Self> {
+        Ok(Self {
+            host: NamespaceFile::open("netstat")?,
+            containers: world.containers.run(|| NamespaceFile::open("netstat"))?,
+            interfaces: world.containers.run(|| NamespaceFile::open("dev"))?,
+        })
+    }
+
+    pub(crate) fn now(&self) -> Result<Ended> {
+        Ok(Ended { host: checksum_errors(&self.host)?, containers: checksum_errors(&self.containers)? })
+    }
+
+    /// Fails unless exactly `packets` packets have ended since `before`, and where they must.
+    pub(crate) fn check(&self, before: Ended, classifier: Classifier, mix: Mix, packets: u64) -> Result<()> {
+        let expected = Ended::expected(classifier, mix, packets);
+        let start = Instant::now();
+        let ended = loop {
+            let now = self.now()?;
+            let ended =
+                Ended { host: now.host - before.host, containers: now.containers - before.containers };
+            // The kernel may leave the last packets in a CPU's backlog to a thread of its own.
+            if ended.host + ended.containers >= packets || start.elapsed() > PATIENCE {
+                break ended;
+            }
+            thread::sleep(Duration::from_millis(1));
+        };
+        ensure!(
+            ended == expected,
+            "{} packets to {} ports through {}: {} ended on the host and {} in containers, expected {} and {}",
+            packets,
+            mix.name(),
+            classifier.interface(),
+            ended.host,
+            ended.containers,
+            expected.host,
+            expected.containers
+        );
+        Ok(())
+    }
+
+    /// Packets that each container's `eth0` has received.
+    fn received(&self) -> Result<HashMap<String, u64>> {
+        let text = self.interfaces.read()?;
+        let lines = text.lines().filter_map(|line| line.split_once(':'));
+        lines
+            .map(|(name, fields)| {
+                // bytes packets …
+                let packets = fields.split_whitespace().nth(1).and_then(|field| field.parse().ok());
+                Ok((name.trim().to_owned(), packets.context("/proc/net/dev has a line without packets")?))
+            })
+            .collect()
+    }
+}
+
+fn checksum_errors(file: &NamespaceFile) -> Result<u64> {
+    let text = file.read()?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("IpExt:"));
+    let count = lines.next().zip(lines.next()).and_then(|(names, values)| {
+        let mut fields = names.split_whitespace().zip(values.split_whitespace());
+        fields.find(|(name, _)| *name == "InCsumErrors")?.1.parse().ok()
+    });
+    count.context("/proc/net/netstat has no InCsumErrors")
+}
+
+/// Sends `packets` packets of the sequence `ports` through a classifier and checks all counters: where they ended,
+/// what each container received, and what the classifier itself counted.
+pub(crate) fn prove(
+    world: &World,
+    source: &mut Source,
+    ends: &Ends,
+    (classifier, mix): (Classifier, Mix),
+    (ports, table, packets): (&[u16], &[PortEntry], u32),
+) -> Result<()> {
+    ensure!(packets as usize <= SEQUENCE, "{packets} packets: expected at most {SEQUENCE}");
+    let (ended, received) = (ends.now()?, ends.received()?);
+    let counted = Counted::read(world, classifier)?;
+    source.send(classifier.ifindex(), 0, packets)?;
+    let sent = u64::from(packets);
+    ends.check(ended, classifier, mix, sent)?;
+
+    let mut expected: HashMap<u16, u64> = HashMap::new();
+    if Ended::expected(classifier, mix, sent).containers > 0 {
+        for port in &ports[..packets as usize] {
+            *expected.entry(table[usize::from(*port)].slot).or_default() += 1;
+        }
+    }
+    let now = ends.received()?;
+    for slot in layout::slots(layout::MOST_CONTAINERS) {
+        let name = eth0(slot);
+        let since = now.get(&name).zip(received.get(&name)).map(|(now, before)| now - before);
+        let wanted = expected.get(&slot).copied().unwrap_or_default();
+        ensure!(
+            since == Some(wanted),
+            "through {}, container {slot} received {since:?} packets, expected {wanted}",
+            classifier.interface()
+        );
+    }
+    counted.check(world, classifier, &expected, sent)
+}
+
+/// What a classifier has counted itself.
+enum Counted {
+    Nothing,
+    Portmap { by_slot: Vec<u64>, host_port: u64 },
+    U32(u64),
+}
+
+impl Counted {
+    fn read(world: &World, classifier: Classifier) -> Result<Self> {
+        Ok(match classifier {
+            Classifier::None | Classifier::Empty | Classifier::Deliver => Self::Nothing,
+            Classifier::U32(_) => Self::U32(mesos::hits(&classifier.interface())?),
+            Classifier::Portmap => Self::Portmap {
+                by_slot: layout::slots(layout::MOST_CONTAINERS)
+                    .map(|slot| Ok(world.maps.counters(slot)?.rx_outside.packets))
+                    .collect::<Result<_>>()?,
+                host_port: world.maps.host(HostHook::Uplink)?.host_port,
+            },
+        })
+    }
+
+    /// Fails unless the counters have grown by what each container received, and by the rest for the host.
+    fn check(
+        &self,
+        world: &World,
+        classifier: Classifier,
+        expected: &HashMap<u16, u64>,
+        sent: u64,
+    ) -> Result<()> {
+        let delivered: u64 = expected.values().sum();
+        match (self, Self::read(world, classifier)?) {
+            (Self::U32(before), Self::U32(now)) => ensure!(
+                now - before == delivered,
+                "the filters of {} counted {} packets, expected {delivered}",
+                classifier.interface(),
+                now - before
+            ),
+            (
+                Self::Portmap { by_slot: slots_before, host_port: host_before },
+                Self::Portmap { by_slot, host_port },
+            ) => {
+                for (slot, (now, before)) in
+                    layout::slots(layout::MOST_CONTAINERS).zip(by_slot.iter().zip(slots_before))
+                {
+                    let wanted = expected.get(&slot).copied().unwrap_or_default();
+                    ensure!(
+                        now - before == wanted,
+                        "rx_outside of slot {slot} counted {} packets, expected {wanted}",
+                        now - before
+                    );
+                }
+                let left = host_port - host_before;
+                ensure!(
+                    left == sent - delivered,
+                    "host_port of the uplink counted {left} packets, expected {}",
+                    sent - delivered
+                );
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}

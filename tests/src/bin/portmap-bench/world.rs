@@ -1,0 +1,300 @@
+//! A host with containers and one uplink for each variant, in namespaces that end with this process.
+//!
+//! All uplinks have the same address, so that the same frame fits each of them. All containers' ends are in one
+//! namespace: what is measured ends before anything there could tell it from a namespace for each.
+
+use std::{
+    fs,
+    io::{Read as _, Seek as _, SeekFrom},
+    net::Ipv4Addr,
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::Path,
+};
+
+use anyhow::{Context as _, Result};
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, tc::TcAttachOptions};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
+use portmap::{
+    kernel::{
+        clsact,
+        link::{self, VethPair},
+        maps::Maps,
+        namespace::Namespace,
+        netlink::Netlink,
+        programs::{self, Hook, Mechanism},
+        sysctl,
+    },
+    paths::Pins,
+};
+use portmap_common::{
+    names,
+    slot::{HOST_SLOT, veth_ifindex},
+    tables::{Config, Endpoint, PortEntry},
+};
+
+use crate::{
+    layout, mesos,
+    source::{self, Source},
+};
+
+/// The host's address.
+pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+/// The host's gateway.
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
+/// MAC address of every interface.
+pub(crate) const HOST_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 1];
+
+const BPFFS: &str = "/sys/fs/bpf";
+const MTU: u32 = 1500;
+const FIRST_UPLINK: u32 = 100;
+/// Index of the first container's `eth0`, and of the first uplink's other end, in their namespace.
+const FIRST_ETH0: u32 = 10_000;
+const FIRST_PEER: u32 = 100;
+
+/// What is at the ingress of an uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Classifier {
+    /// Nothing.
+    None,
+    /// A program that does nothing.
+    Empty,
+    /// A program that delivers without a verdict.
+    Deliver,
+    /// portmap's program, as the daemon attaches it.
+    Portmap,
+    /// Mesos' list for this many containers.
+    U32(u16),
+}
+
+impl Classifier {
+    pub(crate) const ALL: [Self; 8] = [
+        Self::None,
+        Self::Empty,
+        Self::Deliver,
+        Self::Portmap,
+        Self::U32(layout::CONTAINERS[0]),
+        Self::U32(layout::CONTAINERS[1]),
+        Self::U32(layout::CONTAINERS[2]),
+        Self::U32(layout::CONTAINERS[3]),
+    ];
+
+    /// The uplink that has it.
+    pub(crate) fn interface(self) -> String {
+        match self {
+            Self::None => "none".to_owned(),
+            Self::Empty => "empty".to_owned(),
+            Self::Deliver => "deliver".to_owned(),
+            Self::Portmap => "portmap".to_owned(),
+            Self::U32(containers) => format!("u32-{containers}"),
+        }
+    }
+
+    /// The index of that uplink.
+    pub(crate) fn ifindex(self) -> u32 {
+        let place = Self::ALL.into_iter().position(|other| other == self).expect("one of all");
+        FIRST_UPLINK + u32::try_from(place).expect("a few")
+    }
+}
+
+/// The namespaces and what is in them.
+pub(crate) struct World {
+    /// Where containers' `eth0` are, called as [`eth0`] says.
+    pub(crate) containers: Namespace,
+    pub(crate) maps: Maps,
+    pub(crate) pins: Pins,
+    pub(crate) mechanism: Mechanism,
+}
+
+/// Name of a container's `eth0`, which it shares its namespace with many others.
+pub(crate) fn eth0(slot: u16) -> String {
+    format!("c{slot}")
+}
+
+/// Name of the host's end of a container's veth pair.
+pub(crate) fn host_veth(slot: u16) -> String {
+    format!("v{slot}")
+}
+
+/// Moves this process into namespaces of its own: nothing that follows can reach the machine's interfaces, routes
+/// and settings. The process must have a single thread.
+pub(crate) fn leave_the_host() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
+        .context("cannot make namespaces, which takes root")?;
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .context("cannot make the mounts private")?;
+    mount(none, BPFFS, Some("bpf"), MsFlags::empty(), none)
+        .with_context(|| format!("cannot mount a bpffs on {BPFFS}"))
+}
+
+impl World {
+    /// Makes everything. The process must have left the host.
+    pub(crate) fn build(source: &mut Source) -> Result<Self> {
+        let netlink = Netlink::open()?;
+        // The spawned thread's namespace outlives it: it is held by its open file.
+        let containers = std::thread::spawn(|| -> Result<Namespace> {
+            unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
+            Ok(Namespace::current()?)
+        });
+        let containers = containers.join().map_err(std::panic::resume_unwind)??;
+        without_ipv6()?;
+        containers.run(without_ipv6)?;
+        for slot in layout::slots(layout::MOST_CONTAINERS) {
+            let names = (host_veth(slot), eth0(slot));
+            pair(&netlink, &containers, &names, (veth_ifindex(slot), FIRST_ETH0 + u32::from(slot)))?;
+        }
+        for classifier in Classifier::ALL {
+            let (name, index) = (classifier.interface(), classifier.ifindex());
+            let names = (name.clone(), format!("{name}-peer"));
+            pair(&netlink, &containers, &names, (index, index - FIRST_UPLINK + FIRST_PEER))?;
+        }
+        link::set_up(&netlink, link::LOOPBACK, "lo")?;
+        containers.run(|| {
+            let netlink = Netlink::open()?;
+            for classifier in Classifier::ALL {
+                link::set_up(&netlink, classifier.ifindex() - FIRST_UPLINK + FIRST_PEER, "a peer")?;
+            }
+            layout::slots(layout::MOST_CONTAINERS)
+                .try_for_each(|slot| link::set_up(&netlink, FIRST_ETH0 + u32::from(slot), &eth0(slot)))
+        })?;
+        let pins = Pins::new(Path::new(BPFFS).join("portmap"));
+        let mechanism = Mechanism::detect();
+        programs::load(&pins)?;
+        let mut world = Self { containers, maps: Maps::open(&pins)?, pins, mechanism };
+        world.fill_fixed_maps()?;
+        world.attach(&netlink, source)?;
+        Ok(world)
+    }
+
+    /// Tells the programs of the host and of all containers.
+    fn fill_fixed_maps(&mut self) -> Result<()> {
+        self.maps.set_config(&Config {
+            host_ip: HOST.octets(),
+            netmask: [255, 255, 255, 0],
+            gateway: GATEWAY.octets(),
+            uplink_ifindex: Classifier::Portmap.ifindex(),
+            ..Config::default()
+        })?;
+        self.maps.set_endpoint(HOST_SLOT, &Endpoint::default())?;
+        for slot in layout::slots(layout::MOST_CONTAINERS) {
+            let [.., ephemeral] = layout::ranges(slot);
+            let endpoint = Endpoint {
+                host_ifindex: veth_ifindex(slot),
+                eth0_ifindex: FIRST_ETH0 + u32::from(slot),
+                ephemeral_first: ephemeral.first(),
+                ephemeral_last: ephemeral.last(),
+                flags: 0,
+            };
+            self.maps.set_endpoint(slot, &endpoint)?;
+        }
+        Ok(())
+    }
+
+    /// Puts every classifier at its uplink.
+    fn attach(&self, netlink: &Netlink, source: &mut Source) -> Result<()> {
+        let hook = Hook {
+            interface: Classifier::Portmap.interface(),
+            ingress: true,
+            program: names::PROG_UPLINK_INGRESS,
+            link: self.pins.link(&Classifier::Portmap.interface()),
+        };
+        programs::attach(self.mechanism, &self.pins, &hook)?;
+        for (classifier, name) in [(Classifier::Empty, source::EMPTY), (Classifier::Deliver, source::DELIVER)]
+        {
+            attach_own(self.mechanism, netlink, &classifier.interface(), name, source.classifier(name)?)?;
+        }
+        for containers in layout::CONTAINERS {
+            mesos::install(&Classifier::U32(containers).interface(), containers)?;
+        }
+        Ok(())
+    }
+
+    /// Gives every port the owner that a table says.
+    pub(crate) fn publish(&self, table: &[PortEntry]) {
+        for (port, owner) in (0..=u16::MAX).zip(table) {
+            self.maps.ports.set(port, *owner);
+        }
+    }
+}
+
+fn attach_own(
+    mechanism: Mechanism,
+    netlink: &Netlink,
+    interface: &str,
+    name: &str,
+    program: &mut SchedClassifier,
+) -> Result<()> {
+    match mechanism {
+        Mechanism::Tcx => {
+            let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+            program
+                .attach_with_options(interface, TcAttachType::Ingress, order)
+                .with_context(|| format!("cannot attach {name} to {interface}"))?;
+        }
+        Mechanism::Clsact => {
+            let fd = program.fd().with_context(|| format!("{name} is not loaded"))?.as_fd().as_raw_fd();
+            clsact::replace_filter(netlink, interface, true, name, fd)?;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps the calling thread's namespace from sending anything by itself.
+fn without_ipv6() -> portmap::error::Result<()> {
+    for interface in ["all", "default"] {
+        let setting = sysctl::of_interface("ipv6", interface, "disable_ipv6");
+        sysctl::write_if_present(&setting, "1")?;
+    }
+    Ok(())
+}
+
+/// Makes a veth pair between the host and the containers' namespace; the host's end is up.
+fn pair(
+    netlink: &Netlink,
+    containers: &Namespace,
+    (host_name, container_name): &(String, String),
+    (host_index, container_index): (u32, u32),
+) -> Result<()> {
+    link::create_veth(
+        netlink,
+        &VethPair {
+            host_name,
+            host_index,
+            alias: "",
+            container_name,
+            container_index,
+            container: containers,
+            mac: HOST_MAC,
+            mtu: MTU,
+        },
+    )?;
+    link::set_up(netlink, host_index, host_name)?;
+    Ok(())
+}
+
+/// A file of `/proc/net` that stays with the namespace in which it was opened.
+#[derive(Debug)]
+pub(crate) struct NamespaceFile(fs::File);
+
+impl NamespaceFile {
+    /// Opens a file of the calling thread's namespace.
+    pub(crate) fn open(name: &str) -> portmap::error::Result<Self> {
+        let path = format!("/proc/thread-self/net/{name}");
+        let file = fs::File::open(&path);
+        Ok(Self(
+            file.map_err(|error| portmap::error::Error::failure(format!("cannot open {path}: {error}")))?,
+        ))
+    }
+
+    /// Reads it afresh.
+    pub(crate) fn read(&self) -> Result<String> {
+        let mut text = String::new();
+        let mut file = &self.0;
+        file.seek(SeekFrom::Start(0)).context("cannot rewind a file of /proc/net")?;
+        file.read_to_string(&mut text).context("cannot read a file of /proc/net")?;
+        Ok(text)
+    }
+}
