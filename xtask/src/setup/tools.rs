@@ -24,11 +24,11 @@ pub(super) const RUN: [Tool; 11] = [
     tool("ip", "iproute2"),
     tool("kill", "procps"),
     tool("nsenter", "util-linux"),
+    tool("pgrep", "procps"),
     tool("ping", "iputils-ping"),
+    tool("python3", "python3"),
     tool("setpriv", "util-linux"),
-    tool("sysctl", "procps"),
     tool("tc", "iproute2"),
-    tool("tcpdump", "tcpdump"),
     tool("unshare", "util-linux"),
 ];
 
