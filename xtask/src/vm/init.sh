@@ -20,10 +20,10 @@ $busybox mount -t 9p -o $shared host /lower || stop "no view of the host's files
 $busybox mount -t 9p -o $shared kernel /kernel || stop "no view of the kernel's modules"
 $busybox mount -t tmpfs tmpfs /rw
 $busybox mkdir /rw/upper /rw/work
-$busybox mount -t overlay -o lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work overlay /root || stop "no overlay"
+$busybox mount -t overlay -o lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work overlay /system || stop "no overlay"
 
-$busybox mkdir -p /root/lib/modules /root/guest
-$busybox mount --bind /kernel/lib/modules /root/lib/modules
-$busybox mount --move /dev /root/dev
-$busybox cp /guest/* /root/guest/
-exec $busybox switch_root /root /bin/bash /guest/main
+$busybox mkdir -p /system/lib/modules /system/guest
+$busybox mount --bind /kernel/lib/modules /system/lib/modules
+$busybox mount --move /dev /system/dev
+$busybox cp /guest/* /system/guest/
+exec $busybox switch_root /system /bin/bash /guest/main

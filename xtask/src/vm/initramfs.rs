@@ -33,7 +33,7 @@ pub(super) struct Initramfs {
 pub(super) fn build<P: AsRef<Path>>(image: &Image, job: &Job<P>, work: &Path) -> Result<Initramfs> {
     let marker = marker(work);
     let tree = work.join("initramfs");
-    for directory in ["bin", "dev", "guest", "kernel", "lower", "modules", "proc", "root", "rw"] {
+    for directory in ["bin", "dev", "guest", "kernel", "lower", "modules", "proc", "rw", "system"] {
         fs::create_dir_all(tree.join(directory))?;
     }
     let busybox = process::find("busybox").context("busybox is missing: run `cargo xtask setup vm`")?;
