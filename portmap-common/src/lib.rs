@@ -7,6 +7,8 @@
 #![deny(unsafe_code)]
 
 pub mod counters;
+pub mod event;
+pub mod memory;
 pub mod names;
 pub mod reason;
 pub mod slot;
@@ -17,4 +19,4 @@ mod pod;
 
 /// Version of everything that is pinned. It is part of the pin path (`<bpffs-dir>/v<LAYOUT_VERSION>`), so that
 /// a daemon never takes over maps whose layout it does not know.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;

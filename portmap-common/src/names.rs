@@ -14,8 +14,37 @@ pub const MAP_DROPS: &str = "pm_drops";
 /// [`ReasonCounts`](crate::reason::ReasonCounts), indexed by [`HostHook`](crate::reason::HostHook).
 pub const MAP_HOST: &str = "pm_host";
 
+/// What the first fragments of IPv4 packets carried: `LRU_HASH` of [`FragmentKey4`](crate::memory::FragmentKey4) to
+/// [`Fragment`](crate::memory::Fragment).
+pub const MAP_FRAGMENTS4: &str = "pm_frags4";
+/// The same for IPv6, by [`FragmentKey6`](crate::memory::FragmentKey6).
+pub const MAP_FRAGMENTS6: &str = "pm_frags6";
+/// Who has asked whom for an echo: `LRU_HASH` of [`EchoKey`](crate::memory::EchoKey) to
+/// [`Echo`](crate::memory::Echo).
+pub const MAP_ECHO: &str = "pm_echo";
+/// Samples of dropped packets: `RINGBUF` of [`DropEvent`](crate::event::DropEvent).
+pub const MAP_EVENTS: &str = "pm_events";
+/// Slot to the limit of its samples: `ARRAY` of [`EventBudget`](crate::event::EventBudget).
+pub const MAP_BUDGETS: &str = "pm_budgets";
+
+/// The programs that others leave to: `PROG_ARRAY`, in the order of [`REST`].
+pub const MAP_REST: &str = "pm_rest";
+
 /// All maps, in the order in which they are described above.
-pub const MAPS: [&str; 6] = [MAP_PORTS, MAP_ENDPOINTS, MAP_CONFIG, MAP_COUNTERS, MAP_DROPS, MAP_HOST];
+pub const MAPS: [&str; 12] = [
+    MAP_PORTS,
+    MAP_ENDPOINTS,
+    MAP_CONFIG,
+    MAP_COUNTERS,
+    MAP_DROPS,
+    MAP_HOST,
+    MAP_FRAGMENTS4,
+    MAP_FRAGMENTS6,
+    MAP_ECHO,
+    MAP_EVENTS,
+    MAP_BUDGETS,
+    MAP_REST,
+];
 
 /// Program at the uplink's ingress.
 pub const PROG_UPLINK_INGRESS: &str = "pm_uplink_in";
@@ -26,5 +55,65 @@ pub const PROG_LO_INGRESS: &str = "pm_lo_in";
 /// Program at the egress of every container's loopback device.
 pub const PROG_CONTAINER_LO: &str = "pm_ctr_lo_out";
 
-/// All programs.
-pub const PROGRAMS: [&str; 4] = [PROG_UPLINK_INGRESS, PROG_VETH_INGRESS, PROG_LO_INGRESS, PROG_CONTAINER_LO];
+/// Program at the uplink's egress.
+pub const PROG_UPLINK_EGRESS: &str = "pm_uplink_out";
+/// Program at the ingress of every container's `eth0`.
+pub const PROG_CONTAINER_ETH0: &str = "pm_ctr_eth0_in";
+
+/// The programs that are attached somewhere.
+pub const PROGRAMS: [&str; 6] = [
+    PROG_UPLINK_INGRESS,
+    PROG_VETH_INGRESS,
+    PROG_LO_INGRESS,
+    PROG_CONTAINER_LO,
+    PROG_UPLINK_EGRESS,
+    PROG_CONTAINER_ETH0,
+];
+
+/// The programs that those leave to, by a tail call: for each hook what is not plain, by version of IP, and what is
+/// dropped. A program's place here is its place in [`MAP_REST`].
+pub const REST: [&str; 11] = [
+    "pm_uplink_in4",
+    "pm_uplink_in6",
+    "pm_veth_in4",
+    "pm_veth_in6",
+    "pm_lo_in4",
+    "pm_lo_in6",
+    "pm_ctr_lo_out4",
+    "pm_ctr_lo_out6",
+    "pm_uplink_out4",
+    "pm_uplink_out6",
+    "pm_dropped",
+];
+
+/// The place of a program in [`REST`].
+///
+/// # Panics
+///
+/// If it is not there; when a constant is computed, that is an error of the compiler's.
+pub const fn rest(name: &str) -> u32 {
+    let mut place = 0;
+    while place < REST.len() {
+        if is_same(REST[place], name) {
+            #[expect(clippy::cast_possible_truncation, reason = "there are few")]
+            return place as u32;
+        }
+        place += 1;
+    }
+    panic!("no such program")
+}
+
+const fn is_same(one: &str, other: &str) -> bool {
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    if one.len() != other.len() {
+        return false;
+    }
+    let mut place = 0;
+    while place < one.len() {
+        if one[place] != other[place] {
+            return false;
+        }
+        place += 1;
+    }
+    true
+}

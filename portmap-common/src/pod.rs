@@ -5,6 +5,8 @@ use aya::Pod;
 
 use crate::{
     counters::Counters,
+    event::{DropEvent, EventBudget},
+    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
     reason::{Drops, ReasonCounts},
     tables::{Config, Endpoint, PortEntry},
 };
@@ -17,4 +19,18 @@ macro_rules! pod {
     )* };
 }
 
-pod!(PortEntry, Endpoint, Config, Counters, ReasonCounts, Drops);
+pod!(
+    PortEntry,
+    Endpoint,
+    Config,
+    Counters,
+    ReasonCounts,
+    Drops,
+    FragmentKey4,
+    FragmentKey6,
+    Fragment,
+    EchoKey,
+    Echo,
+    DropEvent,
+    EventBudget
+);

@@ -62,16 +62,21 @@ reasons! {
     3 Vlan vlan "The frame carries a VLAN tag."
     4 EtherType ether_type "The frame is neither IPv4, IPv6 nor ARP."
     5 Arp arp "The frame is ARP, which only the host speaks."
-    6 Ipv6 ipv6 "The packet is IPv6, which containers do not have yet."
+    6 Ipv6 ipv6 "The packet is IPv6, and the host has no IPv6 address to share."
     7 Malformed malformed "The packet is shorter than its headers claim, or contradicts itself."
-    8 Protocol protocol "The IP protocol is neither TCP nor UDP."
-    9 Icmp icmp "The packet is ICMP, which containers do not have yet."
-    10 Fragment fragment "The packet is an IP fragment, which containers do not have yet."
+    8 Protocol protocol "The protocol has no ports: it is none of TCP, UDP, UDP-Lite, SCTP, DCCP and ICMP."
+    9 Icmp icmp "The ICMP message is neither about a container's packet nor an echo that a container may send."
+    10 Fragment fragment "The packet is a later fragment, and its first one is not known."
     11 SourceAddress source_address "The source is not an address that the sender may use."
     12 SourcePort source_port "The source port is not owned by the sending container."
-    13 Destination destination "The destination is multicast, broadcast or no host at all."
+    13 Destination destination "The destination is multicast, broadcast or no host that the sender could reach."
     14 NoRoute no_route "The destination is not on the uplink's network and the host has no gateway."
-    ; 17 unused
+    15 SourceMac source_mac "The source MAC address is not the one that the sender has."
+    16 ExtensionHeaders extension_headers "The packet has more IPv6 extension headers than are followed."
+    17 Neighbour neighbour "The packet is IPv6 neighbour discovery, which only the host speaks."
+    18 Quoted quoted "The ICMP error quotes a packet that its receiver cannot have sent or its sender cannot have got."
+    19 EchoBusy echo_busy "All identifiers that the echo request could use are in use."
+    ; 12 unused
 }
 
 /// The hooks at which packets are left to the host: index of [`MAP_HOST`](crate::names::MAP_HOST).
@@ -107,7 +112,7 @@ pub struct Drops {
     pub tx: ReasonCounts,
 }
 
-const _: () = assert!(Reason::ALL.len() <= REASON_PLACES);
+const _: () = assert!(Reason::ALL.len() <= REASON_PLACES && REASON_PLACES.is_power_of_two());
 const _: () = assert!(size_of::<ReasonCounts>() == REASON_PLACES * 8);
 const _: () = assert!(size_of::<Drops>() == 2 * REASON_PLACES * 8);
 

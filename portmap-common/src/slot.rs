@@ -45,7 +45,8 @@ pub const fn loopback_mac(slot: u16) -> [u8; 6] {
 pub const fn slot_of_loopback(mac: [u8; 6]) -> Option<u16> {
     let [a, b, c, d, high, low] = mac;
     let [pa, pb, pc, pd] = LOOPBACK_PREFIX;
-    if a == pa && b == pb && c == pc && d == pd { Some(u16::from_be_bytes([high, low])) } else { None }
+    let slot = u16::from_be_bytes([high, low]);
+    if a == pa && b == pb && c == pc && d == pd && slot < SLOTS { Some(slot) } else { None }
 }
 
 #[cfg(test)]
@@ -67,5 +68,6 @@ mod tests {
         }
         assert_eq!(slot_of_loopback([0; 6]), None);
         assert_eq!(slot_of_loopback([0x02, b'P', b'M', 1, 0, 1]), None);
+        assert_eq!(slot_of_loopback([0x02, b'P', b'M', 0, 0x80, 1]), None);
     }
 }

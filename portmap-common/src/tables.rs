@@ -1,6 +1,59 @@
 //! What the programs look up: the owner of a port, the host's addresses, a container's interfaces.
 //!
-//! Addresses are byte arrays in network order, interface indices and ports are native integers.
+//! Addresses are bytes in network order, interface indices and ports are native integers.
+
+/// An IPv4 address. Aligned, so that programs load it as one word.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address4 {
+    /// The bytes in network order.
+    pub bytes: [u8; 4],
+}
+
+/// An IPv6 address. Aligned, so that programs load it as two words.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address6 {
+    /// The bytes in network order.
+    pub bytes: [u8; 16],
+}
+
+/// A MAC address. Aligned, so that programs load it as one word.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Mac {
+    /// The bytes as they are sent, then two of zero.
+    pub bytes: [u8; 8],
+}
+
+impl Address4 {
+    /// The address with these bytes.
+    pub const fn new(bytes: [u8; 4]) -> Self {
+        Self { bytes }
+    }
+}
+
+impl Address6 {
+    /// The address with these bytes.
+    pub const fn new(bytes: [u8; 16]) -> Self {
+        Self { bytes }
+    }
+}
+
+impl Mac {
+    /// The address with these bytes.
+    pub const fn new(octets: [u8; 6]) -> Self {
+        let mut bytes = [0; 8];
+        bytes.split_at_mut(6).0.copy_from_slice(octets.as_slice());
+        Self { bytes }
+    }
+
+    /// Its six bytes.
+    pub const fn octets(self) -> [u8; 6] {
+        let [octets @ .., _, _] = self.bytes;
+        octets
+    }
+}
 
 /// Number of entries of the port map: one for every 16-bit port, for all protocols and both IP versions.
 pub const PORTS: usize = 65_536;
@@ -57,31 +110,45 @@ pub struct Endpoint {
     pub ephemeral_first: u16,
     /// Last port of the container's ephemeral block.
     pub ephemeral_last: u16,
-    /// Reserved, 0.
-    pub flags: u32,
+    /// A number that no earlier container in this slot had, so that what was meant for one never reaches the next.
+    pub generation: u32,
+}
+
+impl Endpoint {
+    /// The container's entry in the port map.
+    #[inline(always)]
+    pub const fn entry(&self, slot: u16) -> PortEntry {
+        PortEntry { ifindex: self.host_ifindex, slot, flags: 0 }
+    }
 }
 
 /// The host's side of the network, the same for all containers.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Config {
-    /// The address that all containers share.
-    pub host_ip: [u8; 4],
+    /// The IPv4 address that all containers share.
+    pub host_ip: Address4,
     /// Its netmask; a destination inside it is on the link.
-    pub netmask: [u8; 4],
+    pub netmask: Address4,
     /// Next hop for every other destination; zero if there is none.
-    pub gateway: [u8; 4],
+    pub gateway: Address4,
     /// Interface index of the uplink.
     pub uplink_ifindex: u32,
+    /// The IPv6 address that all containers share; zero if there is none.
+    pub host_ip6: Address6,
+    /// Its netmask.
+    pub netmask6: Address6,
+    /// Next hop for every other IPv6 destination; zero if there is none.
+    pub gateway6: Address6,
+    /// MAC address of the uplink and of every container's `eth0`.
+    pub mac: Mac,
     /// MAC address of the host's loopback device, which frames for the host must carry.
-    pub lo_mac: [u8; 6],
-    /// Reserved, 0.
-    pub reserved: [u8; 2],
+    pub lo_mac: Mac,
 }
 
 const _: () = assert!(size_of::<PortEntry>() == 8);
 const _: () = assert!(size_of::<Endpoint>() == 16);
-const _: () = assert!(size_of::<Config>() == 24);
+const _: () = assert!(size_of::<Config>() == 80);
 
 #[cfg(test)]
 mod tests {

@@ -1,15 +1,34 @@
 //! A frame as a hook sees it: its bytes, and what the kernel knows about it.
 
-/// Bytes at the start of a frame that are read most: Ethernet header, IPv4 header without options, ports.
-pub const HEAD: usize = 14 + 20 + 4;
+/// The first bytes of a frame, in one piece.
+///
+/// The numbers in them are read by their offset, the first byte the most significant. Reading behind what was asked for
+/// is a mistake in the program: it panics on a host, and the verifier refuses it in the kernel.
+pub trait Head: Copy {
+    /// A byte.
+    fn byte<const AT: usize>(self) -> u8;
+
+    /// Two bytes.
+    fn half<const AT: usize>(self) -> u16;
+
+    /// Four bytes.
+    fn word<const AT: usize>(self) -> u32;
+
+    /// Eight bytes.
+    fn double<const AT: usize>(self) -> u64;
+}
 
 /// A frame at a hook.
 pub trait Frame {
-    /// The first [`HEAD`] bytes, or `None` if the frame is shorter.
-    fn head(&self) -> Option<&[u8; HEAD]>;
+    /// The first `N` bytes, or `None` if the frame is shorter.
+    ///
+    /// To make one piece of them the frame may have to move. What an earlier call has returned is then no longer
+    /// the frame, so it must not be used after a later call.
+    fn head<const N: usize>(&self) -> Option<impl Head>;
 
-    /// `N` bytes at `offset`, or `None` if the frame ends before.
-    fn bytes<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+    /// `N` words of four bytes at `offset`, the first byte of each the most significant, or `None` if the frame ends
+    /// before.
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]>;
 
     /// Length of the frame in bytes, Ethernet header included.
     fn length(&self) -> u32;
@@ -17,9 +36,39 @@ pub trait Frame {
     /// Index of the interface at which the hook is.
     fn ifindex(&self) -> u32;
 
+    /// Index of the interface by which the frame came to this network namespace's stack; 0 if it was made here.
+    fn ingress_ifindex(&self) -> u32;
+
     /// Whether the destination MAC address is that of the interface.
     fn is_for_this_station(&self) -> bool;
 
-    /// Whether the frame had a VLAN tag that the kernel has taken off already.
-    fn has_vlan_tag(&self) -> bool;
+    /// The tag (priority and VLAN) that the kernel has taken off the frame already, if there was one.
+    fn vlan_tag(&self) -> Option<u16>;
+
+    /// The mark that the frame has in the kernel.
+    fn mark(&self) -> u32;
+}
+
+impl Head for &[u8] {
+    fn byte<const AT: usize>(self) -> u8 {
+        self[AT]
+    }
+
+    fn half<const AT: usize>(self) -> u16 {
+        u16::from_be_bytes(at::<2>(self, AT))
+    }
+
+    fn word<const AT: usize>(self) -> u32 {
+        u32::from_be_bytes(at::<4>(self, AT))
+    }
+
+    fn double<const AT: usize>(self) -> u64 {
+        u64::from_be_bytes(at::<8>(self, AT))
+    }
+}
+
+fn at<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
+    let mut found = [0; N];
+    found.copy_from_slice(&bytes[offset..offset + N]);
+    found
 }

@@ -6,9 +6,12 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod answer;
+pub mod echo;
 pub mod frame;
 pub mod hooks;
 pub mod packet;
+pub mod sample;
 pub mod tables;
 pub mod verdict;
 

@@ -1,6 +1,9 @@
-//! What a hook may look up.
+//! What a hook may look up, and what it may write down for later packets.
 
-use portmap_common::tables::{Config, Endpoint, PortEntry};
+use portmap_common::{
+    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
+    tables::{Config, Endpoint, PortEntry},
+};
 
 /// The maps, or a stand-in for them.
 pub trait Tables {
@@ -11,5 +14,29 @@ pub trait Tables {
     fn endpoint(&self, slot: u16) -> Endpoint;
 
     /// The host's addresses.
-    fn config(&self) -> Config;
+    fn config(&self) -> &Config;
+
+    /// Nanoseconds of the monotonic clock.
+    fn now(&self) -> u64;
+
+    /// What the first fragment of an IPv4 datagram carried.
+    fn fragment4(&self, key: &FragmentKey4) -> Option<Fragment>;
+
+    /// Writes down what the first fragment of an IPv4 datagram carried.
+    fn set_fragment4(&self, key: &FragmentKey4, fragment: &Fragment);
+
+    /// What the first fragment of an IPv6 datagram carried.
+    fn fragment6(&self, key: &FragmentKey6) -> Option<Fragment>;
+
+    /// Writes down what the first fragment of an IPv6 datagram carried.
+    fn set_fragment6(&self, key: &FragmentKey6, fragment: &Fragment);
+
+    /// Who has asked for the echo with this key.
+    fn echo(&self, key: &EchoKey) -> Option<Echo>;
+
+    /// Writes down who asks for the echo with this key, whoever did before.
+    fn set_echo(&self, key: &EchoKey, echo: &Echo);
+
+    /// The same, but if somebody else has the key by now, it returns false. `stale` is what may be replaced.
+    fn claim_echo(&self, key: &EchoKey, echo: &Echo, stale: Option<Echo>) -> bool;
 }

@@ -1,9 +1,20 @@
 //! What goes over the socket: requests and answers, in JSON. The commands print the same.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
+mod drops;
+mod explain;
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::{
+    drops::{Direction, DropCount, DropNews, DropSample, OUTSIDE},
+    explain::{ExplainRequest, ExplainedPacket, Explanation, HOST, Outcome, Step},
+};
 use crate::ports::{PortRange, PortSet};
 
 /// A container to be added.
@@ -41,6 +52,8 @@ pub struct Container {
     pub host_veth: String,
     /// The address that it shares with the host.
     pub ip: Ipv4Addr,
+    /// The IPv6 address that it shares with the host, if there is one.
+    pub ip6: Option<Ipv6Addr>,
     /// Its static ports.
     pub ports: PortSet,
     /// Its ephemeral ports.

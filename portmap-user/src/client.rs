@@ -4,7 +4,11 @@ use std::{io::ErrorKind, path::PathBuf};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Method, Request, StatusCode, client::conn::http1};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    client::conn::http1::{self, SendRequest},
+};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
@@ -13,7 +17,10 @@ use tokio::{
 };
 
 use crate::{
-    api::{AddRequest, Container, ContainerStats, Finding, Stats},
+    api::{
+        AddRequest, Container, ContainerStats, DropCount, DropNews, ExplainRequest, Explanation, Finding,
+        Stats,
+    },
     error::{Context as _, Error, Kind, Result},
     paths::StateDir,
 };
@@ -62,6 +69,58 @@ impl Client {
         self.call(Method::GET, &format!("{}/stats", container(name)), NOTHING)
     }
 
+    /// What was dropped; with a name, only what that container has to do with.
+    pub fn drops(&self, name: Option<&str>) -> Result<Vec<DropCount>> {
+        self.call(Method::GET, &drops("/v1/drops", name), NOTHING)
+    }
+
+    /// Tells `heed` of drops as they happen, until that returns false, `end` is over or the daemon goes. The latter is
+    /// an error. `begin` is called when no drop goes unnoticed any more.
+    pub fn follow_drops(
+        &self,
+        name: Option<&str>,
+        end: impl Future<Output = ()>,
+        begin: impl FnOnce() -> Result<bool>,
+        heed: impl FnMut(&DropNews) -> Result<bool>,
+    ) -> Result<()> {
+        let path = drops("/v1/drops/events", name);
+        self.runtime.block_on(async {
+            let (response, _sender) = self.open(Method::GET, &path, NOTHING).await?;
+            if !begin()? {
+                return Ok(());
+            }
+            tokio::select! {
+                () = end => Ok(()),
+                told = self.tell(response.into_body(), heed) => told,
+            }
+        })
+    }
+
+    /// Hands a stream of lines over one by one.
+    async fn tell<T: DeserializeOwned>(
+        &self,
+        mut body: Incoming,
+        mut heed: impl FnMut(&T) -> Result<bool>,
+    ) -> Result<()> {
+        let mut waiting = Vec::new();
+        while let Some(Ok(frame)) = body.frame().await {
+            let Ok(data) = frame.into_data() else { continue };
+            waiting.extend(data);
+            while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = waiting.drain(..=end).collect();
+                if !heed(&serde_json::from_slice(&line).context(misunderstanding)?)? {
+                    return Ok(());
+                }
+            }
+        }
+        Err(Error::new(Kind::Unreachable, format!("the daemon at {} has gone", self.socket.display())))
+    }
+
+    /// What would become of a packet.
+    pub fn explain(&self, request: &ExplainRequest) -> Result<Explanation> {
+        self.call(Method::POST, "/v1/explain", Some(request))
+    }
+
     /// The daemon's findings.
     pub fn doctor(&self) -> Result<Vec<Finding>> {
         self.call(Method::GET, "/v1/doctor", NOTHING)
@@ -87,7 +146,19 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T> {
-        let talking = || format!("the daemon at {} broke off", self.socket.display());
+        let (response, _sender) = self.open(method, path, body).await?;
+        let body = response.into_body().collect().await.context(|| self.broken_off())?.to_bytes();
+        serde_json::from_slice(&body).context(misunderstanding)
+    }
+
+    /// Asks, and returns the answer's head if it is no error. What is returned with it keeps the connection open.
+    async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<(Response<Incoming>, SendRequest<Full<Bytes>>)> {
+        let talking = || self.broken_off();
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.context(talking)?;
         tokio::spawn(connection);
@@ -103,13 +174,15 @@ impl Client {
             .body(Full::new(Bytes::from(body)))
             .context(|| format!("cannot ask for {path}"))?;
         let response = sender.send_request(request).await.context(talking)?;
-        let status = response.status();
-        let body = response.into_body().collect().await.context(talking)?.to_bytes();
-        let understanding = || "the daemon's answer makes no sense; is it of another version?".to_owned();
-        if status == StatusCode::OK {
-            return serde_json::from_slice(&body).context(understanding);
+        if response.status() == StatusCode::OK {
+            return Ok((response, sender));
         }
-        Err(serde_json::from_slice::<Error>(&body).context(understanding)?)
+        let body = response.into_body().collect().await.context(talking)?.to_bytes();
+        Err(serde_json::from_slice::<Error>(&body).context(misunderstanding)?)
+    }
+
+    fn broken_off(&self) -> String {
+        format!("the daemon at {} broke off", self.socket.display())
     }
 
     fn unreachable(&self, error: &std::io::Error) -> Error {
@@ -130,11 +203,25 @@ impl Client {
 /// No body; the type is any that can be written.
 const NOTHING: Option<&()> = None;
 
-/// The path of a container. What no name can have is written in a form that finds nothing rather than elsewhere.
+fn misunderstanding() -> String {
+    "the daemon's answer makes no sense; is it of another version?".to_owned()
+}
+
+/// The path of a container.
 fn container(name: &str) -> String {
+    format!("/v1/containers/{}", encoded(name))
+}
+
+/// The path of drops, perhaps those of one container.
+fn drops(path: &str, name: Option<&str>) -> String {
+    name.map_or_else(|| path.to_owned(), |name| format!("{path}?name={}", encoded(name)))
+}
+
+/// A name as a part of a path. What no name can have is written in a form that finds nothing rather than elsewhere.
+fn encoded(name: &str) -> String {
     use std::fmt::Write as _;
 
-    let mut path = String::from("/v1/containers/");
+    let mut path = String::new();
     for byte in name.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-') || (byte == b'.' && name.len() > 2) {
             path.push(char::from(byte));
@@ -155,6 +242,7 @@ mod tests {
         assert_eq!(container("../stats"), "/v1/containers/..%2Fstats");
         assert_eq!(container(".."), "/v1/containers/%2E%2E");
         assert_eq!(container("a b?"), "/v1/containers/a%20b%3F");
+        assert_eq!(drops("/v1/drops", Some("a&b")), "/v1/drops?name=a%26b");
     }
 
     #[test]

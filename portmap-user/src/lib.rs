@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod object;
 pub mod paths;
 pub mod ports;
+pub mod protocol;
 pub mod resources;
 pub mod settings;
 pub mod state;

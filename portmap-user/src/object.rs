@@ -17,6 +17,9 @@ impl<const STUB: bool> Embedded<STUB> {
     );
 }
 
+/// What compiled the object, with versions.
+pub const COMPILER: &str = env!("PORTMAP_BPF_COMPILER");
+
 /// The object with all maps and programs.
 pub fn bytes() -> &'static [u8] {
     let () = Embedded::<{ cfg!(bpf_stub) }>::IS_REAL;

@@ -2,7 +2,7 @@
 
 use std::{fs, net::SocketAddr, path::PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
 use crate::{
@@ -50,6 +50,9 @@ pub struct RawSettings {
     #[arg(long, value_name = "DIR", alias = "bpffs_dir")]
     #[serde(alias = "bpffs_dir")]
     bpffs_dir: Option<PathBuf>,
+    /// Whether containers share the uplink's IPv6 address if it has one [default: auto]
+    #[arg(long, value_enum)]
+    ipv6: Option<Ipv6>,
     /// Address for reading by HTTP, or none [default: 127.0.0.1:5051]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<String>,
@@ -57,6 +60,17 @@ pub struct RawSettings {
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     config: Option<PathBuf>,
+}
+
+/// Whether containers have IPv6.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+enum Ipv6 {
+    /// If the uplink has a global address
+    #[default]
+    Auto,
+    /// Never
+    Off,
 }
 
 /// Settings that make sense.
@@ -74,6 +88,8 @@ pub struct Settings {
     pub state_dir: StateDir,
     /// The pins.
     pub pins: Pins,
+    /// Whether containers have IPv6 if the uplink has a global address.
+    pub ipv6: bool,
     /// Address of the read-only HTTP server.
     pub listen: Option<SocketAddr>,
 }
@@ -106,6 +122,7 @@ impl RawSettings {
             resources: self.resources.or(other.resources),
             state_dir: self.state_dir.or(other.state_dir),
             bpffs_dir: self.bpffs_dir.or(other.bpffs_dir),
+            ipv6: self.ipv6.or(other.ipv6),
             listen: self.listen.or(other.listen),
             config: self.config,
         }
@@ -143,6 +160,7 @@ impl RawSettings {
             block,
             state_dir: StateDir::new(self.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into())),
             pins: Pins::new(self.bpffs_dir.unwrap_or_else(|| DEFAULT_BPFFS_DIR.into())),
+            ipv6: self.ipv6.unwrap_or_default() == Ipv6::Auto,
             listen,
         })
     }

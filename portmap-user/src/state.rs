@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Version of the files' form.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What the daemon has done to the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +84,8 @@ pub struct ContainerRecord {
     pub ports: PortSet,
     /// Its block of ephemeral ports.
     pub ephemeral_ports: PortRange,
+    /// Whether it has the host's IPv6 address, too.
+    pub ipv6: bool,
     /// What a namespace that stays looked like before.
     pub before: Option<NamespaceBefore>,
     /// How far it has come.
@@ -277,6 +279,7 @@ mod tests {
             pid: None,
             ports: "31000-31009".parse().expect("ports"),
             ephemeral_ports: PortRange::new(32768, 33791).expect("a range"),
+            ipv6: true,
             before: None,
             phase: Phase::Ready,
         }
@@ -312,7 +315,7 @@ mod tests {
         let state = StateDir::new(directory.path());
         let store = Store::lock(&state).expect("a store");
         for (text, expected) in
-            [("", "damaged"), ("{\"version\":1}", "damaged"), ("{\"version\":7}", "version 7")]
+            [("", "damaged"), ("{\"version\":2}", "damaged"), ("{\"version\":7}", "version 7")]
         {
             fs::write(state.container("x"), text).expect("written");
             let error = store.containers().expect_err(text);

@@ -30,6 +30,8 @@ pub struct Frame {
     pub fragment: u16,
     /// Protocol.
     pub protocol: u8,
+    /// Type and code of an ICMP message.
+    pub icmp: [u8; 2],
     /// Source address.
     pub from: Ipv4Addr,
     /// Destination address.
@@ -55,6 +57,7 @@ impl Frame {
             total_length: None,
             fragment: 0,
             protocol: UDP,
+            icmp: [8, 0],
             from: from.0,
             to: to.0,
             from_port: from.1,
@@ -101,7 +104,8 @@ impl Frame {
     fn transport(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         if self.protocol == ICMP {
-            bytes.extend([8, 0, 0, 0, 0, 1, 0, 1]);
+            bytes.extend(self.icmp);
+            bytes.extend([0, 0, 0, 1, 0, 1]);
             bytes.extend(&self.payload);
             let sum = checksum(&bytes);
             bytes[2..4].copy_from_slice(&sum);

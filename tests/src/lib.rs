@@ -3,6 +3,7 @@
 
 pub mod frames;
 pub mod packet_socket;
+pub mod private;
 pub mod sandbox;
 pub mod service;
 pub mod wait;

@@ -7,7 +7,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicUsize, Ordering},
@@ -23,6 +23,12 @@ pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 /// An address outside that is reached through the gateway only.
 pub const FAR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The host's global IPv6 address.
+pub const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 1);
+/// The IPv6 address outside, on the uplink's network and the host's gateway.
+pub const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 2);
+/// An IPv6 address outside that is reached through the gateway only.
+pub const FAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 1);
 /// MAC address of the host's uplink.
 pub const HOST_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 1];
 /// MAC address outside.
@@ -41,12 +47,16 @@ ip netns add outside
 ip link set lo up
 ip link add uplink address 02:00:00:00:01:01 type veth peer name eth0 address 02:00:00:00:01:02 netns outside
 ip address add 10.0.0.1/24 dev uplink
+ip address add 2001:db8:0:1::1/64 dev uplink nodad
 ip link set uplink up
 ip -n outside link set lo up
 ip -n outside address add 10.0.0.2/24 dev eth0
+ip -n outside address add 2001:db8:0:1::2/64 dev eth0 nodad
 ip -n outside address add 192.0.2.1/32 dev lo
+ip -n outside address add 2001:db8:f::1/128 dev lo
 ip -n outside link set eth0 up
 ip route add default via 10.0.0.2
+ip route add default via 2001:db8:0:1::2
 echo 50000 60000 > /proc/sys/net/ipv4/ip_local_port_range
 echo up
 exec sleep infinity

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -32,10 +32,10 @@ pub enum Transport {
 pub struct Answer {
     /// The name of the service that answered.
     pub from: String,
-    /// The client's address as the service saw it.
-    pub client: SocketAddrV4,
+    /// The client's address as the service saw it; an IPv4 address as such, whatever kind of socket saw it.
+    pub client: SocketAddr,
     /// The client's address as it knows itself.
-    pub own: SocketAddrV4,
+    pub own: SocketAddr,
 }
 
 /// A service on one port; it ends when this is dropped.
@@ -46,11 +46,22 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts a service called `name` on all addresses of a place.
+    /// Starts a service called `name` on all addresses of a place. Like most servers it has one IPv6 socket, to
+    /// which IPv4 clients come with IPv4-mapped addresses.
     pub fn start(sandbox: &Sandbox, place: Place<'_>, transport: Transport, port: u16, name: &str) -> Self {
+        Self::start_on(sandbox, place, transport, (Ipv6Addr::UNSPECIFIED, port), name)
+    }
+
+    /// Starts a service called `name` on one address of a place.
+    pub fn start_on(
+        sandbox: &Sandbox,
+        place: Place<'_>,
+        transport: Transport,
+        address: impl Into<SocketAddr>,
+        name: &str,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, name) = (stop.clone(), name.to_owned());
-        let address = (Ipv4Addr::UNSPECIFIED, port);
+        let (stopped, name, address) = (stop.clone(), name.to_owned(), address.into());
         let thread = match transport {
             Transport::Tcp => {
                 let listener =
@@ -107,10 +118,11 @@ pub fn ask(
     sandbox: &Sandbox,
     place: Place<'_>,
     transport: Transport,
-    to: (Ipv4Addr, u16),
+    to: impl Into<SocketAddr>,
 ) -> io::Result<Answer> {
+    let to = to.into();
     sandbox.inside(place, || match transport {
-        Transport::Tcp => ask_tcp(to.into(), LONG_PATIENCE),
+        Transport::Tcp => ask_tcp(to, LONG_PATIENCE),
         Transport::Udp => ask_udp(0, to, LONG_PATIENCE),
     })
 }
@@ -120,26 +132,39 @@ pub fn ask_in_vain(
     sandbox: &Sandbox,
     place: Place<'_>,
     transport: Transport,
-    to: (Ipv4Addr, u16),
+    to: impl Into<SocketAddr>,
 ) -> io::Error {
+    let to = to.into();
     let answer = sandbox.inside(place, || match transport {
-        Transport::Tcp => ask_tcp(to.into(), PATIENCE),
+        Transport::Tcp => ask_tcp(to, PATIENCE),
         Transport::Udp => ask_udp(0, to, PATIENCE),
     });
     answer.expect_err("nobody was to answer")
 }
 
 /// Asks by UDP from the port `from`.
-pub fn ask_from(sandbox: &Sandbox, place: Place<'_>, from: u16, to: (Ipv4Addr, u16)) -> io::Result<Answer> {
+pub fn ask_from(
+    sandbox: &Sandbox,
+    place: Place<'_>,
+    from: u16,
+    to: impl Into<SocketAddr>,
+) -> io::Result<Answer> {
+    let to = to.into();
     sandbox.inside(place, || ask_udp(from, to, LONG_PATIENCE))
 }
 
 /// Sends one UDP packet from the port `from` and expects no answer.
-pub fn send_from(sandbox: &Sandbox, place: Place<'_>, from: u16, to: (Ipv4Addr, u16)) {
+pub fn send_from(sandbox: &Sandbox, place: Place<'_>, from: u16, to: impl Into<SocketAddr>) {
+    let to = to.into();
     sandbox.inside(place, || {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, from)).expect("the port is free");
+        let socket = UdpSocket::bind(any(to, from)).expect("the port is free");
         socket.send_to(b"?", to).expect("sent")
     });
+}
+
+/// The port on all addresses of the family of `to`.
+pub fn any(to: SocketAddr, port: u16) -> SocketAddr {
+    if to.is_ipv4() { (Ipv4Addr::UNSPECIFIED, port).into() } else { (Ipv6Addr::UNSPECIFIED, port).into() }
 }
 
 fn ask_tcp(to: SocketAddr, patience: Duration) -> io::Result<Answer> {
@@ -150,25 +175,25 @@ fn ask_tcp(to: SocketAddr, patience: Duration) -> io::Result<Answer> {
     answer(&text, stream.local_addr()?)
 }
 
-fn ask_udp(from: u16, to: (Ipv4Addr, u16), patience: Duration) -> io::Result<Answer> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, from))?;
+fn ask_udp(from: u16, to: SocketAddr, patience: Duration) -> io::Result<Answer> {
+    let socket = UdpSocket::bind(any(to, from))?;
     socket.set_read_timeout(Some(patience))?;
     socket.send_to(b"?", to)?;
     // Not connected: a service on all addresses answers from the one that its routes prefer.
     let mut buffer = [0; 128];
     let length = socket.recv(&mut buffer)?;
     // The address that this stack prefers for the destination.
-    let probe = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let probe = UdpSocket::bind(any(to, 0))?;
     probe.connect(to)?;
     let own = SocketAddr::new(probe.local_addr()?.ip(), socket.local_addr()?.port());
     answer(&String::from_utf8_lossy(&buffer[..length]), own)
 }
 
 fn answer(text: &str, own: SocketAddr) -> io::Result<Answer> {
-    let parsed =
-        text.rsplit_once(' ').and_then(|(from, client)| Some((from.to_owned(), client.parse().ok()?)));
-    let (SocketAddr::V4(own), Some((from, client))) = (own, parsed) else {
-        return Err(io::Error::other(format!("an answer that makes no sense: {text:?}")));
-    };
-    Ok(Answer { from, client, own })
+    let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let (from, client) = text
+        .rsplit_once(' ')
+        .and_then(|(from, client)| Some((from.to_owned(), client.parse().ok()?)))
+        .ok_or_else(|| io::Error::other(format!("an answer that makes no sense: {text:?}")))?;
+    Ok(Answer { from, client: plain(client), own: plain(own) })
 }

@@ -21,6 +21,7 @@ fn add_show_and_list_print_the_container() {
     let _daemon = sandbox.daemon();
     let expected = json!({
         "name": "web", "slot": 1, "netns": "/run/netns/web", "pid": null, "host_veth": "pm1", "ip": "10.0.0.1",
+        "ip6": "2001:db8:0:1::1",
         "ports": [[31000, 31004], [31500, 31500]], "ephemeral_ports": [61440, 62463],
         "egress": null, "ingress": null, "state": "ready",
     });
@@ -34,6 +35,7 @@ name               web
 slot               1
 state              ready
 address            10.0.0.1
+IPv6 address       2001:db8:0:1::1
 ports              31000-31004,31500
 ephemeral ports    61440-62463
 network namespace  /run/netns/web

@@ -56,7 +56,11 @@ fn forged_frames_are_dropped_each_with_its_reason() {
         ("another's port behind options", Frame { options: vec![1; 8], ..stolen.clone() }, "source_port"),
         ("another's port to the host", Frame { to: HOST, ..stolen.clone() }, "source_port"),
         ("another's port to its owner", Frame { to: HOST, to_port: 31010, ..stolen.clone() }, "source_port"),
-        ("another's port by 127.0.0.1", Frame { to: LOCALHOST, from: LOCALHOST, ..stolen }, "source_port"),
+        (
+            "another's port by 127.0.0.1",
+            Frame { to: LOCALHOST, from: LOCALHOST, ..stolen.clone() },
+            "source_port",
+        ),
         ("an outside address", Frame { from: FAR, ..good.clone() }, "source_address"),
         (
             "an outside address to the host",
@@ -64,16 +68,17 @@ fn forged_frames_are_dropped_each_with_its_reason() {
             "source_address",
         ),
         ("127.0.0.1 to the outside", Frame { from: LOCALHOST, ..good.clone() }, "source_address"),
-        ("a fragment", Frame { fragment: 0x2000, ..good.clone() }, "fragment"),
-        ("a later fragment", Frame { fragment: 1, ..good.clone() }, "fragment"),
-        ("ICMP", good.clone().protocol(ICMP), "icmp"),
+        ("another's port in a first fragment", Frame { fragment: 0x2000, ..stolen.clone() }, "source_port"),
+        ("a later fragment of nothing", Frame { fragment: 1, ..good.clone() }, "fragment"),
+        ("a timestamp request", Frame { icmp: [13, 0], ..good.clone().protocol(ICMP) }, "icmp"),
+        ("an ICMP error about nothing", Frame { icmp: [3, 3], ..good.clone().protocol(ICMP) }, "quoted"),
         ("GRE", good.clone().protocol(47), "protocol"),
         ("ports in the padding", Frame { total_length: Some(20), ..good.clone() }, "malformed"),
         ("version 6", Frame { version: 6, ..good.clone() }, "malformed"),
         ("ARP", Frame { ether_type: 0x0806, to_mac: [0xff; 6], ..good.clone() }, "arp"),
         ("a VLAN", Frame { vlan: Some(1), ..good.clone() }, "vlan"),
         ("a priority tag", Frame { vlan: Some(0xe000), ..good.clone() }, "vlan"),
-        ("IPv6", Frame { ether_type: 0x86dd, ..good.clone() }, "ipv6"),
+        ("another MAC address", Frame { from_mac: OUTSIDE_MAC, ..good.clone() }, "source_mac"),
         ("LLDP", Frame { ether_type: 0x88cc, ..good.clone() }, "ether_type"),
         ("multicast", Frame { to: Ipv4Addr::new(224, 0, 0, 251), ..good.clone() }, "destination"),
         ("broadcast", Frame { to: Ipv4Addr::BROADCAST, ..good.clone() }, "destination"),
@@ -153,14 +158,17 @@ fn a_containers_own_settings_gain_it_nothing() {
          echo 1 > /proc/sys/net/ipv4/ip_forward; ip link set lo address 02:50:4d:00:00:02; \
          tc qdisc replace dev eth0 root pfifo limit 10; tc qdisc add dev lo clsact 2>/dev/null || true",
     );
-    let before = sandbox.dropped("a", "source_port");
-    ask_in_vain(&sandbox, A, Transport::Udp, (OUTSIDE, 8080));
-    assert_eq!(sandbox.dropped("a", "source_port"), before + 1);
-    // With a port of its own it is served as before, whatever it has done to itself; here by its other address.
-    sandbox.sh(
-        A,
-        "echo 31000 31009 > /proc/sys/net/ipv4/ip_local_port_range; ip address del 10.0.0.77/24 dev eth0",
-    );
+    for (reason, repair) in [
+        ("source_mac", "ip link set eth0 address 02:00:00:00:01:01"),
+        ("source_port", "echo 31000 31009 > /proc/sys/net/ipv4/ip_local_port_range"),
+    ] {
+        let before = sandbox.dropped("a", reason);
+        ask_in_vain(&sandbox, A, Transport::Udp, (OUTSIDE, 8080));
+        assert_eq!(sandbox.dropped("a", reason), before + 1, "{reason}");
+        sandbox.sh(A, repair);
+    }
+    // With its own MAC address and a port of its own it is served as before, whatever else it has done to itself.
+    sandbox.sh(A, "ip address del 10.0.0.77/24 dev eth0");
     assert_eq!(ask(&sandbox, A, Transport::Udp, (OUTSIDE, 8080)).expect("an answer").from, "outside");
 }
 

@@ -1,18 +1,29 @@
 //! Every path of a packet, with real sockets: what arrives where, and from whom it seems to come.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use portmap_tests::{
-    sandbox::{FAR, HOST, OUTSIDE, Place, Sandbox},
-    service::{Service, Transport, ask, ask_from, ask_in_vain, send_from},
+    sandbox::{FAR, FAR6, HOST, HOST6, OUTSIDE, OUTSIDE6, Place, Sandbox},
+    service::{Service, Transport, any, ask, ask_from, ask_in_vain, send_from},
     wait,
 };
 
-const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const LOCALHOST6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 /// Another address of 127.0.0.0/8.
-const ALSO_LOCAL: Ipv4Addr = Ipv4Addr::new(127, 9, 8, 7);
+const ALSO_LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 9, 8, 7));
+/// The shared addresses; the last one is the first as an IPv6 socket is given it.
+const SHARED: [IpAddr; 3] = [IpAddr::V4(HOST), IpAddr::V6(HOST6), IpAddr::V6(HOST.to_ipv6_mapped())];
 /// Every address by which the host and its containers reach each other.
-const LOCAL: [Ipv4Addr; 3] = [HOST, LOCALHOST, ALSO_LOCAL];
+const LOCAL: [IpAddr; 7] = [
+    SHARED[0],
+    SHARED[1],
+    SHARED[2],
+    LOCALHOST,
+    ALSO_LOCAL,
+    LOCALHOST6,
+    IpAddr::V6(Ipv4Addr::LOCALHOST.to_ipv6_mapped()),
+];
 const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
 
 const A: Place<'_> = Place::Container("a");
@@ -23,6 +34,8 @@ const A_PORT: u16 = 31000;
 const B_PORT: u16 = 31010;
 const HOST_PORT: u16 = 8080;
 const FREE_PORT: u16 = 31999;
+/// So much higher than such a port is that of a service that knows IPv4 only.
+const IPV4_ONLY: u16 = 8;
 
 /// A daemon with containers `a` and `b`, and services everywhere.
 struct World {
@@ -44,21 +57,39 @@ impl World {
             (Place::Outside, HOST_PORT, "outside"),
             (Place::Outside, A_PORT, "outside"),
         ];
-        let services = services.map(|(place, port, name)| Service::both(&sandbox, place, port, name));
-        Self { _services: services.into(), _daemon: daemon, sandbox }
+        let services =
+            services.into_iter().flat_map(|(place, port, name)| serve(&sandbox, place, port, name)).collect();
+        Self { _services: services, _daemon: daemon, sandbox }
     }
 
     /// Asks and checks who answers, and that both ends agree on who asked, from one of these ports.
-    fn expect(&self, from: Place<'_>, to: (Ipv4Addr, u16), who: &str, ports: (u16, u16)) {
-        for transport in TRANSPORTS {
-            let what = format!("{transport:?} {from:?} to {}:{}", to.0, to.1);
-            let answer =
-                ask(&self.sandbox, from, transport, to).unwrap_or_else(|error| panic!("{what}: {error}"));
-            assert_eq!(answer.from, who, "{what}");
-            assert_eq!(answer.client, answer.own, "{what}");
-            assert!((ports.0..=ports.1).contains(&answer.client.port()), "{what} from {}", answer.client);
+    fn expect(&self, from: Place<'_>, to: (impl Into<IpAddr>, u16), who: &str, ports: (u16, u16)) {
+        let to = SocketAddr::from(to);
+        let mut services = vec![to];
+        if to.ip().to_canonical().is_ipv4() {
+            services.push((to.ip(), to.port() + IPV4_ONLY).into());
+        }
+        for to in services {
+            for transport in TRANSPORTS {
+                let what = format!("{transport:?} {from:?} to {to}");
+                let answer =
+                    ask(&self.sandbox, from, transport, to).unwrap_or_else(|error| panic!("{what}: {error}"));
+                assert_eq!(answer.from, who, "{what}");
+                assert_eq!(answer.client, answer.own, "{what}");
+                let port = answer.client.port();
+                assert!((ports.0..=ports.1).contains(&port), "{what} from {}", answer.client);
+            }
         }
     }
+}
+
+/// Starts the services of a place: for everybody at the port, and for IPv4 alone not far from it.
+fn serve(sandbox: &Sandbox, place: Place<'_>, port: u16, name: &str) -> [[Service; 2]; 2] {
+    let plain = (Ipv4Addr::UNSPECIFIED, port + IPV4_ONLY);
+    [
+        Service::both(sandbox, place, port, name),
+        TRANSPORTS.map(|transport| Service::start_on(sandbox, place, transport, plain, name)),
+    ]
 }
 
 /// Ephemeral ports: of the host, of the two containers.
@@ -70,44 +101,53 @@ const ANY: (u16, u16) = (1024, 65535);
 #[test]
 fn outside_reaches_the_owner_of_the_port() {
     let world = World::new();
-    world.expect(Place::Outside, (HOST, A_PORT), "a", ANY);
-    world.expect(Place::Outside, (HOST, B_PORT), "b", ANY);
-    world.expect(Place::Outside, (HOST, HOST_PORT), "host", ANY);
+    for address in SHARED {
+        world.expect(Place::Outside, (address, A_PORT), "a", ANY);
+        world.expect(Place::Outside, (address, B_PORT), "b", ANY);
+        world.expect(Place::Outside, (address, HOST_PORT), "host", ANY);
+    }
 }
 
 #[test]
 fn outside_gets_the_owners_answer_from_a_closed_port() {
     let world = World::new();
     // Nobody listens; the container's stack refuses for its port, the host's for one that nobody owns.
-    for port in [A_PORT + 1, FREE_PORT] {
-        let error = ask_in_vain(&world.sandbox, Place::Outside, Transport::Tcp, (HOST, port));
-        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{port}");
+    for address in SHARED {
+        for port in [A_PORT + 1, FREE_PORT] {
+            let error = ask_in_vain(&world.sandbox, Place::Outside, Transport::Tcp, (address, port));
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{address} {port}");
+        }
     }
     let stats = world.sandbox.json(&["stats", "a"]);
-    assert_eq!(stats["traffic"]["rx_outside"]["packets"], 1);
-    assert_eq!(stats["traffic"]["tx_outside"]["packets"], 1);
+    assert_eq!(stats["traffic"]["rx_outside"]["packets"], SHARED.len());
+    assert_eq!(stats["traffic"]["tx_outside"]["packets"], SHARED.len());
 }
 
 #[test]
 fn containers_reach_outside_from_their_ephemeral_ports() {
     let world = World::new();
-    world.expect(A, (OUTSIDE, HOST_PORT), "outside", A_RANGE);
-    world.expect(B, (OUTSIDE, HOST_PORT), "outside", B_RANGE);
-    // The same port outside as an own one inside is still outside.
-    world.expect(A, (OUTSIDE, A_PORT), "outside", A_RANGE);
+    for address in [IpAddr::V4(OUTSIDE), OUTSIDE6.into(), OUTSIDE.to_ipv6_mapped().into()] {
+        world.expect(A, (address, HOST_PORT), "outside", A_RANGE);
+        world.expect(B, (address, HOST_PORT), "outside", B_RANGE);
+        // The same port outside as an own one inside is still outside.
+        world.expect(A, (address, A_PORT), "outside", A_RANGE);
+    }
 }
 
 #[test]
 fn containers_reach_beyond_the_gateway() {
     let world = World::new();
     world.expect(A, (FAR, HOST_PORT), "outside", A_RANGE);
+    world.expect(A, (FAR6, HOST_PORT), "outside", A_RANGE);
 }
 
 #[test]
 fn containers_reach_outside_from_a_static_port() {
     let world = World::new();
-    let answer = ask_from(&world.sandbox, A, A_PORT + 5, (OUTSIDE, HOST_PORT)).expect("an answer");
-    assert_eq!(answer.client.port(), A_PORT + 5);
+    for address in [IpAddr::V4(OUTSIDE), OUTSIDE6.into()] {
+        let answer = ask_from(&world.sandbox, A, A_PORT + 5, (address, HOST_PORT)).expect("an answer");
+        assert_eq!(answer.client.port(), A_PORT + 5);
+    }
 }
 
 #[test]
@@ -153,12 +193,10 @@ fn a_container_reaches_itself_without_leaving() {
 fn the_host_and_outside_are_undisturbed() {
     let world = World::new();
     world.expect(Place::Host, (OUTSIDE, HOST_PORT), "outside", HOST_RANGE);
+    world.expect(Place::Host, (OUTSIDE6, HOST_PORT), "outside", HOST_RANGE);
     for address in LOCAL {
         world.expect(Place::Host, (address, HOST_PORT), "host", HOST_RANGE);
     }
-    // The host's own echo, which no program looks at.
-    world.sandbox.sh(Place::Outside, "ping -c 1 -W 10 10.0.0.1");
-    world.sandbox.sh(Place::Host, "ping -c 1 -W 10 10.0.0.2 && ping -c 1 -W 10 127.0.0.1");
 }
 
 #[test]
@@ -168,17 +206,17 @@ fn every_reverse_path_filter_is_served() {
         let set = "for f in all default uplink lo pm1 pm2; do echo MODE > /proc/sys/net/ipv4/conf/$f/rp_filter; done";
         world.sandbox.sh(Place::Host, &set.replace("MODE", mode));
         // A container that is made now inherits the setting.
-        let (name, port) = (format!("c{mode}"), 31020 + u16::try_from(number).expect("few"));
+        let (name, port) = (format!("c{mode}"), 31020 + 10 * u16::try_from(number).expect("few"));
         world.sandbox.ok(&[
             "add",
             &name,
             "--ports",
-            &port.to_string(),
+            &format!("{port}-{}", port + 9),
             "--ephemeral-ports-per-container",
             "16",
         ]);
         let place = Place::Container(&name);
-        let _service = Service::both(&world.sandbox, place, port, &name);
+        let _services = serve(&world.sandbox, place, port, &name);
         for address in LOCAL {
             world.expect(A, (address, HOST_PORT), "host", A_RANGE);
             world.expect(Place::Host, (address, port), &name, HOST_RANGE);
@@ -190,26 +228,39 @@ fn every_reverse_path_filter_is_served() {
 }
 
 #[test]
-fn large_datagrams_arrive() {
-    use std::net::UdpSocket;
-
+fn datagrams_of_every_size_arrive() {
     let world = World::new();
-    let any = (Ipv4Addr::UNSPECIFIED, 0);
-    let receiver = world.sandbox.inside(A, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, A_PORT + 2)));
-    let receiver = receiver.expect("the port is free");
-    receiver.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
-    // The host's loopback device carries large packets; everything else fits the uplink's MTU.
-    for (place, size) in
-        [(Place::Host, 60_000), (Place::Host, 1472), (B, 1472), (A, 1472), (Place::Outside, 1472)]
-    {
-        let payload = vec![7; size];
-        world.sandbox.inside(place, || {
-            UdpSocket::bind(any).expect("a port").send_to(&payload, (HOST, A_PORT + 2)).expect("sent");
-        });
-        let mut buffer = vec![0; 65_536];
-        let length = receiver.recv(&mut buffer).expect("received");
-        assert_eq!(buffer[..length], payload, "{size} bytes from {place:?}");
+    let receivers = [A, Place::Outside].map(|place| {
+        let receiver = world.sandbox.inside(place, || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, A_PORT + 2)));
+        let receiver = receiver.expect("the port is free");
+        receiver.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
+        receiver
+    });
+    // A loopback device carries large packets; on every other way what exceeds the MTU of 1500 is in fragments.
+    for (place, to, receiver) in [
+        (Place::Host, SHARED, &receivers[0]),
+        (B, SHARED, &receivers[0]),
+        (A, SHARED, &receivers[0]),
+        (Place::Outside, SHARED, &receivers[0]),
+        (A, [OUTSIDE.into(), OUTSIDE6.into(), FAR6.into()], &receivers[1]),
+    ] {
+        for (to, size) in to.into_iter().flat_map(|to| [1, 1452, 1473, 4000, 60_000].map(|size| (to, size))) {
+            let (to, payload) = (SocketAddr::new(to, A_PORT + 2), vec![7; size]);
+            world.sandbox.inside(place, || {
+                UdpSocket::bind(any(to, 0)).expect("a port").send_to(&payload, to).expect("sent");
+            });
+            let mut buffer = vec![0; 65_536];
+            let length = receiver
+                .recv(&mut buffer)
+                .unwrap_or_else(|error| panic!("{size} bytes from {place:?} to {to}: {error}"));
+            assert_eq!(buffer[..length], payload, "{size} bytes from {place:?} to {to}");
+        }
     }
+    // The host has a copy of nothing.
+    assert_eq!(
+        world.sandbox.json(&["stats"])["host"]["passed"]["uplink"]["fragment"],
+        serde_json::Value::Null
+    );
 }
 
 #[test]
@@ -225,17 +276,14 @@ fn a_long_stream_arrives_whole_on_every_path() {
     let port = A_PORT + 3;
     let listener = world
         .sandbox
-        .inside(A, || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
+        .inside(A, || TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)))
         .expect("the port is free");
     let pattern = |place: usize| u8::try_from(place % 251).expect("less than 256");
-    for (place, address) in [
-        (Place::Outside, HOST),
-        (Place::Host, HOST),
-        (Place::Host, LOCALHOST),
-        (B, HOST),
-        (B, LOCALHOST),
-        (A, HOST),
-    ] {
+    let ways = [Place::Outside, Place::Host, B, A].into_iter().flat_map(|place| {
+        let addresses = if place == Place::Outside { &SHARED[..] } else { &LOCAL[..] };
+        addresses.iter().map(move |address| (place, *address))
+    });
+    for (place, address) in ways {
         let mut sender =
             world.sandbox.inside(place, || TcpStream::connect((address, port))).expect("connected");
         let (mut receiver, _) = listener.accept().expect("a connection");
@@ -259,10 +307,12 @@ fn packets_from_a_foreign_port_are_dropped_and_counted() {
     let world = World::new();
     let sandbox = &world.sandbox;
     for (from, to) in [
-        (B_PORT + 1, (OUTSIDE, HOST_PORT)),
-        (FREE_PORT, (OUTSIDE, HOST_PORT)),
-        (HOST_PORT, (HOST, B_PORT)),
+        (B_PORT + 1, (IpAddr::V4(OUTSIDE), HOST_PORT)),
+        (FREE_PORT, (OUTSIDE6.into(), HOST_PORT)),
+        (HOST_PORT, (HOST.into(), B_PORT)),
+        (HOST_PORT, (HOST6.into(), B_PORT)),
         (B_PORT + 1, (LOCALHOST, HOST_PORT)),
+        (B_PORT + 1, (LOCALHOST6, HOST_PORT)),
     ] {
         let before = sandbox.dropped("a", "source_port");
         send_from(sandbox, A, from, to);
@@ -274,29 +324,13 @@ fn packets_from_a_foreign_port_are_dropped_and_counted() {
 }
 
 #[test]
-fn what_a_container_cannot_send_yet_is_dropped_and_counted() {
-    let world = World::new();
-    let sandbox = &world.sandbox;
-    let ping = sandbox.command(A, "ping").args(["-c", "1", "-W", "1", "10.0.0.2"]).output().expect("ping");
-    assert!(!ping.status.success());
-    assert_eq!(sandbox.dropped("a", "icmp"), 1);
-    // Larger than the MTU, so it leaves in two fragments.
-    sandbox.inside(A, || {
-        let socket =
-            std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, A_PORT + 4)).expect("the port is free");
-        socket.send_to(&[0; 2000], (OUTSIDE, HOST_PORT)).expect("sent");
-    });
-    wait::until("both fragments to be dropped", || sandbox.dropped("a", "fragment") == 2);
-}
-
-#[test]
 fn a_deleted_containers_port_is_the_hosts_again() {
     let world = World::new();
     world.expect(Place::Outside, (HOST, B_PORT), "b", ANY);
     world.sandbox.ok(&["del", "b"]);
     let error = ask_in_vain(&world.sandbox, Place::Outside, Transport::Tcp, (HOST, B_PORT));
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
-    let _service = Service::both(&world.sandbox, Place::Host, B_PORT, "host");
+    let _services = serve(&world.sandbox, Place::Host, B_PORT, "host");
     world.expect(Place::Outside, (HOST, B_PORT), "host", ANY);
     world.expect(A, (LOCALHOST, B_PORT), "host", A_RANGE);
 }

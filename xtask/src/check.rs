@@ -3,6 +3,7 @@
 use std::{
     env, fs,
     io::{self, Write as _},
+    path::PathBuf,
     process::{Command, ExitCode},
     time::Instant,
 };
@@ -10,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    process,
+    fuzz, process,
     setup::{self, Group, Report},
     toolchain, workspace,
 };
@@ -25,11 +26,12 @@ enum Outcome {
 /// A name for people, and what it does.
 type Check = (&'static str, fn() -> Result<Outcome>);
 
-const CHECKS: [Check; 7] = [
+const CHECKS: [Check; 8] = [
     ("format", format),
     ("workspace lints in every manifest", manifests),
     ("lints, host", host_lints),
     ("lints, BPF", bpf_lints),
+    ("lints, fuzz targets", fuzz_lints),
     ("documentation", documentation),
     ("licences and sources", licences),
     ("advisories", advisories),
@@ -66,7 +68,9 @@ pub(crate) fn run() -> Result<ExitCode> {
 }
 
 fn format() -> Result<Outcome> {
-    pass(workspace::cargo().args(["fmt", "--all", "--check"]))
+    process::run_silently(workspace::cargo().args(["fmt", "--all", "--check"]))?;
+    // Which is in a workspace of its own.
+    pass(workspace::cargo().args(["fmt", "--check", "--manifest-path"]).arg(fuzz::manifest()))
 }
 
 /// A member without the opt-in would be linted by nobody's rules.
@@ -82,7 +86,31 @@ fn manifests() -> Result<Outcome> {
     if !without.is_empty() {
         bail!("expected `[lints]` with `workspace = true` in {}", without.join(", "));
     }
+    let (here, there) = (workspace::root().join("Cargo.toml"), fuzz::manifest());
+    let read =
+        |file: &PathBuf| fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()));
+    if !opts_in(&read(&there)?) {
+        bail!("expected `[lints]` with `workspace = true` in {}", there.display());
+    }
+    if lints(&read(&here)?) != lints(&read(&there)?) {
+        bail!("expected the lints of {} in {}, word for word", here.display(), there.display());
+    }
     Ok(Outcome::Passed)
+}
+
+/// The lints that a workspace sets.
+fn lints(manifest: &str) -> Vec<&str> {
+    let mut is_inside = false;
+    manifest
+        .lines()
+        .filter(|line| {
+            if let Some(section) = line.strip_prefix('[') {
+                is_inside = section.starts_with("workspace.lints.");
+                return false;
+            }
+            is_inside && !line.starts_with('#') && !line.trim().is_empty()
+        })
+        .collect()
 }
 
 /// Whether a manifest takes its lints from the workspace.
@@ -143,6 +171,19 @@ fn bpf_lints() -> Result<Outcome> {
     pass(&mut command)
 }
 
+/// The fuzz targets, which no other check sees. Nothing is linked, so libFuzzer is not needed, nor its compiler.
+fn fuzz_lints() -> Result<Outcome> {
+    let mut command = workspace::cargo();
+    command
+        .args(["clippy", "--quiet", "--all-targets", "--manifest-path"])
+        .arg(fuzz::manifest())
+        .arg("--target-dir")
+        .arg(fuzz::target_directory()?)
+        .args(["--", "--deny", "warnings"])
+        .env("CUSTOM_LIBFUZZER_PATH", "/not/linked/libfuzzer.a");
+    pass(&mut command)
+}
+
 fn documentation() -> Result<Outcome> {
     pass(
         workspace::cargo()
@@ -153,7 +194,18 @@ fn documentation() -> Result<Outcome> {
 
 fn licences() -> Result<Outcome> {
     setup::ensure(&[Group::Dependencies], Report::Changes)?;
-    pass(workspace::cargo().args(["deny", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"]))
+    each_workspace(&["--hide-inclusion-graph", "bans", "licenses", "sources"])
+}
+
+/// Has cargo-deny look at the dependencies of this workspace, and at those of the fuzz targets.
+fn each_workspace(checks: &[&str]) -> Result<Outcome> {
+    let root = workspace::root();
+    for manifest in [root.join("Cargo.toml"), fuzz::manifest()] {
+        let mut command = workspace::cargo();
+        command.args(["deny", "--manifest-path"]).arg(manifest).arg("--config");
+        process::run_silently(command.arg(root.join("deny.toml")).arg("check").args(checks))?;
+    }
+    Ok(Outcome::Passed)
 }
 
 fn advisories() -> Result<Outcome> {
@@ -167,7 +219,7 @@ fn advisories() -> Result<Outcome> {
             reason.trim()
         )));
     }
-    pass(workspace::cargo().args(["deny", "check", "--disable-fetch", "advisories"]))
+    each_workspace(&["--disable-fetch", "advisories"])
 }
 
 fn pass(command: &mut Command) -> Result<Outcome> {
@@ -182,6 +234,17 @@ mod tests {
     fn the_opt_in_is_found_in_both_spellings() {
         assert!(opts_in("[package]\nname = \"a\"\n\n[lints]\nworkspace = true\n"));
         assert!(opts_in("lints.workspace = true\n[package]\n"));
+    }
+
+    #[test]
+    fn lints_are_the_same_wherever_they_are_listed() {
+        let here =
+            "[workspace.lints.rust]\na = 1\n# why\n\n[workspace.lints.clippy]\nb = 2\n[profile.dev]\nc = 3\n";
+        assert_eq!(lints(here, "workspace.lints."), ["a = 1", "b = 2"]);
+        assert_eq!(
+            lints("[x]\nc = 3\n[lints.rust]\na = 1\n[lints.clippy]\nb = 2\n", "lints."),
+            ["a = 1", "b = 2"]
+        );
     }
 
     #[test]

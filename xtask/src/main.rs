@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod build;
 mod check;
+mod fuzz;
 mod leftovers;
 mod process;
 mod setup;
@@ -36,6 +37,8 @@ enum Task {
     Bench(build::Forwarded),
     /// Runs all tests, on this machine's kernel and in virtual machines (needs root).
     Test(test::Arguments),
+    /// Looks for frames on which the decision code breaks its specification.
+    Fuzz(fuzz::Arguments),
     /// Runs a shell command under another kernel, in a virtual machine that sees this system read-only.
     Vm(vm::Arguments),
     /// Checks format, lints, documentation, licences and advisories.
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Task::Demo(arguments) => build::demo(&arguments).map(|never| match never {}),
         Task::Bench(arguments) => build::bench(&arguments).map(|never| match never {}),
         Task::Test(arguments) => test::run(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Vm(arguments) => vm::run(&arguments),
         Task::Check => check::run(),
     };

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 mod apt;
 mod bpf;
 mod deny;
+mod fuzzer;
 mod tools;
 
 /// Tools that are needed together.
@@ -23,6 +24,8 @@ pub(crate) enum Group {
     BpfLints,
     /// What reads the licences of dependencies and the advisories about them.
     Dependencies,
+    /// What builds and runs the fuzz targets.
+    Fuzz,
 }
 
 /// How much of a set-up is told.
@@ -81,6 +84,7 @@ pub(crate) fn ensure(groups: &[Group], report: Report) -> Result<()> {
             Group::Vm => tools::ensure(&tools::VM, report)?,
             Group::BpfLints => bpf::ensure_lints(report)?,
             Group::Dependencies => deny::ensure(report)?,
+            Group::Fuzz => fuzzer::ensure(report)?,
         }
     }
     Ok(())

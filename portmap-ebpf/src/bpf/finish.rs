@@ -3,29 +3,36 @@
 use core::arch::asm;
 
 use aya_ebpf::{
-    bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1},
+    EbpfContext as _,
+    bindings::{
+        __sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+    },
     helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
     programs::TcContext,
 };
 use portmap_common::{
     counters::{Counters, Tally},
-    reason::{HostHook, REASON_PLACES, Reason, ReasonCounts},
-    slot::HOST_SLOT,
+    reason::{HostHook, REASON_PLACES, ReasonCounts},
+    slot::loopback_mac,
 };
 use portmap_ebpf::{
-    Tables as _,
-    verdict::{Origin, Verdict},
+    answer,
+    hooks::{DECIDED_MARK, Finish},
+    verdict::{NextHop, Origin, Renumber, Verdict},
 };
 
-use super::maps::{self, Maps};
+use super::{dropping, frame::is_asked, maps};
 
-/// Address family of `bpf_redir_neigh`.
+/// Address families of `bpf_redir_neigh`.
 const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
 /// The loopback device has the first interface index in every network namespace.
 const LO_IFINDEX: u32 = 1;
+/// Where the checksum and the identifier are in an echo message, of either version of ICMP.
+const ECHO_CHECKSUM: usize = 2;
+const ECHO_ID: usize = 4;
 
-/// The next hop as the kernel wants it, aligned so that it is written in words that the verifier accepts on the
-/// stack although the object is built for misaligned loads from packets.
+/// The next hop as the kernel wants it, aligned so that it is written in whole words.
 #[repr(C, align(8))]
 struct Neighbour(bpf_redir_neigh);
 
@@ -33,74 +40,175 @@ struct Neighbour(bpf_redir_neigh);
 #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "it is a small structure")]
 const NEIGHBOUR_SIZE: i32 = size_of::<bpf_redir_neigh>() as i32;
 
-/// Carries out the verdict of a hook on the host's own interfaces.
-#[inline(always)]
-pub(super) fn host_hook(context: &TcContext, hook: HostHook, verdict: Verdict) -> i32 {
-    if let Verdict::Continue(reason) = verdict {
-        if let Some(counts) = maps::host(hook) {
-            count_reason(counts, reason);
-        }
-        return TC_ACT_UNSPEC;
-    }
-    finish(context, verdict)
+/// Carries out verdicts on the packet of one run of a program.
+pub(super) struct Finisher<'a> {
+    /// The packet.
+    pub(super) context: &'a TcContext,
+    /// Where packets that are left to the host are counted; none on a container's interfaces.
+    pub(super) at: Option<HostHook>,
 }
 
-/// Carries out the verdict of a hook on a container's interfaces.
-#[inline(always)]
-pub(super) fn finish(context: &TcContext, verdict: Verdict) -> i32 {
-    let bytes = context.len();
-    match verdict {
-        Verdict::Continue(_) | Verdict::Decided => TC_ACT_UNSPEC,
-        Verdict::Own(slot) => {
-            count(slot, bytes, |counters| &mut counters.own);
-            TC_ACT_UNSPEC
+impl Finish for Finisher<'_> {
+    type Output = i32;
+
+    #[inline(always)]
+    fn finish(&self, verdict: Verdict) -> i32 {
+        if is_asked(self.context) {
+            answer(self.context, &verdict);
+        } else if let Verdict::Drop { reason, .. } = verdict {
+            return dropping::leave(self.context, reason);
+        } else {
+            self.count(&verdict);
         }
-        Verdict::Drop { slot, reason } => {
-            count_drop(slot, reason);
-            TC_ACT_SHOT
+        if verdict == Verdict::Decided && self.at.is_some() {
+            // The mark has told the hook so, and is nothing that the host's stack should see.
+            set_mark(self.context, 0);
         }
-        Verdict::ToContainer { origin, owner } => {
-            match origin {
-                Origin::Outside => count(owner.slot, bytes, |counters| &mut counters.rx_outside),
-                Origin::Host => count(owner.slot, bytes, |counters| &mut counters.rx_host),
-                Origin::Container(sender) => {
-                    count(sender, bytes, |counters| &mut counters.tx_container);
-                    count(owner.slot, bytes, |counters| &mut counters.rx_container);
+        carry_out(self.context, &verdict)
+    }
+}
+
+impl Finisher<'_> {
+    /// Counts a packet for whom it concerns.
+    #[inline(always)]
+    fn count(&self, verdict: &Verdict) {
+        let bytes = self.context.len();
+        match *verdict {
+            Verdict::Continue(reason) => {
+                if let Some(counts) = self.at.and_then(maps::host) {
+                    count_reason(counts, reason as u32);
                 }
+            }
+            Verdict::Own(slot) => count_for(slot, bytes, |counters| &mut counters.own),
+            Verdict::ToContainer { origin, owner, .. } => match origin {
+                Origin::Outside => count_for(owner.slot, bytes, |counters| &mut counters.rx_outside),
+                Origin::Host => count_for(owner.slot, bytes, |counters| &mut counters.rx_host),
+                Origin::Container(sender) => {
+                    count_for(sender, bytes, |counters| &mut counters.tx_container);
+                    count_for(owner.slot, bytes, |counters| &mut counters.rx_container);
+                }
+            },
+            Verdict::ToOutside { slot, .. } => count_for(slot, bytes, |counters| &mut counters.tx_outside),
+            Verdict::ToHost(slot) => count_for(slot, bytes, |counters| &mut counters.tx_host),
+            Verdict::Drop { .. } | Verdict::Decided | Verdict::ToEth0(_) | Verdict::ToLoopback => {}
+        }
+    }
+}
+
+/// Sends a packet where the verdict says.
+#[inline(always)]
+fn carry_out(context: &TcContext, verdict: &Verdict) -> i32 {
+    match *verdict {
+        Verdict::Continue(_) | Verdict::Decided | Verdict::Own(_) => TC_ACT_UNSPEC,
+        Verdict::Drop { .. } => TC_ACT_SHOT,
+        Verdict::ToContainer { owner, by_loopback, renumber, .. } => {
+            if !renumbered(context, renumber) {
+                return TC_ACT_SHOT;
+            }
+            // The program behind the container's `eth0` puts it into the loopback device, which accepts frames
+            // for its own address only.
+            if by_loopback && context.store(0, &loopback_mac(owner.slot), 0).is_err() {
+                return TC_ACT_SHOT;
             }
             // SAFETY: a helper that takes two integers; an interface that is gone makes the kernel drop.
             code(unsafe { bpf_redirect_peer(owner.ifindex, 0) })
         }
-        Verdict::ToOutside { slot, next_hop } => {
-            count(slot, bytes, |counters| &mut counters.tx_outside);
-            let mut neighbour = Neighbour(bpf_redir_neigh {
-                nh_family: AF_INET,
-                __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
-                    ipv6_nh: [u32::from_ne_bytes(next_hop), 0, 0, 0],
-                },
-            });
-            let uplink = Maps.config().uplink_ifindex;
-            // SAFETY: the pointer is to a local of the size that is passed with it.
-            code(unsafe { bpf_redirect_neigh(uplink, &raw mut neighbour.0, NEIGHBOUR_SIZE, 0) })
+        Verdict::ToOutside { next_hop, renumber, .. } => {
+            if !renumbered(context, renumber) {
+                return TC_ACT_SHOT;
+            }
+            to_neighbour(next_hop)
         }
-        Verdict::ToHost(slot) => {
-            count(slot, bytes, |counters| &mut counters.tx_host);
-            to_host(context)
+        Verdict::ToHost(_) => {
+            set_mark(context, DECIDED_MARK);
+            let mac = maps::config().lo_mac.octets();
+            to_loopback(context, Some(mac))
         }
         // SAFETY: a helper that takes two integers; an interface that is gone makes the kernel drop.
         Verdict::ToEth0(ifindex) => code(unsafe { bpf_redirect(ifindex, 0) }),
+        Verdict::ToLoopback => to_loopback(context, None),
     }
 }
 
-/// Puts a container's packet into the host's loopback device, as if the host itself had sent it there.
+/// Sends a packet out of the uplink, to a neighbour that the kernel resolves.
 #[inline(always)]
-fn to_host(context: &TcContext) -> i32 {
-    // The device accepts frames for its own MAC address only.
-    if context.store(0, &Maps.config().lo_mac, 0).is_err() {
+fn to_neighbour(next_hop: NextHop) -> i32 {
+    let (nh_family, ipv6_nh) = match next_hop {
+        NextHop::V4(address) => (AF_INET, [u32::from_ne_bytes(address), 0, 0, 0]),
+        NextHop::V6(address) => {
+            let word = |bits: u32| {
+                #[expect(clippy::cast_possible_truncation, reason = "it is a quarter of the address")]
+                let word = (u128::from_be_bytes(address) >> bits) as u32;
+                word.to_be()
+            };
+            (AF_INET6, [word(96), word(64), word(32), word(0)])
+        }
+    };
+    let mut neighbour =
+        Neighbour(bpf_redir_neigh { nh_family, __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh } });
+    let uplink = maps::config().uplink_ifindex;
+    // SAFETY: the pointer is to a local of the size that is passed with it.
+    code(unsafe { bpf_redirect_neigh(uplink, &raw mut neighbour.0, NEIGHBOUR_SIZE, 0) })
+}
+
+/// Puts a packet into the namespace's loopback device, as if somebody there had sent it. That device accepts frames
+/// for its own MAC address only, which is written first unless the frame has it.
+#[inline(always)]
+fn to_loopback(context: &TcContext, mac: Option<[u8; 6]>) -> i32 {
+    if let Some(mac) = mac
+        && context.store(0, &mac, 0).is_err()
+    {
         return TC_ACT_SHOT;
     }
     // SAFETY: a helper that takes two integers.
     code(unsafe { bpf_redirect(LO_IFINDEX, u64::from(BPF_F_INGRESS)) })
+}
+
+/// Gives an echo message its other identifier, if it gets one; false if the kernel cannot.
+#[inline(always)]
+fn renumbered(context: &TcContext, renumber: Renumber) -> bool {
+    if renumber.is_none() {
+        return true;
+    }
+    let Renumber { message, from, to } = renumber;
+    // Both change together, so a sum over the packet (the hardware's, or that of an ICMP error around the message)
+    // stays what it is.
+    let sum = context.l4_csum_replace(
+        message + ECHO_CHECKSUM,
+        u64::from(from.to_be()),
+        u64::from(to.to_be()),
+        size_of::<u16>() as u64,
+    );
+    sum.is_ok() && context.store(message + ECHO_ID, &to.to_be_bytes(), 0).is_ok()
+}
+
+/// Reports a verdict to whoever asks for it.
+#[inline(always)]
+fn answer(context: &TcContext, verdict: &Verdict) {
+    let [first, a, b, c, d, priority, mark] = answer::encode(verdict);
+    let skb = context.as_ptr().cast::<__sk_buff>();
+    // SAFETY: the kernel passes a valid context, which nothing else refers to now.
+    let skb = unsafe { &mut *skb };
+    for (word, value) in [
+        (&raw mut skb.cb[0], first),
+        (&raw mut skb.cb[1], a),
+        (&raw mut skb.cb[2], b),
+        (&raw mut skb.cb[3], c),
+        (&raw mut skb.cb[4], d),
+        (&raw mut skb.priority, priority),
+        (&raw mut skb.mark, mark),
+    ] {
+        // SAFETY: the pointer is to a word of the context. Volatile, because the kernel takes stores of single words
+        // at known places only, so the compiler must not merge them.
+        unsafe { word.write_volatile(value) };
+    }
+}
+
+/// Marks a packet for whoever sees it next.
+#[inline(always)]
+pub(super) fn set_mark(context: &TcContext, mark: u32) {
+    // SAFETY: the kernel passes a valid context, which nothing else refers to now.
+    unsafe { (*context.as_ptr().cast::<__sk_buff>()).mark = mark };
 }
 
 /// What a redirecting helper returns as what a program returns.
@@ -111,7 +219,7 @@ const fn code(returned: i64) -> i32 {
 }
 
 #[inline(always)]
-fn count(slot: u16, bytes: u32, path: impl FnOnce(&mut Counters) -> &mut Tally) {
+fn count_for(slot: u16, bytes: u32, path: impl FnOnce(&mut Counters) -> &mut Tally) {
     if let Some(counters) = maps::counters(slot) {
         // SAFETY: the entry belongs to this CPU, and a program at a tc hook is neither preempted nor
         // interrupted by another one, so nobody else refers to it.
@@ -120,10 +228,10 @@ fn count(slot: u16, bytes: u32, path: impl FnOnce(&mut Counters) -> &mut Tally) 
 }
 
 #[inline(always)]
-fn count_reason(counts: *mut ReasonCounts, reason: Reason) {
+fn count_reason(counts: *mut ReasonCounts, reason: u32) {
     // SAFETY: the pointer is to a map's entry.
     let count = unsafe { place(counts, reason) };
-    // SAFETY: the entry belongs to this CPU, see `count`.
+    // SAFETY: the entry belongs to this CPU, see `count_for`.
     unsafe { *count += 1 };
 }
 
@@ -133,29 +241,13 @@ fn count_reason(counts: *mut ReasonCounts, reason: Reason) {
 ///
 /// `counts` must point to a whole [`ReasonCounts`].
 #[inline(always)]
-unsafe fn place(counts: *mut ReasonCounts, reason: Reason) -> *mut u64 {
-    let place = reason as usize % REASON_PLACES;
+pub(super) unsafe fn place(counts: *mut ReasonCounts, reason: u32) -> *mut u64 {
+    let mut place = u64::from(reason);
+    // The compiler may know that a reason has a place and leave this out, but the verifier does not know it.
+    // SAFETY: the instruction changes nothing but the register.
+    unsafe { asm!("{place} &= {mask}", place = inout(reg) place, mask = const REASON_PLACES - 1) };
+    #[expect(clippy::cast_possible_truncation, reason = "it is less than REASON_PLACES")]
+    let place = place as usize;
     // SAFETY: ReasonCounts is REASON_PLACES counters in the order of the reasons' numbers, and `place` is less.
     unsafe { counts.cast::<u64>().add(place) }
-}
-
-#[inline(always)]
-fn count_drop(slot: u16, reason: Reason) {
-    let Some(drops) = maps::drops(slot) else { return };
-    // Packets from outside are on their way to the host, all others were sent by the slot.
-    let counts = if slot == HOST_SLOT {
-        // SAFETY: the pointer is to a map's entry.
-        unsafe { &raw mut (*drops).rx }
-    } else {
-        // SAFETY: the same.
-        unsafe { &raw mut (*drops).tx }
-    };
-    // SAFETY: the pointer is into a map's entry.
-    let count = unsafe { place(counts, reason) };
-    // SAFETY: the instruction adds one to the eight bytes at `count`, which is in the map's entry and aligned as
-    // all of it. Drops of one container can happen on several CPUs at once, hence the lock; they are rare enough
-    // for one counter to serve all CPUs. (core has no read-modify-write atomics for this target.)
-    unsafe {
-        asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1u64);
-    }
 }

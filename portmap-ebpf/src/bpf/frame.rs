@@ -1,62 +1,112 @@
 //! The frame behind a `__sk_buff`.
 
+use core::arch::asm;
+
 use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
-use portmap_ebpf::{Frame, frame::HEAD};
+use portmap_ebpf::{Frame, answer::ASKED_MARK, frame::Head};
 
 /// `PACKET_HOST` of `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
 
-/// [`HEAD`] as the kernel wants it.
-#[expect(clippy::cast_possible_truncation, reason = "it is a small number")]
-const HEAD_LENGTH: u32 = HEAD as u32;
-
-/// A frame whose head is known to be readable, or known to be missing.
+/// A frame.
 pub(super) struct Skb<'a> {
     context: &'a TcContext,
-    head: Option<&'a [u8; HEAD]>,
 }
 
 impl<'a> Skb<'a> {
-    /// Looks at the frame behind `context`.
+    /// The frame behind `context`.
     #[inline(always)]
-    pub(super) fn new(context: &'a TcContext) -> Self {
-        let mut head = head(context);
-        if head.is_none() && context.len() >= HEAD_LENGTH {
-            // The head lies in fragments of the buffer; have the kernel move it to the front.
-            if context.skb.pull_data(HEAD_LENGTH).is_ok() {
-                head = self::head(context);
-            }
-        }
-        Self { context, head }
-    }
-
-    #[inline(always)]
-    fn skb(&self) -> &__sk_buff {
-        // SAFETY: the kernel passes a valid context that lives as long as the program runs.
-        unsafe { &*self.context.as_ptr().cast::<__sk_buff>() }
+    pub(super) const fn new(context: &'a TcContext) -> Self {
+        Self { context }
     }
 }
 
 #[inline(always)]
-fn head(context: &TcContext) -> Option<&[u8; HEAD]> {
+fn skb(context: &TcContext) -> &__sk_buff {
+    // SAFETY: the kernel passes a valid context that lives as long as the program runs.
+    unsafe { &*context.as_ptr().cast::<__sk_buff>() }
+}
+
+/// Whether the program is only asked what it would do, see [`portmap_ebpf::answer`].
+#[inline(always)]
+pub(super) fn is_asked(context: &TcContext) -> bool {
+    skb(context).mark == ASKED_MARK
+}
+
+/// Bytes in the linear part of a packet.
+#[derive(Clone, Copy)]
+struct Linear {
+    start: usize,
+}
+
+/// The first `length` bytes, if they are in the linear part.
+#[inline(always)]
+fn linear(context: &TcContext, length: usize) -> Option<Linear> {
     let start = context.data();
-    if start + HEAD > context.data_end() {
-        return None;
+    if start + length > context.data_end() { None } else { Some(Linear { start }) }
+}
+
+/// Loads a number from a packet. Written out, because nothing is known of a packet's alignment, so the compiler would
+/// put the number together from single bytes; the kernel's compiler is glad to load it misaligned.
+macro_rules! load {
+    ($size:literal, $type:ty, $start:expr) => {{
+        let loaded: $type;
+        // SAFETY: the instruction reads from the packet, whose bounds have been compared with what is read; the
+        // verifier refuses a program that reads elsewhere, or after the packet has moved. It changes nothing else.
+        unsafe {
+            asm!(
+                concat!("{loaded} = *(", $size, " *)({start} + {at})"),
+                loaded = out(reg) loaded,
+                start = in(reg) $start,
+                at = const AT,
+                options(pure, readonly, nostack)
+            );
+        }
+        <$type>::from_be(loaded)
+    }};
+}
+
+impl Head for Linear {
+    #[inline(always)]
+    fn byte<const AT: usize>(self) -> u8 {
+        load!("u8", u8, self.start)
     }
-    // SAFETY: the packet's linear part has at least HEAD bytes at `start`, as just checked, an array of bytes
-    // has no alignment, and no helper that moves the packet runs while the reference is in use.
-    Some(unsafe { &*(start as *const [u8; HEAD]) })
+
+    #[inline(always)]
+    fn half<const AT: usize>(self) -> u16 {
+        load!("u16", u16, self.start)
+    }
+
+    #[inline(always)]
+    fn word<const AT: usize>(self) -> u32 {
+        load!("u32", u32, self.start)
+    }
+
+    #[inline(always)]
+    fn double<const AT: usize>(self) -> u64 {
+        load!("u64", u64, self.start)
+    }
 }
 
 impl Frame for Skb<'_> {
     #[inline(always)]
-    fn head(&self) -> Option<&[u8; HEAD]> {
-        self.head
+    fn head<const N: usize>(&self) -> Option<impl Head> {
+        let head = linear(self.context, N);
+        if head.is_some() {
+            return head;
+        }
+        // It lies in fragments of the buffer; have the kernel move it to the front.
+        let bytes = u32::try_from(N).ok()?;
+        if self.context.len() < bytes || self.context.skb.pull_data(bytes).is_err() {
+            return None;
+        }
+        linear(self.context, N)
     }
 
     #[inline(always)]
-    fn bytes<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        self.context.load::<[u8; N]>(offset).ok()
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        let words = self.context.load::<[u32; N]>(offset).ok()?;
+        Some(words.map(u32::from_be))
     }
 
     #[inline(always)]
@@ -66,16 +116,27 @@ impl Frame for Skb<'_> {
 
     #[inline(always)]
     fn ifindex(&self) -> u32 {
-        self.skb().ifindex
+        skb(self.context).ifindex
+    }
+
+    #[inline(always)]
+    fn ingress_ifindex(&self) -> u32 {
+        skb(self.context).ingress_ifindex
     }
 
     #[inline(always)]
     fn is_for_this_station(&self) -> bool {
-        self.skb().pkt_type == PACKET_HOST
+        skb(self.context).pkt_type == PACKET_HOST
     }
 
     #[inline(always)]
-    fn has_vlan_tag(&self) -> bool {
-        self.skb().vlan_present != 0
+    fn vlan_tag(&self) -> Option<u16> {
+        let skb = skb(self.context);
+        if skb.vlan_present == 0 { None } else { u16::try_from(skb.vlan_tci & 0xffff).ok() }
+    }
+
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        skb(self.context).mark
     }
 }

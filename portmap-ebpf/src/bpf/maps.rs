@@ -1,16 +1,25 @@
 //! The maps, and how the decision code sees them.
 
 use aya_ebpf::{
-    btf_maps::{Array, PerCpuArray},
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    btf_maps::{Array, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
+    helpers::bpf_ktime_get_ns,
     macros::btf_map,
+    maps::ring_buf::RingBufEntry,
+    programs::TcContext,
 };
 use portmap_common::{
     counters::Counters,
+    event::{DropEvent, EventBudget, RING_BYTES},
+    memory::{ENTRIES, Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
+    names::REST,
     reason::{Drops, HostHook, ReasonCounts},
     slot::SLOTS,
-    tables::{Config, Endpoint, PORTS, PortEntry},
+    tables::{Address4, Address6, Config, Endpoint, Mac, PORTS, PortEntry},
 };
 use portmap_ebpf::Tables;
+
+use super::frame::is_asked;
 
 /// The daemon writes ports through a mapping of this map (`BPF_F_MMAPABLE`).
 const MMAPABLE: usize = 1 << 10;
@@ -27,11 +36,41 @@ static PM_COUNTERS: PerCpuArray<Counters, { SLOTS as usize }> = PerCpuArray::new
 static PM_DROPS: Array<Drops, { SLOTS as usize }> = Array::new();
 #[btf_map(name = "pm_host")]
 static PM_HOST: PerCpuArray<ReasonCounts, { HostHook::ALL.len() }> = PerCpuArray::new();
+#[btf_map(name = "pm_frags4")]
+static PM_FRAGMENTS4: LruHashMap<FragmentKey4, Fragment, ENTRIES> = LruHashMap::new();
+#[btf_map(name = "pm_frags6")]
+static PM_FRAGMENTS6: LruHashMap<FragmentKey6, Fragment, ENTRIES> = LruHashMap::new();
+#[btf_map(name = "pm_echo")]
+static PM_ECHO: LruHashMap<EchoKey, Echo, ENTRIES> = LruHashMap::new();
+#[btf_map(name = "pm_events")]
+static PM_EVENTS: RingBuf<DropEvent, RING_BYTES> = RingBuf::new();
+#[btf_map(name = "pm_budgets")]
+static PM_BUDGETS: Array<EventBudget, { SLOTS as usize }> = Array::new();
 
-/// The maps as [`Tables`].
-pub(super) struct Maps;
+#[btf_map(name = "pm_rest")]
+static PM_REST: ProgramArray<{ REST.len() }> = ProgramArray::new();
 
-impl Tables for Maps {
+/// Leaves to another program, and comes back only if it is not there.
+#[inline(always)]
+pub(super) fn leave_to(context: &TcContext, program: u32) {
+    // SAFETY: the program is of the same kind and takes the same context.
+    unsafe { PM_REST.tail_call(context, program) };
+}
+
+/// The maps as [`Tables`], for one run of a program.
+pub(super) struct Maps<'a> {
+    context: &'a TcContext,
+}
+
+impl<'a> Maps<'a> {
+    /// The maps. Nothing is written down if `context` only asks what would happen.
+    #[inline(always)]
+    pub(super) const fn new(context: &'a TcContext) -> Self {
+        Self { context }
+    }
+}
+
+impl Tables for Maps<'_> {
     #[inline(always)]
     fn port(&self, port: u16) -> PortEntry {
         PM_PORTS.get(u32::from(port)).copied().unwrap_or_default()
@@ -43,9 +82,92 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn config(&self) -> Config {
-        PM_CONFIG.get(0).copied().unwrap_or_default()
+    fn config(&self) -> &Config {
+        config()
     }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        now()
+    }
+
+    #[inline(always)]
+    fn fragment4(&self, key: &FragmentKey4) -> Option<Fragment> {
+        // SAFETY: the pointer is valid as long as the program runs. An entry that is reused meanwhile yields what
+        // another datagram carried; its packet then goes to an owner of ports all the same.
+        unsafe { PM_FRAGMENTS4.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_fragment4(&self, key: &FragmentKey4, fragment: &Fragment) {
+        if !is_asked(self.context) {
+            // It fails only when the kernel has no element free on this CPU; later fragments are then unknown.
+            let _ = PM_FRAGMENTS4.insert(key, fragment, u64::from(BPF_ANY));
+        }
+    }
+
+    #[inline(always)]
+    fn fragment6(&self, key: &FragmentKey6) -> Option<Fragment> {
+        // SAFETY: see `fragment4`.
+        unsafe { PM_FRAGMENTS6.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_fragment6(&self, key: &FragmentKey6, fragment: &Fragment) {
+        if !is_asked(self.context) {
+            let _ = PM_FRAGMENTS6.insert(key, fragment, u64::from(BPF_ANY));
+        }
+    }
+
+    #[inline(always)]
+    fn echo(&self, key: &EchoKey) -> Option<Echo> {
+        // SAFETY: an entry is one aligned word, read whole.
+        unsafe { PM_ECHO.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_echo(&self, key: &EchoKey, echo: &Echo) {
+        if !is_asked(self.context) {
+            let _ = PM_ECHO.insert(key, echo, u64::from(BPF_ANY));
+        }
+    }
+
+    #[inline(always)]
+    fn claim_echo(&self, key: &EchoKey, echo: &Echo, stale: Option<Echo>) -> bool {
+        if is_asked(self.context) {
+            return true;
+        }
+        if stale.is_some() {
+            let _ = PM_ECHO.remove(key);
+        }
+        PM_ECHO.insert(key, echo, u64::from(BPF_NOEXIST)).is_ok()
+    }
+}
+
+/// What stands for the host's addresses for the verifier, which does not know that the map's only entry is there.
+static NO_CONFIG: Config = Config {
+    host_ip: Address4::new([0; 4]),
+    netmask: Address4::new([0; 4]),
+    gateway: Address4::new([0; 4]),
+    uplink_ifindex: 0,
+    host_ip6: Address6::new([0; 16]),
+    netmask6: Address6::new([0; 16]),
+    gateway6: Address6::new([0; 16]),
+    mac: Mac::new([0; 6]),
+    lo_mac: Mac::new([0; 6]),
+};
+
+/// The host's addresses.
+#[inline(always)]
+pub(super) fn config() -> &'static Config {
+    PM_CONFIG.get(0).unwrap_or(&NO_CONFIG)
+}
+
+/// Nanoseconds of the monotonic clock.
+#[inline(always)]
+pub(super) fn now() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_ns() }
 }
 
 /// This CPU's traffic counters of a slot.
@@ -64,4 +186,16 @@ pub(super) fn drops(slot: u16) -> Option<*mut Drops> {
 #[inline(always)]
 pub(super) fn host(hook: HostHook) -> Option<*mut ReasonCounts> {
     PM_HOST.get_ptr_mut(hook as u32)
+}
+
+/// How many samples of a slot's drops may still be taken.
+#[inline(always)]
+pub(super) fn budget(slot: u16) -> Option<*mut EventBudget> {
+    PM_BUDGETS.get_ptr_mut(u32::from(slot))
+}
+
+/// Room for a sample, which must be submitted; none if the ring is full.
+#[inline(always)]
+pub(super) fn reserve_event() -> Option<RingBufEntry<DropEvent>> {
+    PM_EVENTS.reserve(0)
 }

@@ -1,5 +1,6 @@
 //! Everything that touches the kernel: the maps, the frame behind a `__sk_buff`, and carrying out a verdict.
 
+mod dropping;
 mod finish;
 mod frame;
 mod maps;

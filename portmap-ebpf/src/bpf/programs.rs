@@ -1,36 +1,87 @@
 //! The programs: each one looks at the frame, decides and finishes.
 #![expect(clippy::needless_pass_by_value, reason = "the macro hands the context over by value")]
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
-use portmap_common::reason::HostHook;
-use portmap_ebpf::hooks::{container_lo, host_lo, uplink, veth};
-
-use super::{
-    finish::{finish, host_hook},
-    frame::Skb,
-    maps::Maps,
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
+use portmap_common::{names::rest, reason::HostHook};
+use portmap_ebpf::{
+    hooks::{ContainerEth0, ContainerLo, Finish as _, Hook, HostLo, Uplink, UplinkEgress, Veth},
+    packet::{Depth, Full, Plain, V4, V6, Version, ethernet::Kind},
 };
 
-#[classifier]
-fn pm_uplink_in(context: TcContext) -> i32 {
-    let verdict = uplink::decide(&Skb::new(&context), &Maps);
-    host_hook(&context, HostHook::Uplink, verdict)
+use super::{
+    dropping,
+    finish::Finisher,
+    frame::Skb,
+    maps::{self, Maps},
+};
+
+/// The programs for a hook.
+///
+/// Plain packets, which are nearly all, are decided on in the first one. The rest has a program for each version of IP,
+/// to which the first one leaves: all that can be in a packet does not fit on one stack of 512 bytes, and the verifier
+/// of older kernels takes forever over functions that are called.
+macro_rules! programs {
+    ($name:ident, $name4:ident, $name6:ident, $hook:ident, $at:expr, $lost:expr) => {
+        #[classifier]
+        fn $name(context: TcContext) -> i32 {
+            let frame = Skb::new(&context);
+            match $hook::open(&frame, &Maps::new(&context)) {
+                Ok(Kind::V4) if V4::is_plain(&frame) => decide_ip::<$hook, V4, Plain>(&context, $at),
+                Ok(Kind::V6) if V6::is_plain(&frame) => decide_ip::<$hook, V6, Plain>(&context, $at),
+                Ok(Kind::V4) => leave_to(&context, const { rest(stringify!($name4)) }, $lost),
+                Ok(Kind::V6) => leave_to(&context, const { rest(stringify!($name6)) }, $lost),
+                Err(verdict) => Finisher { context: &context, at: $at }.finish(verdict),
+            }
+        }
+
+        #[classifier]
+        fn $name4(context: TcContext) -> i32 {
+            decide_ip::<$hook, V4, Full>(&context, $at)
+        }
+
+        #[classifier]
+        fn $name6(context: TcContext) -> i32 {
+            decide_ip::<$hook, V6, Full>(&context, $at)
+        }
+    };
 }
 
-#[classifier]
-fn pm_lo_in(context: TcContext) -> i32 {
-    let verdict = host_lo::decide(&Skb::new(&context), &Maps);
-    host_hook(&context, HostHook::Loopback, verdict)
+#[inline(always)]
+fn decide_ip<H: Hook, V: Version, D: Depth>(context: &TcContext, at: Option<HostHook>) -> i32 {
+    let (frame, tables) = (Skb::new(context), Maps::new(context));
+    H::decide_ip::<V, D, _>(&frame, &tables, &Finisher { context, at })
 }
 
-#[classifier]
-fn pm_veth_in(context: TcContext) -> i32 {
-    let verdict = veth::decide(&Skb::new(&context), &Maps);
-    finish(&context, verdict)
+/// Goes on in another program.
+#[inline(always)]
+fn leave_to(context: &TcContext, program: u32, lost: i32) -> i32 {
+    maps::leave_to(context, program);
+    // Only if the daemon has not put the program there, which it does before it attaches any.
+    lost
 }
 
+programs!(pm_uplink_in, pm_uplink_in4, pm_uplink_in6, Uplink, Some(HostHook::Uplink), TC_ACT_UNSPEC);
+programs!(pm_lo_in, pm_lo_in4, pm_lo_in6, HostLo, Some(HostHook::Loopback), TC_ACT_UNSPEC);
+programs!(pm_veth_in, pm_veth_in4, pm_veth_in6, Veth, None, TC_ACT_SHOT);
+programs!(pm_ctr_lo_out, pm_ctr_lo_out4, pm_ctr_lo_out6, ContainerLo, None, TC_ACT_UNSPEC);
+programs!(pm_uplink_out, pm_uplink_out4, pm_uplink_out6, UplinkEgress, None, TC_ACT_UNSPEC);
+
 #[classifier]
-fn pm_ctr_lo_out(context: TcContext) -> i32 {
-    let verdict = container_lo::decide(&Skb::new(&context), &Maps);
-    finish(&context, verdict)
+fn pm_ctr_eth0_in(context: TcContext) -> i32 {
+    let frame = Skb::new(&context);
+    match ContainerEth0::open(&frame, &Maps::new(&context)) {
+        Ok(_) => decide_ip::<ContainerEth0, V6, Full>(&context, None),
+        Err(verdict) => Finisher { context: &context, at: None }.finish(verdict),
+    }
+}
+
+/// Counts a packet that another program drops.
+#[classifier]
+fn pm_dropped(context: TcContext) -> i32 {
+    dropping::note(&context);
+    TC_ACT_SHOT
 }

@@ -1,35 +1,67 @@
 //! Egress of a container's loopback device: packets to ports of others leave by `eth0`, the rest stays inside.
 //!
-//! The container's own stack believes that it has the host's address to itself, so what it sends to that address
-//! or to 127.0.0.0/8 ends up on its loopback device, whoever owns the port. Nothing here is a defence: the hook
+//! The container's own stack believes that it has the host's addresses to itself, so what it sends to those or to
+//! loopback addresses ends up on its loopback device, whoever owns the port. Nothing here is a defence: the hook
 //! at the host veth checks what leaves.
 
-use portmap_common::slot::slot_of_loopback;
+use portmap_common::{memory::SCOPE_LOOPBACK, slot::slot_of_loopback};
 
+use super::{Finish, Hook};
 use crate::{
     frame::Frame,
-    packet::{Ipv4, is_loopback, source_mac},
+    packet::{Depth, Version, content::Kind, ethernet},
     tables::Tables,
     verdict::Verdict,
 };
 
-/// Decides on a frame on a container's loopback device.
+/// The hook.
+#[derive(Clone, Copy, Debug)]
+pub struct ContainerLo;
+
+impl Hook for ContainerLo {
+    #[inline(always)]
+    fn open(frame: &impl Frame, _tables: &impl Tables) -> Result<ethernet::Kind, Verdict> {
+        ethernet::kind(frame).map_err(|_other| Verdict::Own(slot_of(frame)))
+    }
+
+    #[inline(always)]
+    fn decide_ip<V: Version, D: Depth, F: Finish>(
+        frame: &impl Frame,
+        tables: &impl Tables,
+        finish: &F,
+    ) -> F::Output {
+        let slot = slot_of(frame);
+        if is_for_another::<V, D>(frame, tables, slot) != Some(true) {
+            return finish.finish(Verdict::Own(slot));
+        }
+        let eth0 = tables.endpoint(slot).eth0_ifindex;
+        if eth0 == 0 { finish.finish(Verdict::Own(slot)) } else { finish.finish(Verdict::ToEth0(eth0)) }
+    }
+}
+
+/// The container's slot. Without one (the container has changed its loopback device's address) nothing can leave.
 #[inline(always)]
-pub fn decide(frame: &impl Frame, tables: &impl Tables) -> Verdict {
-    // Without a slot (the container has changed its loopback device's address) nothing can leave.
-    let slot = source_mac(frame).and_then(slot_of_loopback).unwrap_or_default();
-    let Ok(ip) = Ipv4::parse(frame) else {
-        return Verdict::Own(slot);
-    };
-    if ip.destination != tables.config().host_ip && !is_loopback(ip.destination) {
-        return Verdict::Own(slot);
+fn slot_of(frame: &impl Frame) -> u16 {
+    ethernet::source(frame).and_then(|mac| slot_of_loopback(mac.octets())).unwrap_or_default()
+}
+
+/// Whether somebody else than the container in `slot` owns the port that the packet is for; none if it is for no
+/// port.
+#[inline(always)]
+fn is_for_another<V: Version, D: Depth>(frame: &impl Frame, tables: &impl Tables, slot: u16) -> Option<bool> {
+    let shared = V::shared(tables.config())?;
+    let ip = V::parse(frame).ok()?;
+    let is_local = |address| address == shared || V::is_loopback(address);
+    if !is_local(ip.destination) {
+        return None;
     }
-    let Ok(ports) = ip.ports(frame) else {
-        return Verdict::Own(slot);
+    let reading = D::read(frame, tables, &ip, slot | SCOPE_LOOPBACK).ok()?;
+    reading.remember(tables, &ip, slot | SCOPE_LOOPBACK);
+    let content = &reading.content;
+    let target = match content.kind {
+        Kind::Ports => content.ports.destination,
+        Kind::ErrorAboutPorts if is_local(content.quoted_source) => content.ports.source,
+        _ => return None,
     };
-    if tables.port(ports.destination).slot == slot {
-        return Verdict::Own(slot);
-    }
-    let eth0 = tables.endpoint(slot).eth0_ifindex;
-    if eth0 == 0 { Verdict::Own(slot) } else { Verdict::ToEth0(eth0) }
+    Some(tables.port(target).slot != slot)
 }

@@ -1,35 +1,74 @@
 //! Ingress of the host's loopback device: what the host sends to a container's port goes there; all else stays.
 
-use portmap_common::reason::Reason;
+use portmap_common::{reason::Reason, slot::HOST_SLOT};
 
+use super::{DECIDED_MARK, Finish, Hook};
 use crate::{
     frame::Frame,
-    packet::{Ipv4, is_loopback},
+    packet::{Depth, Version, content::Kind, ethernet},
     tables::Tables,
-    verdict::{Origin, Verdict},
+    verdict::{Origin, Renumber, Verdict},
 };
 
-/// Decides on a frame on the host's loopback device.
+/// The hook.
+#[derive(Clone, Copy, Debug)]
+pub struct HostLo;
+
+impl Hook for HostLo {
+    #[inline(always)]
+    fn open(frame: &impl Frame, _tables: &impl Tables) -> Result<ethernet::Kind, Verdict> {
+        // A container's packet for the host passes here on its way from the hook at the host veth.
+        if frame.mark() == DECIDED_MARK {
+            return Err(Verdict::Decided);
+        }
+        ethernet::kind(frame).map_err(Verdict::Continue)
+    }
+
+    #[inline(always)]
+    fn decide_ip<V: Version, D: Depth, F: Finish>(
+        frame: &impl Frame,
+        tables: &impl Tables,
+        finish: &F,
+    ) -> F::Output {
+        match decide_ip::<V, D, F>(frame, tables, finish) {
+            Ok(finished) | Err(finished) => finished,
+        }
+    }
+}
+
+/// Either result is the end; the second one only comes early.
 #[inline(always)]
-pub fn decide(frame: &impl Frame, tables: &impl Tables) -> Verdict {
-    let ip = match Ipv4::parse(frame) {
-        Ok(ip) => ip,
-        Err(reason) => return Verdict::Continue(reason),
+fn decide_ip<V: Version, D: Depth, F: Finish>(
+    frame: &impl Frame,
+    tables: &impl Tables,
+    finish: &F,
+) -> Result<F::Output, F::Output> {
+    let stop = |reason| finish.finish(Verdict::Continue(reason));
+    let shared = V::shared(tables.config()).ok_or(Reason::Ipv6).map_err(stop)?;
+    let ip = V::parse(frame).map_err(stop)?;
+    let is_local = |address| address == shared || V::is_loopback(address);
+    if !is_local(ip.destination) {
+        return Err(stop(Reason::OtherAddress));
+    }
+    let reading = D::read(frame, tables, &ip, HOST_SLOT).map_err(stop)?;
+    // Also for what stays, see the uplink's hook.
+    reading.remember(tables, &ip, HOST_SLOT);
+    let content = &reading.content;
+    let target = match content.kind {
+        Kind::Ports => content.ports.destination,
+        Kind::ErrorAboutPorts if is_local(content.quoted_source) => content.ports.source,
+        Kind::ErrorAboutPorts | Kind::ErrorAboutEcho => return Err(stop(Reason::Quoted)),
+        Kind::EchoRequest | Kind::EchoReply => return Err(stop(Reason::Icmp)),
     };
-    if ip.destination != tables.config().host_ip && !is_loopback(ip.destination) {
-        return Verdict::Continue(Reason::OtherAddress);
+    let owner = tables.port(target);
+    if owner.is_host() {
+        return Err(stop(Reason::HostPort));
     }
-    let ports = match ip.ports(frame) {
-        Ok(ports) => ports,
-        Err(reason) => return Verdict::Continue(reason),
-    };
-    let owner = tables.port(ports.destination);
-    if !owner.is_host() {
-        return Verdict::ToContainer { origin: Origin::Host, owner };
-    }
-    // A container's packet for the host passes here on its way from the hook at the host veth.
-    if !tables.port(ports.source).is_host() {
-        return Verdict::Decided;
-    }
-    Verdict::Continue(Reason::HostPort)
+    let by_loopback = V::is_loopback_only(ip.source) || V::is_loopback_only(ip.destination);
+    Ok(finish.finish(Verdict::ToContainer {
+        origin: Origin::Host,
+        owner,
+        by_loopback,
+        renumber: Renumber::NONE,
+    }))
 }

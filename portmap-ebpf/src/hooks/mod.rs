@@ -1,6 +1,74 @@
-//! One module for each hook: `decide` is the whole decision.
+//! One module for each hook, each with a [`Hook`] that is the whole decision.
 
+pub mod container_eth0;
 pub mod container_lo;
 pub mod host_lo;
 pub mod uplink;
+pub mod uplink_egress;
 pub mod veth;
+
+pub use self::{
+    container_eth0::ContainerEth0, container_lo::ContainerLo, host_lo::HostLo, uplink::Uplink,
+    uplink_egress::UplinkEgress, veth::Veth,
+};
+use crate::{
+    frame::Frame,
+    packet::{Depth, Full, V4, V6, Version, ethernet::Kind},
+    tables::Tables,
+    verdict::Verdict,
+};
+
+/// Mark of a packet that a host veth's hook has put into the host's loopback device, so that the hook there leaves
+/// it alone and takes the mark off. Only the host's own root could set it otherwise.
+pub const DECIDED_MARK: u32 = 0x504d_4c4f;
+
+/// What becomes of a verdict.
+pub trait Finish {
+    /// What finishing results in.
+    type Output;
+
+    /// Carries a verdict out, or whatever else is to be done with it. To be inlined: where the verdict is found, most
+    /// of the code for other verdicts falls away.
+    fn finish(&self, verdict: Verdict) -> Self::Output;
+}
+
+/// Nothing becomes of a verdict, it is what is wanted.
+#[derive(Clone, Copy, Debug)]
+struct JustTell;
+
+impl Finish for JustTell {
+    type Output = Verdict;
+
+    #[inline(always)]
+    fn finish(&self, verdict: Verdict) -> Verdict {
+        verdict
+    }
+}
+
+/// A hook.
+///
+/// A decision comes in two steps, so that a program can give each version of IP a stack of its own.
+pub trait Hook {
+    /// Looks at a frame: the version of IP that it carries, or the verdict on a frame that carries none.
+    fn open(frame: &impl Frame, tables: &impl Tables) -> Result<Kind, Verdict>;
+
+    /// Decides on an IP packet and returns what `finish` makes of the verdict.
+    ///
+    /// A verdict is finished where it is found. Brought together first, its fields would share registers, some of
+    /// them set by one verdict only, and the kernel refuses a program that computes with those.
+    fn decide_ip<V: Version, D: Depth, F: Finish>(
+        frame: &impl Frame,
+        tables: &impl Tables,
+        finish: &F,
+    ) -> F::Output;
+
+    /// Decides on a frame.
+    #[inline(always)]
+    fn decide(frame: &impl Frame, tables: &impl Tables) -> Verdict {
+        match Self::open(frame, tables) {
+            Ok(Kind::V4) => Self::decide_ip::<V4, Full, _>(frame, tables, &JustTell),
+            Ok(Kind::V6) => Self::decide_ip::<V6, Full, _>(frame, tables, &JustTell),
+            Err(verdict) => verdict,
+        }
+    }
+}

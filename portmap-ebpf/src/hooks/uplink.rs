@@ -1,42 +1,105 @@
 //! Ingress of the uplink: packets from outside go to the container that owns the destination port; everything
 //! else is the host's.
 
-use portmap_common::{reason::Reason, slot::HOST_SLOT};
+use portmap_common::{reason::Reason, slot::HOST_SLOT, tables::PortEntry};
 
+use super::{Finish, Hook};
 use crate::{
+    echo,
     frame::Frame,
-    packet::{Ipv4, is_loopback},
+    packet::{Content, Depth, Version, content::Kind, ethernet},
     tables::Tables,
-    verdict::{Origin, Verdict},
+    verdict::{Origin, Renumber, Verdict},
 };
 
-/// Decides on a frame that came in on the uplink.
+/// The hook.
+#[derive(Clone, Copy, Debug)]
+pub struct Uplink;
+
+impl Hook for Uplink {
+    #[inline(always)]
+    fn open(frame: &impl Frame, _tables: &impl Tables) -> Result<ethernet::Kind, Verdict> {
+        ethernet::kind_or_priority_tagged(frame).map_err(Verdict::Continue)
+    }
+
+    #[inline(always)]
+    fn decide_ip<V: Version, D: Depth, F: Finish>(
+        frame: &impl Frame,
+        tables: &impl Tables,
+        finish: &F,
+    ) -> F::Output {
+        match decide_ip::<V, D, F>(frame, tables, finish) {
+            Ok(finished) | Err(finished) => finished,
+        }
+    }
+}
+
+/// Either result is the end; the second one only comes early.
 #[inline(always)]
-pub fn decide(frame: &impl Frame, tables: &impl Tables) -> Verdict {
-    let ip = match Ipv4::parse(frame) {
-        Ok(ip) => ip,
-        Err(reason) => return Verdict::Continue(reason),
-    };
-    let config = tables.config();
-    if ip.destination != config.host_ip {
-        return Verdict::Continue(Reason::OtherAddress);
+fn decide_ip<V: Version, D: Depth, F: Finish>(
+    frame: &impl Frame,
+    tables: &impl Tables,
+    finish: &F,
+) -> Result<F::Output, F::Output> {
+    let stop = |reason| finish.finish(Verdict::Continue(reason));
+    let shared = V::shared(tables.config()).ok_or(Reason::Ipv6).map_err(stop)?;
+    let ip = V::parse(frame).map_err(stop)?;
+    if ip.destination != shared {
+        // The host's stack would take it for its own if routes to loopback addresses were allowed on the uplink.
+        return if V::is_loopback(ip.destination) {
+            Ok(finish.finish(Verdict::Drop { slot: HOST_SLOT, reason: Reason::Destination }))
+        } else {
+            Err(stop(Reason::OtherAddress))
+        };
     }
     // A container accepts its own address as a source, because other containers have the same one; so nobody
     // outside may claim it.
-    if ip.source == config.host_ip || is_loopback(ip.source) {
-        return Verdict::Drop { slot: HOST_SLOT, reason: Reason::SourceAddress };
+    if ip.source == shared || V::is_loopback(ip.source) {
+        return Ok(finish.finish(Verdict::Drop { slot: HOST_SLOT, reason: Reason::SourceAddress }));
     }
-    let ports = match ip.ports(frame) {
-        Ok(ports) => ports,
-        Err(reason) => return Verdict::Continue(reason),
+    let reading = D::read(frame, tables, &ip, HOST_SLOT).map_err(stop)?;
+    // Also for the host's own datagrams: what an earlier one with the same identification carried must not speak
+    // for their later fragments.
+    reading.remember(tables, &ip, HOST_SLOT);
+    let content = &reading.content;
+    if matches!(content.kind, Kind::ErrorAboutPorts | Kind::ErrorAboutEcho)
+        && (content.quoted_source != shared
+            || content.quoted_destination == shared
+            || V::is_loopback(content.quoted_destination))
+    {
+        // What an error quotes must have left by this uplink.
+        return Err(stop(Reason::Quoted));
+    }
+    let (owner, renumber) = match content.kind {
+        Kind::Ports => (owned(tables, content.ports.destination).map_err(stop)?, Renumber::NONE),
+        Kind::ErrorAboutPorts => (owned(tables, content.ports.source).map_err(stop)?, Renumber::NONE),
+        Kind::EchoReply => asker(tables, content, ip.source).map_err(stop)?,
+        Kind::ErrorAboutEcho => asker(tables, content, content.quoted_destination).map_err(stop)?,
+        Kind::EchoRequest => return Err(stop(Reason::Icmp)),
     };
-    let owner = tables.port(ports.destination);
-    if owner.is_host() {
-        return Verdict::Continue(Reason::HostPort);
-    }
     // A redirect would turn a frame that only a promiscuous interface sees into one for the container.
     if !frame.is_for_this_station() {
-        return Verdict::Continue(Reason::OtherStation);
+        return Err(stop(Reason::OtherStation));
     }
-    Verdict::ToContainer { origin: Origin::Outside, owner }
+    Ok(finish.finish(Verdict::ToContainer { origin: Origin::Outside, owner, by_loopback: false, renumber }))
+}
+
+/// The container that has asked `peer` for an echo, and how its message gets its own identifier back.
+#[inline(always)]
+fn asker<V: Version>(
+    tables: &impl Tables,
+    content: &Content<V>,
+    peer: V::Address,
+) -> Result<(PortEntry, Renumber), Reason> {
+    let (owner, id) = echo::asker::<V>(tables, peer, content.id).ok_or(Reason::Icmp)?;
+    // A later fragment has no identifier.
+    let to = if content.has_message { id } else { content.id };
+    Ok((owner, Renumber::new(content.message, content.id, to)))
+}
+
+/// The container that owns a port.
+#[inline(always)]
+fn owned(tables: &impl Tables, port: u16) -> Result<PortEntry, Reason> {
+    let owner = tables.port(port);
+    if owner.is_host() { Err(Reason::HostPort) } else { Ok(owner) }
 }

@@ -1,68 +1,121 @@
 //! Ingress of a host veth: everything that a container sends arrives here, and what it may not send ends here.
 //!
-//! This is the only place where a container is held to its ports and its address. It relies on nothing that
+//! This is the only place where a container is held to its ports and its addresses. It relies on nothing that
 //! lies inside the container.
 
-use portmap_common::{reason::Reason, slot::slot_of_veth, tables::Config};
-
-use crate::{
-    frame::Frame,
-    packet::{Ipv4, is_loopback},
-    tables::Tables,
-    verdict::{Origin, Verdict},
+use portmap_common::{
+    reason::Reason,
+    slot::{loopback_mac, slot_of_veth},
+    tables::Mac,
 };
 
-/// Decides on a frame that a container sent.
-#[inline(always)]
-pub fn decide(frame: &impl Frame, tables: &impl Tables) -> Verdict {
-    let slot = slot_of_veth(frame.ifindex());
-    match check(frame, tables, slot) {
-        Ok(verdict) => verdict,
-        Err(reason) => Verdict::Drop { slot, reason },
+use super::{Finish, Hook};
+use crate::{
+    echo,
+    frame::Frame,
+    packet::{Depth, Version, content::Kind, ethernet},
+    tables::Tables,
+    verdict::{Origin, Renumber, Verdict},
+};
+
+/// The hook.
+#[derive(Clone, Copy, Debug)]
+pub struct Veth;
+
+impl Hook for Veth {
+    #[inline(always)]
+    fn open(frame: &impl Frame, tables: &impl Tables) -> Result<ethernet::Kind, Verdict> {
+        let slot = slot_of_veth(frame.ifindex());
+        open(frame, tables, slot).map_err(|reason| Verdict::Drop { slot, reason })
+    }
+
+    #[inline(always)]
+    fn decide_ip<V: Version, D: Depth, F: Finish>(
+        frame: &impl Frame,
+        tables: &impl Tables,
+        finish: &F,
+    ) -> F::Output {
+        let slot = slot_of_veth(frame.ifindex());
+        match decide_ip::<V, D, F>(frame, tables, slot, finish) {
+            Ok(finished) | Err(finished) => finished,
+        }
     }
 }
 
+/// The error is a reason to drop the frame.
 #[inline(always)]
-fn check(frame: &impl Frame, tables: &impl Tables, slot: u16) -> Result<Verdict, Reason> {
-    let ip = Ipv4::parse(frame)?;
+fn open(frame: &impl Frame, tables: &impl Tables, slot: u16) -> Result<ethernet::Kind, Reason> {
+    let kind = ethernet::kind(frame)?;
+    let source = ethernet::source(frame).ok_or(Reason::Malformed)?;
+    // What comes from the container's loopback device has kept the address of that one.
+    if source != tables.config().mac && source != Mac::new(loopback_mac(slot)) {
+        return Err(Reason::SourceMac);
+    }
+    if ethernet::destination(frame).is_none_or(ethernet::is_group) {
+        return Err(Reason::Destination);
+    }
+    Ok(kind)
+}
+
+/// Either result is the end; the second one only comes early.
+#[inline(always)]
+fn decide_ip<V: Version, D: Depth, F: Finish>(
+    frame: &impl Frame,
+    tables: &impl Tables,
+    slot: u16,
+    finish: &F,
+) -> Result<F::Output, F::Output> {
+    let stop = |reason| finish.finish(Verdict::Drop { slot, reason });
     let config = tables.config();
-    let is_local = ip.destination == config.host_ip || is_loopback(ip.destination);
+    let shared = V::shared(config).ok_or(Reason::Ipv6).map_err(stop)?;
+    let ip = V::parse(frame).map_err(stop)?;
+    let is_local = ip.destination == shared || V::is_loopback(ip.destination);
     // A loopback address is a fine source as long as the packet stays on the host.
-    if ip.source != config.host_ip && !(is_local && is_loopback(ip.source)) {
-        return Err(Reason::SourceAddress);
+    let may_have = |address| address == shared || (is_local && V::is_loopback(address));
+    if !may_have(ip.source) {
+        return Err(stop(Reason::SourceAddress));
     }
-    let ports = ip.ports(frame)?;
-    if tables.port(ports.source).ifindex != frame.ifindex() {
-        return Err(Reason::SourcePort);
-    }
-    if is_local {
-        let owner = tables.port(ports.destination);
-        return Ok(if owner.is_host() {
-            Verdict::ToHost(slot)
+    let reading = D::read(frame, tables, &ip, slot).map_err(stop)?;
+    let is_own = |port| tables.port(port).ifindex == frame.ifindex();
+    let content = &reading.content;
+    let passes = match content.kind {
+        Kind::Ports if is_own(content.ports.source) => Ok(()),
+        Kind::Ports => Err(Reason::SourcePort),
+        Kind::EchoRequest if !is_local => Ok(()),
+        Kind::EchoRequest | Kind::EchoReply => Err(Reason::Icmp),
+        // It would speak of the path to the address that all containers share.
+        Kind::ErrorAboutPorts | Kind::ErrorAboutEcho if content.by_router => Err(Reason::Icmp),
+        // The container must be able to have got the packet, and the error must go to where that came from.
+        Kind::ErrorAboutPorts
+            if may_have(content.quoted_destination)
+                && content.quoted_source == ip.destination
+                && is_own(content.ports.destination) =>
+        {
+            Ok(())
+        }
+        Kind::ErrorAboutPorts | Kind::ErrorAboutEcho => Err(Reason::Quoted),
+    };
+    passes.map_err(stop)?;
+    if !is_local {
+        let next_hop = V::next_hop(ip.destination, config).map_err(stop)?;
+        // A later fragment of an echo request has no identifier that could be changed; the first one's is.
+        let renumber = if content.kind == Kind::EchoRequest && content.has_message {
+            let outside = echo::ask::<V>(tables, ip.destination, content.id, slot).map_err(stop)?;
+            Renumber::new(content.message, content.id, outside)
         } else {
-            Verdict::ToContainer { origin: Origin::Container(slot), owner }
-        });
+            Renumber::NONE
+        };
+        reading.remember(tables, &ip, slot);
+        return Ok(finish.finish(Verdict::ToOutside { slot, next_hop, renumber }));
     }
-    Ok(Verdict::ToOutside { slot, next_hop: next_hop(ip.destination, &config)? })
-}
-
-/// The neighbour that leads to a destination outside.
-#[inline(always)]
-fn next_hop(destination: [u8; 4], config: &Config) -> Result<[u8; 4], Reason> {
-    // 0.0.0.0/8 is no destination; 224.0.0.0/4 and above are multicast, reserved and the limited broadcast.
-    if destination[0] == 0 || destination[0] >= 224 {
-        return Err(Reason::Destination);
+    reading.remember(tables, &ip, slot);
+    // An error goes to whoever sent what it quotes.
+    let target = if content.kind == Kind::Ports { content.ports.destination } else { content.ports.source };
+    let owner = tables.port(target);
+    if owner.is_host() {
+        return Ok(finish.finish(Verdict::ToHost(slot)));
     }
-    let destination_bits = u32::from_be_bytes(destination);
-    let mask = u32::from_be_bytes(config.netmask);
-    let network = u32::from_be_bytes(config.host_ip) & mask;
-    if destination_bits & mask != network {
-        return if config.gateway == [0; 4] { Err(Reason::NoRoute) } else { Ok(config.gateway) };
-    }
-    // The lowest and the highest address of a network are broadcasts, except in networks of one or two.
-    let host_bits = destination_bits & !mask;
-    if !mask > 1 && (host_bits == 0 || host_bits == !mask) {
-        return Err(Reason::Destination);
-    }
-    Ok(destination)
+    let by_loopback = V::is_loopback_only(ip.source) || V::is_loopback_only(ip.destination);
+    let origin = Origin::Container(slot);
+    Ok(finish.finish(Verdict::ToContainer { origin, owner, by_loopback, renumber: Renumber::NONE }))
 }

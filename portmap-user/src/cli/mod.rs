@@ -1,5 +1,7 @@
 //! The command line: what can be typed, and what is done then.
 
+mod drops;
+mod explain;
 mod print;
 mod process;
 
@@ -95,6 +97,16 @@ enum Verb {
         /// The container's name
         name: Option<String>,
     },
+    /// Show what was dropped and why, or follow drops as they happen
+    Drops {
+        /// The container's name, or `outside` [default: all]
+        name: Option<String>,
+        /// Print a line for each dropped packet (of many, samples) until interrupted
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Show what would become of a packet, hook by hook
+    Explain(explain::Question),
     /// Check that everything is as it is meant to be
     Doctor,
     /// Remove all containers and everything that the daemon has done to the host
@@ -176,6 +188,9 @@ impl Command {
                 print::container_stats(output, &client()?.container_stats(&name)?)?;
             }
             Verb::Stats { name: None } => print::stats(output, &client()?.stats()?)?,
+            Verb::Drops { name, follow: true } => drops::follow(&client()?, output, name.as_deref())?,
+            Verb::Drops { name, follow: false } => drops::print(output, &client()?.drops(name.as_deref())?)?,
+            Verb::Explain(question) => explain::print(output, &client()?.explain(&question.request())?)?,
             Verb::Doctor => return doctor(&client()?, output),
             Verb::Teardown { bpffs_dir } => {
                 let removed = match client()?.teardown() {

@@ -24,6 +24,7 @@ pub(super) fn container(output: Output, container: &Container) -> Result<()> {
             ("slot", container.slot.to_string()),
             ("state", container.state.name().to_owned()),
             ("address", container.ip.to_string()),
+            ("IPv6 address", container.ip6.map_or_else(|| "-".to_owned(), |ip6| ip6.to_string())),
             ("ports", or_dash(container.ports.to_string())),
             ("ephemeral ports", container.ephemeral_ports.to_string()),
             ("network namespace", container.netns.display().to_string()),
@@ -116,28 +117,36 @@ pub(super) fn torn_down(output: Output, removed: bool) -> Result<()> {
     })
 }
 
-fn print(output: Output, value: &(impl Serialize + ?Sized), table: impl FnOnce() -> String) -> Result<()> {
+pub(super) fn print(
+    output: Output,
+    value: &(impl Serialize + ?Sized),
+    table: impl FnOnce() -> String,
+) -> Result<()> {
     let text = match output {
         Output::Json => serde_json::to_string(value).context(|| "cannot write JSON".to_owned())?,
         Output::Table => table(),
     };
     // Columns that are filled up leave white space at the ends of lines.
     let lines = text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
-    match writeln!(io::stdout(), "{lines}") {
-        // Whoever reads has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.context(|| "cannot print".to_owned()),
+    line(&lines).map(drop)
+}
+
+/// Prints a line, or several; false if whoever reads has seen enough.
+pub(super) fn line(text: &str) -> Result<bool> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        other => other.map(|()| true).context(|| "cannot print".to_owned()),
     }
 }
 
-fn plain() -> Table {
+pub(super) fn plain() -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table
 }
 
 /// The table as text, its columns two spaces apart.
-fn text(mut table: Table) -> String {
+pub(super) fn text(mut table: Table) -> String {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
@@ -171,6 +180,6 @@ fn total(drops: &DropStats) -> u64 {
     of(&drops.rx) + of(&drops.tx)
 }
 
-fn or_dash(text: String) -> String {
+pub(super) fn or_dash(text: String) -> String {
     if text.is_empty() { "-".to_owned() } else { text }
 }

@@ -1,7 +1,7 @@
 //! Making and removing one container.
 
 use portmap_common::{
-    names::{PROG_CONTAINER_LO, PROG_VETH_INGRESS},
+    names::{PROG_CONTAINER_ETH0, PROG_CONTAINER_LO, PROG_VETH_INGRESS},
     slot::{loopback_mac, veth_ifindex},
     tables::{Endpoint, PortEntry},
 };
@@ -10,7 +10,7 @@ use super::{Daemon, HostFacts};
 use crate::{
     error::{Error, Failures, Kind, Result},
     kernel::{
-        bpffs, clsact,
+        address, bpffs, clsact,
         link::{self, LOOPBACK, Mac, VethPair},
         namespace::{self, Namespace, NamespaceId},
         netlink::Netlink,
@@ -36,13 +36,32 @@ pub(super) fn veth_hook(pins: &Pins, record: &ContainerRecord) -> Hook {
 }
 
 /// The hook at a container's loopback device, to be used inside its namespace.
-pub(super) fn loopback_hook(pins: &Pins, record: &ContainerRecord) -> Hook {
+fn loopback_hook(pins: &Pins, record: &ContainerRecord) -> Hook {
     Hook {
         link: pins.link(&format!("{}-lo", record.host_veth())),
         interface: "lo".to_owned(),
         ingress: false,
         program: PROG_CONTAINER_LO,
     }
+}
+
+/// The hook at a container's end of its veth pair, to be used inside its namespace. Only IPv6 needs it.
+fn eth0_hook(pins: &Pins, record: &ContainerRecord) -> Hook {
+    Hook {
+        link: pins.link(&format!("{}-eth0", record.host_veth())),
+        interface: ETH0.to_owned(),
+        ingress: true,
+        program: PROG_CONTAINER_ETH0,
+    }
+}
+
+/// All hooks inside a container's namespace.
+pub(super) fn hooks_inside(pins: &Pins, record: &ContainerRecord) -> Vec<Hook> {
+    let mut hooks = vec![loopback_hook(pins, record)];
+    if record.ipv6 {
+        hooks.push(eth0_hook(pins, record));
+    }
+    hooks
 }
 
 /// The entry of a container's ports.
@@ -134,16 +153,24 @@ impl Daemon {
             eth0_ifindex: eth0,
             ephemeral_first: record.ephemeral_ports.first(),
             ephemeral_last: record.ephemeral_ports.last(),
-            flags: 0,
+            generation: 0,
         };
-        self.maps().set_endpoint(record.slot, &endpoint)?;
+        self.maps().set_endpoint(record.slot, endpoint)?;
         // Before the link comes up, so that not a single packet gets past it.
         programs::attach(self.mechanism, &self.settings.pins, &veth_hook(&self.settings.pins, record))?;
         link::set_up(&netlink, veth_ifindex(record.slot), &host_veth)?;
         namespace.run(|| {
             set_up_inside(&self.facts, record, eth0)?;
-            programs::attach(self.mechanism, &self.settings.pins, &loopback_hook(&self.settings.pins, record))
+            self.attach_inside(record)
         })
+    }
+
+    /// Puts the programs into the hooks of the calling thread's namespace, a container's.
+    pub(super) fn attach_inside(&self, record: &ContainerRecord) -> Result<()> {
+        for hook in hooks_inside(&self.settings.pins, record) {
+            programs::attach(self.mechanism, &self.settings.pins, &hook)?;
+        }
+        Ok(())
     }
 
     /// Removes whatever is there of a container, then forgets it. All that can be done is done, even if some of it
@@ -155,7 +182,7 @@ impl Daemon {
             for port in record.all_ports().iter().filter(|port| maps.ports.get(*port) == owner) {
                 maps.ports.set(port, PortEntry::default());
             }
-            maps.set_endpoint(record.slot, &Endpoint::default())?;
+            maps.set_endpoint(record.slot, Endpoint::default())?;
         }
         dismantle(self.mechanism, &self.settings.pins, record)?;
         self.store.remove_container(&record.name)?;
@@ -170,7 +197,7 @@ impl Daemon {
 pub(super) fn dismantle(mechanism: Mechanism, pins: &Pins, record: &ContainerRecord) -> Result<()> {
     let mut failures = Failures::default();
     failures.note(delete_veth(record));
-    for hook in [veth_hook(pins, record), loopback_hook(pins, record)] {
+    for hook in [veth_hook(pins, record)].iter().chain(&hooks_inside(pins, record)) {
         failures.note(bpffs::unpin(&hook.link));
     }
     match open_same(record) {
@@ -240,16 +267,39 @@ fn set_up_inside(facts: &HostFacts, record: &ContainerRecord, eth0: u32) -> Resu
     for interface in ["all", ETH0] {
         sysctl::write(&sysctl::of_interface("ipv4", interface, "rp_filter"), "0")?;
     }
-    sysctl::write_if_present(&sysctl::of_interface("ipv6", ETH0, "disable_ipv6"), "1")?;
+    sysctl::write_if_present(
+        &sysctl::of_interface("ipv6", ETH0, "disable_ipv6"),
+        if facts.v6.is_some() { "0" } else { "1" },
+    )?;
+    if facts.v6.is_some() {
+        for (setting, value) in ETH0_IPV6 {
+            sysctl::write(&sysctl::of_interface("ipv6", ETH0, setting), value)?;
+        }
+    }
     sysctl::set_local_port_range(record.ephemeral_ports)?;
     // The uplink's MTU on the loopback device, too: what is sent to the host or another container by it leaves
     // through eth0.
     link::change_loopback(&netlink, Some(loopback_mac(record.slot)), facts.mtu)?;
     link::set_up(&netlink, LOOPBACK, "lo")?;
     link::set_up(&netlink, eth0, ETH0)?;
-    link::add_address(&netlink, eth0, facts.address, facts.prefix_length)?;
-    link::add_default_route(&netlink, eth0, facts.gateway)
+    address::add(&netlink, eth0, facts.v4.address.into(), facts.v4.prefix_length)?;
+    address::add_default_route(&netlink, eth0, facts.v4.gateway)?;
+    if let Some(v6) = &facts.v6 {
+        address::add(&netlink, eth0, v6.address.into(), v6.prefix_length)?;
+        address::add_default_route6(&netlink, eth0)?;
+    }
+    Ok(())
 }
+
+/// IPv6 settings of a container's `eth0`. The host alone speaks to routers and neighbours: the container makes itself
+/// no addresses, asks for none, and does not ask whether anybody has the one that it is given.
+const ETH0_IPV6: [(&str, &str); 5] = [
+    ("accept_dad", "0"),
+    ("accept_ra", "0"),
+    ("autoconf", "0"),
+    ("addr_gen_mode", "1"),
+    ("router_solicitations", "0"),
+];
 
 /// Puts back what [`set_up_inside`] changed in the calling thread's namespace and that did not go with `eth0`.
 fn restore(mechanism: Mechanism, pins: &Pins, record: &ContainerRecord) -> Result<()> {

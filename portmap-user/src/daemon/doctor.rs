@@ -1,17 +1,18 @@
 //! `doctor`: whether everything is as it is meant to be.
 
+use netlink_packet_route::AddressFamily;
 use portmap_common::{slot::veth_ifindex, tables::PortEntry};
 
 use super::{
     Daemon,
-    container::{alias, loopback_hook, open_same, port_entry, veth_hook},
-    host::{LO_SETTINGS, lo_hook, uplink_hook},
+    container::{alias, hooks_inside, open_same, port_entry, veth_hook},
+    host::{self, LO_SETTINGS},
 };
 use crate::{
     api::{Finding, Health},
     error::{Error, Result},
     kernel::{
-        link, listeners,
+        address, link, listeners,
         netlink::Netlink,
         programs::{self, Hook, Mechanism},
         sysctl,
@@ -30,10 +31,11 @@ impl Daemon {
         findings.push(finding(
             "host addresses",
             self.check_facts(),
-            &format!("{}/{} on {}", self.facts.address, self.facts.prefix_length, self.facts.uplink),
+            &format!("{} on {}", self.facts.addresses(), self.facts.uplink),
         ));
-        for hook in [uplink_hook(&self.settings.pins, &self.facts.uplink), lo_hook(&self.settings.pins)] {
-            let subject = format!("program on {}", hook.interface);
+        for hook in host::hooks(&self.settings.pins, &self.facts.uplink) {
+            let direction = if hook.ingress { "ingress" } else { "egress" };
+            let subject = format!("program at {} {direction}", hook.interface);
             findings.push(finding(&subject, self.check_hook(&hook), hook.program));
         }
         let records: Vec<ContainerRecord> =
@@ -69,9 +71,9 @@ impl Daemon {
         let uplink = link::find_by_index(&netlink, facts.uplink_index)?.ok_or_else(|| {
             Error::failure(format!("the uplink {} is gone: {RESTART} when it is back", facts.uplink))
         })?;
-        if link::address(&netlink, &uplink)? != Some((facts.address, facts.prefix_length))
-            || uplink.mac != facts.mac
-        {
+        let routes = address::default_routes(&netlink, AddressFamily::Inet)?;
+        let now = host::look_at_addresses(&netlink, &uplink, &routes, self.settings.ipv6).ok();
+        if now != Some((facts.v4, facts.v6)) || uplink.mac != facts.mac {
             return Err(Error::failure(format!(
                 "the addresses of {} have changed since the daemon started: delete the containers and {RESTART}",
                 facts.uplink
@@ -152,7 +154,7 @@ impl Daemon {
                     record.ephemeral_ports
                 )));
             }
-            self.check_hook(&loopback_hook(&self.settings.pins, record))
+            hooks_inside(&self.settings.pins, record).iter().try_for_each(|hook| self.check_hook(hook))
         })
     }
 }

@@ -1,18 +1,24 @@
 //! The host's side: what it is like, what the daemon does to it, and undoing that.
 
-use std::{net::Ipv4Addr, path::Path};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
+};
+
+use netlink_packet_route::AddressFamily;
 
 use nix::unistd::geteuid;
 use portmap_common::{
-    names::{PROG_LO_INGRESS, PROG_UPLINK_INGRESS},
-    tables::Config,
+    names::{PROG_LO_INGRESS, PROG_UPLINK_EGRESS, PROG_UPLINK_INGRESS},
+    tables::{Address4, Address6, Config, Mac as MacEntry},
 };
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::container;
 use crate::{
     error::{Error, Failures, Kind, Result},
     kernel::{
+        address::{self, Address, DefaultRoute},
         bpffs, clsact,
         link::{self, Interface, LOOPBACK, Mac},
         listeners,
@@ -39,21 +45,39 @@ pub struct HostFacts {
     pub mac: Mac,
     /// The uplink's MTU.
     pub mtu: u32,
-    /// The address that containers share with the host.
-    pub address: Ipv4Addr,
-    /// Length of its prefix.
-    pub prefix_length: u8,
-    /// The next hop to everywhere else, if there is one.
-    pub gateway: Option<Ipv4Addr>,
+    /// The IPv4 address that containers share with the host.
+    pub v4: Shared<Ipv4Addr>,
+    /// The IPv6 address that they share, if the uplink has one.
+    pub v6: Option<Shared<Ipv6Addr>>,
     /// MAC address of the host's loopback device.
     pub lo_mac: Mac,
 }
+
+/// An address that containers share with the host, and the way from it to elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shared<A> {
+    /// The address.
+    pub address: A,
+    /// Length of its network's prefix in bits.
+    pub prefix_length: u8,
+    /// The next hop to everywhere else, if there is one.
+    pub gateway: Option<A>,
+}
+
+impl<A> Shared<A> {
+    fn new(Address { address, prefix_length }: Address<A>, gateway: Option<A>) -> Self {
+        Self { address, prefix_length, gateway }
+    }
+}
+
+/// Smallest MTU of a link on which Linux speaks IPv6 (RFC 8200, section 5).
+const SMALLEST_IPV6_MTU: u32 = 1280;
 
 impl HostFacts {
     /// Looks at the host, and refuses one that cannot be shared.
     pub fn discover(settings: &Settings) -> Result<Self> {
         let netlink = Netlink::open()?;
-        let routes = link::default_routes(&netlink)?;
+        let routes = address::default_routes(&netlink, AddressFamily::Inet)?;
         let uplink = find_uplink(&netlink, settings.uplink.as_deref(), &routes)?;
         let name = &uplink.name;
         if !uplink.is_ethernet || uplink.mac == Mac::default() || uplink.index == LOOPBACK {
@@ -61,49 +85,123 @@ impl HostFacts {
                 "the uplink {name} is no Ethernet interface: expected one with a MAC address, see `ip link`"
             )));
         }
-        let (address, prefix_length) = link::address(&netlink, &uplink)?.ok_or_else(|| {
-            Error::usage(format!(
-                "the uplink {name} has no IPv4 address: expected one that containers can share"
-            ))
-        })?;
-        let gateway =
-            routes.iter().filter(|route| route.interface == uplink.index).find_map(|route| route.gateway);
-        if gateway.is_none() {
-            warn!(
-                "no default route leaves by {name}: containers reach no further than {address}/{prefix_length}"
-            );
-        }
+        let (v4, v6) = look_at_addresses(&netlink, &uplink, &routes, settings.ipv6)?;
         let lo = link::find_by_index(&netlink, LOOPBACK)?
             .filter(|lo| lo.is_up)
             .ok_or_else(|| Error::usage("the loopback device is down: run `ip link set lo up`"))?;
-        Ok(Self {
+        let facts = Self {
             namespace: Namespace::current()?.id()?,
             uplink_index: uplink.index,
             mac: uplink.mac,
             mtu: uplink.mtu,
             uplink: uplink.name,
-            address,
-            prefix_length,
-            gateway,
+            v4,
+            v6,
             lo_mac: lo.mac,
-        })
+        };
+        warn_of_limits(&facts, settings.ipv6);
+        Ok(facts)
     }
 
     /// The part that the programs know.
     pub fn config(&self) -> Config {
-        let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix_length)).unwrap_or_default();
-        Config {
-            host_ip: self.address.octets(),
-            netmask: mask.to_be_bytes(),
-            gateway: self.gateway.unwrap_or(Ipv4Addr::UNSPECIFIED).octets(),
+        let mask = u32::MAX.checked_shl(32 - u32::from(self.v4.prefix_length)).unwrap_or_default();
+        let mut config = Config {
+            host_ip: Address4::new(self.v4.address.octets()),
+            netmask: Address4::new(mask.to_be_bytes()),
+            gateway: Address4::new(self.v4.gateway.unwrap_or(Ipv4Addr::UNSPECIFIED).octets()),
             uplink_ifindex: self.uplink_index,
-            lo_mac: self.lo_mac,
-            reserved: [0; 2],
+            mac: MacEntry::new(self.mac),
+            lo_mac: MacEntry::new(self.lo_mac),
+            ..Config::default()
+        };
+        if let Some(v6) = &self.v6 {
+            let mask = u128::MAX.checked_shl(128 - u32::from(v6.prefix_length)).unwrap_or_default();
+            config.host_ip6 = Address6::new(v6.address.octets());
+            config.netmask6 = Address6::new(mask.to_be_bytes());
+            config.gateway6 = Address6::new(v6.gateway.unwrap_or(Ipv6Addr::UNSPECIFIED).octets());
+        }
+        config
+    }
+
+    /// The shared addresses with their prefixes, for people.
+    pub fn addresses(&self) -> String {
+        let v4 = format!("{}/{}", self.v4.address, self.v4.prefix_length);
+        match &self.v6 {
+            Some(v6) => format!("{v4} and {}/{}", v6.address, v6.prefix_length),
+            None => v4,
         }
     }
 }
 
-fn find_uplink(netlink: &Netlink, wanted: Option<&str>, routes: &[link::DefaultRoute]) -> Result<Interface> {
+/// The addresses of the uplink that can be shared.
+pub(super) fn look_at_addresses(
+    netlink: &Netlink,
+    uplink: &Interface,
+    routes: &[DefaultRoute],
+    ipv6: bool,
+) -> Result<(Shared<Ipv4Addr>, Option<Shared<Ipv6Addr>>)> {
+    let name = &uplink.name;
+    let addresses = address::of_interface(netlink, uplink)?;
+    let v4 = addresses.v4.ok_or_else(|| {
+        Error::usage(format!("the uplink {name} has no IPv4 address: expected one that containers can share"))
+    })?;
+    let v4 = Shared::new(
+        v4,
+        gateway(routes, uplink, |gateway| match gateway {
+            IpAddr::V4(gateway) => Some(gateway),
+            IpAddr::V6(_) => None,
+        }),
+    );
+    let Some(v6) = addresses.v6.filter(|_| ipv6) else { return Ok((v4, None)) };
+    if uplink.mtu < SMALLEST_IPV6_MTU {
+        return Ok((v4, None));
+    }
+    let routes = address::default_routes(netlink, AddressFamily::Inet6)?;
+    let gateway = gateway(&routes, uplink, |gateway| match gateway {
+        IpAddr::V6(gateway) => Some(gateway),
+        IpAddr::V4(_) => None,
+    });
+    Ok((v4, Some(Shared::new(v6, gateway))))
+}
+
+/// The gateway of the preferred default route by an interface.
+fn gateway<A>(
+    routes: &[DefaultRoute],
+    interface: &Interface,
+    right_version: impl Fn(IpAddr) -> Option<A>,
+) -> Option<A> {
+    let routes = routes.iter().filter(|route| route.interface == interface.index);
+    routes.filter_map(|route| route.gateway).find_map(right_version)
+}
+
+/// Says what containers will have to do without.
+fn warn_of_limits(facts: &HostFacts, ipv6: bool) {
+    let uplink = &facts.uplink;
+    if facts.v4.gateway.is_none() {
+        let Shared { address, prefix_length, .. } = facts.v4;
+        warn!(
+            "no default route leaves by {uplink}: containers reach no further than {address}/{prefix_length}"
+        );
+    }
+    match &facts.v6 {
+        None if ipv6 && facts.mtu < SMALLEST_IPV6_MTU => {
+            warn!(
+                "the MTU of {uplink} is {}: IPv6 needs {SMALLEST_IPV6_MTU}, so containers have none",
+                facts.mtu
+            );
+        }
+        None if ipv6 => info!("{uplink} has no global IPv6 address, so containers have none"),
+        Some(Shared { address, prefix_length, gateway: None }) => {
+            warn!(
+                "no IPv6 default route leaves by {uplink}: containers reach no further than {address}/{prefix_length}"
+            );
+        }
+        _ => {}
+    }
+}
+
+fn find_uplink(netlink: &Netlink, wanted: Option<&str>, routes: &[DefaultRoute]) -> Result<Interface> {
     if let Some(name) = wanted {
         return link::find(netlink, name)?.ok_or_else(|| {
             Error::usage(format!("there is no interface {name:?}: `ip link` shows those that exist"))
@@ -145,16 +243,26 @@ pub(super) fn check_ports(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// The hook at the uplink.
-pub(super) fn uplink_hook(pins: &Pins, uplink: &str) -> Hook {
+/// The hooks at the uplink.
+pub(super) fn uplink_hooks(pins: &Pins, uplink: &str) -> [Hook; 2] {
     // An interface's name can have dots, a name in a bpffs cannot.
-    let link = pins.link("uplink");
-    Hook { interface: uplink.to_owned(), ingress: true, program: PROG_UPLINK_INGRESS, link }
+    [(true, PROG_UPLINK_INGRESS, "uplink"), (false, PROG_UPLINK_EGRESS, "uplink-out")].map(
+        |(ingress, program, link)| Hook {
+            interface: uplink.to_owned(),
+            ingress,
+            program,
+            link: pins.link(link),
+        },
+    )
 }
 
-/// The hook at the host's loopback device.
-pub(super) fn lo_hook(pins: &Pins) -> Hook {
-    Hook { interface: "lo".to_owned(), ingress: true, program: PROG_LO_INGRESS, link: pins.link("lo") }
+/// All hooks at the host's own interfaces. The loopback device's comes first: a container's packet for the host needs
+/// it from the moment on when one can arrive.
+pub(super) fn hooks(pins: &Pins, uplink: &str) -> [Hook; 3] {
+    let lo =
+        Hook { interface: "lo".to_owned(), ingress: true, program: PROG_LO_INGRESS, link: pins.link("lo") };
+    let [uplink_in, uplink_out] = uplink_hooks(pins, uplink);
+    [lo, uplink_in, uplink_out]
 }
 
 /// Settings of the host that containers' packets need: they come in by the loopback device, with the host's own
@@ -180,7 +288,9 @@ pub(super) fn record(
         }
         if earlier.uplink != facts.uplink {
             // The program leaves the old uplink before it comes to the new one.
-            programs::detach(mechanism, &uplink_hook(&settings.pins, &earlier.uplink))?;
+            for hook in uplink_hooks(&settings.pins, &earlier.uplink) {
+                programs::detach(mechanism, &hook)?;
+            }
         }
     }
     let mut record = HostRecord {
@@ -226,8 +336,10 @@ pub(super) fn set_up(settings: &Settings, facts: &HostFacts, mechanism: Mechanis
     for setting in LO_SETTINGS {
         sysctl::write(&sysctl::of_interface("ipv4", "lo", setting), "1")?;
     }
-    programs::attach(mechanism, &settings.pins, &lo_hook(&settings.pins))?;
-    programs::attach(mechanism, &settings.pins, &uplink_hook(&settings.pins, &facts.uplink))
+    for hook in hooks(&settings.pins, &facts.uplink) {
+        programs::attach(mechanism, &settings.pins, &hook)?;
+    }
+    Ok(())
 }
 
 /// Removes everything that a daemon with this state directory has made, whether or not it still runs elsewhere.
@@ -269,8 +381,9 @@ pub(super) fn teardown_locked(store: &Store, bpffs_dir: &Path) -> Result<bool> {
 /// Takes the programs off the host's interfaces and puts its settings back.
 fn leave_host(pins: &Pins, mechanism: Mechanism, host: &HostRecord) -> Result<()> {
     let mut failures = Failures::default();
-    failures.note(programs::detach(mechanism, &uplink_hook(pins, &host.uplink)));
-    failures.note(programs::detach(mechanism, &lo_hook(pins)));
+    for hook in hooks(pins, &host.uplink) {
+        failures.note(programs::detach(mechanism, &hook));
+    }
     if !host.clsact.is_empty() {
         let netlink = Netlink::open()?;
         for name in &host.clsact {

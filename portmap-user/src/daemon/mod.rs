@@ -2,6 +2,9 @@
 
 mod container;
 mod doctor;
+mod drops;
+mod explain;
+mod followers;
 mod host;
 mod recovery;
 mod server;
@@ -160,6 +163,7 @@ impl Daemon {
             pid,
             ports,
             ephemeral_ports,
+            ipv6: self.facts.v6.is_some(),
             before: None,
             phase: Phase::Adding,
         };
@@ -200,7 +204,8 @@ impl Daemon {
             netns: record.netns.clone(),
             pid: record.pid,
             host_veth: record.host_veth(),
-            ip: self.facts.address,
+            ip: self.facts.v4.address,
+            ip6: self.facts.v6.filter(|_| record.ipv6).map(|v6| v6.address),
             ports: record.ports.clone(),
             ephemeral_ports: record.ephemeral_ports,
             egress: None,

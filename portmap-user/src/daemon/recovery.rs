@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::{
     Daemon, Entry, HostFacts, Registry,
-    container::{dismantle, loopback_hook, open_same, port_entry, veth_hook},
+    container::{dismantle, open_same, port_entry, veth_hook},
     host,
 };
 use crate::{
@@ -59,7 +59,7 @@ impl Daemon {
         host::set_up(&daemon.settings, &daemon.facts, mechanism)?;
         info!(
             "sharing {} of {}, programs attached by {}, {} containers found again",
-            daemon.facts.address,
+            daemon.facts.addresses(),
             daemon.facts.uplink,
             mechanism.name(),
             daemon.registry().containers.len()
@@ -71,7 +71,7 @@ impl Daemon {
     fn recover(&self, record: ContainerRecord) -> Result<()> {
         if record.phase != Phase::Ready {
             warn!("removing container {:?}, which was left half {:?}", record.name, record.phase);
-            self.maps().set_endpoint(record.slot, &Endpoint::default())?;
+            self.maps().set_endpoint(record.slot, Endpoint::default())?;
             dismantle(self.mechanism, &self.settings.pins, &record)?;
             return self.store.remove_container(&record.name);
         }
@@ -97,9 +97,7 @@ impl Daemon {
             Error::failure(format!("{} no longer stands for its network namespace", record.netns.display()))
         })?;
         programs::attach(self.mechanism, &self.settings.pins, &veth_hook(&self.settings.pins, record))?;
-        namespace.run(|| {
-            programs::attach(self.mechanism, &self.settings.pins, &loopback_hook(&self.settings.pins, record))
-        })
+        namespace.run(|| self.attach_inside(record))
     }
 
     /// Makes the port map say what the records say.

@@ -1,34 +1,47 @@
 //! The daemon's HTTP interface: everything on the Unix socket, reading only on TCP.
 
-use std::{fs, io::ErrorKind, os::unix::fs::PermissionsExt as _, sync::Arc};
+use std::{fs, io::ErrorKind, os::unix::fs::PermissionsExt as _, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{Path, State, rejection::JsonRejection},
-    http::StatusCode,
+    body::Body,
+    extract::{
+        Path, Query, State,
+        rejection::{JsonRejection, QueryRejection},
+    },
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::{
     net::{TcpListener, UnixListener},
     signal::unix::{SignalKind, signal},
-    sync::Notify,
-    task,
+    sync::{Notify, RwLock, watch},
+    task, time,
 };
 use tracing::info;
 
-use super::Daemon;
+use super::{Daemon, followers::Feed};
 use crate::{
-    api::{AddRequest, Container, ContainerStats, Finding, Stats},
+    api::{AddRequest, Container, ContainerStats, DropCount, ExplainRequest, Explanation, Finding, Stats},
     error::{Context as _, Error, Result},
 };
+
+/// How long whoever does not read the end of an answer can hold up the daemon's end.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// What every handler has at hand.
 #[derive(Clone)]
 struct Shared {
     daemon: Arc<Daemon>,
+    /// Samples of drops for those who follow them.
+    feed: Arc<Feed>,
     end: Arc<Notify>,
+    /// Whether the daemon is about to end.
+    ending: watch::Receiver<bool>,
+    /// Read by every operation as long as it runs.
+    busy: Arc<RwLock<()>>,
 }
 
 impl IntoResponse for Error {
@@ -44,7 +57,14 @@ pub async fn serve(daemon: Daemon, ready: impl FnOnce()) -> Result<()> {
     let socket = daemon.settings.state_dir.socket();
     let listen = daemon.settings.listen;
     let daemon = Arc::new(daemon);
-    let shared = Shared { daemon: daemon.clone(), end: Arc::new(Notify::new()) };
+    let (set_ending, ending) = watch::channel(false);
+    let shared = Shared {
+        daemon: daemon.clone(),
+        feed: Arc::new(Feed::default()),
+        end: Arc::new(Notify::new()),
+        ending: ending.clone(),
+        busy: Arc::new(RwLock::new(())),
+    };
     let binding = || format!("cannot listen on {}", socket.display());
     match fs::remove_file(&socket) {
         // Left by a daemon that was killed: the lock says that none is there.
@@ -65,7 +85,7 @@ pub async fn serve(daemon: Daemon, ready: impl FnOnce()) -> Result<()> {
         let reader = reading().with_state(shared.clone());
         task::spawn(async move { axum::serve(tcp, reader).await });
     }
-    let end = shared.end.clone();
+    let (end, busy) = (shared.end.clone(), shared.busy.clone());
     let server =
         axum::serve(unix, reading().merge(writing()).with_state(shared)).with_graceful_shutdown(async move {
             tokio::select! {
@@ -73,12 +93,24 @@ pub async fn serve(daemon: Daemon, ready: impl FnOnce()) -> Result<()> {
                 _ = interrupt.recv() => {}
                 () = end.notified() => {}
             }
+            set_ending.send_replace(true);
         });
     ready();
-    server.await.context(|| "cannot serve".to_owned())?;
+    tokio::select! {
+        result = async { server.await } => result.context(|| "cannot serve".to_owned())?,
+        () = outlasted(ending, busy) => info!("somebody does not read the end of an answer, and is left behind"),
+    }
     info!("stopping; the datapath stays as it is");
     let _ = fs::remove_file(&socket);
     daemon.leave()
+}
+
+/// Waits until the daemon is to end, no operation runs any more, and everybody could have read its answer.
+async fn outlasted(mut ending: watch::Receiver<bool>, busy: Arc<RwLock<()>>) {
+    // It fails when the other end is gone, with the server.
+    let _ = ending.wait_for(|ending| *ending).await;
+    let _idle = busy.write().await;
+    time::sleep(GRACE).await;
 }
 
 fn reading() -> Router<Shared> {
@@ -88,6 +120,8 @@ fn reading() -> Router<Shared> {
         .route("/v1/containers/{name}", get(show))
         .route("/v1/containers/{name}/stats", get(container_stats))
         .route("/v1/stats", get(stats))
+        .route("/v1/drops", get(drops))
+        .route("/v1/drops/events", get(follow_drops))
         .route("/v1/doctor", get(doctor))
         .fallback(async || Error::usage("there is nothing at this path"))
 }
@@ -96,6 +130,7 @@ fn writing() -> Router<Shared> {
     Router::new()
         .route("/v1/containers", post(add))
         .route("/v1/containers/{name}", axum::routing::delete(delete))
+        .route("/v1/explain", post(explain))
         .route("/v1/teardown", post(teardown))
 }
 
@@ -105,6 +140,7 @@ async fn run<T: Serialize + Send + 'static>(
     operation: impl FnOnce(&Daemon) -> Result<T> + Send + 'static,
 ) -> Result<Json<T>> {
     let daemon = shared.daemon.clone();
+    let _busy = shared.busy.read().await;
     let result = task::spawn_blocking(move || operation(&daemon)).await;
     result.context(|| "the operation failed unexpectedly".to_owned())?.map(Json)
 }
@@ -140,8 +176,41 @@ async fn container_stats(
     run(&shared, move |daemon| daemon.container_stats(&name)).await
 }
 
+/// Whose drops are asked for.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Whose {
+    name: Option<String>,
+}
+
+type WhoseQuery = std::result::Result<Query<Whose>, QueryRejection>;
+
+async fn drops(State(shared): State<Shared>, whose: WhoseQuery) -> Result<Json<Vec<DropCount>>> {
+    let Query(Whose { name }) = whose.map_err(|rejection| Error::usage(rejection.body_text()))?;
+    run(&shared, move |daemon| daemon.drops(name.as_deref())).await
+}
+
+/// One line of JSON for each drop, without end.
+async fn follow_drops(State(shared): State<Shared>, whose: WhoseQuery) -> Result<Response> {
+    let Query(Whose { name }) = whose.map_err(|rejection| Error::usage(rejection.body_text()))?;
+    if let Some(name) = name.clone() {
+        let _known = run(&shared, move |daemon| daemon.slot_of(&name)).await?;
+    }
+    let follower = shared.feed.clone().follow(&shared.daemon, name, shared.ending)?;
+    let lines = Body::from_stream(follower.lines());
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response())
+}
+
 async fn doctor(State(shared): State<Shared>) -> Result<Json<Vec<Finding>>> {
     run(&shared, |daemon| Ok(daemon.doctor())).await
+}
+
+async fn explain(
+    State(shared): State<Shared>,
+    request: std::result::Result<Json<ExplainRequest>, JsonRejection>,
+) -> Result<Json<Explanation>> {
+    let Json(request) = request.map_err(|rejection| Error::usage(rejection.body_text()))?;
+    run(&shared, move |daemon| daemon.explain(&request)).await
 }
 
 /// Removes everything and ends the daemon.

@@ -1,18 +1,11 @@
-//! Interfaces, addresses and routes.
+//! Interfaces.
 
-use std::{net::Ipv4Addr, os::fd::AsRawFd as _};
+use std::os::fd::AsRawFd as _;
 
-use futures_util::{StreamExt as _, TryStreamExt as _};
-use netlink_packet_route::{
-    AddressFamily,
-    address::{AddressAttribute, AddressFlags, AddressScope},
-    link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType},
-};
+use futures_util::StreamExt as _;
+use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use nix::libc::{EEXIST, ENODEV};
-use rtnetlink::{
-    AddressMessageBuilder, LinkGetRequest, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
-};
+use rtnetlink::{LinkGetRequest, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::{
     namespace::Namespace,
@@ -88,76 +81,6 @@ fn get(netlink: &Netlink, request: LinkGetRequest, name: &str) -> Result<Option<
         Some(Err(error)) if errno(&error) == Some(ENODEV) => Ok(None),
         Some(Err(error)) => Err(error).context(|| format!("cannot look at {name}")),
     }
-}
-
-/// The first address that an administrator, or DHCP, gave to an interface, and the length of its prefix.
-pub fn address(netlink: &Netlink, interface: &Interface) -> Result<Option<(Ipv4Addr, u8)>> {
-    let request = netlink.handle().address().get().set_link_index_filter(interface.index).execute();
-    let messages: Vec<_> = netlink
-        .wait(request.try_collect())
-        .context(|| format!("cannot look at the addresses of {}", interface.name))?;
-    let primary = messages.into_iter().filter(|message| {
-        message.header.family == AddressFamily::Inet
-            && message.header.scope == AddressScope::Universe
-            && !flags(&message.attributes).contains(AddressFlags::Secondary)
-    });
-    Ok(primary.into_iter().find_map(|message| {
-        let local = message.attributes.iter().find_map(|attribute| {
-            if let AddressAttribute::Local(std::net::IpAddr::V4(address)) = attribute {
-                Some(*address)
-            } else {
-                None
-            }
-        });
-        Some((local?, message.header.prefix_len))
-    }))
-}
-
-fn flags(attributes: &[AddressAttribute]) -> AddressFlags {
-    let flags = attributes.iter().find_map(|attribute| {
-        if let AddressAttribute::Flags(flags) = attribute { Some(*flags) } else { None }
-    });
-    flags.unwrap_or(AddressFlags::empty())
-}
-
-/// A route to everywhere.
-#[derive(Clone, Copy, Debug)]
-pub struct DefaultRoute {
-    /// The interface that it leaves by.
-    pub interface: u32,
-    /// The next hop, if it names one.
-    pub gateway: Option<Ipv4Addr>,
-}
-
-/// The default routes of the main table, the preferred one first.
-pub fn default_routes(netlink: &Netlink) -> Result<Vec<DefaultRoute>> {
-    let request = netlink.handle().route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
-    let messages: Vec<RouteMessage> =
-        netlink.wait(request.try_collect()).context(|| "cannot look at the routes".to_owned())?;
-    let mut routes: Vec<(u32, DefaultRoute)> = messages
-        .into_iter()
-        .filter(|message| {
-            message.header.address_family == AddressFamily::Inet
-                && message.header.destination_prefix_length == 0
-                && message.header.table == netlink_packet_route::route::RouteHeader::RT_TABLE_MAIN
-                && message.header.kind == RouteType::Unicast
-        })
-        .filter_map(|message| {
-            let (mut interface, mut gateway, mut metric) = (None, None, 0);
-            for attribute in message.attributes {
-                if let RouteAttribute::Oif(index) = attribute {
-                    interface = Some(index);
-                } else if let RouteAttribute::Gateway(RouteAddress::Inet(address)) = attribute {
-                    gateway = Some(address);
-                } else if let RouteAttribute::Priority(priority) = attribute {
-                    metric = priority;
-                }
-            }
-            Some((metric, DefaultRoute { interface: interface?, gateway }))
-        })
-        .collect();
-    routes.sort_by_key(|(metric, _)| *metric);
-    Ok(routes.into_iter().map(|(_, route)| route).collect())
 }
 
 /// A veth pair to be made: one end here, the other in a container.
@@ -238,26 +161,4 @@ pub fn delete(netlink: &Netlink, index: u32, name: &str) -> Result<()> {
         Err(error) if errno(&error) == Some(ENODEV) => Ok(()),
         other => other.context(|| format!("cannot delete {name}")),
     }
-}
-
-/// Gives an interface an address.
-pub fn add_address(netlink: &Netlink, index: u32, address: Ipv4Addr, prefix_length: u8) -> Result<()> {
-    let message =
-        AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(address, prefix_length).build();
-    let mut request = netlink.handle().address().add(index, address.into(), prefix_length);
-    *request.message_mut() = message;
-    netlink.wait(request.execute()).context(|| format!("cannot add the address {address}/{prefix_length}"))
-}
-
-/// Routes everything that has no route of its own to an interface.
-pub fn add_default_route(netlink: &Netlink, index: u32, gateway: Option<Ipv4Addr>) -> Result<()> {
-    let mut route = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(index);
-    route = match gateway {
-        // The gateway may lie outside the address's prefix, as it does where hosts have single addresses.
-        Some(gateway) => route.gateway(gateway).onlink(),
-        None => route.scope(RouteScope::Link),
-    };
-    netlink
-        .wait(netlink.handle().route().add(route.build()).execute())
-        .context(|| "cannot add the default route".to_owned())
 }

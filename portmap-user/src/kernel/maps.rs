@@ -10,11 +10,13 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{Array, Map, MapData, PerCpuArray, PerCpuValues},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
 };
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use portmap_common::{
     counters::Counters,
+    event::EventBudget,
+    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
     names,
     reason::{Drops, HostHook, ReasonCounts},
     tables::{Config, Endpoint, PORTS, PortEntry},
@@ -34,6 +36,10 @@ pub struct Maps {
     counters: PerCpuArray<MapData, Counters>,
     drops: Array<MapData, Drops>,
     host: PerCpuArray<MapData, ReasonCounts>,
+    budgets: Array<MapData, EventBudget>,
+    fragments4: HashMap<MapData, FragmentKey4, Fragment>,
+    fragments6: HashMap<MapData, FragmentKey6, Fragment>,
+    echoes: HashMap<MapData, EchoKey, Echo>,
 }
 
 impl Maps {
@@ -46,6 +52,10 @@ impl Maps {
             counters: per_cpu_array(pins, names::MAP_COUNTERS)?,
             drops: array(pins, names::MAP_DROPS)?,
             host: per_cpu_array(pins, names::MAP_HOST)?,
+            budgets: array(pins, names::MAP_BUDGETS)?,
+            fragments4: lru_hash(pins, names::MAP_FRAGMENTS4)?,
+            fragments6: lru_hash(pins, names::MAP_FRAGMENTS6)?,
+            echoes: lru_hash(pins, names::MAP_ECHO)?,
         })
     }
 
@@ -59,8 +69,11 @@ impl Maps {
         self.config.get(&0, 0).context(|| reading(names::MAP_CONFIG))
     }
 
-    /// Tells the programs a container's interfaces.
-    pub fn set_endpoint(&mut self, slot: u16, endpoint: &Endpoint) -> Result<()> {
+    /// Tells the programs a container's interfaces. Its generation becomes one that no earlier container in the slot
+    /// had.
+    pub fn set_endpoint(&mut self, slot: u16, endpoint: Endpoint) -> Result<()> {
+        let generation = self.endpoint(slot)?.generation.wrapping_add(1);
+        let endpoint = Endpoint { generation, ..endpoint };
         self.endpoints.set(u32::from(slot), endpoint, 0).context(|| writing(names::MAP_ENDPOINTS))
     }
 
@@ -86,6 +99,21 @@ impl Maps {
         Ok(values.iter().fold(ReasonCounts::default(), ReasonCounts::plus))
     }
 
+    /// What the first fragment of an IPv4 datagram carried, as far as the programs remember.
+    pub fn fragment4(&self, key: &FragmentKey4) -> Result<Option<Fragment>> {
+        found(self.fragments4.get(key, 0), names::MAP_FRAGMENTS4)
+    }
+
+    /// What the first fragment of an IPv6 datagram carried, as far as the programs remember.
+    pub fn fragment6(&self, key: &FragmentKey6) -> Result<Option<Fragment>> {
+        found(self.fragments6.get(key, 0), names::MAP_FRAGMENTS6)
+    }
+
+    /// Who has asked for an echo, as far as the programs remember.
+    pub fn echo(&self, key: &EchoKey) -> Result<Option<Echo>> {
+        found(self.echoes.get(key, 0), names::MAP_ECHO)
+    }
+
     /// Sets all counters of a slot to zero, so that its next owner starts afresh.
     pub fn reset_counters(&mut self, slot: u16) -> Result<()> {
         let cpus = aya::util::nr_cpus().map_err(|(file, error)| {
@@ -94,7 +122,8 @@ impl Maps {
         let zeros = PerCpuValues::try_from(vec![Counters::default(); cpus])
             .context(|| writing(names::MAP_COUNTERS))?;
         self.counters.set(u32::from(slot), zeros, 0).context(|| writing(names::MAP_COUNTERS))?;
-        self.drops.set(u32::from(slot), Drops::default(), 0).context(|| writing(names::MAP_DROPS))
+        self.drops.set(u32::from(slot), Drops::default(), 0).context(|| writing(names::MAP_DROPS))?;
+        self.budgets.set(u32::from(slot), EventBudget::default(), 0).context(|| writing(names::MAP_BUDGETS))
     }
 }
 
@@ -116,6 +145,19 @@ fn array<V: Pod>(pins: &Pins, name: &str) -> Result<Array<MapData, V>> {
 
 fn per_cpu_array<V: Pod>(pins: &Pins, name: &str) -> Result<PerCpuArray<MapData, V>> {
     PerCpuArray::try_from(Map::PerCpuArray(open(&pins.map(name))?)).context(|| reading(name))
+}
+
+fn lru_hash<K: Pod, V: Pod>(pins: &Pins, name: &str) -> Result<HashMap<MapData, K, V>> {
+    HashMap::try_from(Map::LruHashMap(open(&pins.map(name))?)).context(|| reading(name))
+}
+
+/// What was looked up, if it is there.
+fn found<V>(looked_up: std::result::Result<V, MapError>, name: &str) -> Result<Option<V>> {
+    match looked_up {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(error).context(|| reading(name)),
+    }
 }
 
 /// The port map, mapped into memory: publishing a port is one store, without a system call.

@@ -1,6 +1,8 @@
 //! Everything that touches the kernel. One module for each of its subsystems; none of them decides anything.
 
+pub mod address;
 pub mod bpffs;
+pub mod clock;
 pub mod clsact;
 pub mod link;
 pub mod listeners;
@@ -8,4 +10,6 @@ pub mod maps;
 pub mod namespace;
 pub mod netlink;
 pub mod programs;
+pub mod ring;
 pub mod sysctl;
+pub mod test_run;

@@ -11,7 +11,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{MapInfo, MapType},
+    maps::{Map, MapData, MapInfo, MapType, ProgramArray},
     programs::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType,
         links::{FdLink, LinkError, PinnedLink},
@@ -83,17 +83,30 @@ pub fn load(pins: &Pins) -> Result<()> {
     }
     let mut object: Ebpf =
         loader.load(object::bytes()).context(|| "cannot load the BPF object".to_owned())?;
+    let rest = MapData::from_pin(pins.map(names::MAP_REST)).context(|| "cannot open a map".to_owned())?;
+    let mut rest =
+        ProgramArray::try_from(Map::ProgramArray(rest)).context(|| "cannot use a map".to_owned())?;
+    for (place, name) in (0..).zip(names::REST) {
+        let program = load_program(&mut object, name)?;
+        let fd = program.fd().context(|| format!("the program {name} is not loaded"))?;
+        rest.set(place, fd, 0).context(|| format!("cannot write the map {}", names::MAP_REST))?;
+    }
+    // Those that leave to them are not there before them.
     for name in names::PROGRAMS {
-        let missing = || Error::failure(format!("the BPF object has no program {name}"));
-        let program: &mut SchedClassifier = object
-            .program_mut(name)
-            .ok_or_else(missing)?
-            .try_into()
-            .context(|| format!("the program {name} is of the wrong kind"))?;
-        program.load().context(|| format!("the kernel refuses the program {name}"))?;
-        replace_pin(program, &pins.program(name))?;
+        replace_pin(load_program(&mut object, name)?, &pins.program(name))?;
     }
     Ok(())
+}
+
+fn load_program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    let missing = || Error::failure(format!("the BPF object has no program {name}"));
+    let program: &mut SchedClassifier = object
+        .program_mut(name)
+        .ok_or_else(missing)?
+        .try_into()
+        .context(|| format!("the program {name} is of the wrong kind"))?;
+    program.load().context(|| format!("the kernel refuses the program {name}"))?;
+    Ok(program)
 }
 
 /// Pins a program in place of the one that is pinned there.

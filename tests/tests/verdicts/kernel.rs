@@ -53,7 +53,7 @@ pub(crate) fn effects_of(hook: Hook, verdict: Verdict) -> Effects {
             let direction = if slot == HOST_SLOT { "rx" } else { "tx" };
             Effects { code: SHOT, dropped: vec![(slot, direction, reason.name())], ..none }
         }
-        Verdict::ToContainer { origin, owner } => {
+        Verdict::ToContainer { origin, owner, .. } => {
             let delivered = match origin {
                 Origin::Outside => vec![(owner.slot, "rx_outside")],
                 Origin::Host => vec![(owner.slot, "rx_host")],
@@ -65,7 +65,7 @@ pub(crate) fn effects_of(hook: Hook, verdict: Verdict) -> Effects {
             Effects { code: REDIRECT, delivered: vec![(slot, "tx_outside")], ..none }
         }
         Verdict::ToHost(slot) => Effects { code: REDIRECT, delivered: vec![(slot, "tx_host")], ..none },
-        Verdict::ToEth0(_) => Effects { code: REDIRECT, ..none },
+        Verdict::ToEth0(_) | Verdict::ToLoopback => Effects { code: REDIRECT, ..none },
     }
 }
 
@@ -162,10 +162,11 @@ pub(crate) fn build_world(pins: &Pins) -> Maps {
     let mut maps = Maps::open(pins).expect("the maps");
     maps.set_config(&CONFIG).expect("written");
     for slot in SLOTS {
-        maps.set_endpoint(slot, &World.endpoint(slot)).expect("written");
+        maps.set_endpoint(slot, World::default().endpoint(slot)).expect("written");
     }
+    let world = World::default();
     for port in 0..=u16::MAX {
-        maps.ports.set(port, World.port(port));
+        maps.ports.set(port, world.port(port));
     }
     maps
 }

@@ -1,6 +1,7 @@
 //! One table of frames, decided twice: by the decision code on this machine, and by the loaded programs in the
 //! kernel. Both must say what the table says.
 
+mod instructions;
 mod kernel;
 mod table;
 mod world;
@@ -11,9 +12,13 @@ use portmap::kernel::programs;
 use portmap_common::{
     names,
     reason::Reason,
-    tables::{Config, Endpoint, PortEntry},
+    tables::{Address4, Config},
 };
-use portmap_ebpf::{Tables, Verdict, hooks::veth};
+use portmap_ebpf::{
+    Verdict,
+    hooks::{Hook as _, Veth},
+    verdict::{NextHop, Renumber},
+};
 use portmap_tests::frames::Frame;
 
 use crate::{
@@ -24,8 +29,9 @@ use crate::{
 
 #[test]
 fn the_decision_code_agrees_with_the_table() {
+    let world = World::default();
     for Fixture { name, hook, frame, verdict } in fixtures() {
-        assert_eq!(hook.decide(&frame), verdict, "{hook:?}: {name}");
+        assert_eq!(hook.decide(&frame, &world), verdict, "{hook:?}: {name}");
     }
 }
 
@@ -35,8 +41,8 @@ fn frames_of_every_length_are_decided() {
     for hook in Hook::ALL {
         let whole = Frame { options: vec![1; 40], ..from_a((HOST, A_PORT), (HOST, A_PORT)) }.bytes();
         for length in 0..whole.len() {
-            match hook.decide(&whole[..length]) {
-                Verdict::ToOutside { .. } | Verdict::ToHost(_) | Verdict::ToEth0(_) => {
+            match hook.decide(&whole[..length], &World::default()) {
+                Verdict::ToOutside { .. } | Verdict::ToHost(_) | Verdict::ToEth0(_) | Verdict::ToLoopback => {
                     panic!("{hook:?} at {length}")
                 }
                 Verdict::ToContainer { .. } => assert!(length >= 14 + 60 + 4, "{hook:?} at {length}"),
@@ -46,30 +52,17 @@ fn frames_of_every_length_are_decided() {
     }
 }
 
-/// [`World`] on another network.
-struct OtherNetwork(Config);
-
-impl Tables for OtherNetwork {
-    fn port(&self, port: u16) -> PortEntry {
-        World.port(port)
-    }
-
-    fn endpoint(&self, slot: u16) -> Endpoint {
-        World.endpoint(slot)
-    }
-
-    fn config(&self) -> Config {
-        self.0
-    }
-}
-
 #[test]
 fn next_hops_follow_the_network() {
     const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
     const NONE: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
     let near = Ipv4Addr::new(10, 0, 0, 0);
     let far = Ipv4Addr::new(192, 0, 2, 7);
-    let to = |next_hop: Ipv4Addr| Verdict::ToOutside { slot: A, next_hop: next_hop.octets() };
+    let to = |next_hop: Ipv4Addr| Verdict::ToOutside {
+        slot: A,
+        next_hop: NextHop::V4(next_hop.octets()),
+        renumber: Renumber::NONE,
+    };
     let dropped = |reason| Verdict::Drop { slot: A, reason };
     for (netmask, gateway, destination, expected) in [
         // The host's address is its whole network, as in many clouds: everything is beyond the gateway.
@@ -85,10 +78,11 @@ fn next_hops_follow_the_network() {
         ([255, 0, 0, 0], NONE, Ipv4Addr::new(10, 9, 9, 9), to(Ipv4Addr::new(10, 9, 9, 9))),
         ([255, 0, 0, 0], NONE, far, dropped(Reason::NoRoute)),
     ] {
-        let config = Config { netmask, gateway: gateway.octets(), ..CONFIG };
+        let config =
+            Config { netmask: Address4::new(netmask), gateway: Address4::new(gateway.octets()), ..CONFIG };
         let bytes = from_a((HOST, A_PORT), (destination, 53)).bytes();
         let frame = Bytes { bytes: &bytes, ifindex: Hook::VethOfA.ifindex() };
-        let verdict = veth::decide(&frame, &OtherNetwork(config));
+        let verdict = Veth::decide(&frame, &World::new(config));
         assert_eq!(verdict, expected, "{destination} with {netmask:?} and {gateway}");
     }
 }

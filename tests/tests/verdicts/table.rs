@@ -6,7 +6,10 @@ use portmap_common::{
     reason::Reason,
     slot::{HOST_SLOT, loopback_mac},
 };
-use portmap_ebpf::{Verdict, frame::HEAD, verdict::Origin};
+use portmap_ebpf::{
+    Verdict,
+    verdict::{NextHop, Origin, Renumber},
+};
 use portmap_tests::frames::{Frame, ICMP, TCP, UDP};
 
 use crate::world::{
@@ -47,11 +50,23 @@ pub(crate) fn unfit(good: &Frame) -> Vec<(String, Vec<u8>, Reason)> {
         other("ARP", Frame { ether_type: 0x0806, ..good.clone() }, Reason::Arp),
         other("an unknown type", Frame { ether_type: 0x88b5, ..good.clone() }, Reason::EtherType),
         other("a length in place of a type", Frame { ether_type: 60, ..good.clone() }, Reason::EtherType),
-        other("ICMP", good.clone().protocol(ICMP), Reason::Icmp),
+        other("an echo reply that nobody waits for", icmp(good, 0, 0), Reason::Icmp),
+        other("a timestamp request", icmp(good, 13, 0), Reason::Icmp),
+        other("a redirect", icmp(good, 5, 1), Reason::Icmp),
+        other("an error about nothing", icmp(good, 3, 3), Reason::Quoted),
         other("GRE", good.clone().protocol(47), Reason::Protocol),
         other("protocol 0", good.clone().protocol(0), Reason::Protocol),
         other("protocol 255", good.clone().protocol(255), Reason::Protocol),
-        other("a first fragment", Frame { fragment: 0x2000, ..good.clone() }, Reason::Fragment),
+        other(
+            "a first fragment that is too short",
+            Frame { fragment: 0x2000, total_length: Some(27), ..good.clone() },
+            Reason::Malformed,
+        ),
+        other(
+            "the first fragment of an error",
+            Frame { fragment: 0x2000, ..icmp(good, 3, 3) },
+            Reason::Fragment,
+        ),
         other("a later fragment", Frame { fragment: 0x2001, ..good.clone() }, Reason::Fragment),
         other("a last fragment", Frame { fragment: 0x1fff, ..good.clone() }, Reason::Fragment),
         other("version 6 in IPv4", Frame { version: 6, ..good.clone() }, Reason::Malformed),
@@ -64,7 +79,7 @@ pub(crate) fn unfit(good: &Frame) -> Vec<(String, Vec<u8>, Reason)> {
     short_header[14] = 0x44;
     forms.push(("a header of 16 bytes".to_owned(), short_header, Reason::Malformed));
     // The kernel takes no IPv4 frame without a whole IPv4 header for a test run.
-    for length in 34..HEAD {
+    for length in 34..38 {
         forms.push((
             format!("cut off after {length} bytes"),
             good.bytes()[..length].to_vec(),
@@ -77,6 +92,11 @@ pub(crate) fn unfit(good: &Frame) -> Vec<(String, Vec<u8>, Reason)> {
         forms.push((format!("options, cut off after {length} bytes"), bytes, Reason::Malformed));
     }
     forms
+}
+
+/// An ICMP message with eight bytes behind its header.
+fn icmp(good: &Frame, kind: u8, code: u8) -> Frame {
+    Frame { protocol: ICMP, icmp: [kind, code], ..good.clone() }
 }
 
 /// The fixtures of one hook.
@@ -96,7 +116,11 @@ impl Table {
 }
 
 const fn to(origin: Origin, slot: u16) -> Verdict {
-    Verdict::ToContainer { origin, owner: entry(slot) }
+    Verdict::ToContainer { origin, owner: entry(slot), by_loopback: false, renumber: Renumber::NONE }
+}
+
+const fn outside(next_hop: Ipv4Addr) -> Verdict {
+    Verdict::ToOutside { slot: A, next_hop: NextHop::V4(next_hop.octets()), renumber: Renumber::NONE }
 }
 
 const fn drop_a(reason: Reason) -> Verdict {
@@ -148,7 +172,7 @@ fn at_uplink() -> Vec<Fixture> {
     table.add(
         "127.0.0.1 from outside",
         &Frame { to: LOCAL, ..from_outside(A_PORT) },
-        Verdict::Continue(Reason::OtherAddress),
+        Verdict::Drop { slot: HOST_SLOT, reason: Reason::Destination },
     );
     table.add(
         "multicast",
@@ -195,7 +219,11 @@ fn at_host_lo() -> Vec<Fixture> {
                 &frame(50000, FREE),
                 Verdict::Continue(Reason::HostPort),
             );
-            table.add(&format!("{address} from a for the host"), &frame(A_PORT, FREE), Verdict::Decided);
+            table.add(
+                &format!("{address} from a's port for the host"),
+                &frame(A_PORT, FREE),
+                Verdict::Continue(Reason::HostPort),
+            );
         }
     }
     table.add(
@@ -211,22 +239,10 @@ fn at_veth_of_a() -> Vec<Fixture> {
     for (protocol, name) in [(UDP, "UDP"), (TCP, "TCP")] {
         let packet = |from, to| from_a(from, to).protocol(protocol);
         let own = (HOST, A_PORT);
-        table.add(
-            &format!("{name} on the link"),
-            &packet(own, (PEER, FREE)),
-            Verdict::ToOutside { slot: A, next_hop: PEER.octets() },
-        );
-        table.add(
-            &format!("{name} beyond"),
-            &packet(own, (FAR, FREE)),
-            Verdict::ToOutside { slot: A, next_hop: GATEWAY.octets() },
-        );
+        table.add(&format!("{name} on the link"), &packet(own, (PEER, FREE)), outside(PEER));
+        table.add(&format!("{name} beyond"), &packet(own, (FAR, FREE)), outside(GATEWAY));
         // A port outside has nothing to do with the same port here.
-        table.add(
-            &format!("{name} to b's port beyond"),
-            &packet(own, (FAR, B_PORT)),
-            Verdict::ToOutside { slot: A, next_hop: GATEWAY.octets() },
-        );
+        table.add(&format!("{name} to b's port beyond"), &packet(own, (FAR, B_PORT)), outside(GATEWAY));
         for address in [HOST, LOCAL, ALSO_LOCAL] {
             table.add(
                 &format!("{name} to the host by {address}"),
@@ -288,9 +304,24 @@ fn at_veth_of_a() -> Vec<Fixture> {
             drop_a(Reason::Destination),
         );
     }
-    let forged = Frame { from_mac: OTHER_MAC, to_mac: [0xff; 6], ..from_a((HOST, A_PORT), (PEER, FREE)) };
-    // The frame gets a new Ethernet header, so what the old one claims is without effect.
-    table.add("a forged Ethernet header", &forged, Verdict::ToOutside { slot: A, next_hop: PEER.octets() });
+    let to_peer = from_a((HOST, A_PORT), (PEER, FREE));
+    table.add(
+        "a forged source",
+        &Frame { from_mac: OTHER_MAC, ..to_peer.clone() },
+        drop_a(Reason::SourceMac),
+    );
+    table.add(
+        "the source of b's loopback device",
+        &Frame { from_mac: loopback_mac(B), ..to_peer.clone() },
+        drop_a(Reason::SourceMac),
+    );
+    table.add("a broadcast", &Frame { to_mac: [0xff; 6], ..to_peer.clone() }, drop_a(Reason::Destination));
+    table.add("to another station", &Frame { to_mac: OTHER_MAC, ..to_peer.clone() }, outside(PEER));
+    table.add(
+        "from its own loopback device",
+        &Frame { from_mac: loopback_mac(A), to_mac: [0; 6], ..to_peer },
+        outside(PEER),
+    );
     let optional = Frame { options: vec![1; 40], ..from_a((HOST, B_PORT), (PEER, FREE)) };
     table.add("options before a foreign port", &optional, drop_a(Reason::SourcePort));
     table.fixtures

@@ -1,16 +1,17 @@
 //! The hooks and what the maps hold, in memory.
 
-use std::net::Ipv4Addr;
+use std::{cell::RefCell, collections::HashMap, net::Ipv4Addr};
 
 use portmap_common::{
+    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
     names,
     slot::veth_ifindex,
-    tables::{Config, Endpoint, PortEntry},
+    tables::{Address4, Address6, Config, Endpoint, Mac, PortEntry},
 };
 use portmap_ebpf::{
     Verdict,
-    frame::{Frame as FrameView, HEAD},
-    hooks::{container_lo, host_lo, uplink, veth},
+    frame::{Frame as FrameView, Head},
+    hooks::{ContainerLo, Hook as _, HostLo, Uplink, Veth},
     tables::Tables,
 };
 
@@ -38,16 +39,42 @@ pub(crate) const fn entry(slot: u16) -> PortEntry {
 }
 
 pub(crate) const CONFIG: Config = Config {
-    host_ip: HOST.octets(),
-    netmask: [255, 255, 255, 0],
-    gateway: GATEWAY.octets(),
+    host_ip: Address4::new(HOST.octets()),
+    netmask: Address4::new([255, 255, 255, 0]),
+    gateway: Address4::new(GATEWAY.octets()),
     uplink_ifindex: UPLINK,
-    lo_mac: [0; 6],
-    reserved: [0; 2],
+    host_ip6: Address6::new([0; 16]),
+    netmask6: Address6::new([0; 16]),
+    gateway6: Address6::new([0; 16]),
+    mac: Mac::new(MAC),
+    lo_mac: Mac::new([0; 6]),
 };
 
 /// What the maps hold.
-pub(crate) struct World;
+pub(crate) struct World {
+    config: Config,
+    fragments4: RefCell<HashMap<FragmentKey4, Fragment>>,
+    fragments6: RefCell<HashMap<FragmentKey6, Fragment>>,
+    echoes: RefCell<HashMap<EchoKey, Echo>>,
+}
+
+impl World {
+    /// What they hold before the first packet.
+    pub(crate) fn new(config: Config) -> Self {
+        Self {
+            config,
+            fragments4: RefCell::default(),
+            fragments6: RefCell::default(),
+            echoes: RefCell::default(),
+        }
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new(CONFIG)
+    }
+}
 
 impl Tables for World {
     fn port(&self, port: u16) -> PortEntry {
@@ -66,8 +93,41 @@ impl Tables for World {
         }
     }
 
-    fn config(&self) -> Config {
-        CONFIG
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn now(&self) -> u64 {
+        0
+    }
+
+    fn fragment4(&self, key: &FragmentKey4) -> Option<Fragment> {
+        self.fragments4.borrow().get(key).copied()
+    }
+
+    fn set_fragment4(&self, key: &FragmentKey4, fragment: &Fragment) {
+        self.fragments4.borrow_mut().insert(*key, *fragment);
+    }
+
+    fn fragment6(&self, key: &FragmentKey6) -> Option<Fragment> {
+        self.fragments6.borrow().get(key).copied()
+    }
+
+    fn set_fragment6(&self, key: &FragmentKey6, fragment: &Fragment) {
+        self.fragments6.borrow_mut().insert(*key, *fragment);
+    }
+
+    fn echo(&self, key: &EchoKey) -> Option<Echo> {
+        self.echoes.borrow().get(key).copied()
+    }
+
+    fn set_echo(&self, key: &EchoKey, echo: &Echo) {
+        self.echoes.borrow_mut().insert(*key, *echo);
+    }
+
+    fn claim_echo(&self, key: &EchoKey, echo: &Echo, _stale: Option<Echo>) -> bool {
+        self.set_echo(key, echo);
+        true
     }
 }
 
@@ -78,12 +138,13 @@ pub(crate) struct Bytes<'a> {
 }
 
 impl FrameView for Bytes<'_> {
-    fn head(&self) -> Option<&[u8; HEAD]> {
-        self.bytes.first_chunk()
+    fn head<const N: usize>(&self) -> Option<impl Head> {
+        self.bytes.get(..N)
     }
 
-    fn bytes<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        self.bytes.get(offset..)?.first_chunk().copied()
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        let (words, _) = self.bytes.get(offset..)?.as_chunks::<4>();
+        words.first_chunk::<N>().map(|words| words.map(u32::from_be_bytes))
     }
 
     fn length(&self) -> u32 {
@@ -98,8 +159,16 @@ impl FrameView for Bytes<'_> {
         self.bytes.starts_with(&MAC)
     }
 
-    fn has_vlan_tag(&self) -> bool {
-        false
+    fn ingress_ifindex(&self) -> u32 {
+        0
+    }
+
+    fn vlan_tag(&self) -> Option<u16> {
+        None
+    }
+
+    fn mark(&self) -> u32 {
+        0
     }
 }
 
@@ -131,13 +200,13 @@ impl Hook {
         }
     }
 
-    pub(crate) fn decide(self, bytes: &[u8]) -> Verdict {
+    pub(crate) fn decide(self, bytes: &[u8], world: &World) -> Verdict {
         let frame = Bytes { bytes, ifindex: self.ifindex() };
         match self {
-            Self::Uplink => uplink::decide(&frame, &World),
-            Self::HostLo => host_lo::decide(&frame, &World),
-            Self::VethOfA => veth::decide(&frame, &World),
-            Self::LoOfA => container_lo::decide(&frame, &World),
+            Self::Uplink => Uplink::decide(&frame, world),
+            Self::HostLo => HostLo::decide(&frame, world),
+            Self::VethOfA => Veth::decide(&frame, world),
+            Self::LoOfA => ContainerLo::decide(&frame, world),
         }
     }
 }

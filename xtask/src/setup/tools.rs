@@ -18,17 +18,26 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// What the demonstration, the benchmarks and the tests run.
-pub(super) const RUN: [Tool; 11] = [
+pub(super) const RUN: [Tool; 20] = [
     tool("bpftool", "bpftool"),
     tool("curl", "curl"),
+    tool("dig", "bind9-dnsutils"),
+    tool("dnsmasq", "dnsmasq-base"),
     tool("ip", "iproute2"),
+    tool("iperf3", "iperf3"),
     tool("kill", "procps"),
     tool("nsenter", "util-linux"),
+    tool("nstat", "iproute2"),
     tool("pgrep", "procps"),
     tool("ping", "iputils-ping"),
     tool("python3", "python3"),
+    tool("scapy3", "python3-scapy"),
     tool("setpriv", "util-linux"),
+    tool("ss", "iproute2"),
     tool("tc", "iproute2"),
+    tool("tcpdump", "tcpdump"),
+    tool("tracepath", "iputils-tracepath"),
+    tool("traceroute", "traceroute"),
     tool("unshare", "util-linux"),
 ];
 
@@ -42,6 +51,9 @@ pub(super) const VM: [Tool; 7] = [
     tool("setpriv", "util-linux"),
     tool("xz", "xz-utils"),
 ];
+
+/// What builds libFuzzer.
+pub(super) const FUZZ: [Tool; 1] = [tool("c++", "g++")];
 
 /// The one program that a virtual machine runs before it has any library.
 const BUSYBOX: &str = "busybox";

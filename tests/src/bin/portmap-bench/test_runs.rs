@@ -4,7 +4,10 @@
 //! means something. Redirects are decided but not carried out, and everything a program touches stays in the
 //! nearest cache; the trials on the receive path have neither of these limits.
 
-use std::{net::Ipv4Addr, time::Instant};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    time::Instant,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
@@ -21,11 +24,13 @@ use crate::{
     source::{self, SENDER, Source},
     statistics::Random,
     trials::ATTEMPTS,
-    world::{Classifier, HOST, HOST_MAC, World},
+    world::{Classifier, HOST, HOST_MAC, HOST6, World},
 };
 
 /// Numbers of owned ports at which the uplink's program is measured.
 pub(crate) const OWNED_PORTS: [u16; 4] = [1, 1_024, 16_384, 65_535];
+/// Who sends IPv6 packets from outside.
+const SENDER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 /// Frames of a probe, to different ports and of both protocols.
 const FRAMES: u16 = 16;
 /// Runs on each frame.
@@ -119,6 +124,12 @@ pub(crate) fn probes() -> Vec<Probe> {
         NEXT,
     ));
 
+    let over_ipv6 = |name: &str, owned: u16, code: i32| {
+        let frames = from_outside(owned).iter().map(|frame| as_ipv6(frame)).collect();
+        probe(name, Program::Portmap(names::PROG_UPLINK_INGRESS), uplink, frames, code)
+    };
+    probes.push(over_ipv6("uplink, IPv6, to a container", OWNED_PORTS[2], REDIRECT));
+
     let own = own_port();
     let other = own + 1;
     let veth = veth_ifindex(SLOT);
@@ -180,10 +191,28 @@ fn frames(addresses: impl Fn(u16) -> ((Ipv4Addr, u16), (Ipv4Addr, u16))) -> Vec<
             let (from, to) = addresses(number);
             let mut frame = Frame::udp(from, to);
             frame.to_mac = HOST_MAC;
+            frame.from_mac = HOST_MAC;
             frame.payload = vec![0; 18];
             if number % 2 == 0 { frame } else { frame.protocol(TCP) }.bytes()
         })
         .collect()
+}
+
+/// An IPv4 frame as one of IPv6, to the host's address.
+fn as_ipv6(frame: &[u8]) -> Vec<u8> {
+    const IPV4_HEADER: usize = 20;
+    let (ethernet, packet) = frame.split_at(14);
+    let payload = &packet[IPV4_HEADER..];
+    let length = u16::try_from(payload.len()).expect("a short packet");
+    let mut bytes = ethernet[..12].to_vec();
+    bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+    bytes.extend(length.to_be_bytes());
+    // The protocol, and as many hops as it takes.
+    bytes.extend([packet[9], 64]);
+    bytes.extend(SENDER6.octets());
+    bytes.extend(HOST6.octets());
+    bytes.extend(payload);
+    bytes
 }
 
 /// Measures all probes in every round, in random order. The result is by round, then by probe.

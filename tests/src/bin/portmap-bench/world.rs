@@ -6,7 +6,7 @@
 use std::{
     fs,
     io::{Read as _, Seek as _, SeekFrom},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd as _, AsRawFd as _},
     path::Path,
 };
@@ -32,7 +32,7 @@ use portmap::{
 use portmap_common::{
     names,
     slot::{HOST_SLOT, veth_ifindex},
-    tables::{Config, Endpoint, PortEntry},
+    tables::{Address4, Address6, Config, Endpoint, Mac, PortEntry},
 };
 
 use crate::{
@@ -42,6 +42,8 @@ use crate::{
 
 /// The host's address.
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+/// The host's IPv6 address.
+pub(crate) const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 /// The host's gateway.
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 /// MAC address of every interface.
@@ -172,13 +174,16 @@ impl World {
     /// Tells the programs of the host and of all containers.
     fn fill_fixed_maps(&mut self) -> Result<()> {
         self.maps.set_config(&Config {
-            host_ip: HOST.octets(),
-            netmask: [255, 255, 255, 0],
-            gateway: GATEWAY.octets(),
+            host_ip: Address4::new(HOST.octets()),
+            netmask: Address4::new([255, 255, 255, 0]),
+            gateway: Address4::new(GATEWAY.octets()),
             uplink_ifindex: Classifier::Portmap.ifindex(),
+            host_ip6: Address6::new(HOST6.octets()),
+            netmask6: Address6::new((u128::MAX << 64).to_be_bytes()),
+            mac: Mac::new(HOST_MAC),
             ..Config::default()
         })?;
-        self.maps.set_endpoint(HOST_SLOT, &Endpoint::default())?;
+        self.maps.set_endpoint(HOST_SLOT, Endpoint::default())?;
         for slot in layout::slots(layout::MOST_CONTAINERS) {
             let [.., ephemeral] = layout::ranges(slot);
             let endpoint = Endpoint {
@@ -186,9 +191,9 @@ impl World {
                 eth0_ifindex: FIRST_ETH0 + u32::from(slot),
                 ephemeral_first: ephemeral.first(),
                 ephemeral_last: ephemeral.last(),
-                flags: 0,
+                generation: 0,
             };
-            self.maps.set_endpoint(slot, &endpoint)?;
+            self.maps.set_endpoint(slot, endpoint)?;
         }
         Ok(())
     }

@@ -112,7 +112,7 @@ fn what_is_dropped(screen: &Screen, sandbox: &Sandbox) {
         ("an ARP announcement", Frame { ether_type: 0x0806, ..good.clone() }, "arp"),
         ("into a VLAN", Frame { vlan: Some(7), ..good.clone() }, "vlan"),
         ("a fragment with hidden ports", Frame { fragment: 0x2001, ..good.clone() }, "fragment"),
-        ("an ICMP message", good.protocol(ICMP), "icmp"),
+        ("an ICMP redirect", Frame { icmp: [5, 1], ..good.protocol(ICMP) }, "icmp"),
     ] {
         let before = sandbox.dropped("web", reason);
         socket.send(&frame.bytes());
@@ -129,7 +129,7 @@ fn in_the_kernel(screen: &Screen, sandbox: &Sandbox) {
     {
         let [low, high] = port.to_le_bytes();
         let command =
-            format!("bpftool map lookup pinned /sys/fs/bpf/portmap/v1/maps/pm_ports key {low} {high} 0 0");
+            format!("bpftool map lookup pinned /sys/fs/bpf/portmap/v2/maps/pm_ports key {low} {high} 0 0");
         let output = sandbox.sh(Place::Host, &command);
         let line: String = output.split_whitespace().collect::<Vec<_>>().join(" ");
         screen.command(&format!("{command}   # {port}, {comment}"), &line);

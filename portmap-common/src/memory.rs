@@ -1,0 +1,101 @@
+//! What the programs remember between packets: the first fragments of datagrams, and who has asked for an echo.
+//!
+//! Identifications, identifiers and ports are native integers, addresses bytes in network order.
+
+use crate::tables::{Address4, Address6};
+
+/// Number of entries of each of the maps that are described here; the least recently used goes first.
+pub const ENTRIES: usize = 8192;
+
+/// Nanoseconds after which a first fragment no longer speaks for later ones: as long as Linux waits for the rest
+/// of a datagram (`net.ipv4.ipfrag_time`).
+pub const FRAGMENT_LIFETIME: u64 = 30_000_000_000;
+
+/// Flag in the scope of what a container's loopback device remembers.
+pub const SCOPE_LOOPBACK: u16 = 0x8000;
+
+/// An IPv4 datagram.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FragmentKey4 {
+    /// Source address.
+    pub source: Address4,
+    /// Destination address.
+    pub destination: Address4,
+    /// Identification.
+    pub id: u32,
+    /// Who sent it: 0 for the outside and the host; a slot; a slot with [`SCOPE_LOOPBACK`] on that container's
+    /// loopback device.
+    pub scope: u16,
+    /// Protocol.
+    pub protocol: u16,
+}
+
+/// An IPv6 datagram. Its fragments may differ in the protocol that they claim, so that is not part of the key.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FragmentKey6 {
+    /// Source address.
+    pub source: Address6,
+    /// Destination address.
+    pub destination: Address6,
+    /// Identification.
+    pub id: u32,
+    /// Who sent it, as in [`FragmentKey4::scope`].
+    pub scope: u16,
+    /// Reserved, 0.
+    pub reserved: u16,
+}
+
+/// What the first fragment of a datagram carried.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fragment {
+    /// When it passed, in nanoseconds of the monotonic clock.
+    pub seen: u64,
+    /// What it carried, see the constants.
+    pub kind: u32,
+    /// Source port, or identifier of an echo message.
+    pub source: u16,
+    /// Destination port; 0 for an echo message.
+    pub destination: u16,
+}
+
+impl Fragment {
+    /// A transport with ports.
+    pub const PORTS: u32 = 0;
+    /// An echo request.
+    pub const ECHO_REQUEST: u32 = 1;
+    /// An echo reply.
+    pub const ECHO_REPLY: u32 = 2;
+}
+
+/// An echo request that is out, by what its reply will carry.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EchoKey {
+    /// The address that was asked; an IPv4 address as `::ffff:a.b.c.d`.
+    pub peer: Address6,
+    /// Identifier as it is outside.
+    pub id: u32,
+    /// Version of IP: an IPv6 packet may name an address that looks like a mapped one.
+    pub version: u32,
+}
+
+/// Who has asked for an echo.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Echo {
+    /// [`generation`](crate::tables::Endpoint::generation) of the container.
+    pub generation: u32,
+    /// Its slot; 0 for the host itself.
+    pub slot: u16,
+    /// The identifier that it used itself.
+    pub id: u16,
+}
+
+const _: () = assert!(size_of::<FragmentKey4>() == 16);
+const _: () = assert!(size_of::<FragmentKey6>() == 40);
+const _: () = assert!(size_of::<Fragment>() == 16);
+const _: () = assert!(size_of::<EchoKey>() == 24);
+const _: () = assert!(size_of::<Echo>() == 8);

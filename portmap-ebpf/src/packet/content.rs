@@ -1,0 +1,315 @@
+//! What a packet carries: ports, an echo message, or an error about another packet.
+
+use portmap_common::{memory::FRAGMENT_LIFETIME, memory::Fragment, reason::Reason};
+
+use super::ip::{Ip, Message, Place, Version};
+use crate::{frame::Frame, tables::Tables};
+
+const TCP: u32 = 6;
+const UDP: u32 = 17;
+const DCCP: u32 = 33;
+const SCTP: u32 = 132;
+const UDP_LITE: u32 = 136;
+
+/// Bytes of a transport header that must be there: the whole of UDP's, which is the shortest, and what the first
+/// fragment of a TCP segment has at least. Nothing that a verdict reads can then lie in a later fragment.
+const SHORTEST_TRANSPORT: usize = 8;
+/// Bytes of an ICMP message that must be there.
+const ICMP_HEADER: usize = 8;
+
+/// Source and destination port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// Source port.
+    pub source: u16,
+    /// Destination port.
+    pub destination: u16,
+}
+
+impl Ports {
+    /// What takes the place of ports where there are none.
+    const NONE: Self = Self { source: 0, destination: 0 };
+}
+
+/// What a packet can carry.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A transport with ports.
+    Ports,
+    /// An echo request.
+    EchoRequest,
+    /// An echo reply.
+    EchoReply,
+    /// An ICMP error that quotes a transport with ports.
+    ErrorAboutPorts,
+    /// An ICMP error that quotes an echo request.
+    ErrorAboutEcho,
+}
+
+/// What a packet carries.
+///
+/// Every field always has a value, whatever the kind: of variants with fields of their own, the compiler makes code
+/// that computes with registers which one variant has not set, and the verifier refuses that.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Content<V: Version> {
+    /// What it is.
+    pub kind: Kind,
+    /// The ports, of the packet itself or of the quoted one; 0 if there are none.
+    pub ports: Ports,
+    /// The identifier of the echo message, the packet's own or the quoted one; 0 if there is none.
+    pub id: u16,
+    /// Where that message starts in the frame; 0 if it does not.
+    pub message: usize,
+    /// Whether it starts in the frame. It does not in a later fragment, which has only data of it.
+    pub has_message: bool,
+    /// For an error: whether only routers have reason to send it.
+    pub by_router: bool,
+    /// For an error: source of the quoted packet; else unspecified.
+    pub quoted_source: V::Address,
+    /// For an error: destination of the quoted packet; else unspecified.
+    pub quoted_destination: V::Address,
+}
+
+impl<V: Version> Content<V> {
+    #[inline(always)]
+    fn of_ports(ports: Ports) -> Self {
+        Self::new(Kind::Ports, ports, 0, 0)
+    }
+
+    #[inline(always)]
+    fn of_echo(is_request: bool, id: u16, message: usize) -> Self {
+        let kind = if is_request { Kind::EchoRequest } else { Kind::EchoReply };
+        Self::new(kind, Ports::NONE, id, message)
+    }
+
+    #[inline(always)]
+    fn new(kind: Kind, ports: Ports, id: u16, message: usize) -> Self {
+        let (quoted_source, quoted_destination) = (V::Address::default(), V::Address::default());
+        Self {
+            kind,
+            ports,
+            id,
+            message,
+            has_message: false,
+            by_router: false,
+            quoted_source,
+            quoted_destination,
+        }
+    }
+}
+
+/// What a packet carries, and what later fragments of it will need to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading<V: Version> {
+    /// What it carries.
+    pub content: Content<V>,
+    /// Whether it is the first fragment of a datagram.
+    is_first: bool,
+    /// That datagram's identification; 0 if it is none.
+    datagram: u32,
+}
+
+impl<V: Version> Reading<V> {
+    /// Writes down what the first fragment of a datagram carried. To be done for those that may pass.
+    #[inline(always)]
+    pub fn remember(&self, tables: &impl Tables, ip: &Ip<V>, scope: u16) {
+        if !self.is_first {
+            return;
+        }
+        let content = &self.content;
+        let (kind, source, destination) = match content.kind {
+            Kind::Ports => (Fragment::PORTS, content.ports.source, content.ports.destination),
+            Kind::EchoRequest => (Fragment::ECHO_REQUEST, content.id, 0),
+            Kind::EchoReply => (Fragment::ECHO_REPLY, content.id, 0),
+            Kind::ErrorAboutPorts | Kind::ErrorAboutEcho => return,
+        };
+        let fragment = Fragment { seen: tables.now(), kind, source, destination };
+        V::set_fragment(tables, ip, self.datagram, scope, &fragment);
+    }
+}
+
+/// How much of a packet is read: one decision serves both, and a program can decide on most packets without the code
+/// that the others need.
+pub trait Depth {
+    /// Reads what a packet carries. The error says why it carries nothing that could be trusted.
+    ///
+    /// `scope` is whose first fragments count, see
+    /// [`FragmentKey4::scope`](portmap_common::memory::FragmentKey4::scope).
+    fn read<V: Version>(
+        frame: &impl Frame,
+        tables: &impl Tables,
+        ip: &Ip<V>,
+        scope: u16,
+    ) -> Result<Reading<V>, Reason>;
+}
+
+/// For packets that [are plain](Version::is_plain).
+#[derive(Clone, Copy, Debug)]
+pub struct Plain;
+
+/// For all packets.
+#[derive(Clone, Copy, Debug)]
+pub struct Full;
+
+impl Depth for Plain {
+    #[inline(always)]
+    fn read<V: Version>(
+        frame: &impl Frame,
+        _tables: &impl Tables,
+        ip: &Ip<V>,
+        _scope: u16,
+    ) -> Result<Reading<V>, Reason> {
+        if V::PLAIN + SHORTEST_TRANSPORT > ip.end {
+            return Err(Reason::Malformed);
+        }
+        let word = V::first_word(frame).ok_or(Reason::Malformed)?;
+        Ok(Reading { content: Content::of_ports(ports_of(word)), is_first: false, datagram: 0 })
+    }
+}
+
+impl Depth for Full {
+    #[inline(always)]
+    fn read<V: Version>(
+        frame: &impl Frame,
+        tables: &impl Tables,
+        ip: &Ip<V>,
+        scope: u16,
+    ) -> Result<Reading<V>, Reason> {
+        read(frame, tables, ip, scope)
+    }
+}
+
+#[inline(always)]
+fn read<V: Version>(
+    frame: &impl Frame,
+    tables: &impl Tables,
+    ip: &Ip<V>,
+    scope: u16,
+) -> Result<Reading<V>, Reason> {
+    let place = V::place(frame, ip)?;
+    if place.is_later() {
+        let content = recall(tables, ip, place.datagram, scope).ok_or(Reason::Fragment)?;
+        return Ok(Reading { content, is_first: false, datagram: 0 });
+    }
+    let content = if has_ports(place.protocol) {
+        Content::of_ports(ports(frame, ip, place.offset).ok_or(Reason::Malformed)?)
+    } else if place.protocol == V::ICMP {
+        icmp(frame, ip, &place)?
+    } else {
+        return Err(Reason::Protocol);
+    };
+    Ok(Reading { content, is_first: place.is_first(), datagram: place.datagram })
+}
+
+/// Whether a protocol's header starts with ports.
+#[inline(always)]
+pub(crate) const fn has_ports(protocol: u32) -> bool {
+    matches!(protocol, TCP | UDP | DCCP | SCTP | UDP_LITE)
+}
+
+/// What the first fragment of a datagram carried, if it is known.
+#[inline(always)]
+fn recall<V: Version>(tables: &impl Tables, ip: &Ip<V>, datagram: u32, scope: u16) -> Option<Content<V>> {
+    let fragment = V::fragment(tables, ip, datagram, scope)?;
+    if tables.now().wrapping_sub(fragment.seen) > FRAGMENT_LIFETIME {
+        return None;
+    }
+    Some(match fragment.kind {
+        Fragment::ECHO_REQUEST => Content::of_echo(true, fragment.source, 0),
+        Fragment::ECHO_REPLY => Content::of_echo(false, fragment.source, 0),
+        _ => Content::of_ports(Ports { source: fragment.source, destination: fragment.destination }),
+    })
+}
+
+/// The ports of a transport header, if enough of it is there.
+#[inline(always)]
+pub(crate) fn ports<V: Version>(frame: &impl Frame, ip: &Ip<V>, offset: usize) -> Option<Ports> {
+    if offset + SHORTEST_TRANSPORT > ip.end {
+        return None;
+    }
+    frame.words(offset).map(|[word]| ports_of(word))
+}
+
+#[inline(always)]
+fn ports_of(word: u32) -> Ports {
+    Ports { source: high(word), destination: low(word) }
+}
+
+#[inline(always)]
+fn icmp<V: Version>(frame: &impl Frame, ip: &Ip<V>, place: &Place) -> Result<Content<V>, Reason> {
+    if place.offset + ICMP_HEADER > ip.end {
+        return Err(Reason::Malformed);
+    }
+    let [kind_and_sum, id_and_number] = frame.words(place.offset).ok_or(Reason::Malformed)?;
+    let id = high(id_and_number);
+    match message::<V>(kind_and_sum) {
+        Message::EchoRequest => Ok(Content { has_message: true, ..Content::of_echo(true, id, place.offset) }),
+        Message::EchoReply => Ok(Content { has_message: true, ..Content::of_echo(false, id, place.offset) }),
+        // An error is smaller than any MTU; a fragment of one is a trick.
+        Message::Error { .. } if place.is_first() => Err(Reason::Fragment),
+        Message::Error { by_router } => {
+            let quoted = quoted(frame, ip, place.offset + ICMP_HEADER).ok_or(Reason::Quoted)?;
+            Ok(Content { by_router, ..quoted })
+        }
+        Message::Neighbour => Err(Reason::Neighbour),
+        Message::Other => Err(Reason::Icmp),
+    }
+}
+
+/// Reads the packet that an error quotes at `offset`.
+#[inline(always)]
+fn quoted<V: Version>(frame: &impl Frame, ip: &Ip<V>, offset: usize) -> Option<Content<V>> {
+    let packet = V::quoted(frame, offset, ip.end)?;
+    let (kind, ports, id, message) = if has_ports(packet.protocol) {
+        // Eight bytes are guaranteed, but nothing behind the ports is looked at.
+        if packet.offset + 4 > ip.end {
+            return None;
+        }
+        (Kind::ErrorAboutPorts, ports_of(frame.words(packet.offset).map(|[word]| word)?), 0, 0)
+    } else if packet.protocol == V::ICMP {
+        if packet.offset + ICMP_HEADER > ip.end {
+            return None;
+        }
+        let [kind_and_sum, id_and_number] = frame.words(packet.offset)?;
+        if message::<V>(kind_and_sum) != Message::EchoRequest {
+            return None;
+        }
+        (Kind::ErrorAboutEcho, Ports::NONE, high(id_and_number), packet.offset)
+    } else {
+        return None;
+    };
+    let (quoted_source, quoted_destination) = (packet.source, packet.destination);
+    let has_message = kind == Kind::ErrorAboutEcho;
+    Some(Content {
+        kind,
+        ports,
+        id,
+        message,
+        has_message,
+        by_router: false,
+        quoted_source,
+        quoted_destination,
+    })
+}
+
+/// What kind of ICMP message starts with this word.
+#[inline(always)]
+fn message<V: Version>(word: u32) -> Message {
+    let [kind, code, ..] = word.to_be_bytes();
+    V::message(kind, code)
+}
+
+/// The first two bytes of a word.
+#[inline(always)]
+const fn high(word: u32) -> u16 {
+    let [a, b, _, _] = word.to_be_bytes();
+    u16::from_be_bytes([a, b])
+}
+
+/// The last two bytes of a word.
+#[inline(always)]
+const fn low(word: u32) -> u16 {
+    let [_, _, c, d] = word.to_be_bytes();
+    u16::from_be_bytes([c, d])
+}

@@ -1,0 +1,134 @@
+//! `portmap explain`: the question and the answer.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
+
+use clap::Args;
+
+use super::{Output, drops::end, print};
+use crate::{
+    api::{ExplainRequest, ExplainedPacket, Explanation},
+    error::{Error, Result},
+    protocol::Protocol,
+};
+
+/// A packet as it is typed.
+#[derive(Args, Debug)]
+pub(super) struct Question {
+    /// Who sends it: `outside`, `host` or a container's name
+    #[arg(long, value_name = "WHO")]
+    from: String,
+    /// Its source address [default: one that the sender would use]
+    #[arg(long, value_name = "ADDRESS")]
+    src: Option<IpAddr>,
+    /// Its source port [default: one that the sender could use]
+    #[arg(long, value_name = "PORT")]
+    sport: Option<u16>,
+    /// Its destination, such as `10.0.0.1:80` or `[fd00::1]:80`; without a port for protocols that have none
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    to: Target,
+    /// Its protocol: tcp, udp, udplite, sctp, dccp, icmp or icmp6 (an echo request), or a number
+    #[arg(long, value_name = "PROTOCOL", default_value_t)]
+    proto: Protocol,
+}
+
+impl Question {
+    /// What the daemon is asked.
+    pub(super) fn request(self) -> ExplainRequest {
+        ExplainRequest {
+            from: self.from,
+            protocol: self.proto,
+            source: self.src,
+            source_port: self.sport,
+            destination: self.to.address,
+            destination_port: self.to.port,
+        }
+    }
+}
+
+/// An address, perhaps with a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Target {
+    address: IpAddr,
+    port: Option<u16>,
+}
+
+impl FromStr for Target {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(Self { address: address.ip(), port: Some(address.port()) });
+        }
+        let inside = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+        let address = inside.unwrap_or(text).parse();
+        address.map(|address| Self { address, port: None }).map_err(|_unparsed| {
+            Error::usage(format!(
+                "{text:?} is no destination: expected an address with or without a port, such as 10.0.0.1:80 or \
+                 [fd00::1]:80"
+            ))
+        })
+    }
+}
+
+/// Prints the answer. It is an error if the loaded programs do not do what they are meant to do.
+pub(super) fn print(output: Output, explanation: &Explanation) -> Result<()> {
+    print::print(output, explanation, || in_words(explanation))?;
+    let disagreement =
+        explanation.steps.iter().find_map(|step| step.decision_code.as_ref().map(|code| (step, code)));
+    match disagreement {
+        None => Ok(()),
+        Some((step, code)) => Err(Error::failure(format!(
+            "the loaded program {} says {:?}, but the decision code of portmapd {:?}: start portmapd again, which \
+             loads its own",
+            step.program, step.outcome.text, code.text
+        ))),
+    }
+}
+
+fn in_words(explanation: &Explanation) -> String {
+    let ExplainedPacket { protocol, source, source_port, destination, destination_port } = explanation.packet;
+    let (source, destination) = (end(source, source_port), end(destination, destination_port));
+    let mut text = format!("{protocol} {source} > {destination}\n\n");
+    if !explanation.steps.is_empty() {
+        let mut table = print::plain();
+        table.add_row(["HOOK", "PROGRAM", "VERDICT"]);
+        for step in &explanation.steps {
+            table.add_row([&step.hook, &step.program, &step.outcome.text]);
+            if let Some(code) = &step.decision_code {
+                table.add_row(["", "(decision code)", &code.text]);
+            }
+        }
+        text += &print::text(table);
+        text += "\n\n";
+    }
+    if explanation.agrees {
+        text + &explanation.outcome.text
+    } else {
+        text + "the loaded program and the decision code DISAGREE"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations_are_read() {
+        let target = |address: &str, port| Ok(Target { address: address.parse().expect("an address"), port });
+        assert_eq!("10.0.0.1:80".parse(), target("10.0.0.1", Some(80)));
+        assert_eq!("10.0.0.1".parse(), target("10.0.0.1", None));
+        assert_eq!("[fd00::1]:80".parse(), target("fd00::1", Some(80)));
+        assert_eq!("[fd00::1]".parse(), target("fd00::1", None));
+        assert_eq!("fd00::1".parse(), target("fd00::1", None));
+        for text in ["", "web", "10.0.0.1:", "10.0.0.1:65536", "10.0.0", "[fd00::1", ":80"] {
+            let error = text.parse::<Target>().expect_err(text);
+            assert!(
+                error.message.contains(&format!("{text:?}")) && error.message.contains("expected"),
+                "{error}"
+            );
+        }
+    }
+}

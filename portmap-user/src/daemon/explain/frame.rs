@@ -1,0 +1,106 @@
+//! The packet as a frame, and a frame as the decision code looks at it.
+
+use std::net::IpAddr;
+
+use etherparse::{IpNumber, PacketBuilder};
+use portmap_common::tables::Mac;
+use portmap_ebpf::{Frame, frame::Head};
+
+use crate::{
+    api::ExplainedPacket,
+    error::{Context as _, Error, Result},
+    protocol::Protocol,
+};
+
+/// Hops that a packet may still travel.
+const HOPS: u8 = 64;
+/// Identifier and sequence number of echo requests.
+const ECHO: (u16, u16) = (1, 1);
+/// What TCP tells about itself: sequence number and window.
+const TCP: (u32, u16) = (1, u16::MAX);
+/// What packets carry. Long enough for the kernel, which refuses short frames.
+const PAYLOAD: &[u8] = b"portmap explain";
+/// What comes after the ports where nothing else of the header matters.
+const REST: [u8; 16] = [0; 16];
+
+/// The frame that carries a packet.
+pub(super) fn build(packet: ExplainedPacket, from_mac: Mac, to_mac: Mac) -> Result<Vec<u8>> {
+    let ExplainedPacket { protocol, source, source_port, destination, destination_port } = packet;
+    let ethernet = PacketBuilder::ethernet2(from_mac.octets(), to_mac.octets());
+    let ip = match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            ethernet.ipv4(source.octets(), destination.octets(), HOPS)
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            ethernet.ipv6(source.octets(), destination.octets(), HOPS)
+        }
+        _ => return Err(Error::usage("both addresses must be of one version of IP")),
+    };
+    let (from, to) = (source_port.unwrap_or_default(), destination_port.unwrap_or_default());
+    let mut bytes = Vec::new();
+    match protocol {
+        Protocol::TCP => {
+            ip.tcp(from, to, TCP.0, TCP.1).syn().write(&mut bytes, &[]).context(building)?;
+        }
+        Protocol::UDP => ip.udp(from, to).write(&mut bytes, PAYLOAD).context(building)?,
+        Protocol::ICMP => {
+            ip.icmpv4_echo_request(ECHO.0, ECHO.1).write(&mut bytes, PAYLOAD).context(building)?;
+        }
+        Protocol::ICMP6 => {
+            ip.icmpv6_echo_request(ECHO.0, ECHO.1).write(&mut bytes, PAYLOAD).context(building)?;
+        }
+        Protocol(number) => {
+            let payload = [&from.to_be_bytes()[..], &to.to_be_bytes(), &REST].concat();
+            ip.write(&mut bytes, IpNumber(number), &payload).context(building)?;
+        }
+    }
+    Ok(bytes)
+}
+
+fn building() -> String {
+    "cannot build the packet".to_owned()
+}
+
+/// A frame as a hook sees it.
+pub(super) struct View<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) ifindex: u32,
+    /// MAC address of the interface.
+    pub(super) mac: Mac,
+    pub(super) mark: u32,
+}
+
+impl Frame for View<'_> {
+    fn head<const N: usize>(&self) -> Option<impl Head> {
+        self.bytes.get(..N)
+    }
+
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        let (words, _) = self.bytes.get(offset..)?.as_chunks::<4>();
+        words.first_chunk::<N>().map(|words| words.map(u32::from_be_bytes))
+    }
+
+    fn length(&self) -> u32 {
+        u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
+    }
+
+    fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+
+    fn ingress_ifindex(&self) -> u32 {
+        0
+    }
+
+    fn is_for_this_station(&self) -> bool {
+        self.bytes.starts_with(&self.mac.octets())
+    }
+
+    fn vlan_tag(&self) -> Option<u16> {
+        None
+    }
+
+    fn mark(&self) -> u32 {
+        self.mark
+    }
+}

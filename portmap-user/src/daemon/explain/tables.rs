@@ -1,0 +1,82 @@
+//! The live maps as the decision code sees them. Nothing is written down, as in a program that is only asked.
+
+use std::cell::RefCell;
+
+use portmap_common::{
+    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
+    tables::{Config, Endpoint, PortEntry},
+};
+use portmap_ebpf::Tables;
+
+use crate::{
+    error::{Error, Result},
+    kernel::{clock, maps::Maps},
+};
+
+/// The maps at a moment.
+pub(super) struct Live<'a> {
+    maps: &'a Maps,
+    config: &'a Config,
+    now: u64,
+    /// Why the decision is worth nothing, if it is.
+    failed: RefCell<Option<Error>>,
+}
+
+impl<'a> Live<'a> {
+    /// The maps now.
+    pub(super) fn new(maps: &'a Maps, config: &'a Config) -> Result<Self> {
+        Ok(Self { maps, config, now: clock::monotonic()?, failed: RefCell::new(None) })
+    }
+
+    /// The first error in reading them.
+    pub(super) fn into_result(self) -> Result<()> {
+        self.failed.into_inner().map_or(Ok(()), Err)
+    }
+
+    fn read<T: Default>(&self, read: Result<T>) -> T {
+        read.unwrap_or_else(|error| {
+            self.failed.borrow_mut().get_or_insert(error);
+            T::default()
+        })
+    }
+}
+
+impl Tables for Live<'_> {
+    fn port(&self, port: u16) -> PortEntry {
+        self.maps.ports.get(port)
+    }
+
+    fn endpoint(&self, slot: u16) -> Endpoint {
+        self.read(self.maps.endpoint(slot))
+    }
+
+    fn config(&self) -> &Config {
+        self.config
+    }
+
+    fn now(&self) -> u64 {
+        self.now
+    }
+
+    fn fragment4(&self, key: &FragmentKey4) -> Option<Fragment> {
+        self.read(self.maps.fragment4(key))
+    }
+
+    fn set_fragment4(&self, _key: &FragmentKey4, _fragment: &Fragment) {}
+
+    fn fragment6(&self, key: &FragmentKey6) -> Option<Fragment> {
+        self.read(self.maps.fragment6(key))
+    }
+
+    fn set_fragment6(&self, _key: &FragmentKey6, _fragment: &Fragment) {}
+
+    fn echo(&self, key: &EchoKey) -> Option<Echo> {
+        self.read(self.maps.echo(key))
+    }
+
+    fn set_echo(&self, _key: &EchoKey, _echo: &Echo) {}
+
+    fn claim_echo(&self, _key: &EchoKey, _echo: &Echo, _stale: Option<Echo>) -> bool {
+        true
+    }
+}

@@ -1,0 +1,158 @@
+//! Addresses and routes, of both IP versions.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use futures_util::TryStreamExt as _;
+use netlink_packet_route::{
+    AddressFamily,
+    address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType},
+};
+use rtnetlink::RouteMessageBuilder;
+
+use super::{link::Interface, netlink::Netlink};
+use crate::error::{Context as _, Result};
+
+/// An address and the length of its network's prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address<A> {
+    /// The address.
+    pub address: A,
+    /// Length of the prefix in bits.
+    pub prefix_length: u8,
+}
+
+/// The addresses of an interface that others can be told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// The first IPv4 address that an administrator, or DHCP, gave it.
+    pub v4: Option<Address<Ipv4Addr>>,
+    /// The first global IPv6 address that is meant to last.
+    pub v6: Option<Address<Ipv6Addr>>,
+}
+
+/// The addresses of an interface.
+pub fn of_interface(netlink: &Netlink, interface: &Interface) -> Result<Addresses> {
+    let request = netlink.handle().address().get().set_link_index_filter(interface.index).execute();
+    let messages: Vec<AddressMessage> = netlink
+        .wait(request.try_collect())
+        .context(|| format!("cannot look at the addresses of {}", interface.name))?;
+    let mut found = Addresses::default();
+    for message in messages.iter().filter(|message| message.header.scope == AddressScope::Universe) {
+        let flags = flags(message);
+        let prefix_length = message.header.prefix_len;
+        match local(message) {
+            Some(IpAddr::V4(address)) if !flags.contains(AddressFlags::Secondary) => {
+                found.v4.get_or_insert(Address { address, prefix_length });
+            }
+            Some(IpAddr::V6(address)) if !flags.intersects(PASSING) => {
+                found.v6.get_or_insert(Address { address, prefix_length });
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+/// Flags of IPv6 addresses that are not to be relied on: privacy addresses (the flag of secondary ones), those
+/// whose time is over, and those that somebody else may have.
+const PASSING: AddressFlags = AddressFlags::Secondary
+    .union(AddressFlags::Deprecated)
+    .union(AddressFlags::Tentative)
+    .union(AddressFlags::Dadfailed);
+
+fn flags(message: &AddressMessage) -> AddressFlags {
+    let flags = message.attributes.iter().find_map(|attribute| {
+        if let AddressAttribute::Flags(flags) = attribute { Some(*flags) } else { None }
+    });
+    flags.unwrap_or(AddressFlags::empty())
+}
+
+/// The interface's own address; IPv6 has it in the other attribute unless the link is point-to-point.
+fn local(message: &AddressMessage) -> Option<IpAddr> {
+    let (mut local, mut address) = (None, None);
+    for attribute in &message.attributes {
+        if let AddressAttribute::Local(found) = attribute {
+            local = Some(*found);
+        } else if let AddressAttribute::Address(found) = attribute {
+            address = Some(*found);
+        }
+    }
+    local.or(address)
+}
+
+/// A route to everywhere.
+#[derive(Clone, Copy, Debug)]
+pub struct DefaultRoute {
+    /// The interface that it leaves by.
+    pub interface: u32,
+    /// The next hop, if it names one.
+    pub gateway: Option<IpAddr>,
+}
+
+/// The default routes of the main table for one IP version, the preferred one first.
+pub fn default_routes(netlink: &Netlink, family: AddressFamily) -> Result<Vec<DefaultRoute>> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family;
+    let request = netlink.handle().route().get(message).execute();
+    let messages: Vec<RouteMessage> =
+        netlink.wait(request.try_collect()).context(|| "cannot look at the routes".to_owned())?;
+    let mut routes: Vec<(u32, DefaultRoute)> = messages
+        .into_iter()
+        .filter(|message| {
+            message.header.address_family == family
+                && message.header.destination_prefix_length == 0
+                && message.header.table == RouteHeader::RT_TABLE_MAIN
+                && message.header.kind == RouteType::Unicast
+        })
+        .filter_map(|message| {
+            let (mut interface, mut gateway, mut metric) = (None, None, 0);
+            for attribute in message.attributes {
+                if let RouteAttribute::Oif(index) = attribute {
+                    interface = Some(index);
+                } else if let RouteAttribute::Gateway(RouteAddress::Inet(address)) = attribute {
+                    gateway = Some(address.into());
+                } else if let RouteAttribute::Gateway(RouteAddress::Inet6(address)) = attribute {
+                    gateway = Some(address.into());
+                } else if let RouteAttribute::Priority(priority) = attribute {
+                    metric = priority;
+                }
+            }
+            Some((metric, DefaultRoute { interface: interface?, gateway }))
+        })
+        .collect();
+    routes.sort_by_key(|(metric, _)| *metric);
+    Ok(routes.into_iter().map(|(_, route)| route).collect())
+}
+
+/// Gives an interface an address that nobody is asked about first.
+pub fn add(netlink: &Netlink, index: u32, address: IpAddr, prefix_length: u8) -> Result<()> {
+    let mut request = netlink.handle().address().add(index, address, prefix_length);
+    if address.is_ipv6() {
+        // Everybody on the host has this address; detecting duplicates of it would only find them.
+        request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    netlink.wait(request.execute()).context(|| format!("cannot add the address {address}/{prefix_length}"))
+}
+
+/// Routes everything IPv4 that has no route of its own to an interface.
+pub fn add_default_route(netlink: &Netlink, index: u32, gateway: Option<Ipv4Addr>) -> Result<()> {
+    let mut route = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(index);
+    route = match gateway {
+        // The gateway may lie outside the address's prefix, as it does where hosts have single addresses.
+        Some(gateway) => route.gateway(gateway).onlink(),
+        None => route.scope(RouteScope::Link),
+    };
+    add_route(netlink, route.build())
+}
+
+/// The same for IPv6. It names no gateway, because that is often a link-local address, and the interface has none.
+pub fn add_default_route6(netlink: &Netlink, index: u32) -> Result<()> {
+    add_route(netlink, RouteMessageBuilder::<Ipv6Addr>::new().output_interface(index).build())
+}
+
+fn add_route(netlink: &Netlink, route: RouteMessage) -> Result<()> {
+    netlink
+        .wait(netlink.handle().route().add(route).execute())
+        .context(|| "cannot add the default route".to_owned())
+}

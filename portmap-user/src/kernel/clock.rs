@@ -1,0 +1,77 @@
+//! The clocks: the monotonic one, by which the programs tell the time, and the one on the wall.
+
+use std::{
+    mem::MaybeUninit,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use nix::time::{ClockId, clock_gettime};
+
+use crate::error::{Context as _, Error, Result};
+
+const SECONDS_PER_MINUTE: i64 = 60;
+
+/// Nanoseconds of the monotonic clock.
+pub fn monotonic() -> Result<u64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context(|| "cannot read the clock".to_owned())?;
+    u64::try_from(Duration::from(now).as_nanos()).context(|| "the clock makes no sense".to_owned())
+}
+
+/// The time on the wall at a moment of the monotonic clock in the past, by what both clocks say now.
+pub fn wall_time(moment: u64) -> Result<SystemTime> {
+    let ago = Duration::from_nanos(monotonic()?.saturating_sub(moment));
+    SystemTime::now().checked_sub(ago).ok_or_else(|| Error::failure("the clock makes no sense"))
+}
+
+/// A time as people in the host's time zone write it, with milliseconds and the distance from UTC (RFC 3339).
+pub fn local(time: SystemTime) -> Result<String> {
+    let since_epoch = time.duration_since(UNIX_EPOCH).context(|| "the clock makes no sense".to_owned())?;
+    let seconds =
+        libc::time_t::try_from(since_epoch.as_secs()).context(|| "the clock makes no sense".to_owned())?;
+    let mut fields = MaybeUninit::<libc::tm>::uninit();
+    // SAFETY: both pointers are to locals of the right type; the function writes all fields or returns null.
+    let written = unsafe { libc::localtime_r(&raw const seconds, fields.as_mut_ptr()) };
+    if written.is_null() {
+        return Err(Error::failure(format!("the time {seconds} is out of range")));
+    }
+    // SAFETY: it is initialised, see above.
+    let fields = unsafe { fields.assume_init() };
+    let sign = if fields.tm_gmtoff < 0 { '-' } else { '+' };
+    let minutes = fields.tm_gmtoff.abs() / SECONDS_PER_MINUTE;
+    Ok(format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}{sign}{:02}:{:02}",
+        fields.tm_year + 1900,
+        fields.tm_mon + 1,
+        fields.tm_mday,
+        fields.tm_hour,
+        fields.tm_min,
+        fields.tm_sec,
+        since_epoch.subsec_millis(),
+        minutes / 60,
+        minutes % 60,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_has_a_time_on_the_wall() {
+        let before = SystemTime::now();
+        let moment = monotonic().expect("a clock");
+        let time = wall_time(moment).expect("a clock");
+        let after = SystemTime::now();
+        // Clocks of machines are set now and then, but hardly by a minute during a test.
+        let slack = Duration::from_mins(1);
+        assert!(before - slack <= time && time <= after + slack, "{before:?} {time:?} {after:?}");
+    }
+
+    #[test]
+    fn a_time_is_written_with_its_zone() {
+        let time = UNIX_EPOCH + Duration::from_millis(1_700_000_000_007);
+        let text = local(time).expect("a time");
+        assert_eq!(text.len(), "2023-11-14T22:13:20.007+00:00".len());
+        assert!(text.starts_with("2023-11-1") && text.contains(".007"), "{text}");
+    }
+}

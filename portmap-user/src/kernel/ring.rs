@@ -1,0 +1,43 @@
+//! The ring in which the programs leave samples of dropped packets.
+
+use std::os::fd::{AsRawFd, RawFd};
+
+use aya::maps::{Map, MapData, RingBuf};
+use portmap_common::{event::DropEvent, names::MAP_EVENTS};
+
+use crate::{
+    error::{Context as _, Result},
+    paths::Pins,
+};
+
+/// The ring, for its only reader: what one reader has taken no other one sees.
+pub struct EventRing(RingBuf<MapData>);
+
+impl EventRing {
+    /// Opens the pinned ring.
+    pub fn open(pins: &Pins) -> Result<Self> {
+        let path = pins.map(MAP_EVENTS);
+        let opening = || format!("cannot open the pinned map {}", path.display());
+        let map = MapData::from_pin(&path).context(opening)?;
+        Ok(Self(RingBuf::try_from(Map::RingBuf(map)).context(opening)?))
+    }
+
+    /// The oldest sample; none if there is none at the moment.
+    pub fn take(&mut self) -> Option<DropEvent> {
+        // A record of another size would be from a program of another layout, whose maps are elsewhere.
+        while let Some(record) = self.0.next() {
+            if let Some(bytes) = record.first_chunk::<{ size_of::<DropEvent>() }>() {
+                // SAFETY: the pointer is to as many bytes as the type has, and every bit pattern is a valid value.
+                return Some(unsafe { bytes.as_ptr().cast::<DropEvent>().read_unaligned() });
+            }
+        }
+        None
+    }
+}
+
+/// Readable when there are samples.
+impl AsRawFd for EventRing {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}

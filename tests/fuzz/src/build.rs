@@ -1,0 +1,236 @@
+//! Frames from choices. A choice of zero is the usual thing, so few bytes make a packet that goes somewhere, and
+//! every other byte makes it stranger.
+
+use arbitrary::Unstructured;
+use portmap_common::slot::loopback_mac;
+
+use crate::{
+    pools::{
+        A, ADDRESSES4, ADDRESSES6, B, C, HOST, HOST6, IDS, MAC, PEER, PEER_MAC, PEER6, PORTS, byte, number,
+        one_of, short, usually,
+    },
+    scene::{Hook, Scene},
+};
+
+/// Protocols of both versions, then what comes instead of them.
+const PROTOCOLS: [u8; 12] = [17, 6, ICMP, ICMP, ICMP, 132, 33, 136, 50, 59, 47, 0];
+/// Stands for the ICMP of the packet's version.
+const ICMP: u8 = 0xff;
+/// ICMP types: echo first, then errors, then others.
+const TYPES4: [u8; 10] = [8, 0, 3, 3, 11, 12, 5, 13, 4, 17];
+const TYPES6: [u8; 10] = [128, 129, 1, 3, 2, 4, 135, 133, 137, 130];
+const EXTENSIONS: [u8; 5] = [0, 43, 60, 51, 44];
+/// Longer than any length field can tell.
+const GIANT: usize = 65_600;
+
+/// Who a packet is from and for, which decides what is usual.
+#[derive(Clone, Copy)]
+struct Usual {
+    is_v6: bool,
+    source: [u8; 16],
+    destination: [u8; 16],
+    slot: u16,
+}
+
+/// Builds a frame; `first` is its first choice.
+pub fn frame(choices: &mut Unstructured<'_>, first: u8, scene: &Scene) -> Vec<u8> {
+    let is_v6 = first & 1 != 0;
+    let (host, peer) = if is_v6 { (HOST6, PEER6) } else { (wide(HOST), wide(PEER)) };
+    let slot = if let Hook::Veth(slot) = scene.hook { slot } else { A };
+    let (source, destination, from_mac, to_mac) = match scene.hook {
+        Hook::Uplink => (peer, host, PEER_MAC, MAC),
+        Hook::Veth(_) => (host, peer, MAC, MAC),
+        Hook::HostLo => (host, host, [0; 6], [0; 6]),
+        Hook::ContainerLo => (host, host, loopback_mac(slot), loopback_mac(slot)),
+        Hook::ContainerEth0 => (host, host, MAC, MAC),
+        Hook::UplinkEgress => (host, peer, MAC, PEER_MAC),
+    };
+    let usual = Usual { is_v6, source, destination, slot };
+    let macs =
+        [MAC, PEER_MAC, loopback_mac(A), loopback_mac(B), loopback_mac(slot), [0xff; 6], [1; 6], [0; 6]];
+    let mut bytes = Vec::with_capacity(128);
+    bytes.extend(if first & 2 == 0 { to_mac } else { usually(choices, to_mac, &macs) });
+    bytes.extend(if first & 4 == 0 { from_mac } else { usually(choices, from_mac, &macs) });
+    let ether_type: u16 = if is_v6 { 0x86dd } else { 0x0800 };
+    let others = [0x0806, 0x8100, 0x88a8, 0x9100, 0x0800, 0x86dd, 60];
+    let ether_type = if first & 8 == 0 { ether_type } else { usually(choices, ether_type, &others) };
+    bytes.extend(ether_type.to_be_bytes());
+    bytes.extend(packet(choices, usual, true));
+    bytes.extend(vec![0xa5; usize::from(if first & 16 == 0 { 0 } else { byte(choices) })]);
+    if first & 32 != 0 {
+        damage(choices, &mut bytes);
+    }
+    bytes
+}
+
+fn wide([a, b, c, d]: [u8; 4]) -> [u8; 16] {
+    crate::reader::mapped([a, b, c, d])
+}
+
+/// Changes some bytes, or cuts the frame short.
+fn damage(choices: &mut Unstructured<'_>, bytes: &mut Vec<u8>) {
+    let kinds = byte(choices);
+    for _ in 0..kinds & 3 {
+        let at = usize::from(byte(choices));
+        if let Some(byte_there) = bytes.get_mut(at) {
+            *byte_there ^= byte(choices);
+        }
+    }
+    if kinds & 4 != 0 {
+        bytes.truncate(usize::from(byte(choices)));
+    }
+}
+
+/// An IP packet. What an ICMP error quotes has `may_quote` false, so that nothing goes deeper.
+fn packet(choices: &mut Unstructured<'_>, usual: Usual, may_quote: bool) -> Vec<u8> {
+    let Usual { is_v6, .. } = usual;
+    let shape = byte(choices);
+    let (source, destination) = if shape & 1 == 0 {
+        (usual.source, usual.destination)
+    } else {
+        (address(choices, usual.source, is_v6), address(choices, usual.destination, is_v6))
+    };
+    let protocol = one_of(&PROTOCOLS, shape >> 1);
+    let protocol = if protocol == ICMP { if is_v6 { 58 } else { 1 } } else { protocol };
+    let unusual = if shape >= 0xc0 { byte(choices) } else { 0 };
+    // What comes between the fixed header and the transport: IPv4 options, or extension headers.
+    let (mut next, mut between) = (protocol, Vec::new());
+    let mut fragment: u16 = 0;
+    let mut id: u16 = 0;
+    if unusual & 1 != 0 {
+        fragment = one_of(&[0x2000, 1, 0x2000, 0x2001, 185, 0x1fff, 0x4000, 0x8000], byte(choices));
+        id = number(choices, &IDS);
+        if is_v6 {
+            let position = (fragment << 3) | (fragment >> 13 & 1);
+            let [high, low] = position.to_be_bytes();
+            let [i0, i1] = id.to_be_bytes();
+            between = vec![next, 0, high, low, 0, 0, i0, i1];
+            next = 44;
+        }
+    }
+    if unusual & 2 != 0 {
+        options(choices, is_v6, &mut next, &mut between);
+    }
+    let mut rest = between;
+    let at = fragment & 0x1fff;
+    if at == 0 || unusual & 4 != 0 {
+        rest.extend(transport(choices, usual, protocol, (source, destination), may_quote));
+    } else {
+        rest.extend(vec![0x5a; usize::from(byte(choices))]);
+    }
+    if unusual & 8 != 0 {
+        match byte(choices) {
+            0xff => rest.resize(GIANT, 0x5a),
+            length => rest.truncate(usize::from(length)),
+        }
+    }
+    let mut bytes = header(is_v6, next, (source, destination), &rest, (fragment, id));
+    if unusual & 16 != 0 {
+        let length = one_of(&[0, 20, 28, 48, 0xffff, 19, short(choices)], byte(choices)).to_be_bytes();
+        let at = if is_v6 { 4 } else { 2 };
+        bytes[at..at + 2].copy_from_slice(&length);
+    }
+    bytes.extend(rest);
+    bytes
+}
+
+fn address(choices: &mut Unstructured<'_>, usual: [u8; 16], is_v6: bool) -> [u8; 16] {
+    let choice = byte(choices);
+    match choice {
+        0..0x20 => usual,
+        0x20..0xf8 if is_v6 => one_of(&ADDRESSES6, choice),
+        0x20..0xf8 => wide(one_of(&ADDRESSES4, choice)),
+        _ if is_v6 => std::array::from_fn(|_| byte(choices)),
+        _ => wide(std::array::from_fn(|_| byte(choices))),
+    }
+}
+
+/// Options of IPv4, or IPv6 extension headers in front of what is there.
+fn options(choices: &mut Unstructured<'_>, is_v6: bool, next: &mut u8, between: &mut Vec<u8>) {
+    let number = byte(choices) & 7;
+    if !is_v6 {
+        between.splice(0..0, vec![1; usize::from(number) * 4]);
+        return;
+    }
+    for _ in 0..number {
+        let kind = byte(choices);
+        let protocol = one_of(&EXTENSIONS, kind);
+        // Usually as long as it says: one unit, which for authentication is four bytes.
+        let units = if kind >= 0xc0 { byte(choices) } else { 0 };
+        let mut header = vec![*next, units, 0, 0, 0, 0, 0, 0];
+        let length = match protocol {
+            44 => 8,
+            51 => (usize::from(units) + 2) * 4,
+            _ => (usize::from(units) + 1) * 8,
+        };
+        header.resize(length, 0);
+        between.splice(0..0, header);
+        *next = protocol;
+    }
+}
+
+fn header(
+    is_v6: bool,
+    protocol: u8,
+    (source, destination): ([u8; 16], [u8; 16]),
+    rest: &[u8],
+    (fragment, id): (u16, u16),
+) -> Vec<u8> {
+    let length = |bytes: usize| u16::try_from(bytes).unwrap_or(0).to_be_bytes();
+    let mut bytes = Vec::with_capacity(128);
+    if is_v6 {
+        bytes.extend([0x60, 0, 0, 0]);
+        bytes.extend(length(rest.len()));
+        bytes.extend([protocol, 64]);
+        bytes.extend(source);
+        bytes.extend(destination);
+    } else {
+        // Options are the part of the rest that is all ones, which no transport starts with.
+        let options = rest.chunks_exact(4).take_while(|word| *word == [1; 4]).count().min(10);
+        bytes.push(0x45 + u8::try_from(options).unwrap_or(0));
+        bytes.push(0);
+        bytes.extend(length(20 + rest.len()));
+        bytes.extend(id.to_be_bytes());
+        bytes.extend(fragment.to_be_bytes());
+        bytes.extend([64, protocol, 0, 0]);
+        bytes.extend(&source[12..]);
+        bytes.extend(&destination[12..]);
+    }
+    bytes
+}
+
+fn transport(
+    choices: &mut Unstructured<'_>,
+    usual: Usual,
+    protocol: u8,
+    (source, destination): ([u8; 16], [u8; 16]),
+    may_quote: bool,
+) -> Vec<u8> {
+    if protocol != if usual.is_v6 { 58 } else { 1 } {
+        let own = if usual.slot == B {
+            65_535
+        } else if usual.slot == C {
+            40_000
+        } else {
+            31_000
+        };
+        let from = byte(choices);
+        let from = if from < 0x60 { own } else { number(choices, &PORTS) };
+        let to = number(choices, &PORTS);
+        let mut bytes = from.to_be_bytes().to_vec();
+        bytes.extend(to.to_be_bytes());
+        bytes.extend([0, 8, 0, 0]);
+        return bytes;
+    }
+    let kind = byte(choices);
+    let types = if usual.is_v6 { &TYPES6 } else { &TYPES4 };
+    let code = one_of(&[3, 1, 0, 4], kind >> 6);
+    let mut bytes = vec![one_of(types, kind & 0x3f), code, 0, 0];
+    bytes.extend(number(choices, &IDS).to_be_bytes());
+    bytes.extend([0, 1]);
+    if may_quote && (kind & 0x3f) % 10 >= 2 {
+        // What is quoted was sent by who is told, or so it is usual.
+        bytes.extend(packet(choices, Usual { source: destination, destination: source, ..usual }, false));
+    }
+    bytes
+}

@@ -1,0 +1,270 @@
+//! What is asserted of one verdict.
+
+use portmap_common::{event::DropEvent, memory::Echo, reason::Reason, slot::HOST_SLOT};
+use portmap_ebpf::{
+    Tables as _, Verdict, answer, sample,
+    verdict::{NextHop, Renumber},
+};
+
+use crate::{
+    fate::{self, Delivery, Fate, Outcome, Question, is_live},
+    memory::Memory,
+    pools::{HOST, HOST6},
+    reader::{self, Content, Packet, Piece, has_ports},
+    scene::{Hook, Scene},
+    world::World,
+};
+
+/// Identifiers of an echo that are tried at most.
+const ATTEMPTS: usize = 8;
+
+/// One frame, and everything that is known about it; printed if something does not hold.
+struct Case<'a> {
+    scene: &'a Scene,
+    frame: &'a [u8],
+    before: World,
+    verdict: Verdict,
+}
+
+/// Decides on a frame, asserts everything, and brings `model`, the specification's memory, up to date.
+pub fn step(scene: &Scene, frame: &[u8], world: &World, model: &mut Memory) -> Verdict {
+    let before = world.clone();
+    let verdict = scene.decide(frame, world);
+    let case = Case { scene, frame, before, verdict };
+    let outcome = fate::of(scene, frame, &case.before, model);
+    case.assert(agrees(&verdict, &outcome.fate), || format!("specified: {:?}", outcome.fate));
+    case.never(world);
+    case.remembered(&outcome, world, model);
+    case.again(world);
+    case.padding(world);
+    case.plain(world);
+    case.reports();
+    verdict
+}
+
+/// Whether a verdict is what is specified; identifiers of echoes are looked at when they are remembered.
+fn agrees(verdict: &Verdict, fate: &Fate) -> bool {
+    match (*verdict, *fate) {
+        (Verdict::Continue(_), Fate::Left)
+        | (Verdict::Decided, Fate::Decided)
+        | (Verdict::ToLoopback, Fate::Loopback) => true,
+        (Verdict::Own(slot), Fate::Own(specified)) | (Verdict::ToHost(slot), Fate::Host(specified)) => {
+            slot == specified
+        }
+        (Verdict::Drop { slot, reason }, Fate::Dropped(specified)) => {
+            slot == specified && reason != Reason::EchoBusy
+        }
+        (Verdict::Drop { slot, reason }, Fate::Ask(question)) => {
+            slot == question.asker.slot && reason == Reason::EchoBusy
+        }
+        (Verdict::ToContainer { origin, owner, by_loopback, renumber }, Fate::Container(specified)) => {
+            Delivery { origin, owner, by_loopback, renumber } == specified
+        }
+        (Verdict::ToOutside { slot, next_hop, renumber }, Fate::Outside(by, to)) => {
+            (slot, next_hop, renumber) == (by, to, Renumber::NONE)
+        }
+        (Verdict::ToOutside { slot, next_hop, .. }, Fate::Ask(question)) => {
+            (slot, next_hop) == (question.asker.slot, question.next_hop)
+        }
+        (Verdict::ToEth0(ifindex), Fate::Eth0(specified)) => ifindex == specified,
+        _ => false,
+    }
+}
+
+impl Case<'_> {
+    #[track_caller]
+    fn assert(&self, holds: bool, why: impl FnOnce() -> String) {
+        if !holds {
+            let Self { scene, frame, before, verdict } = self;
+            panic!("{}\n{scene:?}\nframe {frame:02x?}\nverdict {verdict:?}\nworld {before:?}", why());
+        }
+    }
+
+    /// What must never be, told from the bytes at their places alone.
+    fn never(&self, world: &World) {
+        match self.verdict {
+            Verdict::ToContainer { owner, renumber, .. } => {
+                self.assert(owner.ifindex != 0 && owner.slot != HOST_SLOT, || "to nobody".to_owned());
+                let memory = self.before.memory.borrow();
+                let asked = memory.echoes.values().chain(&memory.crowd).any(|echo| echo.slot == owner.slot);
+                self.assert(world.owns_any(owner.slot) || asked, || {
+                    "to somebody without business".to_owned()
+                });
+                self.message(renumber);
+            }
+            Verdict::ToOutside { next_hop, renumber, .. } => {
+                let is_set = match next_hop {
+                    NextHop::V4(address) => address != [0; 4] && address[0] != 127,
+                    NextHop::V6(address) => address != [0; 16],
+                };
+                self.assert(is_set, || "to no neighbour".to_owned());
+                self.message(renumber);
+            }
+            Verdict::Drop { reason, .. } if self.scene.hook == Hook::Uplink => {
+                let documented = matches!(reason, Reason::Destination | Reason::SourceAddress);
+                self.assert(documented, || "dropped what is the host's".to_owned());
+            }
+            _ => {}
+        }
+        if let Hook::Veth(slot) = self.scene.hook
+            && !matches!(self.verdict, Verdict::Drop { .. })
+        {
+            self.sender(slot, world);
+        }
+    }
+
+    /// What leaves a container has its address and, where a plain header is, its port.
+    fn sender(&self, slot: u16, world: &World) {
+        let frame = self.frame;
+        let is_v6 = frame[12..14] == [0x86, 0xdd];
+        let (source, protocol, start) = if is_v6 {
+            (&frame[22..38], frame[20], 54)
+        } else {
+            (&frame[26..30], frame[23], 14 + usize::from(frame[14] & 15) * 4)
+        };
+        let allowed = match *source {
+            [first, _, _, _] => source == HOST || first == 127,
+            _ => source == HOST6 || source.iter().rev().skip(1).all(|byte| *byte == 0),
+        };
+        self.assert(allowed, || "left with somebody else's address".to_owned());
+        let is_later = !is_v6 && (frame[20] & 0x1f, frame[21]) != (0, 0);
+        if has_ports(protocol) && !is_later {
+            let port = u16::from_be_bytes([frame[start], frame[start + 1]]);
+            self.assert(world.port(port).slot == slot, || "left with somebody else's port".to_owned());
+        }
+    }
+
+    /// What gets another identifier is an echo message in the frame that has the one it is said to have.
+    fn message(&self, renumber: Renumber) {
+        let Renumber { message, from, to } = renumber;
+        if renumber == Renumber::NONE {
+            return;
+        }
+        let bytes = self.frame.get(message..).and_then(|rest| rest.first_chunk::<8>());
+        let is_echo = bytes.is_some_and(|bytes| {
+            matches!(bytes[0], 0 | 8 | 128 | 129) && bytes[4..6] == from.to_be_bytes() && from != to
+        });
+        self.assert(is_echo, || "renumbers what is no such echo".to_owned());
+    }
+
+    /// The memory afterwards is what the specification remembers.
+    fn remembered(&self, outcome: &Outcome, world: &World, model: &mut Memory) {
+        let is_dropped = matches!(self.verdict, Verdict::Drop { .. });
+        if let Some((datagram, fragment)) = outcome.first
+            && !is_dropped
+        {
+            model.fragments.insert(datagram, fragment);
+        }
+        if let Some((peer, id)) = outcome.host_asks {
+            let noted = world.memory.borrow().echo(peer, id);
+            self.assert(noted.is_some_and(|echo| echo.slot == HOST_SLOT && echo.id == id), || {
+                format!("the host's request with identifier {id} is not noted")
+            });
+            if model.echo(peer, id) != noted {
+                model.echoes.extend(noted.map(|echo| ((peer, id), echo)));
+            }
+        }
+        if let Fate::Ask(question) = outcome.fate {
+            self.asked(&question, world, model);
+        }
+        let memory = world.memory.borrow();
+        self.assert(*memory == *model, || format!("remembers {memory:?},\nspecified {model:?}"));
+    }
+
+    /// Identifiers are taken from nobody who still waits for an answer, and changed only if they must be.
+    fn asked(&self, question: &Question, world: &World, model: &mut Memory) {
+        let Question { asker, peer, message, .. } = *question;
+        let is_taken = |echo: Echo| echo != asker && (echo.slot == HOST_SLOT || is_live(world, echo));
+        let own_was_taken = model.echo(peer, asker.id).is_some_and(is_taken);
+        let mut claimed = 0;
+        let lost = usize::from(self.before.races.get() - world.races.get());
+        let mut taken_by_others = 0;
+        for (key, echo) in &world.memory.borrow().echoes {
+            if model.echoes.get(key) == Some(echo) {
+                continue;
+            }
+            let was_taken = model.echo(key.0, key.1).is_some_and(is_taken);
+            self.assert(key.0 == peer && !was_taken, || format!("{key:?} is taken from who waits for it"));
+            if *echo == asker {
+                claimed += 1;
+            } else {
+                taken_by_others += 1;
+            }
+            model.echoes.insert(*key, *echo);
+        }
+        self.assert(taken_by_others <= lost && claimed <= 1, || "more identifiers than needed".to_owned());
+        let Verdict::ToOutside { renumber, .. } = self.verdict else {
+            let busy = model.echoes.iter().filter(|((to, _), echo)| *to == peer && is_taken(**echo)).count();
+            let is_busy = busy >= ATTEMPTS || model.crowd.is_some_and(is_taken);
+            self.assert(claimed == 0 && is_busy, || "identifiers are free".to_owned());
+            return;
+        };
+        let is_changed = renumber != Renumber::NONE;
+        let outside = if is_changed { renumber.to } else { asker.id };
+        let is_kept = model.echo(peer, outside) == Some(asker);
+        self.assert(is_kept, || "the answer would not come back".to_owned());
+        let is_right = !is_changed || (renumber.message, renumber.from) == (message, asker.id);
+        self.assert(is_right, || format!("specified: {question:?}"));
+        let must_change = own_was_taken || lost > 0;
+        self.assert(is_changed == must_change, || "another identifier, or none".to_owned());
+    }
+
+    /// The same frame again has the same verdict, and nothing more is remembered.
+    fn again(&self, world: &World) {
+        let memory = world.memory.borrow().clone();
+        let verdict = self.scene.decide(self.frame, world);
+        self.assert(verdict == self.verdict, || format!("decided again: {verdict:?}"));
+        self.assert(*world.memory.borrow() == memory, || "remembers more when it decides again".to_owned());
+    }
+
+    /// What is behind the packet's own end changes nothing.
+    fn padding(&self, world: &World) {
+        let Some(packet) = reader::packet(self.frame) else { return };
+        if !packet.ends_by_itself {
+            return;
+        }
+        let bare = &self.frame[..Packet::START + packet.bytes.len()];
+        for padding in [&[][..], &[0xff; 3], &[0; 46], &[0x7a; 9]] {
+            let other = [bare, padding].concat();
+            let elsewhere = self.before.clone();
+            let verdict = self.scene.decide(&other, &elsewhere);
+            self.assert(verdict == self.verdict, || format!("with padding {padding:02x?}: {verdict:?}"));
+            let same = *elsewhere.memory.borrow() == *world.memory.borrow();
+            self.assert(same, || format!("remembers something else with padding {padding:02x?}"));
+        }
+    }
+
+    /// What a program decides without looking further is what it decides when it does.
+    fn plain(&self, world: &World) {
+        let elsewhere = self.before.clone();
+        let Some(verdict) = self.scene.decide_plain(self.frame, &elsewhere) else { return };
+        self.assert(verdict == self.verdict, || format!("as a plain packet: {verdict:?}"));
+        let same = *elsewhere.memory.borrow() == *world.memory.borrow();
+        self.assert(same, || "remembers something else as a plain packet".to_owned());
+    }
+
+    /// A verdict survives being reported, and a sample says what can be read.
+    fn reports(&self) {
+        let reported = answer::decode(answer::encode(&self.verdict));
+        self.assert(reported == Some(self.verdict), || format!("reported as {reported:?}"));
+        let mut event = DropEvent::default();
+        sample::describe(&self.scene.view(self.frame), &mut event);
+        self.assert(usize::try_from(event.length) == Ok(self.frame.len()), || format!("{event:?}"));
+        let Some(packet) = reader::packet(self.frame) else {
+            self.assert(event.source.bytes == [0; 16] && event.source_port == 0, || format!("{event:?}"));
+            return;
+        };
+        let is_right = (event.source.bytes, event.destination.bytes) == (packet.source, packet.destination);
+        self.assert(is_right, || format!("{event:?}"));
+        // It does not look behind extension headers.
+        let plain = packet
+            .behind()
+            .filter(|behind| !(matches!(behind.piece, Piece::Later(_)) || packet.is_v6 && behind.at > 40));
+        let ports = match plain.and_then(|behind| packet.content(behind)) {
+            Some(Content::Ports(source, destination)) => (source, destination),
+            _ => (0, 0),
+        };
+        let described = (event.source_port, event.destination_port);
+        self.assert(described == ports, || format!("{event:?}, specified {ports:?}"));
+    }
+}

@@ -1,0 +1,366 @@
+//! What `docs/datapath.md` says becomes of a frame: its tables under "By hook", row by row, but for the reasons.
+
+use portmap_common::{
+    memory::{Echo, Fragment},
+    slot::HOST_SLOT,
+    tables::{Config, PortEntry},
+};
+use portmap_ebpf::{
+    Tables as _,
+    hooks::DECIDED_MARK,
+    verdict::{NextHop, Origin, Renumber},
+};
+
+use crate::{
+    memory::{Datagram, Memory, Peer},
+    reader::{self, Behind, Content, Packet, Piece, Quote, is_loopback, is_one, mapped},
+    scene::{Hook, Scene},
+    world::World,
+};
+
+/// Nanoseconds for which a first fragment counts.
+const LIFETIME: u64 = 30_000_000_000;
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Left to the host.
+    Left,
+    /// Not this hook's.
+    Decided,
+    /// Stays in the container.
+    Own(u16),
+    /// Dropped, and counted for this slot.
+    Dropped(u16),
+    /// To a container.
+    Container(Delivery),
+    /// From this slot to the outside.
+    Outside(u16, NextHop),
+    /// From a container's slot to the outside with an identifier that is free, or dropped if too many are taken.
+    Ask(Question),
+    /// From this slot to the host.
+    Host(u16),
+    /// Out of the container.
+    Eth0(u32),
+    /// Into the container's loopback device.
+    Loopback,
+}
+
+/// A packet for a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// From where.
+    pub origin: Origin,
+    /// To whom.
+    pub owner: PortEntry,
+    /// Whether to or from `::1`.
+    pub by_loopback: bool,
+    /// The identifier that changes.
+    pub renumber: Renumber,
+}
+
+/// An echo request of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Who asks.
+    pub asker: Echo,
+    /// Who is asked.
+    pub peer: Peer,
+    /// By which neighbour.
+    pub next_hop: NextHop,
+    /// Where the message is in the frame.
+    pub message: usize,
+}
+
+/// What becomes of a frame, and what is remembered of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What becomes of it.
+    pub fate: Fate,
+    /// What its later fragments will need.
+    pub first: Option<(Datagram, Fragment)>,
+    /// The echo that the host itself asks for.
+    pub host_asks: Option<(Peer, u16)>,
+}
+
+/// What the specification says.
+pub fn of(scene: &Scene, frame: &[u8], world: &World, memory: &Memory) -> Outcome {
+    let mut judge = Judge { frame, world, config: *world.config(), memory, first: None };
+    let mut host_asks = None;
+    let fate = match scene.hook {
+        Hook::Uplink => judge.uplink(scene.vlan_tag).unwrap_or(Fate::Left),
+        Hook::Veth(slot) => judge.veth(scene, slot).unwrap_or(Fate::Dropped(slot)),
+        Hook::HostLo if scene.mark == DECIDED_MARK => Fate::Decided,
+        Hook::HostLo => judge.host_lo(scene.vlan_tag).unwrap_or(Fate::Left),
+        Hook::ContainerLo => judge.container_lo(scene.vlan_tag),
+        Hook::ContainerEth0 => container_eth0(frame, scene.vlan_tag),
+        Hook::UplinkEgress => {
+            host_asks = judge.host_asks(scene);
+            Fate::Decided
+        }
+    };
+    // What was dropped is not remembered.
+    let first = if matches!(fate, Fate::Dropped(_)) { None } else { judge.first };
+    Outcome { fate, first, host_asks }
+}
+
+fn container_eth0(frame: &[u8], tag: Option<u16>) -> Fate {
+    let packet = if tag.is_none() { reader::packet(frame) } else { None };
+    if packet.is_some_and(|packet| is_one(packet.source) || is_one(packet.destination)) {
+        Fate::Loopback
+    } else {
+        Fate::Decided
+    }
+}
+
+struct Judge<'a> {
+    frame: &'a [u8],
+    world: &'a World,
+    config: Config,
+    memory: &'a Memory,
+    first: Option<(Datagram, Fragment)>,
+}
+
+impl<'a> Judge<'a> {
+    /// A packet of a version of which the host shares an address, and that address.
+    fn packet(&self) -> Option<(Packet<'a>, [u8; 16])> {
+        let packet = reader::packet(self.frame)?;
+        let shared =
+            if packet.is_v6 { self.config.host_ip6.bytes } else { mapped(self.config.host_ip.bytes) };
+        (shared != [0; 16]).then_some((packet, shared))
+    }
+
+    /// What a packet carries, itself or by its first fragment.
+    fn content(&mut self, packet: &Packet<'_>, scope: u16) -> Option<Content> {
+        let behind = packet.behind()?;
+        let key = |id| datagram(packet, behind, id, scope);
+        match behind.piece {
+            Piece::Whole => packet.content(behind),
+            Piece::First(id) => {
+                let content = packet.content(behind)?;
+                let (kind, source, destination) = match content {
+                    Content::Ports(source, destination) => (Fragment::PORTS, source, destination),
+                    Content::Echo { is_request: true, id, .. } => (Fragment::ECHO_REQUEST, id, 0),
+                    Content::Echo { id, .. } => (Fragment::ECHO_REPLY, id, 0),
+                    Content::Error { .. } => return None,
+                };
+                self.first = Some((key(id), Fragment { seen: self.world.now, kind, source, destination }));
+                Some(content)
+            }
+            Piece::Later(id) => {
+                let fragment = self.memory.fragments.get(&key(id))?;
+                let Fragment { seen, kind, source, destination } = *fragment;
+                if self.world.now.checked_sub(seen)? > LIFETIME {
+                    return None;
+                }
+                Some(if kind == Fragment::PORTS {
+                    Content::Ports(source, destination)
+                } else {
+                    Content::Echo { is_request: kind == Fragment::ECHO_REQUEST, id: source, at: None }
+                })
+            }
+        }
+    }
+
+    fn owner(&self, port: u16) -> Option<PortEntry> {
+        let owner = self.world.port(port);
+        (owner.slot != HOST_SLOT).then_some(owner)
+    }
+
+    /// The container that asked for an echo, and with which identifier.
+    fn asker(&self, peer: Peer, id: u16) -> Option<(PortEntry, u16)> {
+        let echo = self.memory.echo(peer, id)?;
+        is_live(self.world, echo).then(|| (self.world.endpoint(echo.slot).entry(echo.slot), echo.id))
+    }
+
+    fn uplink(&mut self, tag: Option<u16>) -> Option<Fate> {
+        if tag.is_some_and(|tag| tag % 4096 != 0) {
+            return None;
+        }
+        let (packet, shared) = self.packet()?;
+        if is_loopback(packet.destination) {
+            return Some(Fate::Dropped(HOST_SLOT));
+        }
+        if packet.destination != shared {
+            return None;
+        }
+        if packet.source == shared || is_loopback(packet.source) {
+            return Some(Fate::Dropped(HOST_SLOT));
+        }
+        let place = |at: usize| Packet::START + at;
+        let (owner, renumber) = match self.content(&packet, HOST_SLOT)? {
+            Content::Echo { is_request: true, .. } => return None,
+            Content::Echo { id, at, .. } => {
+                let (owner, own) = self.asker((packet.is_v6, packet.source), id)?;
+                (owner, at.map_or(Renumber::NONE, |at| change(place(at), id, own)))
+            }
+            Content::Error { source, destination, .. }
+                if source != shared || destination == shared || is_loopback(destination) =>
+            {
+                return None;
+            }
+            Content::Ports(_, port) | Content::Error { quote: Quote::Ports(port, _), .. } => {
+                (self.owner(port)?, Renumber::NONE)
+            }
+            Content::Error { quote: Quote::Request(id, at), destination, .. } => {
+                let (owner, own) = self.asker((packet.is_v6, destination), id)?;
+                (owner, change(place(at), id, own))
+            }
+        };
+        let delivery = Delivery { origin: Origin::Outside, owner, by_loopback: false, renumber };
+        self.frame.starts_with(&self.config.mac.octets()).then_some(Fate::Container(delivery))
+    }
+
+    fn veth(&mut self, scene: &Scene, slot: u16) -> Option<Fate> {
+        let (to, from): ([u8; 6], [u8; 6]) =
+            (*self.frame.first_chunk()?, *self.frame.get(6..)?.first_chunk()?);
+        let [high, low] = slot.to_be_bytes();
+        if scene.vlan_tag.is_some()
+            || (from != self.config.mac.octets() && from != [0x02, 0x50, 0x4d, 0, high, low])
+            || to[0] % 2 != 0
+        {
+            return None;
+        }
+        let (packet, shared) = self.packet()?;
+        let is_local = packet.destination == shared || is_loopback(packet.destination);
+        let may_have = |address| address == shared || (is_local && is_loopback(address));
+        if !may_have(packet.source) {
+            return None;
+        }
+        let is_own = |port| self.world.port(port).slot == slot;
+        let content = self.content(&packet, slot)?;
+        let target = match content {
+            Content::Ports(source, destination) if is_own(source) => destination,
+            Content::Echo { is_request: true, id, at } if !is_local => {
+                let next_hop = next_hop(&self.config, &packet)?;
+                let asker = Echo { generation: self.world.endpoint(slot).generation, slot, id };
+                // A later fragment goes where the first one has gone, whose identifier it shares.
+                let Some(at) = at else { return Some(Fate::Outside(slot, next_hop)) };
+                let (peer, message) = ((packet.is_v6, packet.destination), Packet::START + at);
+                return Some(Fate::Ask(Question { asker, peer, next_hop, message }));
+            }
+            Content::Error { by_router: false, source, destination, quote: Quote::Ports(from, to) }
+                if may_have(destination) && source == packet.destination && is_own(to) =>
+            {
+                from
+            }
+            _ => return None,
+        };
+        if !is_local {
+            return Some(Fate::Outside(slot, next_hop(&self.config, &packet)?));
+        }
+        Some(match self.owner(target) {
+            None => Fate::Host(slot),
+            Some(owner) => Fate::Container(Delivery {
+                origin: Origin::Container(slot),
+                owner,
+                by_loopback: is_one(packet.source) || is_one(packet.destination),
+                renumber: Renumber::NONE,
+            }),
+        })
+    }
+
+    /// The port that a local packet on a loopback device is for.
+    fn target_on_loopback(&mut self, scope: u16) -> Option<(Packet<'a>, u16)> {
+        let (packet, shared) = self.packet()?;
+        let is_local = |address| address == shared || is_loopback(address);
+        if !is_local(packet.destination) {
+            return None;
+        }
+        match self.content(&packet, scope)? {
+            Content::Ports(_, port) => Some((packet, port)),
+            Content::Error { source, quote: Quote::Ports(port, _), .. } if is_local(source) => {
+                Some((packet, port))
+            }
+            Content::Echo { .. } | Content::Error { .. } => None,
+        }
+    }
+
+    fn host_lo(&mut self, tag: Option<u16>) -> Option<Fate> {
+        if tag.is_some() {
+            return None;
+        }
+        let (packet, port) = self.target_on_loopback(HOST_SLOT)?;
+        Some(Fate::Container(Delivery {
+            origin: Origin::Host,
+            owner: self.owner(port)?,
+            by_loopback: is_one(packet.source) || is_one(packet.destination),
+            renumber: Renumber::NONE,
+        }))
+    }
+
+    fn container_lo(&mut self, tag: Option<u16>) -> Fate {
+        let slot = match self.frame.get(6..14) {
+            // There are 4,096 slots; what is more is none.
+            Some(&[0x02, 0x50, 0x4d, 0, high @ 0..=15, low, _, _]) => u16::from_be_bytes([high, low]),
+            _ => HOST_SLOT,
+        };
+        let target = if tag.is_none() { self.target_on_loopback(slot | 0x8000) } else { None };
+        let eth0 = self.world.endpoint(slot).eth0_ifindex;
+        match target {
+            Some((_, port)) if eth0 != 0 && self.world.port(port).slot != slot => Fate::Eth0(eth0),
+            _ => Fate::Own(slot),
+        }
+    }
+
+    /// The echo that a packet of the host itself asks for.
+    fn host_asks(&mut self, scene: &Scene) -> Option<(Peer, u16)> {
+        if scene.ingress_ifindex != 0 || scene.vlan_tag.is_some() {
+            return None;
+        }
+        let (packet, shared) = self.packet()?;
+        let behind = packet.behind()?;
+        let asks = packet.source == shared && !matches!(behind.piece, Piece::Later(_));
+        match packet.content(behind) {
+            Some(Content::Echo { is_request: true, id, .. }) if asks => {
+                Some(((packet.is_v6, packet.destination), id))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The key of a fragment's datagram.
+pub fn datagram(packet: &Packet<'_>, behind: Behind, id: u32, scope: u16) -> Datagram {
+    let Packet { source, destination, .. } = *packet;
+    Datagram { scope, source, destination, id, protocol: (!packet.is_v6).then_some(behind.protocol) }
+}
+
+/// Whether the container that asked is still there.
+pub fn is_live(world: &World, echo: Echo) -> bool {
+    let endpoint = world.endpoint(echo.slot);
+    echo.slot != HOST_SLOT && endpoint.host_ifindex != 0 && endpoint.generation == echo.generation
+}
+
+fn change(message: usize, from: u16, to: u16) -> Renumber {
+    if from == to { Renumber::NONE } else { Renumber { message, from, to } }
+}
+
+/// The neighbour that leads to a packet's destination, if that is a unicast address and there is a way.
+fn next_hop(config: &Config, packet: &Packet<'_>) -> Option<NextHop> {
+    let to = u128::from_be_bytes(packet.destination);
+    if packet.is_v6 {
+        let is_in = |network: u128, prefix: u32| (to ^ network) >> (128 - prefix) == 0;
+        if to == 0 || is_in(0xff << 120, 8) || is_in(0xfe80 << 112, 10) || is_in(0xffff << 32, 96) {
+            return None;
+        }
+        let prefix = u128::from_be_bytes(config.netmask6.bytes).count_ones();
+        let is_near = prefix == 0 || is_in(u128::from_be_bytes(config.host_ip6.bytes), prefix);
+        let hop = if is_near { packet.destination } else { config.gateway6.bytes };
+        return (hop != [0; 16]).then_some(NextHop::V6(hop));
+    }
+    let [.., a, b, c, d] = packet.destination;
+    let to = u32::from_be_bytes([a, b, c, d]);
+    if a == 0 || a >= 224 {
+        return None;
+    }
+    let prefix = u32::from_be_bytes(config.netmask.bytes).count_ones();
+    // In 64 bits, because a prefix of 0 makes a network of more than 32 bits can count.
+    let size = 1_u64 << (32 - prefix);
+    let (place, shared) = (u64::from(to), u64::from(u32::from_be_bytes(config.host_ip.bytes)));
+    if place / size != shared / size {
+        return (config.gateway.bytes != [0; 4]).then_some(NextHop::V4(config.gateway.bytes));
+    }
+    let is_broadcast = size > 2 && (place % size == 0 || place % size == size - 1);
+    (!is_broadcast).then_some(NextHop::V4([a, b, c, d]))
+}

@@ -1,0 +1,254 @@
+//! Frames, read as `docs/datapath.md` says under "Reading a frame": by cutting slices, so that nothing behind a
+//! packet's end can be read, and without a reason for what cannot be read.
+
+/// An IP packet whose header is in order (points 1 to 4, but for tags that the kernel has taken off).
+#[derive(Clone, Copy, Debug)]
+pub struct Packet<'a> {
+    /// Whether it is IPv6.
+    pub is_v6: bool,
+    /// Source address; an IPv4 address as `::ffff:a.b.c.d`.
+    pub source: [u8; 16],
+    /// Destination address, likewise.
+    pub destination: [u8; 16],
+    /// The packet from its first byte to its own end.
+    pub bytes: &'a [u8],
+    /// Whether its own length says where it ends, rather than the frame's.
+    pub ends_by_itself: bool,
+    /// Protocol behind the header, and where that starts in `bytes`.
+    next: (u8, usize),
+}
+
+/// What is behind the IP header and its extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct Behind {
+    /// Its protocol.
+    pub protocol: u8,
+    /// Where it starts in the packet.
+    pub at: usize,
+    /// Which part of a datagram it is.
+    pub piece: Piece,
+}
+
+/// A part of a datagram, with the identification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// All of it.
+    Whole,
+    /// The first fragment.
+    First(u32),
+    /// Another fragment.
+    Later(u32),
+}
+
+/// What a packet that is no later fragment carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Source and destination port.
+    Ports(u16, u16),
+    /// An echo message.
+    Echo {
+        /// Whether it asks.
+        is_request: bool,
+        /// Its identifier.
+        id: u16,
+        /// Where it starts in the packet; none behind a later fragment.
+        at: Option<usize>,
+    },
+    /// An ICMP error.
+    Error {
+        /// Whether only routers send it.
+        by_router: bool,
+        /// Source of the quoted packet.
+        source: [u8; 16],
+        /// Destination of the quoted packet.
+        destination: [u8; 16],
+        /// What that carried: ports, or an echo request with its identifier and where it starts in the packet.
+        quote: Quote,
+    },
+}
+
+/// What a quoted packet carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quote {
+    /// Source and destination port.
+    Ports(u16, u16),
+    /// An echo request: its identifier and where it starts in the packet.
+    Request(u16, usize),
+}
+
+/// An IPv4 address as `::ffff:a.b.c.d`.
+pub fn mapped([a, b, c, d]: [u8; 4]) -> [u8; 16] {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+/// Whether an address is one of 127.0.0.0/8 or `::1`.
+pub fn is_loopback(address: [u8; 16]) -> bool {
+    address.starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127]) || is_one(address)
+}
+
+/// Whether an address is `::1`.
+pub fn is_one(address: [u8; 16]) -> bool {
+    u128::from_be_bytes(address) == 1
+}
+
+fn short(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// Reads the Ethernet and the IP header.
+pub fn packet(frame: &[u8]) -> Option<Packet<'_>> {
+    let rest = frame.get(14..)?;
+    match short(frame, 12)? {
+        0x0800 => packet4(rest),
+        0x86dd => packet6(rest),
+        _ => None,
+    }
+}
+
+fn packet4(rest: &[u8]) -> Option<Packet<'_>> {
+    let (source, destination, next) = header4(rest)?;
+    let (bytes, ends_by_itself) = cut(rest, 0, short(rest, 2)?);
+    bytes.get(next.1..)?;
+    Some(Packet { is_v6: false, source, destination, bytes, ends_by_itself, next })
+}
+
+fn packet6(rest: &[u8]) -> Option<Packet<'_>> {
+    let (source, destination, next) = header6(rest)?;
+    let (bytes, ends_by_itself) = cut(rest, 40, short(rest, 4)?);
+    Some(Packet { is_v6: true, source, destination, bytes, ends_by_itself, next })
+}
+
+/// The packet alone, and whether its length says so.
+fn cut(rest: &[u8], header: usize, length: u16) -> (&[u8], bool) {
+    match rest.get(..header + usize::from(length)) {
+        Some(packet) if length != 0 => (packet, true),
+        _ => (rest, false),
+    }
+}
+
+type Header = ([u8; 16], [u8; 16], (u8, usize));
+
+fn header4(bytes: &[u8]) -> Option<Header> {
+    let header: &[u8; 20] = bytes.first_chunk()?;
+    let length = usize::from(header[0] & 0x0f) * 4;
+    if header[0] >> 4 != 4 || length < 20 {
+        return None;
+    }
+    let address = |at: usize| Some(mapped(*header.get(at..)?.first_chunk()?));
+    Some((address(12)?, address(16)?, (header[9], length)))
+}
+
+fn header6(bytes: &[u8]) -> Option<Header> {
+    let header: &[u8; 40] = bytes.first_chunk()?;
+    let address = |at: usize| Some(*header.get(at..)?.first_chunk()?);
+    if header[0] >> 4 == 6 { Some((address(8)?, address(24)?, (header[6], 40))) } else { None }
+}
+
+impl Packet<'_> {
+    /// Where the packet starts in its frame.
+    pub const START: usize = 14;
+
+    /// Skips extension headers (point 5).
+    pub fn behind(&self) -> Option<Behind> {
+        behind(self.is_v6, self.bytes, self.next)
+    }
+
+    /// What the packet carries, if it is no later fragment (point 6).
+    pub fn content(&self, behind: Behind) -> Option<Content> {
+        let rest = self.bytes.get(behind.at..)?;
+        if has_ports(behind.protocol) {
+            let _eight = rest.get(..8)?;
+            return Some(Content::Ports(short(rest, 0)?, short(rest, 2)?));
+        }
+        let (&[kind, code, _, _, i0, i1, ..], true) =
+            (rest.first_chunk::<8>()?, self.is_icmp(behind.protocol))
+        else {
+            return None;
+        };
+        let echo =
+            |is_request| Content::Echo { is_request, id: u16::from_be_bytes([i0, i1]), at: Some(behind.at) };
+        let by_router = match (self.is_v6, kind) {
+            (false, 8) | (true, 128) => return Some(echo(true)),
+            (false, 0) | (true, 129) => return Some(echo(false)),
+            (false, 3) => code == 4,
+            (false, 11) | (true, 3) => code != 1,
+            (false, 12) | (true, 1 | 4) => false,
+            (true, 2) => true,
+            _ => return None,
+        };
+        if behind.piece != Piece::Whole {
+            return None;
+        }
+        self.quoted(behind.at + 8, by_router)
+    }
+
+    fn quoted(&self, start: usize, by_router: bool) -> Option<Content> {
+        let bytes = self.bytes.get(start..)?;
+        let (source, destination, next) = if self.is_v6 { header6(bytes)? } else { header4(bytes)? };
+        let inner = behind(self.is_v6, bytes, next)?;
+        if matches!(inner.piece, Piece::Later(_)) {
+            return None;
+        }
+        let rest = bytes.get(inner.at..)?;
+        let quote = if has_ports(inner.protocol) {
+            Quote::Ports(short(rest, 0)?, short(rest, 2)?)
+        } else if self.is_icmp(inner.protocol) && rest.first() == Some(if self.is_v6 { &128 } else { &8 }) {
+            let _eight = rest.get(..8)?;
+            Quote::Request(short(rest, 4)?, start + inner.at)
+        } else {
+            return None;
+        };
+        Some(Content::Error { by_router, source, destination, quote })
+    }
+
+    fn is_icmp(&self, protocol: u8) -> bool {
+        protocol == if self.is_v6 { 58 } else { 1 }
+    }
+}
+
+/// Whether a protocol has ports.
+pub fn has_ports(protocol: u8) -> bool {
+    [6, 17, 33, 132, 136].contains(&protocol)
+}
+
+/// What follows the header of the IP packet in `bytes`, whose first header behind the fixed one is `next`.
+fn behind(is_v6: bool, bytes: &[u8], next: (u8, usize)) -> Option<Behind> {
+    let (mut protocol, mut at) = next;
+    if !is_v6 {
+        let id = u32::from(short(bytes, 4)?);
+        let position = short(bytes, 6)?;
+        let piece = match (position & 0x1fff, position & 0x2000) {
+            (0, 0) => Piece::Whole,
+            (0, _) => Piece::First(id),
+            _ => Piece::Later(id),
+        };
+        return Some(Behind { protocol, at, piece });
+    }
+    let mut piece = Piece::Whole;
+    let mut skipped = 0;
+    while [0, 43, 44, 51, 60].contains(&protocol) {
+        skipped += 1;
+        let header: &[u8; 8] = bytes.get(at..)?.first_chunk()?;
+        if skipped > 6 {
+            return None;
+        }
+        let units = usize::from(header[1]);
+        at += match protocol {
+            44 => 8,
+            51 => (units + 2) * 4,
+            _ => (units + 1) * 8,
+        };
+        if protocol == 44 {
+            let [_, _, p0, p1, id @ ..] = *header;
+            let (position, id) = (u16::from_be_bytes([p0, p1]), u32::from_be_bytes(id));
+            if position >> 3 != 0 {
+                return Some(Behind { protocol: header[0], at, piece: Piece::Later(id) });
+            }
+            if position & 1 != 0 {
+                piece = Piece::First(id);
+            }
+        }
+        protocol = header[0];
+    }
+    Some(Behind { protocol, at, piece })
+}

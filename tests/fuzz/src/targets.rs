@@ -1,0 +1,174 @@
+//! What the fuzzer runs: one function for each target, from the bytes of an input to assertions.
+
+use portmap_common::{
+    memory::{Echo, Fragment},
+    slot::HOST_SLOT,
+};
+use portmap_ebpf::{Tables as _, Verdict};
+
+use crate::{
+    check,
+    fate::datagram,
+    input::Input,
+    memory::Memory,
+    pools::{A, B, C, GONE, IDS, PORTS, one_of},
+    reader::{self, Content, Piece, Quote},
+    relate,
+    scene::{Hook, SCENE_BYTES, Scene},
+    world::{WORLD_BYTES, World},
+};
+
+/// Frames in one sequence at most.
+const STEPS: usize = 32;
+/// What an event with a smaller first byte brings is a frame.
+const FRAMES: u8 = 0xd0;
+/// Times between frames, around the one for which a first fragment counts.
+const PAUSES: [u64; 6] = [0, 1, 10_000_000_000, 29_999_999_999, 30_000_000_000, 30_000_000_001];
+
+/// One frame, in a world that remembers something about its datagram or its echo.
+pub fn verdict(data: &[u8]) {
+    let mut input = Input::new(data);
+    let choices = input.fixed::<WORLD_BYTES>();
+    let place = input.fixed::<SCENE_BYTES>();
+    let memories = input.fixed::<7>();
+    let (world, scene) = (World::new(choices), Scene::new(place));
+    let frame = input.frame(&scene);
+    input.note(&[&choices[..], &place, &memories].concat());
+    input.note_frame(&frame);
+    input.keep();
+    remember(&world, &scene, &frame, memories);
+    let mut model = world.memory.borrow().clone();
+    check::step(&scene, &frame, &world, &mut model);
+}
+
+/// Frame after frame, while time passes and containers come and go.
+pub fn sequence(data: &[u8]) {
+    let mut input = Input::new(data);
+    let choices = input.fixed::<WORLD_BYTES>();
+    input.note(&choices);
+    let mut world = World::new(choices);
+    let mut model = Memory::default();
+    let mut last: Option<Step> = None;
+    for _ in 0..STEPS {
+        if input.is_empty() {
+            break;
+        }
+        let event = input.fixed::<4>();
+        if event[0] >= FRAMES {
+            input.note(&event);
+            happen(&mut world, &mut model, event);
+            continue;
+        }
+        let (place, frame) = last.as_ref().and_then(|last| related(last, event)).unwrap_or_else(|| {
+            let place = input.fixed::<SCENE_BYTES>();
+            (place, input.frame(&Scene::new(place)))
+        });
+        // As it is kept, a frame stands for itself.
+        let [kind, pause, _, _] = event;
+        input.note(&[&[kind, pause, 0, 0][..], &place].concat());
+        input.note_frame(&frame);
+        input.keep();
+        world.now += one_of(&PAUSES, pause);
+        let verdict = check::step(&Scene::new(place), &frame, &world, &mut model);
+        last = Some(Step { place, frame, verdict });
+    }
+}
+
+/// What was before.
+struct Step {
+    place: [u8; SCENE_BYTES],
+    frame: Vec<u8>,
+    verdict: Verdict,
+}
+
+/// A frame that has to do with the last one, if the event asks for it and there can be one, and where it is seen.
+fn related(last: &Step, [_, _, kind, position]: [u8; 4]) -> Option<([u8; SCENE_BYTES], Vec<u8>)> {
+    const UPLINK: [u8; SCENE_BYTES] = [0; SCENE_BYTES];
+    match kind {
+        0x80..=0xbf => Some((last.place, relate::later(&last.frame, position)?)),
+        0xc0..=0xdf => Some((UPLINK, relate::answer(&last.frame, &last.verdict)?)),
+        0xe0..=0xef => Some((UPLINK, relate::error(&last.frame, &last.verdict)?)),
+        0xf0..=0xff => Some((last.place, last.frame.clone())),
+        _ => None,
+    }
+}
+
+/// Something other than a frame.
+fn happen(world: &mut World, model: &mut Memory, [kind, a, b, c]: [u8; 4]) {
+    let slot = one_of(&[A, B, C, GONE], a);
+    match kind % 6 {
+        0 => world.delete(slot),
+        1 => {
+            // A number that no earlier container in this slot had.
+            world.delete(slot);
+            world.create(slot, 100 + u32::from(b) * 256 + u32::from(c));
+        }
+        2 => world.give(one_of(&PORTS[..6], b), one_of(&[A, B, C, HOST_SLOT], c)),
+        3 => world.races.set(b % 10),
+        4 => {
+            // The maps are full: what is least recently used goes.
+            world.memory.borrow_mut().fragments.clear();
+            model.fragments.clear();
+        }
+        _ => {
+            world.memory.borrow_mut().echoes.clear();
+            model.echoes.clear();
+        }
+    }
+}
+
+/// Fills the memory with what matters to this frame.
+fn remember(world: &World, scene: &Scene, frame: &[u8], memories: [u8; 7]) {
+    let [fragment, source, destination, echo, own_id, other_id, races] = memories;
+    world.races.set(if races >= 0xe0 { races & 0x0f } else { 0 });
+    let Some(packet) = reader::packet(frame) else { return };
+    let behind = packet.behind();
+    let mut memory = world.memory.borrow_mut();
+    let mut ids = vec![one_of(&IDS, other_id)];
+    let mut peers = vec![packet.source, packet.destination];
+    let scope = match scene.hook {
+        Hook::Veth(slot) => slot,
+        Hook::ContainerLo => A | 0x8000,
+        _ => HOST_SLOT,
+    };
+    if let Some(behind) = behind
+        && let Piece::First(id) | Piece::Later(id) = behind.piece
+        && fragment != 0
+    {
+        let kind = one_of(&[Fragment::PORTS, Fragment::ECHO_REQUEST, Fragment::ECHO_REPLY], fragment);
+        let ages = [0, 1, 30_000_000_000, 30_000_000_001, 60_000_000_000];
+        let seen = world.now - one_of(&ages, fragment >> 2);
+        let source = if kind == Fragment::PORTS { one_of(&PORTS, source) } else { one_of(&IDS, source) };
+        let destination = if kind == Fragment::PORTS { one_of(&PORTS, destination) } else { 0 };
+        let scope = if fragment >= 0xe0 { scope ^ 1 } else { scope };
+        let entry = Fragment { seen, kind, source, destination };
+        memory.fragments.insert(datagram(&packet, behind, id, scope), entry);
+        ids.push(source);
+    }
+    match behind.and_then(|behind| packet.content(behind)) {
+        Some(Content::Echo { id, .. }) => ids.push(id),
+        Some(Content::Error { quote: Quote::Request(id, _), destination, .. }) => {
+            ids.push(id);
+            peers.push(destination);
+        }
+        _ => {}
+    }
+    let live = |slot| Echo { generation: world.endpoint(slot).generation, slot, id: one_of(&IDS, own_id) };
+    let entry = match echo & 0x0f {
+        0 => return,
+        1..=5 => live(A),
+        6 | 7 => live(B),
+        8 => live(C),
+        9 | 10 => Echo { generation: 4, ..live(A) },
+        11 => live(GONE),
+        12 => Echo { generation: 6, ..live(B) },
+        13 => Echo { generation: 1, ..live(HOST_SLOT) },
+        _ => live(HOST_SLOT),
+    };
+    if echo >= 0xe0 {
+        memory.crowd = Some(entry);
+    }
+    for peer in peers {
+        memory.echoes.extend(ids.iter().map(|id| (((packet.is_v6, peer), *id), entry)));
+    }
+}

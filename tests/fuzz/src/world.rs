@@ -1,0 +1,195 @@
+//! The tables, in memory.
+
+use std::cell::{Cell, RefCell};
+
+use portmap_common::{
+    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
+    slot::{HOST_SLOT, veth_ifindex},
+    tables::{Address4, Address6, Config, Endpoint, Mac, PortEntry},
+};
+use portmap_ebpf::Tables;
+
+use crate::{
+    memory::{Memory, parts},
+    pools::{A, B, C, GATEWAY, GATEWAY6, GONE, HOST, HOST6, LO_MAC, MAC, one_of},
+};
+
+/// Bytes of an input that choose a world.
+pub const WORLD_BYTES: usize = 8;
+
+const NETMASKS: [[u8; 4]; 8] = [
+    [255, 255, 255, 0],
+    [255; 4],
+    [255, 255, 255, 254],
+    [255, 255, 255, 252],
+    [255, 0, 0, 0],
+    [0; 4],
+    [255, 255, 255, 128],
+    [255, 255, 255, 0],
+];
+/// Lengths of the IPv6 prefix.
+const PREFIXES: [usize; 4] = [64, 128, 127, 0];
+
+/// What the hooks may look up.
+#[derive(Clone, Debug)]
+pub struct World {
+    config: Config,
+    endpoints: Vec<(u16, Endpoint)>,
+    /// Port and owner; what comes first counts.
+    ports: Vec<(u16, u16)>,
+    /// Nanoseconds of the clock.
+    pub now: u64,
+    /// What is remembered.
+    pub memory: RefCell<Memory>,
+    /// How many more times somebody else is faster in taking an echo's identifier.
+    pub races: Cell<u8>,
+}
+
+impl World {
+    /// The world that these bytes choose: all zero is a host with both versions of IP, gateways and three containers.
+    pub fn new(choices: [u8; WORLD_BYTES]) -> Self {
+        let [network, state, p0, p1, owner_p, q0, q1, owner_q] = choices;
+        let bit = |place: u8| network >> place & 1 != 0;
+        let prefix = one_of(&PREFIXES, network >> 6);
+        let netmask6: [u8; 16] =
+            std::array::from_fn(|at| !(0xff_u8.checked_shr(clamped(prefix, at)).unwrap_or(0)));
+        let config = Config {
+            host_ip: Address4::new(HOST),
+            netmask: Address4::new(one_of(&NETMASKS, network >> 3)),
+            gateway: Address4::new(if bit(1) { [0; 4] } else { GATEWAY }),
+            uplink_ifindex: 77,
+            host_ip6: Address6::new(if bit(0) { [0; 16] } else { HOST6 }),
+            netmask6: Address6::new(netmask6),
+            gateway6: Address6::new(if bit(2) { [0; 16] } else { GATEWAY6 }),
+            mac: Mac::new(MAC),
+            lo_mac: Mac::new(LO_MAC),
+        };
+        let mut world = Self {
+            config,
+            endpoints: Vec::new(),
+            ports: Vec::new(),
+            now: 1_000_000_000_000,
+            memory: RefCell::default(),
+            races: Cell::default(),
+        };
+        let owner = |choice| one_of(&[A, B, C, HOST_SLOT], choice);
+        world.ports = vec![
+            (u16::from_le_bytes([p0, p1]), owner(owner_p)),
+            (u16::from_le_bytes([q0, q1]), owner(owner_q)),
+            (31_000, A),
+            (31_001, A),
+            (65_535, B),
+            (1, B),
+            (40_000, C),
+        ];
+        // Nobody can ask for port 0, and zero bytes choose nothing.
+        world.ports.retain(|(port, _)| *port != 0);
+        for (slot, generation) in [(A, 5), (B, 6), (C, 7)] {
+            world.create(slot, generation);
+        }
+        if state & 1 != 0 {
+            world.delete(B);
+        }
+        if state & 2 != 0
+            && let Some((_, endpoint)) = world.endpoints.iter_mut().find(|(slot, _)| *slot == A)
+        {
+            endpoint.eth0_ifindex = 0;
+        }
+        world
+    }
+
+    /// A container comes to be, without ports.
+    pub fn create(&mut self, slot: u16, generation: u32) {
+        self.endpoints.retain(|(other, _)| *other != slot);
+        let host_ifindex = veth_ifindex(slot);
+        let endpoint = Endpoint { host_ifindex, eth0_ifindex: 2, generation, ..Endpoint::default() };
+        self.endpoints.push((slot, endpoint));
+    }
+
+    /// A container is deleted: its ports are the host's again.
+    pub fn delete(&mut self, slot: u16) {
+        self.endpoints.retain(|(other, _)| *other != slot);
+        self.ports.retain(|(_, owner)| *owner != slot);
+    }
+
+    /// A port changes hands.
+    pub fn give(&mut self, port: u16, slot: u16) {
+        self.ports.insert(0, (port, slot));
+    }
+
+    /// Whether a slot owns any port.
+    pub fn owns_any(&self, slot: u16) -> bool {
+        self.ports.iter().any(|&(port, owner)| owner == slot && self.port(port).slot == slot)
+    }
+
+    /// The slots whose host veths are there.
+    pub const fn slots() -> [u16; 4] {
+        [A, B, C, GONE]
+    }
+}
+
+/// How many of an address byte's bits a prefix covers.
+fn clamped(prefix: usize, byte: usize) -> u32 {
+    u32::try_from(prefix.saturating_sub(byte * 8).min(8)).expect("at most eight")
+}
+
+impl Tables for World {
+    fn port(&self, port: u16) -> PortEntry {
+        let owner = self.ports.iter().find(|(other, _)| *other == port).map_or(HOST_SLOT, |(_, slot)| *slot);
+        let is_there = self.endpoints.iter().any(|(slot, _)| *slot == owner);
+        if is_there { self.endpoint(owner).entry(owner) } else { PortEntry::default() }
+    }
+
+    fn endpoint(&self, slot: u16) -> Endpoint {
+        self.endpoints
+            .iter()
+            .find(|(other, _)| *other == slot)
+            .map_or_else(Endpoint::default, |(_, endpoint)| *endpoint)
+    }
+
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn now(&self) -> u64 {
+        self.now
+    }
+
+    fn fragment4(&self, key: &FragmentKey4) -> Option<Fragment> {
+        self.memory.borrow().fragments.get(&key.into()).copied()
+    }
+
+    fn set_fragment4(&self, key: &FragmentKey4, fragment: &Fragment) {
+        self.memory.borrow_mut().fragments.insert(key.into(), *fragment);
+    }
+
+    fn fragment6(&self, key: &FragmentKey6) -> Option<Fragment> {
+        self.memory.borrow().fragments.get(&key.into()).copied()
+    }
+
+    fn set_fragment6(&self, key: &FragmentKey6, fragment: &Fragment) {
+        self.memory.borrow_mut().fragments.insert(key.into(), *fragment);
+    }
+
+    fn echo(&self, key: &EchoKey) -> Option<Echo> {
+        let (peer, id) = parts(key);
+        self.memory.borrow().echo(peer, id)
+    }
+
+    fn set_echo(&self, key: &EchoKey, echo: &Echo) {
+        self.memory.borrow_mut().echoes.insert(parts(key), *echo);
+    }
+
+    fn claim_echo(&self, key: &EchoKey, echo: &Echo, stale: Option<Echo>) -> bool {
+        let (peer, id) = parts(key);
+        assert_eq!(self.memory.borrow().echo(peer, id), stale, "only what was seen may be replaced");
+        let races = self.races.get();
+        let lost = races > 0;
+        if lost {
+            self.races.set(races - 1);
+        }
+        let entry = if lost { Echo { generation: 0, slot: HOST_SLOT, id } } else { *echo };
+        self.memory.borrow_mut().echoes.insert((peer, id), entry);
+        !lost
+    }
+}

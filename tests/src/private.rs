@@ -1,0 +1,31 @@
+//! Doing what only root may without a trace.
+
+use std::{path::Path, thread};
+
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+};
+
+/// Runs `work` where it can pin and make interfaces without a trace: on a thread with namespaces of its own. It gets a
+/// directory with a BPF file system.
+///
+/// # Panics
+///
+/// If `work` does, or if the calling user is not root.
+pub fn in_namespaces<T: Send>(work: impl FnOnce(&Path) -> T + Send) -> T {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path();
+    thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("root may");
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("a private mount");
+            mount(none, path, Some("bpf"), MsFlags::empty(), none).expect("a bpffs");
+            let result = work(path);
+            umount2(path, MntFlags::MNT_DETACH).expect("unmounted");
+            result
+        });
+        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}

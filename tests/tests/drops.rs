@@ -1,0 +1,320 @@
+//! `portmap drops`: the counts, the samples as they come, and the mark by which tracers know a drop.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::net::UnixStream,
+    path::Path,
+    process::{Child, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
+};
+
+use portmap::{kernel::test_run, paths::Pins};
+use portmap_common::{event::DROP_MARK, names, reason::Reason, slot::veth_ifindex};
+use portmap_tests::{
+    frames::{Frame, TCP},
+    packet_socket::PacketSocket,
+    sandbox::{Daemon, HOST, HOST_MAC, OUTSIDE, OUTSIDE_MAC, Place, Sandbox},
+    wait,
+};
+use serde_json::{Value, json};
+
+/// A daemon with containers `a` (31000-31009) and `b` (31010-31019). Without IPv6 they send nothing by themselves.
+fn world() -> (Sandbox, Daemon) {
+    let sandbox = Sandbox::new();
+    sandbox.sh(Place::Host, "echo 1 > /proc/sys/net/ipv6/conf/uplink/disable_ipv6");
+    let daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a", "--ports", "31000-31009"]);
+    sandbox.ok(&["add", "b", "--ports", "31010-31019"]);
+    (sandbox, daemon)
+}
+
+/// Sends a frame from a container and waits until it is counted for `reason`.
+fn drop_one(sandbox: &Sandbox, name: &str, frame: &Frame, reason: &str) {
+    let socket = sandbox.inside(Place::Container(name), || PacketSocket::open("eth0"));
+    let before = sandbox.dropped(name, reason);
+    socket.send(&frame.bytes());
+    wait::until(reason, || sandbox.dropped(name, reason) == before + 1);
+}
+
+/// A frame from a port of the host's.
+fn stolen() -> Frame {
+    Frame { from_mac: HOST_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, 22), (OUTSIDE, 8080)) }
+}
+
+fn arp() -> Frame {
+    Frame { ether_type: 0x0806, ..stolen() }
+}
+
+/// A running `portmap drops --follow`, and its lines.
+struct Follower {
+    process: Child,
+    lines: Receiver<String>,
+}
+
+impl Follower {
+    /// Starts it and waits until it follows.
+    fn start(sandbox: &Sandbox, arguments: &[&str]) -> Self {
+        let mut all = vec!["drops", "--follow"];
+        all.extend(arguments);
+        let mut process = sandbox
+            .portmap_command(&all)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the command runs");
+        let output = BufReader::new(process.stdout.take().expect("piped"));
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let follower = Self { process, lines };
+        if !all.contains(&"json") {
+            let head = follower.line();
+            assert!(head.starts_with("TIME") && head.ends_with("PACKET"), "{head}");
+        }
+        follower
+    }
+
+    fn line(&self) -> String {
+        self.lines.recv_timeout(wait::LIMIT).expect("a line")
+    }
+
+    /// Waits for its end, and returns its exit code and its last words.
+    fn end(self) -> (Option<i32>, String) {
+        let output = self.process.wait_with_output().expect("it ends");
+        (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+    }
+}
+
+/// Starts a follower that writes JSON, which has no line to tell that it follows: a packet is dropped until one is
+/// seen. Returns the first sample.
+fn follow_json(sandbox: &Sandbox, arguments: &[&str]) -> (Follower, Value) {
+    let mut all = vec!["-o", "json"];
+    all.extend(arguments);
+    let follower = Follower::start(sandbox, &all);
+    let line = wait::for_value("the first sample", || {
+        drop_one(sandbox, "a", &stolen(), "source_port");
+        follower.lines.try_recv().ok()
+    });
+    (follower, serde_json::from_str(&line).expect("JSON"))
+}
+
+#[test]
+fn nothing_is_dropped_at_first() {
+    let (sandbox, _daemon) = world();
+    // What the containers' own stacks say on their own would be dropped, too.
+    let drops = sandbox.json(&["drops", "outside"]);
+    assert_eq!(drops, json!([]));
+    assert_eq!(sandbox.ok(&["drops", "outside"]), "nothing was dropped\n");
+}
+
+#[test]
+fn drops_are_listed_by_container_direction_and_reason() {
+    let (sandbox, _daemon) = world();
+    drop_one(&sandbox, "a", &stolen(), "source_port");
+    drop_one(&sandbox, "a", &stolen().protocol(TCP), "source_port");
+    drop_one(&sandbox, "a", &arp(), "arp");
+    drop_one(&sandbox, "b", &arp(), "arp");
+    let socket = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
+    let claimed = Frame { from_mac: OUTSIDE_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, 5), (HOST, 31000)) };
+    socket.send(&claimed.bytes());
+    wait::until("the drop", || sandbox.json(&["drops", "outside"]) != json!([]));
+    let count = |name, direction, reason: Reason, packets| {
+        json!({
+            "name": name, "direction": direction, "reason": reason.name(), "packets": packets,
+            "text": reason.text(),
+        })
+    };
+    let of_a = [count("a", "tx", Reason::Arp, 1), count("a", "tx", Reason::SourcePort, 2)];
+    let of_b = [count("b", "tx", Reason::Arp, 1)];
+    let of_outside = [count("outside", "rx", Reason::SourceAddress, 1)];
+    assert_eq!(sandbox.json(&["drops"]), json!([of_a[0], of_a[1], of_b[0], of_outside[0]]));
+    assert_eq!(sandbox.json(&["drops", "a"]), json!(of_a));
+    assert_eq!(sandbox.json(&["drops", "outside"]), json!(of_outside));
+    assert_eq!(
+        sandbox.ok(&["drops", "a"]),
+        "\
+NAME  DIRECTION  REASON       PACKETS  WHY
+a     tx         arp                1  The frame is ARP, which only the host speaks.
+a     tx         source_port        2  The source port is not owned by the sending container.
+"
+    );
+}
+
+#[test]
+fn unknown_names_and_wrong_questions_are_refused() {
+    let (sandbox, daemon) = world();
+    for arguments in [&["drops", "nobody"][..], &["drops", "nobody", "--follow"], &["drops", "../stats"]] {
+        let errors = sandbox.fails(arguments, 3);
+        assert!(errors.contains(&format!("{:?}", arguments[1])), "{errors}");
+    }
+    for path in ["/v1/drops?nmae=a", "/v1/drops/events?nmae=a"] {
+        let mut stream = UnixStream::connect(sandbox.path("/run/portmap/portmapd.sock")).expect("connected");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: portmap\r\nConnection: close\r\n\r\n").expect("sent");
+        let answer = std::io::read_to_string(stream).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("nmae"), "{answer}");
+    }
+    daemon.stop();
+    for arguments in [&["drops"][..], &["drops", "--follow"]] {
+        let errors = sandbox.fails(arguments, 5);
+        assert!(errors.contains("no daemon answers"), "{errors}");
+    }
+}
+
+#[test]
+fn followers_see_drops_as_they_happen() {
+    let (sandbox, _daemon) = world();
+    // It happens before anybody follows.
+    drop_one(&sandbox, "a", &arp(), "arp");
+    let all = Follower::start(&sandbox, &[]);
+    let of_b = Follower::start(&sandbox, &["b"]);
+    drop_one(&sandbox, "a", &stolen(), "source_port");
+    drop_one(&sandbox, "b", &arp(), "arp");
+    let line = all.line();
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(
+        words[1..],
+        ["a", "source_port", "udp", "49", "0", "10.0.0.1:22", ">", "10.0.0.2:8080"],
+        "{line}"
+    );
+    for line in [all.line(), of_b.line()] {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words[1..], ["b", "arp", "0x0806", "49", "0", "-"], "{line}");
+    }
+    // One who leaves takes nothing from those who stay, nor from those who come after all have left.
+    for mut left in [of_b, all] {
+        drop_one(&sandbox, "b", &stolen(), "source_port");
+        assert!(left.line().contains("source_port"));
+        left.process.kill().expect("killed");
+        left.process.wait().expect("ended");
+    }
+    let again = Follower::start(&sandbox, &["outside"]);
+    drop_one(&sandbox, "b", &stolen(), "source_port");
+    let socket = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
+    let claimed = Frame { from_mac: OUTSIDE_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, 5), (HOST, 31000)) };
+    socket.send(&claimed.bytes());
+    let line = again.line();
+    assert!(line.contains("outside") && line.ends_with("10.0.0.1:5 > 10.0.0.1:31000"), "{line}");
+}
+
+#[test]
+fn samples_are_json_with_the_local_time() {
+    let (sandbox, _daemon) = world();
+    let now = || sandbox.sh(Place::Host, "date +%Y-%m-%dT%H:%M:%S").trim().to_owned();
+    let before = now();
+    let (_follower, mut sample) = follow_json(&sandbox, &["a"]);
+    let time = sample["time"].take();
+    let time = time.as_str().expect("a time");
+    let zone = sandbox.sh(Place::Host, "date +%:z");
+    assert!(time.ends_with(zone.trim()) && time.len() == before.len() + ".000+00:00".len(), "{time}");
+    assert!(before.as_str() <= time && time[..before.len()] <= *now(), "{before} {time}");
+    assert_eq!(
+        sample,
+        json!({
+            "time": null, "name": "a", "reason": "source_port", "source": "10.0.0.1", "source_port": 22,
+            "destination": "10.0.0.2", "destination_port": 8080, "protocol": "udp", "length": 49,
+            "suppressed": 0,
+        })
+    );
+}
+
+#[test]
+fn what_is_not_shown_is_counted() {
+    let (sandbox, _daemon) = world();
+    let (follower, _first) = follow_json(&sandbox, &["a"]);
+    let socket = sandbox.inside(Place::Container("a"), || PacketSocket::open("eth0"));
+    // More than are sampled at a time, and then one after the other until samples are taken again.
+    for _ in 0..200 {
+        socket.send(&stolen().bytes());
+    }
+    let (mut shown, mut suppressed) = (1, 0);
+    wait::until("a sample after those that were left out", || {
+        drop_one(&sandbox, "a", &stolen(), "source_port");
+        for line in follower.lines.try_iter() {
+            let sample: Value = serde_json::from_str(&line).expect("JSON");
+            shown += 1;
+            suppressed += sample["suppressed"].as_u64().expect("a number");
+        }
+        suppressed > 0
+    });
+    let dropped = sandbox.dropped("a", "source_port");
+    assert!(shown + suppressed <= dropped, "{shown} shown, {suppressed} suppressed, {dropped} dropped");
+    assert!(shown + suppressed > 200, "{shown} shown, {suppressed} suppressed, {dropped} dropped");
+}
+
+#[test]
+fn following_ends_with_the_daemon() {
+    let (sandbox, daemon) = world();
+    let stopped = Follower::start(&sandbox, &[]);
+    let also_stopped = Follower::start(&sandbox, &["a"]);
+    daemon.stop();
+    let daemon = sandbox.daemon();
+    let torn_down = Follower::start(&sandbox, &[]);
+    sandbox.ok(&["teardown"]);
+    daemon.wait();
+    let daemon = sandbox.daemon();
+    let killed = Follower::start(&sandbox, &[]);
+    daemon.kill();
+    for follower in [stopped, also_stopped, torn_down, killed] {
+        let (code, errors) = follower.end();
+        assert_eq!(code, Some(5), "{errors}");
+        assert!(errors.contains("portmapd.sock has gone") && errors.lines().count() == 1, "{errors}");
+    }
+}
+
+#[test]
+fn following_ends_with_its_reader() {
+    let (sandbox, _daemon) = world();
+    for output in ["table", "json"] {
+        // Nothing is dropped here, so nothing can be written: it must notice that nobody reads.
+        let script = "\"$0\" -o \"$1\" drops outside --follow | true";
+        let mut command = sandbox.command(Place::Host, "timeout");
+        let portmap = portmap_tests::sandbox::binary("portmap");
+        let status =
+            command.args(["60", "sh", "-c", script]).arg(portmap).arg(output).status().expect("a shell");
+        assert!(status.success());
+    }
+}
+
+#[test]
+fn the_documented_reasons_are_the_reasons() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/drops.md");
+    let text = fs::read_to_string(path).expect("documentation");
+    let documented: Vec<&str> = text
+        .lines()
+        .skip_while(|line| !line.starts_with("| number |"))
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .collect();
+    let reasons: Vec<String> = Reason::ALL
+        .iter()
+        .map(|reason| format!("| {} | `{}` | {} |", *reason as u8, reason.name(), reason.text()))
+        .collect();
+    assert_eq!(documented, reasons);
+}
+
+#[test]
+fn a_dropped_packet_carries_its_reason_as_a_mark() {
+    const SHOT: i32 = 2;
+    let (sandbox, _daemon) = world();
+    let pins = Pins::new(sandbox.path("/sys/fs/bpf/portmap"));
+    let other_mac = Frame { from_mac: OUTSIDE_MAC, ..stolen() };
+    for (frame, reason) in
+        [(stolen(), Reason::SourcePort), (arp(), Reason::Arp), (other_mac, Reason::SourceMac)]
+    {
+        let bytes = frame.bytes();
+        let run = sandbox
+            .inside(Place::Host, || {
+                test_run::run(&pins, names::PROG_VETH_INGRESS, &bytes, veth_ifindex(1), 0)
+            })
+            .expect("the kernel runs it");
+        assert_eq!((run.code, run.mark()), (SHOT, DROP_MARK | reason as u32), "{}", reason.name());
+        assert_eq!(sandbox.dropped("a", reason.name()), 1, "{}", reason.name());
+    }
+}

@@ -1,0 +1,105 @@
+//! Echo requests and their answers, with every identifier.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use portmap_common::{reason::Reason, slot::HOST_SLOT};
+use portmap_ebpf::{Verdict, verdict::Renumber};
+
+use crate::{
+    forms,
+    judge::Judge,
+    memory::{Asker, Note},
+    packets::{Content, Ends, Form, Template},
+    world::{A, B, Case, Hook, NOBODY},
+};
+
+const VETH: Hook = Hook::Veth(A);
+
+/// Everybody who may have an identifier already: the host, a container, one that is gone, and the next one in its slot.
+fn holders(judge: &Judge<'_>, id: u16) -> [Asker; 8] {
+    let generation = |slot: u16| judge.world.containers.get(&slot).copied().unwrap_or_default();
+    let asker = |slot, id| Asker { slot, generation: generation(slot), id };
+    [
+        Asker { slot: HOST_SLOT, generation: 0, id },
+        asker(A, id),
+        asker(A, !id),
+        asker(B, id),
+        asker(B, id.swap_bytes()),
+        Asker { generation: generation(A) - 1, ..asker(A, id) },
+        Asker { generation: generation(B) + 1, ..asker(B, !id) },
+        Asker { generation: 1, ..asker(NOBODY, id) },
+    ]
+}
+
+/// Requests, replies and errors about requests with every identifier, whoever has it; every `step`th for each holder.
+pub(crate) fn every_id(judge: &mut Judge<'_>, is_ipv6: bool, step: usize) {
+    let [shared, _, near, far] = forms::four(is_ipv6);
+    let request = Form::new("echo request", is_ipv6, Content::EchoRequest);
+    let reply = Form::new("echo reply", is_ipv6, Content::EchoReply);
+    let error = Content::Error(if is_ipv6 { 1 } else { 3 }, 1, Box::new(request.clone()));
+    let error = Form::new("error about an echo request", is_ipv6, error);
+    for peer in [near, far] {
+        let outwards = Ends::new(shared, peer);
+        let mut frames = [
+            (VETH, request.frame(VETH, A, &outwards)),
+            (Hook::UplinkOut, request.frame(Hook::UplinkOut, A, &outwards)),
+            (Hook::Uplink, request.frame(Hook::Uplink, A, &Ends::new(peer, shared))),
+            (Hook::Uplink, reply.frame(Hook::Uplink, A, &Ends::new(peer, shared))),
+            (Hook::Uplink, error.frame(Hook::Uplink, A, &Ends::new(far, shared).quoting(shared, peer))),
+            (VETH, error.frame(VETH, A, &Ends::new(shared, far).quoting(shared, peer))),
+        ];
+        for id in (0..=u16::MAX).step_by(step) {
+            let holders = holders(judge, id);
+            for holder in [None].into_iter().chain(holders.map(Some)) {
+                if let Some(holder) = holder {
+                    judge.remember(Note::Echo(peer, id, holder));
+                }
+                for (hook, template) in &mut frames {
+                    template.set(id, 0);
+                    judge.ask_once("echo", &Case::new(*hook, &template.bytes));
+                }
+            }
+            judge.forget();
+        }
+    }
+}
+
+/// What becomes of a container's request when more and more identifiers are taken.
+pub(crate) fn busy(judge: &mut Judge<'_>, is_ipv6: bool, id: u16) {
+    let [shared, _, peer, _] = forms::four(is_ipv6);
+    let form = Form::new("echo request", is_ipv6, Content::EchoRequest);
+    let mut template: Template = form.frame(VETH, A, &Ends::new(shared, peer));
+    template.set(id, 0);
+    let case = Case::new(VETH, &template.bytes);
+    let others = Asker { slot: B, ..holders(judge, !id)[3] };
+    let mut taken = BTreeSet::new();
+    let mut next = id;
+    loop {
+        assert!(taken.insert(next), "{next} is tried twice");
+        judge.remember(Note::Echo(peer, next, others));
+        match judge.ask_once("more and more are taken", &case) {
+            Verdict::ToOutside { renumber: Renumber { from, to, .. }, .. } => {
+                assert_eq!(from, id);
+                next = to;
+            }
+            Verdict::Drop { slot: A, reason: Reason::EchoBusy } => break,
+            verdict => panic!("{verdict:?}"),
+        }
+    }
+    assert_eq!(taken.len(), TRIES, "identifiers that are tried: {taken:?}");
+    // Each of them that is given back, or is that of somebody who is gone, is used.
+    for free in taken {
+        free_one(judge, &case, peer, free, others);
+    }
+    judge.forget();
+}
+
+/// Identifiers that can be used, its own included.
+const TRIES: usize = 8;
+
+fn free_one(judge: &mut Judge<'_>, case: &Case<'_>, peer: IpAddr, id: u16, others: Asker) {
+    judge.remember(Note::Echo(peer, id, Asker { generation: others.generation + 1, ..others }));
+    let verdict = judge.ask_once("one is free again", case);
+    assert!(matches!(verdict, Verdict::ToOutside { .. }), "{id}: {verdict:?}");
+    judge.remember(Note::Echo(peer, id, others));
+}

@@ -1,0 +1,226 @@
+//! Everything finite: forms, addresses, ports, lengths.
+
+use std::net::IpAddr;
+
+use portmap_common::{
+    memory::FRAGMENT_LIFETIME,
+    slot::{HOST_SLOT, loopback_mac},
+};
+use portmap_ebpf::hooks::DECIDED_MARK;
+
+use crate::{
+    forms,
+    judge::{Judge, NOW},
+    memory::Note,
+    packets::{Ends, Form, Template},
+    world::{A, B, Case, Hook, MAC, NOBODY, OTHER_MAC, UPLINK, World},
+};
+
+/// The first ports of A, B and the host.
+fn ports(world: &World) -> [u16; 3] {
+    [A, B, HOST_SLOT].map(|slot| (1..=u16::MAX).find(|port| world.owner(*port) == slot).expect("one"))
+}
+
+fn ask(judge: &mut Judge<'_>, hook: Hook, form: &Form, template: &Template) {
+    if let Some((datagram, carried)) = template.later {
+        judge.remember(Note::Fragment(datagram, NOW, carried));
+    }
+    judge.ask_once(&form.name, &Case::new(hook, &template.bytes));
+}
+
+/// A form at every hook between addresses of every kind, with ports of every kind.
+pub(crate) fn addresses(judge: &mut Judge<'_>, form: &Form) {
+    let ports = ports(judge.world);
+    let addresses =
+        if form.has_numbers() { forms::addresses(form.is_ipv6) } else { forms::four(form.is_ipv6).into() };
+    for hook in Hook::ALL {
+        for source in &addresses {
+            for destination in &addresses {
+                let mut template = form.frame(hook, A, &Ends::new(*source, *destination));
+                for (from, to) in pairs(ports, form.has_numbers()) {
+                    template.set(from, to);
+                    ask(judge, hook, form, &template);
+                }
+                judge.forget();
+            }
+        }
+    }
+}
+
+/// All pairs of ports, or one if they make no difference.
+fn pairs(ports: [u16; 3], matters: bool) -> impl Iterator<Item = (u16, u16)> {
+    let pairs = ports.into_iter().flat_map(move |from| ports.map(|to| (from, to)));
+    pairs.take(if matters { 9 } else { 1 })
+}
+
+/// An ICMP error at every hook between addresses that matter, quoting a packet between such addresses.
+pub(crate) fn quoted_addresses(judge: &mut Judge<'_>, form: &Form) {
+    let ports = ports(judge.world);
+    let addresses = forms::four(form.is_ipv6);
+    for hook in Hook::DECIDING {
+        for (source, destination) in square(addresses) {
+            for (quoted_source, quoted_destination) in square(addresses) {
+                let ends = Ends { source, destination, quoted_source, quoted_destination };
+                let mut template = form.frame(hook, A, &ends);
+                for (from, to) in pairs(ports, form.has_numbers()) {
+                    template.set(from, to);
+                    ask(judge, hook, form, &template);
+                }
+            }
+        }
+    }
+}
+
+fn square(addresses: [IpAddr; 4]) -> impl Iterator<Item = (IpAddr, IpAddr)> {
+    addresses.into_iter().flat_map(move |first| addresses.map(|second| (first, second)))
+}
+
+/// A form at every hook with all ports, once as the source's and once as the destination's. The other port and the
+/// addresses change from one to the next.
+pub(crate) fn every_port(judge: &mut Judge<'_>, form: &Form, step: usize) {
+    let others = ports(judge.world);
+    let [shared, loopback, near, far] = forms::four(form.is_ipv6);
+    for hook in Hook::DECIDING {
+        let ends: &[(IpAddr, IpAddr)] = match hook {
+            Hook::Uplink => &[(near, shared), (far, shared)],
+            Hook::Veth(_) => {
+                &[(shared, near), (shared, far), (shared, shared), (shared, loopback), (loopback, loopback)]
+            }
+            _ => &[(shared, shared), (loopback, loopback), (shared, loopback), (near, shared)],
+        };
+        let ends = ends.iter().map(|(source, destination)| Ends::new(*source, *destination));
+        let mut templates: Vec<Template> = ends.map(|ends| form.frame(hook, A, &ends)).collect();
+        let count = templates.len();
+        for (round, port) in (0..=u16::MAX).step_by(step).enumerate() {
+            let other = others[(round / count) % others.len()];
+            let template = &mut templates[round % count];
+            // Ports that one form leaves out are another one's.
+            judge.asks_kernel = step > 1 || (round + form.name.len()).is_multiple_of(7);
+            for (source, destination) in [(port, other), (other, port)] {
+                template.set(source, destination);
+                ask(judge, hook, form, template);
+            }
+        }
+        judge.forget();
+    }
+}
+
+/// A form as it is delivered at a hook, where it has been seen already.
+fn in_order(judge: &mut Judge<'_>, hook: Hook, form: &Form) -> Template {
+    let [own, others, _] = ports(judge.world);
+    let [shared, _, near, _] = forms::four(form.is_ipv6);
+    let (source, destination) = match hook {
+        Hook::Uplink => (near, shared),
+        Hook::Veth(_) => (shared, near),
+        _ => (shared, shared),
+    };
+    let mut template = form.frame(hook, A, &Ends::new(source, destination));
+    // The packet that an error at a veth quotes went to the sender's own port.
+    template.set(own, if form.is_error() { own } else { others });
+    ask(judge, hook, form, &template);
+    template
+}
+
+/// A form at every hook, cut off after every number of bytes, and claiming every length that it could have.
+pub(crate) fn every_length(judge: &mut Judge<'_>, form: &Form) {
+    const LENGTH4: usize = 14 + 2;
+    const LENGTH6: usize = 14 + 4;
+    for hook in Hook::ALL {
+        let template = in_order(judge, hook, form);
+        for length in 0..template.bytes.len() {
+            judge.ask_once(&form.name, &Case::new(hook, &template.bytes[..length]));
+        }
+        let mut bytes = template.bytes.clone();
+        let at = if form.is_ipv6 { LENGTH6 } else { LENGTH4 };
+        for padding in [0, 5] {
+            bytes.extend(vec![0; padding]);
+            for claimed in 0..=bytes.len() + 1 {
+                bytes[at..at + 2].copy_from_slice(&u16::try_from(claimed).expect("short").to_be_bytes());
+                judge.ask_once(&form.name, &Case::new(hook, &bytes));
+            }
+        }
+        judge.forget();
+    }
+}
+
+/// A form at every hook with every value of one byte at a time.
+pub(crate) fn every_byte(judge: &mut Judge<'_>, form: &Form) {
+    for hook in Hook::ALL {
+        let mut template = in_order(judge, hook, form);
+        for place in 0..template.bytes.len() {
+            let before = template.bytes[place];
+            for value in 0..=u8::MAX {
+                template.bytes[place] = value;
+                judge.ask_once(&form.name, &Case::new(hook, &template.bytes));
+            }
+            template.bytes[place] = before;
+        }
+        judge.forget();
+    }
+}
+
+/// What the kernel knows about a frame, and its Ethernet header.
+pub(crate) fn frames(judge: &mut Judge<'_>, form: &Form) {
+    const VLAN_TYPES: [[u8; 2]; 3] = [[0x81, 0], [0x88, 0xa8], [0x91, 0]];
+    let [own, others, _] = ports(judge.world);
+    let [shared, loopback, near, _] = forms::four(form.is_ipv6);
+    let macs = [MAC, OTHER_MAC, [0; 6], [0xff; 6], loopback_mac(A), loopback_mac(B), loopback_mac(NOBODY)]
+        .into_iter()
+        .chain([[0x33, 0x33, 0, 0, 0, 1], loopback_mac(u16::MAX), loopback_mac(HOST_SLOT)]);
+    let macs: Vec<[u8; 6]> = macs.collect();
+    for hook in Hook::ALL {
+        for (source, destination) in [(near, shared), (shared, near), (shared, shared), (shared, loopback)] {
+            let mut template = form.frame(hook, A, &Ends::new(source, destination));
+            template.set(own, others);
+            for tag in [0, 1, 5, 0xfff, 0x1000, 0x2000, 0xe000, 0xf000, 0xf001] {
+                judge.ask_once(&form.name, &Case { tag: Some(tag), ..Case::new(hook, &template.bytes) });
+                for cut in [0, 12, 13, 14] {
+                    judge.ask_once(
+                        &form.name,
+                        &Case { tag: Some(tag), ..Case::new(hook, &template.bytes[..cut]) },
+                    );
+                }
+            }
+            for mark in [DECIDED_MARK, 1, u32::MAX] {
+                judge.ask_once(&form.name, &Case { mark, ..Case::new(hook, &template.bytes) });
+                judge.ask_once(&form.name, &Case { mark, ..Case::new(hook, &template.bytes[..7]) });
+            }
+            for ingress in [UPLINK, Hook::Veth(A).ifindex()] {
+                judge.ask_once(&form.name, &Case { ingress, ..Case::new(hook, &template.bytes) });
+            }
+            for (to, from) in macs.iter().flat_map(|to| macs.iter().map(move |from| (to, from))) {
+                let mut bytes = template.bytes.clone();
+                bytes[..6].copy_from_slice(to);
+                bytes[6..12].copy_from_slice(from);
+                judge.ask_once(&form.name, &Case::new(hook, &bytes));
+            }
+            for outer in VLAN_TYPES {
+                for tag in [[0, 0], [0, 5], [0xe0, 0]] {
+                    let mut bytes = template.bytes.clone();
+                    bytes.splice(12..12, [outer, tag].concat());
+                    for taken_off in [None, Some(0), Some(7)] {
+                        judge.ask_once(&form.name, &Case { tag: taken_off, ..Case::new(hook, &bytes) });
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Later fragments at every hook, whose first one passed so long ago.
+pub(crate) fn ages(judge: &mut Judge<'_>, form: &Form) {
+    let [own, others, _] = ports(judge.world);
+    let [shared, _, near, _] = forms::four(form.is_ipv6);
+    for hook in Hook::DECIDING {
+        for (source, destination) in [(near, shared), (shared, near), (shared, shared)] {
+            let mut template = form.frame(hook, A, &Ends::new(source, destination));
+            template.set(own, others);
+            let Some((datagram, carried)) = template.later else { return };
+            for age in [0, FRAGMENT_LIFETIME / 3, FRAGMENT_LIFETIME + 1, FRAGMENT_LIFETIME * 100] {
+                judge.remember(Note::Fragment(datagram, NOW - age, carried));
+                judge.ask_once(&form.name, &Case::new(hook, &template.bytes));
+            }
+            judge.forget();
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The loaded programs and their maps.
+
+use std::{
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::Path,
+};
+
+use aya::{
+    Pod,
+    maps::{Array, HashMap, Map, MapData},
+    programs::SchedClassifier,
+};
+use nix::{
+    libc,
+    time::{ClockId, clock_gettime},
+};
+use portmap::{
+    kernel::{
+        link::{self, VethPair},
+        maps::Maps,
+        namespace::Namespace,
+        netlink::Netlink,
+        programs,
+    },
+    paths::Pins,
+};
+use portmap_common::{
+    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
+    names,
+    slot::{HOST_SLOT, veth_ifindex},
+    tables::Endpoint,
+};
+use portmap_ebpf::{
+    Verdict,
+    answer::{self, ASKED_MARK},
+};
+
+use crate::{
+    judge::NOW,
+    memory::Entry,
+    test_run::{self, CB, IFINDEX, INGRESS_IFINDEX, MARK, PRIORITY, Skb},
+    world::{A, B, C, Case, Hook, MAC, NOBODY, UPLINK, World},
+};
+
+/// Slots of which the maps may say something.
+pub(crate) const SLOTS: [u16; 5] = [HOST_SLOT, A, B, C, NOBODY];
+
+/// Programs and maps of one thread.
+pub(crate) struct Kernel {
+    programs: Vec<(&'static str, SchedClassifier)>,
+    pub(crate) maps: Maps,
+    // Written here, because the daemon's way would choose the generations itself.
+    endpoints: Array<MapData, Endpoint>,
+    fragments4: HashMap<MapData, FragmentKey4, Fragment>,
+    fragments6: HashMap<MapData, FragmentKey6, Fragment>,
+    echoes: HashMap<MapData, EchoKey, Echo>,
+}
+
+impl Kernel {
+    /// Loads everything in the calling thread's namespaces, pinned below a directory.
+    pub(crate) fn load(directory: &Path) -> Self {
+        let pins = Pins::new(directory);
+        let netlink = Netlink::open().expect("netlink");
+        let here = Namespace::current().expect("a namespace");
+        // A program knows by the index at which interface it is, and the kernel whether a frame is for it.
+        for (name, index) in
+            [("uplink", UPLINK), ("a", veth_ifindex(A)), ("b", veth_ifindex(B)), ("c", veth_ifindex(C))]
+        {
+            let pair = VethPair {
+                host_name: name,
+                host_index: index,
+                alias: "",
+                container_name: &format!("{name}-peer"),
+                container_index: index + 5000,
+                container: &here,
+                mac: MAC,
+                mtu: 1500,
+            };
+            link::create_veth(&netlink, &pair).expect("a veth pair");
+            link::set_up(&netlink, index, name).expect("up");
+        }
+        link::set_up(&netlink, link::LOOPBACK, "lo").expect("up");
+        programs::load(&pins).expect("the kernel takes the programs");
+        let programs = names::PROGRAMS
+            .map(|name| (name, SchedClassifier::from_pin(pins.program(name)).expect("a pinned program")));
+        Self {
+            programs: programs.into(),
+            maps: Maps::open(&pins).expect("the maps"),
+            endpoints: Array::try_from(Map::Array(open(&pins, names::MAP_ENDPOINTS))).expect("an array"),
+            fragments4: hash(&pins, names::MAP_FRAGMENTS4),
+            fragments6: hash(&pins, names::MAP_FRAGMENTS6),
+            echoes: hash(&pins, names::MAP_ECHO),
+        }
+    }
+
+    /// Fills the maps.
+    pub(crate) fn set_world(&mut self, world: &World) {
+        self.maps.set_config(&world.config).expect("written");
+        for slot in SLOTS {
+            self.endpoints.set(slot.into(), world.endpoint(slot), 0).expect("written");
+        }
+        for port in 0..=u16::MAX {
+            self.maps.ports.set(port, World::entry(world.owner(port)));
+        }
+    }
+
+    pub(crate) fn remember(&mut self, entry: Entry) {
+        match entry {
+            Entry::Fragment4(key, fragment) => self.fragments4.insert(key, at_kernels_time(fragment), 0),
+            Entry::Fragment6(key, fragment) => self.fragments6.insert(key, at_kernels_time(fragment), 0),
+            Entry::Echo(key, echo) => self.echoes.insert(key, echo, 0),
+        }
+        .expect("written");
+    }
+
+    pub(crate) fn forget(&mut self, entry: Entry) {
+        // One that the kernel has forgotten already is as good.
+        let _ = match entry {
+            Entry::Fragment4(key, _) => self.fragments4.remove(&key),
+            Entry::Fragment6(key, _) => self.fragments6.remove(&key),
+            Entry::Echo(key, _) => self.echoes.remove(&key),
+        };
+    }
+
+    /// What the program at a hook would do; none of a frame that a test run cannot give it.
+    pub(crate) fn decide(&self, case: &Case<'_>) -> Option<Verdict> {
+        if case.mark != 0 || !is_possible(case) {
+            return None;
+        }
+        let (_, after) = self.run(case, ASKED_MARK);
+        let mut words = [0; 7];
+        words[..5].copy_from_slice(&after[CB..CB + 5]);
+        words[5..].copy_from_slice(&[after[PRIORITY], after[MARK]]);
+        Some(answer::decode(words).expect("the program has answered"))
+    }
+
+    /// Gives a frame to the program at a hook: what it returns.
+    pub(crate) fn deliver(&self, case: &Case<'_>) -> Option<i32> {
+        is_possible(case).then(|| self.run(case, case.mark).0)
+    }
+
+    fn run(&self, case: &Case<'_>, mark: u32) -> (i32, Skb) {
+        let mut context: Skb = [0; 48];
+        context[MARK] = mark;
+        context[INGRESS_IFINDEX] = case.ingress;
+        context[IFINDEX] = case.hook.ifindex();
+        test_run::run(self.fd(case.hook), case.frame, &context).expect("the kernel runs it")
+    }
+
+    fn fd(&self, hook: Hook) -> libc::c_int {
+        let (_, program) = self.programs.iter().find(|(name, _)| *name == hook.program()).expect("loaded");
+        program.fd().expect("loaded").as_fd().as_raw_fd()
+    }
+}
+
+/// Whether a test run takes a frame: it has no means to take a tag off, and wants an IP header where the type says so.
+fn is_possible(case: &Case<'_>) -> bool {
+    let shortest = match case.frame.get(12..14) {
+        Some([0x08, 0x00]) => 34,
+        Some([0x86, 0xdd]) => 54,
+        _ => 14,
+    };
+    case.tag.is_none() && case.frame.len() >= shortest
+}
+
+/// A fragment as old by the kernel's clock as it is by the model's.
+fn at_kernels_time(fragment: Fragment) -> Fragment {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every kernel has it");
+    let now = std::time::Duration::from(now).as_nanos();
+    let now = u64::try_from(now).expect("not up for centuries");
+    Fragment { seen: now.saturating_sub(NOW - fragment.seen), ..fragment }
+}
+
+fn hash<K: Pod, V: Pod>(pins: &Pins, name: &str) -> HashMap<MapData, K, V> {
+    HashMap::try_from(Map::LruHashMap(open(pins, name))).expect("a map of its kind")
+}
+
+fn open(pins: &Pins, name: &str) -> MapData {
+    MapData::from_pin(pins.map(name)).expect("a pinned map")
+}

@@ -1,0 +1,165 @@
+//! The specification of the packet verdicts, as an independent model, against the decision code and the kernel.
+//!
+//! Each case is put to the model, which is written from `docs/datapath.md` alone, to the decision code on this machine,
+//! and to the loaded programs. All must give the same verdict, complete with who gets the packet and what changes in
+//! it, and the first two must remember the same.
+
+mod counts;
+mod echo;
+mod every_port;
+mod forms;
+mod judge;
+mod kernel;
+mod memory;
+mod model;
+mod packets;
+mod random;
+mod reading;
+mod standin;
+mod test_run;
+mod world;
+
+use std::{env, panic, thread};
+
+use portmap_tests::private;
+
+use crate::{
+    judge::{Judge, Tally},
+    kernel::Kernel,
+    packets::Form,
+    random::Random,
+    world::{Hook, World},
+};
+
+/// Does both halves of a work, each on a thread with namespaces and programs of its own.
+fn in_two(work: impl Fn(usize, &mut Kernel) -> Tally + Sync) -> Tally {
+    let half = |half| private::in_namespaces(|directory| work(half, &mut Kernel::load(directory)));
+    let tally = thread::scope(|scope| {
+        let other = scope.spawn(|| half(1));
+        let one = half(0);
+        one.plus(other.join().unwrap_or_else(|panic| panic::resume_unwind(panic)))
+    });
+    println!("{} verdicts of the decision code, {} of the kernel", tally.decided, tally.asked);
+    tally.expect_agreement();
+    tally
+}
+
+/// One in how many cases is tried: all, unless `PORTMAP_REFERENCE_STEP` says otherwise, as it does on emulated machines.
+fn step() -> usize {
+    let step = env::var("PORTMAP_REFERENCE_STEP").map_or(1, |step| step.parse().expect("a number"));
+    if step > 1 {
+        println!("PORTMAP_REFERENCE_STEP={step}: one in so many cases is tried");
+    }
+    step
+}
+
+/// Does the same with each of the forms.
+fn with_forms(forms: &[Form], work: impl Fn(&mut Judge<'_>, &Form) + Sync) -> Tally {
+    in_two(|half, kernel| {
+        let world = World::new();
+        let mut judge = Judge::new(&world, Some(kernel));
+        for form in forms.iter().skip(half).step_by(2 * step()) {
+            work(&mut judge, form);
+        }
+        judge.tally
+    })
+}
+
+fn forms_with_numbers() -> Vec<Form> {
+    forms::all().into_iter().filter(Form::has_numbers).collect()
+}
+
+#[test]
+fn every_form_between_addresses_of_every_kind() {
+    let tally = with_forms(&forms::all(), |judge, form| {
+        every_port::addresses(judge, form);
+        if form.is_error() {
+            every_port::quoted_addresses(judge, form);
+        }
+        if form.has_numbers() {
+            every_port::ages(judge, form);
+            every_port::frames(judge, form);
+        }
+    });
+    let all_hooks = if step() == 1 { &Hook::ALL[..] } else { &[] };
+    for hook in all_hooks.iter().copied() {
+        for (number, row) in model::rows(hook).iter().enumerate() {
+            // These depend on the host's network, on what is remembered, and on headers that are wrong.
+            let is_elsewhere =
+                ["no gateway", "identifiers", "(3, 4)"].iter().any(|word| row.packet.contains(word));
+            let times = tally.rows.get(&(hook.program(), number)).copied().unwrap_or_default();
+            assert!(is_elsewhere || times > 0, "no packet at {hook:?} is {:?}", row.packet);
+        }
+    }
+}
+
+#[test]
+fn every_port_of_every_protocol() {
+    with_forms(&forms_with_numbers(), |judge, form| {
+        every_port::every_port(judge, form, if form.is_among_the_first() { 1 } else { 61 });
+    });
+}
+
+#[test]
+fn every_length() {
+    with_forms(&forms::all(), every_port::every_length);
+}
+
+#[test]
+fn every_value_of_every_byte() {
+    let forms: Vec<Form> = forms_with_numbers().into_iter().step_by(7).collect();
+    with_forms(&forms, every_port::every_byte);
+}
+
+#[test]
+fn every_identifier() {
+    in_two(|half, kernel| {
+        let world = World::new();
+        let mut judge = Judge::new(&world, Some(kernel));
+        let is_ipv6 = half == 1;
+        echo::every_id(&mut judge, is_ipv6, 13 * step());
+        for id in [0, 1, 77, 0x8000, u16::MAX] {
+            echo::busy(&mut judge, is_ipv6, id);
+        }
+        judge.tally
+    });
+}
+
+/// The seed of the random packets: always the same, unless it is given.
+fn seed() -> u64 {
+    let seed = env::var("PORTMAP_REFERENCE_SEED").map_or(1, |seed| seed.parse().expect("a number"));
+    println!("PORTMAP_REFERENCE_SEED={seed}");
+    seed
+}
+
+#[test]
+fn random_packets_in_random_worlds() {
+    const WORLDS: usize = 100;
+    const PACKETS: usize = 5000;
+    let forms = forms_with_numbers();
+    let seed = seed();
+    in_two(|half, kernel| {
+        let mut random = Random::new(seed.wrapping_mul(2).wrapping_add(half as u64));
+        let mut tally = Tally::default();
+        for _ in 0..WORLDS.div_ceil(step()) {
+            let world = random::world(&mut random);
+            let mut judge = Judge::new(&world, Some(kernel));
+            random::packets(&mut judge, &mut random, &forms, PACKETS);
+            judge.forget();
+            tally = tally.plus(judge.tally);
+        }
+        tally
+    });
+}
+
+#[test]
+fn what_is_counted_is_what_was_decided() {
+    let seed = seed();
+    private::in_namespaces(|directory| {
+        let mut kernel = Kernel::load(directory);
+        let mut random = Random::new(seed);
+        for _ in 0..20_usize.div_ceil(step()) {
+            counts::check(&mut kernel, &mut random, &forms_with_numbers());
+        }
+    });
+}

@@ -1,0 +1,141 @@
+//! What the model remembers between packets.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use portmap_common::{
+    memory::{Echo, EchoKey, FRAGMENT_LIFETIME, Fragment, FragmentKey4, FragmentKey6},
+    slot::HOST_SLOT,
+    tables::{Address4, Address6},
+};
+
+use crate::world::World;
+
+/// What all fragments of one datagram have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Datagram {
+    /// Who sent it, see [`FragmentKey4::scope`].
+    pub(crate) scope: u16,
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    pub(crate) id: u32,
+    /// For IPv4 only.
+    pub(crate) protocol: Option<u8>,
+}
+
+/// What the first fragment of a datagram carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carried {
+    Ports { source: u16, destination: u16 },
+    EchoRequest(u16),
+    EchoReply(u16),
+}
+
+/// Who sent an echo request; the host has slot and generation 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asker {
+    pub(crate) slot: u16,
+    pub(crate) generation: u32,
+    /// The identifier that it used.
+    pub(crate) id: u16,
+}
+
+/// Something to be remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Note {
+    Fragment(Datagram, u64, Carried),
+    /// Pinged address and identifier in the answer.
+    Echo(IpAddr, u16, Asker),
+}
+
+/// The fragments and echo requests of the past.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Memory {
+    pub(crate) fragments: HashMap<Datagram, (u64, Carried)>,
+    pub(crate) echoes: HashMap<(IpAddr, u16), Asker>,
+}
+
+impl Memory {
+    pub(crate) fn write(&mut self, note: Note) {
+        match note {
+            Note::Fragment(datagram, seen, carried) => {
+                self.fragments.insert(datagram, (seen, carried));
+            }
+            Note::Echo(peer, id, asker) => {
+                self.echoes.insert((peer, id), asker);
+            }
+        }
+    }
+
+    /// Everything that is remembered.
+    pub(crate) fn notes(&self) -> impl Iterator<Item = Note> {
+        let fragments = self
+            .fragments
+            .iter()
+            .map(|(datagram, (seen, carried))| Note::Fragment(*datagram, *seen, *carried));
+        let echoes = self.echoes.iter().map(|((peer, id), asker)| Note::Echo(*peer, *id, *asker));
+        fragments.chain(echoes)
+    }
+
+    /// What the first fragment carried, if it is known and not too old.
+    pub(crate) fn carried(&self, datagram: &Datagram, now: u64) -> Option<Carried> {
+        let (seen, carried) = self.fragments.get(datagram)?;
+        (now - seen <= FRAGMENT_LIFETIME).then_some(*carried)
+    }
+
+    /// The host, or the container that still exists, to which an answer with this identifier belongs.
+    pub(crate) fn asker(&self, world: &World, peer: IpAddr, id: u16) -> Option<Asker> {
+        let asker = self.echoes.get(&(peer, id))?;
+        let is_there =
+            asker.slot == HOST_SLOT || world.containers.get(&asker.slot) == Some(&asker.generation);
+        is_there.then_some(*asker)
+    }
+}
+
+/// A note as it lies in the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    Fragment4(FragmentKey4, Fragment),
+    Fragment6(FragmentKey6, Fragment),
+    Echo(EchoKey, Echo),
+}
+
+impl From<Note> for Entry {
+    fn from(note: Note) -> Self {
+        match note {
+            Note::Fragment(Datagram { scope, source, destination, id, protocol }, seen, carried) => {
+                let (kind, source_port, destination_port) = match carried {
+                    Carried::Ports { source, destination } => (Fragment::PORTS, source, destination),
+                    Carried::EchoRequest(id) => (Fragment::ECHO_REQUEST, id, 0),
+                    Carried::EchoReply(id) => (Fragment::ECHO_REPLY, id, 0),
+                };
+                let fragment = Fragment { seen, kind, source: source_port, destination: destination_port };
+                match (source, destination) {
+                    (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                        let (source, destination) =
+                            (Address4::new(source.octets()), Address4::new(destination.octets()));
+                        let protocol = protocol.expect("IPv4 fragments have one").into();
+                        Self::Fragment4(FragmentKey4 { source, destination, id, scope, protocol }, fragment)
+                    }
+                    (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                        let (source, destination) =
+                            (Address6::new(source.octets()), Address6::new(destination.octets()));
+                        Self::Fragment6(
+                            FragmentKey6 { source, destination, id, scope, reserved: 0 },
+                            fragment,
+                        )
+                    }
+                    mixed => panic!("addresses of two versions: {mixed:?}"),
+                }
+            }
+            Note::Echo(peer, id, asker) => {
+                let (peer, version) = match peer {
+                    IpAddr::V4(peer) => (peer.to_ipv6_mapped().octets(), 4),
+                    IpAddr::V6(peer) => (peer.octets(), 6),
+                };
+                let echo = Echo { generation: asker.generation, slot: asker.slot, id: asker.id };
+                let key = EchoKey { peer: Address6::new(peer), id: id.into(), version };
+                Self::Echo(key, echo)
+            }
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! The rows of the specification, hook by hook, in its order and in its words.
+//!
+//! A row is its text and what it says of a packet: a verdict if it applies.
+
+use std::net::IpAddr;
+
+use portmap_common::{
+    reason::Reason,
+    slot::{HOST_SLOT, loopback_mac},
+};
+use portmap_ebpf::{
+    Verdict,
+    hooks::DECIDED_MARK,
+    verdict::{NextHop, Origin, Renumber},
+};
+
+use crate::{
+    memory::{Asker, Memory},
+    reading::{Content, Quoted, QuotedContent, Reading, loopback_slot},
+    world::{Case, Hook, World},
+};
+
+/// All that a row may look at.
+pub(crate) struct Situation<'a> {
+    pub(crate) case: &'a Case<'a>,
+    pub(crate) packet: &'a Reading,
+    pub(crate) world: &'a World,
+    pub(crate) memory: &'a Memory,
+    /// The identifiers that were tried for an echo request, which the specification leaves open.
+    pub(crate) tried: &'a [u16],
+}
+
+/// One row.
+pub(crate) struct Row {
+    pub(crate) packet: &'static str,
+    verdict: fn(&Situation<'_>) -> Option<Verdict>,
+}
+
+const fn row(packet: &'static str, verdict: fn(&Situation<'_>) -> Option<Verdict>) -> Row {
+    Row { packet, verdict }
+}
+
+/// What becomes of a packet, and the number of the row that says so.
+pub(crate) fn decide(situation: &Situation<'_>) -> (usize, Verdict) {
+    let mut rows = rows(situation.case.hook).iter().enumerate();
+    rows.find_map(|(number, row)| (row.verdict)(situation).map(|verdict| (number, verdict)))
+        .expect("the last row is for everything else")
+}
+
+/// The table of a hook.
+pub(crate) const fn rows(hook: Hook) -> &'static [Row] {
+    match hook {
+        Hook::Uplink => UPLINK,
+        Hook::Veth(_) => VETH,
+        Hook::HostLo => HOST_LO,
+        Hook::ContainerLo => CONTAINER_LO,
+        Hook::UplinkOut => UPLINK_OUT,
+        Hook::ContainerEth0 => CONTAINER_ETH0,
+    }
+}
+
+const UPLINK: &[Row] = &[
+    row("unreadable (1-4)", |s| s.packet.unreadable_1_to_4().map(Verdict::Continue)),
+    row("to a loopback address", |s| {
+        s.packet.destination.is_loopback().then(|| drop_from_outside(Reason::Destination))
+    }),
+    row("not to the shared address", |s| {
+        (!s.world.is_shared(s.packet.destination)).then_some(Verdict::Continue(Reason::OtherAddress))
+    }),
+    row("from the shared or a loopback address", |s| {
+        s.world.is_local(s.packet.source).then(|| drop_from_outside(Reason::SourceAddress))
+    }),
+    row("unreadable (5, 6)", |s| s.packet.unreadable_content.map(Verdict::Continue)),
+    row("the destination port is the host's", |s| {
+        let Content::Ports { destination, .. } = s.packet.content else { return None };
+        s.is_hosts(destination).then_some(Verdict::Continue(Reason::HostPort))
+    }),
+    row("an echo request", |s| {
+        matches!(s.packet.content, Content::EchoRequest { .. }).then_some(Verdict::Continue(Reason::Icmp))
+    }),
+    row("an echo reply that no container asked for", |s| {
+        let Content::EchoReply { id, .. } = s.packet.content else { return None };
+        s.asking_container(s.packet.source, id).is_none().then_some(Verdict::Continue(Reason::Icmp))
+    }),
+    row("an error: the quoted source is not the shared address", |s| {
+        let quoted = s.packet.quoted()?;
+        (!s.world.is_shared(quoted.source)).then_some(Verdict::Continue(Reason::Quoted))
+    }),
+    row("an error: the quoted destination is local", |s| {
+        let quoted = s.packet.quoted()?;
+        s.world.is_local(quoted.destination).then_some(Verdict::Continue(Reason::Quoted))
+    }),
+    row("an error: the quoted source port is the host's", |s| {
+        let (source, _) = s.packet.quoted()?.ports()?;
+        s.is_hosts(source).then_some(Verdict::Continue(Reason::HostPort))
+    }),
+    row("an error: quotes an echo request that no container sent", |s| {
+        let quoted = s.packet.quoted()?;
+        let QuotedContent::EchoRequest { id, .. } = quoted.content else { return None };
+        s.asking_container(quoted.destination, id).is_none().then_some(Verdict::Continue(Reason::Icmp))
+    }),
+    row("the frame is for another MAC address", |s| {
+        (s.packet.to_mac != s.world.config.mac.octets()).then_some(Verdict::Continue(Reason::OtherStation))
+    }),
+    row("everything else", |s| {
+        let (slot, renumber) = match s.packet.content {
+            Content::EchoReply { id, at } => s.answer_to(s.packet.source, id, at),
+            Content::Error { quoted: Quoted { destination, content, .. }, .. } => match content {
+                QuotedContent::EchoRequest { id, at } => s.answer_to(destination, id, Some(at)),
+                QuotedContent::Ports { source, .. } => (s.world.owner(source), Renumber::NONE),
+            },
+            _ => (s.deciding_owner()?, Renumber::NONE),
+        };
+        let (origin, owner) = (Origin::Outside, World::entry(slot));
+        Some(Verdict::ToContainer { origin, owner, by_loopback: false, renumber })
+    }),
+];
+
+const VETH: &[Row] = &[
+    row("unreadable (1, 2)", |s| s.packet.unreadable_frame.map(|reason| s.drop(reason))),
+    row("the source MAC is neither the host's nor that of the sender's loopback device", |s| {
+        let allowed = [s.world.config.mac.octets(), loopback_mac(s.sender())];
+        (!allowed.contains(&s.packet.from_mac)).then(|| s.drop(Reason::SourceMac))
+    }),
+    row("to a multicast or broadcast MAC address", |s| {
+        (s.packet.to_mac[0] & 1 != 0).then(|| s.drop(Reason::Destination))
+    }),
+    row("unreadable (3, 4)", |s| s.packet.unreadable_header.map(|reason| s.drop(reason))),
+    row("the source is not the shared address, or a loopback one to a local destination", |s| {
+        let source = s.packet.source;
+        let allowed = s.world.is_shared(source) || (s.is_to_local() && source.is_loopback());
+        (!allowed).then(|| s.drop(Reason::SourceAddress))
+    }),
+    row("unreadable (5, 6)", |s| s.packet.unreadable_content.map(|reason| s.drop(reason))),
+    row("the source port is not the sender's", |s| {
+        let Content::Ports { source, .. } = s.packet.content else { return None };
+        (!s.is_senders(source)).then(|| s.drop(Reason::SourcePort))
+    }),
+    row("an echo reply", |s| {
+        matches!(s.packet.content, Content::EchoReply { .. }).then(|| s.drop(Reason::Icmp))
+    }),
+    row("an echo request to a local address", |s| {
+        let is_request = matches!(s.packet.content, Content::EchoRequest { .. });
+        (is_request && s.is_to_local()).then(|| s.drop(Reason::Icmp))
+    }),
+    row("an error that only routers send", |s| {
+        let Content::Error { kind, code, .. } = s.packet.content else { return None };
+        let is_routers = match s.packet.source {
+            IpAddr::V4(_) => (kind, code) == (3, 4) || (kind == 11 && code != 1),
+            IpAddr::V6(_) => kind == 2 || (kind == 3 && code != 1),
+        };
+        is_routers.then(|| s.drop(Reason::Icmp))
+    }),
+    row(
+        "an error: the quoted destination is not the shared address, or a loopback one to a local destination",
+        |s| {
+            let destination = s.packet.quoted()?.destination;
+            let allowed = s.world.is_shared(destination) || (s.is_to_local() && destination.is_loopback());
+            (!allowed).then(|| s.drop(Reason::Quoted))
+        },
+    ),
+    row("an error: the quoted source is not the error's destination", |s| {
+        (s.packet.quoted()?.source != s.packet.destination).then(|| s.drop(Reason::Quoted))
+    }),
+    row("an error: no ports are quoted", |s| {
+        s.packet.quoted()?.ports().is_none().then(|| s.drop(Reason::Quoted))
+    }),
+    row("an error: the quoted destination port is not the sender's", |s| {
+        let (_, destination) = s.packet.quoted()?.ports()?;
+        (!s.is_senders(destination)).then(|| s.drop(Reason::Quoted))
+    }),
+    row("local, and the port is the host's", |s| {
+        (s.is_to_local() && s.deciding_owner()? == HOST_SLOT).then(|| Verdict::ToHost(s.sender()))
+    }),
+    row("local, and the port is a container's", |s| {
+        let (origin, owner) = (Origin::Container(s.sender()), World::entry(s.deciding_owner()?));
+        let by_loopback = s.concerns_loopback6();
+        s.is_to_local().then_some(Verdict::ToContainer {
+            origin,
+            owner,
+            by_loopback,
+            renumber: Renumber::NONE,
+        })
+    }),
+    row("the destination is no unicast address", |s| {
+        s.world.is_no_unicast(s.packet.destination).then(|| s.drop(Reason::Destination))
+    }),
+    row("beyond the uplink's network, and the host has no gateway", |s| {
+        s.next_hop().is_none().then(|| s.drop(Reason::NoRoute))
+    }),
+    row("an echo request, and all identifiers that could be used are taken", |s| {
+        // A later fragment has no identifier that could be taken.
+        let Content::EchoRequest { id, at: Some(_) } = s.packet.content else { return None };
+        s.outside_id(id).is_none().then(|| s.drop(Reason::EchoBusy))
+    }),
+    row("everything else", |s| {
+        let next_hop = match s.next_hop()? {
+            IpAddr::V4(address) => NextHop::V4(address.octets()),
+            IpAddr::V6(address) => NextHop::V6(address.octets()),
+        };
+        let renumber = match s.packet.content {
+            Content::EchoRequest { id, at: Some(at) } => Renumber::new(at, id, s.outside_id(id)?),
+            _ => Renumber::NONE,
+        };
+        Some(Verdict::ToOutside { slot: s.sender(), next_hop, renumber })
+    }),
+];
+
+const HOST_LO: &[Row] = &[
+    row("put there by the program at the host veth", |s| {
+        (s.case.mark == DECIDED_MARK).then_some(Verdict::Decided)
+    }),
+    row("unreadable (1-4)", |s| s.packet.unreadable_1_to_4().map(Verdict::Continue)),
+    row("not to a local address", |s| (!s.is_to_local()).then_some(Verdict::Continue(Reason::OtherAddress))),
+    row("unreadable (5, 6)", |s| s.packet.unreadable_content.map(Verdict::Continue)),
+    row("the destination port is the host's", |s| {
+        let Content::Ports { destination, .. } = s.packet.content else { return None };
+        s.is_hosts(destination).then_some(Verdict::Continue(Reason::HostPort))
+    }),
+    row("an echo message", |s| s.packet.is_echo().then_some(Verdict::Continue(Reason::Icmp))),
+    row("an error: the quoted source is no local address", |s| {
+        let quoted = s.packet.quoted()?;
+        (!s.world.is_local(quoted.source)).then_some(Verdict::Continue(Reason::Quoted))
+    }),
+    row("an error: no ports are quoted", |s| {
+        s.packet.quoted()?.ports().is_none().then_some(Verdict::Continue(Reason::Quoted))
+    }),
+    row("an error: the quoted source port is the host's", |s| {
+        let (source, _) = s.packet.quoted()?.ports()?;
+        s.is_hosts(source).then_some(Verdict::Continue(Reason::HostPort))
+    }),
+    row("everything else", |s| {
+        let (origin, owner) = (Origin::Host, World::entry(s.deciding_owner()?));
+        let by_loopback = s.concerns_loopback6();
+        Some(Verdict::ToContainer { origin, owner, by_loopback, renumber: Renumber::NONE })
+    }),
+];
+
+const CONTAINER_LO: &[Row] = &[
+    row("of a loopback device that no container has", |s| {
+        s.world.eth0(s.sender()).is_none().then(|| s.stays())
+    }),
+    row("unreadable (1-6)", |s| {
+        s.packet.unreadable_1_to_4().or(s.packet.unreadable_content).map(|_reason| s.stays())
+    }),
+    row("an echo message", |s| s.packet.is_echo().then(|| s.stays())),
+    row("not to a local address", |s| (!s.is_to_local()).then(|| s.stays())),
+    row("an error: the quoted source is no local address", |s| {
+        let quoted = s.packet.quoted()?;
+        (!s.world.is_local(quoted.source)).then(|| s.stays())
+    }),
+    row("an error: no ports are quoted", |s| s.packet.quoted()?.ports().is_none().then(|| s.stays())),
+    row("the port is the container's", |s| (s.deciding_owner()? == s.sender()).then(|| s.stays())),
+    row("everything else", |s| s.world.eth0(s.sender()).map(Verdict::ToEth0)),
+];
+
+const UPLINK_OUT: &[Row] = &[row("everything", |_| Some(Verdict::Decided))];
+
+const CONTAINER_ETH0: &[Row] = &[
+    row("to or from ::1", |s| s.concerns_loopback6().then_some(Verdict::ToLoopback)),
+    row("everything else", |_| Some(Verdict::Decided)),
+];
+
+const fn drop_from_outside(reason: Reason) -> Verdict {
+    Verdict::Drop { slot: HOST_SLOT, reason }
+}
+
+impl Reading {
+    fn unreadable_1_to_4(&self) -> Option<Reason> {
+        self.unreadable_frame.or(self.unreadable_header)
+    }
+
+    const fn is_echo(&self) -> bool {
+        matches!(self.content, Content::EchoRequest { .. } | Content::EchoReply { .. })
+    }
+
+    const fn quoted(&self) -> Option<Quoted> {
+        let Content::Error { quoted, .. } = self.content else { return None };
+        Some(quoted)
+    }
+}
+
+impl Quoted {
+    /// Source and destination port.
+    const fn ports(&self) -> Option<(u16, u16)> {
+        let QuotedContent::Ports { source, destination } = self.content else { return None };
+        Some((source, destination))
+    }
+}
+
+impl Situation<'_> {
+    fn is_hosts(&self, port: u16) -> bool {
+        self.world.owner(port) == HOST_SLOT
+    }
+
+    /// The container behind a veth or with a loopback device.
+    pub(crate) fn sender(&self) -> u16 {
+        if let Hook::Veth(slot) = self.case.hook { slot } else { loopback_slot(self.case) }
+    }
+
+    fn is_senders(&self, port: u16) -> bool {
+        self.world.owner(port) == self.sender()
+    }
+
+    fn drop(&self, reason: Reason) -> Verdict {
+        Verdict::Drop { slot: self.sender(), reason }
+    }
+
+    fn stays(&self) -> Verdict {
+        Verdict::Own(self.sender())
+    }
+
+    fn is_to_local(&self) -> bool {
+        self.world.is_local(self.packet.destination)
+    }
+
+    /// Whether a packet is to or from `::1`.
+    fn concerns_loopback6(&self) -> bool {
+        let loopback = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
+        [self.packet.source, self.packet.destination].contains(&loopback)
+    }
+
+    /// The owner of the port by which a packet finds its way: the destination port, or the source port of what an
+    /// error quotes.
+    fn deciding_owner(&self) -> Option<u16> {
+        match self.packet.content {
+            Content::Ports { destination, .. } => Some(self.world.owner(destination)),
+            Content::Error { quoted, .. } => quoted.ports().map(|(source, _)| self.world.owner(source)),
+            _ => None,
+        }
+    }
+
+    /// The neighbour that gets a packet for the outside.
+    fn next_hop(&self) -> Option<IpAddr> {
+        let destination = self.packet.destination;
+        if self.world.is_on_link(destination) { Some(destination) } else { self.world.gateway(destination) }
+    }
+
+    /// The container that has asked `peer` for an echo.
+    fn asking_container(&self, peer: IpAddr, id: u16) -> Option<Asker> {
+        self.memory.asker(self.world, peer, id).filter(|asker| asker.slot != HOST_SLOT)
+    }
+
+    /// Who gets the answer to an echo request, and with which identifier.
+    fn answer_to(&self, peer: IpAddr, id: u16, at: Option<usize>) -> (u16, Renumber) {
+        let asker = self.asking_container(peer, id).expect("an earlier row has found it");
+        (asker.slot, at.map_or(Renumber::NONE, |at| Renumber::new(at, id, asker.id)))
+    }
+
+    /// The identifier with which the sender's echo request leaves: of those that were tried the first that nobody
+    /// has, or that it has already for this identifier of its own. None if at least eight were tried in vain.
+    pub(crate) fn outside_id(&self, id: u16) -> Option<u16> {
+        const TRIES: usize = 8;
+        let peer = self.packet.destination;
+        let generation = self.world.containers.get(&self.sender()).copied().unwrap_or_default();
+        let own = Asker { slot: self.sender(), generation, id };
+        let is_free =
+            |tried: u16| self.memory.asker(self.world, peer, tried).is_none_or(|asker| asker == own);
+        if is_free(id) {
+            return Some(id);
+        }
+        let chosen = self.tried.iter().copied().find(|tried| is_free(*tried));
+        // Who gives up earlier is wrong, whatever it says.
+        chosen.or_else(|| (self.tried.len() < TRIES).then_some(!id))
+    }
+}

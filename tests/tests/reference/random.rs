@@ -1,0 +1,247 @@
+//! Random worlds, and packets in them that are nearly in order.
+
+use std::net::IpAddr;
+
+use portmap_common::{
+    memory::FRAGMENT_LIFETIME,
+    slot::{HOST_SLOT, loopback_mac},
+    tables::{Address4, Address6},
+};
+use portmap_ebpf::hooks::DECIDED_MARK;
+
+use crate::{
+    forms,
+    judge::{Judge, NOW},
+    memory::{Asker, Note},
+    packets::{Ends, Form, Template},
+    world::{A, B, C, Case, GATEWAY6, HOST6, Hook, MAC, NOBODY, OTHER_MAC, UPLINK, World, mask4, mask6},
+};
+
+/// A xorshift generator: what it yields depends on the seed alone.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        // It must not be zero.
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// A number below `limit`.
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        let limit = u64::try_from(limit).expect("a number");
+        usize::try_from((self.next() >> 32) % limit).expect("less than the limit")
+    }
+
+    pub(crate) fn pick<T: Clone>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len())].clone()
+    }
+
+    /// True in one of `times` cases.
+    pub(crate) fn once_in(&mut self, times: usize) -> bool {
+        self.below(times) == 0
+    }
+
+    pub(crate) fn byte(&mut self) -> u8 {
+        self.next().to_le_bytes()[7]
+    }
+
+    pub(crate) fn port(&mut self) -> u16 {
+        u16::from_le_bytes([self.byte(), self.byte()])
+    }
+}
+
+/// A world: other owners, other containers, another network.
+pub(crate) fn world(random: &mut Random) -> World {
+    let mut world = World::new();
+    let owners: [u16; 8] = std::array::from_fn(|_| random.pick(&[HOST_SLOT, A, A, B, C]));
+    let shift = random.below(13);
+    for (port, owner) in world.owners.iter_mut().enumerate() {
+        *owner = owners[(port >> shift) % owners.len()];
+    }
+    for slot in [A, B, C] {
+        world.containers.insert(slot, u32::from(random.port()) + 1);
+    }
+    if random.once_in(4) {
+        world.containers.remove(&C);
+        world.owners.iter_mut().filter(|owner| **owner == C).for_each(|owner| *owner = HOST_SLOT);
+    }
+    let config = &mut world.config;
+    config.netmask = Address4::new(mask4(random.pick(&[24, 24, 0, 1, 8, 23, 25, 30, 31, 32])));
+    config.netmask6 = Address6::new(mask6(random.pick(&[64, 64, 0, 1, 10, 63, 65, 127, 128])));
+    if random.once_in(4) {
+        config.gateway = Address4::default();
+    }
+    config.gateway6 =
+        Address6::new(random.pick(&[GATEWAY6, HOST6, std::net::Ipv6Addr::UNSPECIFIED]).octets());
+    if random.once_in(5) {
+        config.host_ip6 = Address6::default();
+    }
+    world
+}
+
+/// Identifiers and ports of which there are so few that they meet.
+const NUMBERS: [u16; 6] = [0, 1, 0x0800, 31_000, 31_001, u16::MAX];
+
+/// So many packets one after the other in one world.
+pub(crate) fn packets(judge: &mut Judge<'_>, random: &mut Random, forms: &[Form], count: usize) {
+    for round in 0..count {
+        if round % 16 == 0 {
+            remember_something(judge, random);
+        }
+        let form = random.pick(forms);
+        let (hook, template) = template(random, &form);
+        if let Some((datagram, carried)) = template.later
+            && random.once_in(2)
+        {
+            let age = random.pick(&[0, FRAGMENT_LIFETIME / 3, FRAGMENT_LIFETIME + 1, FRAGMENT_LIFETIME * 9]);
+            judge.remember(Note::Fragment(datagram, NOW - age, carried));
+        }
+        let mut case = Case::new(hook, &template.bytes);
+        if random.once_in(20) {
+            let any = random.port();
+            case.tag = Some(random.pick(&[0, 0x2000, 1, any]));
+        }
+        if hook == Hook::HostLo && random.once_in(20) {
+            case.mark = DECIDED_MARK;
+        }
+        if random.once_in(2) {
+            case.ingress = random.pick(&[0, UPLINK, Hook::Veth(A).ifindex()]);
+        }
+        judge.ask(&form.name, &case);
+    }
+}
+
+fn remember_something(judge: &mut Judge<'_>, random: &mut Random) {
+    let is_ipv6 = random.once_in(2);
+    let peer = random.pick(&forms::four(is_ipv6));
+    let slot = random.pick(&[HOST_SLOT, A, B, C, NOBODY]);
+    let mut generation = judge.world.containers.get(&slot).copied().unwrap_or_default();
+    if slot != HOST_SLOT && (slot == NOBODY || random.once_in(3)) {
+        generation += 1;
+    }
+    let asker = Asker { slot, generation, id: random.pick(&NUMBERS) };
+    judge.remember(Note::Echo(peer, random.pick(&NUMBERS), asker));
+}
+
+/// A frame that was in order once.
+pub(crate) fn frame(random: &mut Random, form: &Form) -> (Vec<u8>, Hook) {
+    let (hook, template) = template(random, form);
+    (template.bytes, hook)
+}
+
+fn template(random: &mut Random, form: &Form) -> (Hook, Template) {
+    let hook = random.pick(&[
+        Hook::Uplink,
+        Hook::Uplink,
+        Hook::Veth(A),
+        Hook::Veth(A),
+        Hook::Veth(B),
+        Hook::HostLo,
+        Hook::ContainerLo,
+        Hook::UplinkOut,
+        Hook::ContainerEth0,
+    ]);
+    let sender = random.pick(&[A, A, B, C, NOBODY]);
+    let ends = ends(random, form.is_ipv6, hook);
+    let mut template = form.frame(hook, sender, &ends);
+    let number = |random: &mut Random| if random.once_in(2) { random.pick(&NUMBERS) } else { random.port() };
+    let (source, destination) = (number(random), number(random));
+    template.set(source, destination);
+    if random.once_in(4) {
+        for _ in 0..=random.below(3) {
+            mutate(random, &mut template.bytes, form.is_ipv6);
+        }
+    }
+    (hook, template)
+}
+
+/// Addresses that get far at a hook, mostly.
+fn ends(random: &mut Random, is_ipv6: bool, hook: Hook) -> Ends {
+    let four = forms::four(is_ipv6);
+    let [shared, loopback, near, far] = four;
+    let all = forms::addresses(is_ipv6);
+    let (source, destination): (&[IpAddr], &[IpAddr]) = match hook {
+        Hook::Uplink => (&[near, far], &[shared]),
+        Hook::Veth(_) | Hook::UplinkOut => (&[shared, shared, loopback], &four),
+        Hook::HostLo | Hook::ContainerLo | Hook::ContainerEth0 => (&four, &[shared, loopback]),
+    };
+    let address = |random: &mut Random, of: &[IpAddr]| {
+        let of = if random.once_in(6) { &all } else { of };
+        random.pick(of)
+    };
+    let ends = Ends::new(address(random, source), address(random, destination));
+    if random.once_in(3) { ends.quoting(address(random, &four), address(random, &four)) } else { ends }
+}
+
+/// Makes a frame worse.
+fn mutate(random: &mut Random, frame: &mut Vec<u8>, is_ipv6: bool) {
+    if frame.len() < 40 {
+        return;
+    }
+    let at = 14 + random.below(frame.len() - 14);
+    match random.below(11) {
+        0 => frame[at] = random.byte(),
+        1 => frame[at] ^= 1 << random.below(8),
+        2 => frame.truncate(at),
+        3 => frame.extend(vec![random.byte(); random.below(64)]),
+        4 => {
+            // A length that lies, mostly by a little.
+            let place = if is_ipv6 { 18 } else { 16 };
+            let length = u16::from_be_bytes([frame[place], frame[place + 1]]);
+            let lie = match random.below(4) {
+                0 => 0,
+                1 => random.port(),
+                _ => length.wrapping_add(u16::from(random.byte() % 24)).wrapping_sub(12),
+            };
+            frame[place..place + 2].copy_from_slice(&lie.to_be_bytes());
+        }
+        5 => {
+            // Version and header length, fragment fields, protocol.
+            let place = random.pick(if is_ipv6 { &[14, 20, 54] } else { &[14, 20, 21, 23] });
+            if let Some(byte) = frame.get_mut(place) {
+                *byte = random.pick(&[
+                    0x45, 0x46, 0x4f, 0x44, 0x60, 0x65, 0x20, 0x00, 0x01, 6, 17, 43, 44, 51, 58, 59, 60,
+                ]);
+            }
+        }
+        6 => {
+            // A piece again, or in another place: headers in headers, fragments that overlap.
+            let length = random.below(frame.len() - at).min(48);
+            let piece = frame[at..at + length].to_vec();
+            let place = 14 + random.below(frame.len() - 14);
+            frame.splice(place..place, piece);
+        }
+        7 => {
+            let length = random.below(frame.len() - at).min(24);
+            frame.drain(at..at + length);
+        }
+        8 => {
+            let mac = random.pick(&[MAC, OTHER_MAC, [0; 6], [0xff; 6], loopback_mac(A), loopback_mac(B)]);
+            let place = random.pick(&[0, 6]);
+            frame[place..place + 6].copy_from_slice(&mac);
+        }
+        9 => {
+            let kind = random.pick(&[0x0800_u16, 0x86dd, 0x0806, 0x8100, 0x88a8, 0x9100, 0x0000, 0x05ff]);
+            frame[12..14].copy_from_slice(&kind.to_be_bytes());
+        }
+        _ => {
+            let four = forms::four(is_ipv6);
+            let address = random.pick(&four);
+            let place = 14 + if is_ipv6 { random.pick(&[8, 24]) } else { random.pick(&[12, 16]) };
+            let bytes = match address {
+                IpAddr::V4(address) => address.octets().to_vec(),
+                IpAddr::V6(address) => address.octets().to_vec(),
+            };
+            if frame.len() >= place + bytes.len() {
+                frame[place..place + bytes.len()].copy_from_slice(&bytes);
+            }
+        }
+    }
+}

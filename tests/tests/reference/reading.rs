@@ -1,0 +1,380 @@
+//! What a frame says, read with a packet library in the order that the specification gives.
+
+use std::net::IpAddr;
+
+use etherparse::{
+    EtherType, Ethernet2HeaderSlice, IpAuthHeaderSlice, Ipv4HeaderSlice, Ipv6FragmentHeaderSlice,
+    Ipv6HeaderSlice, Ipv6RawExtHeaderSlice, UdpHeaderSlice, ether_type, ip_number,
+};
+use portmap_common::{
+    reason::Reason,
+    slot::{HOST_SLOT, slot_of_loopback},
+};
+
+use crate::{
+    memory::{Carried, Datagram, Memory},
+    world::{Case, Hook, World},
+};
+
+/// A frame that has been read.
+#[derive(Clone, Debug)]
+pub(crate) struct Reading {
+    /// Points 1 and 2.
+    pub(crate) unreadable_frame: Option<Reason>,
+    /// Points 3 and 4.
+    pub(crate) unreadable_header: Option<Reason>,
+    /// Points 5 and 6.
+    pub(crate) unreadable_content: Option<Reason>,
+    pub(crate) to_mac: [u8; 6],
+    pub(crate) from_mac: [u8; 6],
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    /// What there is if nothing is unreadable.
+    pub(crate) content: Content,
+    /// Set for a first fragment.
+    pub(crate) first_of: Option<Datagram>,
+}
+
+/// What a packet carries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Content {
+    None,
+    Ports {
+        source: u16,
+        destination: u16,
+    },
+    /// The message starts at `at`, unless it is in another fragment.
+    EchoRequest {
+        id: u16,
+        at: Option<usize>,
+    },
+    EchoReply {
+        id: u16,
+        at: Option<usize>,
+    },
+    Error {
+        kind: u8,
+        code: u8,
+        quoted: Quoted,
+    },
+}
+
+/// The packet in an ICMP error.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Quoted {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    pub(crate) content: QuotedContent,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum QuotedContent {
+    Ports { source: u16, destination: u16 },
+    EchoRequest { id: u16, at: usize },
+}
+
+const NOTHING: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+const ETHERNET: usize = 14;
+/// How many headers between the IPv6 header and what it carries are skipped.
+const EXTENSION_HEADERS: usize = 6;
+/// `IPPROTO_DCCP`, `IPPROTO_UDPLITE`.
+const DCCP: u8 = 33;
+const UDP_LITE: u8 = 136;
+
+/// Reads a frame. What later fragments carry is in `memory`.
+pub(crate) fn read(case: &Case<'_>, world: &World, memory: &Memory, now: u64) -> Reading {
+    let mut reading = Reading {
+        unreadable_frame: None,
+        unreadable_header: None,
+        unreadable_content: None,
+        to_mac: [0; 6],
+        from_mac: [0; 6],
+        source: NOTHING,
+        destination: NOTHING,
+        content: Content::None,
+        first_of: None,
+    };
+    let is_ipv6 = match read_ethernet(case, &mut reading) {
+        Ok(is_ipv6) => is_ipv6,
+        Err(reason) => {
+            reading.unreadable_frame = Some(reason);
+            return reading;
+        }
+    };
+    // Behind a container's interface only addresses count.
+    let is_ipv6_in_use = world.shares_ipv6() || case.hook == Hook::ContainerEth0;
+    let header = match is_ipv6 {
+        true if is_ipv6_in_use => read_ipv6(case.frame),
+        true => Err(Reason::Ipv6),
+        false => read_ipv4(case.frame),
+    };
+    let header = match header {
+        Ok(header) => header,
+        Err(reason) => {
+            reading.unreadable_header = Some(reason);
+            return reading;
+        }
+    };
+    reading.source = header.source;
+    reading.destination = header.destination;
+    match read_content(case, &header, memory, now, &mut reading.first_of) {
+        Ok(content) => reading.content = content,
+        Err(reason) => reading.unreadable_content = Some(reason),
+    }
+    reading
+}
+
+/// Points 1 and 2. Whether it is IPv6 rather than IPv4.
+fn read_ethernet(case: &Case<'_>, reading: &mut Reading) -> Result<bool, Reason> {
+    let is_from_outside = case.hook == Hook::Uplink;
+    if let Some(tag) = case.tag {
+        let vlan = tag & 0xfff;
+        if vlan != 0 || !is_from_outside {
+            return Err(Reason::Vlan);
+        }
+    }
+    let ethernet = Ethernet2HeaderSlice::from_slice(case.frame).map_err(|_short| Reason::Malformed)?;
+    reading.to_mac = ethernet.destination();
+    reading.from_mac = ethernet.source();
+    match ethernet.ether_type() {
+        // The kernel takes the first tag off, so one that is in place is the second.
+        EtherType::VLAN_TAGGED_FRAME | EtherType::PROVIDER_BRIDGING | EtherType::VLAN_DOUBLE_TAGGED_FRAME => {
+            Err(Reason::Vlan)
+        }
+        ether_type::ARP => Err(Reason::Arp),
+        ether_type::IPV4 => Ok(false),
+        ether_type::IPV6 => Ok(true),
+        _ => Err(Reason::EtherType),
+    }
+}
+
+/// An IP header; `packet` is the packet without padding.
+struct Header<'a> {
+    source: IpAddr,
+    destination: IpAddr,
+    packet: &'a [u8],
+    rest: Rest,
+}
+
+enum Rest {
+    V4 { length: usize, protocol: u8, piece: Option<Piece> },
+    V6 { next_header: u8 },
+}
+
+/// Where a fragment belongs.
+#[derive(Clone, Copy)]
+struct Piece {
+    id: u32,
+    is_first: bool,
+}
+
+/// A packet without what the sender says is behind its end.
+fn without_padding(packet: &[u8], length: usize) -> &[u8] {
+    packet.get(..length).unwrap_or(packet)
+}
+
+/// Point 4 for IPv4.
+fn read_ipv4(frame: &[u8]) -> Result<Header<'_>, Reason> {
+    let packet = &frame[ETHERNET..];
+    let header = Ipv4HeaderSlice::from_slice(packet).map_err(|_wrong| Reason::Malformed)?;
+    let length = header.slice().len();
+    let packet = match header.total_len() {
+        0 => packet,
+        total => without_padding(packet, total.into()),
+    };
+    if packet.len() < length {
+        return Err(Reason::Malformed);
+    }
+    let piece = header.is_fragmenting_payload().then(|| Piece {
+        id: header.identification().into(),
+        is_first: header.fragments_offset().value() == 0,
+    });
+    Ok(Header {
+        source: header.source_addr().into(),
+        destination: header.destination_addr().into(),
+        packet,
+        rest: Rest::V4 { length, protocol: header.protocol().0, piece },
+    })
+}
+
+/// Point 4 for IPv6.
+fn read_ipv6(frame: &[u8]) -> Result<Header<'_>, Reason> {
+    let packet = &frame[ETHERNET..];
+    let header = Ipv6HeaderSlice::from_slice(packet).map_err(|_wrong| Reason::Malformed)?;
+    let packet = match header.payload_length() {
+        0 => packet,
+        payload => without_padding(packet, header.slice().len() + usize::from(payload)),
+    };
+    Ok(Header {
+        source: header.source_addr().into(),
+        destination: header.destination_addr().into(),
+        packet,
+        rest: Rest::V6 { next_header: header.next_header().0 },
+    })
+}
+
+/// Points 5 and 6.
+fn read_content(
+    case: &Case<'_>,
+    header: &Header<'_>,
+    memory: &Memory,
+    now: u64,
+    first_of: &mut Option<Datagram>,
+) -> Result<Content, Reason> {
+    let (protocol, offset, piece) = match header.rest {
+        Rest::V4 { length, protocol, piece } => (protocol, length, piece),
+        Rest::V6 { next_header } => skip_extension_headers(next_header, header.packet, 40)?,
+    };
+    let is_ipv4 = header.source.is_ipv4();
+    if let Some(piece) = piece {
+        let datagram = Datagram {
+            scope: case.hook.scope(loopback_slot(case)),
+            source: header.source,
+            destination: header.destination,
+            id: piece.id,
+            protocol: is_ipv4.then_some(protocol),
+        };
+        if !piece.is_first {
+            return match memory.carried(&datagram, now) {
+                Some(Carried::Ports { source, destination }) => Ok(Content::Ports { source, destination }),
+                Some(Carried::EchoRequest(id)) => Ok(Content::EchoRequest { id, at: None }),
+                Some(Carried::EchoReply(id)) => Ok(Content::EchoReply { id, at: None }),
+                None => Err(Reason::Fragment),
+            };
+        }
+        *first_of = Some(datagram);
+    }
+    let (message, at) = (&header.packet[offset..], ETHERNET + offset);
+    if has_ports(protocol) {
+        // All of them have the ports where UDP has them.
+        let ports = UdpHeaderSlice::from_slice(message).map_err(|_short| Reason::Malformed)?;
+        return Ok(Content::Ports { source: ports.source_port(), destination: ports.destination_port() });
+    }
+    if protocol != icmp(is_ipv4) {
+        return Err(Reason::Protocol);
+    }
+    let [kind, code, _, _, id @ .., _, _] = *message.first_chunk::<8>().ok_or(Reason::Malformed)?;
+    let (id, at_start) = (u16::from_be_bytes(id), Some(at));
+    match (is_ipv4, kind) {
+        (true, 8) | (false, 128) => Ok(Content::EchoRequest { id, at: at_start }),
+        (true, 0) | (false, 129) => Ok(Content::EchoReply { id, at: at_start }),
+        (true, 3 | 11 | 12) | (false, 1..=4) => {
+            if piece.is_some() {
+                return Err(Reason::Fragment);
+            }
+            let quoted = read_quoted(is_ipv4, &message[8..], at + 8).ok_or(Reason::Quoted)?;
+            Ok(Content::Error { kind, code, quoted })
+        }
+        (false, 133..=137) => Err(Reason::Neighbour),
+        _ => Err(Reason::Icmp),
+    }
+}
+
+/// What an ICMP error quotes, if it is something that counts. Lengths in it are not looked at.
+fn read_quoted(is_ipv4: bool, packet: &[u8], at: usize) -> Option<Quoted> {
+    let (source, destination, protocol, offset, piece) = if is_ipv4 {
+        let header = Ipv4HeaderSlice::from_slice(packet).ok()?;
+        let is_first = header.fragments_offset().value() == 0;
+        let piece = Piece { id: 0, is_first };
+        let offset = header.slice().len();
+        let (source, destination) = (header.source_addr().into(), header.destination_addr().into());
+        (source, destination, header.protocol().0, offset, Some(piece))
+    } else {
+        let header = Ipv6HeaderSlice::from_slice(packet).ok()?;
+        let (protocol, offset, piece) = skip_extension_headers(header.next_header().0, packet, 40).ok()?;
+        (header.source_addr().into(), header.destination_addr().into(), protocol, offset, piece)
+    };
+    if piece.is_some_and(|piece: Piece| !piece.is_first) {
+        return None;
+    }
+    let message = packet.get(offset..)?;
+    let content = if has_ports(protocol) {
+        let [s0, s1, d0, d1] = *message.first_chunk()?;
+        QuotedContent::Ports {
+            source: u16::from_be_bytes([s0, s1]),
+            destination: u16::from_be_bytes([d0, d1]),
+        }
+    } else if protocol == icmp(is_ipv4) {
+        let [kind, _, _, _, id @ .., _, _] = *message.first_chunk::<8>()?;
+        if kind != if is_ipv4 { 8 } else { 128 } {
+            return None;
+        }
+        QuotedContent::EchoRequest { id: u16::from_be_bytes(id), at: at + offset }
+    } else {
+        return None;
+    };
+    Some(Quoted { source, destination, content })
+}
+
+/// Follows IPv6 extension headers: what they lead to, where it starts, and which fragment it is of. Of several fragment
+/// headers, of which the specification says nothing, the last one of a fragment counts.
+fn skip_extension_headers(
+    mut next: u8,
+    packet: &[u8],
+    mut offset: usize,
+) -> Result<(u8, usize, Option<Piece>), Reason> {
+    let mut piece = None;
+    for skipped in 0.. {
+        let is_fragment_header = next == ip_number::IPV6_FRAG.0;
+        let is_extension_header = matches!(next, 0 | 43 | 51 | 60) || is_fragment_header;
+        if !is_extension_header {
+            break;
+        }
+        if skipped == EXTENSION_HEADERS {
+            return Err(Reason::ExtensionHeaders);
+        }
+        let rest = &packet[offset..];
+        if is_fragment_header {
+            let header = Ipv6FragmentHeaderSlice::from_slice(rest).map_err(|_short| Reason::Malformed)?;
+            next = header.next_header().0;
+            offset += header.slice().len();
+            let is_first = header.fragment_offset().value() == 0;
+            if header.is_fragmenting_payload() {
+                piece = Some(Piece { id: header.identification(), is_first });
+            }
+            if !is_first {
+                break;
+            }
+            continue;
+        }
+        let length;
+        (next, length) = if next == ip_number::AUTH.0 {
+            authentication_header(rest)?
+        } else {
+            let header = Ipv6RawExtHeaderSlice::from_slice(rest).map_err(|_short| Reason::Malformed)?;
+            (header.next_header().0, header.slice().len())
+        };
+        offset += length;
+    }
+    Ok((next, offset, piece))
+}
+
+/// What follows an authentication header, and its length.
+fn authentication_header(bytes: &[u8]) -> Result<(u8, usize), Reason> {
+    match IpAuthHeaderSlice::from_slice(bytes) {
+        Ok(header) => Ok((header.next_header().0, header.slice().len())),
+        // One that authenticates nothing is shorter than the library allows, but says where it ends.
+        Err(_) => match bytes {
+            [next, 0, ..] if bytes.len() >= 8 => Ok((*next, 8)),
+            _ => Err(Reason::Malformed),
+        },
+    }
+}
+
+fn has_ports(protocol: u8) -> bool {
+    const TCP: u8 = ip_number::TCP.0;
+    const UDP: u8 = ip_number::UDP.0;
+    const SCTP: u8 = ip_number::SCTP.0;
+    matches!(protocol, TCP | UDP | DCCP | SCTP | UDP_LITE)
+}
+
+/// The protocol of ICMP messages.
+fn icmp(is_ipv4: bool) -> u8 {
+    if is_ipv4 { ip_number::ICMP.0 } else { ip_number::IPV6_ICMP.0 }
+}
+
+/// The container behind a loopback device, as its frames say; 0 if they say nothing.
+pub(crate) fn loopback_slot(case: &Case<'_>) -> u16 {
+    let ethernet = Ethernet2HeaderSlice::from_slice(case.frame).ok();
+    ethernet.and_then(|ethernet| slot_of_loopback(ethernet.source())).unwrap_or(HOST_SLOT)
+}

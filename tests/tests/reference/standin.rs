@@ -1,0 +1,209 @@
+//! The maps and a frame in memory, for the decision code.
+
+use std::{cell::RefCell, collections::HashMap};
+
+use portmap_common::{
+    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
+    tables::{Config, Endpoint, PortEntry},
+};
+use portmap_ebpf::{
+    Frame, Tables, Verdict,
+    frame::Head,
+    hooks::{ContainerEth0, ContainerLo, Hook as _, HostLo, Uplink, UplinkEgress, Veth},
+};
+
+use crate::{
+    memory::Entry,
+    world::{Case, Hook, World},
+};
+
+/// The maps. Who owns a port is asked of the world.
+pub(crate) struct Maps<'a> {
+    world: &'a World,
+    now: u64,
+    fragments4: RefCell<HashMap<FragmentKey4, Fragment>>,
+    fragments6: RefCell<HashMap<FragmentKey6, Fragment>>,
+    echoes: RefCell<HashMap<EchoKey, Echo>>,
+    /// Everything that was changed by the last decision, with what was there before.
+    changes: RefCell<Vec<(Entry, Option<Entry>)>>,
+    /// The identifiers that the last decision looked up, each once.
+    pub(crate) tried: RefCell<Vec<u16>>,
+}
+
+impl<'a> Maps<'a> {
+    pub(crate) fn new(world: &'a World, now: u64) -> Self {
+        Self {
+            world,
+            now,
+            fragments4: RefCell::default(),
+            fragments6: RefCell::default(),
+            echoes: RefCell::default(),
+            changes: RefCell::default(),
+            tried: RefCell::default(),
+        }
+    }
+
+    pub(crate) fn write(&self, entry: Entry) {
+        match entry {
+            Entry::Fragment4(key, fragment) => drop(self.fragments4.borrow_mut().insert(key, fragment)),
+            Entry::Fragment6(key, fragment) => drop(self.fragments6.borrow_mut().insert(key, fragment)),
+            Entry::Echo(key, echo) => drop(self.echoes.borrow_mut().insert(key, echo)),
+        }
+    }
+
+    /// The entry that is there with the key of `entry`.
+    pub(crate) fn like(&self, entry: Entry) -> Option<Entry> {
+        match entry {
+            Entry::Fragment4(key, _) => self.fragment4(&key).map(|fragment| Entry::Fragment4(key, fragment)),
+            Entry::Fragment6(key, _) => self.fragment6(&key).map(|fragment| Entry::Fragment6(key, fragment)),
+            Entry::Echo(key, _) => self.echoes.borrow().get(&key).map(|echo| Entry::Echo(key, *echo)),
+        }
+    }
+
+    fn remove(&self, entry: Entry) {
+        match entry {
+            Entry::Fragment4(key, _) => drop(self.fragments4.borrow_mut().remove(&key)),
+            Entry::Fragment6(key, _) => drop(self.fragments6.borrow_mut().remove(&key)),
+            Entry::Echo(key, _) => drop(self.echoes.borrow_mut().remove(&key)),
+        }
+    }
+
+    fn note(&self, entry: Entry) {
+        let before = self.like(entry);
+        if before != Some(entry) {
+            self.write(entry);
+            self.changes.borrow_mut().push((entry, before));
+        }
+    }
+
+    /// What the last decision has written.
+    pub(crate) fn written(&self) -> Vec<Entry> {
+        self.changes.borrow().iter().map(|(entry, _)| *entry).collect()
+    }
+
+    /// Undoes what the last decision has written.
+    pub(crate) fn take_back(&self) {
+        for (entry, before) in self.changes.take().into_iter().rev() {
+            match before {
+                Some(before) => self.write(before),
+                None => self.remove(entry),
+            }
+        }
+    }
+
+    pub(crate) fn forget(&self) {
+        self.fragments4.take();
+        self.fragments6.take();
+        self.echoes.take();
+    }
+
+    /// What the decision code says.
+    pub(crate) fn decide(&self, case: &Case<'_>) -> Verdict {
+        self.changes.borrow_mut().clear();
+        self.tried.borrow_mut().clear();
+        let view = View { case, mac: self.world.config.mac.octets() };
+        match case.hook {
+            Hook::Uplink => Uplink::decide(&view, self),
+            Hook::Veth(_) => Veth::decide(&view, self),
+            Hook::HostLo => HostLo::decide(&view, self),
+            Hook::ContainerLo => ContainerLo::decide(&view, self),
+            Hook::UplinkOut => UplinkEgress::decide(&view, self),
+            Hook::ContainerEth0 => ContainerEth0::decide(&view, self),
+        }
+    }
+}
+
+impl Tables for Maps<'_> {
+    fn port(&self, port: u16) -> PortEntry {
+        World::entry(self.world.owner(port))
+    }
+
+    fn endpoint(&self, slot: u16) -> Endpoint {
+        self.world.endpoint(slot)
+    }
+
+    fn config(&self) -> &Config {
+        &self.world.config
+    }
+
+    fn now(&self) -> u64 {
+        self.now
+    }
+
+    fn fragment4(&self, key: &FragmentKey4) -> Option<Fragment> {
+        self.fragments4.borrow().get(key).copied()
+    }
+
+    fn set_fragment4(&self, key: &FragmentKey4, fragment: &Fragment) {
+        self.note(Entry::Fragment4(*key, *fragment));
+    }
+
+    fn fragment6(&self, key: &FragmentKey6) -> Option<Fragment> {
+        self.fragments6.borrow().get(key).copied()
+    }
+
+    fn set_fragment6(&self, key: &FragmentKey6, fragment: &Fragment) {
+        self.note(Entry::Fragment6(*key, *fragment));
+    }
+
+    fn echo(&self, key: &EchoKey) -> Option<Echo> {
+        let mut tried = self.tried.borrow_mut();
+        let id = u16::try_from(key.id).expect("an identifier");
+        if !tried.contains(&id) {
+            tried.push(id);
+        }
+        self.echoes.borrow().get(key).copied()
+    }
+
+    fn set_echo(&self, key: &EchoKey, echo: &Echo) {
+        self.note(Entry::Echo(*key, *echo));
+    }
+
+    fn claim_echo(&self, key: &EchoKey, echo: &Echo, stale: Option<Echo>) -> bool {
+        let there = self.echoes.borrow().get(key).copied();
+        assert_eq!(there, stale, "nobody else writes here");
+        self.note(Entry::Echo(*key, *echo));
+        true
+    }
+}
+
+/// A frame in memory.
+struct View<'a> {
+    case: &'a Case<'a>,
+    mac: [u8; 6],
+}
+
+impl Frame for View<'_> {
+    fn head<const N: usize>(&self) -> Option<impl Head> {
+        self.case.frame.get(..N)
+    }
+
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        let (words, _) = self.case.frame.get(offset..)?.as_chunks::<4>();
+        words.first_chunk::<N>().map(|words| words.map(u32::from_be_bytes))
+    }
+
+    fn length(&self) -> u32 {
+        u32::try_from(self.case.frame.len()).expect("a short frame")
+    }
+
+    fn ifindex(&self) -> u32 {
+        self.case.hook.ifindex()
+    }
+
+    fn ingress_ifindex(&self) -> u32 {
+        self.case.ingress
+    }
+
+    fn is_for_this_station(&self) -> bool {
+        self.case.frame.starts_with(&self.mac)
+    }
+
+    fn vlan_tag(&self) -> Option<u16> {
+        self.case.tag
+    }
+
+    fn mark(&self) -> u32 {
+        self.case.mark
+    }
+}

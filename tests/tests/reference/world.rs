@@ -1,0 +1,254 @@
+//! A host and its containers as the model knows them, and the same as the maps hold it.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use portmap_common::{
+    memory::SCOPE_LOOPBACK,
+    names,
+    slot::{HOST_SLOT, loopback_mac, veth_ifindex},
+    tables::{Address4, Address6, Config, Endpoint, Mac, PortEntry},
+};
+
+pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+pub(crate) const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
+pub(crate) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xfe);
+pub(crate) const MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 1];
+pub(crate) const OTHER_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 9];
+pub(crate) const UPLINK: u32 = 77;
+const LOOPBACK: u32 = 1;
+const ETH0: u32 = 2;
+
+/// Slots of three containers; the last is the greatest that there is.
+pub(crate) const A: u16 = 1;
+pub(crate) const B: u16 = 7;
+pub(crate) const C: u16 = 4095;
+/// A slot without a container.
+pub(crate) const NOBODY: u16 = 9;
+
+/// The host's network, its containers and who owns which port.
+#[derive(Clone, Debug)]
+pub(crate) struct World {
+    pub(crate) config: Config,
+    /// Generations of the containers by slot.
+    pub(crate) containers: BTreeMap<u16, u32>,
+    /// Slots by port.
+    pub(crate) owners: Vec<u16>,
+}
+
+impl World {
+    /// Three containers and the host, whose ports lie between each other's so that neighbours differ.
+    pub(crate) fn new() -> Self {
+        let owners = (0..=u16::MAX).map(|port| {
+            // The upper bits of a multiplicative hash: neither an order nor a period of the ports is left.
+            let scattered = u32::from(port).wrapping_mul(0x9e37_79b1) >> 29;
+            [A, HOST_SLOT, B, A, C, A, B, HOST_SLOT][usize::try_from(scattered).expect("three bits")]
+        });
+        Self {
+            config: Config {
+                host_ip: Address4::new(HOST.octets()),
+                netmask: Address4::new(mask4(24)),
+                gateway: Address4::new(GATEWAY.octets()),
+                uplink_ifindex: UPLINK,
+                host_ip6: Address6::new(HOST6.octets()),
+                netmask6: Address6::new(mask6(64)),
+                gateway6: Address6::new(GATEWAY6.octets()),
+                mac: Mac::new(MAC),
+                lo_mac: Mac::new([0; 6]),
+            },
+            containers: BTreeMap::from([(A, 11), (B, 12), (C, u32::MAX)]),
+            owners: owners.collect(),
+        }
+    }
+
+    /// The slot that owns a port.
+    pub(crate) fn owner(&self, port: u16) -> u16 {
+        self.owners[usize::from(port)]
+    }
+
+    /// What the port map says of ports that `slot` owns.
+    pub(crate) fn entry(slot: u16) -> PortEntry {
+        if slot == HOST_SLOT {
+            PortEntry::default()
+        } else {
+            PortEntry { ifindex: veth_ifindex(slot), slot, flags: 0 }
+        }
+    }
+
+    /// What the map of containers says of `slot`.
+    pub(crate) fn endpoint(&self, slot: u16) -> Endpoint {
+        let Some(generation) = self.containers.get(&slot) else { return Endpoint::default() };
+        Endpoint {
+            host_ifindex: veth_ifindex(slot),
+            eth0_ifindex: self.eth0(slot).expect("a container"),
+            ephemeral_first: 0,
+            ephemeral_last: 0,
+            generation: *generation,
+        }
+    }
+
+    /// The index of a container's `eth0`.
+    pub(crate) fn eth0(&self, slot: u16) -> Option<u32> {
+        self.containers.contains_key(&slot).then_some(ETH0 + u32::from(slot))
+    }
+
+    pub(crate) fn shares_ipv6(&self) -> bool {
+        self.config.host_ip6 != Address6::default()
+    }
+
+    pub(crate) fn is_shared(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => address.octets() == self.config.host_ip.bytes,
+            IpAddr::V6(address) => address.octets() == self.config.host_ip6.bytes,
+        }
+    }
+
+    pub(crate) fn is_local(&self, address: IpAddr) -> bool {
+        self.is_shared(address) || address.is_loopback()
+    }
+
+    /// Whether an address is on the uplink's network.
+    pub(crate) fn is_on_link(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => {
+                let mask = Ipv4Addr::from(self.config.netmask.bytes);
+                address & mask == Ipv4Addr::from(self.config.host_ip.bytes) & mask
+            }
+            IpAddr::V6(address) => {
+                let mask = Ipv6Addr::from(self.config.netmask6.bytes);
+                address & mask == Ipv6Addr::from(self.config.host_ip6.bytes) & mask
+            }
+        }
+    }
+
+    /// Where packets for other networks go.
+    pub(crate) fn gateway(&self, of: IpAddr) -> Option<IpAddr> {
+        let gateway: IpAddr = match of {
+            IpAddr::V4(_) => self.config.gateway.bytes.into(),
+            IpAddr::V6(_) => self.config.gateway6.bytes.into(),
+        };
+        (!gateway.is_unspecified()).then_some(gateway)
+    }
+
+    /// Whether an address is none of one host.
+    pub(crate) fn is_no_unicast(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => {
+                let mask = Ipv4Addr::from(self.config.netmask.bytes);
+                let has_broadcasts = mask.to_bits().count_ones() < 31;
+                let is_broadcast =
+                    address & !mask == Ipv4Addr::UNSPECIFIED || address | mask == Ipv4Addr::BROADCAST;
+                let [first, ..] = address.octets();
+                first == 0
+                    || first >= 224
+                    || (has_broadcasts && self.is_on_link(address.into()) && is_broadcast)
+            }
+            IpAddr::V6(address) => {
+                address.is_unspecified()
+                    || address.is_multicast()
+                    || address.is_unicast_link_local()
+                    || address.to_ipv4_mapped().is_some()
+            }
+        }
+    }
+}
+
+/// The netmask of an IPv4 prefix.
+pub(crate) fn mask4(prefix: u32) -> [u8; 4] {
+    u32::MAX.checked_shl(32 - prefix).unwrap_or(0).to_be_bytes()
+}
+
+/// The netmask of an IPv6 prefix.
+pub(crate) fn mask6(prefix: u32) -> [u8; 16] {
+    u128::MAX.checked_shl(128 - prefix).unwrap_or(0).to_be_bytes()
+}
+
+/// The hooks; those inside and in front of a container with its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Hook {
+    Uplink,
+    Veth(u16),
+    HostLo,
+    ContainerLo,
+    UplinkOut,
+    ContainerEth0,
+}
+
+impl Hook {
+    /// Those that count, with one container at its veth.
+    pub(crate) const DECIDING: [Self; 4] = [Self::Uplink, Self::Veth(A), Self::HostLo, Self::ContainerLo];
+
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Uplink, Self::Veth(A), Self::HostLo, Self::ContainerLo, Self::UplinkOut, Self::ContainerEth0];
+
+    pub(crate) const fn ifindex(self) -> u32 {
+        match self {
+            // No program asks where a container's `eth0` is; there must be an interface with this index.
+            Self::Uplink | Self::UplinkOut | Self::ContainerEth0 => UPLINK,
+            Self::Veth(slot) => veth_ifindex(slot),
+            Self::HostLo | Self::ContainerLo => LOOPBACK,
+        }
+    }
+
+    pub(crate) const fn program(self) -> &'static str {
+        match self {
+            Self::Uplink => names::PROG_UPLINK_INGRESS,
+            Self::Veth(_) => names::PROG_VETH_INGRESS,
+            Self::HostLo => names::PROG_LO_INGRESS,
+            Self::ContainerLo => names::PROG_CONTAINER_LO,
+            Self::UplinkOut => names::PROG_UPLINK_EGRESS,
+            Self::ContainerEth0 => names::PROG_CONTAINER_ETH0,
+        }
+    }
+
+    /// Under which name fragments are remembered here.
+    pub(crate) const fn scope(self, sender: u16) -> u16 {
+        match self {
+            Self::Veth(slot) => slot,
+            Self::ContainerLo => SCOPE_LOOPBACK | sender,
+            Self::Uplink | Self::HostLo | Self::UplinkOut | Self::ContainerEth0 => HOST_SLOT,
+        }
+    }
+
+    /// Destination and source MAC address of a frame that is in order at this hook; `sender` is whose loopback
+    /// device it is where there is one.
+    pub(crate) const fn macs(self, sender: u16) -> ([u8; 6], [u8; 6]) {
+        match self {
+            Self::Uplink => (MAC, OTHER_MAC),
+            Self::Veth(_) => (MAC, MAC),
+            Self::HostLo => ([0; 6], [0; 6]),
+            Self::ContainerLo => (loopback_mac(sender), loopback_mac(sender)),
+            Self::UplinkOut | Self::ContainerEth0 => (OTHER_MAC, MAC),
+        }
+    }
+}
+
+/// A frame at a hook, with what the kernel knows about it.
+#[derive(Clone, Copy)]
+pub(crate) struct Case<'a> {
+    pub(crate) hook: Hook,
+    pub(crate) frame: &'a [u8],
+    /// The tag that the kernel has taken off.
+    pub(crate) tag: Option<u16>,
+    pub(crate) mark: u32,
+    pub(crate) ingress: u32,
+}
+
+impl<'a> Case<'a> {
+    /// A frame about which the kernel knows nothing special.
+    pub(crate) const fn new(hook: Hook, frame: &'a [u8]) -> Self {
+        Self { hook, frame, tag: None, mark: 0, ingress: 0 }
+    }
+}
+
+impl fmt::Debug for Case<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { hook, frame, tag, mark, ingress } = self;
+        write!(formatter, "  at {hook:?}, tag {tag:x?}, mark {mark:#x}, from interface {ingress}: ")?;
+        frame.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+    }
+}

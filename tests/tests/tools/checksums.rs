@@ -1,0 +1,78 @@
+//! Packets that were damaged on their way reach no program.
+
+use std::{io::ErrorKind, net::TcpListener};
+
+use portmap_tests::{packet_socket::PacketSocket, sandbox::Place, wait};
+
+use crate::{A, A_PORT, B, B_PORT, HOST_PORT, World, scapy::Frames};
+
+/// On every path a sound UDP packet, a damaged one, and a damaged start of a TCP connection.
+const SCRIPT: &str = r#"
+ways = {
+    "outside to a": (out, OUTSIDE, OUTSIDE6, 5555, HOST, HOST6, 31000),
+    "a to outside": (own, HOST, HOST6, 31009, OUTSIDE, OUTSIDE6, 8080),
+    "a to b": (own, HOST, HOST6, 31009, HOST, HOST6, 31010),
+    "a to b by loopback": (own, "127.0.0.1", "::1", 31009, "127.0.0.1", "::1", 31010),
+    "a to the host": (own, HOST, HOST6, 31009, HOST, HOST6, 8080),
+    "the host to a": (lambda p: Ether(src="00:00:00:00:00:00", dst="00:00:00:00:00:00") / p,
+                      HOST, HOST6, 5555, HOST, HOST6, 31000),
+}
+for way, (ether, source4, source6, sport, to4, to6, dport) in ways.items():
+    for version, ip in ("4", IP(src=source4, dst=to4)), ("6", IPv6(src=source6, dst=to6)):
+        udp = ether(ip / UDP(sport=sport, dport=dport) / Raw(b"sound"))
+        name(f"{way}/{version}/sound", udp)
+        damaged = bytes(udp)[:-5] + b"wrong"
+        name(f"{way}/{version}/udp", damaged)
+        tcp = bytearray(bytes(ether(ip / TCP(sport=sport, dport=dport, flags="S", seq=7))))
+        tcp[-5] ^= 1
+        name(f"{way}/{version}/tcp", bytes(tcp))
+"#;
+
+/// How many damaged packets of all protocols a place's stack has noticed.
+fn noticed(world: &World, place: Place<'_>) -> u64 {
+    let text = world.sandbox.sh(place, "nstat -asz --json");
+    let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    ["TcpInCsumErrors", "UdpInCsumErrors", "Udp6InCsumErrors"]
+        .iter()
+        .map(|name| json["kernel"][name].as_u64().expect("a counter"))
+        .sum()
+}
+
+#[test]
+fn damaged_packets_reach_no_program_on_any_path() {
+    let world = World::new();
+    let sandbox = &world.sandbox;
+    let frames = Frames::of(sandbox, SCRIPT);
+    let sender = |place, interface| sandbox.inside(place, || PacketSocket::open(interface));
+    let (outside, a, lo) = (sender(Place::Outside, "eth0"), sender(A, "eth0"), sender(Place::Host, "lo"));
+    for (way, socket, to, port) in [
+        ("outside to a", &outside, A, A_PORT),
+        ("a to outside", &a, Place::Outside, HOST_PORT),
+        ("a to b", &a, B, B_PORT),
+        ("a to b by loopback", &a, B, B_PORT),
+        ("a to the host", &a, Place::Host, HOST_PORT),
+        ("the host to a", &lo, A, A_PORT),
+    ] {
+        let receiver = world.receiver(to, port);
+        let listener = sandbox.inside(to, || TcpListener::bind(("::", port))).expect("the port is free");
+        listener.set_nonblocking(true).expect("a socket");
+        for version in [4, 6] {
+            let before = noticed(&world, to);
+            for damaged in ["udp", "tcp"] {
+                socket.send(frames.get(&format!("{way}/{version}/{damaged}")));
+            }
+            // The stack at the other end sees to it, if nobody has told it that the sum was right.
+            let what = format!("both to be noticed, {way}, IPv{version}");
+            wait::until(&what, || noticed(&world, to) == before + 2);
+            socket.send(frames.get(&format!("{way}/{version}/sound")));
+            let mut buffer = [0; 16];
+            let length = wait::for_value(way, || receiver.recv(&mut buffer).ok());
+            assert_eq!(buffer[..length], *b"sound", "{way}");
+            let nothing = receiver.recv(&mut buffer).expect_err("one packet was sound");
+            assert_eq!(nothing.kind(), ErrorKind::WouldBlock, "{way}");
+            assert!(listener.accept().is_err(), "{way}");
+            let half_open = sandbox.sh(to, &format!("ss -Htn state syn-recv 'sport = :{port}'"));
+            assert_eq!(half_open, "", "{way}");
+        }
+    }
+}

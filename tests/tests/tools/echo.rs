@@ -1,0 +1,100 @@
+//! `ping`, in every direction.
+
+use std::{collections::BTreeMap, net::IpAddr, thread};
+
+use portmap_tests::{
+    sandbox::{FAR, FAR6, HOST, HOST6, OUTSIDE, OUTSIDE6, Place, Sandbox},
+    wait,
+};
+
+use crate::{A, B, LOCAL, World, background::Background};
+
+/// Answers to echo requests, as tcpdump filters them.
+const REPLIES: &str = "icmp[icmptype] == icmp-echoreply or icmp6[icmp6type] == icmp6-echoreply";
+/// Requests and answers.
+const ECHO: &str = "icmp or (icmp6 and (ip6[40] == 128 or ip6[40] == 129))";
+
+/// Pings an address three times and checks that it answers each time, once and unchanged.
+fn ping(sandbox: &Sandbox, place: Place<'_>, to: impl Into<IpAddr>, options: &str) {
+    let to = to.into();
+    let command = format!("ping -n -c 3 -i 0.2 -W 30 {options} {to}");
+    let text = sandbox.sh(place, &command);
+    let what = format!("{place:?}: {command}: {text}");
+    assert!(text.contains("3 packets transmitted, 3 received, 0% packet loss"), "{what}");
+    for trouble in ["DUP", "duplicates", "errors", "wrong data"] {
+        assert!(!text.contains(trouble), "{what}");
+    }
+}
+
+#[test]
+fn everybody_gets_the_answers_to_his_own_pings() {
+    let world = World::new();
+    let sandbox = &world.sandbox;
+    for (number, to) in
+        [IpAddr::V4(OUTSIDE), OUTSIDE6.into(), FAR.into(), FAR6.into()].into_iter().enumerate()
+    {
+        let captures = [A, B].map(|place| Background::capture(sandbox, place, REPLIES));
+        // All with the same identifier, at the same time; what they send tells them apart.
+        let id = 4242 + number;
+        thread::scope(|scope| {
+            for (place, pattern) in [(A, "aa"), (B, "bb"), (Place::Host, "cc")] {
+                scope.spawn(move || ping(sandbox, place, to, &format!("-e {id} -p {pattern}")));
+            }
+        });
+        for (capture, own) in captures.iter().zip(["aaaa aaaa", "bbbb bbbb"]) {
+            let answers = format!("echo reply, id {id},");
+            wait::until("three answers", || capture.count(&answers) >= 3);
+            let text = capture.lines().join("\n");
+            assert_eq!(capture.count("echo reply"), 3, "{to}: {text}");
+            for pattern in ["aaaa aaaa", "bbbb bbbb", "cccc cccc"] {
+                assert_eq!(text.contains(pattern), pattern == own, "{to}: {text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn pings_larger_than_the_mtu_are_answered() {
+    let world = World::new();
+    for to in [IpAddr::V4(OUTSIDE), OUTSIDE6.into(), FAR.into(), FAR6.into()] {
+        for place in [A, Place::Host] {
+            ping(&world.sandbox, place, to, "-s 3000 -e 77");
+        }
+    }
+}
+
+#[test]
+fn the_host_alone_answers_outside() {
+    let world = World::new();
+    let sandbox = &world.sandbox;
+    let captures = [A, B].map(|place| Background::capture(sandbox, place, ECHO));
+    for to in [IpAddr::V4(HOST), HOST6.into()] {
+        ping(sandbox, Place::Outside, to, "-e 4242");
+        ping(sandbox, Place::Outside, to, "-s 3000");
+    }
+    // A container that has asked with the same identifier gets no requests either.
+    ping(sandbox, A, OUTSIDE, "-e 4242 -p aa");
+    ping(sandbox, Place::Outside, HOST, "-e 4242 -p dd");
+    ping(sandbox, B, OUTSIDE, "-e 4242 -p bb");
+    for (capture, own) in captures.iter().zip(["aaaa aaaa", "bbbb bbbb"]) {
+        wait::until("the container's own pings", || capture.count("ICMP") >= 6);
+        let text = capture.lines().join("\n");
+        assert_eq!(capture.count("ICMP"), 6, "{text}");
+        assert!(text.contains(own) && !text.contains("dddd dddd"), "{text}");
+    }
+}
+
+#[test]
+fn local_pings_stay_inside() {
+    let world = World::new();
+    for to in LOCAL {
+        ping(&world.sandbox, A, to, "");
+        ping(&world.sandbox, A, to, "-s 3000");
+        ping(&world.sandbox, Place::Host, to, "");
+    }
+    for path in ["rx_outside", "rx_host", "rx_container", "tx_outside", "tx_host", "tx_container"] {
+        assert_eq!(world.packets("a", path), 0, "{path}");
+    }
+    assert_ne!(world.packets("a", "own"), 0);
+    assert_eq!(world.drops("a"), BTreeMap::new());
+}

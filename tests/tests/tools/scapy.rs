@@ -1,0 +1,65 @@
+//! Frames made by Scapy, which knows every header that this test suite does not want to know.
+
+use std::collections::BTreeMap;
+
+use portmap_tests::sandbox::{Place, Sandbox};
+
+/// What every script starts with: addresses, and a function that gives a frame a name.
+///
+/// `out` makes a frame as outside sends it to the host, `own` one as a container sends it through its `eth0`.
+const PRELUDE: &str = r#"
+import logging
+logging.getLogger("scapy").setLevel(logging.ERROR)
+from scapy.layers.inet import *
+from scapy.layers.inet6 import *
+from scapy.layers.ipsec import AH, ESP
+from scapy.layers.l2 import *
+from scapy.packet import Raw
+HOST, OUTSIDE, FAR = "10.0.0.1", "10.0.0.2", "192.0.2.1"
+HOST6, OUTSIDE6, FAR6 = "2001:db8:0:1::1", "2001:db8:0:1::2", "2001:db8:f::1"
+HOST_MAC, OUTSIDE_MAC = "02:00:00:00:01:01", "02:00:00:00:01:02"
+def name(text, frame):
+    print(bytes(frame).hex(), text)
+def out(packet):
+    return Ether(src=OUTSIDE_MAC, dst=HOST_MAC) / packet
+def own(packet):
+    return Ether(src=HOST_MAC, dst=HOST_MAC) / packet
+"#;
+
+/// Frames by the names that a script gives them.
+#[derive(Debug)]
+pub(crate) struct Frames(BTreeMap<String, Vec<u8>>);
+
+impl Frames {
+    /// Runs a Python script that makes frames.
+    pub(crate) fn of(sandbox: &Sandbox, script: &str) -> Self {
+        // Debian's package belongs to Debian's interpreter, which need not be the first one in PATH.
+        let output = sandbox
+            .command(Place::Host, "/usr/bin/python3")
+            .args(["-c", &format!("{PRELUDE}{script}")])
+            .output()
+            .expect("Debian's Python");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}");
+        let text = String::from_utf8(output.stdout).expect("text");
+        Self(text.lines().map(|line| line.split_once(' ').expect("two words")).map(parse).collect())
+    }
+
+    /// The frame with this name.
+    pub(crate) fn get(&self, name: &str) -> &[u8] {
+        self.0.get(name).unwrap_or_else(|| panic!("no frame {name:?}"))
+    }
+
+    /// All frames in the order of their names.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.0.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
+    }
+}
+
+fn parse((hexadecimal, name): (&str, &str)) -> (String, Vec<u8>) {
+    let byte = |pair: &[u8]| {
+        let pair = std::str::from_utf8(pair).expect("digits");
+        u8::from_str_radix(pair, 16).expect("hexadecimal digits")
+    };
+    (name.to_owned(), hexadecimal.as_bytes().chunks(2).map(byte).collect())
+}

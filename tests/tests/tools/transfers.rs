@@ -1,0 +1,182 @@
+//! Transfers of files and streams by real programs, over every protocol that has ports.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write as _},
+    net::{IpAddr, SocketAddr, UdpSocket},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+};
+
+use nix::{
+    libc,
+    sys::socket::{SockaddrStorage, bind},
+};
+use portmap_tests::{
+    sandbox::{FAR, FAR6, OUTSIDE, OUTSIDE6, Place},
+    service::any,
+    wait,
+};
+
+use crate::{A, A_PORT, B, B_PORT, HOST_PORT, LOCAL, SHARED, World, background::Background};
+
+const OUTSIDES: [IpAddr; 4] = [IpAddr::V4(OUTSIDE), IpAddr::V6(OUTSIDE6), IpAddr::V4(FAR), IpAddr::V6(FAR6)];
+
+/// Every way between two places: who asks, who answers and where, by which addresses.
+const WAYS: [(Place<'_>, Place<'_>, u16, &[IpAddr]); 9] = [
+    (Place::Outside, A, A_PORT, &SHARED),
+    (Place::Outside, Place::Host, HOST_PORT, &SHARED),
+    (A, Place::Outside, HOST_PORT, &OUTSIDES),
+    (Place::Host, Place::Outside, HOST_PORT, &OUTSIDES),
+    (A, A, A_PORT, &LOCAL),
+    (A, B, B_PORT, &LOCAL),
+    (B, A, A_PORT, &LOCAL),
+    (A, Place::Host, HOST_PORT, &LOCAL),
+    (Place::Host, A, A_PORT, &LOCAL),
+];
+
+const PLACES: [(Place<'_>, u16, &str); 4] = [
+    (A, A_PORT, "a"),
+    (B, B_PORT, "b"),
+    (Place::Host, HOST_PORT, "host"),
+    (Place::Outside, HOST_PORT, "outside"),
+];
+
+#[test]
+fn curl_gets_whole_files_on_every_path() {
+    let world = World::new();
+    let sandbox = &world.sandbox;
+    let mut sums = Vec::new();
+    for (place, port, name) in PLACES {
+        let make = format!(
+            "mkdir /run/www-{name}; head -c 3M /dev/urandom > /run/www-{name}/file; sha256sum < /run/www-{name}/file"
+        );
+        sums.push((place, sandbox.sh(Place::Host, &make)));
+        // Its large segments are cut and summed at the last moment, or never: veth and lo leave that undone.
+        let command = format!("python3 -m http.server --bind :: --directory /run/www-{name} {port}");
+        Background::server(sandbox, place, port, &command);
+    }
+    for (from, to, port, addresses) in WAYS {
+        let expected = &sums.iter().find(|(place, _)| *place == to).expect("a server").1;
+        for address in addresses {
+            let url = format!("http://{}/file", SocketAddr::new(*address, port));
+            let script = format!("set -o pipefail; curl -gsS --max-time 60 '{url}' | sha256sum");
+            let output = sandbox.command(from, "bash").args(["-c", &script]).output().expect("a shell");
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{from:?}: {url}: {errors}");
+            assert_eq!(String::from_utf8_lossy(&output.stdout), *expected, "{from:?}: {url}");
+        }
+    }
+}
+
+#[test]
+fn iperf3_runs_over_every_protocol_it_knows() {
+    let world = World::new();
+    let sandbox = &world.sandbox;
+    let mut protocols = vec!["", "-u -b 100M -l 1200"];
+    if has_protocol(libc::SOCK_STREAM, libc::IPPROTO_SCTP) {
+        protocols.push("--sctp");
+    } else {
+        say_missing("SCTP");
+    }
+    // A server in a container on its own port for outside and the other container, and one outside for containers.
+    let ways = [
+        (Place::Outside, A, A_PORT, SHARED),
+        (B, A, A_PORT, SHARED),
+        (Place::Host, A, A_PORT, SHARED),
+        (A, Place::Outside, HOST_PORT, [OUTSIDE.into(), OUTSIDE6.into()]),
+    ];
+    for (place, port) in [(A, A_PORT), (Place::Outside, HOST_PORT)] {
+        Background::server(sandbox, place, port, &format!("iperf3 --server --port {port}"));
+    }
+    for (from, _, port, addresses) in ways {
+        for (address, protocol) in
+            addresses.into_iter().flat_map(|address| protocols.iter().map(move |p| (address, p)))
+        {
+            for reverse in ["", "-R"] {
+                let command = format!("iperf3 -J -n 2M -p {port} {protocol} {reverse} -c {address}");
+                let run = || sandbox.command(from, "sh").args(["-c", &command]).output().expect("a shell");
+                // A server that has not yet put away the last client turns the next one down.
+                let output = (0..5).map(|_| run()).find(|output| output.status.success()).unwrap_or_else(run);
+                let text = String::from_utf8_lossy(&output.stdout).into_owned();
+                let what = format!("{from:?}: {command}: {text}");
+                assert!(output.status.success(), "{what}");
+                let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+                let end = &report["end"];
+                let received = if end["sum"].is_null() { &end["sum_received"] } else { &end["sum"] };
+                // The receiver stops counting as soon as it hears that the sender has sent all.
+                assert_ne!(received["bytes"].as_u64().unwrap_or_default(), 0, "{what}");
+                if let Some(lost) = received["lost_percent"].as_f64() {
+                    assert!(lost < 50.0, "{what}");
+                }
+            }
+        }
+    }
+    assert_eq!([world.drops("a"), world.drops("b")], [const { BTreeMap::new() }; 2]);
+}
+
+#[test]
+fn udp_lite_works_on_every_path() {
+    if !has_protocol(libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE) {
+        say_missing("UDP-Lite");
+        return;
+    }
+    let world = World::new();
+    let sandbox = &world.sandbox;
+    let open = |place, address| sandbox.inside(place, || udp_lite(address)).expect("UDP-Lite");
+    for (from, to, port, addresses) in WAYS {
+        for address in addresses {
+            let to_address = SocketAddr::new(*address, port);
+            // On this one address, so that it answers from it.
+            let server = open(to, to_address);
+            let client = open(from, any(to_address, 0));
+            client.connect(to_address).expect("connected");
+            let what = format!("{from:?} to {to:?} by {address}");
+            // The second is larger than the MTU.
+            for length in [10, 3000] {
+                client.send(&vec![7; length]).expect("sent");
+                let mut buffer = [0; 4000];
+                let (received, sender) =
+                    server.recv_from(&mut buffer).unwrap_or_else(|error| panic!("{what}: {error}"));
+                assert_eq!(received, length, "{what}");
+                server.send_to(b"answer", sender).unwrap_or_else(|error| panic!("{what}: {error}"));
+                let received = client.recv(&mut buffer).unwrap_or_else(|error| panic!("{what}: {error}"));
+                assert_eq!(buffer[..received], *b"answer", "{what}");
+            }
+            // Nobody is there any more.
+            drop(server);
+            let _ = client.send(b"?");
+            let error = client.recv(&mut [0; 16]).expect_err("nobody is there");
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{what}");
+        }
+    }
+}
+
+/// Whether the kernel has a protocol. Its module, if it is one, is loaded by asking.
+fn has_protocol(kind: libc::c_int, protocol: libc::c_int) -> bool {
+    open(libc::AF_INET, kind, protocol).is_ok()
+}
+
+/// Says what could not be tested, past the test harness, which keeps what a successful test prints to itself.
+fn say_missing(protocol: &str) {
+    writeln!(io::stderr(), "not tested: this kernel has no {protocol}").expect("a terminal or a file");
+}
+
+/// A UDP-Lite socket, which works like one of UDP.
+fn udp_lite(address: SocketAddr) -> io::Result<UdpSocket> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let socket = open(family, libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE)?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    let socket = UdpSocket::from(socket);
+    socket.set_read_timeout(Some(wait::LIMIT))?;
+    Ok(socket)
+}
+
+fn open(family: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes numbers only.
+    let number = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) };
+    if number < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
