@@ -13,7 +13,7 @@ use super::{Finish, Hook};
 use crate::{
     echo,
     frame::Frame,
-    packet::{Depth, Version, content::Kind, ethernet},
+    packet::{Depth, Ip, Version, content::Kind, ethernet},
     tables::Tables,
     verdict::{Origin, Renumber, Verdict},
 };
@@ -69,25 +69,23 @@ fn decide_ip<V: Version, D: Depth, F: Finish>(
     let config = tables.config();
     let shared = V::shared(config).ok_or(Reason::Ipv6).map_err(stop)?;
     let ip = V::parse(frame).map_err(stop)?;
-    let is_local = ip.destination == shared || V::is_loopback(ip.destination);
-    // A loopback address is a fine source as long as the packet stays on the host.
-    let may_have = |address| address == shared || (is_local && V::is_loopback(address));
-    if !may_have(ip.source) {
+    if !may_have(&ip, shared, ip.source) {
         return Err(stop(Reason::SourceAddress));
     }
     let reading = D::read(frame, tables, &ip, slot).map_err(stop)?;
+    let ip = D::again(frame, ip).ok_or(Reason::Malformed).map_err(stop)?;
     let is_own = |port| tables.port(port).ifindex == frame.ifindex();
     let content = &reading.content;
     let passes = match content.kind {
         Kind::Ports if is_own(content.ports.source) => Ok(()),
         Kind::Ports => Err(Reason::SourcePort),
-        Kind::EchoRequest if !is_local => Ok(()),
+        Kind::EchoRequest if !stays(&ip, shared) => Ok(()),
         Kind::EchoRequest | Kind::EchoReply => Err(Reason::Icmp),
         // It would speak of the path to the address that all containers share.
         Kind::ErrorAboutPorts | Kind::ErrorAboutEcho if content.by_router => Err(Reason::Icmp),
         // The container must be able to have got the packet, and the error must go to where that came from.
         Kind::ErrorAboutPorts
-            if may_have(content.quoted_destination)
+            if may_have(&ip, shared, content.quoted_destination)
                 && content.quoted_source == ip.destination
                 && is_own(content.ports.destination) =>
         {
@@ -96,7 +94,7 @@ fn decide_ip<V: Version, D: Depth, F: Finish>(
         Kind::ErrorAboutPorts | Kind::ErrorAboutEcho => Err(Reason::Quoted),
     };
     passes.map_err(stop)?;
-    if !is_local {
+    if !stays(&ip, shared) {
         let next_hop = V::next_hop(ip.destination, config).map_err(stop)?;
         // A later fragment of an echo request has no identifier that could be changed; the first one's is.
         let renumber = if content.kind == Kind::EchoRequest && content.has_message {
@@ -118,4 +116,17 @@ fn decide_ip<V: Version, D: Depth, F: Finish>(
     let by_loopback = V::is_loopback_only(ip.source) || V::is_loopback_only(ip.destination);
     let origin = Origin::Container(slot);
     Ok(finish.finish(Verdict::ToContainer { origin, owner, by_loopback, renumber: Renumber::NONE }))
+}
+
+/// Whether a packet stays on the host, whose shared address is given.
+#[inline(always)]
+fn stays<V: Version>(ip: &Ip<V>, shared: V::Address) -> bool {
+    ip.destination == shared || V::is_loopback(ip.destination)
+}
+
+/// Whether a container may have an address, as far as this packet goes: a loopback address is fine as long as the
+/// packet stays on the host.
+#[inline(always)]
+fn may_have<V: Version>(ip: &Ip<V>, shared: V::Address, address: V::Address) -> bool {
+    address == shared || (stays(ip, shared) && V::is_loopback(address))
 }

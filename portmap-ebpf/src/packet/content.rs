@@ -142,6 +142,13 @@ pub trait Depth {
         ip: &Ip<V>,
         scope: u16,
     ) -> Result<Reading<V>, Reason>;
+
+    /// The IP header once more, for what is decided after [`Self::read`].
+    ///
+    /// A verifier remembers what a program has found out about an address, and takes the ways through the packet once
+    /// more for each thing that it may be. So what was found out before is forgotten instead: the header of a packet
+    /// with many ways is read again.
+    fn again<V: Version>(frame: &impl Frame, ip: Ip<V>) -> Option<Ip<V>>;
 }
 
 /// For packets that [are plain](Version::is_plain).
@@ -166,6 +173,11 @@ impl Depth for Plain {
         let word = V::first_word(frame).ok_or(Reason::Malformed)?;
         Ok(Reading { content: Content::of_ports(ports_of(word)), is_first: false, datagram: 0 })
     }
+
+    #[inline(always)]
+    fn again<V: Version>(_frame: &impl Frame, ip: Ip<V>) -> Option<Ip<V>> {
+        Some(ip)
+    }
 }
 
 impl Depth for Full {
@@ -177,6 +189,11 @@ impl Depth for Full {
         scope: u16,
     ) -> Result<Reading<V>, Reason> {
         read(frame, tables, ip, scope)
+    }
+
+    #[inline(always)]
+    fn again<V: Version>(frame: &impl Frame, _ip: Ip<V>) -> Option<Ip<V>> {
+        V::parse(frame).ok()
     }
 }
 
