@@ -8,6 +8,7 @@ mod build;
 mod check;
 mod fuzz;
 mod leftovers;
+mod mutants;
 mod process;
 mod setup;
 mod summary;
@@ -39,6 +40,8 @@ enum Task {
     Test(test::Arguments),
     /// Looks for frames on which the decision code breaks its specification.
     Fuzz(fuzz::Arguments),
+    /// Breaks the decision code in many ways and sees whether tests notice (needs root, takes an hour).
+    Mutants(mutants::Arguments),
     /// Runs a shell command under another kernel, in a virtual machine that sees this system read-only.
     Vm(vm::Arguments),
     /// Checks format, lints, documentation, licences and advisories.
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Task::Bench(arguments) => build::bench(&arguments).map(|never| match never {}),
         Task::Test(arguments) => test::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
+        Task::Mutants(arguments) => mutants::run(&arguments),
         Task::Vm(arguments) => vm::run(&arguments),
         Task::Check => check::run(),
     };

@@ -7,8 +7,7 @@ use clap::{Args, ValueEnum};
 
 mod apt;
 mod bpf;
-mod deny;
-mod fuzzer;
+mod crates;
 mod tools;
 
 /// Tools that are needed together.
@@ -26,6 +25,8 @@ pub(crate) enum Group {
     Dependencies,
     /// What builds and runs the fuzz targets.
     Fuzz,
+    /// What breaks the decision code on purpose.
+    Mutants,
 }
 
 /// How much of a set-up is told.
@@ -83,8 +84,12 @@ pub(crate) fn ensure(groups: &[Group], report: Report) -> Result<()> {
             Group::Run => tools::ensure(&tools::RUN, report)?,
             Group::Vm => tools::ensure(&tools::VM, report)?,
             Group::BpfLints => bpf::ensure_lints(report)?,
-            Group::Dependencies => deny::ensure(report)?,
-            Group::Fuzz => fuzzer::ensure(report)?,
+            Group::Dependencies => crates::ensure(&crates::DENY, report)?,
+            Group::Fuzz => {
+                tools::ensure(&tools::FUZZ, report)?;
+                crates::ensure(&crates::FUZZ, report)?;
+            }
+            Group::Mutants => crates::ensure(&crates::MUTANTS, report)?,
         }
     }
     Ok(())

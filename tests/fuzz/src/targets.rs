@@ -172,3 +172,31 @@ fn remember(world: &World, scene: &Scene, frame: &[u8], memories: [u8; 7]) {
         memory.echoes.extend(ids.iter().map(|id| (((packet.is_v6, peer), *id), entry)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    /// Runs a target on everything that is known for it.
+    fn replay(name: &str, target: fn(&[u8])) {
+        for kind in ["corpus", "fixtures"] {
+            let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(kind).join(name);
+            let inputs = fs::read_dir(directory).expect("it is in the repository");
+            for input in inputs {
+                let file = input.expect("a file").path();
+                println!("{}", file.display());
+                target(&fs::read(file).expect("it can be read"));
+            }
+        }
+    }
+
+    #[test]
+    fn verdict() {
+        replay("verdict", super::verdict);
+    }
+
+    #[test]
+    fn sequence() {
+        replay("sequence", super::sequence);
+    }
+}
