@@ -69,5 +69,6 @@ mod tests {
         assert_eq!(slot_of_loopback([0; 6]), None);
         assert_eq!(slot_of_loopback([0x02, b'P', b'M', 1, 0, 1]), None);
         assert_eq!(slot_of_loopback([0x02, b'P', b'M', 0, 0x80, 1]), None);
+        assert_eq!(slot_of_loopback(loopback_mac(SLOTS)), None);
     }
 }

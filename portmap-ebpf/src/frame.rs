@@ -48,27 +48,3 @@ pub trait Frame {
     /// The mark that the frame has in the kernel.
     fn mark(&self) -> u32;
 }
-
-impl Head for &[u8] {
-    fn byte<const AT: usize>(self) -> u8 {
-        self[AT]
-    }
-
-    fn half<const AT: usize>(self) -> u16 {
-        u16::from_be_bytes(at::<2>(self, AT))
-    }
-
-    fn word<const AT: usize>(self) -> u32 {
-        u32::from_be_bytes(at::<4>(self, AT))
-    }
-
-    fn double<const AT: usize>(self) -> u64 {
-        u64::from_be_bytes(at::<8>(self, AT))
-    }
-}
-
-fn at<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
-    let mut found = [0; N];
-    found.copy_from_slice(&bytes[offset..offset + N]);
-    found
-}

@@ -10,9 +10,10 @@ pub mod answer;
 pub mod echo;
 pub mod frame;
 pub mod hooks;
+pub mod in_memory;
 pub mod packet;
 pub mod sample;
 pub mod tables;
 pub mod verdict;
 
-pub use crate::{frame::Frame, tables::Tables, verdict::Verdict};
+pub use crate::{frame::Frame, in_memory::InMemory, tables::Tables, verdict::Verdict};

@@ -1,6 +1,6 @@
 //! Breaks the decision code in every small way that cargo-mutants knows, and sees whether a test notices.
 //!
-//! A broken tree is first put to the fuzz targets' inputs, which takes seconds. What they do not notice is put to the
+//! A broken tree is first put to the unit tests and the fuzz targets' inputs, which takes seconds. What they do not notice is put to the
 //! reference model and the tables of verdicts, with the programs in the kernel. What those do not notice either must be
 //! on record, with the reason.
 
@@ -29,8 +29,9 @@ use crate::{
 /// Trees that are broken at once, each by a worker.
 const WORKERS: usize = 2;
 
-/// Seconds after which a test that has not ended counts as one that has noticed.
-const PATIENCE: &str = "300";
+/// Seconds after which tests that have not ended count as tests that have noticed. They take a small part of it, and so
+/// does compiling everything for the first time.
+const PATIENCE: &str = "900";
 
 /// What to break.
 #[derive(Args)]
@@ -197,14 +198,16 @@ impl Tree {
         fate
     }
 
-    /// Whether the fuzz targets pass on all their inputs; none if they do not compile.
+    /// Whether the fuzz targets pass on all their inputs, and the unit tests; none if they do not compile.
     fn inputs(&self) -> Result<Option<bool>> {
-        let manifest = self.directory.join("tests/fuzz/Cargo.toml");
-        let test = |more: &[&str]| self.cargo(&["test", "--lib", "--manifest-path"], &manifest, more);
+        let fuzz = self.directory.join("tests/fuzz/Cargo.toml");
+        let test = |more: &[&str]| self.cargo(&["test", "--lib", "--manifest-path"], &fuzz, more);
         if !test(&["--no-run"])? {
             return Ok(None);
         }
-        test(&[]).map(Some)
+        let common = self.directory.join("Cargo.toml");
+        let units = ["--package", "portmap-common", "--package", "portmap-ebpf"];
+        Ok(Some(test(&[])? && self.cargo(&["test", "--lib", "--manifest-path"], &common, &units)?))
     }
 
     /// Whether the model and the tables agree with the programs; none if they do not compile.

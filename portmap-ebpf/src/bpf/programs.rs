@@ -53,7 +53,9 @@ macro_rules! programs {
 #[inline(always)]
 fn decide_ip<H: Hook, V: Version, D: Depth>(context: &TcContext, at: Option<HostHook>) -> i32 {
     let (frame, tables) = (Skb::new(context), Maps::new(context));
-    H::decide_ip::<V, D, _>(&frame, &tables, &Finisher { context, at })
+    match H::decide_ip::<V, D, _>(&frame, &tables, &Finisher { context, at }) {
+        Ok(code) | Err(code) => code,
+    }
 }
 
 /// Goes on in another program.

@@ -1,7 +1,7 @@
 //! Ingress of a container's `eth0`: packets to or from `::1` go on to its loopback device, because Linux drops them
 //! everywhere else. All others pass. Nothing here is a defence, and nothing is counted.
 
-use super::{Finish, Hook};
+use super::{Finish, Finished, Hook};
 use crate::{
     frame::Frame,
     packet::{Depth, Version, ethernet},
@@ -27,12 +27,12 @@ impl Hook for ContainerEth0 {
         frame: &impl Frame,
         _tables: &impl Tables,
         finish: &F,
-    ) -> F::Output {
-        match V::parse(frame) {
+    ) -> Finished<F> {
+        Ok(match V::parse(frame) {
             Ok(ip) if V::is_loopback_only(ip.source) || V::is_loopback_only(ip.destination) => {
                 finish.finish(Verdict::ToLoopback)
             }
             _ => finish.finish(Verdict::Decided),
-        }
+        })
     }
 }

@@ -6,7 +6,7 @@
 
 use portmap_common::{memory::SCOPE_LOOPBACK, slot::slot_of_loopback};
 
-use super::{Finish, Hook};
+use super::{Finish, Finished, Hook};
 use crate::{
     frame::Frame,
     packet::{Depth, Version, content::Kind, ethernet},
@@ -29,13 +29,13 @@ impl Hook for ContainerLo {
         frame: &impl Frame,
         tables: &impl Tables,
         finish: &F,
-    ) -> F::Output {
+    ) -> Finished<F> {
         let slot = slot_of(frame);
         if is_for_another::<V, D>(frame, tables, slot) != Some(true) {
-            return finish.finish(Verdict::Own(slot));
+            return Err(finish.finish(Verdict::Own(slot)));
         }
         let eth0 = tables.endpoint(slot).eth0_ifindex;
-        if eth0 == 0 { finish.finish(Verdict::Own(slot)) } else { finish.finish(Verdict::ToEth0(eth0)) }
+        Ok(if eth0 == 0 { finish.finish(Verdict::Own(slot)) } else { finish.finish(Verdict::ToEth0(eth0)) })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use portmap_common::{reason::Reason, slot::HOST_SLOT};
 
-use super::{DECIDED_MARK, Finish, Hook};
+use super::{DECIDED_MARK, Finish, Finished, Hook};
 use crate::{
     frame::Frame,
     packet::{Depth, Version, content::Kind, ethernet},
@@ -29,46 +29,34 @@ impl Hook for HostLo {
         frame: &impl Frame,
         tables: &impl Tables,
         finish: &F,
-    ) -> F::Output {
-        match decide_ip::<V, D, F>(frame, tables, finish) {
-            Ok(finished) | Err(finished) => finished,
+    ) -> Finished<F> {
+        let stop = |reason| finish.finish(Verdict::Continue(reason));
+        let shared = V::shared(tables.config()).ok_or(Reason::Ipv6).map_err(stop)?;
+        let ip = V::parse(frame).map_err(stop)?;
+        let is_local = |address| address == shared || V::is_loopback(address);
+        if !is_local(ip.destination) {
+            return Err(stop(Reason::OtherAddress));
         }
+        let reading = D::read(frame, tables, &ip, HOST_SLOT).map_err(stop)?;
+        // Also for what stays, see the uplink's hook.
+        reading.remember(tables, &ip, HOST_SLOT);
+        let content = &reading.content;
+        let target = match content.kind {
+            Kind::Ports => content.ports.destination,
+            Kind::ErrorAboutPorts if is_local(content.quoted_source) => content.ports.source,
+            Kind::ErrorAboutPorts | Kind::ErrorAboutEcho => return Err(stop(Reason::Quoted)),
+            Kind::EchoRequest | Kind::EchoReply => return Err(stop(Reason::Icmp)),
+        };
+        let owner = tables.port(target);
+        if owner.is_host() {
+            return Err(stop(Reason::HostPort));
+        }
+        let by_loopback = V::is_loopback_only(ip.source) || V::is_loopback_only(ip.destination);
+        Ok(finish.finish(Verdict::ToContainer {
+            origin: Origin::Host,
+            owner,
+            by_loopback,
+            renumber: Renumber::NONE,
+        }))
     }
-}
-
-/// Either result is the end; the second one only comes early.
-#[inline(always)]
-fn decide_ip<V: Version, D: Depth, F: Finish>(
-    frame: &impl Frame,
-    tables: &impl Tables,
-    finish: &F,
-) -> Result<F::Output, F::Output> {
-    let stop = |reason| finish.finish(Verdict::Continue(reason));
-    let shared = V::shared(tables.config()).ok_or(Reason::Ipv6).map_err(stop)?;
-    let ip = V::parse(frame).map_err(stop)?;
-    let is_local = |address| address == shared || V::is_loopback(address);
-    if !is_local(ip.destination) {
-        return Err(stop(Reason::OtherAddress));
-    }
-    let reading = D::read(frame, tables, &ip, HOST_SLOT).map_err(stop)?;
-    // Also for what stays, see the uplink's hook.
-    reading.remember(tables, &ip, HOST_SLOT);
-    let content = &reading.content;
-    let target = match content.kind {
-        Kind::Ports => content.ports.destination,
-        Kind::ErrorAboutPorts if is_local(content.quoted_source) => content.ports.source,
-        Kind::ErrorAboutPorts | Kind::ErrorAboutEcho => return Err(stop(Reason::Quoted)),
-        Kind::EchoRequest | Kind::EchoReply => return Err(stop(Reason::Icmp)),
-    };
-    let owner = tables.port(target);
-    if owner.is_host() {
-        return Err(stop(Reason::HostPort));
-    }
-    let by_loopback = V::is_loopback_only(ip.source) || V::is_loopback_only(ip.destination);
-    Ok(finish.finish(Verdict::ToContainer {
-        origin: Origin::Host,
-        owner,
-        by_loopback,
-        renumber: Renumber::NONE,
-    }))
 }

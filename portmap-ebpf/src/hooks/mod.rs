@@ -45,6 +45,9 @@ impl Finish for JustTell {
     }
 }
 
+/// What a finished verdict results in. Either variant is the end; the second one only comes early, which `?` is for.
+pub type Finished<F> = Result<<F as Finish>::Output, <F as Finish>::Output>;
+
 /// A hook.
 ///
 /// A decision comes in two steps, so that a program can give each version of IP a stack of its own.
@@ -60,15 +63,18 @@ pub trait Hook {
         frame: &impl Frame,
         tables: &impl Tables,
         finish: &F,
-    ) -> F::Output;
+    ) -> Finished<F>;
 
     /// Decides on a frame.
     #[inline(always)]
     fn decide(frame: &impl Frame, tables: &impl Tables) -> Verdict {
-        match Self::open(frame, tables) {
+        let finished = match Self::open(frame, tables) {
             Ok(Kind::V4) => Self::decide_ip::<V4, Full, _>(frame, tables, &JustTell),
             Ok(Kind::V6) => Self::decide_ip::<V6, Full, _>(frame, tables, &JustTell),
-            Err(verdict) => verdict,
+            Err(verdict) => Err(verdict),
+        };
+        match finished {
+            Ok(verdict) | Err(verdict) => verdict,
         }
     }
 }

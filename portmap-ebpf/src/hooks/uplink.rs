@@ -3,7 +3,7 @@
 
 use portmap_common::{reason::Reason, slot::HOST_SLOT, tables::PortEntry};
 
-use super::{Finish, Hook};
+use super::{Finish, Finished, Hook};
 use crate::{
     echo,
     frame::Frame,
@@ -27,61 +27,54 @@ impl Hook for Uplink {
         frame: &impl Frame,
         tables: &impl Tables,
         finish: &F,
-    ) -> F::Output {
-        match decide_ip::<V, D, F>(frame, tables, finish) {
-            Ok(finished) | Err(finished) => finished,
+    ) -> Finished<F> {
+        let stop = |reason| finish.finish(Verdict::Continue(reason));
+        let shared = V::shared(tables.config()).ok_or(Reason::Ipv6).map_err(stop)?;
+        let ip = V::parse(frame).map_err(stop)?;
+        if ip.destination != shared {
+            // The host's stack would take it for its own if routes to loopback addresses were allowed on the uplink.
+            return if V::is_loopback(ip.destination) {
+                Ok(finish.finish(Verdict::Drop { slot: HOST_SLOT, reason: Reason::Destination }))
+            } else {
+                Err(stop(Reason::OtherAddress))
+            };
         }
-    }
-}
-
-/// Either result is the end; the second one only comes early.
-#[inline(always)]
-fn decide_ip<V: Version, D: Depth, F: Finish>(
-    frame: &impl Frame,
-    tables: &impl Tables,
-    finish: &F,
-) -> Result<F::Output, F::Output> {
-    let stop = |reason| finish.finish(Verdict::Continue(reason));
-    let shared = V::shared(tables.config()).ok_or(Reason::Ipv6).map_err(stop)?;
-    let ip = V::parse(frame).map_err(stop)?;
-    if ip.destination != shared {
-        // The host's stack would take it for its own if routes to loopback addresses were allowed on the uplink.
-        return if V::is_loopback(ip.destination) {
-            Ok(finish.finish(Verdict::Drop { slot: HOST_SLOT, reason: Reason::Destination }))
-        } else {
-            Err(stop(Reason::OtherAddress))
+        // A container accepts its own address as a source, because other containers have the same one; so nobody
+        // outside may claim it.
+        if ip.source == shared || V::is_loopback(ip.source) {
+            return Ok(finish.finish(Verdict::Drop { slot: HOST_SLOT, reason: Reason::SourceAddress }));
+        }
+        let reading = D::read(frame, tables, &ip, HOST_SLOT).map_err(stop)?;
+        // Also for the host's own datagrams: what an earlier one with the same identification carried must not speak
+        // for their later fragments.
+        reading.remember(tables, &ip, HOST_SLOT);
+        let content = &reading.content;
+        if matches!(content.kind, Kind::ErrorAboutPorts | Kind::ErrorAboutEcho)
+            && (content.quoted_source != shared
+                || content.quoted_destination == shared
+                || V::is_loopback(content.quoted_destination))
+        {
+            // What an error quotes must have left by this uplink.
+            return Err(stop(Reason::Quoted));
+        }
+        let (owner, renumber) = match content.kind {
+            Kind::Ports => (owned(tables, content.ports.destination).map_err(stop)?, Renumber::NONE),
+            Kind::ErrorAboutPorts => (owned(tables, content.ports.source).map_err(stop)?, Renumber::NONE),
+            Kind::EchoReply => asker(tables, content, ip.source).map_err(stop)?,
+            Kind::ErrorAboutEcho => asker(tables, content, content.quoted_destination).map_err(stop)?,
+            Kind::EchoRequest => return Err(stop(Reason::Icmp)),
         };
+        // A redirect would turn a frame that only a promiscuous interface sees into one for the container.
+        if !frame.is_for_this_station() {
+            return Err(stop(Reason::OtherStation));
+        }
+        Ok(finish.finish(Verdict::ToContainer {
+            origin: Origin::Outside,
+            owner,
+            by_loopback: false,
+            renumber,
+        }))
     }
-    // A container accepts its own address as a source, because other containers have the same one; so nobody
-    // outside may claim it.
-    if ip.source == shared || V::is_loopback(ip.source) {
-        return Ok(finish.finish(Verdict::Drop { slot: HOST_SLOT, reason: Reason::SourceAddress }));
-    }
-    let reading = D::read(frame, tables, &ip, HOST_SLOT).map_err(stop)?;
-    // Also for the host's own datagrams: what an earlier one with the same identification carried must not speak
-    // for their later fragments.
-    reading.remember(tables, &ip, HOST_SLOT);
-    let content = &reading.content;
-    if matches!(content.kind, Kind::ErrorAboutPorts | Kind::ErrorAboutEcho)
-        && (content.quoted_source != shared
-            || content.quoted_destination == shared
-            || V::is_loopback(content.quoted_destination))
-    {
-        // What an error quotes must have left by this uplink.
-        return Err(stop(Reason::Quoted));
-    }
-    let (owner, renumber) = match content.kind {
-        Kind::Ports => (owned(tables, content.ports.destination).map_err(stop)?, Renumber::NONE),
-        Kind::ErrorAboutPorts => (owned(tables, content.ports.source).map_err(stop)?, Renumber::NONE),
-        Kind::EchoReply => asker(tables, content, ip.source).map_err(stop)?,
-        Kind::ErrorAboutEcho => asker(tables, content, content.quoted_destination).map_err(stop)?,
-        Kind::EchoRequest => return Err(stop(Reason::Icmp)),
-    };
-    // A redirect would turn a frame that only a promiscuous interface sees into one for the container.
-    if !frame.is_for_this_station() {
-        return Err(stop(Reason::OtherStation));
-    }
-    Ok(finish.finish(Verdict::ToContainer { origin: Origin::Outside, owner, by_loopback: false, renumber }))
 }
 
 /// The container that has asked `peer` for an echo, and how its message gets its own identifier back.

@@ -3,7 +3,7 @@
 
 use portmap_common::{reason::Reason, slot::HOST_SLOT};
 
-use super::{Finish, Hook};
+use super::{Finish, Finished, Hook};
 use crate::{
     echo,
     frame::Frame,
@@ -31,10 +31,10 @@ impl Hook for UplinkEgress {
         frame: &impl Frame,
         tables: &impl Tables,
         finish: &F,
-    ) -> F::Output {
+    ) -> Finished<F> {
         // Whatever cannot be read is no echo request.
         let _noted = note::<V, D>(frame, tables);
-        finish.finish(Verdict::Decided)
+        Ok(finish.finish(Verdict::Decided))
     }
 }
 

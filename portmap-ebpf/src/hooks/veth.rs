@@ -9,7 +9,7 @@ use portmap_common::{
     tables::Mac,
 };
 
-use super::{Finish, Hook};
+use super::{Finish, Finished, Hook};
 use crate::{
     echo,
     frame::Frame,
@@ -34,11 +34,60 @@ impl Hook for Veth {
         frame: &impl Frame,
         tables: &impl Tables,
         finish: &F,
-    ) -> F::Output {
+    ) -> Finished<F> {
         let slot = slot_of_veth(frame.ifindex());
-        match decide_ip::<V, D, F>(frame, tables, slot, finish) {
-            Ok(finished) | Err(finished) => finished,
+        let stop = |reason| finish.finish(Verdict::Drop { slot, reason });
+        let config = tables.config();
+        let shared = V::shared(config).ok_or(Reason::Ipv6).map_err(stop)?;
+        let ip = V::parse(frame).map_err(stop)?;
+        if !may_have(&ip, shared, ip.source) {
+            return Err(stop(Reason::SourceAddress));
         }
+        let reading = D::read(frame, tables, &ip, slot).map_err(stop)?;
+        let ip = D::again(frame, ip).ok_or(Reason::Malformed).map_err(stop)?;
+        let is_own = |port| tables.port(port).ifindex == frame.ifindex();
+        let content = &reading.content;
+        let passes = match content.kind {
+            Kind::Ports if is_own(content.ports.source) => Ok(()),
+            Kind::Ports => Err(Reason::SourcePort),
+            Kind::EchoRequest if !stays(&ip, shared) => Ok(()),
+            Kind::EchoRequest | Kind::EchoReply => Err(Reason::Icmp),
+            // It would speak of the path to the address that all containers share.
+            Kind::ErrorAboutPorts | Kind::ErrorAboutEcho if content.by_router => Err(Reason::Icmp),
+            // The container must be able to have got the packet, and the error must go to where that came from.
+            Kind::ErrorAboutPorts
+                if may_have(&ip, shared, content.quoted_destination)
+                    && content.quoted_source == ip.destination
+                    && is_own(content.ports.destination) =>
+            {
+                Ok(())
+            }
+            Kind::ErrorAboutPorts | Kind::ErrorAboutEcho => Err(Reason::Quoted),
+        };
+        passes.map_err(stop)?;
+        if !stays(&ip, shared) {
+            let next_hop = V::next_hop(ip.destination, config).map_err(stop)?;
+            // A later fragment of an echo request has no identifier that could be changed; the first one's is.
+            let renumber = if content.kind == Kind::EchoRequest && content.has_message {
+                let outside = echo::ask::<V>(tables, ip.destination, content.id, slot).map_err(stop)?;
+                Renumber::new(content.message, content.id, outside)
+            } else {
+                Renumber::NONE
+            };
+            reading.remember(tables, &ip, slot);
+            return Ok(finish.finish(Verdict::ToOutside { slot, next_hop, renumber }));
+        }
+        reading.remember(tables, &ip, slot);
+        // An error goes to whoever sent what it quotes.
+        let target =
+            if content.kind == Kind::Ports { content.ports.destination } else { content.ports.source };
+        let owner = tables.port(target);
+        if owner.is_host() {
+            return Ok(finish.finish(Verdict::ToHost(slot)));
+        }
+        let by_loopback = V::is_loopback_only(ip.source) || V::is_loopback_only(ip.destination);
+        let origin = Origin::Container(slot);
+        Ok(finish.finish(Verdict::ToContainer { origin, owner, by_loopback, renumber: Renumber::NONE }))
     }
 }
 
@@ -55,67 +104,6 @@ fn open(frame: &impl Frame, tables: &impl Tables, slot: u16) -> Result<ethernet:
         return Err(Reason::Destination);
     }
     Ok(kind)
-}
-
-/// Either result is the end; the second one only comes early.
-#[inline(always)]
-fn decide_ip<V: Version, D: Depth, F: Finish>(
-    frame: &impl Frame,
-    tables: &impl Tables,
-    slot: u16,
-    finish: &F,
-) -> Result<F::Output, F::Output> {
-    let stop = |reason| finish.finish(Verdict::Drop { slot, reason });
-    let config = tables.config();
-    let shared = V::shared(config).ok_or(Reason::Ipv6).map_err(stop)?;
-    let ip = V::parse(frame).map_err(stop)?;
-    if !may_have(&ip, shared, ip.source) {
-        return Err(stop(Reason::SourceAddress));
-    }
-    let reading = D::read(frame, tables, &ip, slot).map_err(stop)?;
-    let ip = D::again(frame, ip).ok_or(Reason::Malformed).map_err(stop)?;
-    let is_own = |port| tables.port(port).ifindex == frame.ifindex();
-    let content = &reading.content;
-    let passes = match content.kind {
-        Kind::Ports if is_own(content.ports.source) => Ok(()),
-        Kind::Ports => Err(Reason::SourcePort),
-        Kind::EchoRequest if !stays(&ip, shared) => Ok(()),
-        Kind::EchoRequest | Kind::EchoReply => Err(Reason::Icmp),
-        // It would speak of the path to the address that all containers share.
-        Kind::ErrorAboutPorts | Kind::ErrorAboutEcho if content.by_router => Err(Reason::Icmp),
-        // The container must be able to have got the packet, and the error must go to where that came from.
-        Kind::ErrorAboutPorts
-            if may_have(&ip, shared, content.quoted_destination)
-                && content.quoted_source == ip.destination
-                && is_own(content.ports.destination) =>
-        {
-            Ok(())
-        }
-        Kind::ErrorAboutPorts | Kind::ErrorAboutEcho => Err(Reason::Quoted),
-    };
-    passes.map_err(stop)?;
-    if !stays(&ip, shared) {
-        let next_hop = V::next_hop(ip.destination, config).map_err(stop)?;
-        // A later fragment of an echo request has no identifier that could be changed; the first one's is.
-        let renumber = if content.kind == Kind::EchoRequest && content.has_message {
-            let outside = echo::ask::<V>(tables, ip.destination, content.id, slot).map_err(stop)?;
-            Renumber::new(content.message, content.id, outside)
-        } else {
-            Renumber::NONE
-        };
-        reading.remember(tables, &ip, slot);
-        return Ok(finish.finish(Verdict::ToOutside { slot, next_hop, renumber }));
-    }
-    reading.remember(tables, &ip, slot);
-    // An error goes to whoever sent what it quotes.
-    let target = if content.kind == Kind::Ports { content.ports.destination } else { content.ports.source };
-    let owner = tables.port(target);
-    if owner.is_host() {
-        return Ok(finish.finish(Verdict::ToHost(slot)));
-    }
-    let by_loopback = V::is_loopback_only(ip.source) || V::is_loopback_only(ip.destination);
-    let origin = Origin::Container(slot);
-    Ok(finish.finish(Verdict::ToContainer { origin, owner, by_loopback, renumber: Renumber::NONE }))
 }
 
 /// Whether a packet stays on the host, whose shared address is given.

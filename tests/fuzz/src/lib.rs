@@ -17,5 +17,4 @@ pub mod reader;
 pub mod relate;
 pub mod scene;
 pub mod targets;
-pub mod view;
 pub mod world;

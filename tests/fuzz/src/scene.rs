@@ -1,8 +1,8 @@
 //! At which hook a frame is seen, and what the kernel knows about it.
 
-use portmap_common::slot::veth_ifindex;
+use portmap_common::{slot::veth_ifindex, tables::Mac};
 use portmap_ebpf::{
-    Verdict,
+    InMemory, Verdict,
     answer::ASKED_MARK,
     hooks::{self, DECIDED_MARK, Finish, Hook as _},
     packet::{Plain, V4, V6, Version as _, ethernet::Kind},
@@ -10,7 +10,6 @@ use portmap_ebpf::{
 
 use crate::{
     pools::{MAC, one_of},
-    view::View,
     world::World,
 };
 
@@ -76,7 +75,7 @@ impl Scene {
     }
 
     /// The frame as the hook sees it.
-    pub fn view<'a>(&self, bytes: &'a [u8]) -> View<'a> {
+    pub fn view<'a>(&self, bytes: &'a [u8]) -> InMemory<'a> {
         let ifindex = match self.hook {
             Hook::Uplink | Hook::UplinkEgress => 77,
             Hook::Veth(slot) => veth_ifindex(slot),
@@ -84,7 +83,7 @@ impl Scene {
             Hook::ContainerEth0 => 2,
         };
         let Self { vlan_tag, mark, ingress_ifindex, .. } = *self;
-        View { bytes, ifindex, ingress_ifindex, station: MAC, vlan_tag, mark }
+        InMemory { bytes, ifindex, ingress_ifindex, station: Mac::new(MAC), vlan_tag, mark }
     }
 
     /// What the code decides.
@@ -125,10 +124,13 @@ impl Finish for Tell {
     }
 }
 
-fn plain<H: hooks::Hook>(frame: &View<'_>, world: &World) -> Option<Verdict> {
-    match H::open(frame, world) {
-        Ok(Kind::V4) if V4::is_plain(frame) => Some(H::decide_ip::<V4, Plain, _>(frame, world, &Tell)),
-        Ok(Kind::V6) if V6::is_plain(frame) => Some(H::decide_ip::<V6, Plain, _>(frame, world, &Tell)),
-        _ => None,
+fn plain<H: hooks::Hook>(frame: &InMemory<'_>, world: &World) -> Option<Verdict> {
+    let finished = match H::open(frame, world) {
+        Ok(Kind::V4) if V4::is_plain(frame) => H::decide_ip::<V4, Plain, _>(frame, world, &Tell),
+        Ok(Kind::V6) if V6::is_plain(frame) => H::decide_ip::<V6, Plain, _>(frame, world, &Tell),
+        _ => return None,
+    };
+    match finished {
+        Ok(verdict) | Err(verdict) => Some(verdict),
     }
 }

@@ -1,4 +1,4 @@
-//! The maps and a frame in memory, for the decision code.
+//! The maps in memory, for the decision code.
 
 use std::{cell::RefCell, collections::HashMap};
 
@@ -7,8 +7,7 @@ use portmap_common::{
     tables::{Config, Endpoint, PortEntry},
 };
 use portmap_ebpf::{
-    Frame, Tables, Verdict,
-    frame::Head,
+    InMemory, Tables, Verdict,
     hooks::{ContainerEth0, ContainerLo, Hook as _, HostLo, Uplink, UplinkEgress, Veth},
 };
 
@@ -101,7 +100,14 @@ impl<'a> Maps<'a> {
     pub(crate) fn decide(&self, case: &Case<'_>) -> Verdict {
         self.changes.borrow_mut().clear();
         self.tried.borrow_mut().clear();
-        let view = View { case, mac: self.world.config.mac.octets() };
+        let view = InMemory {
+            bytes: case.frame,
+            ifindex: case.hook.ifindex(),
+            station: self.world.config.mac,
+            ingress_ifindex: case.ingress,
+            vlan_tag: case.tag,
+            mark: case.mark,
+        };
         match case.hook {
             Hook::Uplink => Uplink::decide(&view, self),
             Hook::Veth(_) => Veth::decide(&view, self),
@@ -164,46 +170,5 @@ impl Tables for Maps<'_> {
         assert_eq!(there, stale, "nobody else writes here");
         self.note(Entry::Echo(*key, *echo));
         true
-    }
-}
-
-/// A frame in memory.
-struct View<'a> {
-    case: &'a Case<'a>,
-    mac: [u8; 6],
-}
-
-impl Frame for View<'_> {
-    fn head<const N: usize>(&self) -> Option<impl Head> {
-        self.case.frame.get(..N)
-    }
-
-    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
-        let (words, _) = self.case.frame.get(offset..)?.as_chunks::<4>();
-        words.first_chunk::<N>().map(|words| words.map(u32::from_be_bytes))
-    }
-
-    fn length(&self) -> u32 {
-        u32::try_from(self.case.frame.len()).expect("a short frame")
-    }
-
-    fn ifindex(&self) -> u32 {
-        self.case.hook.ifindex()
-    }
-
-    fn ingress_ifindex(&self) -> u32 {
-        self.case.ingress
-    }
-
-    fn is_for_this_station(&self) -> bool {
-        self.case.frame.starts_with(&self.mac)
-    }
-
-    fn vlan_tag(&self) -> Option<u16> {
-        self.case.tag
-    }
-
-    fn mark(&self) -> u32 {
-        self.case.mark
     }
 }

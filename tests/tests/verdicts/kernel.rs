@@ -1,12 +1,6 @@
 //! The loaded programs: running them on a frame, and telling what they did.
 
-use std::thread;
-
 use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
-use nix::{
-    mount::{MntFlags, MsFlags, mount, umount2},
-    sched::{CloneFlags, unshare},
-};
 use portmap::{
     kernel::{
         link::{self, VethPair},
@@ -115,24 +109,6 @@ impl Counts {
         effects.delivered.sort_unstable();
         effects
     }
-}
-
-/// Runs `work` where it can pin and make interfaces without a trace: on a thread with namespaces of its own.
-pub(crate) fn in_private_namespaces(work: impl FnOnce(&Pins) + Send) {
-    let directory = tempfile::tempdir().expect("a directory");
-    thread::scope(|scope| {
-        let worker = scope.spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("root may");
-            let (none, path) = (None::<&str>, directory.path());
-            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("a private mount");
-            mount(none, path, Some("bpf"), MsFlags::empty(), none).expect("a bpffs");
-            work(&Pins::new(path));
-            umount2(path, MntFlags::MNT_DETACH).expect("unmounted");
-        });
-        if let Err(panic) = worker.join() {
-            std::panic::resume_unwind(panic);
-        }
-    });
 }
 
 /// Makes the interfaces that the fixtures name, and fills the maps with what [`World`] says.

@@ -8,7 +8,7 @@ mod world;
 
 use std::{fs, net::Ipv4Addr};
 
-use portmap::kernel::programs;
+use portmap::{kernel::programs, paths::Pins};
 use portmap_common::{
     names,
     reason::Reason,
@@ -19,12 +19,12 @@ use portmap_ebpf::{
     hooks::{Hook as _, Veth},
     verdict::{NextHop, Renumber},
 };
-use portmap_tests::frames::Frame;
+use portmap_tests::{frames::Frame, private::in_namespaces};
 
 use crate::{
-    kernel::{Counts, build_world, effects_of, in_private_namespaces, run},
+    kernel::{Counts, build_world, effects_of, run},
     table::{Fixture, fixtures, from_a},
-    world::{A, A_PORT, Bytes, CONFIG, HOST, Hook, World},
+    world::{A, A_PORT, CONFIG, HOST, Hook, World},
 };
 
 #[test]
@@ -81,15 +81,15 @@ fn next_hops_follow_the_network() {
         let config =
             Config { netmask: Address4::new(netmask), gateway: Address4::new(gateway.octets()), ..CONFIG };
         let bytes = from_a((HOST, A_PORT), (destination, 53)).bytes();
-        let frame = Bytes { bytes: &bytes, ifindex: Hook::VethOfA.ifindex() };
-        let verdict = Veth::decide(&frame, &World::new(config));
+        let verdict = Veth::decide(&Hook::VethOfA.frame(&bytes), &World::new(config));
         assert_eq!(verdict, expected, "{destination} with {netmask:?} and {gateway}");
     }
 }
 
 #[test]
 fn the_loaded_programs_agree_with_the_table() {
-    in_private_namespaces(|pins| {
+    in_namespaces(|directory| {
+        let pins = &Pins::new(directory);
         let maps = build_world(pins);
         for Fixture { name, hook, frame, verdict } in fixtures() {
             let before = Counts::read(&maps);
@@ -105,7 +105,8 @@ fn the_loaded_programs_agree_with_the_table() {
 
 #[test]
 fn pinned_maps_of_another_shape_are_refused() {
-    in_private_namespaces(|pins| {
+    in_namespaces(|directory| {
+        let pins = &Pins::new(directory);
         programs::load(pins).expect("the kernel takes the programs");
         programs::load(pins).expect("and takes them again, with the same maps");
         // Two maps that have nothing in common change places.

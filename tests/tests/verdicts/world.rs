@@ -9,8 +9,7 @@ use portmap_common::{
     tables::{Address4, Address6, Config, Endpoint, Mac, PortEntry},
 };
 use portmap_ebpf::{
-    Verdict,
-    frame::{Frame as FrameView, Head},
+    InMemory, Verdict,
     hooks::{ContainerLo, Hook as _, HostLo, Uplink, Veth},
     tables::Tables,
 };
@@ -131,47 +130,6 @@ impl Tables for World {
     }
 }
 
-/// A frame in memory.
-pub(crate) struct Bytes<'a> {
-    pub(crate) bytes: &'a [u8],
-    pub(crate) ifindex: u32,
-}
-
-impl FrameView for Bytes<'_> {
-    fn head<const N: usize>(&self) -> Option<impl Head> {
-        self.bytes.get(..N)
-    }
-
-    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
-        let (words, _) = self.bytes.get(offset..)?.as_chunks::<4>();
-        words.first_chunk::<N>().map(|words| words.map(u32::from_be_bytes))
-    }
-
-    fn length(&self) -> u32 {
-        u32::try_from(self.bytes.len()).expect("a short frame")
-    }
-
-    fn ifindex(&self) -> u32 {
-        self.ifindex
-    }
-
-    fn is_for_this_station(&self) -> bool {
-        self.bytes.starts_with(&MAC)
-    }
-
-    fn ingress_ifindex(&self) -> u32 {
-        0
-    }
-
-    fn vlan_tag(&self) -> Option<u16> {
-        None
-    }
-
-    fn mark(&self) -> u32 {
-        0
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hook {
     Uplink,
@@ -200,8 +158,13 @@ impl Hook {
         }
     }
 
+    /// A frame at the hook.
+    pub(crate) fn frame(self, bytes: &[u8]) -> InMemory<'_> {
+        InMemory { bytes, ifindex: self.ifindex(), station: Mac::new(MAC), ..InMemory::default() }
+    }
+
     pub(crate) fn decide(self, bytes: &[u8], world: &World) -> Verdict {
-        let frame = Bytes { bytes, ifindex: self.ifindex() };
+        let frame = self.frame(bytes);
         match self {
             Self::Uplink => Uplink::decide(&frame, world),
             Self::HostLo => HostLo::decide(&frame, world),

@@ -1,10 +1,9 @@
-//! The packet as a frame, and a frame as the decision code looks at it.
+//! The packet as a frame.
 
 use std::net::IpAddr;
 
 use etherparse::{IpNumber, PacketBuilder};
 use portmap_common::tables::Mac;
-use portmap_ebpf::{Frame, frame::Head};
 
 use crate::{
     api::ExplainedPacket,
@@ -59,48 +58,4 @@ pub(super) fn build(packet: ExplainedPacket, from_mac: Mac, to_mac: Mac) -> Resu
 
 fn building() -> String {
     "cannot build the packet".to_owned()
-}
-
-/// A frame as a hook sees it.
-pub(super) struct View<'a> {
-    pub(super) bytes: &'a [u8],
-    pub(super) ifindex: u32,
-    /// MAC address of the interface.
-    pub(super) mac: Mac,
-    pub(super) mark: u32,
-}
-
-impl Frame for View<'_> {
-    fn head<const N: usize>(&self) -> Option<impl Head> {
-        self.bytes.get(..N)
-    }
-
-    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
-        let (words, _) = self.bytes.get(offset..)?.as_chunks::<4>();
-        words.first_chunk::<N>().map(|words| words.map(u32::from_be_bytes))
-    }
-
-    fn length(&self) -> u32 {
-        u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
-    }
-
-    fn ifindex(&self) -> u32 {
-        self.ifindex
-    }
-
-    fn ingress_ifindex(&self) -> u32 {
-        0
-    }
-
-    fn is_for_this_station(&self) -> bool {
-        self.bytes.starts_with(&self.mac.octets())
-    }
-
-    fn vlan_tag(&self) -> Option<u16> {
-        None
-    }
-
-    fn mark(&self) -> u32 {
-        self.mark
-    }
 }

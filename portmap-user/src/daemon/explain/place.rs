@@ -8,12 +8,12 @@ use portmap_common::{
     tables::{Config, Mac},
 };
 use portmap_ebpf::{
-    Verdict,
+    InMemory, Verdict,
     answer::{self, ASKED_MARK},
     hooks::{ContainerEth0, ContainerLo, DECIDED_MARK, Hook as _, HostLo, Uplink, Veth},
 };
 
-use super::{frame::View, tables::Live};
+use super::tables::Live;
 use crate::{
     error::Result,
     kernel::{link::LOOPBACK, test_run},
@@ -112,7 +112,13 @@ impl Place {
     /// The verdict of the decision code in this binary.
     pub(super) fn decide(self, bytes: &[u8], config: &Config, tables: &Live<'_>) -> Verdict {
         let mark = if self.is_decided() { DECIDED_MARK } else { 0 };
-        let frame = View { bytes, ifindex: self.ifindex(config), mac: self.mac(config), mark };
+        let frame = InMemory {
+            bytes,
+            ifindex: self.ifindex(config),
+            station: self.mac(config),
+            mark,
+            ..InMemory::default()
+        };
         match self {
             Self::Uplink => Uplink::decide(&frame, tables),
             Self::HostLoopback { .. } => HostLo::decide(&frame, tables),
