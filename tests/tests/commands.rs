@@ -67,6 +67,7 @@ fn mistakes_give_one_line_and_an_exit_code() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000-31009"]);
+    sandbox.sh(Place::Host, "ip netns add taken");
     for (arguments, code, expected) in [
         (&["show", "nobody"][..], 3, "\"nobody\""),
         (&["del", "nobody"], 3, "\"nobody\""),
@@ -85,7 +86,9 @@ fn mistakes_give_one_line_and_an_exit_code() {
         (&["add", "b", "--netns", "/proc/self/ns/mnt"], 2, "/proc/self/ns/mnt"),
         (&["add", "b", "--pid", "1"], 2, "the host's own network namespace"),
         (&["add", "b", "--pid", "4000000"], 2, "/proc/4000000/ns/net does not exist"),
-        (&["add", "outside"], 4, "/run/netns/outside exists already"),
+        (&["add", "taken"], 4, "/run/netns/taken exists already"),
+        (&["add", "host"], 2, "\"host\" cannot be a container's name"),
+        (&["add", "outside"], 2, "\"outside\" cannot be a container's name"),
     ] {
         let errors = sandbox.fails(arguments, code);
         assert!(errors.contains(expected), "{arguments:?}: {errors}");
@@ -102,7 +105,7 @@ fn mistakes_give_one_line_and_an_exit_code() {
     assert_eq!(sandbox.json(&["list"]).as_array().map(Vec::len), Some(1));
     let container = sandbox.json(&["add", "b", "--ports", "31010"]);
     assert_eq!((&container["slot"], &container["ephemeral_ports"]), (&json!(2), &json!([62464, 63487])));
-    sandbox.sh(Place::Host, "test \"$(ls /run/netns | sort | tr '\\n' ' ')\" = 'a b outside '");
+    sandbox.sh(Place::Host, "test \"$(ls /run/netns | sort | tr '\\n' ' ')\" = 'a b outside taken '");
 }
 
 #[test]

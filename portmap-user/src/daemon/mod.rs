@@ -23,7 +23,7 @@ pub use self::{
     server::serve,
 };
 use crate::{
-    api::{AddRequest, Container, ContainerState},
+    api::{AddRequest, Container, ContainerState, HOST, OUTSIDE},
     ephemeral::EphemeralPool,
     error::{Error, Kind, Result},
     kernel::{maps::Maps, namespace, programs::Mechanism},
@@ -266,8 +266,13 @@ fn check_request(request: &AddRequest) -> Result<()> {
     Ok(())
 }
 
-/// A name is part of file names and of what `ip` shows.
+/// A name is part of file names and of what `ip` shows, and is not what commands call somebody else.
 fn check_name(name: &str) -> Result<()> {
+    if [HOST, OUTSIDE].contains(&name) {
+        return Err(Error::usage(format!(
+            "{name:?} cannot be a container's name, commands know somebody else by it: expected another one"
+        )));
+    }
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
     let starts_well = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
     if starts_well && name.len() <= LONGEST_NAME && name.bytes().all(is_plain) {
@@ -291,7 +296,7 @@ mod tests {
         for name in ["a", "web-1", "A.b_c", "0", &"x".repeat(128)] {
             assert!(check_name(name).is_ok(), "{name}");
         }
-        for name in ["", "-a", ".", "..", "a/b", "a b", "ä", "a\0", &"x".repeat(129)] {
+        for name in ["host", "outside", "", "-a", ".", "..", "a/b", "a b", "ä", "a\0", &"x".repeat(129)] {
             assert!(check_name(name).is_err(), "{name}");
         }
     }

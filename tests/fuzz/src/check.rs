@@ -256,6 +256,8 @@ impl Case<'_> {
         };
         let is_right = (event.source.bytes, event.destination.bytes) == (packet.source, packet.destination);
         self.assert(is_right, || format!("{event:?}"));
+        let place = if packet.is_v6 { 6 } else { 9 };
+        self.assert(event.protocol == packet.bytes[place], || format!("{event:?}"));
         // It does not look behind extension headers.
         let plain = packet
             .behind()

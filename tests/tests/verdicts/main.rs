@@ -6,13 +6,17 @@ mod kernel;
 mod table;
 mod world;
 
-use std::{fs, net::Ipv4Addr};
+use std::{
+    fs,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
+use etherparse::PacketBuilder;
 use portmap::{kernel::programs, paths::Pins};
 use portmap_common::{
     names,
     reason::Reason,
-    tables::{Address4, Config},
+    tables::{Address4, Address6, Config},
 };
 use portmap_ebpf::{
     Verdict,
@@ -24,7 +28,7 @@ use portmap_tests::{frames::Frame, private::in_namespaces};
 use crate::{
     kernel::{Counts, build_world, effects_of, run},
     table::{Fixture, fixtures, from_a},
-    world::{A, A_PORT, CONFIG, HOST, Hook, World},
+    world::{A, A_PORT, CONFIG, HOST, Hook, MAC, World},
 };
 
 #[test]
@@ -83,6 +87,51 @@ fn next_hops_follow_the_network() {
         let bytes = from_a((HOST, A_PORT), (destination, 53)).bytes();
         let verdict = Veth::decide(&Hook::VethOfA.frame(&bytes), &World::new(config));
         assert_eq!(verdict, expected, "{destination} with {netmask:?} and {gateway}");
+    }
+}
+
+/// As the networks above, with hosts whose addresses differ from their networks' in every part of the mask.
+#[test]
+fn next_hops_follow_the_ipv6_network() {
+    const GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+    const NONE: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
+    let address = |text: &str| text.parse::<Ipv6Addr>().expect("an address");
+    for (host, prefix, gateway, destination, expected) in [
+        ("2001:db8::a:b:c:d", 64, NONE, "2001:db8::1", Ok("2001:db8::1")),
+        ("2001:db8::a:b:c:d", 64, GATEWAY, "2001:db8:0:1:a:b:c:d", Ok("fe80::1")),
+        ("2001:db8::a:b:c:d", 63, GATEWAY, "2001:db8:0:1:a:b:c:d", Ok("2001:db8:0:1:a:b:c:d")),
+        ("2001:db8::a:b:c:d", 96, NONE, "2001:db8::a:b:0:1", Ok("2001:db8::a:b:0:1")),
+        ("2001:db8::a:b:c:d", 96, NONE, "2001:db8::a:f:c:d", Err(Reason::NoRoute)),
+        ("2001:db8::a:b:c:d", 127, NONE, "2001:db8::a:b:c:c", Ok("2001:db8::a:b:c:c")),
+        ("2001:db8::a:b:c:d", 127, GATEWAY, "2001:db8::a:b:c:e", Ok("fe80::1")),
+        ("2001:db8::a:b:c:d", 128, GATEWAY, "2001:db8::a:b:c:c", Ok("fe80::1")),
+        ("2001:db8::a:b:c:d", 128, NONE, "2001:db8::a:b:c:c", Err(Reason::NoRoute)),
+        ("2001:db8::a:b:c:d", 0, NONE, "2002::1", Ok("2002::1")),
+    ] {
+        let (host, destination) = (address(host), address(destination));
+        let netmask6 = u128::MAX.checked_shl(128 - prefix).unwrap_or_default().to_be_bytes();
+        let config = Config {
+            host_ip6: Address6::new(host.octets()),
+            netmask6: Address6::new(netmask6),
+            gateway6: Address6::new(gateway.octets()),
+            ..CONFIG
+        };
+        let mut bytes = Vec::new();
+        PacketBuilder::ethernet2(MAC, MAC)
+            .ipv6(host.octets(), destination.octets(), 64)
+            .udp(A_PORT, 53)
+            .write(&mut bytes, b"portmap")
+            .expect("a packet");
+        let verdict = Veth::decide(&Hook::VethOfA.frame(&bytes), &World::new(config));
+        let expected = match expected {
+            Ok(next_hop) => Verdict::ToOutside {
+                slot: A,
+                next_hop: NextHop::V6(address(next_hop).octets()),
+                renumber: Renumber::NONE,
+            },
+            Err(reason) => Verdict::Drop { slot: A, reason },
+        };
+        assert_eq!(verdict, expected, "{destination} from {host}/{prefix} by {gateway}");
     }
 }
 
