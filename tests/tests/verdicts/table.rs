@@ -68,6 +68,11 @@ pub(crate) fn unfit(good: &Frame) -> Vec<(String, Vec<u8>, Reason)> {
             Reason::Fragment,
         ),
         other("a later fragment", Frame { fragment: 0x2001, ..good.clone() }, Reason::Fragment),
+        other(
+            "the last fragment that can have one behind it",
+            Frame { fragment: 0x3fff, ..good.clone() },
+            Reason::Fragment,
+        ),
         other("a last fragment", Frame { fragment: 0x1fff, ..good.clone() }, Reason::Fragment),
         other("version 6 in IPv4", Frame { version: 6, ..good.clone() }, Reason::Malformed),
         other("version 0 in IPv4", Frame { version: 0, ..good.clone() }, Reason::Malformed),
