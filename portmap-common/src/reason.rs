@@ -76,7 +76,8 @@ reasons! {
     17 Neighbour neighbour "The packet is IPv6 neighbour discovery, which only the host speaks."
     18 Quoted quoted "The ICMP error quotes a packet that its receiver cannot have sent or its sender cannot have got."
     19 EchoBusy echo_busy "All identifiers that the echo request could use are in use."
-    ; 12 unused
+    20 TooBig too_big "The frame, or a segment of it, is larger than the uplink carries."
+    ; 11 unused
 }
 
 /// The hooks at which packets are left to the host: index of [`MAP_HOST`](crate::names::MAP_HOST).

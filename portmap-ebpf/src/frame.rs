@@ -45,6 +45,9 @@ pub trait Frame {
     /// The tag (priority and VLAN) that the kernel has taken off the frame already, if there was one.
     fn vlan_tag(&self) -> Option<u16>;
 
+    /// Whether an interface's MTU allows the frame, or each of the segments that the kernel has yet to cut it into.
+    fn fits(&self, ifindex: u32) -> bool;
+
     /// The mark that the frame has in the kernel.
     fn mark(&self) -> u32;
 }

@@ -43,6 +43,8 @@ pub struct InMemory<'a> {
     pub vlan_tag: Option<u16>,
     /// Its mark.
     pub mark: u32,
+    /// Length in bytes of the longest frame that interfaces carry; none if they carry any.
+    pub longest: Option<u32>,
 }
 
 impl Frame for InMemory<'_> {
@@ -73,6 +75,10 @@ impl Frame for InMemory<'_> {
 
     fn vlan_tag(&self) -> Option<u16> {
         self.vlan_tag
+    }
+
+    fn fits(&self, _ifindex: u32) -> bool {
+        self.longest.is_none_or(|longest| self.length() <= longest)
     }
 
     fn mark(&self) -> u32 {

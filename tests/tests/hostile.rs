@@ -1,7 +1,8 @@
 //! What the root of a container can try: raw frames, its own addresses, settings and interfaces.
 
 use std::{
-    net::{Ipv4Addr, UdpSocket},
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
     time::Duration,
 };
 
@@ -180,6 +181,39 @@ fn a_containers_arp_never_leaves_it() {
     assert_ne!(sandbox.dropped("a", "arp"), 0);
     // The neighbour table outside knows the host by its one address only.
     assert!(!sandbox.sh(Place::Outside, "ip neigh").contains("10.0.0.77"));
+}
+
+#[test]
+fn nothing_larger_than_the_uplinks_mtu_leaves() {
+    let (sandbox, _daemon) = world();
+    // A long frame that the kernel would cut into segments, by what the container and its peer have agreed on.
+    sandbox.sh(A, "ip link set eth0 mtu 9000");
+    sandbox.sh(Place::Outside, "ip link set eth0 mtu 9000");
+    let listener = sandbox.inside(Place::Outside, || TcpListener::bind((OUTSIDE, 8080))).expect("a listener");
+    let mut stream = sandbox.inside(A, || TcpStream::connect((OUTSIDE, 8080))).expect("a connection");
+    stream.set_nonblocking(true).expect("a socket");
+    stream.write_all(&[0; 60_000]).expect("room in the buffer");
+    wait::until("the segments to be dropped", || sandbox.dropped("a", "too_big") > 0);
+    let (mut accepted, _) = listener.accept().expect("a connection");
+    accepted.set_nonblocking(true).expect("a socket");
+    assert!(accepted.read(&mut [0; 1]).is_err(), "a segment has arrived");
+    // A frame that was right until the uplink changed.
+    let socket = sandbox.inside(A, || PacketSocket::open("eth0"));
+    let frame = Frame {
+        from_mac: HOST_MAC,
+        to_mac: HOST_MAC,
+        payload: vec![0; 1400],
+        ..Frame::udp((HOST, 31000), (OUTSIDE, 8080))
+    };
+    let witness =
+        sandbox.inside(Place::Outside, || UdpSocket::bind((OUTSIDE, 8080))).expect("the port is free");
+    witness.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
+    socket.send(&frame.bytes());
+    assert_eq!(witness.recv(&mut [0; 2000]).expect("received"), 1400);
+    sandbox.sh(Place::Host, "ip link set uplink mtu 1300");
+    let before = sandbox.dropped("a", "too_big");
+    socket.send(&frame.bytes());
+    wait::until("the frame to be dropped", || sandbox.dropped("a", "too_big") > before);
 }
 
 #[test]

@@ -2,7 +2,12 @@
 
 use core::arch::asm;
 
-use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{__sk_buff, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS},
+    helpers::bpf_check_mtu,
+    programs::TcContext,
+};
 use portmap_ebpf::{Frame, answer::ASKED_MARK, frame::Head};
 
 /// `PACKET_HOST` of `linux/if_packet.h`.
@@ -133,6 +138,17 @@ impl Frame for Skb<'_> {
     fn vlan_tag(&self) -> Option<u16> {
         let skb = skb(self.context);
         if skb.vlan_present == 0 { None } else { u16::try_from(skb.vlan_tci & 0xffff).ok() }
+    }
+
+    #[inline(always)]
+    fn fits(&self, ifindex: u32) -> bool {
+        let mut mtu = 0;
+        // SAFETY: the context is valid, and the pointer is to a local, into which the kernel writes the MTU.
+        let result = unsafe {
+            bpf_check_mtu(self.context.as_ptr(), ifindex, &raw mut mtu, 0, u64::from(BPF_MTU_CHK_SEGS))
+        };
+        // Negative without such an interface, by which nothing could leave anyway.
+        result <= 0
     }
 
     #[inline(always)]

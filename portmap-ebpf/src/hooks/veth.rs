@@ -67,6 +67,10 @@ impl Hook for Veth {
         passes.map_err(stop)?;
         if !stays(&ip, shared) {
             let next_hop = V::next_hop(ip.destination, config).map_err(stop)?;
+            // A redirect passes by the checks of the kernel's own way out, and not every device has one of its own.
+            if !frame.fits(config.uplink_ifindex) {
+                return Err(stop(Reason::TooBig));
+            }
             // A later fragment of an echo request has no identifier that could be changed; the first one's is.
             let renumber = if content.kind == Kind::EchoRequest && content.has_message {
                 let outside = echo::ask::<V>(tables, ip.destination, content.id, slot).map_err(stop)?;

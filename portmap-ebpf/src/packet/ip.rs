@@ -45,7 +45,8 @@ pub trait Version: Copy + Debug {
     /// Reads the IP header of a frame that is said to have one.
     fn parse(frame: &impl Frame) -> Result<Ip<Self>, Reason>;
 
-    /// Reads the IP header at `offset` that an ICMP error quotes, up to `end`, and finds what is behind it.
+    /// Reads the IP header at `offset` that an ICMP error quotes, and finds what is behind it. The packet ends at `end`;
+    /// whoever looks at what is behind must see that it lies before that, and so does the header then.
     fn quoted(frame: &impl Frame, offset: usize, end: usize) -> Option<Quoted<Self>>;
 
     /// Finds what is behind the IP header and its extensions.

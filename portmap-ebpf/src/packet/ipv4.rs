@@ -111,10 +111,7 @@ impl Version for V4 {
     }
 
     #[inline(always)]
-    fn quoted(frame: &impl Frame, offset: usize, end: usize) -> Option<Quoted<Self>> {
-        if offset + SHORTEST > end {
-            return None;
-        }
+    fn quoted(frame: &impl Frame, offset: usize, _end: usize) -> Option<Quoted<Self>> {
         let [first, id_and_fragment, time_and_protocol, source, destination] = frame.words(offset)?;
         let header_length = (first >> 24 & 0x0f) as usize * 4;
         let is_later = id_and_fragment & u32::from(FRAGMENT_OFFSET) != 0;

@@ -147,9 +147,6 @@ impl Version for V6 {
 
     #[inline(always)]
     fn quoted(frame: &impl Frame, offset: usize, end: usize) -> Option<Quoted<Self>> {
-        if offset + FIXED > end {
-            return None;
-        }
         let [first, length_and_next, s0, s1, s2, s3, d0, d1, d2, d3] = frame.words(offset)?;
         if first >> 28 != 6 {
             return None;

@@ -83,7 +83,7 @@ impl Scene {
             Hook::ContainerEth0 => 2,
         };
         let Self { vlan_tag, mark, ingress_ifindex, .. } = *self;
-        InMemory { bytes, ifindex, ingress_ifindex, station: Mac::new(MAC), vlan_tag, mark }
+        InMemory { bytes, ifindex, ingress_ifindex, station: Mac::new(MAC), vlan_tag, mark, longest: None }
     }
 
     /// What the code decides.

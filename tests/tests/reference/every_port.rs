@@ -13,7 +13,7 @@ use crate::{
     judge::{Judge, NOW},
     memory::Note,
     packets::{Ends, Form, Template},
-    world::{A, B, Case, Hook, MAC, NOBODY, OTHER_MAC, UPLINK, World},
+    world::{A, B, Case, Hook, LONGEST, MAC, NOBODY, OTHER_MAC, UPLINK, World},
 };
 
 /// The first ports of A, B and the host.
@@ -192,6 +192,12 @@ pub(crate) fn frames(judge: &mut Judge<'_>, form: &Form) {
                 let mut bytes = template.bytes.clone();
                 bytes[..6].copy_from_slice(to);
                 bytes[6..12].copy_from_slice(from);
+                judge.ask_once(&form.name, &Case::new(hook, &bytes));
+            }
+            // What the packet does not need is padding, and has to be carried all the same.
+            for length in [LONGEST - 1, LONGEST, LONGEST + 1, 2000] {
+                let mut bytes = template.bytes.clone();
+                bytes.resize(length as usize, 0);
                 judge.ask_once(&form.name, &Case::new(hook, &bytes));
             }
             for outer in VLAN_TYPES {

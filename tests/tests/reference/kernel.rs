@@ -39,7 +39,7 @@ use crate::{
     judge::NOW,
     memory::Entry,
     test_run::{self, CB, IFINDEX, INGRESS_IFINDEX, MARK, PRIORITY, Skb},
-    world::{A, B, C, Case, Hook, MAC, NOBODY, UPLINK, World},
+    world::{A, B, C, Case, Hook, MAC, MTU, NOBODY, UPLINK, World},
 };
 
 /// Slots of which the maps may say something.
@@ -74,7 +74,7 @@ impl Kernel {
                 container_index: index + 5000,
                 container: &here,
                 mac: MAC,
-                mtu: 1500,
+                mtu: MTU,
             };
             link::create_veth(&netlink, &pair).expect("a veth pair");
             link::set_up(&netlink, index, name).expect("up");

@@ -17,7 +17,7 @@ use portmap_ebpf::{
 use crate::{
     memory::{Asker, Memory},
     reading::{Content, Quoted, QuotedContent, Reading, loopback_slot},
-    world::{Case, Hook, World},
+    world::{Case, Hook, LONGEST, World},
 };
 
 /// All that a row may look at.
@@ -187,6 +187,9 @@ const VETH: &[Row] = &[
     }),
     row("beyond the uplink's network, and the host has no gateway", |s| {
         s.next_hop().is_none().then(|| s.drop(Reason::NoRoute))
+    }),
+    row("larger than the uplink's MTU allows", |s| {
+        (s.case.frame.len() > LONGEST as usize).then(|| s.drop(Reason::TooBig))
     }),
     row("an echo request, and all identifiers that could be used are taken", |s| {
         // A later fragment has no identifier that could be taken.

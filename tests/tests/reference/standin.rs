@@ -13,7 +13,7 @@ use portmap_ebpf::{
 
 use crate::{
     memory::Entry,
-    world::{Case, Hook, World},
+    world::{Case, Hook, LONGEST, World},
 };
 
 /// The maps. Who owns a port is asked of the world.
@@ -107,6 +107,7 @@ impl<'a> Maps<'a> {
             ingress_ifindex: case.ingress,
             vlan_tag: case.tag,
             mark: case.mark,
+            longest: Some(LONGEST),
         };
         match case.hook {
             Hook::Uplink => Uplink::decide(&view, self),

@@ -19,6 +19,10 @@ pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 pub(crate) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xfe);
 pub(crate) const MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 1];
 pub(crate) const OTHER_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 9];
+/// The MTU of all interfaces, in bytes.
+pub(crate) const MTU: u32 = 1500;
+/// Length in bytes of the longest frame that they carry: an Ethernet header in addition.
+pub(crate) const LONGEST: u32 = MTU + 14;
 pub(crate) const UPLINK: u32 = 77;
 const LOOPBACK: u32 = 1;
 const ETH0: u32 = 2;

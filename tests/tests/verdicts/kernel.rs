@@ -18,7 +18,7 @@ use portmap_common::{
 };
 use portmap_ebpf::{Tables as _, Verdict, verdict::Origin};
 
-use crate::world::{A, B, CONFIG, Hook, MAC, UPLINK, World};
+use crate::world::{A, B, CONFIG, Hook, MAC, MTU, UPLINK, World};
 
 /// What a verdict does that can be seen from outside: the code for the kernel and the counts.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -127,7 +127,7 @@ pub(crate) fn build_world(pins: &Pins) -> Maps {
                 container_index: index + 1000,
                 container: &here,
                 mac: MAC,
-                mtu: 1500,
+                mtu: MTU,
             },
         )
         .expect("a veth pair");

@@ -13,7 +13,7 @@ use portmap_ebpf::{
 use portmap_tests::frames::{Frame, ICMP, TCP, UDP};
 
 use crate::world::{
-    A, A_PORT, ALSO_LOCAL, B, B_LOW_PORT, B_PORT, ETH0, FAR, FREE, GATEWAY, HOST, Hook, LOCAL, MAC,
+    A, A_PORT, ALSO_LOCAL, B, B_LOW_PORT, B_PORT, ETH0, FAR, FREE, GATEWAY, HOST, Hook, LOCAL, LONGEST, MAC,
     OTHER_MAC, PEER, entry,
 };
 
@@ -248,6 +248,18 @@ fn at_veth_of_a() -> Vec<Fixture> {
         table.add(&format!("{name} beyond"), &packet(own, (FAR, FREE)), outside(GATEWAY));
         // A port outside has nothing to do with the same port here.
         table.add(&format!("{name} to b's port beyond"), &packet(own, (FAR, B_PORT)), outside(GATEWAY));
+        let short = packet(own, (PEER, FREE));
+        let rest = LONGEST as usize - short.bytes().len();
+        let longest = Frame { payload: [&short.payload[..], &vec![0; rest]].concat(), ..short };
+        let too_long = Frame { payload: [&longest.payload[..], &[0]].concat(), ..longest.clone() };
+        table.add(&format!("{name} as long as the uplink carries"), &longest, outside(PEER));
+        table.add(&format!("longer {name}"), &too_long, drop_a(Reason::TooBig));
+        table.add(
+            &format!("longer {name} beyond"),
+            &Frame { to: FAR, ..too_long.clone() },
+            drop_a(Reason::TooBig),
+        );
+        table.add(&format!("longer {name} to the host"), &Frame { to: HOST, ..too_long }, Verdict::ToHost(A));
         for address in [HOST, LOCAL, ALSO_LOCAL] {
             table.add(
                 &format!("{name} to the host by {address}"),

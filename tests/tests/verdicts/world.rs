@@ -31,6 +31,10 @@ pub(crate) const B_PORT: u16 = 65535;
 pub(crate) const B_LOW_PORT: u16 = 1;
 pub(crate) const FREE: u16 = 80;
 pub(crate) const UPLINK: u32 = 77;
+/// The MTU of all interfaces, in bytes.
+pub(crate) const MTU: u32 = 1500;
+/// Length in bytes of the longest frame that they carry: an Ethernet header in addition.
+pub(crate) const LONGEST: u32 = MTU + 14;
 pub(crate) const ETH0: u32 = 2;
 
 pub(crate) const fn entry(slot: u16) -> PortEntry {
@@ -160,7 +164,13 @@ impl Hook {
 
     /// A frame at the hook.
     pub(crate) fn frame(self, bytes: &[u8]) -> InMemory<'_> {
-        InMemory { bytes, ifindex: self.ifindex(), station: Mac::new(MAC), ..InMemory::default() }
+        InMemory {
+            bytes,
+            ifindex: self.ifindex(),
+            station: Mac::new(MAC),
+            longest: Some(LONGEST),
+            ..InMemory::default()
+        }
     }
 
     pub(crate) fn decide(self, bytes: &[u8], world: &World) -> Verdict {
