@@ -192,7 +192,7 @@ fn nothing_larger_than_the_uplinks_mtu_leaves() {
     let listener = sandbox.inside(Place::Outside, || TcpListener::bind((OUTSIDE, 8080))).expect("a listener");
     let mut stream = sandbox.inside(A, || TcpStream::connect((OUTSIDE, 8080))).expect("a connection");
     stream.set_nonblocking(true).expect("a socket");
-    stream.write_all(&[0; 60_000]).expect("room in the buffer");
+    stream.write_all(&vec![0; 60_000]).expect("room in the buffer");
     wait::until("the segments to be dropped", || sandbox.dropped("a", "too_big") > 0);
     let (mut accepted, _) = listener.accept().expect("a connection");
     accepted.set_nonblocking(true).expect("a socket");

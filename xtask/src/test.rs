@@ -78,12 +78,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     // A kernel that was asked for by name is not an extra that may be missing.
     let demanded = !arguments.kernel.is_empty() && !not_run.is_empty();
-    if arguments.kernel.is_empty() && runs.len() > 1 {
-        not_run.push(format!(
-            "{} in virtual machines: `cargo xtask test --kernel 6.12 --kernel 6.1` runs them there, too",
-            LONG_SUITES.join(", ")
-        ));
-    }
     let failed = print_summary(&runs, &fuzzed, &not_run);
     Ok(if failed || demanded { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -131,25 +125,13 @@ fn prepare(kernel: Kernel, arguments: &Arguments) -> Result<(Image, Batch)> {
         .iter()
         .find(|package| package.name == TESTS)
         .with_context(|| format!("the workspace has no package {TESTS}"))?;
-    let mut binaries = workspace::integration_tests(package)?;
-    if arguments.kernel.is_empty() {
-        binaries.retain(|binary| !is_long(binary));
-    }
+    let binaries = workspace::integration_tests(package)?;
     let job = Job {
         script: script(package, &binaries, &arguments.filter),
         used: vec![workspace::root(), metadata.target_directory],
         timeout: Duration::from_secs(arguments.timeout),
     };
     Ok((Image::find(kernel)?, Batch { job, suites: binaries.len() }))
-}
-
-/// The suites that take too long on an emulated machine to be run there every time.
-const LONG_SUITES: [&str; 3] = ["drops", "explain", "tools"];
-
-fn is_long(binary: &Path) -> bool {
-    let name = binary.file_name().unwrap_or_default().to_string_lossy();
-    // Cargo appends a hash to the name.
-    name.rsplit_once('-').is_some_and(|(suite, _)| LONG_SUITES.contains(&suite))
 }
 
 /// The test programs to run in one virtual machine.

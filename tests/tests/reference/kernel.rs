@@ -168,7 +168,7 @@ fn at_kernels_time(fragment: Fragment) -> Fragment {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every kernel has it");
     let now = std::time::Duration::from(now).as_nanos();
     let now = u64::try_from(now).expect("not up for centuries");
-    Fragment { seen: now.saturating_sub(NOW - fragment.seen), ..fragment }
+    Fragment { seen: now.wrapping_sub(NOW - fragment.seen), ..fragment }
 }
 
 fn hash<K: Pod, V: Pod>(pins: &Pins, name: &str) -> HashMap<MapData, K, V> {

@@ -34,6 +34,8 @@ fn everybody_gets_the_answers_to_his_own_pings() {
         [IpAddr::V4(OUTSIDE), OUTSIDE6.into(), FAR.into(), FAR6.into()].into_iter().enumerate()
     {
         let captures = [A, B].map(|place| Background::capture(sandbox, place, REPLIES));
+        // Until the neighbour is known requests wait behind the hooks, longer than an answer takes otherwise.
+        ping(sandbox, Place::Host, to, "");
         // All with the same identifier, at the same time; what they send tells them apart.
         let id = 4242 + number;
         thread::scope(|scope| {

@@ -94,6 +94,7 @@ fn next_hops_follow_the_network() {
 #[test]
 fn next_hops_follow_the_ipv6_network() {
     const GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+    const TWICE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 1, 0xfe80, 0, 0, 1);
     const NONE: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
     let address = |text: &str| text.parse::<Ipv6Addr>().expect("an address");
     for (host, prefix, gateway, destination, expected) in [
@@ -107,6 +108,9 @@ fn next_hops_follow_the_ipv6_network() {
         ("2001:db8::a:b:c:d", 128, GATEWAY, "2001:db8::a:b:c:c", Ok("fe80::1")),
         ("2001:db8::a:b:c:d", 128, NONE, "2001:db8::a:b:c:c", Err(Reason::NoRoute)),
         ("2001:db8::a:b:c:d", 0, NONE, "2002::1", Ok("2002::1")),
+        // Addresses whose halves are the same.
+        ("2001:db8::a:b:c:d", 64, TWICE, "2001:db8:0:1:a:b:c:d", Ok("fe80::1:fe80:0:0:1")),
+        ("2001:db8::a:b:c:d", 64, GATEWAY, "2001:db8:0:1:2001:db8:0:1", Ok("fe80::1")),
     ] {
         let (host, destination) = (address(host), address(destination));
         let netmask6 = u128::MAX.checked_shl(128 - prefix).unwrap_or_default().to_be_bytes();

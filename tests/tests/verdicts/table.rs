@@ -239,6 +239,21 @@ fn at_host_lo() -> Vec<Fixture> {
     table.fixtures
 }
 
+/// The packet as long as the uplink carries, and longer.
+fn lengths(table: &mut Table, name: &str, short: Frame) {
+    let rest = LONGEST as usize - short.bytes().len();
+    let longest = Frame { payload: [&short.payload[..], &vec![0; rest]].concat(), ..short };
+    let too_long = Frame { payload: [&longest.payload[..], &[0]].concat(), ..longest.clone() };
+    table.add(&format!("{name} as long as the uplink carries"), &longest, outside(PEER));
+    table.add(&format!("longer {name}"), &too_long, drop_a(Reason::TooBig));
+    table.add(
+        &format!("longer {name} beyond"),
+        &Frame { to: FAR, ..too_long.clone() },
+        drop_a(Reason::TooBig),
+    );
+    table.add(&format!("longer {name} to the host"), &Frame { to: HOST, ..too_long }, Verdict::ToHost(A));
+}
+
 fn at_veth_of_a() -> Vec<Fixture> {
     let mut table = Table::of(Hook::VethOfA);
     for (protocol, name) in [(UDP, "UDP"), (TCP, "TCP")] {
@@ -248,18 +263,7 @@ fn at_veth_of_a() -> Vec<Fixture> {
         table.add(&format!("{name} beyond"), &packet(own, (FAR, FREE)), outside(GATEWAY));
         // A port outside has nothing to do with the same port here.
         table.add(&format!("{name} to b's port beyond"), &packet(own, (FAR, B_PORT)), outside(GATEWAY));
-        let short = packet(own, (PEER, FREE));
-        let rest = LONGEST as usize - short.bytes().len();
-        let longest = Frame { payload: [&short.payload[..], &vec![0; rest]].concat(), ..short };
-        let too_long = Frame { payload: [&longest.payload[..], &[0]].concat(), ..longest.clone() };
-        table.add(&format!("{name} as long as the uplink carries"), &longest, outside(PEER));
-        table.add(&format!("longer {name}"), &too_long, drop_a(Reason::TooBig));
-        table.add(
-            &format!("longer {name} beyond"),
-            &Frame { to: FAR, ..too_long.clone() },
-            drop_a(Reason::TooBig),
-        );
-        table.add(&format!("longer {name} to the host"), &Frame { to: HOST, ..too_long }, Verdict::ToHost(A));
+        lengths(&mut table, name, packet(own, (PEER, FREE)));
         for address in [HOST, LOCAL, ALSO_LOCAL] {
             table.add(
                 &format!("{name} to the host by {address}"),
