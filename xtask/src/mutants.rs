@@ -125,7 +125,7 @@ fn conclude(mutations: &[Mutation], fates: &[Fate], is_complete: bool) -> Result
     let record = Record::read()?;
     let count = |wanted: Fate| fates.iter().filter(|fate| **fate == wanted).count();
     println!(
-        "\n{} ways to break the decision code: {} do not compile, {} are noticed by the fuzz targets' inputs, \
+        "\n{} ways to break the decision code: {} do not compile, {} are noticed by the unit tests and the fuzz targets' inputs, \
          {} more by the model, the tables or the verifier, {} by nothing",
         fates.len(),
         count(Fate::Unbuildable),
