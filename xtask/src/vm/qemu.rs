@@ -3,9 +3,9 @@
 use std::{
     ffi::OsString,
     fmt::Write as _,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     sync::{
         OnceLock,
         mpsc::{self, Receiver, RecvTimeoutError},
@@ -26,6 +26,9 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// How long a machine may take to switch itself off after the job.
 const SWITCH_OFF: Duration = Duration::from_secs(5);
+
+/// How long the trial of hardware virtualisation may take; with it, a kernel is up in a second or two.
+const TRIAL: Duration = Duration::from_secs(10);
 
 /// Panics end the machine; stalls are judged by the time that emulation on a busy host takes; mitigations would
 /// only slow it down.
@@ -49,7 +52,7 @@ impl Machine {
         let mut command = process::command("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(process::command(QEMU).get_program());
         command.args(["-M", "q35", "-cpu", "max", "-smp", "2", "-m", "2048"]);
-        command.args(["-accel", accelerator()]);
+        command.args(["-accel", accelerator(image)]);
         command.args(["-display", "none", "-vga", "none", "-nic", "none", "-monitor", "none", "-no-reboot"]);
         // The job has a serial line of its own, so that no kernel message tears its lines apart.
         command.args(["-serial", "stdio", "-serial"]).arg(option("file:", &kernel_log.file, ""));
@@ -154,28 +157,49 @@ fn option(before: &str, path: &Path, after: &str) -> OsString {
     format!("{before}{}{after}", path.display().to_string().replace(',', ",,")).into()
 }
 
-/// Hardware virtualisation if a machine with it starts, else emulation.
-fn accelerator() -> &'static str {
+/// Hardware virtualisation if a kernel gets along with it, else emulation.
+fn accelerator(image: &Image) -> &'static str {
     static CHOICE: OnceLock<bool> = OnceLock::new();
     // The device may be there and yet be of no use, which only a trial shows.
-    if *CHOICE.get_or_init(|| Path::new("/dev/kvm").exists() && kvm_works().unwrap_or(false)) {
+    if *CHOICE.get_or_init(|| Path::new("/dev/kvm").exists() && kvm_works(image).unwrap_or(false)) {
         "kvm"
     } else {
         "tcg,thread=multi"
     }
 }
 
-fn kvm_works() -> Result<bool> {
-    let mut trial = Command::new(process::command(QEMU).get_program())
-        .args(["-M", "q35", "-cpu", "max", "-accel", "kvm", "-m", "64", "-S"])
-        .args(["-display", "none", "-vga", "none", "-nic", "none", "-serial", "none", "-monitor", "stdio"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    if let Some(mut monitor) = trial.stdin.take() {
-        // It fails if the machine has ended, which its status tells better.
-        let _ = monitor.write_all(b"quit\n");
-    }
-    Ok(trial.wait()?.success())
+/// Boots the kernel without anything else: it panics for want of a root, which ends the machine. Where virtualisation
+/// does not work, QEMU says so and stops, or the machine comes to no end.
+fn kvm_works(image: &Image) -> Result<bool> {
+    let errors = tempfile::NamedTempFile::new()?;
+    let mut command = process::command("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(process::command(QEMU).get_program());
+    command.args([
+        "-M",
+        "q35",
+        "-cpu",
+        "max",
+        "-accel",
+        "kvm",
+        "-m",
+        "512",
+        "-no-reboot",
+        "-display",
+        "none",
+    ]);
+    command.args(["-vga", "none", "-nic", "none", "-serial", "none", "-monitor", "none"]);
+    command.arg("-kernel").arg(image.kernel()).args(["-append", KERNEL_ARGUMENTS]);
+    let mut trial = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors.reopen()?).spawn()?;
+    let deadline = Instant::now() + TRIAL;
+    let status = loop {
+        let status = trial.try_wait()?;
+        if status.is_some() || errors.as_file().metadata()?.len() > 0 || Instant::now() >= deadline {
+            break status;
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
+    // It fails if the machine has ended.
+    let _ = trial.kill();
+    trial.wait()?;
+    Ok(status.is_some_and(|status| status.success()))
 }
