@@ -30,6 +30,12 @@ pub trait Frame {
     /// before.
     fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]>;
 
+    /// Moves the first bytes of the frame, `most` of them if it has as many, to where nobody but the kernel can write:
+    /// what is read of them from then on is what will be sent. False if there is no memory for that.
+    ///
+    /// [`head`](Self::head) does the same with what it returns.
+    fn settle(&self, most: u32) -> bool;
+
     /// Length of the frame in bytes, Ethernet header included.
     fn length(&self) -> u32;
 

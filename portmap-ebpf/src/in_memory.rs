@@ -57,6 +57,10 @@ impl Frame for InMemory<'_> {
         words.first_chunk::<N>().map(|words| words.map(u32::from_be_bytes))
     }
 
+    fn settle(&self, _most: u32) -> bool {
+        true
+    }
+
     fn length(&self) -> u32 {
         u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
     }

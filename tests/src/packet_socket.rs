@@ -1,29 +1,44 @@
-//! Sending frames as they are, as the root of a container can.
+//! Sending and receiving frames as they are, as the root of a container can.
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::{
     libc,
-    sys::socket::{AddressFamily, SockFlag, SockType, send, socket},
+    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socket},
 };
+
+/// `ETH_P_ALL`.
+const EVERYTHING: u16 = 3;
 
 /// A raw socket on one interface.
 #[derive(Debug)]
 pub struct PacketSocket(OwnedFd);
 
 impl PacketSocket {
-    /// Opens a socket on `interface` of the calling thread's namespace.
+    /// Opens a socket for sending on `interface` of the calling thread's namespace.
     ///
     /// # Panics
     ///
     /// If that fails.
     pub fn open(interface: &str) -> Self {
+        Self::bound(interface, 0)
+    }
+
+    /// Opens a socket that receives everything that `interface` of the calling thread's namespace does.
+    ///
+    /// # Panics
+    ///
+    /// If that fails.
+    pub fn listening(interface: &str) -> Self {
+        Self::bound(interface, EVERYTHING.to_be())
+    }
+
+    fn bound(interface: &str, protocol: u16) -> Self {
         let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), None).expect("root may");
         let index = nix::net::if_::if_nametoindex(interface).expect("the interface exists");
         let address = libc::sockaddr_ll {
             sll_family: u16::try_from(libc::AF_PACKET).expect("a small number"),
-            // Nothing is received.
-            sll_protocol: 0,
+            sll_protocol: protocol,
             sll_ifindex: index.cast_signed(),
             sll_hatype: 0,
             sll_pkttype: 0,
@@ -43,7 +58,24 @@ impl PacketSocket {
     ///
     /// If that fails.
     pub fn send(&self, frame: &[u8]) {
-        let sent = send(self.0.as_raw_fd(), frame, nix::sys::socket::MsgFlags::empty());
+        let sent = send(self.0.as_raw_fd(), frame, MsgFlags::empty());
         assert_eq!(sent, Ok(frame.len()));
+    }
+
+    /// The next frame, if there is one; it stays the next one.
+    pub fn peek(&self) -> Option<Vec<u8>> {
+        self.next(MsgFlags::MSG_PEEK)
+    }
+
+    /// Takes the next frame, if there is one.
+    pub fn receive(&self) -> Option<Vec<u8>> {
+        self.next(MsgFlags::empty())
+    }
+
+    fn next(&self, flags: MsgFlags) -> Option<Vec<u8>> {
+        let mut frame = vec![0; 0x1_0000];
+        let length = recv(self.0.as_raw_fd(), &mut frame, flags | MsgFlags::MSG_DONTWAIT).ok()?;
+        frame.truncate(length);
+        Some(frame)
     }
 }

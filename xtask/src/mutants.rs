@@ -223,10 +223,13 @@ impl Tree {
         if !test(&["--", "--skip", "as_long_as_on_record"])? {
             return Ok(Some(false));
         }
-        // The programs were asked for their verdicts; what they do to a packet shows in real pings.
+        // The programs were asked for their verdicts; what they do to a packet shows in real ones.
         let daemon = self.cargo(&["build", "--workspace", "--bins", "--manifest-path"], &manifest, &[])?;
-        let tools = ["--package", "portmap-tests", "--test", "tools", "--", "echo::"];
-        Ok(Some(daemon && self.cargo(&["test", "--manifest-path"], &manifest, &tools)?))
+        let run = |test: &[&str]| {
+            let test = [&["--package", "portmap-tests", "--test"], test].concat();
+            self.cargo(&["test", "--manifest-path"], &manifest, &test)
+        };
+        Ok(Some(daemon && run(&["shared_memory"])? && run(&["tools", "--", "echo::"])?))
     }
 
     /// Whether a cargo command succeeds in time.

@@ -115,6 +115,13 @@ impl Frame for Skb<'_> {
     }
 
     #[inline(always)]
+    fn settle(&self, most: u32) -> bool {
+        // What lies in fragments of the buffer may be a sender's own pages; the front is always the kernel's.
+        let length = self.context.len();
+        self.context.skb.pull_data(if length < most { length } else { most }).is_ok()
+    }
+
+    #[inline(always)]
     fn length(&self) -> u32 {
         self.context.len()
     }

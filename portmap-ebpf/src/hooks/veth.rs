@@ -37,6 +37,9 @@ impl Hook for Veth {
     ) -> Finished<F> {
         let slot = slot_of_veth(frame.ifindex());
         let stop = |reason| finish.finish(Verdict::Drop { slot, reason });
+        if !D::settle(frame) {
+            return Err(stop(Reason::Malformed));
+        }
         let config = tables.config();
         let shared = V::shared(config).ok_or(Reason::Ipv6).map_err(stop)?;
         let ip = V::parse(frame).map_err(stop)?;

@@ -17,6 +17,10 @@ const SHORTEST_TRANSPORT: usize = 8;
 /// Bytes of an ICMP message that must be there.
 const ICMP_HEADER: usize = 8;
 
+/// Most bytes of a frame that are read: an Ethernet header, twice an IPv6 header with as many extensions as are followed,
+/// each as long as can be, and what is behind them.
+const READ_AT_MOST: u32 = 14 + 2 * (40 + 6 * 256 * 8 + 8);
+
 /// Source and destination port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ports {
@@ -132,6 +136,10 @@ impl<V: Version> Reading<V> {
 /// How much of a packet is read: one decision serves both, and a program can decide on most packets without the code
 /// that the others need.
 pub trait Depth {
+    /// Whether what [`Self::read`] reads can be changed by nobody any more: a container's root can have the kernel send
+    /// memory that it goes on writing to. False if the kernel has no memory to see to that.
+    fn settle(frame: &impl Frame) -> bool;
+
     /// Reads what a packet carries. The error says why it carries nothing that could be trusted.
     ///
     /// `scope` is whose first fragments count, see
@@ -161,6 +169,12 @@ pub struct Full;
 
 impl Depth for Plain {
     #[inline(always)]
+    fn settle(_frame: &impl Frame) -> bool {
+        // All is read from the head.
+        true
+    }
+
+    #[inline(always)]
     fn read<V: Version>(
         frame: &impl Frame,
         _tables: &impl Tables,
@@ -181,6 +195,11 @@ impl Depth for Plain {
 }
 
 impl Depth for Full {
+    #[inline(always)]
+    fn settle(frame: &impl Frame) -> bool {
+        frame.settle(READ_AT_MOST)
+    }
+
     #[inline(always)]
     fn read<V: Version>(
         frame: &impl Frame,
