@@ -8,8 +8,10 @@
 
 pub mod counters;
 pub mod event;
+pub mod limit;
 pub mod memory;
 pub mod names;
+pub mod queue;
 pub mod reason;
 pub mod slot;
 pub mod tables;
@@ -19,4 +21,4 @@ mod pod;
 
 /// Version of everything that is pinned. It is part of the pin path (`<bpffs-dir>/v<LAYOUT_VERSION>`), so that
 /// a daemon never takes over maps whose layout it does not know.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;

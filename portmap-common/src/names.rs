@@ -26,12 +26,14 @@ pub const MAP_ECHO: &str = "pm_echo";
 pub const MAP_EVENTS: &str = "pm_events";
 /// Slot to the limit of its samples: `ARRAY` of [`EventBudget`](crate::event::EventBudget).
 pub const MAP_BUDGETS: &str = "pm_budgets";
+/// Slot to the limit on what it sends: `ARRAY` of [`Limit`](crate::limit::Limit).
+pub const MAP_LIMITS: &str = "pm_limits";
 
 /// The programs that others leave to: `PROG_ARRAY`, in the order of [`REST`].
 pub const MAP_REST: &str = "pm_rest";
 
 /// All maps, in the order in which they are described above.
-pub const MAPS: [&str; 12] = [
+pub const MAPS: [&str; 13] = [
     MAP_PORTS,
     MAP_ENDPOINTS,
     MAP_CONFIG,
@@ -43,6 +45,7 @@ pub const MAPS: [&str; 12] = [
     MAP_ECHO,
     MAP_EVENTS,
     MAP_BUDGETS,
+    MAP_LIMITS,
     MAP_REST,
 ];
 

@@ -6,6 +6,7 @@ use aya::Pod;
 use crate::{
     counters::Counters,
     event::{DropEvent, EventBudget},
+    limit::Limit,
     memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
     reason::{Drops, ReasonCounts},
     tables::{Config, Endpoint, PortEntry},
@@ -32,5 +33,6 @@ pod!(
     EchoKey,
     Echo,
     DropEvent,
-    EventBudget
+    EventBudget,
+    Limit
 );

@@ -77,7 +77,8 @@ reasons! {
     18 Quoted quoted "The ICMP error quotes a packet that its receiver cannot have sent or its sender cannot have got."
     19 EchoBusy echo_busy "All identifiers that the echo request could use are in use."
     20 TooBig too_big "The frame, or a segment of it, is larger than the uplink carries."
-    ; 11 unused
+    21 Rate rate "The container sends more than its limit, past the queue that would hold it to it."
+    ; 10 unused
 }
 
 /// The hooks at which packets are left to the host: index of [`MAP_HOST`](crate::names::MAP_HOST).

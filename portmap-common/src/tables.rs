@@ -67,9 +67,14 @@ pub struct PortEntry {
     pub ifindex: u32,
     /// The owner's slot; 0 if the port is the host's.
     pub slot: u16,
-    /// Reserved, 0.
+    /// Which packets for the owner pass by its queue: [`QUEUE_OUTSIDE`] and [`QUEUE_LOCAL`].
     pub flags: u16,
 }
+
+/// Flag of an owner: what comes from outside passes by the queue of its host veth, which limits its rate.
+pub const QUEUE_OUTSIDE: u16 = 1;
+/// Flag of an owner: the same for what comes from the host or from other containers.
+pub const QUEUE_LOCAL: u16 = 2;
 
 impl PortEntry {
     /// Whether no container owns the port.
@@ -112,13 +117,17 @@ pub struct Endpoint {
     pub ephemeral_last: u16,
     /// A number that no earlier container in this slot had, so that what was meant for one never reaches the next.
     pub generation: u32,
+    /// The flags of its ports.
+    pub flags: u16,
+    /// Reserved, 0.
+    pub reserved: u16,
 }
 
 impl Endpoint {
     /// The container's entry in the port map.
     #[inline(always)]
     pub const fn entry(&self, slot: u16) -> PortEntry {
-        PortEntry { ifindex: self.host_ifindex, slot, flags: 0 }
+        PortEntry { ifindex: self.host_ifindex, slot, flags: self.flags }
     }
 }
 
@@ -144,11 +153,15 @@ pub struct Config {
     pub mac: Mac,
     /// MAC address of the host's loopback device, which frames for the host must carry.
     pub lo_mac: Mac,
+    /// Number of flows of the uplink's queue, in which every container has one of its own; 0 if the queue is not ours.
+    pub uplink_flows: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
 }
 
 const _: () = assert!(size_of::<PortEntry>() == 8);
-const _: () = assert!(size_of::<Endpoint>() == 16);
-const _: () = assert!(size_of::<Config>() == 80);
+const _: () = assert!(size_of::<Endpoint>() == 20);
+const _: () = assert!(size_of::<Config>() == 88);
 
 #[cfg(test)]
 mod tests {

@@ -25,6 +25,7 @@ const TO_OUTSIDE_V6: u8 = 9;
 const TO_HOST: u8 = 10;
 const TO_ETH0: u8 = 11;
 const TO_LOOPBACK: u8 = 12;
+const IN_FLOW: u8 = 13;
 
 /// Writes a verdict down.
 #[inline(always)]
@@ -33,6 +34,7 @@ pub fn encode(verdict: &Verdict) -> Words {
     match *verdict {
         Verdict::Continue(reason) => short(CONTINUE, reason as u8, 0),
         Verdict::Decided => short(DECIDED, 0, 0),
+        Verdict::InFlow(flow) => short(IN_FLOW, 0, flow),
         Verdict::Own(slot) => short(OWN, 0, slot),
         Verdict::Drop { slot, reason } => short(DROP, reason as u8, slot),
         Verdict::ToContainer { origin, owner, by_loopback, renumber } => {
@@ -79,6 +81,7 @@ pub fn decode(words: Words) -> Option<Verdict> {
     Some(match kind {
         CONTINUE => Verdict::Continue(reason()?),
         DECIDED => Verdict::Decided,
+        IN_FLOW => Verdict::InFlow(slot),
         OWN => Verdict::Own(slot),
         DROP => Verdict::Drop { slot, reason: reason()? },
         TO_CONTAINER_FROM_OUTSIDE => to_container(Origin::Outside),
@@ -132,6 +135,7 @@ mod tests {
         let renumber = Renumber { message: 14 + 40 + 2048, from: 0xfffe, to: 1 };
         let mut verdicts: Vec<Verdict> = vec![
             Verdict::Decided,
+            Verdict::InFlow(4097),
             Verdict::Own(4095),
             Verdict::ToHost(1),
             Verdict::ToEth0(2),

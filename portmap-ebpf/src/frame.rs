@@ -54,6 +54,12 @@ pub trait Frame {
     /// Whether an interface's MTU allows the frame, or each of the segments that the kernel has yet to cut it into.
     fn fits(&self, ifindex: u32) -> bool;
 
+    /// Bytes of payload in each of the segments that the kernel has yet to cut the frame into; 0 if it stays whole.
+    fn segment(&self) -> u32;
+
+    /// The priority that the frame has in the kernel: where it is to go in a queue.
+    fn priority(&self) -> u32;
+
     /// The mark that the frame has in the kernel.
     fn mark(&self) -> u32;
 }

@@ -43,6 +43,10 @@ pub struct InMemory<'a> {
     pub vlan_tag: Option<u16>,
     /// Its mark.
     pub mark: u32,
+    /// Its priority.
+    pub priority: u32,
+    /// Bytes of payload in each of the segments that it is to be cut into; 0 if it stays whole.
+    pub segment: u32,
     /// Length in bytes of the longest frame that interfaces carry; none if they carry any.
     pub longest: Option<u32>,
 }
@@ -83,6 +87,14 @@ impl Frame for InMemory<'_> {
 
     fn fits(&self, _ifindex: u32) -> bool {
         self.longest.is_none_or(|longest| self.length() <= longest)
+    }
+
+    fn segment(&self) -> u32 {
+        self.segment
+    }
+
+    fn priority(&self) -> u32 {
+        self.priority
     }
 
     fn mark(&self) -> u32 {

@@ -12,6 +12,7 @@ pub mod frame;
 pub mod hooks;
 pub mod in_memory;
 pub mod packet;
+pub mod rate;
 pub mod sample;
 pub mod tables;
 pub mod verdict;

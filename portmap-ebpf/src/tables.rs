@@ -1,6 +1,7 @@
 //! What a hook may look up, and what it may write down for later packets.
 
 use portmap_common::{
+    limit::Limit,
     memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
     tables::{Config, Endpoint, PortEntry},
 };
@@ -39,4 +40,15 @@ pub trait Tables {
 
     /// The same, but if somebody else has the key by now, it returns false. `stale` is what may be replaced.
     fn claim_echo(&self, key: &EchoKey, echo: &Echo, stale: Option<Echo>) -> bool;
+
+    /// The limit on what a slot sends. Nobody has one unless the tables say so.
+    fn limit(&self, _slot: u16) -> Option<&Limit> {
+        None
+    }
+
+    /// Moves the schedule of a slot on by so many nanoseconds, from the moment `now` if it is behind that, unless it is
+    /// ahead of `now` by more than `slack`. Returns whether it has been moved.
+    fn schedule(&self, _slot: u16, _time: u64, _now: u64, _slack: u64) -> bool {
+        true
+    }
 }

@@ -60,6 +60,8 @@ pub enum Verdict {
     Continue(Reason),
     /// Not ours any more, or nothing to decide on: another hook counts the packet.
     Decided,
+    /// From the host out of the uplink, in this flow of its queue.
+    InFlow(u16),
     /// The packet stays inside the container in this slot.
     Own(u16),
     /// The packet goes no further. It counts for `slot`: the sender, or the host for a packet from outside.

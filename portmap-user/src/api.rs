@@ -15,7 +15,11 @@ pub use self::{
     drops::{Direction, DropCount, DropNews, DropSample, OUTSIDE},
     explain::{ExplainRequest, ExplainedPacket, Explanation, HOST, Outcome, Step},
 };
-use crate::ports::{PortRange, PortSet};
+pub use crate::kernel::qdisc::Stats as QueueStats;
+use crate::{
+    ports::{PortRange, PortSet},
+    rates::Cpus,
+};
 
 /// A container to be added.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +39,36 @@ pub struct AddRequest {
     /// Number of ephemeral ports; the daemon's default if none is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ephemeral_ports_per_container: Option<u16>,
+    /// What is asked for its traffic.
+    #[serde(default)]
+    pub traffic: Wishes,
+}
+
+/// What is asked for a container's traffic. What is left out is as the daemon's flags say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wishes {
+    /// Limit on what it sends, in bytes per second; 0 for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_rate: Option<u64>,
+    /// Limit on what it receives, in bytes per second; 0 for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress_rate: Option<u64>,
+    /// CPUs that it has, for limits that depend on them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<Cpus>,
+}
+
+impl Wishes {
+    /// These, completed by others.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            egress_rate: self.egress_rate.or(other.egress_rate),
+            ingress_rate: self.ingress_rate.or(other.ingress_rate),
+            cpus: self.cpus.or(other.cpus),
+        }
+    }
 }
 
 /// A container.
@@ -58,9 +92,9 @@ pub struct Container {
     pub ports: PortSet,
     /// Its ephemeral ports.
     pub ephemeral_ports: PortRange,
-    /// Limit on what it sends; none.
+    /// Limit on what it sends, if there is one.
     pub egress: Option<Limit>,
-    /// Limit on what it receives; none.
+    /// Limit on what it receives, if there is one.
     pub ingress: Option<Limit>,
     /// Whether it is in service.
     pub state: ContainerState,
@@ -75,6 +109,8 @@ pub struct Limit {
     pub ceil: u64,
     /// Bytes that may exceed the rate at once.
     pub burst: u64,
+    /// What packets wait in: `fq_codel`, or what a kernel without it has.
+    pub leaf: String,
 }
 
 /// Whether a container is in service.
@@ -135,6 +171,10 @@ pub struct ContainerStats {
     pub traffic: BTreeMap<String, Traffic>,
     /// Dropped packets.
     pub drops: DropStats,
+    /// Counters of the queue that limits what it sends and of what packets wait in; none without a limit.
+    pub egress: Vec<QueueStats>,
+    /// The same of what it receives.
+    pub ingress: Vec<QueueStats>,
 }
 
 /// Packets that were left to the host or dropped before they reached it.

@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     api::{
         AddRequest, Container, ContainerStats, DropCount, DropNews, ExplainRequest, Explanation, Finding,
-        Stats,
+        Stats, Wishes,
     },
     error::{Context as _, Error, Kind, Result},
     paths::StateDir,
@@ -42,6 +42,11 @@ impl Client {
     /// Adds a container.
     pub fn add(&self, request: &AddRequest) -> Result<Container> {
         self.call(Method::POST, "/v1/containers", Some(request))
+    }
+
+    /// Changes what is asked for a container's traffic.
+    pub fn update(&self, name: &str, wishes: &Wishes) -> Result<Container> {
+        self.call(Method::PATCH, &container(name), Some(wishes))
     }
 
     /// Removes a container.

@@ -15,6 +15,8 @@ pub mod object;
 pub mod paths;
 pub mod ports;
 pub mod protocol;
+pub mod rates;
 pub mod resources;
 pub mod settings;
+pub mod sizes;
 pub mod state;

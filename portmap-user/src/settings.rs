@@ -3,6 +3,7 @@
 use std::{fs, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, ValueEnum};
+use netlink_packet_route::tc::TcHandle;
 use serde::Deserialize;
 
 use crate::{
@@ -10,7 +11,9 @@ use crate::{
     error::{Context as _, Error, Result},
     paths::{DEFAULT_BPFFS_DIR, DEFAULT_STATE_DIR, Pins, STATE_DIR_VARIABLE, StateDir},
     ports::PortSet,
+    rates::{Direction, PerCpu, Policy},
     resources::{self, Resources},
+    sizes::Size,
 };
 
 /// Default of `--ephemeral-ports-per-container`.
@@ -53,6 +56,74 @@ pub struct RawSettings {
     /// Whether containers share the uplink's IPv6 address if it has one [default: auto]
     #[arg(long, value_enum)]
     ipv6: Option<Ipv6>,
+    /// Limit on what every container sends, per second, such as 37500KB or 300mbit; 0: none
+    #[arg(long, value_name = "B", alias = "egress_rate_limit_per_container")]
+    #[serde(alias = "egress_rate_limit_per_container")]
+    egress_rate_limit_per_container: Option<Size>,
+    /// The same for each whole CPU of a container, or auto: by the link's speed
+    #[arg(long, value_name = "B|auto", alias = "egress_rate_per_cpu")]
+    #[serde(alias = "egress_rate_per_cpu")]
+    egress_rate_per_cpu: Option<PerCpu>,
+    /// Least of what is computed from CPUs [default: 1mbit]
+    #[arg(long, value_name = "B", alias = "minimum_egress_rate_limit")]
+    #[serde(alias = "minimum_egress_rate_limit")]
+    minimum_egress_rate_limit: Option<Size>,
+    /// Most that any container sends
+    #[arg(long, value_name = "B", alias = "maximum_egress_rate_limit")]
+    #[serde(alias = "maximum_egress_rate_limit")]
+    maximum_egress_rate_limit: Option<Size>,
+    /// Rate while the burst lasts, if that is more
+    #[arg(long, value_name = "B", alias = "egress_ceil_limit")]
+    #[serde(alias = "egress_ceil_limit")]
+    egress_ceil_limit: Option<Size>,
+    /// Bytes that may exceed the rate at once [default: those of 2 ms]
+    #[arg(long, value_name = "B", alias = "egress_burst")]
+    #[serde(alias = "egress_burst")]
+    egress_burst: Option<Size>,
+    /// Limit on what every container receives, per second, such as 37500KB or 300mbit; 0: none
+    #[arg(long, value_name = "B", alias = "ingress_rate_limit_per_container")]
+    #[serde(alias = "ingress_rate_limit_per_container")]
+    ingress_rate_limit_per_container: Option<Size>,
+    /// The same for each whole CPU of a container, or auto: by the link's speed
+    #[arg(long, value_name = "B|auto", alias = "ingress_rate_per_cpu")]
+    #[serde(alias = "ingress_rate_per_cpu")]
+    ingress_rate_per_cpu: Option<PerCpu>,
+    /// Least of what is computed from CPUs [default: 1mbit]
+    #[arg(long, value_name = "B", alias = "minimum_ingress_rate_limit")]
+    #[serde(alias = "minimum_ingress_rate_limit")]
+    minimum_ingress_rate_limit: Option<Size>,
+    /// Most that any container receives
+    #[arg(long, value_name = "B", alias = "maximum_ingress_rate_limit")]
+    #[serde(alias = "maximum_ingress_rate_limit")]
+    maximum_ingress_rate_limit: Option<Size>,
+    /// Rate while the burst lasts, if that is more
+    #[arg(long, value_name = "B", alias = "ingress_ceil_limit")]
+    #[serde(alias = "ingress_ceil_limit")]
+    ingress_ceil_limit: Option<Size>,
+    /// Bytes that may exceed the rate at once [default: those of 2 ms]
+    #[arg(long, value_name = "B", alias = "ingress_burst")]
+    #[serde(alias = "ingress_burst")]
+    ingress_burst: Option<Size>,
+    /// Whether limits on receiving also come to containers that were there without one [default: true]
+    #[arg(long, value_name = "BOOL", alias = "ingress_isolate_existing_containers", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[serde(alias = "ingress_isolate_existing_containers")]
+    ingress_isolate_existing_containers: Option<bool>,
+    /// Give every container a flow of its own in a fair queue at the uplink
+    #[arg(long, value_name = "BOOL", alias = "egress_unique_flow_per_container", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[serde(alias = "egress_unique_flow_per_container")]
+    egress_unique_flow_per_container: Option<bool>,
+    /// Where that queue hangs: root, or a class MAJOR:MINOR of another qdisc [default: root]
+    #[arg(long, value_name = "PARENT", alias = "egress_flow_classifier_parent")]
+    #[serde(alias = "egress_flow_classifier_parent")]
+    egress_flow_classifier_parent: Option<String>,
+    /// Speed of the uplink, for auto [default: what the interface says]
+    #[arg(long, value_name = "B", alias = "network_link_speed")]
+    #[serde(alias = "network_link_speed")]
+    network_link_speed: Option<Size>,
+    /// Whether limits count traffic between containers and with the host, too [default: true]
+    #[arg(long, value_name = "BOOL", alias = "limit_local_traffic", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[serde(alias = "limit_local_traffic")]
+    limit_local_traffic: Option<bool>,
     /// Address for reading by HTTP, or none [default: 127.0.0.1:5051]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<String>,
@@ -92,6 +163,25 @@ pub struct Settings {
     pub ipv6: bool,
     /// Address of the read-only HTTP server.
     pub listen: Option<SocketAddr>,
+    /// What limits containers' traffic.
+    pub shaping: Shaping,
+}
+
+/// What limits containers' traffic.
+#[derive(Clone, Debug)]
+pub struct Shaping {
+    /// Limits on what containers send.
+    pub egress: Policy,
+    /// Limits on what they receive.
+    pub ingress: Policy,
+    /// Whether limits on receiving also come to containers that were there without one.
+    pub ingress_for_existing: bool,
+    /// Whether limits count local traffic, too.
+    pub limits_local: bool,
+    /// Speed of the uplink in bytes per second, if it is given.
+    pub link_speed: Option<u64>,
+    /// Where the queue hangs in which each container has a flow; none for no such queue.
+    pub flows: Option<TcHandle>,
 }
 
 impl RawSettings {
@@ -110,6 +200,38 @@ impl RawSettings {
         self.over(file).check()
     }
 
+    /// What limits traffic.
+    fn shaping(&self) -> Result<Shaping> {
+        let bytes = |size: Option<Size>| size.map(|size| size.0);
+        let egress = Policy {
+            fixed: bytes(self.egress_rate_limit_per_container),
+            per_cpu: self.egress_rate_per_cpu,
+            minimum: bytes(self.minimum_egress_rate_limit),
+            maximum: bytes(self.maximum_egress_rate_limit),
+            ceil: bytes(self.egress_ceil_limit),
+            burst: bytes(self.egress_burst),
+        };
+        let ingress = Policy {
+            fixed: bytes(self.ingress_rate_limit_per_container),
+            per_cpu: self.ingress_rate_per_cpu,
+            minimum: bytes(self.minimum_ingress_rate_limit),
+            maximum: bytes(self.maximum_ingress_rate_limit),
+            ceil: bytes(self.ingress_ceil_limit),
+            burst: bytes(self.ingress_burst),
+        };
+        egress.check(Direction::Egress)?;
+        ingress.check(Direction::Ingress)?;
+        let parent = self.egress_flow_classifier_parent.as_deref().map_or(Ok(TcHandle::ROOT), parent)?;
+        Ok(Shaping {
+            egress,
+            ingress,
+            ingress_for_existing: self.ingress_isolate_existing_containers.unwrap_or(true),
+            limits_local: self.limit_local_traffic.unwrap_or(true),
+            link_speed: bytes(self.network_link_speed),
+            flows: self.egress_unique_flow_per_container.unwrap_or(false).then_some(parent),
+        })
+    }
+
     /// These settings, completed by others.
     fn over(self, other: Self) -> Self {
         Self {
@@ -124,6 +246,33 @@ impl RawSettings {
             bpffs_dir: self.bpffs_dir.or(other.bpffs_dir),
             ipv6: self.ipv6.or(other.ipv6),
             listen: self.listen.or(other.listen),
+            egress_rate_limit_per_container: self
+                .egress_rate_limit_per_container
+                .or(other.egress_rate_limit_per_container),
+            egress_rate_per_cpu: self.egress_rate_per_cpu.or(other.egress_rate_per_cpu),
+            minimum_egress_rate_limit: self.minimum_egress_rate_limit.or(other.minimum_egress_rate_limit),
+            maximum_egress_rate_limit: self.maximum_egress_rate_limit.or(other.maximum_egress_rate_limit),
+            egress_ceil_limit: self.egress_ceil_limit.or(other.egress_ceil_limit),
+            egress_burst: self.egress_burst.or(other.egress_burst),
+            ingress_rate_limit_per_container: self
+                .ingress_rate_limit_per_container
+                .or(other.ingress_rate_limit_per_container),
+            ingress_rate_per_cpu: self.ingress_rate_per_cpu.or(other.ingress_rate_per_cpu),
+            minimum_ingress_rate_limit: self.minimum_ingress_rate_limit.or(other.minimum_ingress_rate_limit),
+            maximum_ingress_rate_limit: self.maximum_ingress_rate_limit.or(other.maximum_ingress_rate_limit),
+            ingress_ceil_limit: self.ingress_ceil_limit.or(other.ingress_ceil_limit),
+            ingress_burst: self.ingress_burst.or(other.ingress_burst),
+            ingress_isolate_existing_containers: self
+                .ingress_isolate_existing_containers
+                .or(other.ingress_isolate_existing_containers),
+            egress_unique_flow_per_container: self
+                .egress_unique_flow_per_container
+                .or(other.egress_unique_flow_per_container),
+            egress_flow_classifier_parent: self
+                .egress_flow_classifier_parent
+                .or(other.egress_flow_classifier_parent),
+            network_link_speed: self.network_link_speed.or(other.network_link_speed),
+            limit_local_traffic: self.limit_local_traffic.or(other.limit_local_traffic),
             config: self.config,
         }
     }
@@ -153,7 +302,9 @@ impl RawSettings {
                 "--listen {address}: the daemon's own port is among those for containers"
             )));
         }
+        let shaping = self.shaping()?;
         Ok(Settings {
+            shaping,
             uplink: self.uplink,
             ports,
             ephemeral_ports,
@@ -164,6 +315,20 @@ impl RawSettings {
             listen,
         })
     }
+}
+
+/// The place of a qdisc: `root`, or a class with two hexadecimal numbers, as tc has them.
+fn parent(text: &str) -> Result<TcHandle> {
+    if text == "root" {
+        return Ok(TcHandle::ROOT);
+    }
+    let number = |text: &str| u16::from_str_radix(text, 16).ok().filter(|number| *number != 0);
+    let class = text.split_once(':').and_then(|(major, minor)| Some((number(major)?, number(minor)?)));
+    class.map(|(major, minor)| TcHandle { major, minor }).ok_or_else(|| {
+        Error::usage(format!(
+            "--egress-flow-classifier-parent {text:?}: expected root, or a class such as 1:10 (hexadecimal)"
+        ))
+    })
 }
 
 fn check_ports(ports: &PortSet, ephemeral_ports: &PortSet, block: u16) -> Result<()> {

@@ -15,6 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
+    api::{Limit, Wishes},
     error::{Context as _, Error, Result},
     kernel::namespace::NamespaceId,
     paths::StateDir,
@@ -22,7 +23,7 @@ use crate::{
 };
 
 /// Version of the files' form.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// What the daemon has done to the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +39,8 @@ pub struct HostRecord {
     pub sysctls: Vec<SavedSysctl>,
     /// Interfaces to which a clsact qdisc was added.
     pub clsact: Vec<String>,
+    /// Where the uplink was given a queue: the parent's handle.
+    pub uplink_queue: Option<u32>,
 }
 
 /// A setting that was changed.
@@ -86,6 +89,12 @@ pub struct ContainerRecord {
     pub ephemeral_ports: PortRange,
     /// Whether it has the host's IPv6 address, too.
     pub ipv6: bool,
+    /// What was asked for its traffic.
+    pub wishes: Wishes,
+    /// Limit on what it sends.
+    pub egress: Option<Limit>,
+    /// Limit on what it receives.
+    pub ingress: Option<Limit>,
     /// What a namespace that stays looked like before.
     pub before: Option<NamespaceBefore>,
     /// How far it has come.
@@ -280,6 +289,9 @@ mod tests {
             ports: "31000-31009".parse().expect("ports"),
             ephemeral_ports: PortRange::new(32768, 33791).expect("a range"),
             ipv6: true,
+            wishes: Wishes { egress_rate: Some(0), ..Wishes::default() },
+            egress: None,
+            ingress: Some(Limit { rate: 1, ceil: 2, burst: 3, leaf: "bfifo".to_owned() }),
             before: None,
             phase: Phase::Ready,
         }
@@ -315,7 +327,7 @@ mod tests {
         let state = StateDir::new(directory.path());
         let store = Store::lock(&state).expect("a store");
         for (text, expected) in
-            [("", "damaged"), ("{\"version\":2}", "damaged"), ("{\"version\":7}", "version 7")]
+            [("", "damaged"), ("{\"version\":3}", "damaged"), ("{\"version\":7}", "version 7")]
         {
             fs::write(state.container("x"), text).expect("written");
             let error = store.containers().expect_err(text);

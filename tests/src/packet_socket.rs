@@ -52,6 +52,27 @@ impl PacketSocket {
         Self(fd)
     }
 
+    /// Sends past the queues of the interface from now on.
+    ///
+    /// # Panics
+    ///
+    /// If that fails.
+    pub fn bypass_queues(&self) {
+        let on: libc::c_int = 1;
+        let length = u32::try_from(size_of_val(&on)).expect("a small number");
+        // SAFETY: the option's value is a whole int, and its size is passed with it.
+        let set = unsafe {
+            libc::setsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_QDISC_BYPASS,
+                (&raw const on).cast(),
+                length,
+            )
+        };
+        assert_eq!(set, 0, "cannot bypass queues: {}", std::io::Error::last_os_error());
+    }
+
     /// Sends one frame.
     ///
     /// # Panics

@@ -281,10 +281,10 @@ fn doctor_names_what_somebody_has_broken() {
     sandbox.ok(&["add", "a", "--ports", "31000"]);
     sandbox.ok(&["doctor"]);
     sandbox.sh(Place::Host, "echo 0 > /proc/sys/net/ipv4/conf/lo/accept_local; ip link set pm1 down");
-    sandbox.sh(Place::Host, "bpftool map update pinned /sys/fs/bpf/portmap/v2/maps/pm_ports key hex 18 79 00 00 value 9 0 0 0 9 0 0 0");
+    sandbox.sh(Place::Host, "bpftool map update pinned /sys/fs/bpf/portmap/v3/maps/pm_ports key hex 18 79 00 00 value 9 0 0 0 9 0 0 0");
     sandbox.sh(
         Place::Host,
-        "rm -f /sys/fs/bpf/portmap/v2/links/uplink; tc filter del dev uplink ingress 2>/dev/null || true",
+        "rm -f /sys/fs/bpf/portmap/v3/links/uplink; tc filter del dev uplink ingress 2>/dev/null || true",
     );
     let output = sandbox.portmap(&["doctor"]);
     assert_eq!(output.status.code(), Some(7));
@@ -311,7 +311,7 @@ fn bpftool_shows_owners_and_counters_by_name() {
     sandbox.ok(&["add", "a", "--ports", "31000-31001"]);
     sandbox.ok(&["add", "b", "--ports", "31500"]);
     let bpftool = |arguments: &str| -> serde_json::Value {
-        let path = "/sys/fs/bpf/portmap/v2/maps";
+        let path = "/sys/fs/bpf/portmap/v3/maps";
         let text = sandbox.sh(Place::Host, &format!("bpftool -j map {}", arguments.replace('@', path)));
         serde_json::from_str(&text).expect("JSON")
     };

@@ -12,8 +12,10 @@ use aya_ebpf::{
 };
 use portmap_common::{
     counters::{Counters, Tally},
+    queue,
     reason::{HostHook, REASON_PLACES, ReasonCounts},
     slot::loopback_mac,
+    tables::{PortEntry, QUEUE_LOCAL, QUEUE_OUTSIDE},
 };
 use portmap_ebpf::{
     answer,
@@ -21,7 +23,11 @@ use portmap_ebpf::{
     verdict::{NextHop, Origin, Renumber, Verdict},
 };
 
-use super::{dropping, frame::is_asked, maps};
+use super::{
+    dropping,
+    frame::{fits, is_asked},
+    maps,
+};
 
 /// Address families of `bpf_redir_neigh`.
 const AF_INET: u32 = 2;
@@ -90,7 +96,11 @@ impl Finisher<'_> {
             },
             Verdict::ToOutside { slot, .. } => count_for(slot, bytes, |counters| &mut counters.tx_outside),
             Verdict::ToHost(slot) => count_for(slot, bytes, |counters| &mut counters.tx_host),
-            Verdict::Drop { .. } | Verdict::Decided | Verdict::ToEth0(_) | Verdict::ToLoopback => {}
+            Verdict::Drop { .. }
+            | Verdict::Decided
+            | Verdict::InFlow(_)
+            | Verdict::ToEth0(_)
+            | Verdict::ToLoopback => {}
         }
     }
 }
@@ -100,10 +110,19 @@ impl Finisher<'_> {
 fn carry_out(context: &TcContext, verdict: &Verdict) -> i32 {
     match *verdict {
         Verdict::Continue(_) | Verdict::Decided | Verdict::Own(_) => TC_ACT_UNSPEC,
+        Verdict::InFlow(flow) => {
+            set_priority(context, queue::priority_of(flow));
+            TC_ACT_UNSPEC
+        }
         Verdict::Drop { .. } => TC_ACT_SHOT,
-        Verdict::ToContainer { owner, by_loopback, renumber, .. } => {
+        Verdict::ToContainer { origin, owner, by_loopback, renumber } => {
             if !renumbered(context, renumber) {
                 return TC_ACT_SHOT;
+            }
+            let queued = if origin == Origin::Outside { QUEUE_OUTSIDE } else { QUEUE_LOCAL };
+            // A datagram from a loopback device can be larger than the queue's interface carries.
+            if owner.flags & queued != 0 && fits(context, owner.ifindex, 0) {
+                return to_queue(context, owner, by_loopback);
             }
             // The program behind the container's `eth0` puts it into the loopback device, which accepts frames
             // for its own address only.
@@ -113,9 +132,12 @@ fn carry_out(context: &TcContext, verdict: &Verdict) -> i32 {
             // SAFETY: a helper that takes two integers; an interface that is gone makes the kernel drop.
             code(unsafe { bpf_redirect_peer(owner.ifindex, 0) })
         }
-        Verdict::ToOutside { next_hop, renumber, .. } => {
+        Verdict::ToOutside { slot, next_hop, renumber } => {
             if !renumbered(context, renumber) {
                 return TC_ACT_SHOT;
+            }
+            if maps::config().uplink_flows != 0 {
+                set_priority(context, queue::priority_of(queue::flow_of(slot)));
             }
             to_neighbour(next_hop)
         }
@@ -124,10 +146,27 @@ fn carry_out(context: &TcContext, verdict: &Verdict) -> i32 {
             let mac = maps::config().lo_mac.octets();
             to_loopback(context, Some(mac))
         }
-        // SAFETY: a helper that takes two integers; an interface that is gone makes the kernel drop.
-        Verdict::ToEth0(ifindex) => code(unsafe { bpf_redirect(ifindex, 0) }),
+        Verdict::ToEth0(ifindex) => {
+            set_priority(context, queue::LOCAL);
+            // SAFETY: a helper that takes two integers; an interface that is gone makes the kernel drop.
+            code(unsafe { bpf_redirect(ifindex, 0) })
+        }
         Verdict::ToLoopback => to_loopback(context, None),
     }
+}
+
+/// Sends a packet to a container by the queue of its host veth. The interface at the other end takes frames for its own
+/// MAC address only.
+#[inline(always)]
+fn to_queue(context: &TcContext, owner: PortEntry, by_loopback: bool) -> i32 {
+    let mac = if by_loopback { loopback_mac(owner.slot) } else { maps::config().mac.octets() };
+    if context.store(0, &mac, 0).is_err() {
+        return TC_ACT_SHOT;
+    }
+    // Whatever the sender has set: this is a class of the queue, and could be one that is not limited.
+    set_priority(context, queue::LIMITED);
+    // SAFETY: a helper that takes two integers; an interface that is gone makes the kernel drop.
+    code(unsafe { bpf_redirect(owner.ifindex, 0) })
 }
 
 /// Sends a packet out of the uplink, to a neighbour that the kernel resolves.
@@ -209,6 +248,13 @@ fn answer(context: &TcContext, verdict: &Verdict) {
 pub(super) fn set_mark(context: &TcContext, mark: u32) {
     // SAFETY: the kernel passes a valid context, which nothing else refers to now.
     unsafe { (*context.as_ptr().cast::<__sk_buff>()).mark = mark };
+}
+
+/// Says where in a queue a packet is to go.
+#[inline(always)]
+fn set_priority(context: &TcContext, priority: u32) {
+    // SAFETY: the kernel passes a valid context, which nothing else refers to now.
+    unsafe { (*context.as_ptr().cast::<__sk_buff>()).priority = priority };
 }
 
 /// What a redirecting helper returns as what a program returns.

@@ -38,6 +38,17 @@ pub(super) fn is_asked(context: &TcContext) -> bool {
     skb(context).mark == ASKED_MARK
 }
 
+/// Whether an interface's MTU allows a frame; with `BPF_MTU_CHK_SEGS` each of the segments that the kernel has yet to cut
+/// it into, else such frames always fit.
+#[inline(always)]
+pub(super) fn fits(context: &TcContext, ifindex: u32, flags: u64) -> bool {
+    let mut mtu = 0;
+    // SAFETY: the context is valid, and the pointer is to a local, into which the kernel writes the MTU.
+    let result = unsafe { bpf_check_mtu(context.as_ptr(), ifindex, &raw mut mtu, 0, flags) };
+    // Negative without such an interface, by which nothing could leave anyway.
+    result <= 0
+}
+
 /// Bytes in the linear part of a packet.
 #[derive(Clone, Copy)]
 struct Linear {
@@ -149,13 +160,17 @@ impl Frame for Skb<'_> {
 
     #[inline(always)]
     fn fits(&self, ifindex: u32) -> bool {
-        let mut mtu = 0;
-        // SAFETY: the context is valid, and the pointer is to a local, into which the kernel writes the MTU.
-        let result = unsafe {
-            bpf_check_mtu(self.context.as_ptr(), ifindex, &raw mut mtu, 0, u64::from(BPF_MTU_CHK_SEGS))
-        };
-        // Negative without such an interface, by which nothing could leave anyway.
-        result <= 0
+        fits(self.context, ifindex, u64::from(BPF_MTU_CHK_SEGS))
+    }
+
+    #[inline(always)]
+    fn segment(&self) -> u32 {
+        skb(self.context).gso_size
+    }
+
+    #[inline(always)]
+    fn priority(&self) -> u32 {
+        skb(self.context).priority
     }
 
     #[inline(always)]

@@ -11,6 +11,7 @@ use aya_ebpf::{
 use portmap_common::{
     counters::Counters,
     event::{DropEvent, EventBudget, RING_BYTES},
+    limit::Limit,
     memory::{ENTRIES, Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
     names::REST,
     reason::{Drops, HostHook, ReasonCounts},
@@ -19,7 +20,7 @@ use portmap_common::{
 };
 use portmap_ebpf::Tables;
 
-use super::frame::is_asked;
+use super::{frame::is_asked, limits};
 
 /// The daemon writes ports through a mapping of this map (`BPF_F_MMAPABLE`).
 const MMAPABLE: usize = 1 << 10;
@@ -46,6 +47,9 @@ static PM_ECHO: LruHashMap<EchoKey, Echo, ENTRIES> = LruHashMap::new();
 static PM_EVENTS: RingBuf<DropEvent, RING_BYTES> = RingBuf::new();
 #[btf_map(name = "pm_budgets")]
 static PM_BUDGETS: Array<EventBudget, { SLOTS as usize }> = Array::new();
+
+#[btf_map(name = "pm_limits")]
+static PM_LIMITS: Array<Limit, { SLOTS as usize }> = Array::new();
 
 #[btf_map(name = "pm_rest")]
 static PM_REST: ProgramArray<{ REST.len() }> = ProgramArray::new();
@@ -142,6 +146,23 @@ impl Tables for Maps<'_> {
         }
         PM_ECHO.insert(key, echo, u64::from(BPF_NOEXIST)).is_ok()
     }
+
+    #[inline(always)]
+    fn limit(&self, slot: u16) -> Option<&Limit> {
+        PM_LIMITS.get(u32::from(slot))
+    }
+
+    #[inline(always)]
+    fn schedule(&self, slot: u16, time: u64, now: u64, slack: u64) -> bool {
+        if is_asked(self.context) {
+            return true;
+        }
+        let Some(limit) = PM_LIMITS.get_ptr_mut(u32::from(slot)) else { return true };
+        // SAFETY: the pointer is to a map's entry.
+        let scheduled = unsafe { &raw mut (*limit).scheduled };
+        // SAFETY: it is into a map's entry and aligned as all of it.
+        unsafe { limits::schedule(scheduled, time, now, slack) }
+    }
 }
 
 /// What stands for the host's addresses for the verifier, which does not know that the map's only entry is there.
@@ -155,6 +176,8 @@ static NO_CONFIG: Config = Config {
     gateway6: Address6::new([0; 16]),
     mac: Mac::new([0; 6]),
     lo_mac: Mac::new([0; 6]),
+    uplink_flows: 0,
+    reserved: 0,
 };
 
 /// The host's addresses.

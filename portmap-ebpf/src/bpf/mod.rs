@@ -3,5 +3,6 @@
 mod dropping;
 mod finish;
 mod frame;
+mod limits;
 mod maps;
 mod programs;

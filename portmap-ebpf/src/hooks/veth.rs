@@ -14,6 +14,7 @@ use crate::{
     echo,
     frame::Frame,
     packet::{Depth, Ip, Version, content::Kind, ethernet},
+    rate,
     tables::Tables,
     verdict::{Origin, Renumber, Verdict},
 };
@@ -74,6 +75,9 @@ impl Hook for Veth {
             if !frame.fits(config.uplink_ifindex) {
                 return Err(stop(Reason::TooBig));
             }
+            if !rate::admits(frame, tables, content, ip.protocol, slot, false) {
+                return Err(stop(Reason::Rate));
+            }
             // A later fragment of an echo request has no identifier that could be changed; the first one's is.
             let renumber = if content.kind == Kind::EchoRequest && content.has_message {
                 let outside = echo::ask::<V>(tables, ip.destination, content.id, slot).map_err(stop)?;
@@ -83,6 +87,9 @@ impl Hook for Veth {
             };
             reading.remember(tables, &ip, slot);
             return Ok(finish.finish(Verdict::ToOutside { slot, next_hop, renumber }));
+        }
+        if !rate::admits(frame, tables, content, ip.protocol, slot, true) {
+            return Err(stop(Reason::Rate));
         }
         reading.remember(tables, &ip, slot);
         // An error goes to whoever sent what it quotes.

@@ -88,7 +88,7 @@ impl<V: Version> Content<V> {
     }
 
     #[inline(always)]
-    fn new(kind: Kind, ports: Ports, id: u16, message: usize) -> Self {
+    pub(crate) fn new(kind: Kind, ports: Ports, id: u16, message: usize) -> Self {
         let (quoted_source, quoted_destination) = (V::Address::default(), V::Address::default());
         Self {
             kind,

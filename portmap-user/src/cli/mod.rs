@@ -16,13 +16,15 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::{
-    api::{AddRequest, Finding, Health},
+    api::{AddRequest, Finding, Health, Wishes},
     client::Client,
     daemon,
     error::{Error, Kind, Result},
     kernel::{bpffs, programs::Mechanism},
     paths::{DEFAULT_BPFFS_DIR, DEFAULT_STATE_DIR, STATE_DIR_VARIABLE, StateDir},
     ports::PortSet,
+    rates::Cpus,
+    sizes::Size,
 };
 
 /// Lets many containers share this host's IP address, each with ports of its own.
@@ -58,6 +60,8 @@ enum Verb {
         namespace: NamespaceOptions,
         #[command(flatten)]
         ports: PortOptions,
+        #[command(flatten)]
+        traffic: TrafficOptions,
     },
     /// Add a container, run a command in it, and remove it when the command ends
     Run {
@@ -66,9 +70,18 @@ enum Verb {
         name: Option<String>,
         #[command(flatten)]
         ports: PortOptions,
+        #[command(flatten)]
+        traffic: TrafficOptions,
         /// The command and its arguments
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
+    },
+    /// Change what a container may send and receive; without options, put back what limits it
+    Update {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        traffic: TrafficOptions,
     },
     /// Run a command in a container
     Exec {
@@ -142,14 +155,38 @@ struct PortOptions {
     ephemeral_ports_per_container: Option<u16>,
 }
 
+#[derive(Args, Debug)]
+struct TrafficOptions {
+    /// Limit on what it sends, such as 37500KB (per second) or 300mbit; 0: none
+    #[arg(long, value_name = "B")]
+    egress_rate: Option<Size>,
+    /// Limit on what it receives; 0: none
+    #[arg(long, value_name = "B")]
+    ingress_rate: Option<Size>,
+    /// CPUs that it has, for limits that depend on them [default: 1]
+    #[arg(long, value_name = "F")]
+    cpus: Option<Cpus>,
+}
+
+impl TrafficOptions {
+    fn wishes(&self) -> Wishes {
+        Wishes {
+            egress_rate: self.egress_rate.map(|rate| rate.0),
+            ingress_rate: self.ingress_rate.map(|rate| rate.0),
+            cpus: self.cpus,
+        }
+    }
+}
+
 impl PortOptions {
-    fn request(self, name: String) -> AddRequest {
+    fn request(self, name: String, traffic: &TrafficOptions) -> AddRequest {
         AddRequest {
             name,
             netns: None,
             pid: None,
             ports: self.ports.unwrap_or_default(),
             ephemeral_ports_per_container: self.ephemeral_ports_per_container,
+            traffic: traffic.wishes(),
         }
     }
 }
@@ -171,14 +208,17 @@ impl Command {
         let state_dir = StateDir::new(state_dir);
         let client = || Client::new(&state_dir);
         match verb {
-            Verb::Add { name, namespace, ports } => {
+            Verb::Add { name, namespace, ports, traffic } => {
                 let netns = namespace.netns.as_deref().map(absolute).transpose()?;
-                let request = AddRequest { netns, pid: namespace.pid, ..ports.request(name) };
+                let request = AddRequest { netns, pid: namespace.pid, ..ports.request(name, &traffic) };
                 print::container(output, &client()?.add(&request)?)?;
             }
-            Verb::Run { name, ports, command } => {
+            Verb::Run { name, ports, traffic, command } => {
                 let name = name.unwrap_or_else(|| format!("run-{}", std::process::id()));
-                return process::run(&client()?, &ports.request(name), &command);
+                return process::run(&client()?, &ports.request(name, &traffic), &command);
+            }
+            Verb::Update { name, traffic } => {
+                print::container(output, &client()?.update(&name, &traffic.wishes())?)?;
             }
             Verb::Exec { name, command } => return Err(process::exec(&client()?.show(&name)?, &command)),
             Verb::Del { name } => client()?.delete(&name)?,

@@ -7,8 +7,11 @@ use serde::Serialize;
 
 use super::Output;
 use crate::{
-    api::{Container, ContainerStats, DropStats, Finding, Health, Reasons, Stats, Traffic},
+    api::{
+        Container, ContainerStats, DropStats, Finding, Health, Limit, QueueStats, Reasons, Stats, Traffic,
+    },
     error::{Context as _, Error, Result},
+    sizes,
 };
 
 /// One line on standard error.
@@ -29,6 +32,8 @@ pub(super) fn container(output: Output, container: &Container) -> Result<()> {
             ("ephemeral ports", container.ephemeral_ports.to_string()),
             ("network namespace", container.netns.display().to_string()),
             ("host veth", container.host_veth.clone()),
+            ("sends at most", limit(container.egress.as_ref())),
+            ("receives at most", limit(container.ingress.as_ref())),
         ] {
             table.add_row([name.to_owned(), value]);
         }
@@ -63,8 +68,60 @@ pub(super) fn container_stats(output: Output, stats: &ContainerStats) -> Result<
         }
         add_drops(&mut table, &stats.drops);
         right_align_numbers(&mut table);
-        text(table)
+        let queues = [("egress", &stats.egress), ("ingress", &stats.ingress)];
+        if queues.iter().all(|(_, queues)| queues.is_empty()) {
+            return text(table);
+        }
+        format!("{}\n\n{}", text(table), text(queue_table(queues)))
     })
+}
+
+/// A limit in words.
+fn limit(limit: Option<&Limit>) -> String {
+    let Some(limit) = limit else { return "-".to_owned() };
+    let ceil = if limit.ceil > limit.rate {
+        format!(", {} while a burst lasts", sizes::rate(limit.ceil))
+    } else {
+        String::new()
+    };
+    format!(
+        "{} ({} B/s), bursts of {} B{ceil}, {}",
+        sizes::rate(limit.rate),
+        limit.rate,
+        limit.burst,
+        limit.leaf
+    )
+}
+
+/// What queues have counted.
+fn queue_table(queues: [(&str, &Vec<QueueStats>); 2]) -> Table {
+    let mut table = plain();
+    table.add_row([
+        "QUEUE",
+        "PACKETS",
+        "BYTES",
+        "DROPPED",
+        "MARKED",
+        "OVERLIMITS",
+        "REQUEUES",
+        "WAITING",
+        "BYTES",
+    ]);
+    for (direction, queues) in queues {
+        for queue in queues {
+            let marks = queue.ecn_marks.map_or_else(|| "-".to_owned(), |marks| marks.to_string());
+            let mut row = vec![format!("{direction}: {}", queue.kind)];
+            row.extend([queue.packets, queue.bytes, queue.drops].map(|number| number.to_string()));
+            row.push(marks);
+            row.extend(
+                [queue.overlimits, queue.requeues, queue.qlen, queue.backlog]
+                    .map(|number| number.to_string()),
+            );
+            table.add_row(row);
+        }
+    }
+    right_align_numbers(&mut table);
+    table
 }
 
 pub(super) fn stats(output: Output, stats: &Stats) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Making and removing one container.
 
 use portmap_common::{
+    limit::Limit,
     names::{PROG_CONTAINER_ETH0, PROG_CONTAINER_LO, PROG_VETH_INGRESS},
     slot::{loopback_mac, veth_ifindex},
     tables::{Endpoint, PortEntry},
@@ -65,8 +66,8 @@ pub(super) fn hooks_inside(pins: &Pins, record: &ContainerRecord) -> Vec<Hook> {
 }
 
 /// The entry of a container's ports.
-pub(super) const fn port_entry(record: &ContainerRecord) -> PortEntry {
-    PortEntry { ifindex: veth_ifindex(record.slot), slot: record.slot, flags: 0 }
+pub(super) const fn port_entry(record: &ContainerRecord, flags: u16) -> PortEntry {
+    PortEntry { ifindex: veth_ifindex(record.slot), slot: record.slot, flags }
 }
 
 impl Daemon {
@@ -79,9 +80,9 @@ impl Daemon {
         record.phase = Phase::Ready;
         self.store.set_container(record)?;
         // Last, because from now on packets arrive.
-        let maps = self.maps();
+        let (maps, flags) = (self.maps(), self.flags(record));
         for port in record.all_ports().iter() {
-            maps.ports.set(port, port_entry(record));
+            maps.ports.set(port, port_entry(record, flags));
         }
         Ok(())
     }
@@ -153,13 +154,21 @@ impl Daemon {
             eth0_ifindex: eth0,
             ephemeral_first: record.ephemeral_ports.first(),
             ephemeral_last: record.ephemeral_ports.last(),
-            generation: 0,
+            flags: self.flags(record),
+            ..Endpoint::default()
         };
         self.maps().set_endpoint(record.slot, endpoint)?;
+        self.maps().set_limit(record.slot, self.limit_entry(record))?;
+        if record.ingress.is_some() {
+            self.limit_ingress(record)?;
+        }
         // Before the link comes up, so that not a single packet gets past it.
         programs::attach(self.mechanism, &self.settings.pins, &veth_hook(&self.settings.pins, record))?;
         link::set_up(&netlink, veth_ifindex(record.slot), &host_veth)?;
         namespace.run(|| {
+            if record.egress.is_some() {
+                self.limit_egress(record, eth0)?;
+            }
             set_up_inside(&self.facts, record, eth0)?;
             self.attach_inside(record)
         })
@@ -178,11 +187,12 @@ impl Daemon {
     pub(super) fn remove(&self, record: &ContainerRecord) -> Result<()> {
         {
             let mut maps = self.maps();
-            let owner = port_entry(record);
-            for port in record.all_ports().iter().filter(|port| maps.ports.get(*port) == owner) {
+            let is_own = |port: &u16| maps.ports.get(*port).slot == record.slot;
+            for port in record.all_ports().iter().filter(is_own) {
                 maps.ports.set(port, PortEntry::default());
             }
             maps.set_endpoint(record.slot, Endpoint::default())?;
+            maps.set_limit(record.slot, Limit::default())?;
         }
         dismantle(self.mechanism, &self.settings.pins, record)?;
         self.store.remove_container(&record.name)?;

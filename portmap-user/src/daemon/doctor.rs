@@ -15,6 +15,7 @@ use crate::{
         address, link, listeners,
         netlink::Netlink,
         programs::{self, Hook, Mechanism},
+        qdisc::Leaf,
         sysctl,
     },
     state::{ContainerRecord, Phase},
@@ -38,6 +39,7 @@ impl Daemon {
             let subject = format!("program at {} {direction}", hook.interface);
             findings.push(finding(&subject, self.check_hook(&hook), hook.program));
         }
+        findings.push(self.queue_finding());
         let records: Vec<ContainerRecord> =
             self.registry().containers.values().map(|entry| entry.record.clone()).collect();
         findings.push(finding("port map", self.check_port_map(&records), "every port belongs to its owner"));
@@ -48,8 +50,26 @@ impl Daemon {
                 self.check_container(record),
                 "in service",
             ));
+            if record.egress.is_some() || record.ingress.is_some() {
+                findings.push(finding(
+                    &format!("limits of {}", record.name),
+                    self.check_limits(record),
+                    "held by its queues",
+                ));
+            }
         }
         findings
+    }
+
+    fn queue_finding(&self) -> Finding {
+        match self.leaf {
+            Leaf::FqCodel => Finding::new("queues", Health::Ok, "fq_codel"),
+            Leaf::Bfifo => Finding::new(
+                "queues",
+                Health::Notice,
+                "this kernel has no fq_codel: what is over a limit waits in one queue (bfifo), where flows feel each other",
+            ),
+        }
     }
 
     fn mechanism_finding(&self) -> Finding {
@@ -79,7 +99,7 @@ impl Daemon {
                 facts.uplink
             )));
         }
-        if self.maps().config()? != facts.config() {
+        if self.maps().config()? != facts.config(self.has_flows) {
             return Err(Error::failure(format!("the map pm_config is not what the daemon wrote: {RESTART}")));
         }
         Ok(())
@@ -101,7 +121,7 @@ impl Daemon {
         for record in records.iter().filter(|record| record.phase == Phase::Ready) {
             for port in record.all_ports().iter() {
                 let owner = maps.ports.get(port);
-                if owner != port_entry(record) {
+                if owner != port_entry(record, self.flags(record)) {
                     return Err(Error::failure(format!(
                         "port {port} of container {:?} belongs to slot {} in the map, expected {}: {RESTART}",
                         record.name, owner.slot, record.slot

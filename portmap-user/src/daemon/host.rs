@@ -10,11 +10,12 @@ use netlink_packet_route::AddressFamily;
 use nix::unistd::geteuid;
 use portmap_common::{
     names::{PROG_LO_INGRESS, PROG_UPLINK_EGRESS, PROG_UPLINK_INGRESS},
+    queue,
     tables::{Address4, Address6, Config, Mac as MacEntry},
 };
 use tracing::{info, warn};
 
-use super::container;
+use super::{container, uplink_queue};
 use crate::{
     error::{Error, Failures, Kind, Result},
     kernel::{
@@ -104,7 +105,7 @@ impl HostFacts {
     }
 
     /// The part that the programs know.
-    pub fn config(&self) -> Config {
+    pub fn config(&self, has_flows: bool) -> Config {
         let mask = u32::MAX.checked_shl(32 - u32::from(self.v4.prefix_length)).unwrap_or_default();
         let mut config = Config {
             host_ip: Address4::new(self.v4.address.octets()),
@@ -113,6 +114,7 @@ impl HostFacts {
             uplink_ifindex: self.uplink_index,
             mac: MacEntry::new(self.mac),
             lo_mac: MacEntry::new(self.lo_mac),
+            uplink_flows: if has_flows { queue::UPLINK_FLOWS } else { 0 },
             ..Config::default()
         };
         if let Some(v6) = &self.v6 {
@@ -291,12 +293,17 @@ pub(super) fn record(
             for hook in uplink_hooks(&settings.pins, &earlier.uplink) {
                 programs::detach(mechanism, &hook)?;
             }
+            uplink_queue::leave(earlier)?;
         }
     }
     let mut record = HostRecord {
         namespace: facts.namespace,
         bpffs_dir: settings.pins.bpffs().to_owned(),
         uplink: facts.uplink.clone(),
+        uplink_queue: earlier
+            .as_ref()
+            .filter(|earlier| earlier.uplink == facts.uplink)
+            .and_then(|earlier| earlier.uplink_queue),
         sysctls: earlier.as_ref().map(|earlier| earlier.sysctls.clone()).unwrap_or_default(),
         clsact: earlier.map(|earlier| earlier.clsact).unwrap_or_default(),
     };
@@ -390,6 +397,7 @@ fn leave_host(pins: &Pins, mechanism: Mechanism, host: &HostRecord) -> Result<()
             failures.note(clsact::delete_qdisc_if_empty(&netlink, name));
         }
     }
+    failures.note(uplink_queue::leave(host));
     for saved in &host.sysctls {
         // Unless somebody has changed it since.
         if sysctl::read(&saved.name).is_ok_and(|value| value == saved.set) {

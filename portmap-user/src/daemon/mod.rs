@@ -8,7 +8,9 @@ mod followers;
 mod host;
 mod recovery;
 mod server;
+mod shaping;
 mod stats;
+mod uplink_queue;
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +28,7 @@ use crate::{
     api::{AddRequest, Container, ContainerState, HOST, OUTSIDE},
     ephemeral::EphemeralPool,
     error::{Error, Kind, Result},
-    kernel::{maps::Maps, namespace, programs::Mechanism},
+    kernel::{maps::Maps, namespace, programs::Mechanism, qdisc::Leaf},
     ports::PortSet,
     settings::Settings,
     state::{ContainerRecord, Phase, Store},
@@ -42,9 +44,17 @@ pub struct Daemon {
     settings: Settings,
     facts: HostFacts,
     mechanism: Mechanism,
+    /// What packets over a limit wait in.
+    leaf: Leaf,
+    /// Whether the uplink has a queue in which each container has a flow.
+    has_flows: bool,
+    /// Bytes per second of the uplink for each CPU, if they are known.
+    speed_per_cpu: Option<u64>,
     store: Store,
     maps: Mutex<Maps>,
     registry: Mutex<Registry>,
+    /// Held by whoever changes a container.
+    updating: Mutex<()>,
     /// Whether containers can still be added and removed; a teardown waits for those that are being.
     open: RwLock<bool>,
 }
@@ -76,6 +86,7 @@ impl Daemon {
     /// Adds a container: everything is checked first, then done, and undone if any of it fails.
     pub fn add(&self, request: AddRequest) -> Result<Container> {
         check_request(&request)?;
+        self.check_wishes(&request.traffic)?;
         let _open = self.open()?;
         let mut record = self.admit(request)?;
         let made = self.make(&mut record);
@@ -139,7 +150,7 @@ impl Daemon {
 
     /// Gives a new container its slot and its ports, and writes down that it is being made.
     fn admit(&self, request: AddRequest) -> Result<ContainerRecord> {
-        let AddRequest { name, netns, pid, ports, ephemeral_ports_per_container } = request;
+        let AddRequest { name, netns, pid, ports, ephemeral_ports_per_container, traffic } = request;
         let mut registry = self.registry();
         if registry.containers.contains_key(&name) {
             return Err(Error::conflict(format!(
@@ -150,6 +161,7 @@ impl Daemon {
         let slot = registry.free_slot()?;
         let ephemeral_ports =
             registry.pool.allocate(ephemeral_ports_per_container.unwrap_or(self.settings.block))?;
+        let (egress, ingress) = self.limits(&traffic);
         let owns_netns = netns.is_none() && pid.is_none();
         let netns = netns
             .or_else(|| pid.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net"))))
@@ -164,6 +176,9 @@ impl Daemon {
             ports,
             ephemeral_ports,
             ipv6: self.facts.v6.is_some(),
+            wishes: traffic,
+            egress,
+            ingress,
             before: None,
             phase: Phase::Adding,
         };
@@ -208,8 +223,8 @@ impl Daemon {
             ip6: self.facts.v6.filter(|_| record.ipv6).map(|v6| v6.address),
             ports: record.ports.clone(),
             ephemeral_ports: record.ephemeral_ports,
-            egress: None,
-            ingress: None,
+            egress: record.egress.clone(),
+            ingress: record.ingress.clone(),
             state: entry.state(),
         }
     }

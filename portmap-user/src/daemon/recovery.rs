@@ -14,12 +14,12 @@ use tracing::{info, warn};
 use super::{
     Daemon, Entry, HostFacts, Registry,
     container::{dismantle, open_same, port_entry, veth_hook},
-    host,
+    host, shaping, uplink_queue,
 };
 use crate::{
     ephemeral::EphemeralPool,
     error::{Error, Result},
-    kernel::{bpffs, link, maps::Maps, netlink::Netlink, programs},
+    kernel::{bpffs, link, maps::Maps, netlink::Netlink, programs, qdisc::Leaf},
     settings::Settings,
     state::{ContainerRecord, Phase, Store},
 };
@@ -38,15 +38,23 @@ impl Daemon {
         for record in records.iter().filter(|record| record.phase == Phase::Ready) {
             check_still_managed(&settings, record, &mut pool)?;
         }
-        host::record(&store, &settings, &facts, mechanism)?;
+        let mut host_record = host::record(&store, &settings, &facts, mechanism)?;
+        let leaf = Leaf::best()?;
+        let speed_per_cpu = shaping::speed_per_cpu(&settings.shaping, &facts);
+        shaping::warn_of_limits(&settings.shaping, leaf, speed_per_cpu, &facts.uplink);
         programs::load(&settings.pins)?;
         let mut maps = Maps::open(&settings.pins)?;
-        maps.set_config(&facts.config())?;
+        let has_flows = uplink_queue::settle(&store, &mut host_record, &settings, &facts, leaf)?;
+        maps.set_config(&facts.config(has_flows))?;
         let registry = Registry { pool, containers: BTreeMap::new() };
         let daemon = Self {
             settings,
             facts,
             mechanism,
+            leaf,
+            has_flows,
+            speed_per_cpu,
+            updating: Mutex::new(()),
             store,
             maps: Mutex::new(maps),
             registry: Mutex::new(registry),
@@ -68,20 +76,26 @@ impl Daemon {
     }
 
     /// Takes a container of an earlier daemon over, or removes what is left of one that was not complete.
-    fn recover(&self, record: ContainerRecord) -> Result<()> {
+    fn recover(&self, mut record: ContainerRecord) -> Result<()> {
         if record.phase != Phase::Ready {
             warn!("removing container {:?}, which was left half {:?}", record.name, record.phase);
             self.maps().set_endpoint(record.slot, Endpoint::default())?;
             dismantle(self.mechanism, &self.settings.pins, &record)?;
             return self.store.remove_container(&record.name);
         }
-        let broken = match self.take_over(&record) {
+        let (egress, ingress) = self.limits(&record.wishes);
+        record.egress = egress;
+        if record.ingress.is_some() || self.settings.shaping.ingress_for_existing {
+            record.ingress = ingress;
+        }
+        let broken = match self.take_over(&record).and_then(|()| self.apply(&record)) {
             Ok(()) => false,
             Err(error) => {
                 warn!("container {:?} is out of service: {error}", record.name);
                 true
             }
         };
+        self.store.set_container(&record)?;
         self.registry().containers.insert(record.name.clone(), Entry { record, broken });
         Ok(())
     }
@@ -104,7 +118,13 @@ impl Daemon {
     fn publish_ports(&self) {
         let mut owners: BTreeMap<u16, PortEntry> = BTreeMap::new();
         for entry in self.registry().containers.values().filter(|entry| !entry.broken) {
-            owners.extend(entry.record.all_ports().iter().map(|port| (port, port_entry(&entry.record))));
+            owners.extend(
+                entry
+                    .record
+                    .all_ports()
+                    .iter()
+                    .map(|port| (port, port_entry(&entry.record, self.flags(&entry.record)))),
+            );
         }
         let maps = self.maps();
         for port in 0..=u16::MAX {

@@ -24,7 +24,9 @@ use tracing::info;
 
 use super::{Daemon, followers::Feed};
 use crate::{
-    api::{AddRequest, Container, ContainerStats, DropCount, ExplainRequest, Explanation, Finding, Stats},
+    api::{
+        AddRequest, Container, ContainerStats, DropCount, ExplainRequest, Explanation, Finding, Stats, Wishes,
+    },
     error::{Context as _, Error, Result},
 };
 
@@ -129,7 +131,7 @@ fn reading() -> Router<Shared> {
 fn writing() -> Router<Shared> {
     Router::new()
         .route("/v1/containers", post(add))
-        .route("/v1/containers/{name}", axum::routing::delete(delete))
+        .route("/v1/containers/{name}", axum::routing::delete(delete).patch(update))
         .route("/v1/explain", post(explain))
         .route("/v1/teardown", post(teardown))
 }
@@ -163,6 +165,15 @@ async fn add(
 
 async fn delete(State(shared): State<Shared>, Path(name): Path<String>) -> Result<Json<()>> {
     run(&shared, move |daemon| daemon.delete(&name)).await
+}
+
+async fn update(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    wishes: std::result::Result<Json<Wishes>, JsonRejection>,
+) -> Result<Json<Container>> {
+    let Json(wishes) = wishes.map_err(|rejection| Error::usage(rejection.body_text()))?;
+    run(&shared, move |daemon| daemon.update(&name, wishes)).await
 }
 
 async fn stats(State(shared): State<Shared>) -> Result<Json<Stats>> {

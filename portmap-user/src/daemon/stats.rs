@@ -11,29 +11,27 @@ use super::Daemon;
 use crate::{
     api::{ContainerStats, DropStats, HostStats, Reasons, Stats, Traffic},
     error::{Error, Result},
+    state::ContainerRecord,
 };
 
 impl Daemon {
     /// Traffic of everybody.
     pub fn stats(&self) -> Result<Stats> {
-        let names: Vec<(String, u16)> = self
-            .registry()
-            .containers
-            .iter()
-            .map(|(name, entry)| (name.clone(), entry.record.slot))
-            .collect();
-        let containers =
-            names.iter().map(|(name, slot)| self.slot_stats(name, *slot)).collect::<Result<_>>()?;
+        let records: Vec<ContainerRecord> =
+            self.registry().containers.values().map(|entry| entry.record.clone()).collect();
+        let containers = records.iter().map(|record| self.stats_of(record)).collect::<Result<_>>()?;
         Ok(Stats { containers, host: self.host_stats()? })
     }
 
     /// Traffic of one container.
     pub fn container_stats(&self, name: &str) -> Result<ContainerStats> {
-        let slot = self.registry().containers.get(name).map(|entry| entry.record.slot);
-        self.slot_stats(name, slot.ok_or_else(|| Error::no_container(name))?)
+        let record = self.registry().containers.get(name).map(|entry| entry.record.clone());
+        self.stats_of(&record.ok_or_else(|| Error::no_container(name))?)
     }
 
-    fn slot_stats(&self, name: &str, slot: u16) -> Result<ContainerStats> {
+    fn stats_of(&self, record: &ContainerRecord) -> Result<ContainerStats> {
+        let (egress, ingress) = self.queue_stats(record);
+        let (name, slot) = (record.name.clone(), record.slot);
         let maps = self.maps();
         let counters = maps.counters(slot)?;
         let traffic = counters
@@ -42,7 +40,8 @@ impl Daemon {
             .filter(|(path, _)| *path != "reserved")
             .map(|(path, tally)| (path.to_owned(), Traffic { packets: tally.packets, bytes: tally.bytes }))
             .collect();
-        Ok(ContainerStats { name: name.to_owned(), slot, traffic, drops: drops(&maps.drops(slot)?) })
+        let drops = drops(&maps.drops(slot)?);
+        Ok(ContainerStats { name, slot, traffic, drops, egress, ingress })
     }
 
     fn host_stats(&self) -> Result<HostStats> {

@@ -2,10 +2,8 @@
 
 use std::os::fd::RawFd;
 
-use futures_util::{StreamExt as _, TryStreamExt as _};
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
-};
+use futures_util::TryStreamExt as _;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
@@ -15,6 +13,7 @@ use nix::libc::{EEXIST, EINVAL, ENODEV, ENOENT};
 use super::{
     link,
     netlink::{Netlink, errno},
+    qdisc,
 };
 use crate::error::{Context as _, Error, Result};
 
@@ -36,23 +35,6 @@ fn filter(index: u32, ingress: bool) -> TcMessage {
     message.header.handle = HANDLE;
     message.header.info = TcHandle { major: PRIORITY, minor: ALL_PROTOCOLS }.into();
     message
-}
-
-/// Sends a request and waits for the kernel's answer.
-fn request(netlink: &Netlink, message: RouteNetlinkMessage, flags: u16) -> Result<(), rtnetlink::Error> {
-    let mut request = NetlinkMessage::from(message);
-    request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-    let mut answers = netlink.handle().clone().request(request)?;
-    netlink.wait(async {
-        while let Some(answer) = answers.next().await {
-            if let NetlinkPayload::Error(error) = answer.payload
-                && error.code.is_some()
-            {
-                return Err(rtnetlink::Error::NetlinkError(error));
-            }
-        }
-        Ok(())
-    })
 }
 
 fn interface(netlink: &Netlink, name: &str) -> Result<Option<u32>> {
@@ -79,7 +61,8 @@ pub fn replace_filter(
             TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
         ]),
     ];
-    request(netlink, RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE | NLM_F_REPLACE)
+    netlink
+        .request(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE | NLM_F_REPLACE)
         .context(|| format!("cannot attach {label} to {name}"))
 }
 
@@ -90,7 +73,7 @@ fn add_qdisc(netlink: &Netlink, index: u32, name: &str) -> Result<()> {
     message.header.parent = TcHandle::CLSACT;
     message.header.handle = TcHandle { major: TcHandle::CLSACT.major, minor: 0 };
     message.attributes = vec![TcAttribute::Kind("clsact".to_owned())];
-    match request(netlink, RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL) {
+    match netlink.request(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL) {
         Err(error) if errno(&error) == Some(EEXIST) => Ok(()),
         other => other.context(|| format!("cannot add a clsact qdisc to {name}")),
     }
@@ -99,7 +82,7 @@ fn add_qdisc(netlink: &Netlink, index: u32, name: &str) -> Result<()> {
 /// Removes our filter. It is no error if there is none, or no such interface.
 pub fn delete_filter(netlink: &Netlink, name: &str, ingress: bool) -> Result<()> {
     let Some(index) = interface(netlink, name)? else { return Ok(()) };
-    match request(netlink, RouteNetlinkMessage::DelTrafficFilter(filter(index, ingress)), 0) {
+    match netlink.request(RouteNetlinkMessage::DelTrafficFilter(filter(index, ingress)), 0) {
         // EINVAL: there is no clsact qdisc.
         Err(error) if matches!(errno(&error), Some(ENOENT | ENODEV | EINVAL)) => Ok(()),
         other => other.context(|| format!("cannot remove the filter of {name}")),
@@ -115,7 +98,7 @@ pub fn delete_qdisc_if_empty(netlink: &Netlink, name: &str) -> Result<()> {
     let mut message = TcMessage::default();
     message.header.index = index.cast_signed();
     message.header.parent = TcHandle::CLSACT;
-    match request(netlink, RouteNetlinkMessage::DelQueueDiscipline(message), 0) {
+    match netlink.request(RouteNetlinkMessage::DelQueueDiscipline(message), 0) {
         Err(error) if matches!(errno(&error), Some(ENOENT | ENODEV | EINVAL)) => Ok(()),
         other => other.context(|| format!("cannot remove the clsact qdisc of {name}")),
     }
@@ -124,14 +107,8 @@ pub fn delete_qdisc_if_empty(netlink: &Netlink, name: &str) -> Result<()> {
 /// Whether an interface has a clsact qdisc.
 pub fn has_qdisc(netlink: &Netlink, name: &str) -> Result<bool> {
     let Some(index) = interface(netlink, name)? else { return Ok(false) };
-    let request = netlink.handle().qdisc().get().index(index.cast_signed()).execute();
-    let qdiscs: Vec<TcMessage> =
-        netlink.wait(request.try_collect()).context(|| format!("cannot look at the qdiscs of {name}"))?;
-    // Older kernels answer with the qdiscs of all interfaces.
-    let ours = qdiscs.into_iter().filter(|message| message.header.index == index.cast_signed());
-    Ok(ours
-        .flat_map(|message| message.attributes)
-        .any(|attribute| attribute == TcAttribute::Kind("clsact".to_owned())))
+    let ours = qdisc::of_interface(netlink, index)?;
+    Ok(ours.iter().any(|qdisc| qdisc.kind == "clsact"))
 }
 
 fn filters(netlink: &Netlink, index: u32, ingress: bool) -> Result<Vec<TcMessage>> {

@@ -16,6 +16,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use portmap_common::{
     counters::Counters,
     event::EventBudget,
+    limit::Limit,
     memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
     names,
     reason::{Drops, HostHook, ReasonCounts},
@@ -37,6 +38,7 @@ pub struct Maps {
     drops: Array<MapData, Drops>,
     host: PerCpuArray<MapData, ReasonCounts>,
     budgets: Array<MapData, EventBudget>,
+    limits: Array<MapData, Limit>,
     fragments4: HashMap<MapData, FragmentKey4, Fragment>,
     fragments6: HashMap<MapData, FragmentKey6, Fragment>,
     echoes: HashMap<MapData, EchoKey, Echo>,
@@ -53,6 +55,7 @@ impl Maps {
             drops: array(pins, names::MAP_DROPS)?,
             host: per_cpu_array(pins, names::MAP_HOST)?,
             budgets: array(pins, names::MAP_BUDGETS)?,
+            limits: array(pins, names::MAP_LIMITS)?,
             fragments4: lru_hash(pins, names::MAP_FRAGMENTS4)?,
             fragments6: lru_hash(pins, names::MAP_FRAGMENTS6)?,
             echoes: lru_hash(pins, names::MAP_ECHO)?,
@@ -80,6 +83,21 @@ impl Maps {
     /// A container's interfaces as the programs know them.
     pub fn endpoint(&self, slot: u16) -> Result<Endpoint> {
         self.endpoints.get(&u32::from(slot), 0).context(|| reading(names::MAP_ENDPOINTS))
+    }
+
+    /// Tells the programs more of a container that they know already.
+    pub fn change_endpoint(&mut self, slot: u16, endpoint: Endpoint) -> Result<()> {
+        self.endpoints.set(u32::from(slot), endpoint, 0).context(|| writing(names::MAP_ENDPOINTS))
+    }
+
+    /// Limits what a slot sends, from now on.
+    pub fn set_limit(&mut self, slot: u16, limit: Limit) -> Result<()> {
+        self.limits.set(u32::from(slot), limit, 0).context(|| writing(names::MAP_LIMITS))
+    }
+
+    /// The limit on what a slot sends.
+    pub fn limit(&self, slot: u16) -> Result<Limit> {
+        self.limits.get(&u32::from(slot), 0).context(|| reading(names::MAP_LIMITS))
     }
 
     /// Delivered traffic of a slot, all CPUs together.

@@ -10,6 +10,7 @@ pub mod maps;
 pub mod namespace;
 pub mod netlink;
 pub mod programs;
+pub mod qdisc;
 pub mod ring;
 pub mod sysctl;
 pub mod test_run;

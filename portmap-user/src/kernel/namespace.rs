@@ -84,6 +84,14 @@ impl Namespace {
         made
     }
 
+    /// Does `work` in a new namespace, which ends with it.
+    pub fn scratch<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        on_own_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET).context(|| "cannot make a network namespace".to_owned())?;
+            work()
+        })
+    }
+
     /// The file that stands for the namespace.
     pub fn path(&self) -> &Path {
         &self.path

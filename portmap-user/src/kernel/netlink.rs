@@ -2,6 +2,9 @@
 
 use std::future::Future;
 
+use futures_util::StreamExt as _;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::Handle;
 use tokio::runtime::{Builder, Runtime};
 
@@ -29,6 +32,39 @@ impl Netlink {
     /// Requests are made of this.
     pub fn handle(&self) -> &Handle {
         &self.handle
+    }
+
+    /// Sends a request and waits for the kernel to say how it went.
+    pub fn request(&self, message: RouteNetlinkMessage, flags: u16) -> Result<(), rtnetlink::Error> {
+        self.answers(message, NLM_F_ACK | flags).map(|_none| ())
+    }
+
+    /// Asks for a list.
+    pub fn list(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, rtnetlink::Error> {
+        self.answers(message, NLM_F_DUMP)
+    }
+
+    fn answers(
+        &self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Vec<RouteNetlinkMessage>, rtnetlink::Error> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | flags;
+        let mut answers = self.handle.clone().request(request)?;
+        self.wait(async {
+            let mut messages = Vec::new();
+            while let Some(answer) = answers.next().await {
+                match answer.payload {
+                    NetlinkPayload::Error(error) if error.code.is_some() => {
+                        return Err(rtnetlink::Error::NetlinkError(error));
+                    }
+                    NetlinkPayload::InnerMessage(message) => messages.push(message),
+                    _ => {}
+                }
+            }
+            Ok(messages)
+        })
     }
 
     /// Waits for an answer.

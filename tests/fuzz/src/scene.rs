@@ -83,7 +83,15 @@ impl Scene {
             Hook::ContainerEth0 => 2,
         };
         let Self { vlan_tag, mark, ingress_ifindex, .. } = *self;
-        InMemory { bytes, ifindex, ingress_ifindex, station: Mac::new(MAC), vlan_tag, mark, longest: None }
+        InMemory {
+            bytes,
+            ifindex,
+            ingress_ifindex,
+            station: Mac::new(MAC),
+            vlan_tag,
+            mark,
+            ..InMemory::default()
+        }
     }
 
     /// What the code decides.

@@ -63,6 +63,8 @@ impl World {
             gateway6: Address6::new(if bit(2) { [0; 16] } else { GATEWAY6 }),
             mac: Mac::new(MAC),
             lo_mac: Mac::new(LO_MAC),
+            uplink_flows: 0,
+            reserved: 0,
         };
         let mut world = Self {
             config,

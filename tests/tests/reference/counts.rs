@@ -74,7 +74,7 @@ fn count(hook: Hook, verdict: Verdict, counts: &mut Counts) {
         },
         Verdict::ToOutside { slot, .. } => add(("path", slot, "tx_outside")),
         Verdict::ToHost(slot) => add(("path", slot, "tx_host")),
-        Verdict::Decided | Verdict::ToEth0(_) | Verdict::ToLoopback => {}
+        Verdict::Decided | Verdict::InFlow(_) | Verdict::ToEth0(_) | Verdict::ToLoopback => {}
     }
 }
 

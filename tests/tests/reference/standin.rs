@@ -108,6 +108,7 @@ impl<'a> Maps<'a> {
             vlan_tag: case.tag,
             mark: case.mark,
             longest: Some(LONGEST),
+            ..InMemory::default()
         };
         match case.hook {
             Hook::Uplink => Uplink::decide(&view, self),

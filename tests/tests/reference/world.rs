@@ -63,6 +63,8 @@ impl World {
                 gateway6: Address6::new(GATEWAY6.octets()),
                 mac: Mac::new(MAC),
                 lo_mac: Mac::new([0; 6]),
+                uplink_flows: 0,
+                reserved: 0,
             },
             containers: BTreeMap::from([(A, 11), (B, 12), (C, u32::MAX)]),
             owners: owners.collect(),
@@ -92,6 +94,7 @@ impl World {
             ephemeral_first: 0,
             ephemeral_last: 0,
             generation: *generation,
+            ..Endpoint::default()
         }
     }
 

@@ -41,7 +41,7 @@ pub(crate) fn effects_of(hook: Hook, verdict: Verdict) -> Effects {
             let hook = if hook == Hook::Uplink { HostHook::Uplink } else { HostHook::Loopback };
             Effects { code: NEXT, left_to_host: vec![(hook.name(), reason.name())], ..none }
         }
-        Verdict::Decided => Effects { code: NEXT, ..none },
+        Verdict::Decided | Verdict::InFlow(_) => Effects { code: NEXT, ..none },
         Verdict::Own(slot) => Effects { code: NEXT, delivered: vec![(slot, "own")], ..none },
         Verdict::Drop { slot, reason } => {
             let direction = if slot == HOST_SLOT { "rx" } else { "tx" };

@@ -51,6 +51,8 @@ pub(crate) const CONFIG: Config = Config {
     gateway6: Address6::new([0; 16]),
     mac: Mac::new(MAC),
     lo_mac: Mac::new([0; 6]),
+    uplink_flows: 0,
+    reserved: 0,
 };
 
 /// What the maps hold.

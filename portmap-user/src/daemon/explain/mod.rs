@@ -37,7 +37,7 @@ const OUTSIDE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 enum Sender {
     Outside,
     Host,
-    Container(ContainerRecord),
+    Container(Box<ContainerRecord>),
 }
 
 impl Daemon {
@@ -122,7 +122,7 @@ impl Daemon {
         let registry = self.registry();
         let entry = registry.containers.get(name).ok_or_else(|| Error::no_container(name))?;
         match entry.state() {
-            ContainerState::Ready => Ok(Sender::Container(entry.record.clone())),
+            ContainerState::Ready => Ok(Sender::Container(Box::new(entry.record.clone()))),
             state => Err(Error::conflict(format!(
                 "container {name:?} is {}: expected one in service",
                 state.name()

@@ -60,6 +60,9 @@ impl Names {
                 };
                 Plain::new("decided", text).to_outcome()
             }
+            Verdict::InFlow(_) => {
+                Plain::new("in_flow", "goes on in a flow of the uplink's queue").to_outcome()
+            }
             Verdict::Own(_) => Plain::new("own", "stays inside").to_outcome(),
             Verdict::ToContainer { owner, renumber, .. } => self.to_container(owner, renumber),
             Verdict::ToOutside { next_hop, renumber, .. } => {

@@ -191,7 +191,7 @@ impl World {
                 eth0_ifindex: FIRST_ETH0 + u32::from(slot),
                 ephemeral_first: ephemeral.first(),
                 ephemeral_last: ephemeral.last(),
-                generation: 0,
+                ..Endpoint::default()
             };
             self.maps.set_endpoint(slot, endpoint)?;
         }

@@ -1,0 +1,267 @@
+//! Limits on containers' traffic: who gets which, and bringing it about.
+//!
+//! What a container sends waits in a queue at its `eth0`, which holds it to its limit without loss. The root inside can
+//! take that queue away, so the program at the host veth drops what comes faster (`pm_limits`). What a container receives
+//! waits in a queue at its host veth, to which the programs send it instead of past it.
+
+use portmap_common::{
+    limit::Limit as LimitEntry,
+    slot::veth_ifindex,
+    tables::{Endpoint, QUEUE_LOCAL, QUEUE_OUTSIDE},
+};
+use tracing::warn;
+
+use super::{
+    Daemon, HostFacts,
+    container::{open_same, port_entry},
+};
+use crate::{
+    api::{Container, Limit, QueueStats, Wishes},
+    error::{Error, Result},
+    kernel::{
+        link,
+        netlink::Netlink,
+        qdisc::{self, Class, Leaf, Shape},
+    },
+    rates::{Direction, default_burst},
+    settings::Shaping,
+    state::{ContainerRecord, Phase},
+};
+
+/// Nanoseconds by which what passes a host veth may be ahead of the limit: a queue's packets are late when the CPU is
+/// busy, and come together then.
+const SLACK: u64 = 50_000_000;
+/// Bytes by which it may be ahead besides that, and the burst: a queue sends a packet as long as there is anything left of
+/// the limit, and the largest is 64 KiB before it gets headers for all segments.
+const OVERSHOOT: u64 = 2 * 65_536;
+
+/// Bytes that a class sends before it is another's turn, with the kernel's bounds for sane values.
+fn quantum(rate: u64) -> u32 {
+    u32::try_from((rate / 10).clamp(2 * 1514, 60_000)).unwrap_or(u32::MAX)
+}
+
+/// The class that a limit becomes.
+fn class(limit: &Limit) -> Class {
+    Class {
+        rate: limit.rate,
+        ceil: limit.ceil,
+        burst: limit.burst,
+        ceil_burst: default_burst(limit.ceil),
+        quantum: quantum(limit.rate),
+    }
+}
+
+/// What the program at the host veth holds a container to.
+fn entry(limit: &Limit, shaping: &Shaping) -> LimitEntry {
+    let burst = u128::from(limit.burst + OVERSHOOT) * 1_000_000_000 / u128::from(limit.rate);
+    let slack = SLACK.saturating_add(u64::try_from(burst).unwrap_or(u64::MAX));
+    LimitEntry::new(limit.rate, slack, shaping.limits_local)
+}
+
+/// Bytes per second of the uplink for each CPU of the host, if both can be known.
+pub(super) fn speed_per_cpu(shaping: &Shaping, facts: &HostFacts) -> Option<u64> {
+    let speed = shaping.link_speed.or_else(|| link::speed(&facts.uplink))?;
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Some(speed / u64::try_from(cpus).unwrap_or(1))
+}
+
+impl Daemon {
+    /// The limits that a container gets for what was asked.
+    pub(super) fn limits(&self, wishes: &Wishes) -> (Option<Limit>, Option<Limit>) {
+        let shaping = &self.settings.shaping;
+        let leaf = self.leaf.name();
+        (
+            shaping.egress.limit(wishes.egress_rate, wishes.cpus, self.speed_per_cpu, leaf),
+            shaping.ingress.limit(wishes.ingress_rate, wishes.cpus, self.speed_per_cpu, leaf),
+        )
+    }
+
+    /// Refuses what the flags forbid.
+    pub(super) fn check_wishes(&self, wishes: &Wishes) -> Result<()> {
+        self.settings.shaping.egress.check_asked(Direction::Egress, wishes.egress_rate)?;
+        self.settings.shaping.ingress.check_asked(Direction::Ingress, wishes.ingress_rate)
+    }
+
+    /// Changes what was asked for a container's traffic, and its limits with it. With nothing changed, everything that
+    /// limits it is put back as it should be.
+    pub fn update(&self, name: &str, wishes: Wishes) -> Result<Container> {
+        self.check_wishes(&wishes)?;
+        let _open = self.open()?;
+        // One at a time: of two that change the same container, the later one must find what the earlier one left.
+        let _turn = self.updating.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut record = {
+            let registry = self.registry();
+            let entry = registry.containers.get(name).ok_or_else(|| Error::no_container(name))?;
+            if entry.record.phase != Phase::Ready || entry.broken {
+                return Err(Error::conflict(format!(
+                    "container {name:?} is {}: expected one in service",
+                    entry.state().name()
+                )));
+            }
+            entry.record.clone()
+        };
+        record.wishes = wishes.or(record.wishes);
+        (record.egress, record.ingress) = self.limits(&record.wishes);
+        self.apply(&record)?;
+        self.store.set_container(&record)?;
+        let mut registry = self.registry();
+        let entry = registry.containers.get_mut(name).ok_or_else(|| Error::no_container(name))?;
+        entry.record = record;
+        Ok(self.describe(entry))
+    }
+
+    /// Brings a running container's limits about. None of its packets is lost, unless it had no queue before.
+    pub(super) fn apply(&self, record: &ContainerRecord) -> Result<()> {
+        let namespace = open_same(record).ok_or_else(|| {
+            Error::failure(format!("{} no longer stands for its network namespace", record.netns.display()))
+        })?;
+        // What is dropped must not come before the queue knows of a lower limit, nor stay behind a higher one.
+        let (before, after) = (self.maps().limit(record.slot)?, self.limit_entry(record));
+        let is_lower = after.cost > before.cost;
+        if !is_lower {
+            self.maps().set_limit(record.slot, after)?;
+        }
+        let eth0 = self.maps().endpoint(record.slot)?.eth0_ifindex;
+        namespace.run(|| self.limit_egress(record, eth0))?;
+        if is_lower {
+            self.maps().set_limit(record.slot, after)?;
+        }
+        self.limit_ingress(record)?;
+        self.publish_flags(record)
+    }
+
+    /// What the program at the host veth holds a container to; nothing without a limit.
+    pub(super) fn limit_entry(&self, record: &ContainerRecord) -> LimitEntry {
+        record.egress.as_ref().map(|limit| entry(limit, &self.settings.shaping)).unwrap_or_default()
+    }
+
+    /// Limits what the calling thread's namespace, a container's, sends by its `eth0`.
+    pub(super) fn limit_egress(&self, record: &ContainerRecord, eth0: u32) -> Result<()> {
+        let local_is_free = !self.settings.shaping.limits_local;
+        self.limit_interface(eth0, record.egress.as_ref(), local_is_free)
+    }
+
+    /// Limits what a container receives, at its host veth.
+    pub(super) fn limit_ingress(&self, record: &ContainerRecord) -> Result<()> {
+        // What is not limited does not come this way.
+        self.limit_interface(veth_ifindex(record.slot), record.ingress.as_ref(), false)
+    }
+
+    fn limit_interface(&self, index: u32, limit: Option<&Limit>, local_is_free: bool) -> Result<()> {
+        let netlink = Netlink::open()?;
+        match limit {
+            Some(limit) => {
+                qdisc::shape(&netlink, index, &Shape { class: class(limit), local_is_free, leaf: self.leaf })
+            }
+            None => qdisc::unshape(&netlink, index, self.leaf),
+        }
+    }
+
+    /// The flags of a container's ports.
+    pub(super) fn flags(&self, record: &ContainerRecord) -> u16 {
+        match &record.ingress {
+            None => 0,
+            Some(_) if self.settings.shaping.limits_local => QUEUE_OUTSIDE | QUEUE_LOCAL,
+            Some(_) => QUEUE_OUTSIDE,
+        }
+    }
+
+    /// Tells the programs which way packets for a container go.
+    fn publish_flags(&self, record: &ContainerRecord) -> Result<()> {
+        let flags = self.flags(record);
+        let mut maps = self.maps();
+        let endpoint = maps.endpoint(record.slot)?;
+        if endpoint.flags == flags {
+            return Ok(());
+        }
+        maps.change_endpoint(record.slot, Endpoint { flags, ..endpoint })?;
+        for port in record.all_ports().iter() {
+            maps.ports.set(port, port_entry(record, flags));
+        }
+        Ok(())
+    }
+
+    /// Counters of the queues of a container. One that cannot be looked at has none.
+    pub(super) fn queue_stats(&self, record: &ContainerRecord) -> (Vec<QueueStats>, Vec<QueueStats>) {
+        let look = |index| qdisc::of_qdisc(&Netlink::open()?, index);
+        let inside = record.egress.as_ref().and_then(|_| open_same(record)).map(|namespace| {
+            let eth0 = self.maps().endpoint(record.slot)?.eth0_ifindex;
+            namespace.run(|| look(eth0))
+        });
+        let outside = record.ingress.as_ref().map(|_| look(veth_ifindex(record.slot)));
+        let counted = |looked: Option<Result<Vec<QueueStats>>>| match looked {
+            Some(Ok(stats)) => stats,
+            Some(Err(error)) => {
+                warn!("container {:?}: {error}", record.name);
+                Vec::new()
+            }
+            None => Vec::new(),
+        };
+        (counted(inside), counted(outside))
+    }
+
+    /// Compares a container's queues with its limits, for `doctor`.
+    pub(super) fn check_limits(&self, record: &ContainerRecord) -> Result<()> {
+        let repair = format!("run `portmap update {}` to put it back", record.name);
+        let eth0 = self.maps().endpoint(record.slot)?.eth0_ifindex;
+        if let Some(limit) = &record.egress {
+            let namespace = open_same(record).ok_or_else(|| {
+                Error::failure(format!("{} is another network namespace", record.netns.display()))
+            })?;
+            let found = namespace.run(|| qdisc::shape_of(&Netlink::open()?, eth0))?;
+            self.check_limit("eth0", limit, found, &repair).map_err(|error| {
+                Error::failure(format!("{error}; what it sends faster than its limit is dropped at the host"))
+            })?;
+            if self.maps().limit(record.slot)?.cost != self.limit_entry(record).cost {
+                return Err(Error::failure(format!("pm_limits does not have its limit: {repair}")));
+            }
+        }
+        if let Some(limit) = &record.ingress {
+            let found = qdisc::shape_of(&Netlink::open()?, veth_ifindex(record.slot))?;
+            self.check_limit(&record.host_veth(), limit, found, &repair)?;
+        }
+        Ok(())
+    }
+
+    fn check_limit(
+        &self,
+        interface: &str,
+        limit: &Limit,
+        found: Option<(Class, String)>,
+        repair: &str,
+    ) -> Result<()> {
+        let Some((class, leaf)) = found else {
+            return Err(Error::failure(format!("the queue of {interface} that limits it is gone: {repair}")));
+        };
+        if (class.rate, class.ceil) != (limit.rate, limit.ceil) || leaf != self.leaf.name() {
+            return Err(Error::failure(format!(
+                "the queue of {interface} has {} B/s (at most {}) and {leaf}, expected {} ({}) and {}: {repair}",
+                class.rate,
+                class.ceil,
+                limit.rate,
+                limit.ceil,
+                self.leaf.name()
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Says what limits will have to do without.
+pub(super) fn warn_of_limits(shaping: &Shaping, leaf: Leaf, speed_per_cpu: Option<u64>, uplink: &str) {
+    if leaf != Leaf::FqCodel {
+        warn!(
+            "this kernel has no fq_codel: packets over a limit wait in one queue ({}), where flows feel each other and \
+             none is marked",
+            leaf.name()
+        );
+    }
+    let is_auto = [&shaping.egress, &shaping.ingress]
+        .iter()
+        .any(|policy| policy.per_cpu == Some(crate::rates::PerCpu::Auto));
+    if is_auto && speed_per_cpu.is_none() {
+        warn!(
+            "the speed of {uplink} is not known, so auto limits nobody: give it with --network-link-speed, or name a rate"
+        );
+    }
+}
