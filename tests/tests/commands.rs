@@ -40,6 +40,8 @@ ports              31000-31004,31500
 ephemeral ports    61440-62463
 network namespace  /run/netns/web
 host veth          pm1
+sends at most      -
+receives at most   -
 "
     );
     sandbox.ok(&["del", "web"]);
