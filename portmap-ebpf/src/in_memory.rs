@@ -49,6 +49,8 @@ pub struct InMemory<'a> {
     pub segment: u32,
     /// Length in bytes of the longest frame that interfaces carry; none if they carry any.
     pub longest: Option<u32>,
+    /// Whether there is no memory to settle it in.
+    pub is_unsettled: bool,
 }
 
 impl Frame for InMemory<'_> {
@@ -62,7 +64,7 @@ impl Frame for InMemory<'_> {
     }
 
     fn settle(&self, _most: u32) -> bool {
-        true
+        !self.is_unsettled
     }
 
     fn length(&self) -> u32 {

@@ -52,6 +52,19 @@ const UPLINK_LEAVES: &[&str] = &["pm_uplink_in continue"];
 const LO_LEAVES: &[&str] = &["pm_lo_in continue"];
 
 #[test]
+fn packets_that_pass_by_a_queue_are_explained_too() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a", "--ports", "31000-31009", "--ingress-rate", "100mbit"]);
+    sandbox.ok(&["add", "b", "--egress-rate", "100mbit"]);
+    check(&sandbox, "--from outside --to 10.0.0.1:31000", &["pm_uplink_in to_container"], TO_A);
+    check(&sandbox, "--from host --to 10.0.0.1:31000", &["pm_lo_in to_container"], TO_A);
+    let by_eth0 = ["pm_ctr_lo_out to_eth0", "pm_veth_in to_container"];
+    check(&sandbox, "--from b --to 10.0.0.1:31000", &by_eth0, TO_A);
+    check(&sandbox, "--from b --to 10.0.0.2:80", TO_OUTSIDE, "to the outside by 10.0.0.2");
+}
+
+#[test]
 fn every_way_is_explained_and_nothing_is_counted() {
     let sandbox = Sandbox::new();
     // Nobody is to send anything by itself.

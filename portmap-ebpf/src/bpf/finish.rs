@@ -59,7 +59,8 @@ impl Finish for Finisher<'_> {
 
     #[inline(always)]
     fn finish(&self, verdict: Verdict) -> i32 {
-        if is_asked(self.context) {
+        let is_asked = is_asked(self.context);
+        if is_asked {
             answer(self.context, &verdict);
         } else if let Verdict::Drop { reason, .. } = verdict {
             return dropping::leave(self.context, reason);
@@ -70,7 +71,7 @@ impl Finish for Finisher<'_> {
             // The mark has told the hook so, and is nothing that the host's stack should see.
             set_mark(self.context, 0);
         }
-        carry_out(self.context, &verdict)
+        carry_out(self.context, &verdict, is_asked)
     }
 }
 
@@ -107,11 +108,17 @@ impl Finisher<'_> {
 
 /// Sends a packet where the verdict says.
 #[inline(always)]
-fn carry_out(context: &TcContext, verdict: &Verdict) -> i32 {
+fn carry_out(context: &TcContext, verdict: &Verdict, is_asked: bool) -> i32 {
+    // The priority of a packet about which the program is asked is part of the answer.
+    let set_priority = |priority| {
+        if !is_asked {
+            set_priority(context, priority);
+        }
+    };
     match *verdict {
         Verdict::Continue(_) | Verdict::Decided | Verdict::Own(_) => TC_ACT_UNSPEC,
         Verdict::InFlow(flow) => {
-            set_priority(context, queue::priority_of(flow));
+            set_priority(queue::priority_of(flow));
             TC_ACT_UNSPEC
         }
         Verdict::Drop { .. } => TC_ACT_SHOT,
@@ -122,6 +129,8 @@ fn carry_out(context: &TcContext, verdict: &Verdict) -> i32 {
             let queued = if origin == Origin::Outside { QUEUE_OUTSIDE } else { QUEUE_LOCAL };
             // A datagram from a loopback device can be larger than the queue's interface carries.
             if owner.flags & queued != 0 && fits(context, owner.ifindex, 0) {
+                // Whatever the sender has set: this is a class of the queue, and could be one that is not limited.
+                set_priority(queue::LIMITED);
                 return to_queue(context, owner, by_loopback);
             }
             // The program behind the container's `eth0` puts it into the loopback device, which accepts frames
@@ -137,7 +146,7 @@ fn carry_out(context: &TcContext, verdict: &Verdict) -> i32 {
                 return TC_ACT_SHOT;
             }
             if maps::config().uplink_flows != 0 {
-                set_priority(context, queue::priority_of(queue::flow_of(slot)));
+                set_priority(queue::priority_of(queue::flow_of(slot)));
             }
             to_neighbour(next_hop)
         }
@@ -147,7 +156,7 @@ fn carry_out(context: &TcContext, verdict: &Verdict) -> i32 {
             to_loopback(context, Some(mac))
         }
         Verdict::ToEth0(ifindex) => {
-            set_priority(context, queue::LOCAL);
+            set_priority(queue::LOCAL);
             // SAFETY: a helper that takes two integers; an interface that is gone makes the kernel drop.
             code(unsafe { bpf_redirect(ifindex, 0) })
         }
@@ -163,8 +172,6 @@ fn to_queue(context: &TcContext, owner: PortEntry, by_loopback: bool) -> i32 {
     if context.store(0, &mac, 0).is_err() {
         return TC_ACT_SHOT;
     }
-    // Whatever the sender has set: this is a class of the queue, and could be one that is not limited.
-    set_priority(context, queue::LIMITED);
     // SAFETY: a helper that takes two integers; an interface that is gone makes the kernel drop.
     code(unsafe { bpf_redirect(owner.ifindex, 0) })
 }

@@ -67,6 +67,7 @@ fn agrees(verdict: &Verdict, fate: &Fate) -> bool {
             (slot, next_hop) == (question.asker.slot, question.next_hop)
         }
         (Verdict::ToEth0(ifindex), Fate::Eth0(specified)) => ifindex == specified,
+        (Verdict::InFlow(flow), Fate::InFlow(specified)) => flow == specified,
         _ => false,
     }
 }
@@ -100,6 +101,7 @@ impl Case<'_> {
                 self.assert(is_set, || "to no neighbour".to_owned());
                 self.message(renumber);
             }
+            Verdict::InFlow(flow) => self.assert(matches!(flow, 1 | 2), || "a container's flow".to_owned()),
             Verdict::Drop { reason, .. } if self.scene.hook == Hook::Uplink => {
                 let documented = matches!(reason, Reason::Destination | Reason::SourceAddress);
                 self.assert(documented, || "dropped what is the host's".to_owned());

@@ -44,6 +44,8 @@ pub enum Fate {
     Eth0(u32),
     /// Into the container's loopback device.
     Loopback,
+    /// Out of the uplink in a flow of its queue.
+    InFlow(u16),
 }
 
 /// A packet for a container.
@@ -96,7 +98,7 @@ pub fn of(scene: &Scene, frame: &[u8], world: &World, memory: &Memory) -> Outcom
         Hook::ContainerEth0 => container_eth0(frame, scene.vlan_tag),
         Hook::UplinkEgress => {
             host_asks = judge.host_asks(scene);
-            Fate::Decided
+            judge.uplink_egress(scene)
         }
     };
     // What was dropped is not remembered.
@@ -233,6 +235,9 @@ impl<'a> Judge<'a> {
             Content::Ports(source, destination) if is_own(source) => destination,
             Content::Echo { is_request: true, id, at } if !is_local => {
                 let next_hop = next_hop(&self.config, &packet)?;
+                if self.world.has_used_up(slot, false) {
+                    return None;
+                }
                 let asker = Echo { generation: self.world.endpoint(slot).generation, slot, id };
                 // A later fragment goes where the first one has gone, whose identifier it shares.
                 let Some(at) = at else { return Some(Fate::Outside(slot, next_hop)) };
@@ -246,6 +251,9 @@ impl<'a> Judge<'a> {
             }
             _ => return None,
         };
+        if self.world.has_used_up(slot, is_local) {
+            return None;
+        }
         if !is_local {
             return Some(Fate::Outside(slot, next_hop(&self.config, &packet)?));
         }
@@ -301,6 +309,18 @@ impl<'a> Judge<'a> {
             Some((_, port)) if eth0 != 0 && self.world.port(port).slot != slot => Fate::Eth0(eth0),
             _ => Fate::Own(slot),
         }
+    }
+
+    fn uplink_egress(&self, scene: &Scene) -> Fate {
+        let is_in_flow = scene.priority & 0xffff_0000 == 0x504d_0000;
+        if self.config.uplink_flows == 0 || is_in_flow {
+            return Fate::Decided;
+        }
+        let is_own = scene.ingress_ifindex == 0 && scene.vlan_tag.is_none();
+        let is_arp = self.frame.get(12..14) == Some(&[0x08, 0x06]);
+        let is_icmp = reader::packet(self.frame)
+            .is_some_and(|packet| if packet.is_v6 { packet.bytes[6] == 58 } else { packet.bytes[9] == 1 });
+        Fate::InFlow(if is_own && (is_arp || is_icmp) { 2 } else { 1 })
     }
 
     /// The echo that a packet of the host itself asks for.

@@ -44,6 +44,8 @@ pub struct Scene {
     pub mark: u32,
     /// Index of the interface by which the frame came to the stack.
     pub ingress_ifindex: u32,
+    /// The priority.
+    pub priority: u32,
 }
 
 impl Scene {
@@ -71,7 +73,14 @@ impl Scene {
             15 => DECIDED_MARK,
             _ => 0,
         };
-        Self { hook, vlan_tag, mark, ingress_ifindex: if rest >> 4 == 15 { 77 } else { 0 } }
+        let priority = match rest & 0x0f {
+            9 => 0x504c_0001,
+            10 => 6,
+            11 => 0x504d_0003,
+            12 => 0x504d_0000,
+            _ => 0,
+        };
+        Self { hook, vlan_tag, mark, ingress_ifindex: if rest >> 4 == 15 { 77 } else { 0 }, priority }
     }
 
     /// The frame as the hook sees it.
@@ -82,7 +91,7 @@ impl Scene {
             Hook::HostLo | Hook::ContainerLo => 1,
             Hook::ContainerEth0 => 2,
         };
-        let Self { vlan_tag, mark, ingress_ifindex, .. } = *self;
+        let Self { vlan_tag, mark, ingress_ifindex, priority, .. } = *self;
         InMemory {
             bytes,
             ifindex,
@@ -90,6 +99,7 @@ impl Scene {
             station: Mac::new(MAC),
             vlan_tag,
             mark,
+            priority,
             ..InMemory::default()
         }
     }

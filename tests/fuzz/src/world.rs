@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 
 use portmap_common::{
+    limit::Limit,
     memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
     slot::{HOST_SLOT, veth_ifindex},
     tables::{Address4, Address6, Config, Endpoint, Mac, PortEntry},
@@ -39,6 +40,8 @@ pub struct World {
     ports: Vec<(u16, u16)>,
     /// Nanoseconds of the clock.
     pub now: u64,
+    /// What A may send: none if it is as much as it likes.
+    limit: Option<Limit>,
     /// What is remembered.
     pub memory: RefCell<Memory>,
     /// How many more times somebody else is faster in taking an echo's identifier.
@@ -63,7 +66,7 @@ impl World {
             gateway6: Address6::new(if bit(2) { [0; 16] } else { GATEWAY6 }),
             mac: Mac::new(MAC),
             lo_mac: Mac::new(LO_MAC),
-            uplink_flows: 0,
+            uplink_flows: if state & 4 != 0 { 4097 } else { 0 },
             reserved: 0,
         };
         let mut world = Self {
@@ -71,6 +74,12 @@ impl World {
             endpoints: Vec::new(),
             ports: Vec::new(),
             now: 1_000_000_000_000,
+            limit: (state & 8 != 0).then(|| Limit {
+                scheduled: u64::MAX >> 1,
+                cost: 1,
+                counts_local: u32::from(state & 16 != 0),
+                ..Limit::default()
+            }),
             memory: RefCell::default(),
             races: Cell::default(),
         };
@@ -122,6 +131,11 @@ impl World {
     /// Whether a slot owns any port.
     pub fn owns_any(&self, slot: u16) -> bool {
         self.ports.iter().any(|&(port, owner)| owner == slot && self.port(port).slot == slot)
+    }
+
+    /// Whether a slot has used up its limit, as far as a packet counts that stays on the host or does not.
+    pub fn has_used_up(&self, slot: u16, is_local: bool) -> bool {
+        slot == A && self.limit.is_some_and(|limit| !is_local || limit.counts_local == 1)
     }
 
     /// The slots whose host veths are there.
@@ -193,5 +207,13 @@ impl Tables for World {
         let entry = if lost { Echo { generation: 0, slot: HOST_SLOT, id } } else { *echo };
         self.memory.borrow_mut().echoes.insert((peer, id), entry);
         !lost
+    }
+
+    fn limit(&self, slot: u16) -> Option<&Limit> {
+        self.limit.as_ref().filter(|_| slot == A)
+    }
+
+    fn schedule(&self, _slot: u16, _time: u64, now: u64, slack: u64) -> bool {
+        self.limit.is_none_or(|limit| limit.scheduled <= now + slack)
     }
 }

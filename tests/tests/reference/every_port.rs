@@ -28,12 +28,12 @@ fn ask(judge: &mut Judge<'_>, hook: Hook, form: &Form, template: &Template) {
     judge.ask_once(&form.name, &Case::new(hook, &template.bytes));
 }
 
-/// A form at every hook between addresses of every kind, with ports of every kind.
-pub(crate) fn addresses(judge: &mut Judge<'_>, form: &Form) {
+/// A form at hooks between addresses of every kind, with ports of every kind.
+pub(crate) fn addresses(judge: &mut Judge<'_>, form: &Form, hooks: &[Hook]) {
     let ports = ports(judge.world);
     let addresses =
         if form.has_numbers() { forms::addresses(form.is_ipv6) } else { forms::four(form.is_ipv6).into() };
-    for hook in Hook::ALL {
+    for hook in hooks.iter().copied() {
         for source in &addresses {
             for destination in &addresses {
                 let mut template = form.frame(hook, A, &Ends::new(*source, *destination));
@@ -45,6 +45,32 @@ pub(crate) fn addresses(judge: &mut Judge<'_>, form: &Form) {
             }
         }
     }
+}
+
+/// A form at a host veth, whole and in segments, with contents of several lengths.
+pub(crate) fn segments(judge: &mut Judge<'_>, form: &Form) {
+    let [own, others, host] = ports(judge.world);
+    let [shared, _, near, _] = forms::four(form.is_ipv6);
+    for (destination, port) in [(shared, others), (shared, host), (near, others)] {
+        let mut template = form.frame(Hook::Veth(A), A, &Ends::new(shared, destination));
+        template.set(own, port);
+        for more in [0, 1, 100, 1400] {
+            let mut bytes = template.bytes.clone();
+            bytes.resize(bytes.len() + more, 0xa5);
+            // The place where a TCP header has its length, if nothing else is there.
+            let at = if form.is_ipv6 { 66 } else { 46 };
+            for words in if form.has_numbers() && at < bytes.len() { &[5, 8, 15][..] } else { &[0] } {
+                if *words != 0 {
+                    bytes[at] = words << 4;
+                }
+                for segment in [0, 1, 99, 536, 1400, 65_535] {
+                    let case = Case { segment, ..Case::new(Hook::Veth(A), &bytes) };
+                    judge.ask_once(&form.name, &case);
+                }
+            }
+        }
+    }
+    judge.forget();
 }
 
 /// All pairs of ports, or one if they make no difference.
@@ -184,6 +210,9 @@ pub(crate) fn frames(judge: &mut Judge<'_>, form: &Form) {
             for mark in [DECIDED_MARK, 1, u32::MAX] {
                 judge.ask_once(&form.name, &Case { mark, ..Case::new(hook, &template.bytes) });
                 judge.ask_once(&form.name, &Case { mark, ..Case::new(hook, &template.bytes[..7]) });
+            }
+            for priority in [6, 0x1_0001, 0x504d_0001, 0x504d_1001, 0x504c_0001] {
+                judge.ask_once(&form.name, &Case { priority, ..Case::new(hook, &template.bytes) });
             }
             for ingress in [UPLINK, Hook::Veth(A).ifindex()] {
                 judge.ask_once(&form.name, &Case { ingress, ..Case::new(hook, &template.bytes) });

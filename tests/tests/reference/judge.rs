@@ -40,6 +40,8 @@ pub(crate) struct Tally {
     pub(crate) asked: u64,
     /// How often each row of each table was the one that counted.
     pub(crate) rows: HashMap<(&'static str, usize), u64>,
+    /// What has been used of limits, in bytes by slot.
+    pub(crate) spent: HashMap<u16, u64>,
     pub(crate) failures: HashMap<(Hook, usize, mem::Discriminant<Verdict>, bool), String>,
 }
 
@@ -99,11 +101,14 @@ impl<'a> Judge<'a> {
     fn compare(&mut self, what: &str, case: &Case<'_>) -> (Verdict, Vec<Note>) {
         let decided = self.maps.decide(case);
         let tried = self.maps.tried.take();
+        let spent = self.maps.spent.get();
         let packet = reading::read(case, self.world, &self.memory, NOW);
         let situation =
             Situation { case, packet: &packet, world: self.world, memory: &self.memory, tried: &tried };
         let (row, expected) = model::decide(&situation);
         let notes = model_notes(&situation, expected);
+        let is_spent = spent == situation.spent(expected);
+        *self.tally.spent.entry(situation.sender()).or_default() += situation.spent(expected);
         let entries: Vec<Entry> = notes.iter().map(|note| Entry::from(*note)).collect();
         let kernel = self.kernel.as_mut().filter(|_| self.asks_kernel);
         let asked = kernel.and_then(|kernel| kernel.decide(case));
@@ -121,14 +126,16 @@ impl<'a> Judge<'a> {
         let written = self.maps.written();
         let are_noted = entries.iter().all(|entry| self.maps.like(*entry) == Some(*entry))
             && written.iter().all(|entry| entries.contains(entry));
-        if decided != expected || !are_noted || asked.is_some_and(|asked| asked != expected) {
+        if decided != expected || !are_noted || !is_spent || asked.is_some_and(|asked| asked != expected) {
             let failures = &mut self.tally.failures;
             let kind = (case.hook, row, mem::discriminant(&decided), decided == expected);
             if failures.len() < SHOWN && !failures.contains_key(&kind) {
                 let row = model::rows(case.hook)[row].packet;
                 let text = format!(
                     "{what}\n{case:?}\n  model:  {expected:?} ({row})\n  code:   {decided:?}\n  kernel: {asked:?}\n  \
-                     remembered by the model: {entries:?}\n  by the code: {written:?}\n  tried: {tried:?}\n",
+                     remembered by the model: {entries:?}\n  by the code: {written:?}\n  tried: {tried:?}\n  \
+                     used of the limit: {}, by the code {spent}\n",
+                    situation.spent(expected),
                 );
                 failures.insert(kind, text);
             }
@@ -178,7 +185,7 @@ fn model_notes(situation: &Situation<'_>, verdict: Verdict) -> Vec<Note> {
                 let generation = situation.world.containers[&slot];
                 notes.push(Note::Echo(peer, outside, Asker { slot, generation, id }));
             }
-            (Hook::UplinkOut, _) if case.ingress == 0 && situation.world.is_shared(packet.source) => {
+            (Hook::UplinkOut, _) if case.ingress == 0 && situation.world.is_hosts(packet.source) => {
                 notes.push(Note::Echo(peer, id, Asker { slot: HOST_SLOT, generation: 0, id }));
             }
             _ => {}

@@ -25,6 +25,7 @@ use portmap::{
     paths::Pins,
 };
 use portmap_common::{
+    limit::Limit,
     memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
     names,
     slot::{HOST_SLOT, veth_ifindex},
@@ -38,7 +39,7 @@ use portmap_ebpf::{
 use crate::{
     judge::NOW,
     memory::Entry,
-    test_run::{self, CB, IFINDEX, INGRESS_IFINDEX, MARK, PRIORITY, Skb},
+    test_run::{self, CB, GSO_SIZE, IFINDEX, INGRESS_IFINDEX, MARK, PRIORITY, Skb},
     world::{A, B, C, Case, Hook, MAC, MTU, NOBODY, UPLINK, World},
 };
 
@@ -51,6 +52,7 @@ pub(crate) struct Kernel {
     pub(crate) maps: Maps,
     // Written here, because the daemon's way would choose the generations itself.
     endpoints: Array<MapData, Endpoint>,
+    limits: Array<MapData, Limit>,
     fragments4: HashMap<MapData, FragmentKey4, Fragment>,
     fragments6: HashMap<MapData, FragmentKey6, Fragment>,
     echoes: HashMap<MapData, EchoKey, Echo>,
@@ -87,6 +89,7 @@ impl Kernel {
             programs: programs.into(),
             maps: Maps::open(&pins).expect("the maps"),
             endpoints: Array::try_from(Map::Array(open(&pins, names::MAP_ENDPOINTS))).expect("an array"),
+            limits: Array::try_from(Map::Array(open(&pins, names::MAP_LIMITS))).expect("an array"),
             fragments4: hash(&pins, names::MAP_FRAGMENTS4),
             fragments6: hash(&pins, names::MAP_FRAGMENTS6),
             echoes: hash(&pins, names::MAP_ECHO),
@@ -98,9 +101,11 @@ impl Kernel {
         self.maps.set_config(&world.config).expect("written");
         for slot in SLOTS {
             self.endpoints.set(slot.into(), world.endpoint(slot), 0).expect("written");
+            let limit = world.limits.get(&slot).copied().unwrap_or_default();
+            self.limits.set(slot.into(), limit, 0).expect("written");
         }
         for port in 0..=u16::MAX {
-            self.maps.ports.set(port, World::entry(world.owner(port)));
+            self.maps.ports.set(port, world.entry(world.owner(port)));
         }
     }
 
@@ -134,9 +139,18 @@ impl Kernel {
         Some(answer::decode(words).expect("the program has answered"))
     }
 
-    /// Gives a frame to the program at a hook: what it returns.
-    pub(crate) fn deliver(&self, case: &Case<'_>) -> Option<i32> {
-        is_possible(case).then(|| self.run(case, case.mark).0)
+    /// Gives a frame to the program at a hook: what it returns, and which priority it leaves.
+    pub(crate) fn deliver(&self, case: &Case<'_>) -> Option<(i32, u32)> {
+        is_possible(case).then(|| {
+            let (code, after) = self.run(case, case.mark);
+            (code, after[PRIORITY])
+        })
+    }
+
+    /// By how many nanoseconds the schedule of a slot has moved on since the world was set.
+    pub(crate) fn spent(&self, world: &World, slot: u16) -> u64 {
+        let before = world.limits.get(&slot).copied().unwrap_or_default();
+        self.limits.get(&slot.into(), 0).expect("an entry").scheduled - before.scheduled
     }
 
     fn run(&self, case: &Case<'_>, mark: u32) -> (i32, Skb) {
@@ -144,6 +158,8 @@ impl Kernel {
         context[MARK] = mark;
         context[INGRESS_IFINDEX] = case.ingress;
         context[IFINDEX] = case.hook.ifindex();
+        context[PRIORITY] = case.priority;
+        context[GSO_SIZE] = case.segment;
         test_run::run(self.fd(case.hook), case.frame, &context).expect("the kernel runs it")
     }
 

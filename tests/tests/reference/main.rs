@@ -19,7 +19,7 @@ mod standin;
 mod test_run;
 mod world;
 
-use std::{env, panic, thread};
+use std::{collections::BTreeMap, env, panic, thread};
 
 use portmap_tests::private;
 
@@ -28,7 +28,7 @@ use crate::{
     kernel::Kernel,
     packets::Form,
     random::Random,
-    world::{Hook, World},
+    world::{A, B, Hook, World},
 };
 
 /// Does both halves of a work, each on a thread with namespaces and programs of its own.
@@ -72,7 +72,7 @@ fn forms_with_numbers() -> Vec<Form> {
 #[test]
 fn every_form_between_addresses_of_every_kind() {
     let tally = with_forms(&forms::all(), |judge, form| {
-        every_port::addresses(judge, form);
+        every_port::addresses(judge, form, &Hook::ALL);
         if form.is_error() {
             every_port::quoted_addresses(judge, form);
         }
@@ -84,12 +84,32 @@ fn every_form_between_addresses_of_every_kind() {
     let all_hooks = if step() == 1 { &Hook::ALL[..] } else { &[] };
     for hook in all_hooks.iter().copied() {
         for (number, row) in model::rows(hook).iter().enumerate() {
-            // These depend on the host's network, on what is remembered, and on headers that are wrong.
-            let is_elsewhere =
-                ["no gateway", "identifiers", "(3, 4)"].iter().any(|word| row.packet.contains(word));
+            // These depend on the host's network, on what is remembered, on limits, and on headers that are wrong.
+            let elsewhere = ["no gateway", "identifiers", "limit", "(3, 4)", "not portmap's"];
+            let is_elsewhere = elsewhere.iter().any(|word| row.packet.contains(word));
             let times = tally.rows.get(&(hook.program(), number)).copied().unwrap_or_default();
             assert!(is_elsewhere || times > 0, "no packet at {hook:?} is {:?}", row.packet);
         }
+    }
+}
+
+#[test]
+fn every_form_of_a_container_with_a_limit() {
+    let mut tally = Tally::default();
+    for (is_used_up, counts_local) in [(false, false), (false, true), (true, false), (true, true)] {
+        let limits = BTreeMap::from([(A, world::limit(is_used_up, counts_local))]);
+        let world = World { limits, ..World::new() };
+        let mut judge = Judge::new(&world, None);
+        for form in forms::all().iter().step_by(step()) {
+            every_port::addresses(&mut judge, form, &[Hook::Veth(A), Hook::Veth(B)]);
+            every_port::segments(&mut judge, form);
+        }
+        tally = tally.plus(judge.tally);
+    }
+    tally.expect_agreement();
+    for (number, row) in model::rows(Hook::Veth(A)).iter().enumerate() {
+        let times = tally.rows.get(&(Hook::Veth(A).program(), number)).copied().unwrap_or_default();
+        assert!(!row.packet.contains("limit") || times > 0, "no packet is {:?}", row.packet);
     }
 }
 

@@ -16,7 +16,7 @@ use portmap_ebpf::{
 
 use crate::{
     memory::{Asker, Memory},
-    reading::{Content, Quoted, QuotedContent, Reading, loopback_slot},
+    reading::{self, Content, Quoted, QuotedContent, Reading, loopback_slot},
     world::{Case, Hook, LONGEST, World},
 };
 
@@ -111,7 +111,7 @@ const UPLINK: &[Row] = &[
             },
             _ => (s.deciding_owner()?, Renumber::NONE),
         };
-        let (origin, owner) = (Origin::Outside, World::entry(slot));
+        let (origin, owner) = (Origin::Outside, s.world.entry(slot));
         Some(Verdict::ToContainer { origin, owner, by_loopback: false, renumber })
     }),
 ];
@@ -169,11 +169,14 @@ const VETH: &[Row] = &[
         let (_, destination) = s.packet.quoted()?.ports()?;
         (!s.is_senders(destination)).then(|| s.drop(Reason::Quoted))
     }),
+    row("local, and more than the container's limit", |s| {
+        (s.is_to_local() && s.exceeds_limit()).then(|| s.drop(Reason::Rate))
+    }),
     row("local, and the port is the host's", |s| {
         (s.is_to_local() && s.deciding_owner()? == HOST_SLOT).then(|| Verdict::ToHost(s.sender()))
     }),
     row("local, and the port is a container's", |s| {
-        let (origin, owner) = (Origin::Container(s.sender()), World::entry(s.deciding_owner()?));
+        let (origin, owner) = (Origin::Container(s.sender()), s.world.entry(s.deciding_owner()?));
         let by_loopback = s.concerns_loopback6();
         s.is_to_local().then_some(Verdict::ToContainer {
             origin,
@@ -191,6 +194,7 @@ const VETH: &[Row] = &[
     row("larger than the uplink's MTU allows", |s| {
         (s.case.frame.len() > LONGEST as usize).then(|| s.drop(Reason::TooBig))
     }),
+    row("more than the container's limit", |s| s.exceeds_limit().then(|| s.drop(Reason::Rate))),
     row("an echo request, and all identifiers that could be used are taken", |s| {
         // A later fragment has no identifier that could be taken.
         let Content::EchoRequest { id, at: Some(_) } = s.packet.content else { return None };
@@ -233,7 +237,7 @@ const HOST_LO: &[Row] = &[
         s.is_hosts(source).then_some(Verdict::Continue(Reason::HostPort))
     }),
     row("everything else", |s| {
-        let (origin, owner) = (Origin::Host, World::entry(s.deciding_owner()?));
+        let (origin, owner) = (Origin::Host, s.world.entry(s.deciding_owner()?));
         let by_loopback = s.concerns_loopback6();
         Some(Verdict::ToContainer { origin, owner, by_loopback, renumber: Renumber::NONE })
     }),
@@ -257,7 +261,16 @@ const CONTAINER_LO: &[Row] = &[
     row("everything else", |s| s.world.eth0(s.sender()).map(Verdict::ToEth0)),
 ];
 
-const UPLINK_OUT: &[Row] = &[row("everything", |_| Some(Verdict::Decided))];
+const UPLINK_OUT: &[Row] = &[
+    row("the uplink's queue is not portmap's", |s| {
+        (s.world.config.uplink_flows == 0).then_some(Verdict::Decided)
+    }),
+    row("in a flow of that queue already", |s| (s.case.priority >> 16 == 0x504d).then_some(Verdict::Decided)),
+    row("ARP or ICMP of the host's own", |s| {
+        (s.case.ingress == 0 && s.packet.is_control()).then_some(Verdict::InFlow(2))
+    }),
+    row("everything else", |_| Some(Verdict::InFlow(1))),
+];
 
 const CONTAINER_ETH0: &[Row] = &[
     row("to or from ::1", |s| s.concerns_loopback6().then_some(Verdict::ToLoopback)),
@@ -271,6 +284,12 @@ const fn drop_from_outside(reason: Reason) -> Verdict {
 impl Reading {
     fn unreadable_1_to_4(&self) -> Option<Reason> {
         self.unreadable_frame.or(self.unreadable_header)
+    }
+
+    /// Whether other packets wait for it.
+    fn is_control(&self) -> bool {
+        let is_icmp = self.protocol == Some(reading::icmp(self.source.is_ipv4()));
+        is_icmp || self.unreadable_frame == Some(Reason::Arp)
     }
 
     const fn is_echo(&self) -> bool {
@@ -311,6 +330,45 @@ impl Situation<'_> {
 
     fn stays(&self) -> Verdict {
         Verdict::Own(self.sender())
+    }
+
+    /// Whether the packet counts for the sender's limit.
+    fn is_limited(&self) -> bool {
+        let limit = self.world.limits.get(&self.sender());
+        limit.is_some_and(|limit| limit.counts_local == 1 || !self.is_to_local())
+    }
+
+    fn exceeds_limit(&self) -> bool {
+        self.is_limited() && self.world.limits[&self.sender()].slack == 0
+    }
+
+    /// What a packet with this verdict has used of the sender's limit, in bytes.
+    pub(crate) fn spent(&self, verdict: Verdict) -> u64 {
+        let is_at_veth = matches!(self.case.hook, Hook::Veth(_));
+        // An echo request that finds no identifier has been let through by then.
+        let is_let_through = !matches!(verdict, Verdict::Drop { reason, .. } if reason != Reason::EchoBusy);
+        if is_at_veth && is_let_through && self.is_limited() { self.bytes_on_wire() } else { 0 }
+    }
+
+    /// All segments with their headers, which are taken to be as short as they can be.
+    fn bytes_on_wire(&self) -> u64 {
+        const TCP: u8 = 6;
+        let frame = self.case.frame;
+        let length = frame.len() as u64;
+        let segment = u64::from(self.case.segment);
+        if segment == 0 || !matches!(self.packet.content, Content::Ports { .. }) {
+            return length;
+        }
+        let ip = if self.packet.source.is_ipv4() { 20 } else { 40 };
+        let transport = if self.packet.protocol == Some(TCP) {
+            // Where the length of a TCP header is, in words of four bytes. It is read as a word of the frame.
+            frame.get(14 + ip + 12..14 + ip + 16).map_or(0, |word| usize::from(word[0] >> 4) * 4)
+        } else {
+            8
+        };
+        let headers = (14 + ip + transport) as u64;
+        let segments = length.saturating_sub(headers).div_ceil(segment);
+        length + headers * segments.saturating_sub(1)
     }
 
     fn is_to_local(&self) -> bool {

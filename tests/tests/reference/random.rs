@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use portmap_common::{
     memory::FRAGMENT_LIFETIME,
+    queue::UPLINK_FLOWS,
     slot::{HOST_SLOT, loopback_mac},
     tables::{Address4, Address6},
 };
@@ -14,7 +15,9 @@ use crate::{
     judge::{Judge, NOW},
     memory::{Asker, Note},
     packets::{Ends, Form, Template},
-    world::{A, B, C, Case, GATEWAY6, HOST6, Hook, MAC, NOBODY, OTHER_MAC, UPLINK, World, mask4, mask6},
+    world::{
+        A, B, C, Case, GATEWAY6, HOST6, Hook, MAC, NOBODY, OTHER_MAC, UPLINK, World, limit, mask4, mask6,
+    },
 };
 
 /// A xorshift generator: what it yields depends on the seed alone.
@@ -83,7 +86,27 @@ pub(crate) fn world(random: &mut Random) -> World {
     if random.once_in(5) {
         config.host_ip6 = Address6::default();
     }
+    if random.once_in(2) {
+        config.uplink_flows = UPLINK_FLOWS;
+    }
     world
+}
+
+/// The same with limits on what containers send and receive.
+pub(crate) fn limited_world(random: &mut Random) -> World {
+    let mut world = world(random);
+    for slot in [A, B, C] {
+        if random.once_in(2) {
+            world.limits.insert(slot, limit(random.once_in(3), random.once_in(2)));
+        }
+        world.queues.insert(slot, random.pick(&[0, 1, 2, 3]));
+    }
+    world
+}
+
+/// A packet's priority: nobody's, a flow's, and others that look like them.
+pub(crate) fn priority(random: &mut Random) -> u32 {
+    random.pick(&[0, 0, 6, 0x1_0001, 0x1_0002, 0x504d_0000, 0x504d_0001, 0x504d_1001, 0x504c_0001, 0x504d])
 }
 
 /// Identifiers and ports of which there are so few that they meet.
@@ -114,6 +137,7 @@ pub(crate) fn packets(judge: &mut Judge<'_>, random: &mut Random, forms: &[Form]
         if random.once_in(2) {
             case.ingress = random.pick(&[0, UPLINK, Hook::Veth(A).ifindex()]);
         }
+        case.priority = priority(random);
         judge.ask(&form.name, &case);
     }
 }

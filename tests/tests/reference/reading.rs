@@ -29,6 +29,8 @@ pub(crate) struct Reading {
     pub(crate) from_mac: [u8; 6],
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
+    /// What the IP header says that follows it.
+    pub(crate) protocol: Option<u8>,
     /// What there is if nothing is unreadable.
     pub(crate) content: Content,
     /// Set for a first fragment.
@@ -91,6 +93,7 @@ pub(crate) fn read(case: &Case<'_>, world: &World, memory: &Memory, now: u64) ->
         from_mac: [0; 6],
         source: NOTHING,
         destination: NOTHING,
+        protocol: None,
         content: Content::None,
         first_of: None,
     };
@@ -101,8 +104,8 @@ pub(crate) fn read(case: &Case<'_>, world: &World, memory: &Memory, now: u64) ->
             return reading;
         }
     };
-    // Behind a container's interface only addresses count.
-    let is_ipv6_in_use = world.shares_ipv6() || case.hook == Hook::ContainerEth0;
+    // Behind a container's interface only addresses count, and of the host's own packets only what they carry.
+    let is_ipv6_in_use = world.shares_ipv6() || matches!(case.hook, Hook::ContainerEth0 | Hook::UplinkOut);
     let header = match is_ipv6 {
         true if is_ipv6_in_use => read_ipv6(case.frame),
         true => Err(Reason::Ipv6),
@@ -117,6 +120,10 @@ pub(crate) fn read(case: &Case<'_>, world: &World, memory: &Memory, now: u64) ->
     };
     reading.source = header.source;
     reading.destination = header.destination;
+    reading.protocol = Some(match header.rest {
+        Rest::V4 { protocol, .. } => protocol,
+        Rest::V6 { next_header } => next_header,
+    });
     match read_content(case, &header, memory, now, &mut reading.first_of) {
         Ok(content) => reading.content = content,
         Err(reason) => reading.unreadable_content = Some(reason),
@@ -369,7 +376,7 @@ fn has_ports(protocol: u8) -> bool {
 }
 
 /// The protocol of ICMP messages.
-fn icmp(is_ipv4: bool) -> u8 {
+pub(crate) fn icmp(is_ipv4: bool) -> u8 {
     if is_ipv4 { ip_number::ICMP.0 } else { ip_number::IPV6_ICMP.0 }
 }
 

@@ -1,8 +1,12 @@
 //! The maps in memory, for the decision code.
 
-use std::{cell::RefCell, collections::HashMap};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+};
 
 use portmap_common::{
+    limit::Limit,
     memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
     tables::{Config, Endpoint, PortEntry},
 };
@@ -27,6 +31,8 @@ pub(crate) struct Maps<'a> {
     changes: RefCell<Vec<(Entry, Option<Entry>)>>,
     /// The identifiers that the last decision looked up, each once.
     pub(crate) tried: RefCell<Vec<u16>>,
+    /// Nanoseconds by which the last decision has moved a schedule.
+    pub(crate) spent: Cell<u64>,
 }
 
 impl<'a> Maps<'a> {
@@ -39,6 +45,7 @@ impl<'a> Maps<'a> {
             echoes: RefCell::default(),
             changes: RefCell::default(),
             tried: RefCell::default(),
+            spent: Cell::default(),
         }
     }
 
@@ -100,6 +107,7 @@ impl<'a> Maps<'a> {
     pub(crate) fn decide(&self, case: &Case<'_>) -> Verdict {
         self.changes.borrow_mut().clear();
         self.tried.borrow_mut().clear();
+        self.spent.set(0);
         let view = InMemory {
             bytes: case.frame,
             ifindex: case.hook.ifindex(),
@@ -107,8 +115,10 @@ impl<'a> Maps<'a> {
             ingress_ifindex: case.ingress,
             vlan_tag: case.tag,
             mark: case.mark,
+            priority: case.priority,
+            segment: case.segment,
             longest: Some(LONGEST),
-            ..InMemory::default()
+            is_unsettled: false,
         };
         match case.hook {
             Hook::Uplink => Uplink::decide(&view, self),
@@ -123,7 +133,7 @@ impl<'a> Maps<'a> {
 
 impl Tables for Maps<'_> {
     fn port(&self, port: u16) -> PortEntry {
-        World::entry(self.world.owner(port))
+        self.world.entry(self.world.owner(port))
     }
 
     fn endpoint(&self, slot: u16) -> Endpoint {
@@ -172,5 +182,18 @@ impl Tables for Maps<'_> {
         assert_eq!(there, stale, "nobody else writes here");
         self.note(Entry::Echo(*key, *echo));
         true
+    }
+
+    fn limit(&self, slot: u16) -> Option<&Limit> {
+        self.world.limits.get(&slot)
+    }
+
+    fn schedule(&self, slot: u16, time: u64, now: u64, slack: u64) -> bool {
+        assert_eq!(now, self.now, "nothing else is the time");
+        let passes = self.world.limits[&slot].scheduled <= now + slack;
+        if passes {
+            self.spent.update(|spent| spent + time);
+        }
+        passes
     }
 }

@@ -7,9 +7,10 @@ use nix::libc;
 /// `BPF_PROG_TEST_RUN`.
 const COMMAND: libc::c_long = 10;
 
-/// `struct __sk_buff` of `linux/bpf.h` as words; a test run looks at `mark`, `ingress_ifindex` and `ifindex`.
+/// `struct __sk_buff` of `linux/bpf.h` as words; a test run looks at those that are named below.
 pub(crate) type Skb = [u32; 48];
 
+pub(crate) const GSO_SIZE: usize = 44;
 pub(crate) const MARK: usize = 2;
 pub(crate) const PRIORITY: usize = 8;
 pub(crate) const INGRESS_IFINDEX: usize = 9;

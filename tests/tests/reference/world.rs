@@ -7,8 +7,10 @@ use std::{
 };
 
 use portmap_common::{
+    limit::{COST_BITS, Limit},
     memory::SCOPE_LOOPBACK,
     names,
+    queue::UPLINK_FLOWS,
     slot::{HOST_SLOT, loopback_mac, veth_ifindex},
     tables::{Address4, Address6, Config, Endpoint, Mac, PortEntry},
 };
@@ -42,6 +44,23 @@ pub(crate) struct World {
     pub(crate) containers: BTreeMap<u16, u32>,
     /// Slots by port.
     pub(crate) owners: Vec<u16>,
+    /// Limits by slot.
+    pub(crate) limits: BTreeMap<u16, Limit>,
+    /// By slot, which packets for a container pass by a queue: those from outside, those that are local.
+    pub(crate) queues: BTreeMap<u16, u16>,
+}
+
+/// A limit at which a byte takes a nanosecond, and either no time is left or more than will ever be needed.
+pub(crate) const fn limit(is_used_up: bool, counts_local: bool) -> Limit {
+    // Far beyond what any clock says.
+    const FULL: u64 = 1 << 61;
+    Limit {
+        scheduled: FULL,
+        cost: 1 << COST_BITS,
+        slack: if is_used_up { 0 } else { FULL },
+        counts_local: counts_local as u32,
+        reserved: 0,
+    }
 }
 
 impl World {
@@ -63,11 +82,13 @@ impl World {
                 gateway6: Address6::new(GATEWAY6.octets()),
                 mac: Mac::new(MAC),
                 lo_mac: Mac::new([0; 6]),
-                uplink_flows: 0,
+                uplink_flows: UPLINK_FLOWS,
                 reserved: 0,
             },
             containers: BTreeMap::from([(A, 11), (B, 12), (C, u32::MAX)]),
             owners: owners.collect(),
+            limits: BTreeMap::new(),
+            queues: BTreeMap::new(),
         }
     }
 
@@ -77,11 +98,12 @@ impl World {
     }
 
     /// What the port map says of ports that `slot` owns.
-    pub(crate) fn entry(slot: u16) -> PortEntry {
+    pub(crate) fn entry(&self, slot: u16) -> PortEntry {
         if slot == HOST_SLOT {
             PortEntry::default()
         } else {
-            PortEntry { ifindex: veth_ifindex(slot), slot, flags: 0 }
+            let flags = self.queues.get(&slot).copied().unwrap_or_default();
+            PortEntry { ifindex: veth_ifindex(slot), slot, flags }
         }
     }
 
@@ -94,7 +116,8 @@ impl World {
             ephemeral_first: 0,
             ephemeral_last: 0,
             generation: *generation,
-            ..Endpoint::default()
+            flags: self.entry(slot).flags,
+            reserved: 0,
         }
     }
 
@@ -112,6 +135,11 @@ impl World {
             IpAddr::V4(address) => address.octets() == self.config.host_ip.bytes,
             IpAddr::V6(address) => address.octets() == self.config.host_ip6.bytes,
         }
+    }
+
+    /// Whether a packet from an address is one of the host's own: it is shared, and there is one of its version.
+    pub(crate) fn is_hosts(&self, address: IpAddr) -> bool {
+        self.is_shared(address) && (address.is_ipv4() || self.shares_ipv6())
     }
 
     pub(crate) fn is_local(&self, address: IpAddr) -> bool {
@@ -243,19 +271,23 @@ pub(crate) struct Case<'a> {
     pub(crate) tag: Option<u16>,
     pub(crate) mark: u32,
     pub(crate) ingress: u32,
+    pub(crate) priority: u32,
+    /// Bytes of payload in each segment that it is to be cut into; 0 if it stays whole.
+    pub(crate) segment: u32,
 }
 
 impl<'a> Case<'a> {
     /// A frame about which the kernel knows nothing special.
     pub(crate) const fn new(hook: Hook, frame: &'a [u8]) -> Self {
-        Self { hook, frame, tag: None, mark: 0, ingress: 0 }
+        Self { hook, frame, tag: None, mark: 0, ingress: 0, priority: 0, segment: 0 }
     }
 }
 
 impl fmt::Debug for Case<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { hook, frame, tag, mark, ingress } = self;
-        write!(formatter, "  at {hook:?}, tag {tag:x?}, mark {mark:#x}, from interface {ingress}: ")?;
+        let Self { hook, frame, tag, mark, ingress, priority, segment } = self;
+        write!(formatter, "  at {hook:?}, tag {tag:x?}, mark {mark:#x}, from interface {ingress}, ")?;
+        write!(formatter, "priority {priority:#x}, segments of {segment}: ")?;
         frame.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
     }
 }

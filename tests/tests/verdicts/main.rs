@@ -19,7 +19,7 @@ use portmap_common::{
     tables::{Address4, Address6, Config},
 };
 use portmap_ebpf::{
-    Verdict,
+    InMemory, Verdict,
     hooks::{Hook as _, Veth},
     verdict::{NextHop, Renumber},
 };
@@ -28,7 +28,7 @@ use portmap_tests::{frames::Frame, private::in_namespaces};
 use crate::{
     kernel::{Counts, build_world, effects_of, run},
     table::{Fixture, fixtures, from_a},
-    world::{A, A_PORT, CONFIG, HOST, Hook, MAC, World},
+    world::{A, A_PORT, CONFIG, FREE, HOST, Hook, MAC, PEER, World},
 };
 
 #[test]
@@ -58,6 +58,16 @@ fn frames_of_every_length_are_decided() {
             }
         }
     }
+}
+
+/// What cannot be put where its sender no longer writes cannot be looked at.
+#[test]
+fn frames_are_dropped_if_there_is_no_memory_to_look_at_them() {
+    let options = Frame { options: vec![1; 4], ..from_a((HOST, A_PORT), (PEER, FREE)) }.bytes();
+    let frame = InMemory { is_unsettled: true, ..Hook::VethOfA.frame(&options) };
+    let dropped = Verdict::Drop { slot: A, reason: Reason::Malformed };
+    assert_eq!(Veth::decide(&frame, &World::default()), dropped);
+    assert_ne!(Hook::VethOfA.decide(&options, &World::default()), dropped);
 }
 
 #[test]
