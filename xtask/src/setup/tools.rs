@@ -18,7 +18,7 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// What the demonstration, the benchmarks and the tests run.
-pub(super) const RUN: [Tool; 20] = [
+pub(super) const RUN: [Tool; 21] = [
     tool("bpftool", "bpftool"),
     tool("curl", "curl"),
     tool("dig", "bind9-dnsutils"),
@@ -34,6 +34,7 @@ pub(super) const RUN: [Tool; 20] = [
     tool("scapy3", "python3-scapy"),
     tool("setpriv", "util-linux"),
     tool("ss", "iproute2"),
+    tool("strace", "strace"),
     tool("tc", "iproute2"),
     tool("tcpdump", "tcpdump"),
     tool("tracepath", "iputils-tracepath"),
@@ -51,6 +52,9 @@ pub(super) const VM: [Tool; 7] = [
     tool("setpriv", "util-linux"),
     tool("xz", "xz-utils"),
 ];
+
+/// What the benchmark of limits compares portmap with.
+pub(super) const PEERS: [Tool; 1] = [tool("/usr/lib/cni/bandwidth", "containernetworking-plugins")];
 
 /// What builds libFuzzer.
 pub(super) const FUZZ: [Tool; 1] = [tool("c++", "g++")];

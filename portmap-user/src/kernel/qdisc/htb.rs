@@ -64,13 +64,14 @@ pub(super) fn class(class: &Class) -> TcAttribute {
     options.extend(class.quantum.to_ne_bytes());
     // Level and priority.
     options.extend([0; 8]);
-    let mut all = vec![option(PARMS, options)];
+    let mut all = Vec::new();
     for (kind, rate) in [(RATE64, class.rate), (CEIL64, class.ceil)] {
         // Only rates that do not fit into the older field, as tc does it.
         if u32::try_from(rate).is_err() {
             all.push(option(kind, rate.to_ne_bytes().to_vec()));
         }
     }
+    all.push(option(PARMS, options));
     TcAttribute::Options(all)
 }
 

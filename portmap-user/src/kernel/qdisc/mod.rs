@@ -1,5 +1,7 @@
 //! Queues of interfaces: what limits a rate, and what shares the uplink.
 
+#[cfg(test)]
+mod as_tc;
 pub mod htb;
 mod stats;
 
@@ -260,17 +262,20 @@ fn add_leaf(
     leaf: Leaf,
     rate: u64,
 ) -> Result<(), rtnetlink::Error> {
-    let options = match leaf {
+    let mut request = message(index);
+    request.header.parent = parent;
+    request.header.handle = TcHandle { major: own, minor: 0 };
+    request.attributes = vec![TcAttribute::Kind(leaf.name().to_owned()), leaf_options(leaf, rate)];
+    netlink.request(RouteNetlinkMessage::NewQueueDiscipline(request), NLM_F_CREATE | NLM_F_REPLACE)
+}
+
+fn leaf_options(leaf: Leaf, rate: u64) -> TcAttribute {
+    match leaf {
         Leaf::FqCodel => fq_codel(None),
         Leaf::Bfifo => {
             TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, fifo_bytes(rate).to_ne_bytes().to_vec()))
         }
-    };
-    let mut request = message(index);
-    request.header.parent = parent;
-    request.header.handle = TcHandle { major: own, minor: 0 };
-    request.attributes = vec![TcAttribute::Kind(leaf.name().to_owned()), options];
-    netlink.request(RouteNetlinkMessage::NewQueueDiscipline(request), NLM_F_CREATE | NLM_F_REPLACE)
+    }
 }
 
 /// Options of `fq_codel`: it marks rather than drops where both ends agree; the kernel's defaults are fine for the rest.
