@@ -41,14 +41,10 @@ pub trait Tables {
     /// The same, but if somebody else has the key by now, it returns false. `stale` is what may be replaced.
     fn claim_echo(&self, key: &EchoKey, echo: &Echo, stale: Option<Echo>) -> bool;
 
-    /// The limit on what a slot sends. Nobody has one unless the tables say so.
-    fn limit(&self, _slot: u16) -> Option<&Limit> {
-        None
-    }
+    /// The limit on what a slot sends, if it has one.
+    fn limit(&self, slot: u16) -> Option<&Limit>;
 
     /// Moves the schedule of a slot on by so many nanoseconds, from the moment `now` if it is behind that, unless it is
     /// ahead of `now` by more than `slack`. Returns whether it has been moved.
-    fn schedule(&self, _slot: u16, _time: u64, _now: u64, _slack: u64) -> bool {
-        true
-    }
+    fn schedule(&self, slot: u16, time: u64, now: u64, slack: u64) -> bool;
 }

@@ -1,6 +1,8 @@
 //! Release builds, and the programs that need one.
 
-use std::{convert::Infallible, ffi::OsString, os::unix::process::CommandExt as _, process::Command};
+use std::{
+    convert::Infallible, ffi::OsString, os::unix::process::CommandExt as _, path::PathBuf, process::Command,
+};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -20,7 +22,7 @@ const PROGRAMS: [&str; 2] = ["portmapd", "portmap"];
 pub(crate) struct Forwarded {
     /// Arguments of the program; `--help` lists them.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    arguments: Vec<OsString>,
+    pub(crate) arguments: Vec<OsString>,
 }
 
 /// Builds the daemon and the command-line tools.
@@ -37,11 +39,6 @@ pub(crate) fn demo(forwarded: &Forwarded) -> Result<Infallible> {
     become_program("demo", "portmap-demo", forwarded)
 }
 
-/// Builds everything the benchmarks need and becomes them.
-pub(crate) fn bench(forwarded: &Forwarded) -> Result<Infallible> {
-    become_program("bench", "portmap-bench", forwarded)
-}
-
 /// Fails, in one line, unless this process may make network namespaces.
 pub(crate) fn require_root(task: &str) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
@@ -51,12 +48,21 @@ pub(crate) fn require_root(task: &str) -> Result<()> {
 }
 
 fn become_program(task: &str, program: &str, forwarded: &Forwarded) -> Result<Infallible> {
+    let file = with(task, program)?;
+    become_file(Command::new(file).args(&forwarded.arguments))
+}
+
+/// Builds a program, and everything that it runs, and returns where it is.
+pub(crate) fn with(task: &str, program: &str) -> Result<PathBuf> {
     require_root(task)?;
     setup::ensure(&[Group::Build, Group::Run], Report::Changes)?;
     build(&[program])?;
-    let file = workspace::metadata()?.target_directory.join("release").join(program);
-    let error = Command::new(&file).args(&forwarded.arguments).exec();
-    Err(error).with_context(|| format!("cannot run {}", file.display()))
+    Ok(workspace::metadata()?.target_directory.join("release").join(program))
+}
+
+/// Goes on as another program.
+pub(crate) fn become_file(command: &mut Command) -> Result<Infallible> {
+    Err(command.exec()).with_context(|| format!("cannot run `{}`", process::shown(command)))
 }
 
 /// Builds the programs that users get, and others besides, in one go: cargo then chooses the same features for all

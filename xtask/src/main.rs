@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod check;
 mod fuzz;
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
         Task::Setup(arguments) => setup::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Build => build::release().map(|()| ExitCode::SUCCESS),
         Task::Demo(arguments) => build::demo(&arguments).map(|never| match never {}),
-        Task::Bench(arguments) => build::bench(&arguments).map(|never| match never {}),
+        Task::Bench(arguments) => bench::run(&arguments).map(|never| match never {}),
         Task::Test(arguments) => test::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Mutants(arguments) => mutants::run(&arguments),

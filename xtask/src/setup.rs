@@ -19,6 +19,8 @@ pub(crate) enum Group {
     Run,
     /// What boots another kernel.
     Vm,
+    /// What the benchmark of limits compares portmap with.
+    Peers,
     /// Lints of the BPF programs.
     BpfLints,
     /// What reads the licences of dependencies and the advisories about them.
@@ -83,6 +85,7 @@ pub(crate) fn ensure(groups: &[Group], report: Report) -> Result<()> {
             Group::Build => bpf::ensure_compiler(report)?,
             Group::Run => tools::ensure(&tools::RUN, report)?,
             Group::Vm => tools::ensure(&tools::VM, report)?,
+            Group::Peers => tools::ensure(&tools::PEERS, report)?,
             Group::BpfLints => bpf::ensure_lints(report)?,
             Group::Dependencies => crates::ensure(&crates::DENY, report)?,
             Group::Fuzz => {

@@ -6,6 +6,7 @@ mod drops;
 mod explain;
 mod followers;
 mod host;
+mod metrics;
 mod recovery;
 mod server;
 mod shaping;

@@ -22,7 +22,7 @@ use tokio::{
 };
 use tracing::info;
 
-use super::{Daemon, followers::Feed};
+use super::{Daemon, followers::Feed, metrics};
 use crate::{
     api::{
         AddRequest, Container, ContainerStats, DropCount, ExplainRequest, Explanation, Finding, Stats, Wishes,
@@ -118,6 +118,7 @@ async fn outlasted(mut ending: watch::Receiver<bool>, busy: Arc<RwLock<()>>) {
 fn reading() -> Router<Shared> {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
+        .route("/metrics", get(metrics))
         .route("/v1/containers", get(list))
         .route("/v1/containers/{name}", get(show))
         .route("/v1/containers/{name}/stats", get(container_stats))
@@ -185,6 +186,11 @@ async fn container_stats(
     Path(name): Path<String>,
 ) -> Result<Json<ContainerStats>> {
     run(&shared, move |daemon| daemon.container_stats(&name)).await
+}
+
+async fn metrics(State(shared): State<Shared>) -> Result<Response> {
+    let Json(text) = run(&shared, Daemon::metrics).await?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
 /// Whose drops are asked for.

@@ -202,34 +202,45 @@ impl Daemon {
 
     /// Compares a container's queues with its limits, for `doctor`.
     pub(super) fn check_limits(&self, record: &ContainerRecord) -> Result<()> {
-        let repair = format!("run `portmap update {}` to put it back", record.name);
-        let eth0 = self.maps().endpoint(record.slot)?.eth0_ifindex;
         if let Some(limit) = &record.egress {
-            let namespace = open_same(record).ok_or_else(|| {
-                Error::failure(format!("{} is another network namespace", record.netns.display()))
-            })?;
-            let found = namespace.run(|| qdisc::shape_of(&Netlink::open()?, eth0))?;
-            self.check_limit("eth0", limit, found, &repair).map_err(|error| {
-                Error::failure(format!("{error}; what it sends faster than its limit is dropped at the host"))
-            })?;
-            if self.maps().limit(record.slot)?.cost != self.limit_entry(record).cost {
-                return Err(Error::failure(format!("pm_limits does not have its limit: {repair}")));
-            }
+            self.check_egress(record, limit)?;
         }
         if let Some(limit) = &record.ingress {
-            let found = qdisc::shape_of(&Netlink::open()?, veth_ifindex(record.slot))?;
-            self.check_limit(&record.host_veth(), limit, found, &repair)?;
+            self.check_ingress(record, limit)?;
         }
         Ok(())
     }
 
-    fn check_limit(
+    /// Compares what holds a limit on what a container sends with that limit.
+    pub(super) fn check_egress(&self, record: &ContainerRecord, limit: &Limit) -> Result<()> {
+        let eth0 = self.maps().endpoint(record.slot)?.eth0_ifindex;
+        let namespace = open_same(record).ok_or_else(|| {
+            Error::failure(format!("{} is another network namespace", record.netns.display()))
+        })?;
+        let found = namespace.run(|| qdisc::shape_of(&Netlink::open()?, eth0))?;
+        self.check_queue(record, "eth0", limit, found).map_err(|error| {
+            Error::failure(format!("{error}; what it sends faster than its limit is dropped at the host"))
+        })?;
+        if self.maps().limit(record.slot)?.cost != self.limit_entry(record).cost {
+            return Err(Error::failure(format!("pm_limits does not have its limit: {}", repair(record))));
+        }
+        Ok(())
+    }
+
+    /// Compares what holds a limit on what a container receives with that limit.
+    pub(super) fn check_ingress(&self, record: &ContainerRecord, limit: &Limit) -> Result<()> {
+        let found = qdisc::shape_of(&Netlink::open()?, veth_ifindex(record.slot))?;
+        self.check_queue(record, &record.host_veth(), limit, found)
+    }
+
+    fn check_queue(
         &self,
+        record: &ContainerRecord,
         interface: &str,
         limit: &Limit,
         found: Option<(Class, String)>,
-        repair: &str,
     ) -> Result<()> {
+        let repair = repair(record);
         let Some((class, leaf)) = found else {
             return Err(Error::failure(format!("the queue of {interface} that limits it is gone: {repair}")));
         };
@@ -245,6 +256,10 @@ impl Daemon {
         }
         Ok(())
     }
+}
+
+fn repair(record: &ContainerRecord) -> String {
+    format!("run `portmap update {}` to put it back", record.name)
 }
 
 /// Says what limits will have to do without.

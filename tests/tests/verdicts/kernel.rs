@@ -155,7 +155,8 @@ pub(crate) fn context(ifindex: u32) -> [u8; 192] {
     context
 }
 
-pub(crate) fn run(pins: &Pins, hook: Hook, frame: &[u8]) -> Result<i32, ProgramError> {
+/// Runs a hook's program on a frame: what it returns, and the frame afterwards.
+pub(crate) fn run(pins: &Pins, hook: Hook, frame: &[u8]) -> Result<(i32, Vec<u8>), ProgramError> {
     let program = SchedClassifier::from_pin(pins.program(hook.program())).expect("pinned");
     let context = context(hook.ifindex());
     let mut output = vec![0; frame.len() + 256];
@@ -165,5 +166,8 @@ pub(crate) fn run(pins: &Pins, hook: Hook, frame: &[u8]) -> Result<i32, ProgramE
         ctx_in: Some(&context),
         ..TestRunOptions::default()
     };
-    Ok(program.test_run(options)?.return_value.cast_signed())
+    let ran = program.test_run(options)?;
+    let length = usize::try_from(ran.data_size_out).expect("a short frame");
+    output.truncate(length);
+    Ok((ran.return_value.cast_signed(), output))
 }

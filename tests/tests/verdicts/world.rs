@@ -3,6 +3,7 @@
 use std::{cell::RefCell, collections::HashMap, net::Ipv4Addr};
 
 use portmap_common::{
+    limit::Limit,
     memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
     names,
     slot::veth_ifindex,
@@ -132,6 +133,14 @@ impl Tables for World {
 
     fn claim_echo(&self, key: &EchoKey, echo: &Echo, _stale: Option<Echo>) -> bool {
         self.set_echo(key, echo);
+        true
+    }
+
+    fn limit(&self, _slot: u16) -> Option<&Limit> {
+        None
+    }
+
+    fn schedule(&self, _slot: u16, _time: u64, _now: u64, _slack: u64) -> bool {
         true
     }
 }

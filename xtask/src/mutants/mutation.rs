@@ -8,17 +8,23 @@ use serde::Deserialize;
 use crate::{process, workspace};
 
 /// The files that decide, and those that say what the numbers in the tables mean.
-const FILES: [&str; 5] = [
+const FILES: [&str; 7] = [
     "portmap-ebpf/src/*.rs",
     "portmap-ebpf/src/hooks/*.rs",
     "portmap-ebpf/src/packet/*.rs",
+    "portmap-common/src/limit.rs",
+    "portmap-common/src/queue.rs",
     "portmap-common/src/slot.rs",
     "portmap-common/src/tables.rs",
 ];
 
 /// Files among them that decide nothing.
-const NO_DECISIONS: [&str; 3] =
-    ["portmap-ebpf/src/main.rs", "portmap-ebpf/src/bench.rs", "portmap-ebpf/src/in_memory.rs"];
+const NO_DECISIONS: [&str; 4] = [
+    "portmap-ebpf/src/main.rs",
+    "portmap-ebpf/src/bench.rs",
+    "portmap-ebpf/src/hostile.rs",
+    "portmap-ebpf/src/in_memory.rs",
+];
 
 /// A small change that breaks a file, as cargo-mutants lists it.
 #[derive(Deserialize)]

@@ -18,8 +18,18 @@ use crate::process;
 const ROOT_MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
 
 /// Modules that portmap and its tests use; the guest says which of them the kernel lacks.
-const JOB_MODULES: [&str; 9] =
-    ["veth", "sch_ingress", "cls_bpf", "sch_htb", "sch_fq_codel", "cls_u32", "act_mirred", "ifb", "sctp"];
+const JOB_MODULES: [&str; 10] = [
+    "veth",
+    "sch_ingress",
+    "cls_bpf",
+    "sch_htb",
+    "sch_fq_codel",
+    "sch_tbf",
+    "cls_u32",
+    "act_mirred",
+    "ifb",
+    "sctp",
+];
 
 /// An initramfs and what its guest says when the job is over.
 pub(super) struct Initramfs {

@@ -8,31 +8,24 @@ use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::Pid,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What a reader needs to know to compare numbers.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub(crate) cpu: String,
     pub(crate) cpus: usize,
     pub(crate) kernel: String,
     pub(crate) spectre_v2: String,
-    /// The CPU on which everything is measured.
-    pub(crate) measured_on: usize,
+    /// The CPU on which everything is measured; none if all are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) measured_on: Option<usize>,
 }
 
 impl Machine {
-    /// Looks at the machine and ties this process to the last CPU it may use; the first ones have most interrupts.
-    pub(crate) fn take_cpu() -> Result<Self> {
+    /// Looks at the machine.
+    pub(crate) fn read() -> Result<Self> {
         let allowed = sched_getaffinity(Pid::from_raw(0)).context("cannot read the CPU affinity")?;
-        let cpu = (0..CpuSet::count())
-            .rfind(|cpu| allowed.is_set(*cpu).unwrap_or(false))
-            .context("this process may use no CPU")?;
-        let mut one = CpuSet::new();
-        one.set(cpu).with_context(|| format!("CPU {cpu} is out of range"))?;
-        sched_setaffinity(Pid::from_raw(0), &one).with_context(|| format!("cannot stay on CPU {cpu}"))?;
-        // SAFETY: a system call that takes three integers. It is a courtesy: without it, more rounds are lost.
-        let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
         Ok(Self {
             cpu: cpu_model()?,
             cpus: (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).count(),
@@ -41,14 +34,34 @@ impl Machine {
                 .unwrap_or_else(|_| "not reported".to_owned())
                 .trim()
                 .to_owned(),
-            measured_on: cpu,
+            measured_on: None,
         })
+    }
+
+    /// Whether it is emulated in software: QEMU then names its processor after itself.
+    pub(crate) fn is_emulated(&self) -> bool {
+        self.cpu.contains("QEMU")
+    }
+
+    /// Looks at the machine and ties this process to the last CPU it may use; the first ones have most interrupts.
+    pub(crate) fn take_cpu() -> Result<Self> {
+        let machine = Self::read()?;
+        let allowed = sched_getaffinity(Pid::from_raw(0)).context("cannot read the CPU affinity")?;
+        let cpu = (0..CpuSet::count())
+            .rfind(|cpu| allowed.is_set(*cpu).unwrap_or(false))
+            .context("this process may use no CPU")?;
+        let mut one = CpuSet::new();
+        one.set(cpu).with_context(|| format!("CPU {cpu} is out of range"))?;
+        sched_setaffinity(Pid::from_raw(0), &one).with_context(|| format!("cannot stay on CPU {cpu}"))?;
+        ask_for_priority();
+        Ok(Self { measured_on: Some(cpu), ..machine })
     }
 
     /// What has disturbed this CPU and this thread so far.
     pub(crate) fn disturbance(&self) -> Result<Disturbance> {
         let stat = read("/proc/stat")?;
-        let name = format!("cpu{}", self.measured_on);
+        let cpu = self.measured_on.context("this process is tied to no CPU")?;
+        let name = format!("cpu{cpu}");
         let line = stat.lines().find(|line| line.split(' ').next() == Some(&name));
         // user nice system idle iowait irq softirq steal
         let steal = line.and_then(|line| line.split_whitespace().nth(8)?.parse().ok());
@@ -61,6 +74,12 @@ impl Machine {
                 .context("/proc/thread-self/status has no nonvoluntary_ctxt_switches")?,
         })
     }
+}
+
+/// Asks to be run before others. It is a courtesy: without it, more rounds are lost.
+fn ask_for_priority() {
+    // SAFETY: a system call that takes three integers.
+    let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
 }
 
 /// What takes a CPU away while it is measured.

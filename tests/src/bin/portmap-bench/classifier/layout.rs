@@ -6,7 +6,7 @@ use portmap_common::{
     tables::{PORTS, PortEntry},
 };
 
-use crate::statistics::Random;
+use crate::classifier::statistics::Random;
 
 /// Numbers of containers that are measured.
 pub(crate) const CONTAINERS: [u16; 4] = [1, 10, 100, 1_000];

@@ -19,7 +19,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{
+use crate::classifier::{
     layout,
     world::{HOST, HOST_MAC, host_veth},
 };

@@ -1,13 +1,12 @@
 //! Benchmarks of the classifier: what a packet costs, against nothing, an empty program, and the lists of filters
 //! of Apache Mesos.
 
-use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
-use clap::Parser;
+use clap::Args;
 
 mod layout;
-mod machine;
 mod mesos;
 mod plot;
 mod proof;
@@ -20,15 +19,13 @@ mod test_runs;
 mod trials;
 mod world;
 
-use crate::{
-    machine::Machine, proof::Ends, source::Source, statistics::Random, summary::Summary, trials::Plan,
-    world::World,
-};
+use crate::machine::Machine;
+
+use self::{proof::Ends, source::Source, statistics::Random, summary::Summary, trials::Plan, world::World};
 
 /// Measures what portmap's classifier costs per packet, against Apache Mesos' lists of u32 filters.
-#[derive(Debug, Parser)]
-#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
-struct Arguments {
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
     /// Takes less than a minute instead of several; the intervals get wider.
     #[arg(long)]
     quick: bool,
@@ -40,17 +37,8 @@ struct Arguments {
     seed: u64,
 }
 
-fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(arguments: &Arguments) -> Result<()> {
+/// Measures.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let (plan, test_rounds) = if arguments.quick {
         (Plan { rounds: 10, trial: Duration::from_millis(4), least_packets: 512 }, 20)
     } else {

@@ -7,19 +7,18 @@ use plotters::{
     coord::Shift,
     prelude::*,
     style::{
-        FontStyle, register_font,
+        FontStyle,
         text_anchor::{HPos, Pos, VPos},
     },
 };
 
-use crate::{
+use crate::classifier::{
     layout::{self, Mix},
-    report::grouped,
     summary::{PathCase, Summary},
 };
+use crate::text::{FONT, grouped, load_font};
 
 const SIZE: (u32, u32) = (1200, 760);
-const FONT: &str = "sans-serif";
 const INK: RGBColor = RGBColor(40, 40, 40);
 const FAINT: RGBColor = RGBColor(225, 225, 225);
 const MESOS: RGBColor = RGBColor(192, 57, 43);
@@ -57,11 +56,7 @@ const LINES: [Line; 5] = [
 
 /// Draws the plot as SVG and PNG.
 pub(crate) fn draw(directory: &Path, summary: &Summary) -> Result<()> {
-    for (style, font) in
-        [(FontStyle::Normal, dejavu::sans::regular()), (FontStyle::Bold, dejavu::sans::bold())]
-    {
-        register_font(FONT, style, font).map_err(|_invalid| anyhow!("the font cannot be read"))?;
-    }
+    load_font()?;
     let (svg, png) = (directory.join("cost.svg"), directory.join("cost.png"));
     draw_on(&SVGBackend::new(&svg, SIZE).into_drawing_area(), summary)
         .map_err(|error| anyhow!("cannot draw {}: {error}", svg.display()))?;

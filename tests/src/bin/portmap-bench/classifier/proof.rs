@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use portmap_common::{reason::HostHook, tables::PortEntry};
 
-use crate::{
+use crate::classifier::{
     layout::{self, Mix},
     mesos,
     source::{SEQUENCE, Source},

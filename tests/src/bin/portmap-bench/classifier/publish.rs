@@ -7,7 +7,7 @@ use aya::maps::{Array, Map, MapData};
 use portmap_common::{names, tables::PortEntry};
 use serde::Serialize;
 
-use crate::{layout, statistics, world::World};
+use crate::classifier::{layout, statistics, world::World};
 
 /// Numbers of ports that are published at once.
 const PORTS: [u16; 2] = [1_024, 10_000];

@@ -3,13 +3,15 @@
 use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context as _, Result};
-use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 
 use crate::{
-    statistics::Estimate,
-    summary::{Level, PathCase, Summary, mesos_allows, share_kept},
-    test_runs::{Probe, Run},
-    trials::{Measured, Variant},
+    classifier::{
+        statistics::Estimate,
+        summary::{Level, PathCase, Summary, mesos_allows, share_kept},
+        test_runs::{Probe, Run},
+        trials::{Measured, Variant},
+    },
+    text::{grouped, number, table},
 };
 
 /// Writes every single measurement, kept or dropped.
@@ -70,7 +72,7 @@ pub(crate) fn text(summary: &Summary) -> Result<String> {
         "{}, {} CPUs, measured on CPU {}; Linux {}; Spectre v2: {}; programs attached by {}; seed {}.\n",
         machine.cpu,
         machine.cpus,
-        machine.measured_on,
+        machine.measured_on.unwrap_or_default(),
         machine.kernel,
         machine.spectre_v2,
         summary.mechanism,
@@ -220,38 +222,10 @@ fn rounds(cases: &[PathCase]) -> (usize, usize) {
     (cases.iter().map(|case| case.rounds).sum(), cases.iter().map(|case| case.dropped_rounds).sum())
 }
 
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(ASCII_MARKDOWN).set_header(header);
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
-}
-
 fn level(level: &Level) -> String {
     format!("{} ({})", number(level.median), number(level.minimum))
 }
 
 fn interval(estimate: &Estimate) -> String {
     format!("{} [{}, {}]", number(estimate.value), number(estimate.low), number(estimate.high))
-}
-
-/// A number with as many places as it deserves.
-fn number(value: f64) -> String {
-    if value.abs() < 100.0 { format!("{value:.1}") } else { grouped(value) }
-}
-
-/// A whole number with commas between thousands.
-pub(crate) fn grouped(value: f64) -> String {
-    let digits = format!("{value:.0}");
-    let (sign, digits) = digits.strip_prefix('-').map_or(("", &*digits), |rest| ("-", rest));
-    let mut text = sign.to_owned();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

@@ -17,7 +17,7 @@ use aya::{
 use portmap_common::tables::PortEntry;
 use portmap_tests::frames::Frame;
 
-use crate::world::{HOST, HOST_MAC};
+use crate::classifier::world::{HOST, HOST_MAC};
 
 /// Length of the sequence of packets in the object's map.
 pub(crate) const SEQUENCE: usize = 32_768;

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
-use crate::{
+use crate::classifier::{
     layout::{self, Mix},
-    machine::Machine,
     mesos,
     publish::Published,
     statistics::{Estimate, Random, bootstrap, difference, median, median_difference, minimum},
     test_runs::{EMPTY, EMPTY_AGAIN, Probe, Run},
     trials::{Measured, Variant},
 };
+use crate::machine::Machine;
 
 /// Rounds without disturbance that a result must rest on.
 const LEAST_ROUNDS: usize = 5;

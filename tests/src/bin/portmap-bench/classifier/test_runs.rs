@@ -18,14 +18,14 @@ use portmap_common::{
 };
 use portmap_tests::frames::{Frame, TCP};
 
-use crate::{
+use crate::classifier::{
     layout,
-    machine::{Disturbance, Machine},
     source::{self, SENDER, Source},
     statistics::Random,
     trials::ATTEMPTS,
     world::{Classifier, HOST, HOST_MAC, HOST6, World},
 };
+use crate::machine::{Disturbance, Machine};
 
 /// Numbers of owned ports at which the uplink's program is measured.
 pub(crate) const OWNED_PORTS: [u16; 4] = [1, 1_024, 16_384, 65_535];

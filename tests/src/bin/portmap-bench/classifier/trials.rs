@@ -19,14 +19,14 @@ use anyhow::{Context as _, Result};
 use portmap_common::tables::PortEntry;
 use serde::Serialize;
 
-use crate::{
+use crate::classifier::{
     layout::{self, Mix},
-    machine::Machine,
     proof::{self, Ends},
     source::{BATCH, MOST_PACKETS, SEQUENCE, Source},
     statistics::{self, Random},
     world::{Classifier, World},
 };
+use crate::machine::Machine;
 
 /// Packets by which the way through a classifier is proved.
 const PROOF: u32 = 8_192;

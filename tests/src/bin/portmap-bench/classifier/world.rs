@@ -35,7 +35,7 @@ use portmap_common::{
     tables::{Address4, Address6, Config, Endpoint, Mac, PortEntry},
 };
 
-use crate::{
+use crate::classifier::{
     layout, mesos,
     source::{self, Source},
 };

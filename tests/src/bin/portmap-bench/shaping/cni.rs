@@ -1,0 +1,62 @@
+//! Containers by the reference plugins of the Container Network Interface: `ptp`, and `bandwidth` behind it.
+
+use std::{io::Write as _, path::Path, process::Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use portmap_tests::sandbox::{Place, Sandbox};
+use serde_json::{Value, json};
+
+/// Where Debian's package `containernetworking-plugins` has them.
+const PLUGINS: &str = "/usr/lib/cni";
+const VERSION: &str = "0.4.0";
+/// Bits that may be sent at once. The plugin wants to be told; this is a few dozen full frames.
+const BURST: u64 = 400_000;
+
+/// Why there can be no such containers here; none if there can.
+pub(crate) fn why_not() -> Option<String> {
+    let missing = ["ptp", "host-local", "bandwidth"]
+        .into_iter()
+        .find(|plugin| !Path::new(PLUGINS).join(plugin).exists());
+    missing.map(|plugin| format!("{PLUGINS}/{plugin} is missing: install containernetworking-plugins"))
+}
+
+/// Makes a container, with a limit in bits per second on what it sends.
+pub(crate) fn add(sandbox: &Sandbox, name: &str, limit: Option<u64>) -> Result<()> {
+    sandbox.sh(Place::Host, &format!("ip netns add {name}"));
+    // Outside must know the way back; the containers have addresses of their own.
+    sandbox.sh(Place::Outside, "ip route replace 10.22.0.0/24 via 10.0.0.1");
+    let conf = json!({
+        "cniVersion": VERSION, "name": "bench", "type": "ptp", "ipMasq": false,
+        "ipam": {
+            "type": "host-local", "subnet": "10.22.0.0/24", "dataDir": "/run/cni",
+            "routes": [{"dst": "0.0.0.0/0"}],
+        },
+    });
+    let result = call(sandbox, name, "ptp", &conf)?;
+    if let Some(limit) = limit {
+        let conf = json!({
+            "cniVersion": VERSION, "name": "bench", "type": "bandwidth",
+            "egressRate": limit, "egressBurst": BURST, "prevResult": result,
+        });
+        call(sandbox, name, "bandwidth", &conf)?;
+    }
+    Ok(())
+}
+
+fn call(sandbox: &Sandbox, name: &str, plugin: &str, conf: &Value) -> Result<Value> {
+    let mut process = sandbox
+        .command(Place::Host, Path::new(PLUGINS).join(plugin))
+        .env("CNI_COMMAND", "ADD")
+        .env("CNI_CONTAINERID", name)
+        .env("CNI_NETNS", format!("/run/netns/{name}"))
+        .env("CNI_IFNAME", "eth0")
+        .env("CNI_PATH", PLUGINS)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    process.stdin.take().context("it is piped")?.write_all(conf.to_string().as_bytes())?;
+    let output = process.wait_with_output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "the CNI plugin {plugin} fails: {text}");
+    Ok(serde_json::from_str(&text)?)
+}

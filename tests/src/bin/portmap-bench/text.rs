@@ -1,0 +1,47 @@
+//! Tables and numbers for people, and fonts for plots.
+
+use anyhow::{Result, anyhow};
+use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
+use plotters::style::{FontStyle, register_font};
+
+/// The font of all plots.
+pub(crate) const FONT: &str = "sans-serif";
+
+/// Loads the font, so that plots look the same wherever they are drawn.
+pub(crate) fn load_font() -> Result<()> {
+    for (style, font) in
+        [(FontStyle::Normal, dejavu::sans::regular()), (FontStyle::Bold, dejavu::sans::bold())]
+    {
+        register_font(FONT, style, font).map_err(|_invalid| anyhow!("the font cannot be read"))?;
+    }
+    Ok(())
+}
+
+/// An empty table in Markdown, with numbers in all columns but the first.
+pub(crate) fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(ASCII_MARKDOWN).set_header(header);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// A number with as many places as it deserves.
+pub(crate) fn number(value: f64) -> String {
+    if value.abs() < 100.0 { format!("{value:.1}") } else { grouped(value) }
+}
+
+/// A whole number with commas between thousands.
+pub(crate) fn grouped(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let (sign, digits) = digits.strip_prefix('-').map_or(("", &*digits), |rest| ("-", rest));
+    let mut text = sign.to_owned();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

@@ -1,0 +1,94 @@
+//! `/metrics`: the same numbers as `portmap stats`, and what the kernel lacks.
+
+use std::net::UdpSocket;
+
+use portmap_tests::{
+    sandbox::{HOST, OUTSIDE, Place, Sandbox},
+    service::{Service, Transport, ask},
+};
+
+const A: Place<'_> = Place::Container("a");
+
+fn scrape(sandbox: &Sandbox) -> String {
+    sandbox.sh(Place::Host, "curl -sf --unix-socket /run/portmap/portmapd.sock http://portmap/metrics")
+}
+
+/// The value of a metric: its name and labels as they are written.
+fn value(text: &str, metric: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
+    line.map(|value| value.parse().expect("a number"))
+}
+
+#[test]
+fn metrics_are_what_stats_says() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    let limits = ["--egress-rate", "100mbit", "--ingress-rate", "50mbit"];
+    sandbox.ok(&[&["add", "a", "--ports", "31000-31009"][..], &limits].concat());
+    sandbox.ok(&["add", "b"]);
+    let service = Service::both(&sandbox, A, 31000, "a");
+    for from in [Place::Outside, Place::Host, Place::Container("b")] {
+        ask(&sandbox, from, Transport::Udp, (HOST, 31000)).expect("an answer");
+    }
+    // Somebody else's port.
+    let socket = sandbox.inside(A, || UdpSocket::bind((HOST, 32000))).expect("nobody forbids it");
+    socket.send_to(b"forged", (OUTSIDE, 9)).expect("sent");
+    drop(service);
+    // Between two looks that see the same, so did the one between them.
+    let (stats, text) = loop {
+        let before = sandbox.json(&["stats"]);
+        let text = scrape(&sandbox);
+        if sandbox.json(&["stats"]) == before {
+            break (before, text);
+        }
+    };
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    let a = &stats["containers"][0];
+    for (path, flow, peer) in [
+        ("rx_outside", "receive", "outside"),
+        ("rx_host", "receive", "host"),
+        ("rx_container", "receive", "container"),
+        ("tx_outside", "transmit", "outside"),
+        ("tx_host", "transmit", "host"),
+        ("tx_container", "transmit", "container"),
+    ] {
+        for unit in ["packets", "bytes"] {
+            let metric = format!("portmap_container_{flow}_{unit}_total{{container=\"a\",peer=\"{peer}\"}}");
+            let expected = a["traffic"][path][unit].as_u64().expect("a number");
+            assert!(expected > 0, "{path}");
+            assert_eq!(value(&text, &metric), Some(expected), "{metric}");
+        }
+    }
+    let dropped = "container=\"a\",direction=\"transmit\",reason=\"source_port\"";
+    let dropped = format!("portmap_container_dropped_packets_total{{{dropped}}}");
+    assert_eq!(value(&text, &dropped), Some(1));
+    for (direction, rate) in [("egress", 12_500_000), ("ingress", 6_250_000)] {
+        let labels = format!("container=\"a\",direction=\"{direction}\"");
+        let limit = format!("portmap_container_limit_bytes_per_second{{{labels}}}");
+        assert_eq!(value(&text, &limit), Some(rate));
+        for (place, qdisc) in ["bw_limit", "bloat_reduction"].into_iter().enumerate() {
+            let sent = format!("portmap_container_qdisc_sent_packets_total{{{labels},qdisc=\"{qdisc}\"}}");
+            assert_eq!(value(&text, &sent), a[direction][place]["packets"].as_u64(), "{sent}");
+        }
+    }
+    assert!(!text.contains("portmap_container_limit_bytes_per_second{container=\"b\""));
+}
+
+#[test]
+fn metrics_say_what_is_missing() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a", "--egress-rate", "100mbit"]);
+    let in_place = || {
+        let labels = "container=\"a\",direction=\"egress\"";
+        value(&scrape(&sandbox), &format!("portmap_container_limit_queue_in_place{{{labels}}}"))
+    };
+    assert_eq!(in_place(), Some(1));
+    sandbox.sh(A, "tc qdisc del dev eth0 root");
+    assert_eq!(in_place(), Some(0));
+    sandbox.ok(&["update", "a"]);
+    assert_eq!(in_place(), Some(1));
+    let leaf = sandbox.json(&["show", "a"])["egress"]["leaf"].clone();
+    let has = value(&scrape(&sandbox), "portmap_kernel_feature{feature=\"fq_codel\"}");
+    assert_eq!(has, Some(u64::from(leaf == "fq_codel")));
+}

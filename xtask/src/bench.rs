@@ -1,0 +1,62 @@
+//! Benchmarks. Those of limits on rates are run in a virtual machine, too, for a kernel that has `fq_codel`.
+
+use std::{convert::Infallible, fs, path::PathBuf, process::Command, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    build::{self, Forwarded},
+    setup::{self, Group, Report},
+    vm::{self, Image, Job, Kernel},
+    workspace,
+};
+
+/// The kernel of the virtual machine.
+const KERNEL: Kernel = Kernel::V6_12;
+/// What a machine that is emulated in software may take.
+const PATIENCE: Duration = Duration::from_mins(30);
+
+/// Builds everything the benchmarks need, has them run in a virtual machine if they want it, and becomes them.
+pub(crate) fn run(forwarded: &Forwarded) -> Result<Infallible> {
+    let program = build::with("bench", "portmap-bench")?;
+    let mut command = Command::new(&program);
+    command.args(&forwarded.arguments);
+    let is_help = forwarded.arguments.iter().any(|argument| argument == "--help" || argument == "-h");
+    if forwarded.arguments.first().is_some_and(|first| first == "shaping") && !is_help {
+        setup::ensure(&[Group::Peers], Report::Changes)?;
+        let is_quick = forwarded.arguments.iter().any(|argument| argument == "--quick");
+        match in_vm(&program, is_quick) {
+            Ok(file) => drop(command.arg("--with").arg(file)),
+            Err(reason) => eprintln!("not measured on Linux {}: {reason:#}", KERNEL.line()),
+        }
+    }
+    build::become_file(&mut command)
+}
+
+/// Has limits measured on another kernel, and returns the file with what that printed.
+fn in_vm(program: &std::path::Path, is_quick: bool) -> Result<PathBuf> {
+    setup::ensure(&[Group::Vm], Report::Changes)?;
+    let target = workspace::metadata()?.target_directory;
+    let quick = if is_quick { "--quick" } else { "" };
+    let job = Job {
+        script: format!("'{}' shaping --print {quick}", program.display()),
+        used: vec![workspace::root(), target.clone()],
+        timeout: PATIENCE,
+    };
+    let image = Image::find(KERNEL)?;
+    eprintln!("measuring in a virtual machine, kernel {}", image.release);
+    let mut output = String::new();
+    let status = vm::boot(&image, &job, &mut |line| {
+        if !line.starts_with("findings: ") {
+            eprintln!("{line}");
+        }
+        output.push_str(line);
+        output.push('\n');
+    })?;
+    if status != 0 {
+        bail!("the benchmark ends with status {status}");
+    }
+    let file = target.join("shaping-in-vm.txt");
+    fs::write(&file, output).with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(file)
+}
