@@ -485,6 +485,46 @@ fn somebody_elses_queue_stays() {
 }
 
 #[test]
+fn an_uplink_with_several_queues_gets_one_for_all() {
+    let sandbox = Sandbox::new();
+    if leaf(&sandbox) != "fq_codel" {
+        // Without it the uplink's queues stay as they are.
+        return;
+    }
+    sandbox.sh(
+        Place::Host,
+        "ip link del uplink; ip link add uplink numtxqueues 4 type ifb
+         ip address add 10.0.0.1/24 dev uplink; ip link set uplink up",
+    );
+    let root = || sandbox.sh(Place::Host, "tc qdisc show dev uplink root");
+    assert!(root().contains("qdisc mq 0: root"), "{}", root());
+    let flags = ["--uplink", "uplink"];
+    let daemon = daemon_with(&sandbox, &[&flags[..], &["--egress-unique-flow-per-container"]].concat());
+    assert!(root().contains("qdisc fq_codel 504d: root"), "{}", root());
+    assert!(daemon.log().contains("takes the place of mq at uplink"), "{}", daemon.log());
+    daemon.stop();
+    let _daemon = daemon_with(&sandbox, &flags);
+    assert!(root().contains("qdisc mq 0: root"), "{}", root());
+}
+
+#[test]
+fn containers_ask_for_ecn_if_the_host_does() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    let ecn = "/proc/sys/net/ipv4/tcp_ecn";
+    sandbox.sh(
+        Place::Host,
+        &format!("echo 1 > {ecn}; echo 999 > /proc/sys/net/core/somaxconn; ip netns add own"),
+    );
+    add(&sandbox, &[]);
+    assert_eq!(sandbox.sh(A, &format!("cat {ecn} /proc/sys/net/core/somaxconn")), "1\n999\n");
+    // A namespace that somebody else has made is as that one wants it.
+    let before = sandbox.sh(Place::Container("own"), &format!("cat {ecn}"));
+    sandbox.ok(&["add", "own", "--netns", "/run/netns/own"]);
+    assert_eq!(sandbox.sh(Place::Container("own"), &format!("cat {ecn}")), before);
+}
+
+#[test]
 fn streams_that_agree_on_ecn_are_marked_rather_than_dropped() {
     let (sandbox, _daemon) = world(&["--ingress-rate", "20mbit"]);
     if leaf(&sandbox) != "fq_codel" {

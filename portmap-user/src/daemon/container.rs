@@ -165,7 +165,11 @@ impl Daemon {
         // Before the link comes up, so that not a single packet gets past it.
         programs::attach(self.mechanism, &self.settings.pins, &veth_hook(&self.settings.pins, record))?;
         link::set_up(&netlink, veth_ifindex(record.slot), &host_veth)?;
+        let inherited = if record.owns_netns { inherited() } else { Vec::new() };
         namespace.run(|| {
+            for (setting, value) in &inherited {
+                sysctl::write_if_present(setting, value)?;
+            }
             if record.egress.is_some() {
                 self.limit_egress(record, eth0)?;
             }
@@ -240,6 +244,15 @@ pub(super) fn open_same(record: &ContainerRecord) -> Option<Namespace> {
     let namespace = Namespace::open(&record.netns).ok()?;
     let id = namespace.id().ok()?;
     (Some(id) == record.namespace).then_some(namespace)
+}
+
+/// Settings of the host that a namespace of ours gets, too: whether connections ask for ECN, by which queues mark instead of
+/// dropping, and how many may wait to be accepted. In somebody else's namespace they are as that one wants them.
+const INHERITED: [&str; 3] = ["core/somaxconn", "ipv4/tcp_ecn", "ipv4/tcp_ecn_fallback"];
+
+/// Those that this kernel has, with the values of the calling thread's namespace.
+fn inherited() -> Vec<(&'static str, String)> {
+    INHERITED.into_iter().filter_map(|setting| Some((setting, sysctl::read(setting).ok()?))).collect()
 }
 
 /// The lowest index that no interface of the calling thread's namespace has; usually that behind the loopback's.

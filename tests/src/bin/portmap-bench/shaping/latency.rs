@@ -21,6 +21,8 @@ pub(crate) enum Scenario {
     NoLimit,
     /// HTB with one queue.
     Htb,
+    /// The same, and what is sent in one piece is no longer than 16 KiB instead of 64.
+    HtbSmallGso,
     /// HTB and `fq_codel`.
     HtbFqCodel,
     /// It is not, but each container has a flow of the uplink.
@@ -30,14 +32,22 @@ pub(crate) enum Scenario {
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Idle, Self::NoLimit, Self::Htb, Self::HtbFqCodel, Self::UniqueFlows, Self::Cni];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Idle,
+        Self::NoLimit,
+        Self::Htb,
+        Self::HtbSmallGso,
+        Self::HtbFqCodel,
+        Self::UniqueFlows,
+        Self::Cni,
+    ];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Idle => "nobody sends",
             Self::NoLimit => "no limit",
             Self::Htb => "HTB alone",
+            Self::HtbSmallGso => "HTB alone, GSO up to 16 KiB",
             Self::HtbFqCodel => "HTB and fq_codel",
             Self::UniqueFlows => "no limit, unique flows",
             Self::Cni => "CNI bandwidth plugin",
@@ -99,10 +109,13 @@ fn play(plan: Plan, scenario: Scenario, sandbox: &Sandbox, leaf: &str) -> Result
     let daemon = daemon_with(sandbox, if has_flows { &UNIQUE_FLOWS } else { &[] });
     sandbox.ok(&["add", "victim"]);
     sandbox.ok(&["add", "bulk"]);
-    if matches!(scenario, Scenario::Htb | Scenario::HtbFqCodel) {
+    if matches!(scenario, Scenario::Htb | Scenario::HtbSmallGso | Scenario::HtbFqCodel) {
         sandbox.ok(&["update", "bulk", "--egress-rate", &format!("{limit}bit")]);
     }
-    if scenario == Scenario::Htb && leaf == "fq_codel" {
+    if scenario == Scenario::HtbSmallGso {
+        sandbox.sh(Place::Container("bulk"), "ip link set eth0 gso_max_size 16384");
+    }
+    if matches!(scenario, Scenario::Htb | Scenario::HtbSmallGso) && leaf == "fq_codel" {
         // What portmap has where there is no fq_codel.
         let queue = format!("bfifo limit {}", limit / 8 / 10);
         sandbox.sh(

@@ -24,6 +24,8 @@ const CHUNK: usize = 1 << 18;
 const DATAGRAM: usize = 1448;
 /// Bytes of an Ethernet header.
 const ETHERNET: u64 = 14;
+/// Bytes of payload in a full TCP segment with a timestamp.
+const SEGMENT: u64 = 1448;
 /// Bytes of the headers of a TCP segment with a timestamp: Ethernet, IPv4, TCP.
 const SEGMENT_HEADERS: u64 = ETHERNET + 20 + 32;
 
@@ -154,7 +156,6 @@ struct Arrived {
     packets: u64,
     /// Bytes of those, from the IP header on.
     bytes: u64,
-    segments: u64,
 }
 
 impl Arrived {
@@ -167,7 +168,6 @@ impl Arrived {
             at,
             packets: field(&snmp, "Ip:", "InReceives")?,
             bytes: field(&netstat, "IpExt:", "InOctets")?,
-            segments: field(&snmp, "Tcp:", "InSegs")?,
         })
     }
 
@@ -203,10 +203,11 @@ pub(crate) fn rate_outside(sandbox: &Sandbox, transport: Transport, window: Dura
     let packets = after.packets - before.packets;
     let bytes = after.bytes - before.bytes;
     let on_wire = match transport {
-        // Segments that came in one piece have but one header of those that each of them had.
+        // Segments that came in one piece have but one header of those that each of them had. Streams that send as much
+        // as they can fill all of them.
         Transport::Tcp => {
-            bytes - packets * (SEGMENT_HEADERS - ETHERNET)
-                + (after.segments - before.segments) * SEGMENT_HEADERS
+            let payload = bytes - packets * (SEGMENT_HEADERS - ETHERNET);
+            payload + packets.max(payload / SEGMENT) * SEGMENT_HEADERS
         }
         Transport::Udp => bytes + packets * ETHERNET,
     };
