@@ -263,6 +263,13 @@ fn local_traffic_is_limited_unless_the_operator_says_otherwise() {
         let _b = Service::both(&sandbox, B, 31010, "b");
         assert_eq!(ask(&sandbox, A, Transport::Udp, (HOST, 31010)).expect("an answer").from, "b");
         assert_eq!(counter(&sandbox, "a", "ingress", "packets") > 0, limited, "the answer waits in a queue");
+        let stats = sandbox.json(&["stats", "a"]);
+        let of_class = |class: &str| {
+            let queues = stats["egress"].as_array().expect("queues").iter();
+            queues.filter(|queue| queue["kind"] == class).find_map(|queue| queue["packets"].as_u64())
+        };
+        assert_eq!(of_class("class 1:1").is_some_and(|packets| packets > 0), limited, "{stats}");
+        assert_eq!(of_class("class 1:2").is_some_and(|packets| packets > 0), !limited, "{stats}");
         // Without its queue, what the container sends to others is dropped only if it counts.
         sandbox.sh(A, "tc qdisc del dev eth0 root");
         flood(&sandbox, A, (HOST, 31010));

@@ -15,7 +15,7 @@ use portmap_common::queue;
 
 pub use self::{
     htb::Class,
-    stats::{Stats, of_class, of_qdisc},
+    stats::{Stats, of_interface_queues},
 };
 use super::{
     namespace::Namespace,

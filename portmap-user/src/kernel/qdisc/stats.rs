@@ -1,6 +1,6 @@
 //! What qdiscs and classes have counted.
 
-use netlink_packet_route::tc::{TcAttribute, TcFqCodelXstats, TcMessage, TcStats2, TcXstats};
+use netlink_packet_route::tc::{TcAttribute, TcFqCodelXstats, TcHandle, TcMessage, TcStats2, TcXstats};
 use serde::{Deserialize, Serialize};
 
 use super::{Qdisc, classes, handle, is_limiter, of_interface};
@@ -13,7 +13,7 @@ const PACKETS64: u16 = 8;
 /// Counters of a qdisc or class.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
-    /// Kind of qdisc.
+    /// Kind of qdisc, or `class` and its number.
     pub kind: String,
     /// Bytes sent, with the headers of all segments that packets are cut into.
     pub bytes: u64,
@@ -34,22 +34,24 @@ pub struct Stats {
     pub ecn_marks: Option<u64>,
 }
 
-/// The counters of what limits an interface, and of what packets wait in.
-pub fn of_qdisc(netlink: &Netlink, index: u32) -> Result<Vec<Stats>> {
+/// The counters of what limits an interface, of what packets wait in, and of the classes.
+pub fn of_interface_queues(netlink: &Netlink, index: u32) -> Result<Vec<Stats>> {
     let all = of_interface(netlink, index)?;
     if !all.iter().any(is_limiter) {
         return Ok(Vec::new());
     }
     let limited = handle(queue::LIMITED);
     let ours = all.iter().filter(|qdisc| is_limiter(qdisc) || qdisc.parent == limited);
-    Ok(ours.map(Qdisc::stats).collect())
-}
-
-/// The counters of the limited class of an interface.
-pub fn of_class(netlink: &Netlink, index: u32) -> Result<Option<Stats>> {
-    let limited = handle(queue::LIMITED);
-    let class = classes(netlink, index)?.into_iter().find(|class| class.header.handle == limited);
-    Ok(class.map(|class| read(&class)))
+    let mut stats: Vec<Stats> = ours.map(Qdisc::stats).collect();
+    for class in classes(netlink, index)? {
+        let TcHandle { major, minor } = class.header.handle;
+        // What waits in a flow of fq_codel is a class, too.
+        if major != handle(queue::ROOT).major {
+            continue;
+        }
+        stats.push(Stats { kind: format!("class {major:x}:{minor:x}"), ..read(&class) });
+    }
+    Ok(stats)
 }
 
 impl Qdisc {

@@ -37,6 +37,8 @@ const FRAMES: u16 = 16;
 const REPEAT: u32 = 10_000;
 /// The container whose packets are measured; it is the first slot.
 const SLOT: u16 = 1;
+/// Another one, which has a limit, but such that it never drops anything.
+pub(crate) const LIMITED_SLOT: u16 = 2;
 
 /// Where the program that only delivers finds the owner.
 const OWNER: usize = 14 + 20 + 8;
@@ -130,14 +132,17 @@ pub(crate) fn probes() -> Vec<Probe> {
     };
     probes.push(over_ipv6("uplink, IPv6, to a container", OWNED_PORTS[2], REDIRECT));
 
-    let own = own_port();
+    let own = own_port(SLOT);
     let other = own + 1;
     let veth = veth_ifindex(SLOT);
     let outbound = |name: &str, from_port: u16, to: (Ipv4Addr, u16), code: i32| {
         let frames = frames(|_| ((HOST, from_port), to));
         probe(name, Program::Portmap(names::PROG_VETH_INGRESS), veth, frames, code)
     };
-    probes.push(outbound("host veth, to outside", own, (Ipv4Addr::new(192, 0, 2, 1), 443), REDIRECT));
+    let far = (Ipv4Addr::new(192, 0, 2, 1), 443);
+    probes.push(outbound("host veth, to outside", own, far, REDIRECT));
+    let limited = outbound("host veth, to outside, with a limit", own_port(LIMITED_SLOT), far, REDIRECT);
+    probes.push(Probe { ifindex: veth_ifindex(LIMITED_SLOT), ..limited });
     probes.push(outbound("host veth, to a container", own, (HOST, other), REDIRECT));
     probes.push(outbound("host veth, to the host", own, (HOST, 60_000), REDIRECT));
     probes.push(outbound("host veth, foreign source port", other, (HOST, other), SHOT));
@@ -159,9 +164,9 @@ pub(crate) fn probes() -> Vec<Probe> {
     probes
 }
 
-/// A port that the container in [`SLOT`] owns if [`table`] has it.
-fn own_port() -> u16 {
-    (1..=u16::MAX).find(|port| owner(*port) == SLOT).expect("every slot owns a port")
+/// A port that the container in a slot owns if [`table`] has it.
+fn own_port(slot: u16) -> u16 {
+    (1..=u16::MAX).find(|port| owner(*port) == slot).expect("every slot owns a port")
 }
 
 /// The owner of a port in [`table`]: neighbours belong to different containers.

@@ -30,6 +30,7 @@ use portmap::{
     paths::Pins,
 };
 use portmap_common::{
+    limit::{LARGEST_RATE, Limit},
     names,
     slot::{HOST_SLOT, veth_ifindex},
     tables::{Address4, Address6, Config, Endpoint, Mac, PortEntry},
@@ -38,6 +39,7 @@ use portmap_common::{
 use crate::classifier::{
     layout, mesos,
     source::{self, Source},
+    test_runs::LIMITED_SLOT,
 };
 
 /// The host's address.
@@ -195,6 +197,9 @@ impl World {
             };
             self.maps.set_endpoint(slot, endpoint)?;
         }
+        // Ahead of the clock by as much as can be.
+        let limit = Limit::new(LARGEST_RATE, 1 << 60, true);
+        self.maps.set_limit(LIMITED_SLOT, limit)?;
         Ok(())
     }
 
