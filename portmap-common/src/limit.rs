@@ -60,5 +60,6 @@ mod tests {
             }
         }
         assert_eq!(Limit::default().time_of(1514), 0);
+        assert_eq!(LARGEST_RATE, 1_099_511_627_776);
     }
 }

@@ -53,6 +53,7 @@ mod tests {
             assert!(!core::mem::replace(&mut flows[usize::from(flow)], true), "{flow} is taken twice");
             assert!(is_in_flow(priority_of(flow)));
         }
+        assert_eq!(UPLINK_FLOWS, 4097, "what tc shows of the queue");
         assert!(!is_in_flow(0) && !is_in_flow(6) && !is_in_flow(0x2_0001));
     }
 }
