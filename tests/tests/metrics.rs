@@ -5,6 +5,7 @@ use std::net::UdpSocket;
 use portmap_tests::{
     sandbox::{HOST, OUTSIDE, Place, Sandbox},
     service::{Service, Transport, ask},
+    wait,
 };
 
 const A: Place<'_> = Place::Container("a");
@@ -35,13 +36,11 @@ fn metrics_are_what_stats_says() {
     socket.send_to(b"forged", (OUTSIDE, 9)).expect("sent");
     drop(service);
     // Between two looks that see the same, so did the one between them.
-    let (stats, text) = loop {
+    let (stats, text) = wait::for_value("nothing to be sent any more", || {
         let before = sandbox.json(&["stats"]);
         let text = scrape(&sandbox);
-        if sandbox.json(&["stats"]) == before {
-            break (before, text);
-        }
-    };
+        (sandbox.json(&["stats"]) == before).then_some((before, text))
+    });
     assert!(text.ends_with("# EOF\n"), "{text}");
     let a = &stats["containers"][0];
     for (path, flow, peer) in [

@@ -1,6 +1,12 @@
 //! Benchmarks. Those of limits on rates are run in a virtual machine, too, for a kernel that has `fq_codel`.
 
-use std::{convert::Infallible, fs, path::PathBuf, process::Command, time::Duration};
+use std::{
+    convert::Infallible,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -13,6 +19,8 @@ use crate::{
 
 /// The kernel of the virtual machine.
 const KERNEL: Kernel = Kernel::V6_12;
+/// What precedes the findings among what the benchmark prints.
+const FINDINGS: &str = "findings: ";
 /// What a machine that is emulated in software may take.
 const PATIENCE: Duration = Duration::from_mins(30);
 
@@ -34,7 +42,7 @@ pub(crate) fn run(forwarded: &Forwarded) -> Result<Infallible> {
 }
 
 /// Has limits measured on another kernel, and returns the file with what that printed.
-fn in_vm(program: &std::path::Path, is_quick: bool) -> Result<PathBuf> {
+fn in_vm(program: &Path, is_quick: bool) -> Result<PathBuf> {
     setup::ensure(&[Group::Vm], Report::Changes)?;
     let target = workspace::metadata()?.target_directory;
     let quick = if is_quick { "--quick" } else { "" };
@@ -47,7 +55,7 @@ fn in_vm(program: &std::path::Path, is_quick: bool) -> Result<PathBuf> {
     eprintln!("measuring in a virtual machine, kernel {}", image.release);
     let mut output = String::new();
     let status = vm::boot(&image, &job, &mut |line| {
-        if !line.starts_with("findings: ") {
+        if !line.starts_with(FINDINGS) {
             eprintln!("{line}");
         }
         output.push_str(line);

@@ -12,10 +12,10 @@ use prometheus_client::{
 
 use super::Daemon;
 use crate::{
-    api::{ContainerStats, DropStats, Limit, QueueStats, Stats},
+    api::{ContainerStats, DropStats, QueueStats, Stats},
     error::{Context as _, Result},
     kernel::{programs::Mechanism, qdisc::Leaf},
-    state::ContainerRecord,
+    state::{ContainerRecord, Phase},
 };
 
 /// The type of the answer.
@@ -115,28 +115,22 @@ impl Daemon {
         metrics.read(&self.stats()?);
         let records: Vec<ContainerRecord> =
             self.registry().containers.values().map(|entry| entry.record.clone()).collect();
-        for record in &records {
-            for (direction, limit) in [("egress", &record.egress), ("ingress", &record.ingress)] {
-                let Some(limit) = limit else { continue };
+        // What is about to come or to go has no queue of its own yet, or none any more.
+        for record in records.iter().filter(|record| record.phase == Phase::Ready) {
+            let egress =
+                record.egress.as_ref().map(|limit| ("egress", limit, self.check_egress(record, limit)));
+            let ingress =
+                record.ingress.as_ref().map(|limit| ("ingress", limit, self.check_ingress(record, limit)));
+            for (direction, limit, checked) in egress.into_iter().chain(ingress) {
                 let labels = Direction { container: record.name.clone(), direction };
                 metrics.limits.get_or_create(&labels).set(limit.rate);
-                metrics.in_place.get_or_create(&labels).set(u64::from(self.holds(record, direction, limit)));
+                metrics.in_place.get_or_create(&labels).set(u64::from(checked.is_ok()));
             }
         }
         let mut text = String::new();
         text::encode(&mut text, &metrics.registry(self.leaf))
             .context(|| "cannot write metrics".to_owned())?;
         Ok(text)
-    }
-
-    /// Whether a limit is held by its queue.
-    fn holds(&self, record: &ContainerRecord, direction: &str, limit: &Limit) -> bool {
-        let checked = if direction == "egress" {
-            self.check_egress(record, limit)
-        } else {
-            self.check_ingress(record, limit)
-        };
-        checked.is_ok()
     }
 }
 
@@ -181,7 +175,8 @@ impl Metrics {
             }
         }
         for (direction, queues) in [("egress", &stats.egress), ("ingress", &stats.ingress)] {
-            for (qdisc, queue) in ["bw_limit", "bloat_reduction"].into_iter().zip(queues) {
+            let qdiscs = queues.iter().filter(|queue| !queue.is_class());
+            for (qdisc, queue) in ["bw_limit", "bloat_reduction"].into_iter().zip(qdiscs) {
                 self.queues.read(&Queue { container: container(), direction, qdisc }, queue);
             }
         }

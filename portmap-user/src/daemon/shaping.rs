@@ -183,7 +183,7 @@ impl Daemon {
 
     /// Counters of the queues of a container. One that cannot be looked at has none.
     pub(super) fn queue_stats(&self, record: &ContainerRecord) -> (Vec<QueueStats>, Vec<QueueStats>) {
-        let look = |index| qdisc::of_interface_queues(&Netlink::open()?, index);
+        let look = |index| qdisc::stats_of(&Netlink::open()?, index);
         let inside = record.egress.as_ref().and_then(|_| open_same(record)).map(|namespace| {
             let eth0 = self.maps().endpoint(record.slot)?.eth0_ifindex;
             namespace.run(|| look(eth0))

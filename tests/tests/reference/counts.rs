@@ -39,7 +39,7 @@ pub(crate) fn check(kernel: &mut Kernel, random: &mut Random, forms: &[Form]) {
         let mut case = Case::new(hook, &frame);
         case.priority = random::priority(random);
         if matches!(hook, Hook::Veth(_)) && random.once_in(2) {
-            // In pieces that any MTU allows, of a transport of which a test run does not say enough for the kernel to tell.
+            // A test run does not tell the kernel of which transport they are, so for it segments of any size fit.
             case.segment = random.pick(&[1, 7, 536, 1448]);
         }
         if let Some((_, priority)) = kernel.deliver(&case) {

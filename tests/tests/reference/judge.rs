@@ -107,8 +107,8 @@ impl<'a> Judge<'a> {
             Situation { case, packet: &packet, world: self.world, memory: &self.memory, tried: &tried };
         let (row, expected) = model::decide(&situation);
         let notes = model_notes(&situation, expected);
-        let is_spent = spent == situation.spent(expected);
-        *self.tally.spent.entry(situation.sender()).or_default() += situation.spent(expected);
+        let to_spend = situation.spent(expected);
+        *self.tally.spent.entry(situation.sender()).or_default() += to_spend;
         let entries: Vec<Entry> = notes.iter().map(|note| Entry::from(*note)).collect();
         let kernel = self.kernel.as_mut().filter(|_| self.asks_kernel);
         let asked = kernel.and_then(|kernel| kernel.decide(case));
@@ -126,7 +126,11 @@ impl<'a> Judge<'a> {
         let written = self.maps.written();
         let are_noted = entries.iter().all(|entry| self.maps.like(*entry) == Some(*entry))
             && written.iter().all(|entry| entries.contains(entry));
-        if decided != expected || !are_noted || !is_spent || asked.is_some_and(|asked| asked != expected) {
+        if decided != expected
+            || !are_noted
+            || spent != to_spend
+            || asked.is_some_and(|asked| asked != expected)
+        {
             let failures = &mut self.tally.failures;
             let kind = (case.hook, row, mem::discriminant(&decided), decided == expected);
             if failures.len() < SHOWN && !failures.contains_key(&kind) {
@@ -134,8 +138,7 @@ impl<'a> Judge<'a> {
                 let text = format!(
                     "{what}\n{case:?}\n  model:  {expected:?} ({row})\n  code:   {decided:?}\n  kernel: {asked:?}\n  \
                      remembered by the model: {entries:?}\n  by the code: {written:?}\n  tried: {tried:?}\n  \
-                     used of the limit: {}, by the code {spent}\n",
-                    situation.spent(expected),
+                     used of the limit: {to_spend}, by the code {spent}\n",
                 );
                 failures.insert(kind, text);
             }
@@ -185,7 +188,7 @@ fn model_notes(situation: &Situation<'_>, verdict: Verdict) -> Vec<Note> {
                 let generation = situation.world.containers[&slot];
                 notes.push(Note::Echo(peer, outside, Asker { slot, generation, id }));
             }
-            (Hook::UplinkOut, _) if case.ingress == 0 && situation.world.is_hosts(packet.source) => {
+            (Hook::UplinkOut, _) if case.ingress == 0 && situation.world.is_shared(packet.source) => {
                 notes.push(Note::Echo(peer, id, Asker { slot: HOST_SLOT, generation: 0, id }));
             }
             _ => {}

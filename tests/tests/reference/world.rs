@@ -133,13 +133,8 @@ impl World {
     pub(crate) fn is_shared(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(address) => address.octets() == self.config.host_ip.bytes,
-            IpAddr::V6(address) => address.octets() == self.config.host_ip6.bytes,
+            IpAddr::V6(address) => self.shares_ipv6() && address.octets() == self.config.host_ip6.bytes,
         }
-    }
-
-    /// Whether a packet from an address is one of the host's own: it is shared, and there is one of its version.
-    pub(crate) fn is_hosts(&self, address: IpAddr) -> bool {
-        self.is_shared(address) && (address.is_ipv4() || self.shares_ipv6())
     }
 
     pub(crate) fn is_local(&self, address: IpAddr) -> bool {

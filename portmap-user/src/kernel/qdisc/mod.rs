@@ -15,7 +15,7 @@ use portmap_common::queue;
 
 pub use self::{
     htb::Class,
-    stats::{Stats, of_interface_queues},
+    stats::{Stats, stats_of},
 };
 use super::{
     namespace::Namespace,

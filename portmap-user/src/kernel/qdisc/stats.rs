@@ -10,6 +10,9 @@ use portmap_common::queue;
 /// `TCA_STATS_PKT64`, of kernels whose count of packets has outgrown 32 bits.
 const PACKETS64: u16 = 8;
 
+/// What the kind of a class begins with.
+const CLASS: &str = "class ";
+
 /// Counters of a qdisc or class.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
@@ -34,8 +37,15 @@ pub struct Stats {
     pub ecn_marks: Option<u64>,
 }
 
+impl Stats {
+    /// Whether they are those of a class.
+    pub fn is_class(&self) -> bool {
+        self.kind.starts_with(CLASS)
+    }
+}
+
 /// The counters of what limits an interface, of what packets wait in, and of the classes.
-pub fn of_interface_queues(netlink: &Netlink, index: u32) -> Result<Vec<Stats>> {
+pub fn stats_of(netlink: &Netlink, index: u32) -> Result<Vec<Stats>> {
     let all = of_interface(netlink, index)?;
     if !all.iter().any(is_limiter) {
         return Ok(Vec::new());
@@ -49,7 +59,7 @@ pub fn of_interface_queues(netlink: &Netlink, index: u32) -> Result<Vec<Stats>> 
         if major != handle(queue::ROOT).major {
             continue;
         }
-        stats.push(Stats { kind: format!("class {major:x}:{minor:x}"), ..read(&class) });
+        stats.push(Stats { kind: format!("{CLASS}{major:x}:{minor:x}"), ..read(&class) });
     }
     Ok(stats)
 }

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod classifier;
 mod machine;
+mod paper;
 mod shaping;
 mod text;
 

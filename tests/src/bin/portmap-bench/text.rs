@@ -1,21 +1,6 @@
-//! Tables and numbers for people, and fonts for plots.
+//! Tables and numbers for people.
 
-use anyhow::{Result, anyhow};
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
-use plotters::style::{FontStyle, register_font};
-
-/// The font of all plots.
-pub(crate) const FONT: &str = "sans-serif";
-
-/// Loads the font, so that plots look the same wherever they are drawn.
-pub(crate) fn load_font() -> Result<()> {
-    for (style, font) in
-        [(FontStyle::Normal, dejavu::sans::regular()), (FontStyle::Bold, dejavu::sans::bold())]
-    {
-        register_font(FONT, style, font).map_err(|_invalid| anyhow!("the font cannot be read"))?;
-    }
-    Ok(())
-}
 
 /// An empty table in Markdown, with numbers in all columns but the first.
 pub(crate) fn table(header: &[&str]) -> Table {

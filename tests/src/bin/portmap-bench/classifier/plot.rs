@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use plotters::{
     coord::Shift,
     prelude::*,
@@ -16,11 +16,12 @@ use crate::classifier::{
     layout::{self, Mix},
     summary::{PathCase, Summary},
 };
-use crate::text::{FONT, grouped, load_font};
+use crate::{
+    paper::{Drawn, FAINT, FONT, INK, Sheet, heading},
+    text::grouped,
+};
 
 const SIZE: (u32, u32) = (1200, 760);
-const INK: RGBColor = RGBColor(40, 40, 40);
-const FAINT: RGBColor = RGBColor(225, 225, 225);
 const MESOS: RGBColor = RGBColor(192, 57, 43);
 const PORTMAP: RGBColor = RGBColor(31, 97, 168);
 const EMPTY: RGBColor = RGBColor(120, 120, 120);
@@ -56,30 +57,18 @@ const LINES: [Line; 5] = [
 
 /// Draws the plot as SVG and PNG.
 pub(crate) fn draw(directory: &Path, summary: &Summary) -> Result<()> {
-    load_font()?;
-    let (svg, png) = (directory.join("cost.svg"), directory.join("cost.png"));
-    draw_on(&SVGBackend::new(&svg, SIZE).into_drawing_area(), summary)
-        .map_err(|error| anyhow!("cannot draw {}: {error}", svg.display()))?;
-    draw_on(&BitMapBackend::new(&png, SIZE).into_drawing_area(), summary)
-        .map_err(|error| anyhow!("cannot draw {}: {error}", png.display()))
+    let sheet = Sheet { name: "cost", size: SIZE };
+    sheet.draw(directory, |area| draw_on(area, summary), |area| draw_on(area, summary))
 }
 
-fn draw_on<B: DrawingBackend>(
-    area: &DrawingArea<B, Shift>,
-    summary: &Summary,
-) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
-    area.fill(&WHITE)?;
-    let left = Pos::new(HPos::Left, VPos::Center);
-    let title = (FONT, 24).into_font().style(FontStyle::Bold).color(&INK).pos(left);
-    let small = (FONT, 15).into_font().color(&INK).pos(left);
-    area.draw_text("What a classifier adds to a packet", &title, (28, 30))?;
+fn draw_on<B: DrawingBackend>(area: &DrawingArea<B, Shift>, summary: &Summary) -> Drawn<B> {
     let subtitle = format!(
         "{} ranges of ports per container, uniform over all ports; XDP live frames; {}, Linux {}",
         layout::RANGES,
         summary.machine.cpu,
         summary.machine.kernel
     );
-    area.draw_text(&subtitle, &small, (28, 60))?;
+    heading(area, "What a classifier adds to a packet", &subtitle)?;
 
     let least = LINES.iter().flat_map(|line| points(summary, line)).map(|(_, y)| y).fold(10.0, f64::min);
     let most = LINES.iter().flat_map(|line| points(summary, line)).map(|(_, y)| y).fold(1e5, f64::max);
@@ -147,7 +136,7 @@ fn draw_ratio<B: DrawingBackend>(
     area: &DrawingArea<B, Shift>,
     chart: &ChartContext<'_, B, LogLog>,
     case: &PathCase,
-) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+) -> Drawn<B> {
     const GAP: i32 = 12;
     let at = |y: f64| chart.backend_coord(&(f64::from(case.containers), y));
     let (bottom, top) = (at(case.portmap.value.max(1.0)), at(case.u32.value.max(1.0)));
@@ -169,7 +158,7 @@ fn draw_ratio<B: DrawingBackend>(
 fn draw_names<B: DrawingBackend>(
     area: &DrawingArea<B, Shift>,
     mut names: Vec<((i32, i32), &Line, f64)>,
-) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+) -> Drawn<B> {
     names.sort_unstable_by_key(|((_, y), ..)| *y);
     let mut lowest = i32::MIN;
     for ((x, y), line, cost) in names {

@@ -1,5 +1,5 @@
 //! Benchmarks of limits on rates: how exactly they are kept, how long a victim's requests take while others send as much
-//! as they can, and how fairly containers share an uplink.
+//! as they can, how fairly containers share an uplink, and what a change costs.
 //!
 //! All of it is real traffic between namespaces. The uplink is a veth pair, which has no speed of its own, so where one is
 //! to be saturated the host has an HTB qdisc there that is as fast as the link is said to be.
@@ -11,6 +11,7 @@ use clap::Args;
 use portmap_tests::sandbox::{DAEMON_FLAGS, Daemon, Place, Sandbox};
 use serde::{Deserialize, Serialize};
 
+mod changes;
 mod cni;
 mod fairness;
 mod latency;
@@ -56,6 +57,7 @@ pub(crate) struct Findings {
     rates: Vec<rates::Finding>,
     latency: Vec<latency::Finding>,
     fairness: Vec<fairness::Finding>,
+    changes: Vec<changes::Finding>,
     /// What could not be measured, and why.
     missing: Vec<String>,
 }
@@ -103,7 +105,9 @@ fn measure(is_quick: bool) -> Result<Findings> {
     let latency = latency::measure(plan, &leaf, &mut missing)?;
     eprintln!("Linux {}: measuring fairness", machine.kernel);
     let fairness = fairness::measure(plan, &leaf, &mut missing)?;
-    Ok(Findings { machine, link, leaf, rates, latency, fairness, missing })
+    eprintln!("Linux {}: measuring changes", machine.kernel);
+    let changes = changes::measure(plan)?;
+    Ok(Findings { machine, link, leaf, rates, latency, fairness, changes, missing })
 }
 
 /// What packets wait in behind a limit on this kernel.

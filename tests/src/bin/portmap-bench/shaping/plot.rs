@@ -1,8 +1,8 @@
-//! The plots: errors of rates, times of round trips, parts of a link.
+//! The plots: errors of rates, and times of round trips.
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use plotters::{
     coord::Shift,
     prelude::*,
@@ -13,10 +13,11 @@ use plotters::{
 };
 
 use super::{Findings, latency::Scenario, traffic::Transport};
-use crate::text::{FONT, load_font, number};
+use crate::{
+    paper::{Drawn, FAINT, FONT, INK, Sheet, heading},
+    text::number,
+};
 
-const INK: RGBColor = RGBColor(40, 40, 40);
-const FAINT: RGBColor = RGBColor(225, 225, 225);
 const BAND: RGBColor = RGBColor(232, 244, 234);
 const OTHER: RGBColor = RGBColor(31, 97, 168);
 const SAME: RGBColor = RGBColor(192, 57, 43);
@@ -24,53 +25,14 @@ const SAME: RGBColor = RGBColor(192, 57, 43);
 /// Room for the heading of a plot.
 const HEADING: u32 = 84;
 
-/// Draws all plots as SVG and PNG.
+/// Draws both as SVG and PNG.
 pub(crate) fn draw(directory: &Path, findings: &[Findings]) -> Result<()> {
-    load_font()?;
     let panels = u32::try_from(findings.len())?;
     let rates = Sheet { name: "rates", size: (1200, HEADING + 380 * panels) };
     rates.draw(directory, |area| draw_rates(area, findings), |area| draw_rates(area, findings))?;
     let rows: usize = findings.iter().map(|one| 1 + one.latency.len() / 2).sum();
     let latency = Sheet { name: "latency", size: (1200, HEADING + 60 + 40 * u32::try_from(rows)?) };
     latency.draw(directory, |area| draw_latency(area, findings), |area| draw_latency(area, findings))
-}
-
-struct Sheet {
-    name: &'static str,
-    size: (u32, u32),
-}
-
-impl Sheet {
-    /// Draws the same on both kinds of paper, which have different types.
-    fn draw<'a>(
-        &self,
-        directory: &'a Path,
-        on_svg: impl FnOnce(
-            &DrawingArea<SVGBackend<'_>, Shift>,
-        )
-            -> Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>,
-        on_png: impl FnOnce(
-            &DrawingArea<BitMapBackend<'_>, Shift>,
-        )
-            -> Result<(), DrawingAreaErrorKind<<BitMapBackend<'a> as DrawingBackend>::ErrorType>>,
-    ) -> Result<()> {
-        let file = |ending| directory.join(format!("{}.{ending}", self.name));
-        let (svg, png) = (file("svg"), file("png"));
-        on_svg(&SVGBackend::new(&svg, self.size).into_drawing_area())
-            .map_err(|error| anyhow!("cannot draw {}: {error}", svg.display()))?;
-        on_png(&BitMapBackend::new(&png, self.size).into_drawing_area())
-            .map_err(|error| anyhow!("cannot draw {}: {error}", png.display()))
-    }
-}
-
-type Drawn<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
-
-fn heading<B: DrawingBackend>(area: &DrawingArea<B, Shift>, title: &str, subtitle: &str) -> Drawn<B> {
-    let left = Pos::new(HPos::Left, VPos::Center);
-    area.fill(&WHITE)?;
-    let bold = (FONT, 24).into_font().style(FontStyle::Bold).color(&INK).pos(left);
-    area.draw_text(title, &bold, (28, 30))?;
-    area.draw_text(subtitle, &(FONT, 15).into_font().color(&INK).pos(left), (28, 60))
 }
 
 /// One line of points for each kind of traffic; limits that no traffic reaches have none.

@@ -52,12 +52,12 @@ pub(crate) fn measure(plan: Plan, missing: &mut Vec<String>) -> Result<Vec<Findi
                 #[expect(clippy::cast_precision_loss, reason = "limits are round numbers")]
                 if limit as f64 > most * 0.6 {
                     missing.push(format!(
-                        "{} Mbit/s, {flows} flows of {}: without a limit {:.0} Mbit/s are reached",
+                        "{} Mbit/s and more, {flows} flows of {}: without a limit {:.0} Mbit/s are reached",
                         limit / 1_000_000,
                         transport.name(),
                         most / 1e6
                     ));
-                    continue;
+                    break;
                 }
                 sandbox.ok(&["update", "bulk", "--egress-rate", &format!("{limit}bit")]);
                 // Slow ones take longer: to find their rate behind a queue of a second, and to have packets counted.

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context as _, Result};
 
-use super::{Findings, fairness, latency, latency::Scenario, rates, traffic::Transport};
+use super::{Findings, changes, fairness, latency, latency::Scenario, rates, traffic::Transport};
 use crate::text::{grouped, number, table};
 
 /// The goals, and what they are held against.
@@ -23,7 +23,11 @@ pub(crate) fn write(directory: &Path, findings: &[Findings]) -> Result<()> {
 
 /// The report as Markdown.
 pub(crate) fn text(findings: &[Findings]) -> Result<String> {
-    let mut text = String::from("# Limits on rates\n");
+    let mut text = String::from(
+        "# Limits on rates\n\n\
+         ![By how much limits are missed, by kernel and traffic](rates.svg)\n\n\
+         ![Round trips while a container saturates a link, by what holds it back](latency.svg)\n",
+    );
     for one in findings {
         let machine = &one.machine;
         writeln!(
@@ -43,6 +47,7 @@ pub(crate) fn text(findings: &[Findings]) -> Result<String> {
         rates_of(&mut text, &one.rates)?;
         latency_of(&mut text, one.link, &one.latency)?;
         fairness_of(&mut text, &one.fairness)?;
+        changes_of(&mut text, &one.changes)?;
         if !one.missing.is_empty() {
             writeln!(text, "Not measured here:\n")?;
             for reason in &one.missing {
@@ -157,6 +162,23 @@ fn fairness_of(text: &mut String, findings: &[fairness::Finding]) -> Result<()> 
             finding.containers.to_string(),
             format!("{:.3}", finding.jain()),
             format!("{:.2}", finding.first()),
+        ]);
+    }
+    writeln!(text, "{rows}\n")?;
+    Ok(())
+}
+
+fn changes_of(text: &mut String, findings: &[changes::Finding]) -> Result<()> {
+    writeln!(text, "Datagrams that are lost when the limit of a running container changes, at most.\n")?;
+    let mut rows =
+        table(&["change", "made", "sent each time", "lost at most", "ms in which so many are sent"]);
+    for finding in findings {
+        rows.add_row([
+            finding.change.clone(),
+            format!("{} times", finding.times),
+            finding.sent.to_string(),
+            finding.lost.to_string(),
+            number(finding.gap),
         ]);
     }
     writeln!(text, "{rows}\n")?;
