@@ -6,7 +6,7 @@ use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{ExitCode, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -18,8 +18,8 @@ use crate::{
     process,
     setup::{self, Group, Report},
     summary::Counts,
-    vm::{self, Image, Job, Kernel},
-    workspace::{self, Package},
+    vm::{self, Image, Job, Kernel, StaleBreakpoint},
+    workspace,
 };
 
 /// The member whose integration tests run under every kernel.
@@ -27,6 +27,9 @@ const TESTS: &str = "portmap-tests";
 
 /// Seconds for which each fuzz target looks for new inputs.
 const FUZZ_SECONDS: u64 = 20;
+
+/// How often a machine is started again because its emulator failed.
+const RESTARTS: u32 = 2;
 
 /// What to test.
 #[derive(Args)]
@@ -72,7 +75,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut not_run = Vec::new();
     for kernel in kernels(arguments) {
         match prepare(kernel, arguments) {
-            Ok((image, job)) => runs.push(run_in_vm(&image, &job)),
+            Ok((image, batch)) => runs.push(run_in_vm(&image, &batch)),
             Err(reason) => not_run.push(format!("kernel {}: {reason:#}", kernel.line())),
         }
     }
@@ -125,24 +128,30 @@ fn prepare(kernel: Kernel, arguments: &Arguments) -> Result<(Image, Batch)> {
         .iter()
         .find(|package| package.name == TESTS)
         .with_context(|| format!("the workspace has no package {TESTS}"))?;
-    let binaries = workspace::integration_tests(package)?;
-    let job = Job {
-        script: script(package, &binaries, &arguments.filter),
-        used: vec![workspace::root(), metadata.target_directory],
-        timeout: Duration::from_secs(arguments.timeout),
-    };
-    Ok((Image::find(kernel)?, Batch { job, suites: binaries.len() }))
+    Ok((
+        Image::find(kernel)?,
+        Batch {
+            directory: package.manifest_path.parent().unwrap_or(Path::new("/")).to_owned(),
+            programs: workspace::integration_tests(package)?,
+            filter: arguments.filter.clone(),
+            used: vec![workspace::root(), metadata.target_directory],
+            timeout: Duration::from_secs(arguments.timeout),
+        },
+    ))
 }
 
 /// The test programs to run in one virtual machine.
 struct Batch {
-    job: Job<PathBuf>,
-    suites: usize,
+    /// Where `cargo test` would run them.
+    directory: PathBuf,
+    programs: Vec<PathBuf>,
+    filter: Vec<String>,
+    used: Vec<PathBuf>,
+    timeout: Duration,
 }
 
 /// A shell script that runs the test programs as `cargo test` would, one after the other.
-fn script(package: &Package, binaries: &[PathBuf], filter: &[String]) -> String {
-    let directory = package.manifest_path.parent().unwrap_or(Path::new("/"));
+fn script(directory: &Path, binaries: &[PathBuf], filter: &[String]) -> String {
     let filter: Vec<_> = filter.iter().map(|word| quoted(word)).collect();
     let filter = filter.join(" ");
     // An emulated machine is about ten times slower; what takes minutes there has been done in full outside.
@@ -164,23 +173,48 @@ fn script(package: &Package, binaries: &[PathBuf], filter: &[String]) -> String 
 
 fn run_in_vm(image: &Image, batch: &Batch) -> Run {
     println!("\ntesting in a virtual machine, kernel {}", image.release);
+    let deadline = Instant::now() + batch.timeout;
     let mut counts = Counts::default();
-    let outcome = vm::boot(image, &batch.job, &mut |line| {
-        println!("{line}");
-        counts.read_line(line);
-    });
-    let ended = usize::try_from(counts.suites).unwrap_or(usize::MAX);
-    let trouble = match outcome {
+    let mut restarts = 0;
+    let trouble = loop {
+        let left = batch.programs.get(ended(&counts)..).unwrap_or_default();
+        let job = Job {
+            script: script(&batch.directory, left, &batch.filter),
+            used: batch.used.iter().collect(),
+            timeout: deadline.saturating_duration_since(Instant::now()),
+        };
+        let outcome = vm::boot(image, &job, &mut |line| {
+            println!("{line}");
+            counts.read_line(line);
+        });
+        match outcome {
+            Err(error) if restarts < RESTARTS && error.is::<StaleBreakpoint>() => {
+                restarts += 1;
+                println!("{error:#}\nthe test programs that had no result are run in another machine");
+            }
+            outcome => break trouble(outcome, &counts, batch.programs.len()),
+        }
+    };
+    Run { kernel: image.release.clone(), counts, trouble }
+}
+
+/// How many test programs have come to a result.
+fn ended(counts: &Counts) -> usize {
+    usize::try_from(counts.suites).unwrap_or(usize::MAX)
+}
+
+/// What went wrong apart from failed tests.
+fn trouble(outcome: Result<u8>, counts: &Counts, programs: usize) -> Option<String> {
+    match outcome {
         Err(error) => Some(format!("{error:#}")),
-        Ok(_) if ended < batch.suites => {
-            Some(format!("{} test programs ended without a result", batch.suites - ended))
+        Ok(_) if ended(counts) < programs => {
+            Some(format!("{} test programs ended without a result", programs - ended(counts)))
         }
         Ok(status) if status != 0 && counts.failed == 0 => {
             Some(format!("the guest ended with status {status}"))
         }
         Ok(_) => None,
-    };
-    Run { kernel: image.release.clone(), counts, trouble }
+    }
 }
 
 /// Prints a table, what was not run, and the totals; says whether anything failed.
@@ -228,8 +262,8 @@ mod tests {
 
     #[test]
     fn the_script_runs_every_program_with_the_filter() {
-        let package = Package { name: TESTS.to_owned(), manifest_path: "/it's here/tests/Cargo.toml".into() };
-        let script = script(&package, &["/target/a".into(), "/target/b".into()], &["some test".to_owned()]);
+        let programs = ["/target/a".into(), "/target/b".into()];
+        let script = script(Path::new("/it's here/tests"), &programs, &["some test".to_owned()]);
         assert!(script.starts_with("cd '/it'\\''s here/tests' || exit\n"), "{script}");
         for file in ["'/target/a'", "'/target/b'"] {
             assert!(script.contains(&format!("\n{file} --test-threads=2 'some test' ||")), "{script}");

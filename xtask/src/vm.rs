@@ -15,6 +15,7 @@ mod kernel_log;
 mod qemu;
 
 pub(crate) use image::Image;
+pub(crate) use qemu::StaleBreakpoint;
 
 use crate::{
     setup::{self, Group, Report},

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    fmt::Write as _,
+    fmt::{self, Write as _},
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, Stdio},
@@ -21,6 +21,9 @@ use crate::process;
 
 const QEMU: &str = "qemu-system-x86_64";
 
+/// What runs a machine where hardware virtualisation does not.
+const EMULATION: &str = "tcg,thread=multi";
+
 /// How often the kernel's messages are looked through while the job says nothing.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -35,6 +38,18 @@ const TRIAL: Duration = Duration::from_secs(10);
 const KERNEL_ARGUMENTS: &str = "console=ttyS1 loglevel=5 panic=-1 mitigations=off \
      rcupdate.rcu_cpu_stall_timeout=60 sysctl.kernel.watchdog_thresh=60";
 
+/// The emulator, not the kernel, is to blame for the end of a machine.
+#[derive(Debug)]
+pub(crate) struct StaleBreakpoint(String);
+
+impl fmt::Display for StaleBreakpoint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "the emulator ran a breakpoint that is not in the guest's memory; {}", self.0)
+    }
+}
+
+impl std::error::Error for StaleBreakpoint {}
+
 /// A running machine; it is stopped when dropped.
 pub(super) struct Machine {
     process: Child,
@@ -42,17 +57,19 @@ pub(super) struct Machine {
     kernel_log: KernelLog,
     marker: String,
     release: String,
+    emulated: bool,
 }
 
 impl Machine {
     /// Starts a machine whose files of its own are in the working directory.
     pub(super) fn start(image: &Image, initramfs: &Initramfs, work: &Path) -> Result<Self> {
         let kernel_log = KernelLog { file: work.join("kernel.log") };
+        let accelerator = accelerator(image);
         // The machine must not outlive this program, however that ends.
         let mut command = process::command("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(process::command(QEMU).get_program());
         command.args(["-M", "q35", "-cpu", "max", "-smp", "2", "-m", "2048"]);
-        command.args(["-accel", accelerator(image)]);
+        command.args(["-accel", accelerator]);
         command.args(["-display", "none", "-vga", "none", "-nic", "none", "-monitor", "none", "-no-reboot"]);
         // The job has a serial line of its own, so that no kernel message tears its lines apart.
         command.args(["-serial", "stdio", "-serial"]).arg(option("file:", &kernel_log.file, ""));
@@ -82,6 +99,7 @@ impl Machine {
             kernel_log,
             marker: initramfs.marker.clone(),
             release: image.release.clone(),
+            emulated: accelerator == EMULATION,
         })
     }
 
@@ -118,7 +136,7 @@ impl Machine {
     }
 
     /// Fails if the kernel has reported a fault.
-    fn check_fault(&self) -> Result<()> {
+    fn check_fault(&mut self) -> Result<()> {
         match self.kernel_log.fault() {
             Some(_) => Err(self.early_end()),
             None => Ok(()),
@@ -126,13 +144,18 @@ impl Machine {
     }
 
     /// Why the machine ended, or must end, before its job.
-    fn early_end(&self) -> anyhow::Error {
+    fn early_end(&mut self) -> anyhow::Error {
+        // A report that has begun is of use when it is whole.
+        self.wait_for_end();
         let mut text = match self.kernel_log.fault() {
             Some(fault) => format!("kernel {} reported a fault: {fault}", self.release),
             None => format!("the guest with kernel {} ended before its job", self.release),
         };
         // Writing to a string does not fail.
         let _ = write!(text, "\nits last messages:\n{}", self.kernel_log.end());
+        if self.emulated && self.kernel_log.is_stale_breakpoint() {
+            return StaleBreakpoint(text).into();
+        }
         anyhow!(text)
     }
 
@@ -164,7 +187,7 @@ fn accelerator(image: &Image) -> &'static str {
     if *CHOICE.get_or_init(|| Path::new("/dev/kvm").exists() && kvm_works(image).unwrap_or(false)) {
         "kvm"
     } else {
-        "tcg,thread=multi"
+        EMULATION
     }
 }
 
