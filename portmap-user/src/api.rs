@@ -71,6 +71,18 @@ impl Wishes {
     }
 }
 
+/// What is to be changed of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateRequest {
+    /// Its static ports from now on; they stay as they are if none are given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports: Option<PortSet>,
+    /// What is asked for its traffic; what is left out stays as it was asked before.
+    #[serde(default)]
+    pub traffic: Wishes,
+}
+
 /// A container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Container {

@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     api::{
         AddRequest, Container, ContainerStats, DropCount, DropNews, ExplainRequest, Explanation, Finding,
-        Stats, Wishes,
+        Stats, UpdateRequest,
     },
     error::{Context as _, Error, Kind, Result},
     paths::StateDir,
@@ -45,8 +45,13 @@ impl Client {
     }
 
     /// Changes what is asked for a container's traffic.
-    pub fn update(&self, name: &str, wishes: &Wishes) -> Result<Container> {
-        self.call(Method::PATCH, &container(name), Some(wishes))
+    pub fn update(&self, name: &str, request: &UpdateRequest) -> Result<Container> {
+        self.call(Method::PATCH, &container(name), Some(request))
+    }
+
+    /// Repairs what can be repaired, and says how things are then.
+    pub fn repair(&self) -> Result<Vec<Finding>> {
+        self.call(Method::POST, "/v1/repair", NOTHING)
     }
 
     /// Removes a container.

@@ -1,4 +1,9 @@
 //! The ephemeral ports: aligned power-of-two blocks, one for each container.
+//!
+//! A block that is given back rests before somebody else has it, because peers may remember its connections: they keep the
+//! end of one in mind for a minute (`TIME_WAIT`), and may still send to it.
+
+use std::time::{Duration, Instant};
 
 use crate::{
     error::{Error, Result},
@@ -13,6 +18,9 @@ pub const SMALLEST_BLOCK: u16 = 16;
 pub struct EphemeralPool {
     managed: PortSet,
     free: PortSet,
+    rest: Duration,
+    /// Blocks that have been given back, and since when they rest; the oldest first.
+    resting: Vec<(Instant, PortRange)>,
 }
 
 /// Checks a number of ports per container.
@@ -32,9 +40,9 @@ pub fn check_block_size(size: u16) -> Result<()> {
 }
 
 impl EphemeralPool {
-    /// A pool of which nothing is given out yet.
-    pub fn new(managed: PortSet) -> Self {
-        Self { free: managed.clone(), managed }
+    /// A pool of which nothing is given out yet, and in which blocks rest for some time.
+    pub fn new(managed: PortSet, rest: Duration) -> Self {
+        Self { free: managed.clone(), managed, rest, resting: Vec::new() }
     }
 
     /// The first free block of `size` ports whose first port is a multiple of `size`.
@@ -42,13 +50,15 @@ impl EphemeralPool {
     /// A conflict if there is none.
     pub fn allocate(&mut self, size: u16) -> Result<PortRange> {
         check_block_size(size)?;
+        self.wake(Instant::now());
         let block = self.free.ranges().iter().find_map(|range| first_block(*range, size)).ok_or_else(|| {
             Error::conflict(format!(
-                "no aligned block of {size} ephemeral ports is free in {} ({} of {} ports are in use): delete a \
+                "no aligned block of {size} ephemeral ports is free in {} ({} of {} ports are in use{}): delete a \
                  container or start the daemon with more --ephemeral-ports",
                 self.managed,
-                self.managed.count() - self.free.count(),
+                self.managed.count() - self.free.count() - self.number_resting(),
                 self.managed.count(),
+                self.about_resting(Instant::now()),
             ))
         })?;
         self.free = self.free.difference(&block.into());
@@ -67,10 +77,37 @@ impl EphemeralPool {
         Ok(())
     }
 
-    /// Gives a block back.
-    pub fn release(&mut self, block: PortRange) {
+    /// Gives a block back that nobody has used.
+    pub fn cancel(&mut self, block: PortRange) {
         // Only what is managed: the block may come from a pool that was larger.
         self.free = self.free.union(&PortSet::from(block).intersection(&self.managed));
+    }
+
+    /// Gives a block back.
+    pub fn release(&mut self, block: PortRange) {
+        self.resting.push((Instant::now(), block));
+        self.wake(Instant::now());
+    }
+
+    /// Ends the rest of those that have had enough of it.
+    fn wake(&mut self, now: Instant) {
+        let rest = self.rest;
+        let enough = self.resting.partition_point(|(since, _)| now.duration_since(*since) >= rest);
+        let rested: Vec<_> = self.resting.drain(..enough).collect();
+        for (_, block) in rested {
+            self.cancel(block);
+        }
+    }
+
+    fn number_resting(&self) -> usize {
+        self.resting.iter().map(|(_, block)| PortSet::from(*block).intersection(&self.managed).count()).sum()
+    }
+
+    /// What there is to say of blocks that rest.
+    fn about_resting(&self, now: Instant) -> String {
+        let Some((since, _)) = self.resting.first() else { return String::new() };
+        let left = self.rest.saturating_sub(now.duration_since(*since)).as_secs() + 1;
+        format!(", {} rest, the first for another {left} s", self.number_resting())
     }
 
     /// The ports that no container has.
@@ -91,7 +128,7 @@ mod tests {
     use super::*;
 
     fn pool(text: &str) -> EphemeralPool {
-        EphemeralPool::new(text.parse().expect("a port list"))
+        EphemeralPool::new(text.parse().expect("a port list"), Duration::ZERO)
     }
 
     /// All blocks of `size` that fit, until there are no more.
@@ -147,6 +184,23 @@ mod tests {
         pool.reserve(second).expect("it is free");
         assert!(pool.reserve(second).expect_err("it is taken").message.contains("in use"));
         assert!(pool.reserve(PortRange::new(1024, 2047).expect("a range")).is_err());
+    }
+
+    #[test]
+    fn a_block_rests_before_it_is_given_out_again() {
+        let rest = Duration::from_mins(1);
+        let mut pool = EphemeralPool::new("32768-34815".parse().expect("ports"), rest);
+        let (first, second) = (pool.allocate(1024).expect("a block"), pool.allocate(1024).expect("a block"));
+        pool.release(first);
+        let error = pool.allocate(1024).expect_err("it rests");
+        assert!(
+            error.message.contains("1024 of 2048 ports are in use, 1024 rest, the first for another"),
+            "{error}"
+        );
+        pool.wake(Instant::now() + rest);
+        assert_eq!(pool.allocate(1024), Ok(first));
+        pool.release(second);
+        assert!(pool.reserve(second).expect_err("it rests").message.contains("in use"));
     }
 
     #[test]

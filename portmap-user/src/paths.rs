@@ -56,12 +56,18 @@ impl StateDir {
 #[derive(Clone, Debug)]
 pub struct Pins {
     bpffs: PathBuf,
+    version: u32,
 }
 
 impl Pins {
     /// Pins below `bpffs`, the value of `--bpffs-dir`.
     pub fn new(bpffs: impl Into<PathBuf>) -> Self {
-        Self { bpffs: bpffs.into() }
+        Self::of_layout(bpffs, LAYOUT_VERSION)
+    }
+
+    /// The same of any version of portmap.
+    pub fn of_layout(bpffs: impl Into<PathBuf>, version: u32) -> Self {
+        Self { bpffs: bpffs.into(), version }
     }
 
     /// The directory that was given as `--bpffs-dir`.
@@ -71,7 +77,7 @@ impl Pins {
 
     /// The directory of this layout.
     pub fn root(&self) -> PathBuf {
-        self.bpffs.join(format!("v{LAYOUT_VERSION}"))
+        self.bpffs.join(format!("v{}", self.version))
     }
 
     /// A directory for each kind of object.
@@ -89,15 +95,25 @@ impl Pins {
         self.root().join("progs").join(name)
     }
 
+    /// The pin of a program that is about to become [`Pins::program`]. A bpffs allows no dots in names.
+    pub fn new_program(&self, name: &str) -> PathBuf {
+        self.program(&format!("{name}_new"))
+    }
+
+    /// Where links are.
+    pub fn links(&self) -> PathBuf {
+        self.root().join("links")
+    }
+
     /// The pin of the link of a program to a place.
     pub fn link(&self, place: &str) -> PathBuf {
-        self.root().join("links").join(place)
+        self.links().join(place)
     }
 
     /// Everything that this daemon's layout can have pinned besides links.
     pub fn fixed(&self) -> Vec<PathBuf> {
         let maps = names::MAPS.iter().map(|name| self.map(name));
-        let programs = names::PROGRAMS.iter().map(|name| self.program(name));
+        let programs = names::PROGRAMS.iter().flat_map(|name| [self.program(name), self.new_program(name)]);
         maps.chain(programs).collect()
     }
 }

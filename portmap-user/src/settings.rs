@@ -1,12 +1,13 @@
 //! The daemon's settings: flags, the configuration file, and the checks that concern nothing but themselves.
 
-use std::{fs, net::SocketAddr, path::PathBuf};
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 use netlink_packet_route::tc::TcHandle;
 use serde::Deserialize;
 
 use crate::{
+    durations::Length,
     ephemeral,
     error::{Context as _, Error, Result},
     paths::{DEFAULT_BPFFS_DIR, DEFAULT_STATE_DIR, Pins, STATE_DIR_VARIABLE, StateDir},
@@ -18,6 +19,8 @@ use crate::{
 
 /// Default of `--ephemeral-ports-per-container`.
 const DEFAULT_BLOCK: u16 = 1024;
+/// Default of `--ephemeral-ports-rest`: as long as Linux remembers the end of a connection.
+const DEFAULT_REST: Duration = Duration::from_mins(1);
 /// Default of `--listen`.
 const DEFAULT_LISTEN: &str = "127.0.0.1:5051";
 /// Ports below this one have well-known uses and are never given out as ephemeral ports.
@@ -42,6 +45,11 @@ pub struct RawSettings {
     #[arg(long, value_name = "N", alias = "ephemeral_ports_per_container")]
     #[serde(alias = "ephemeral_ports_per_container")]
     ephemeral_ports_per_container: Option<u16>,
+    /// How long the ephemeral ports of a removed container rest before another one has them, such as 5secs; 0: not
+    /// at all [default: 60secs]
+    #[arg(long, value_name = "DURATION", alias = "ephemeral_ports_rest")]
+    #[serde(alias = "ephemeral_ports_rest")]
+    ephemeral_ports_rest: Option<Length>,
     /// Both kinds of ports in Mesos' form: ports:[31000-32000];`ephemeral_ports`:[32768-57344]
     #[arg(long, value_name = "RESOURCES")]
     resources: Option<String>,
@@ -124,6 +132,9 @@ pub struct RawSettings {
     #[arg(long, value_name = "BOOL", alias = "limit_local_traffic", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[serde(alias = "limit_local_traffic")]
     limit_local_traffic: Option<bool>,
+    /// Whether the daemon puts back by itself what somebody has changed of its programs, interfaces and settings [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    reconcile: Option<bool>,
     /// Address for reading by HTTP, or none [default: 127.0.0.1:5051]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<String>,
@@ -155,6 +166,8 @@ pub struct Settings {
     pub ephemeral_ports: PortSet,
     /// Number of ephemeral ports of a container that asks for no other.
     pub block: u16,
+    /// How long a block rests before it is given out again.
+    pub rest: Duration,
     /// The state directory.
     pub state_dir: StateDir,
     /// The pins.
@@ -163,6 +176,8 @@ pub struct Settings {
     pub ipv6: bool,
     /// Address of the read-only HTTP server.
     pub listen: Option<SocketAddr>,
+    /// Whether the daemon puts back by itself what somebody has changed.
+    pub reconcile: bool,
     /// What limits containers' traffic.
     pub shaping: Shaping,
 }
@@ -241,6 +256,7 @@ impl RawSettings {
             ephemeral_ports_per_container: self
                 .ephemeral_ports_per_container
                 .or(other.ephemeral_ports_per_container),
+            ephemeral_ports_rest: self.ephemeral_ports_rest.or(other.ephemeral_ports_rest),
             resources: self.resources.or(other.resources),
             state_dir: self.state_dir.or(other.state_dir),
             bpffs_dir: self.bpffs_dir.or(other.bpffs_dir),
@@ -273,6 +289,7 @@ impl RawSettings {
                 .or(other.egress_flow_classifier_parent),
             network_link_speed: self.network_link_speed.or(other.network_link_speed),
             limit_local_traffic: self.limit_local_traffic.or(other.limit_local_traffic),
+            reconcile: self.reconcile.or(other.reconcile),
             config: self.config,
         }
     }
@@ -309,10 +326,12 @@ impl RawSettings {
             ports,
             ephemeral_ports,
             block,
+            rest: self.ephemeral_ports_rest.map_or(DEFAULT_REST, |length| length.0),
             state_dir: StateDir::new(self.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into())),
             pins: Pins::new(self.bpffs_dir.unwrap_or_else(|| DEFAULT_BPFFS_DIR.into())),
             ipv6: self.ipv6.unwrap_or_default() == Ipv6::Auto,
             listen,
+            reconcile: self.reconcile.unwrap_or(true),
         })
     }
 }

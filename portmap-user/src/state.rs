@@ -13,17 +13,24 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tracing::warn;
 
 use crate::{
     api::{Limit, Wishes},
     error::{Context as _, Error, Result},
+    fault,
     kernel::namespace::NamespaceId,
     paths::StateDir,
     ports::{PortRange, PortSet},
 };
 
+/// How names of files begin that are not complete yet. No container's name begins with a dot.
+const UNFINISHED: &str = ".unfinished-";
+
 /// Version of the files' form.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
+/// The earliest version that is understood: what it lacks has a default.
+const EARLIEST: u32 = 3;
 
 /// What the daemon has done to the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +42,9 @@ pub struct HostRecord {
     pub bpffs_dir: PathBuf,
     /// The uplink's name.
     pub uplink: String,
+    /// Ports that were added to those that the host does not give out by itself.
+    #[serde(default)]
+    pub reserved: PortSet,
     /// Settings that were changed, with the value from before and the one that was set.
     pub sysctls: Vec<SavedSysctl>,
     /// Interfaces to which a clsact qdisc was added.
@@ -65,6 +75,17 @@ pub enum Phase {
     Ready,
     /// Being removed.
     Deleting,
+}
+
+impl Phase {
+    /// The word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Adding => "adding",
+            Self::Ready => "ready",
+            Self::Deleting => "deleting",
+        }
+    }
 }
 
 /// One container.
@@ -166,7 +187,23 @@ impl Store {
             )),
             _ => Error::failure(format!("cannot lock {}: {errno}", path.display())),
         })?;
-        Ok(Self { directory: directory.clone(), _lock: lock })
+        let store = Self { directory: directory.clone(), _lock: lock };
+        store.remove_unfinished()?;
+        Ok(store)
+    }
+
+    /// Removes files that a daemon was writing when it was killed.
+    fn remove_unfinished(&self) -> Result<()> {
+        for directory in [self.directory.path(), &self.directory.containers()] {
+            let doing = || format!("cannot read {}", directory.display());
+            for entry in fs::read_dir(directory).context(doing)? {
+                let entry = entry.context(doing)?;
+                if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+                    remove(&entry.path())?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The directory.
@@ -176,7 +213,12 @@ impl Store {
 
     /// What the daemon has done to the host, if it has.
     pub fn host(&self) -> Result<Option<HostRecord>> {
-        read(&self.directory.host())
+        match read(&self.directory.host())? {
+            Found::Record(record) => Ok(Some(record)),
+            // What has been done to the host is not known then.
+            Found::Damaged(why) => Err(Error::failure(format!("{why}: move it away and try again"))),
+            Found::Nothing => Ok(None),
+        }
     }
 
     /// Writes down what the daemon has done to the host.
@@ -206,7 +248,7 @@ impl Store {
         Ok(())
     }
 
-    /// All containers, by slot.
+    /// All containers, by slot. A file that makes no sense is set aside, so that somebody can look at it.
     pub fn containers(&self) -> Result<Vec<ContainerRecord>> {
         let directory = self.directory.containers();
         let doing = || format!("cannot read {}", directory.display());
@@ -214,7 +256,16 @@ impl Store {
         for entry in fs::read_dir(&directory).context(doing)? {
             let path = entry.context(doing)?.path();
             if path.extension().is_some_and(|extension| extension == "json") {
-                records.extend(read::<ContainerRecord>(&path)?);
+                match read::<ContainerRecord>(&path)? {
+                    Found::Record(record) => records.push(record),
+                    Found::Damaged(why) => {
+                        let aside = path.with_extension("json.damaged");
+                        warn!("{why}: it is set aside as {}, and its container is removed", aside.display());
+                        fs::rename(&path, &aside)
+                            .context(|| format!("cannot move {} to {}", path.display(), aside.display()))?;
+                    }
+                    Found::Nothing => {}
+                }
             }
         }
         records.sort_by_key(|record| record.slot);
@@ -232,40 +283,54 @@ impl Store {
     }
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    let text = match fs::read(path) {
+/// What is in a file.
+enum Found<T> {
+    Record(T),
+    /// Something else, described by the error.
+    Damaged(Error),
+    /// There is no such file.
+    Nothing,
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Found<T>> {
+    let text = match fault::step("read a state file").and_then(|()| fs::read(path)) {
         Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(error) => return Err(error).context(|| format!("cannot read {}", path.display())),
     };
-    let damaged = || format!("the state file {} is damaged: move it away and try again", path.display());
-    let head: Head = serde_json::from_slice(&text).context(damaged)?;
-    if head.version != VERSION {
+    let damaged = || format!("the state file {} is damaged", path.display());
+    let head: Head = match serde_json::from_slice(&text).context(damaged) {
+        Ok(head) => head,
+        Err(error) => return Ok(Found::Damaged(error)),
+    };
+    if !(EARLIEST..=VERSION).contains(&head.version) {
         return Err(Error::conflict(format!(
-            "the state file {} has version {}, expected {VERSION}: run the portmapd that wrote it, or `portmap \
+            "the state file {} has version {}, expected {EARLIEST} to {VERSION}: run the portmapd that wrote it, or `portmap \
              teardown` with it",
             path.display(),
             head.version
         )));
     }
-    let versioned: Versioned<T> = serde_json::from_slice(&text).context(damaged)?;
-    Ok(Some(versioned.record))
+    let versioned: Result<Versioned<T>> = serde_json::from_slice(&text).context(damaged);
+    Ok(versioned.map_or_else(Found::Damaged, |versioned| Found::Record(versioned.record)))
 }
 
 /// Replaces a file in one step: whoever reads it sees all of the old or all of the new one, also after a crash.
 fn write<T: Serialize + Clone>(path: &Path, record: &T) -> Result<()> {
     let doing = || format!("cannot write {}", path.display());
     let directory = path.parent().ok_or_else(|| Error::failure(doing()))?;
-    let mut file = tempfile::NamedTempFile::new_in(directory).context(doing)?;
+    fault::step("write a state file").context(doing)?;
+    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(directory).context(doing)?;
     let text =
         serde_json::to_vec_pretty(&Versioned { version: VERSION, record: record.clone() }).context(doing)?;
     file.write_all(&text).context(doing)?;
+    fault::step("replace a state file").context(doing)?;
     file.persist(path).context(doing)?;
     Ok(())
 }
 
 fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
+    match fault::step("remove a state file").and_then(|()| fs::remove_file(path)) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).context(|| format!("cannot remove {}", path.display()))
         }
@@ -322,16 +387,20 @@ mod tests {
     }
 
     #[test]
-    fn damaged_and_foreign_files_are_named() {
+    fn damaged_files_are_set_aside_and_foreign_ones_refused() {
         let directory = tempfile::tempdir().expect("a directory");
         let state = StateDir::new(directory.path());
         let store = Store::lock(&state).expect("a store");
-        for (text, expected) in
-            [("", "damaged"), ("{\"version\":3}", "damaged"), ("{\"version\":7}", "version 7")]
-        {
-            fs::write(state.container("x"), text).expect("written");
-            let error = store.containers().expect_err(text);
-            assert!(error.message.contains(expected) && error.message.contains("x.json"), "{text}: {error}");
+        let (file, aside) = (state.container("x"), state.containers().join("x.json.damaged"));
+        for text in ["", "{\"version\":3}"] {
+            fs::write(&file, text).expect("written");
+            assert_eq!(store.containers(), Ok(Vec::new()));
+            assert!(!file.exists());
+            assert_eq!(fs::read_to_string(&aside).expect("it is set aside"), text);
         }
+        fs::write(&file, "{\"version\":7}").expect("written");
+        let error = store.containers().expect_err("it is of another version");
+        assert!(error.message.contains("version 7") && error.message.contains("x.json"), "{error}");
+        assert!(file.exists());
     }
 }

@@ -1,9 +1,14 @@
 //! What the end-to-end tests, the demonstration and the benchmarks share: sandboxes that play a host and its
 //! surroundings, services in them, and hand-made frames.
 
+pub mod daemon;
+pub mod faults;
 pub mod frames;
+pub mod inventory;
+pub mod load;
 pub mod packet_socket;
 pub mod private;
+pub mod random;
 pub mod sandbox;
 pub mod service;
 pub mod wait;

@@ -10,12 +10,16 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use portmap::kernel::namespace::Namespace;
 
-use crate::wait;
+use crate::{
+    daemon::Daemon,
+    faults::{self, sample},
+    wait,
+};
 
 /// The host's address.
 pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -34,8 +38,16 @@ pub const HOST_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 1];
 /// MAC address outside.
 pub const OUTSIDE_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 2];
 /// Flags of a daemon that suit the sandbox.
-pub const DAEMON_FLAGS: [&str; 6] =
-    ["--ports", "31000-32000", "--ephemeral-ports", "61440-65535", "--listen", "none"];
+pub const DAEMON_FLAGS: [&str; 8] = [
+    "--ports",
+    "31000-32000",
+    "--ephemeral-ports",
+    "61440-65535",
+    "--ephemeral-ports-rest",
+    "0",
+    "--listen",
+    "none",
+];
 
 /// Makes the namespaces. The host's own ephemeral ports stay clear of the managed ones.
 const SET_UP: &str = r"
@@ -80,13 +92,8 @@ pub struct Sandbox {
     /// The first process of the host's namespaces, as the machine numbers it.
     init: u32,
     files: tempfile::TempDir,
-}
-
-/// A running daemon; it is killed when this is dropped.
-#[derive(Debug)]
-pub struct Daemon {
-    process: Child,
-    log: PathBuf,
+    /// Whether a daemon has been ready in it, which must be possible to remove without a trace.
+    was_used: AtomicBool,
 }
 
 impl Default for Sandbox {
@@ -141,7 +148,12 @@ impl Sandbox {
         }
         let children = format!("/proc/{0}/task/{0}/children", keeper.id());
         let init = fs::read_to_string(children).expect("the keeper lives").trim().parse().expect("one child");
-        Self { keeper, init, files: tempfile::tempdir().expect("a directory") }
+        Self {
+            keeper,
+            init,
+            files: tempfile::tempdir().expect("a directory"),
+            was_used: AtomicBool::new(false),
+        }
     }
 
     /// Where a path of the host is found from outside it.
@@ -205,9 +217,8 @@ impl Sandbox {
     /// If it ends instead; the message has its log.
     pub fn daemon_with(&self, flags: &[&str]) -> Daemon {
         let mut daemon = self.start_daemon(flags);
-        let mut line = String::new();
-        let _ = BufReader::new(daemon.process.stdout.as_mut().expect("piped")).read_line(&mut line);
-        assert_eq!(line, "ready\n", "the daemon does not start: {}", daemon.log());
+        assert!(daemon.is_ready(), "the daemon does not start: {}", daemon.log());
+        self.was_used.store(true, Ordering::Relaxed);
         daemon
     }
 
@@ -221,13 +232,15 @@ impl Sandbox {
         (status.code().expect("it is not killed"), daemon.log())
     }
 
-    fn start_daemon(&self, flags: &[&str]) -> Daemon {
+    /// Starts a daemon that may or may not become ready.
+    pub fn start_daemon(&self, flags: &[&str]) -> Daemon {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let log = self.files.path().join(format!("log-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
         let process = self
             .command(Place::Host, binary("portmapd"))
             .args(flags)
             .env("NO_COLOR", "1")
+            .env(portmap::fault::VARIABLE, faults::ORDER)
             .stdout(Stdio::piped())
             .stderr(fs::File::create(&log).expect("a log"))
             .spawn()
@@ -243,7 +256,7 @@ impl Sandbox {
     /// The command line, to be run on the host.
     pub fn portmap_command(&self, arguments: &[&str]) -> Command {
         let mut command = self.command(Place::Host, binary("portmap"));
-        command.args(arguments);
+        command.args(arguments).env(portmap::fault::VARIABLE, faults::ORDER);
         command
     }
 
@@ -254,8 +267,9 @@ impl Sandbox {
     /// If it fails.
     pub fn ok(&self, arguments: &[&str]) -> String {
         let output = self.portmap(arguments);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "portmap {}: {}: {errors}", arguments.join(" "), output.status);
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        let printed = || text(&output.stdout) + &text(&output.stderr);
+        assert!(output.status.success(), "portmap {}: {}: {}", arguments.join(" "), output.status, printed());
         String::from_utf8(output.stdout).expect("text")
     }
 
@@ -283,61 +297,16 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
+        // On emulated machines there is no time for it.
+        if self.was_used.load(Ordering::Relaxed) && sample() == 1 && !std::thread::panicking() {
+            self.expect_no_trace();
+        }
         let _ = self.keeper.kill();
         let _ = self.keeper.wait();
         // The next test may look for leftovers.
         let init = format!("/proc/{}", self.init);
         if !std::thread::panicking() {
             wait::until("the sandbox's first process to end", || !Path::new(&init).exists());
-        }
-    }
-}
-
-impl Daemon {
-    /// What it has logged.
-    pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    /// Asks it to stop and waits until it has.
-    pub fn stop(mut self) {
-        self.signal("TERM");
-        let status = self.process.wait().expect("it ends");
-        assert!(status.success(), "it ends with {status}: {}", self.log());
-    }
-
-    /// Kills it.
-    pub fn kill(mut self) {
-        self.signal("KILL");
-        let _ = self.process.wait();
-    }
-
-    /// Waits until it has ended by itself.
-    pub fn wait(mut self) {
-        let status = self.process.wait().expect("it ends");
-        assert!(status.success(), "it ends with {status}: {}", self.log());
-    }
-
-    /// Its process, as the machine numbers it: the child of the `nsenter` that waits for it.
-    pub fn pid(&self) -> u32 {
-        let children = format!("/proc/{0}/task/{0}/children", self.process.id());
-        wait::for_value("the daemon's process", || fs::read_to_string(&children).ok()?.trim().parse().ok())
-    }
-
-    fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([&format!("-{signal}"), &self.pid().to_string()]).status();
-        assert!(sent.expect("kill is part of procps").success());
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        if matches!(self.process.try_wait(), Ok(None)) {
-            let children = format!("/proc/{0}/task/{0}/children", self.process.id());
-            for pid in fs::read_to_string(children).unwrap_or_default().split_whitespace() {
-                let _ = Command::new("kill").args(["-KILL", pid]).status();
-            }
-            let _ = self.process.wait();
         }
     }
 }

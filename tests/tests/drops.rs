@@ -13,9 +13,10 @@ use std::{
 use portmap::{kernel::test_run, paths::Pins};
 use portmap_common::{event::DROP_MARK, names, reason::Reason, slot::veth_ifindex};
 use portmap_tests::{
+    daemon::Daemon,
     frames::{Frame, TCP},
     packet_socket::PacketSocket,
-    sandbox::{Daemon, HOST, HOST_MAC, OUTSIDE, OUTSIDE_MAC, Place, Sandbox},
+    sandbox::{HOST, HOST_MAC, OUTSIDE, OUTSIDE_MAC, Place, Sandbox},
     wait,
 };
 use serde_json::{Value, json};

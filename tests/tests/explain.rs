@@ -10,7 +10,10 @@ use portmap_common::{
     names,
     tables::Address6,
 };
-use portmap_tests::sandbox::{Daemon, Place, Sandbox};
+use portmap_tests::{
+    daemon::Daemon,
+    sandbox::{Place, Sandbox},
+};
 use serde_json::{Value, json};
 
 /// A daemon with containers `a` (31000-31009) and `b` (31010-31019).
@@ -375,8 +378,8 @@ fn questions_that_make_no_sense_are_refused() {
     daemon.stop();
     let question = ["explain", "--from", "a", "--to", "10.0.0.2:80"];
     assert!(sandbox.fails(&question, 5).contains("no daemon answers"));
-    // A container whose interface goes while no daemon is there.
-    sandbox.sh(Place::Host, "ip link del pm1");
+    // A container whose interface cannot come back: somebody else's has its name.
+    sandbox.sh(Place::Host, "ip link del pm1; ip link add pm1 type veth peer name theirs");
     let _daemon = sandbox.daemon();
     assert!(sandbox.fails(&question, 4).contains("container \"a\" is broken: expected one in service"));
 }

@@ -18,7 +18,7 @@ const A: Place<'_> = Place::Container("a");
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
 /// A daemon with containers `a` (31000-31009) and `b` (31010-31019), and a listener to which nothing may get.
-fn world() -> (Sandbox, portmap_tests::sandbox::Daemon) {
+fn world() -> (Sandbox, portmap_tests::daemon::Daemon) {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000-31009"]);
@@ -211,6 +211,10 @@ fn nothing_larger_than_the_uplinks_mtu_leaves() {
     socket.send(&frame.bytes());
     assert_eq!(witness.recv(&mut [0; 2000]).expect("received"), 1400);
     sandbox.sh(Place::Host, "ip link set uplink mtu 1300");
+    // The container is told, and does not care; and its interface, which has the kernel drop it, is as it was.
+    wait::until("the MTU to be followed", || sandbox.sh(A, "ip link show eth0").contains("mtu 1300"));
+    sandbox.sh(A, "ip link set eth0 mtu 9000");
+    sandbox.sh(Place::Host, "ip link set pm1 mtu 9000");
     let before = sandbox.dropped("a", "too_big");
     socket.send(&frame.bytes());
     wait::until("the frame to be dropped", || sandbox.dropped("a", "too_big") > before);

@@ -40,7 +40,7 @@ const IPV4_ONLY: u16 = 8;
 /// A daemon with containers `a` and `b`, and services everywhere.
 struct World {
     _services: Vec<[Service; 2]>,
-    _daemon: portmap_tests::sandbox::Daemon,
+    _daemon: portmap_tests::daemon::Daemon,
     sandbox: Sandbox,
 }
 

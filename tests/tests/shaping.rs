@@ -25,12 +25,12 @@ const LARGE: usize = 1400;
 /// So many of them are far more than a megabit per second carries while they are sent.
 const MANY: usize = 4000;
 
-fn daemon_with(sandbox: &Sandbox, flags: &[&str]) -> portmap_tests::sandbox::Daemon {
+fn daemon_with(sandbox: &Sandbox, flags: &[&str]) -> portmap_tests::daemon::Daemon {
     sandbox.daemon_with(&[&DAEMON_FLAGS[..], flags].concat())
 }
 
 /// A daemon with a container `a` that has ports 31000-31009 and these limits.
-fn world(limits: &[&str]) -> (Sandbox, portmap_tests::sandbox::Daemon) {
+fn world(limits: &[&str]) -> (Sandbox, portmap_tests::daemon::Daemon) {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     add(&sandbox, limits);

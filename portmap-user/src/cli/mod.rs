@@ -16,7 +16,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::{
-    api::{AddRequest, Finding, Health, Wishes},
+    api::{AddRequest, Finding, Health, UpdateRequest, Wishes},
     client::Client,
     daemon,
     error::{Error, Kind, Result},
@@ -76,10 +76,13 @@ enum Verb {
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
-    /// Change what a container may send and receive; without options, put back what limits it
+    /// Change a container's ports and limits; without options, put back what limits it
     Update {
         /// Its name
         name: String,
+        /// Static ports that it has from now on, instead of those that it had
+        #[arg(long, value_name = "RANGES", allow_hyphen_values = true)]
+        ports: Option<PortSet>,
         #[command(flatten)]
         traffic: TrafficOptions,
     },
@@ -121,7 +124,11 @@ enum Verb {
     /// Show what would become of a packet, hook by hook
     Explain(explain::Question),
     /// Check that everything is as it is meant to be
-    Doctor,
+    Doctor {
+        /// Put back what is not, as far as that is possible
+        #[arg(long)]
+        repair: bool,
+    },
     /// Remove all containers and everything that the daemon has done to the host
     Teardown {
         /// Where pins are whose state is lost
@@ -217,8 +224,9 @@ impl Command {
                 let name = name.unwrap_or_else(|| format!("run-{}", std::process::id()));
                 return process::run(&client()?, &ports.request(name, &traffic), &command);
             }
-            Verb::Update { name, traffic } => {
-                print::container(output, &client()?.update(&name, &traffic.wishes())?)?;
+            Verb::Update { name, ports, traffic } => {
+                let request = UpdateRequest { ports, traffic: traffic.wishes() };
+                print::container(output, &client()?.update(&name, &request)?)?;
             }
             Verb::Exec { name, command } => return Err(process::exec(&client()?.show(&name)?, &command)),
             Verb::Del { name } => client()?.delete(&name)?,
@@ -231,7 +239,7 @@ impl Command {
             Verb::Drops { name, follow: true } => drops::follow(&client()?, output, name.as_deref())?,
             Verb::Drops { name, follow: false } => drops::print(output, &client()?.drops(name.as_deref())?)?,
             Verb::Explain(question) => explain::print(output, &client()?.explain(&question.request())?)?,
-            Verb::Doctor => return doctor(&client()?, output),
+            Verb::Doctor { repair } => return doctor(&client()?, output, repair),
             Verb::Teardown { bpffs_dir } => {
                 let removed = match client()?.teardown() {
                     Err(error) if error.kind == Kind::Unreachable => {
@@ -254,8 +262,8 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| Error::usage(format!("the path {}: {error}", path.display())))
 }
 
-fn doctor(client: &Client, output: Output) -> Result<ExitCode> {
-    let findings = match client.doctor() {
+fn doctor(client: &Client, output: Output, repair: bool) -> Result<ExitCode> {
+    let findings = match if repair { client.repair() } else { client.doctor() } {
         Ok(findings) => findings,
         Err(error) => without_daemon(&error),
     };

@@ -1,12 +1,16 @@
 //! `doctor`: whether everything is as it is meant to be.
 
 use netlink_packet_route::AddressFamily;
-use portmap_common::{slot::veth_ifindex, tables::PortEntry};
+use portmap_common::{
+    slot::veth_ifindex,
+    tables::{Endpoint, PortEntry},
+};
 
 use super::{
     Daemon,
     container::{alias, hooks_inside, open_same, port_entry, veth_hook},
     host::{self, LO_SETTINGS},
+    inside,
 };
 use crate::{
     api::{Finding, Health},
@@ -18,23 +22,29 @@ use crate::{
         qdisc::Leaf,
         sysctl,
     },
+    ports::PortSet,
     state::{ContainerRecord, Phase},
 };
 
 /// What brings back what is missing of the host's side or of a container.
-const RESTART: &str = "restart portmapd to repair it";
+const REPAIR: &str = "`portmap doctor --repair` puts it back";
 
 impl Daemon {
     /// Compares what is with what is meant to be.
     pub fn doctor(&self) -> Vec<Finding> {
+        let facts = self.facts();
         let mut findings = vec![self.mechanism_finding()];
-        findings.push(finding("host settings", check_settings(), "containers reach the host by lo"));
+        findings.push(finding(
+            "host settings",
+            check_settings(&host::managed(&self.settings)),
+            "containers reach the host by lo, and it gives out none of their ports",
+        ));
         findings.push(finding(
             "host addresses",
             self.check_facts(),
-            &format!("{} on {}", self.facts.addresses(), self.facts.uplink),
+            &format!("{} on {}", facts.addresses(), facts.uplink),
         ));
-        for hook in host::hooks(&self.settings.pins, &self.facts.uplink) {
+        for hook in host::hooks(self.mechanism, &self.settings.pins, &facts.uplink) {
             let direction = if hook.ingress { "ingress" } else { "egress" };
             let subject = format!("program at {} {direction}", hook.interface);
             findings.push(finding(&subject, self.check_hook(&hook), hook.program));
@@ -74,7 +84,9 @@ impl Daemon {
 
     fn mechanism_finding(&self) -> Finding {
         match self.mechanism {
-            Mechanism::Tcx => Finding::new("attachment", Health::Ok, "pinned TCX links"),
+            Mechanism::Tcx => {
+                Finding::new("attachment", Health::Ok, "pinned TCX links at the host's interfaces")
+            }
             Mechanism::Clsact => Finding::new(
                 "attachment",
                 Health::Notice,
@@ -87,29 +99,29 @@ impl Daemon {
     /// The host as it is now, against what the programs were told when the daemon started.
     fn check_facts(&self) -> Result<()> {
         let netlink = Netlink::open()?;
-        let facts = &self.facts;
+        let facts = self.facts();
         let uplink = link::find_by_index(&netlink, facts.uplink_index)?.ok_or_else(|| {
-            Error::failure(format!("the uplink {} is gone: {RESTART} when it is back", facts.uplink))
+            Error::failure(format!("the uplink {} is gone: containers follow when it is back", facts.uplink))
         })?;
         let routes = address::default_routes(&netlink, AddressFamily::Inet)?;
         let now = host::look_at_addresses(&netlink, &uplink, &routes, self.settings.ipv6).ok();
         if now != Some((facts.v4, facts.v6)) || uplink.mac != facts.mac {
             return Err(Error::failure(format!(
-                "the addresses of {} have changed since the daemon started: delete the containers and {RESTART}",
+                "the addresses of {} are not those that containers have: {REPAIR}",
                 facts.uplink
             )));
         }
         if self.maps().config()? != facts.config(self.has_flows) {
-            return Err(Error::failure(format!("the map pm_config is not what the daemon wrote: {RESTART}")));
+            return Err(Error::failure(format!("the map pm_config is not what the daemon wrote: {REPAIR}")));
         }
         Ok(())
     }
 
     fn check_hook(&self, hook: &Hook) -> Result<()> {
-        if programs::is_attached(self.mechanism, &self.settings.pins, hook)? {
+        if programs::is_attached(&self.settings.pins, hook)? {
             return Ok(());
         }
-        Err(Error::failure(format!("{} is not attached to {}: {RESTART}", hook.program, hook.interface)))
+        Err(Error::failure(format!("{} is not attached to {}: {REPAIR}", hook.program, hook.interface)))
     }
 
     fn check_port_map(&self, records: &[ContainerRecord]) -> Result<()> {
@@ -123,7 +135,7 @@ impl Daemon {
                 let owner = maps.ports.get(port);
                 if owner != port_entry(record, self.flags(record)) {
                     return Err(Error::failure(format!(
-                        "port {port} of container {:?} belongs to slot {} in the map, expected {}: {RESTART}",
+                        "port {port} of container {:?} belongs to slot {} in the map, expected {}: {REPAIR}",
                         record.name, owner.slot, record.slot
                     )));
                 }
@@ -132,15 +144,14 @@ impl Daemon {
         }
         match unexplained.iter().position(|unexplained| *unexplained) {
             Some(port) => {
-                Err(Error::failure(format!("port {port} belongs to nobody known in the map: {RESTART}")))
+                Err(Error::failure(format!("port {port} belongs to nobody known in the map: {REPAIR}")))
             }
             None => Ok(()),
         }
     }
 
     fn listeners_finding(&self) -> Finding {
-        let managed = self.settings.ports.union(&self.settings.ephemeral_ports);
-        let used: Vec<String> = listeners::in_use(&managed).into_values().collect();
+        let used: Vec<String> = listeners::in_use(&host::managed(&self.settings)).into_values().collect();
         if used.is_empty() {
             return Finding::new("host listeners", Health::Ok, "no process of the host uses a managed port");
         }
@@ -155,36 +166,57 @@ impl Daemon {
         let veth = record.host_veth();
         let delete = format!("run `portmap del {}`", record.name);
         let interface = link::find_by_index(&Netlink::open()?, veth_ifindex(record.slot))?
-            .ok_or_else(|| Error::failure(format!("its interface {veth} is gone: {delete}")))?;
+            .ok_or_else(|| Error::failure(format!("its interface {veth} is gone: {REPAIR}")))?;
         if interface.alias.as_deref() != Some(&alias(&record.name)) {
             return Err(Error::failure(format!("{veth} is not its interface: {delete}")));
         }
         if !interface.is_up {
-            return Err(Error::failure(format!("{veth} is down: run `ip link set {veth} up`")));
+            return Err(Error::failure(format!("{veth} is down: {REPAIR}")));
         }
         self.check_hook(&veth_hook(&self.settings.pins, record))?;
-        let namespace = open_same(record).ok_or_else(|| {
-            Error::failure(format!("{} is another network namespace: {delete}", record.netns.display()))
+        let eth0 = interface.peer.unwrap_or_default();
+        let found = self.maps().endpoint(record.slot)?;
+        if found != (Endpoint { generation: found.generation, ..self.endpoint(record, eth0) }) {
+            return Err(Error::failure(format!(
+                "pm_endpoints does not say what is to be known of it: {REPAIR}"
+            )));
+        }
+        let namespace = open_same(record)?.ok_or_else(|| {
+            Error::failure(format!(
+                "{} no longer stands for its network namespace, in which nothing can be put back; it is in service",
+                record.netns.display()
+            ))
         })?;
         namespace.run(|| {
             let range = sysctl::local_port_range()?;
             if range != record.ephemeral_ports {
                 return Err(Error::failure(format!(
-                    "ip_local_port_range inside is {range}, expected {}: connections from other ports are dropped",
+                    "ip_local_port_range inside is {range}, expected {}: connections from other ports are dropped; \
+                     {REPAIR}",
                     record.ephemeral_ports
                 )));
             }
-            hooks_inside(&self.settings.pins, record).iter().try_for_each(|hook| self.check_hook(hook))
+            let different = inside::differences(&Netlink::open()?, &self.facts(), record, eth0)?;
+            if !different.is_empty() {
+                return Err(Error::failure(format!("inside, {}: {REPAIR}", different.join(", "))));
+            }
+            hooks_inside(self.mechanism, &self.settings.pins, record).iter().try_for_each(|hook| self.check_hook(hook))
         })
     }
 }
 
-fn check_settings() -> Result<()> {
+fn check_settings(managed: &PortSet) -> Result<()> {
+    let lacking = managed.difference(&sysctl::reserved_ports()?);
+    if !lacking.is_empty() {
+        return Err(Error::failure(format!(
+            "ip_local_reserved_ports lacks {lacking}, so that the host may give them out: {REPAIR}"
+        )));
+    }
     for setting in LO_SETTINGS {
         let name = sysctl::of_interface("ipv4", "lo", setting);
         let value = sysctl::read(&name)?;
         if value != "1" {
-            return Err(Error::failure(format!("/proc/sys/net/{name} is {value}, expected 1: {RESTART}")));
+            return Err(Error::failure(format!("/proc/sys/net/{name} is {value}, expected 1: {REPAIR}")));
         }
     }
     Ok(())

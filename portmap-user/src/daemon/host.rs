@@ -20,7 +20,7 @@ use crate::{
     error::{Error, Failures, Kind, Result},
     kernel::{
         address::{self, Address, DefaultRoute},
-        bpffs, clsact,
+        bpffs, clsact, layout,
         link::{self, Interface, LOOPBACK, Mac},
         listeners,
         namespace::{Namespace, NamespaceId},
@@ -29,12 +29,13 @@ use crate::{
         sysctl,
     },
     paths::{Pins, StateDir},
+    ports::PortSet,
     settings::Settings,
     state::{HostRecord, SavedSysctl, Store},
 };
 
 /// What the host is like.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostFacts {
     /// The daemon's network namespace.
     pub namespace: NamespaceId,
@@ -69,17 +70,30 @@ impl<A> Shared<A> {
     fn new(Address { address, prefix_length }: Address<A>, gateway: Option<A>) -> Self {
         Self { address, prefix_length, gateway }
     }
+
+    /// The address with its prefix.
+    pub(super) fn own(self) -> Address<A> {
+        Address { address: self.address, prefix_length: self.prefix_length }
+    }
 }
 
 /// Smallest MTU of a link on which Linux speaks IPv6 (RFC 8200, section 5).
 const SMALLEST_IPV6_MTU: u32 = 1280;
 
 impl HostFacts {
-    /// Looks at the host, and refuses one that cannot be shared.
+    /// Looks at the host, refuses one that cannot be shared, and says what containers will have to do without.
     pub fn discover(settings: &Settings) -> Result<Self> {
+        let facts = Self::look(settings, None)?;
+        warn_of_limits(&facts, settings.ipv6);
+        Ok(facts)
+    }
+
+    /// Looks at the host, and refuses one that cannot be shared. An uplink that is in use stays in use as long as it will
+    /// do.
+    pub(super) fn look(settings: &Settings, in_use: Option<u32>) -> Result<Self> {
         let netlink = Netlink::open()?;
         let routes = address::default_routes(&netlink, AddressFamily::Inet)?;
-        let uplink = find_uplink(&netlink, settings.uplink.as_deref(), &routes)?;
+        let uplink = find_uplink(&netlink, settings.uplink.as_deref(), &routes, in_use)?;
         let name = &uplink.name;
         if !uplink.is_ethernet || uplink.mac == Mac::default() || uplink.index == LOOPBACK {
             return Err(Error::usage(format!(
@@ -90,7 +104,7 @@ impl HostFacts {
         let lo = link::find_by_index(&netlink, LOOPBACK)?
             .filter(|lo| lo.is_up)
             .ok_or_else(|| Error::usage("the loopback device is down: run `ip link set lo up`"))?;
-        let facts = Self {
+        Ok(Self {
             namespace: Namespace::current()?.id()?,
             uplink_index: uplink.index,
             mac: uplink.mac,
@@ -99,9 +113,7 @@ impl HostFacts {
             v4,
             v6,
             lo_mac: lo.mac,
-        };
-        warn_of_limits(&facts, settings.ipv6);
-        Ok(facts)
+        })
     }
 
     /// The part that the programs know.
@@ -203,13 +215,23 @@ fn warn_of_limits(facts: &HostFacts, ipv6: bool) {
     }
 }
 
-fn find_uplink(netlink: &Netlink, wanted: Option<&str>, routes: &[DefaultRoute]) -> Result<Interface> {
+/// The interface of this name, or that of the preferred default route. One that is in use is kept: under another name if
+/// its own has gone, and although another default route has come to be preferred.
+fn find_uplink(
+    netlink: &Netlink,
+    wanted: Option<&str>,
+    routes: &[DefaultRoute],
+    in_use: Option<u32>,
+) -> Result<Interface> {
     if let Some(name) = wanted {
-        return link::find(netlink, name)?.ok_or_else(|| {
+        let renamed = || in_use.map_or(Ok(None), |index| link::find_by_index(netlink, index));
+        let found = link::find(netlink, name)?.map_or_else(renamed, |found| Ok(Some(found)))?;
+        return found.ok_or_else(|| {
             Error::usage(format!("there is no interface {name:?}: `ip link` shows those that exist"))
         });
     }
-    let route = routes.first().ok_or_else(|| {
+    let route = routes.iter().find(|route| Some(route.interface) == in_use).or(routes.first());
+    let route = route.ok_or_else(|| {
         Error::usage("there is no default route to find the uplink by: name the uplink with --uplink")
     })?;
     link::find_by_index(netlink, route.interface)?
@@ -239,20 +261,21 @@ pub(super) fn check_ports(settings: &Settings) -> Result<()> {
             )));
         }
     }
-    for used in listeners::in_use(&settings.ports.union(&settings.ephemeral_ports)).into_values() {
+    for used in listeners::in_use(&managed(settings)).into_values() {
         warn!("{used}: it will receive nothing once a container owns that port");
     }
     Ok(())
 }
 
 /// The hooks at the uplink.
-pub(super) fn uplink_hooks(pins: &Pins, uplink: &str) -> [Hook; 2] {
+pub(super) fn uplink_hooks(mechanism: Mechanism, pins: &Pins, uplink: &str) -> [Hook; 2] {
     // An interface's name can have dots, a name in a bpffs cannot.
     [(true, PROG_UPLINK_INGRESS, "uplink"), (false, PROG_UPLINK_EGRESS, "uplink-out")].map(
         |(ingress, program, link)| Hook {
             interface: uplink.to_owned(),
             ingress,
             program,
+            mechanism,
             link: pins.link(link),
         },
     )
@@ -260,10 +283,10 @@ pub(super) fn uplink_hooks(pins: &Pins, uplink: &str) -> [Hook; 2] {
 
 /// All hooks at the host's own interfaces. The loopback device's comes first: a container's packet for the host needs
 /// it from the moment on when one can arrive.
-pub(super) fn hooks(pins: &Pins, uplink: &str) -> [Hook; 3] {
-    let lo =
-        Hook { interface: "lo".to_owned(), ingress: true, program: PROG_LO_INGRESS, link: pins.link("lo") };
-    let [uplink_in, uplink_out] = uplink_hooks(pins, uplink);
+pub(super) fn hooks(mechanism: Mechanism, pins: &Pins, uplink: &str) -> [Hook; 3] {
+    let (interface, link) = ("lo".to_owned(), pins.link("lo"));
+    let lo = Hook { interface, ingress: true, program: PROG_LO_INGRESS, mechanism, link };
+    let [uplink_in, uplink_out] = uplink_hooks(mechanism, pins, uplink);
     [lo, uplink_in, uplink_out]
 }
 
@@ -288,15 +311,20 @@ pub(super) fn record(
                 earlier.bpffs_dir.display()
             )));
         }
-        if earlier.uplink != facts.uplink {
+        // One that has only been renamed keeps its programs.
+        let old = link::find(&Netlink::open()?, &earlier.uplink)?;
+        if earlier.uplink != facts.uplink && old.is_some() {
             // The program leaves the old uplink before it comes to the new one.
-            for hook in uplink_hooks(&settings.pins, &earlier.uplink) {
-                programs::detach(mechanism, &hook)?;
+            for hook in uplink_hooks(mechanism, &settings.pins, &earlier.uplink) {
+                programs::detach(&hook)?;
             }
             uplink_queue::leave(earlier)?;
         }
     }
+    let earlier_reserved = earlier.as_ref().map(|earlier| earlier.reserved.clone()).unwrap_or_default();
+    let ours = managed(settings).difference(&sysctl::reserved_ports()?);
     let mut record = HostRecord {
+        reserved: earlier_reserved.union(&ours),
         namespace: facts.namespace,
         bpffs_dir: settings.pins.bpffs().to_owned(),
         uplink: facts.uplink.clone(),
@@ -338,15 +366,53 @@ fn check_same_place(record: &HostRecord, namespace: NamespaceId) -> Result<()> {
     )))
 }
 
+/// All ports that containers can have.
+pub(super) fn managed(settings: &Settings) -> PortSet {
+    settings.ports.union(&settings.ephemeral_ports)
+}
+
+/// Has the host give out none of the managed ports by itself, whatever becomes of its range. Returns whether it would
+/// have.
+fn reserve(settings: &Settings) -> Result<bool> {
+    let (before, ours) = (sysctl::reserved_ports()?, managed(settings));
+    let is_lacking = !ours.difference(&before).is_empty();
+    if is_lacking {
+        sysctl::set_reserved_ports(&before.union(&ours))?;
+    }
+    Ok(is_lacking)
+}
+
 /// Does to the host what has been written down.
 pub(super) fn set_up(settings: &Settings, facts: &HostFacts, mechanism: Mechanism) -> Result<()> {
+    reserve(settings)?;
     for setting in LO_SETTINGS {
         sysctl::write(&sysctl::of_interface("ipv4", "lo", setting), "1")?;
     }
-    for hook in hooks(&settings.pins, &facts.uplink) {
-        programs::attach(mechanism, &settings.pins, &hook)?;
+    for hook in hooks(mechanism, &settings.pins, &facts.uplink) {
+        programs::attach(&settings.pins, &hook)?;
     }
     Ok(())
+}
+
+/// Does again what somebody has undone, and returns what that was.
+pub(super) fn mend(settings: &Settings, facts: &HostFacts, mechanism: Mechanism) -> Result<Vec<String>> {
+    let mut mended = Vec::new();
+    if reserve(settings)? {
+        mended.push("ip_local_reserved_ports".to_owned());
+    }
+    for setting in LO_SETTINGS {
+        let name = sysctl::of_interface("ipv4", "lo", setting);
+        if sysctl::read(&name)? != "1" {
+            sysctl::write(&name, "1")?;
+            mended.push(format!("/proc/sys/net/{name}"));
+        }
+    }
+    for hook in hooks(mechanism, &settings.pins, &facts.uplink) {
+        if programs::ensure(&settings.pins, &hook)? {
+            mended.push(format!("{} at {}", hook.program, hook.interface));
+        }
+    }
+    Ok(mended)
 }
 
 /// Removes everything that a daemon with this state directory has made, whether or not it still runs elsewhere.
@@ -367,7 +433,11 @@ pub(super) fn teardown_locked(store: &Store, bpffs_dir: &Path) -> Result<bool> {
     let host = store.host()?;
     let containers = store.containers()?;
     let pins = Pins::new(host.as_ref().map_or(bpffs_dir, |host| &host.bpffs_dir));
-    let anything = host.is_some() || !containers.is_empty() || pins.root().exists();
+    layout::refuse_later(pins.bpffs())?;
+    let anything = host.is_some()
+        || !containers.is_empty()
+        || pins.root().exists()
+        || !layout::earlier(pins.bpffs())?.is_empty();
     let mechanism = Mechanism::detect();
     if let Some(host) = &host {
         check_same_place(host, Namespace::current()?.id()?)?;
@@ -380,6 +450,7 @@ pub(super) fn teardown_locked(store: &Store, bpffs_dir: &Path) -> Result<bool> {
         }
     }
     failures.note(remove_pins(&pins));
+    failures.note(layout::remove_earlier(pins.bpffs()));
     failures.into_result()?;
     store.remove_host()?;
     Ok(anything)
@@ -388,8 +459,8 @@ pub(super) fn teardown_locked(store: &Store, bpffs_dir: &Path) -> Result<bool> {
 /// Takes the programs off the host's interfaces and puts its settings back.
 fn leave_host(pins: &Pins, mechanism: Mechanism, host: &HostRecord) -> Result<()> {
     let mut failures = Failures::default();
-    for hook in hooks(pins, &host.uplink) {
-        failures.note(programs::detach(mechanism, &hook));
+    for hook in hooks(mechanism, pins, &host.uplink) {
+        failures.note(programs::detach(&hook));
     }
     if !host.clsact.is_empty() {
         let netlink = Netlink::open()?;
@@ -398,18 +469,26 @@ fn leave_host(pins: &Pins, mechanism: Mechanism, host: &HostRecord) -> Result<()
         }
     }
     failures.note(uplink_queue::leave(host));
+    if !host.reserved.is_empty() {
+        // Others may have reserved more since.
+        failures.note(
+            sysctl::reserved_ports()
+                .and_then(|now| sysctl::set_reserved_ports(&now.difference(&host.reserved))),
+        );
+    }
     for saved in &host.sysctls {
         // Unless somebody has changed it since.
-        if sysctl::read(&saved.name).is_ok_and(|value| value == saved.set) {
-            failures.note(sysctl::write(&saved.name, &saved.before));
-        }
+        let put_back = sysctl::read(&saved.name).and_then(|value| {
+            if value == saved.set { sysctl::write(&saved.name, &saved.before) } else { Ok(()) }
+        });
+        failures.note(put_back);
     }
     failures.into_result()
 }
 
 fn remove_pins(pins: &Pins) -> Result<()> {
     let mut failures = Failures::default();
-    if let Ok(links) = std::fs::read_dir(pins.root().join("links")) {
+    if let Ok(links) = std::fs::read_dir(pins.links()) {
         for link in links.flatten() {
             failures.note(bpffs::unpin(&link.path()));
         }

@@ -4,23 +4,31 @@ mod container;
 mod doctor;
 mod drops;
 mod explain;
+mod follow;
 mod followers;
 mod host;
+mod inside;
 mod metrics;
 mod recovery;
+mod repair;
 mod server;
 mod shaping;
 mod stats;
+mod sweep;
+mod turns;
+mod update;
 mod uplink_queue;
+mod watch;
 
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use portmap_common::slot::SLOTS;
 
+use self::turns::Turns;
 pub use self::{
     host::{HostFacts, teardown},
     server::serve,
@@ -43,8 +51,11 @@ const LONGEST_NAME: usize = 128;
 /// Its methods block; the server calls them on threads that may.
 pub struct Daemon {
     settings: Settings,
-    facts: HostFacts,
+    /// What the host is like; replaced when it changes.
+    facts: RwLock<Arc<HostFacts>>,
     mechanism: Mechanism,
+    /// Held by whoever looks whether the host has changed.
+    following: Mutex<()>,
     /// What packets over a limit wait in.
     leaf: Leaf,
     /// Whether the uplink has a queue in which each container has a flow.
@@ -54,8 +65,8 @@ pub struct Daemon {
     store: Store,
     maps: Mutex<Maps>,
     registry: Mutex<Registry>,
-    /// Held by whoever changes a container.
-    updating: Mutex<()>,
+    /// Taken by whoever adds, changes or removes a container.
+    turns: Turns,
     /// Whether containers can still be added and removed; a teardown waits for those that are being.
     open: RwLock<bool>,
 }
@@ -68,11 +79,18 @@ struct Registry {
 
 struct Entry {
     record: ContainerRecord,
+    /// Ports that it is about to have.
+    coming: PortSet,
     /// Its interface disappeared while no daemon was there to see it.
     broken: bool,
 }
 
 impl Entry {
+    /// A container as it has been written down.
+    fn new(record: ContainerRecord, broken: bool) -> Self {
+        Self { record, coming: PortSet::default(), broken }
+    }
+
     fn state(&self) -> ContainerState {
         match self.record.phase {
             Phase::Adding => ContainerState::Adding,
@@ -89,36 +107,33 @@ impl Daemon {
         check_request(&request)?;
         self.check_wishes(&request.traffic)?;
         let _open = self.open()?;
-        let mut record = self.admit(request)?;
-        let made = self.make(&mut record);
-        if let Err(error) = made {
-            let undone = self.remove(&record);
-            return Err(match undone {
-                Ok(()) => error,
-                Err(left) => Error::new(error.kind, format!("{error}; and undoing it failed: {left}")),
-            });
-        }
-        let mut registry = self.registry();
-        let entry = Entry { record, broken: false };
-        let container = self.describe(&entry);
-        registry.containers.insert(container.name.clone(), entry);
-        Ok(container)
+        let name = request.name.clone();
+        self.turns.take(&name, || {
+            let mut record = self.admit(request)?;
+            let made = self.make(&mut record);
+            if let Err(error) = made {
+                let undone = self.remove(&record);
+                return Err(match undone {
+                    Ok(()) => error,
+                    Err(left) => Error::new(error.kind, format!("{error}; and undoing it failed: {left}")),
+                });
+            }
+            Ok(self.enter_service(record))
+        })
     }
 
     /// Removes a container and everything that was made for it.
     pub fn delete(&self, name: &str) -> Result<()> {
         let _open = self.open()?;
+        self.turns.take(name, || self.delete_in_turn(name))
+    }
+
+    /// The same for whoever has the turn.
+    fn delete_in_turn(&self, name: &str) -> Result<()> {
         let record = {
             let mut registry = self.registry();
             let entry = registry.containers.get_mut(name).ok_or_else(|| Error::no_container(name))?;
-            match entry.record.phase {
-                Phase::Ready | Phase::Deleting => entry.record.phase = Phase::Deleting,
-                Phase::Adding => {
-                    return Err(Error::conflict(format!(
-                        "container {name:?} is still being added: try again"
-                    )));
-                }
-            }
+            entry.record.phase = Phase::Deleting;
             entry.record.clone()
         };
         self.store.set_container(&record)?;
@@ -158,7 +173,7 @@ impl Daemon {
                 "a container is already called {name:?}: choose another name"
             )));
         }
-        self.check_static_ports(&registry, &ports)?;
+        self.check_static_ports(&registry, &name, &ports)?;
         let slot = registry.free_slot()?;
         let ephemeral_ports =
             registry.pool.allocate(ephemeral_ports_per_container.unwrap_or(self.settings.block))?;
@@ -176,7 +191,7 @@ impl Daemon {
             pid,
             ports,
             ephemeral_ports,
-            ipv6: self.facts.v6.is_some(),
+            ipv6: self.facts().v6.is_some(),
             wishes: traffic,
             egress,
             ingress,
@@ -184,14 +199,18 @@ impl Daemon {
             phase: Phase::Adding,
         };
         if let Err(error) = self.store.set_container(&record) {
-            registry.pool.release(ephemeral_ports);
+            registry.pool.cancel(ephemeral_ports);
             return Err(error);
         }
-        registry.containers.insert(name, Entry { record: record.clone(), broken: false });
+        registry.containers.insert(name, Entry::new(record.clone(), false));
         Ok(record)
     }
 
-    fn check_static_ports(&self, registry: &Registry, ports: &PortSet) -> Result<()> {
+    /// Refuses static ports that the container `name` cannot have.
+    fn check_static_ports(&self, registry: &Registry, name: &str, ports: &PortSet) -> Result<()> {
+        if ports.contains(0) {
+            return Err(Error::usage("port 0 cannot be owned: expected ports between 1 and 65535"));
+        }
         let unmanaged = ports.difference(&self.settings.ports);
         if !unmanaged.is_empty() {
             let managed = if self.settings.ports.is_empty() {
@@ -203,8 +222,8 @@ impl Daemon {
                 "the daemon does not manage the ports {unmanaged}: expected ports of {managed}"
             )));
         }
-        for (owner, entry) in &registry.containers {
-            let taken = ports.intersection(&entry.record.ports);
+        for (owner, entry) in registry.containers.iter().filter(|(owner, _)| *owner != name) {
+            let taken = ports.intersection(&entry.record.ports.union(&entry.coming));
             if !taken.is_empty() {
                 return Err(Error::conflict(format!("the ports {taken} are owned by container {owner:?}")));
             }
@@ -213,15 +232,15 @@ impl Daemon {
     }
 
     fn describe(&self, entry: &Entry) -> Container {
-        let record = &entry.record;
+        let (record, facts) = (&entry.record, self.facts());
         Container {
             name: record.name.clone(),
             slot: record.slot,
             netns: record.netns.clone(),
             pid: record.pid,
             host_veth: record.host_veth(),
-            ip: self.facts.v4.address,
-            ip6: self.facts.v6.filter(|_| record.ipv6).map(|v6| v6.address),
+            ip: facts.v4.address,
+            ip6: facts.v6.filter(|_| record.ipv6).map(|v6| v6.address),
             ports: record.ports.clone(),
             ephemeral_ports: record.ephemeral_ports,
             egress: record.egress.clone(),
@@ -238,6 +257,11 @@ impl Daemon {
         } else {
             Err(Error::conflict("portmap has been torn down here: start portmapd again"))
         }
+    }
+
+    /// What the host is like now.
+    fn facts(&self) -> Arc<HostFacts> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     // A panic while one of these is held leaves no half-done change in it: every change is a single step.
@@ -275,9 +299,6 @@ fn check_request(request: &AddRequest) -> Result<()> {
             "the network namespace {} is a relative path: expected an absolute one",
             netns.display()
         )));
-    }
-    if request.ports.contains(0) {
-        return Err(Error::usage("port 0 cannot be owned: expected ports between 1 and 65535"));
     }
     Ok(())
 }

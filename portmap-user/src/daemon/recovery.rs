@@ -2,24 +2,24 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, RwLock},
+    sync::{Arc, Mutex, RwLock},
 };
 
-use portmap_common::{
-    slot::veth_ifindex,
-    tables::{Endpoint, PortEntry},
-};
+use portmap_common::tables::{PORTS, PortEntry};
 use tracing::{info, warn};
 
 use super::{
-    Daemon, Entry, HostFacts, Registry,
-    container::{dismantle, open_same, port_entry, veth_hook},
-    host, shaping, uplink_queue,
+    Daemon, Entry, HostFacts, Registry, Turns,
+    container::{open_same, port_entry, veth},
+    host,
+    repair::Found,
+    shaping, uplink_queue,
 };
 use crate::{
+    api::ContainerState,
     ephemeral::EphemeralPool,
     error::{Error, Result},
-    kernel::{bpffs, link, maps::Maps, netlink::Netlink, programs, qdisc::Leaf},
+    kernel::{bpffs, layout, maps::Maps, netlink::Netlink, programs, qdisc::Leaf},
     settings::Settings,
     state::{ContainerRecord, Phase, Store},
 };
@@ -31,10 +31,11 @@ impl Daemon {
         bpffs::check_mounted(settings.pins.bpffs())?;
         let facts = HostFacts::discover(&settings)?;
         host::check_ports(&settings)?;
+        layout::refuse_later(settings.pins.bpffs())?;
         let store = Store::lock(&settings.state_dir)?;
         let mechanism = programs::Mechanism::detect();
         let records = store.containers()?;
-        let mut pool = EphemeralPool::new(settings.ephemeral_ports.clone());
+        let mut pool = EphemeralPool::new(settings.ephemeral_ports.clone(), settings.rest);
         for record in records.iter().filter(|record| record.phase == Phase::Ready) {
             check_still_managed(&settings, record, &mut pool)?;
         }
@@ -42,6 +43,7 @@ impl Daemon {
         let leaf = Leaf::best()?;
         let speed_per_cpu = shaping::speed_per_cpu(&settings.shaping, &facts);
         shaping::warn_of_limits(&settings.shaping, leaf, speed_per_cpu, &facts.uplink);
+        layout::adopt(&settings.pins)?;
         programs::load(&settings.pins)?;
         let mut maps = Maps::open(&settings.pins)?;
         let has_flows = uplink_queue::settle(&store, &mut host_record, &settings, &facts, leaf)?;
@@ -49,86 +51,89 @@ impl Daemon {
         let registry = Registry { pool, containers: BTreeMap::new() };
         let daemon = Self {
             settings,
-            facts,
+            facts: RwLock::new(Arc::new(facts)),
+            following: Mutex::new(()),
             mechanism,
             leaf,
             has_flows,
             speed_per_cpu,
-            updating: Mutex::new(()),
+            turns: Turns::default(),
             store,
             maps: Mutex::new(maps),
             registry: Mutex::new(registry),
             open: RwLock::new(true),
         };
+        // All that programs ask is there before the first of them is replaced.
+        for record in records.iter().filter(|record| record.phase == Phase::Ready) {
+            daemon.registry().containers.insert(record.name.clone(), Entry::new(record.clone(), false));
+        }
+        daemon.publish_ports();
         for record in records {
             daemon.recover(record)?;
         }
+        daemon.sweep()?;
         daemon.publish_ports();
-        host::set_up(&daemon.settings, &daemon.facts, mechanism)?;
+        let facts = daemon.facts();
+        host::set_up(&daemon.settings, &facts, mechanism)?;
+        layout::remove_earlier(daemon.settings.pins.bpffs())?;
         info!(
             "sharing {} of {}, programs attached by {}, {} containers found again",
-            daemon.facts.addresses(),
-            daemon.facts.uplink,
+            facts.addresses(),
+            facts.uplink,
             mechanism.name(),
             daemon.registry().containers.len()
         );
         Ok(daemon)
     }
 
-    /// Takes a container of an earlier daemon over, or removes what is left of one that was not complete.
+    /// Takes a container of an earlier daemon over, or removes what is left of one that was not complete, or has ended.
     fn recover(&self, mut record: ContainerRecord) -> Result<()> {
         if record.phase != Phase::Ready {
-            warn!("removing container {:?}, which was left half {:?}", record.name, record.phase);
-            self.maps().set_endpoint(record.slot, Endpoint::default())?;
-            dismantle(self.mechanism, &self.settings.pins, &record)?;
-            return self.store.remove_container(&record.name);
+            warn!("removing container {:?}, which was left half {}", record.name, record.phase.name());
+            return self.remove(&record);
         }
         let (egress, ingress) = self.limits(&record.wishes);
         record.egress = egress;
         if record.ingress.is_some() || self.settings.shaping.ingress_for_existing {
             record.ingress = ingress;
         }
-        let broken = match self.take_over(&record).and_then(|()| self.apply(&record)) {
-            Ok(()) => false,
+        let found = self.bring_back(&record);
+        let broken = match &found {
+            Ok(Found::Gone) => {
+                info!("container {:?} has ended with its network namespace", record.name);
+                return self.remove(&record);
+            }
+            Ok(Found::Unconnected) => {
+                warn!("container {:?} had lost its interface, and has another one", record.name);
+                false
+            }
+            Ok(Found::There(_)) => false,
             Err(error) => {
-                warn!("container {:?} is out of service: {error}", record.name);
-                true
+                warn!("container {:?} is not as it should be: {error}", record.name);
+                // Where the interface is, packets go on as they did.
+                veth(&Netlink::open()?, &record)?.is_none()
             }
         };
+        if found.is_ok() && open_same(&record)?.is_some() {
+            self.apply(&record)?;
+        }
         self.store.set_container(&record)?;
-        self.registry().containers.insert(record.name.clone(), Entry { record, broken });
+        self.registry().containers.insert(record.name.clone(), Entry::new(record, broken));
         Ok(())
     }
 
-    /// Puts the new programs into a container's hooks.
-    fn take_over(&self, record: &ContainerRecord) -> Result<()> {
-        let veth = record.host_veth();
-        let found = link::find_by_index(&Netlink::open()?, veth_ifindex(record.slot))?;
-        if found.is_none_or(|interface| interface.name != veth) {
-            return Err(Error::failure(format!("its interface {veth} is gone")));
-        }
-        let namespace = open_same(record).ok_or_else(|| {
-            Error::failure(format!("{} no longer stands for its network namespace", record.netns.display()))
-        })?;
-        programs::attach(self.mechanism, &self.settings.pins, &veth_hook(&self.settings.pins, record))?;
-        namespace.run(|| self.attach_inside(record))
-    }
-
     /// Makes the port map say what the records say.
-    fn publish_ports(&self) {
-        let mut owners: BTreeMap<u16, PortEntry> = BTreeMap::new();
-        for entry in self.registry().containers.values().filter(|entry| !entry.broken) {
-            owners.extend(
-                entry
-                    .record
-                    .all_ports()
-                    .iter()
-                    .map(|port| (port, port_entry(&entry.record, self.flags(&entry.record)))),
-            );
+    pub(super) fn publish_ports(&self) {
+        let registry = self.registry();
+        let mut owners = vec![PortEntry::default(); PORTS];
+        for entry in registry.containers.values().filter(|entry| entry.state() == ContainerState::Ready) {
+            let owner = port_entry(&entry.record, self.flags(&entry.record));
+            for port in entry.record.all_ports().iter() {
+                owners[usize::from(port)] = owner;
+            }
         }
         let maps = self.maps();
-        for port in 0..=u16::MAX {
-            let owner = owners.get(&port).copied().unwrap_or_default();
+        for (port, owner) in (0..=u16::MAX).zip(owners) {
             if maps.ports.get(port) != owner {
                 maps.ports.set(port, owner);
             }

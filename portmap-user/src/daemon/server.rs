@@ -20,12 +20,13 @@ use tokio::{
     sync::{Notify, RwLock, watch},
     task, time,
 };
-use tracing::info;
+use tracing::{error, info};
 
-use super::{Daemon, followers::Feed, metrics};
+use super::{Daemon, followers::Feed, metrics, watch::watch_host};
 use crate::{
     api::{
-        AddRequest, Container, ContainerStats, DropCount, ExplainRequest, Explanation, Finding, Stats, Wishes,
+        AddRequest, Container, ContainerStats, DropCount, ExplainRequest, Explanation, Finding, Stats,
+        UpdateRequest,
     },
     error::{Context as _, Error, Result},
 };
@@ -88,6 +89,7 @@ pub async fn serve(daemon: Daemon, ready: impl FnOnce()) -> Result<()> {
         task::spawn(async move { axum::serve(tcp, reader).await });
     }
     let (end, busy) = (shared.end.clone(), shared.busy.clone());
+    task::spawn(watched(daemon.clone(), busy.clone()));
     let server =
         axum::serve(unix, reading().merge(writing()).with_state(shared)).with_graceful_shutdown(async move {
             tokio::select! {
@@ -105,6 +107,16 @@ pub async fn serve(daemon: Daemon, ready: impl FnOnce()) -> Result<()> {
     info!("stopping; the datapath stays as it is");
     let _ = fs::remove_file(&socket);
     daemon.leave()
+}
+
+/// Watches the host, and says so if that is not possible any more.
+async fn watched(daemon: Arc<Daemon>, busy: Arc<RwLock<()>>) {
+    let result = watch_host(daemon, busy).await;
+    let why =
+        result.err().map_or_else(|| "the kernel has closed the connection".to_owned(), |error| error.message);
+    error!(
+        "changes of the host, and containers that end, go unnoticed until portmapd is started again: {why}"
+    );
 }
 
 /// Waits until the daemon is to end, no operation runs any more, and everybody could have read its answer.
@@ -134,6 +146,7 @@ fn writing() -> Router<Shared> {
         .route("/v1/containers", post(add))
         .route("/v1/containers/{name}", axum::routing::delete(delete).patch(update))
         .route("/v1/explain", post(explain))
+        .route("/v1/repair", post(repair))
         .route("/v1/teardown", post(teardown))
 }
 
@@ -171,10 +184,10 @@ async fn delete(State(shared): State<Shared>, Path(name): Path<String>) -> Resul
 async fn update(
     State(shared): State<Shared>,
     Path(name): Path<String>,
-    wishes: std::result::Result<Json<Wishes>, JsonRejection>,
+    request: std::result::Result<Json<UpdateRequest>, JsonRejection>,
 ) -> Result<Json<Container>> {
-    let Json(wishes) = wishes.map_err(|rejection| Error::usage(rejection.body_text()))?;
-    run(&shared, move |daemon| daemon.update(&name, wishes)).await
+    let Json(request) = request.map_err(|rejection| Error::usage(rejection.body_text()))?;
+    run(&shared, move |daemon| daemon.update(&name, request)).await
 }
 
 async fn stats(State(shared): State<Shared>) -> Result<Json<Stats>> {
@@ -220,6 +233,10 @@ async fn follow_drops(State(shared): State<Shared>, whose: WhoseQuery) -> Result
 
 async fn doctor(State(shared): State<Shared>) -> Result<Json<Vec<Finding>>> {
     run(&shared, |daemon| Ok(daemon.doctor())).await
+}
+
+async fn repair(State(shared): State<Shared>) -> Result<Json<Vec<Finding>>> {
+    run(&shared, Daemon::repair).await
 }
 
 async fn explain(

@@ -13,10 +13,10 @@ use tracing::warn;
 
 use super::{
     Daemon, HostFacts,
-    container::{open_same, port_entry},
+    container::{namespace_of, port_entry},
 };
 use crate::{
-    api::{Container, Limit, QueueStats, Wishes},
+    api::{Limit, QueueStats, Wishes},
     error::{Error, Result},
     kernel::{
         link,
@@ -25,7 +25,7 @@ use crate::{
     },
     rates::{Direction, default_burst},
     settings::Shaping,
-    state::{ContainerRecord, Phase},
+    state::ContainerRecord,
 };
 
 /// Nanoseconds by which what passes a host veth may be ahead of the limit: a queue's packets are late when the CPU is
@@ -82,39 +82,9 @@ impl Daemon {
         self.settings.shaping.ingress.check_asked(Direction::Ingress, wishes.ingress_rate)
     }
 
-    /// Changes what was asked for a container's traffic, and its limits with it. With nothing changed, everything that
-    /// limits it is put back as it should be.
-    pub fn update(&self, name: &str, wishes: Wishes) -> Result<Container> {
-        self.check_wishes(&wishes)?;
-        let _open = self.open()?;
-        // One at a time: of two that change the same container, the later one must find what the earlier one left.
-        let _turn = self.updating.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut record = {
-            let registry = self.registry();
-            let entry = registry.containers.get(name).ok_or_else(|| Error::no_container(name))?;
-            if entry.record.phase != Phase::Ready || entry.broken {
-                return Err(Error::conflict(format!(
-                    "container {name:?} is {}: expected one in service",
-                    entry.state().name()
-                )));
-            }
-            entry.record.clone()
-        };
-        record.wishes = wishes.or(record.wishes);
-        (record.egress, record.ingress) = self.limits(&record.wishes);
-        self.apply(&record)?;
-        self.store.set_container(&record)?;
-        let mut registry = self.registry();
-        let entry = registry.containers.get_mut(name).ok_or_else(|| Error::no_container(name))?;
-        entry.record = record;
-        Ok(self.describe(entry))
-    }
-
     /// Brings a running container's limits about. None of its packets is lost, unless it had no queue before.
     pub(super) fn apply(&self, record: &ContainerRecord) -> Result<()> {
-        let namespace = open_same(record).ok_or_else(|| {
-            Error::failure(format!("{} no longer stands for its network namespace", record.netns.display()))
-        })?;
+        let namespace = namespace_of(record)?;
         // What is dropped must not come before the queue knows of a lower limit, nor stay behind a higher one.
         let (before, after) = (self.maps().limit(record.slot)?, self.limit_entry(record));
         let is_lower = after.cost > before.cost;
@@ -184,9 +154,9 @@ impl Daemon {
     /// Counters of the queues of a container. One that cannot be looked at has none.
     pub(super) fn queue_stats(&self, record: &ContainerRecord) -> (Vec<QueueStats>, Vec<QueueStats>) {
         let look = |index| qdisc::stats_of(&Netlink::open()?, index);
-        let inside = record.egress.as_ref().and_then(|_| open_same(record)).map(|namespace| {
+        let inside = record.egress.as_ref().map(|_| {
             let eth0 = self.maps().endpoint(record.slot)?.eth0_ifindex;
-            namespace.run(|| look(eth0))
+            namespace_of(record)?.run(|| look(eth0))
         });
         let outside = record.ingress.as_ref().map(|_| look(veth_ifindex(record.slot)));
         let counted = |looked: Option<Result<Vec<QueueStats>>>| match looked {
@@ -214,10 +184,7 @@ impl Daemon {
     /// Compares what holds a limit on what a container sends with that limit.
     pub(super) fn check_egress(&self, record: &ContainerRecord, limit: &Limit) -> Result<()> {
         let eth0 = self.maps().endpoint(record.slot)?.eth0_ifindex;
-        let namespace = open_same(record).ok_or_else(|| {
-            Error::failure(format!("{} is another network namespace", record.netns.display()))
-        })?;
-        let found = namespace.run(|| qdisc::shape_of(&Netlink::open()?, eth0))?;
+        let found = namespace_of(record)?.run(|| qdisc::shape_of(&Netlink::open()?, eth0))?;
         self.check_queue(record, "eth0", limit, found).map_err(|error| {
             Error::failure(format!("{error}; what it sends faster than its limit is dropped at the host"))
         })?;

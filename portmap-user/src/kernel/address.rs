@@ -8,9 +8,13 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType},
 };
+use nix::libc::EADDRNOTAVAIL;
 use rtnetlink::RouteMessageBuilder;
 
-use super::{link::Interface, netlink::Netlink};
+use super::{
+    link::Interface,
+    netlink::{Netlink, errno},
+};
 use crate::error::{Context as _, Result};
 
 /// An address and the length of its network's prefix.
@@ -135,24 +139,42 @@ pub fn add(netlink: &Netlink, index: u32, address: IpAddr, prefix_length: u8) ->
     netlink.wait(request.execute()).context(|| format!("cannot add the address {address}/{prefix_length}"))
 }
 
-/// Routes everything IPv4 that has no route of its own to an interface.
-pub fn add_default_route(netlink: &Netlink, index: u32, gateway: Option<Ipv4Addr>) -> Result<()> {
+/// Takes an address from an interface. It is no error if it does not have it.
+pub fn delete(netlink: &Netlink, index: u32, address: IpAddr, prefix_length: u8) -> Result<()> {
+    let mut message = AddressMessage::default();
+    message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.index = index;
+    message.header.prefix_len = prefix_length;
+    message.attributes.push(AddressAttribute::Local(address));
+    match netlink.wait(netlink.handle().address().del(message).execute()) {
+        Err(error) if errno(&error) == Some(EADDRNOTAVAIL) => Ok(()),
+        other => other.context(|| format!("cannot take the address {address}/{prefix_length} away")),
+    }
+}
+
+/// Routes everything IPv4 that has no route of its own to an interface, which has such a route already if `instead`.
+/// Somebody else's default route is not replaced, but an error.
+pub fn set_default_route(
+    netlink: &Netlink,
+    index: u32,
+    gateway: Option<Ipv4Addr>,
+    instead: bool,
+) -> Result<()> {
     let mut route = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(index);
     route = match gateway {
         // The gateway may lie outside the address's prefix, as it does where hosts have single addresses.
         Some(gateway) => route.gateway(gateway).onlink(),
         None => route.scope(RouteScope::Link),
     };
-    add_route(netlink, route.build())
+    let request = netlink.handle().route().add(route.build());
+    let request = if instead { request.replace() } else { request };
+    netlink.wait(request.execute()).context(|| "cannot set the default route".to_owned())
 }
 
 /// The same for IPv6. It names no gateway, because that is often a link-local address, and the interface has none.
 pub fn add_default_route6(netlink: &Netlink, index: u32) -> Result<()> {
-    add_route(netlink, RouteMessageBuilder::<Ipv6Addr>::new().output_interface(index).build())
-}
-
-fn add_route(netlink: &Netlink, route: RouteMessage) -> Result<()> {
+    let route = RouteMessageBuilder::<Ipv6Addr>::new().output_interface(index).build();
     netlink
         .wait(netlink.handle().route().add(route).execute())
-        .context(|| "cannot add the default route".to_owned())
+        .context(|| "cannot add the IPv6 default route".to_owned())
 }

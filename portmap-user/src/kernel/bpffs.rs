@@ -6,6 +6,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use crate::{
     error::{Context as _, Error, Result},
+    fault,
     paths::Pins,
 };
 
@@ -17,6 +18,7 @@ pub fn prepare(pins: &Pins) -> Result<()> {
             .recursive(true)
             .mode(0o700)
             .create(&directory)
+            .and_then(|()| fault::step("made a directory for pins"))
             .context(|| format!("cannot make {}", directory.display()))?;
     }
     Ok(())
@@ -36,7 +38,7 @@ pub fn check_mounted(directory: &Path) -> Result<()> {
 
 /// Removes a pin. It is no error if there is none.
 pub fn unpin(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
+    match fault::step("unpin").and_then(|()| fs::remove_file(path)) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(Error::failure(format!("cannot remove the pin {}: {error}", path.display())))
         }
@@ -49,7 +51,7 @@ pub fn remove_directories(pins: &Pins) -> Result<()> {
     let mut directories = pins.directories().to_vec();
     directories.extend([pins.root(), pins.bpffs().to_owned()]);
     for directory in directories {
-        match fs::remove_dir(&directory) {
+        match fault::step("remove a directory for pins").and_then(|()| fs::remove_dir(&directory)) {
             // Another layout's directory, or somebody else's pin, may be beside ours.
             Err(error)
                 if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty)

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsRawFd as _;
 
-use futures_util::StreamExt as _;
+use futures_util::TryStreamExt as _;
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use nix::libc::{EEXIST, ENODEV};
 use rtnetlink::{LinkGetRequest, LinkMessageBuilder, LinkUnspec, LinkVeth};
@@ -31,6 +31,8 @@ pub struct Interface {
     pub is_ethernet: bool,
     /// Whether it is administratively up.
     pub is_up: bool,
+    /// For one end of a veth pair, the index of the other in its namespace.
+    pub peer: Option<u32>,
     /// The description that can be set by `ip link set alias`.
     pub alias: Option<String>,
 }
@@ -44,6 +46,7 @@ impl From<LinkMessage> for Interface {
             mtu: 0,
             is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             is_up: message.header.flags.contains(LinkFlags::Up),
+            peer: None,
             alias: None,
         };
         for attribute in message.attributes {
@@ -53,6 +56,8 @@ impl From<LinkMessage> for Interface {
                 interface.mac = bytes.try_into().unwrap_or_default();
             } else if let LinkAttribute::Mtu(mtu) = attribute {
                 interface.mtu = mtu;
+            } else if let LinkAttribute::Link(peer) = attribute {
+                interface.peer = Some(peer);
             } else if let LinkAttribute::IfAlias(alias) = attribute {
                 interface.alias = Some(alias);
             }
@@ -83,12 +88,18 @@ pub fn find_by_index(netlink: &Netlink, index: u32) -> Result<Option<Interface>>
     get(netlink, netlink.handle().link().get().match_index(index), &format!("interface {index}"))
 }
 
+/// All interfaces of the namespace.
+pub fn all(netlink: &Netlink) -> Result<Vec<Interface>> {
+    let messages: Vec<LinkMessage> = netlink
+        .wait(netlink.handle().link().get().execute().try_collect())
+        .context(|| "cannot look at the interfaces".to_owned())?;
+    Ok(messages.into_iter().map(Interface::from).collect())
+}
+
 fn get(netlink: &Netlink, request: LinkGetRequest, name: &str) -> Result<Option<Interface>> {
-    match netlink.wait(async { Box::pin(request.execute()).next().await }) {
-        None => Ok(None),
-        Some(Ok(message)) => Ok(Some(message.into())),
-        Some(Err(error)) if errno(&error) == Some(ENODEV) => Ok(None),
-        Some(Err(error)) => Err(error).context(|| format!("cannot look at {name}")),
+    match netlink.wait(async { Box::pin(request.execute()).try_next().await }) {
+        Err(error) if errno(&error) == Some(ENODEV) => Ok(None),
+        other => Ok(other.context(|| format!("cannot look at {name}"))?.map(Interface::from)),
     }
 }
 
@@ -143,12 +154,17 @@ pub fn create_veth(netlink: &Netlink, pair: &VethPair<'_>) -> Result<()> {
     })?;
     // The kernel takes an alias only from a message about an existing interface.
     let message = LinkUnspec::new_with_index(pair.host_index).alias(pair.alias).build();
-    change(netlink, message, &format!("the alias of {}", pair.host_name))
+    set(netlink, message, &format!("the alias of {}", pair.host_name))
 }
 
 /// Brings an interface up.
 pub fn set_up(netlink: &Netlink, index: u32, name: &str) -> Result<()> {
-    change(netlink, LinkUnspec::new_with_index(index).up().build(), name)
+    set(netlink, LinkUnspec::new_with_index(index).up().build(), name)
+}
+
+/// Changes an interface's MAC address and MTU.
+pub fn change(netlink: &Netlink, index: u32, mac: Mac, mtu: u32, name: &str) -> Result<()> {
+    set(netlink, LinkUnspec::new_with_index(index).address(mac.to_vec()).mtu(mtu).build(), name)
 }
 
 /// Changes the MTU, and perhaps the MAC address, of the namespace's loopback device.
@@ -157,10 +173,10 @@ pub fn change_loopback(netlink: &Netlink, mac: Option<Mac>, mtu: u32) -> Result<
     if let Some(mac) = mac {
         message = message.address(mac.to_vec());
     }
-    change(netlink, message.build(), "lo")
+    set(netlink, message.build(), "lo")
 }
 
-fn change(netlink: &Netlink, message: LinkMessage, what: &str) -> Result<()> {
+fn set(netlink: &Netlink, message: LinkMessage, what: &str) -> Result<()> {
     netlink.wait(netlink.handle().link().set(message).execute()).context(|| format!("cannot change {what}"))
 }
 

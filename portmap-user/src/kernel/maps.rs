@@ -25,6 +25,7 @@ use portmap_common::{
 
 use crate::{
     error::{Context as _, Result},
+    fault,
     paths::Pins,
 };
 
@@ -64,7 +65,7 @@ impl Maps {
 
     /// Tells the programs the host's addresses.
     pub fn set_config(&mut self, config: &Config) -> Result<()> {
-        self.config.set(0, config, 0).context(|| writing(names::MAP_CONFIG))
+        put(&mut self.config, 0, *config, names::MAP_CONFIG)
     }
 
     /// The host's addresses as the programs know them.
@@ -77,7 +78,7 @@ impl Maps {
     pub fn set_endpoint(&mut self, slot: u16, endpoint: Endpoint) -> Result<()> {
         let generation = self.endpoint(slot)?.generation.wrapping_add(1);
         let endpoint = Endpoint { generation, ..endpoint };
-        self.endpoints.set(u32::from(slot), endpoint, 0).context(|| writing(names::MAP_ENDPOINTS))
+        put(&mut self.endpoints, u32::from(slot), endpoint, names::MAP_ENDPOINTS)
     }
 
     /// A container's interfaces as the programs know them.
@@ -87,12 +88,12 @@ impl Maps {
 
     /// Tells the programs more of a container that they know already.
     pub fn change_endpoint(&mut self, slot: u16, endpoint: Endpoint) -> Result<()> {
-        self.endpoints.set(u32::from(slot), endpoint, 0).context(|| writing(names::MAP_ENDPOINTS))
+        put(&mut self.endpoints, u32::from(slot), endpoint, names::MAP_ENDPOINTS)
     }
 
     /// Limits what a slot sends, from now on.
     pub fn set_limit(&mut self, slot: u16, limit: Limit) -> Result<()> {
-        self.limits.set(u32::from(slot), limit, 0).context(|| writing(names::MAP_LIMITS))
+        put(&mut self.limits, u32::from(slot), limit, names::MAP_LIMITS)
     }
 
     /// The limit on what a slot sends.
@@ -139,9 +140,10 @@ impl Maps {
         })?;
         let zeros = PerCpuValues::try_from(vec![Counters::default(); cpus])
             .context(|| writing(names::MAP_COUNTERS))?;
+        fault::step("write a map").context(|| writing(names::MAP_COUNTERS))?;
         self.counters.set(u32::from(slot), zeros, 0).context(|| writing(names::MAP_COUNTERS))?;
-        self.drops.set(u32::from(slot), Drops::default(), 0).context(|| writing(names::MAP_DROPS))?;
-        self.budgets.set(u32::from(slot), EventBudget::default(), 0).context(|| writing(names::MAP_BUDGETS))
+        put(&mut self.drops, u32::from(slot), Drops::default(), names::MAP_DROPS)?;
+        put(&mut self.budgets, u32::from(slot), EventBudget::default(), names::MAP_BUDGETS)
     }
 }
 
@@ -153,7 +155,14 @@ fn writing(name: &str) -> String {
     format!("cannot write the map {name}")
 }
 
+/// Writes an element of an array.
+fn put<V: Pod>(map: &mut Array<MapData, V>, index: u32, value: V, name: &str) -> Result<()> {
+    fault::step("write a map").context(|| writing(name))?;
+    map.set(index, value, 0).context(|| writing(name))
+}
+
 fn open(path: &Path) -> Result<MapData> {
+    fault::step("open a map").context(|| format!("cannot open the pinned map {}", path.display()))?;
     MapData::from_pin(path).context(|| format!("cannot open the pinned map {}", path.display()))
 }
 

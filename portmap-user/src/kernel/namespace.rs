@@ -9,13 +9,17 @@ use std::{
 
 use nix::{
     errno::Errno,
+    libc::ESRCH,
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
-    sys::statfs::{NSFS_MAGIC, fstatfs},
+    sys::statfs::{NSFS_MAGIC, fstatfs, statfs},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Context as _, Error, Kind, Result};
+use crate::{
+    error::{Context as _, Error, Kind, Result},
+    fault,
+};
 
 /// Where `ip netns` looks for namespaces by name.
 pub const DIRECTORY: &str = "/run/netns";
@@ -39,11 +43,16 @@ pub struct Namespace {
 impl Namespace {
     /// The namespace that the file at `path` stands for.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::usage(format!("{} does not exist: expected a network namespace", path.display()))
+        let file = fault::step("open a namespace").and_then(|()| File::open(path)).map_err(|error| {
+            match error.kind() {
+                std::io::ErrorKind::NotFound => {
+                    Error::usage(format!("{} does not exist: expected a network namespace", path.display()))
+                }
+                _ if error.raw_os_error() == Some(ESRCH) => {
+                    Error::usage(format!("the process of {} has ended", path.display()))
+                }
+                _ => Error::failure(format!("cannot open the network namespace {}: {error}", path.display())),
             }
-            _ => Error::failure(format!("cannot open the network namespace {}: {error}", path.display())),
         })?;
         let is_namespace = fstatfs(&file).is_ok_and(|fs| fs.filesystem_type() == NSFS_MAGIC);
         if !is_namespace {
@@ -64,15 +73,19 @@ impl Namespace {
     pub fn create(name: &str) -> Result<Self> {
         share_directory()?;
         let path = path_of(name);
-        File::create_new(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists => Error::conflict(format!(
-                "the network namespace {} exists already: choose another name, or pass it as --netns",
-                path.display()
-            )),
-            _ => Error::failure(format!("cannot create {}: {error}", path.display())),
-        })?;
+        fault::step("create a namespace's file").and_then(|()| File::create_new(&path).map(drop)).map_err(
+            |error| match error.kind() {
+                std::io::ErrorKind::AlreadyExists => Error::conflict(format!(
+                    "the network namespace {} exists already: choose another name, or pass it as --netns",
+                    path.display()
+                )),
+                _ => Error::failure(format!("cannot create {}: {error}", path.display())),
+            },
+        )?;
         let mount_new = || -> Result<()> {
+            fault::step("make a namespace").context(|| "cannot make a network namespace".to_owned())?;
             unshare(CloneFlags::CLONE_NEWNET).context(|| "cannot make a network namespace".to_owned())?;
+            fault::step("mount a namespace").context(|| "cannot mount a network namespace".to_owned())?;
             let own = "/proc/thread-self/ns/net";
             mount(Some(own), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
                 .context(|| format!("cannot mount the network namespace on {}", path.display()))
@@ -143,17 +156,27 @@ pub fn path_of(name: &str) -> PathBuf {
 /// error if there is none.
 pub fn remove(name: &str) -> Result<()> {
     let path = path_of(name);
+    fault::step("unmount a namespace").context(|| format!("cannot unmount {}", path.display()))?;
     match umount2(&path, MntFlags::MNT_DETACH) {
         // EINVAL: the file is there, but nothing is mounted on it.
         Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
         Err(errno) => return Err(Error::failure(format!("cannot unmount {}: {errno}", path.display()))),
     }
-    match fs::remove_file(&path) {
+    match fault::step("remove a namespace's file").and_then(|()| fs::remove_file(&path)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::failure(format!("cannot remove {}: {error}", path.display())))
         }
         _ => Ok(()),
     }
+}
+
+/// Removes what is left of a name whose namespace is not mounted any more. It is no error if there is nothing, or somebody
+/// else's has the name.
+pub fn remove_rest(name: &str) -> Result<()> {
+    let path = path_of(name);
+    let is_rest = statfs(&path).is_ok_and(|fs| fs.filesystem_type() != NSFS_MAGIC)
+        && fs::metadata(&path).is_ok_and(|file| file.is_file() && file.len() == 0);
+    if is_rest { remove(name) } else { Ok(()) }
 }
 
 /// Makes the directory of names a shared mount, as `ip netns add` does: an unmount then reaches every copy of the
@@ -175,6 +198,7 @@ fn share_directory() -> Result<()> {
 
 /// Runs `work` on a thread of its own and waits for it.
 fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let work = fault::carried(work);
     thread::scope(|scope| {
         let worker = thread::Builder::new().name("portmap-netns".to_owned()).spawn_scoped(scope, work);
         match worker.context(|| "cannot start a thread".to_owned())?.join() {

@@ -1,14 +1,21 @@
 //! A netlink socket of the calling thread's network namespace.
 
-use std::future::Future;
+use std::{future::Future, num::NonZeroI32};
 
 use futures_util::StreamExt as _;
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::libc::EIO;
 use rtnetlink::Handle;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::error::{Context as _, Result};
+use crate::{
+    error::{Context as _, Result},
+    fault,
+};
 
 /// A connection to the kernel's routing subsystem. It stays in the namespace in which it was opened.
 pub struct Netlink {
@@ -51,8 +58,8 @@ impl Netlink {
     ) -> Result<Vec<RouteNetlinkMessage>, rtnetlink::Error> {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | flags;
-        let mut answers = self.handle.clone().request(request)?;
         self.wait(async {
+            let mut answers = self.handle.clone().request(request)?;
             let mut messages = Vec::new();
             while let Some(answer) = answers.next().await {
                 match answer.payload {
@@ -67,10 +74,64 @@ impl Netlink {
         })
     }
 
-    /// Waits for an answer.
-    pub fn wait<T>(&self, answer: impl Future<Output = T>) -> T {
+    /// Asks, and waits for an answer.
+    pub fn wait<T>(
+        &self,
+        answer: impl Future<Output = Result<T, rtnetlink::Error>>,
+    ) -> Result<T, rtnetlink::Error> {
+        order_a_refusal()?;
         self.runtime.block_on(answer)
     }
+}
+
+/// Has the kernel carry out several requests one right after the other: not even the end of this process comes between
+/// them. All of them are tried, and the first refusal is the result. They go to the calling thread's namespace.
+pub fn request_at_once(requests: Vec<(RouteNetlinkMessage, u16)>) -> Result<(), rtnetlink::Error> {
+    order_a_refusal()?;
+    let failed = |_error: std::io::Error| rtnetlink::Error::RequestFailed;
+    let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed)?;
+    socket.bind_auto().map_err(failed)?;
+    let mut sent = Vec::new();
+    let mut unanswered = requests.len();
+    for (number, (message, flags)) in (1..).zip(requests) {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        request.header.sequence_number = number;
+        request.finalize();
+        // Every message begins at a multiple of four bytes.
+        let start = sent.len().next_multiple_of(4);
+        sent.resize(start + request.buffer_len(), 0);
+        request.serialize(&mut sent[start..]);
+    }
+    // The kernel works on all of it before it returns.
+    socket.send_to(&sent, &SocketAddr::new(0, 0), 0).map_err(failed)?;
+    let mut result = Ok(());
+    while unanswered > 0 {
+        let (received, _kernel) = socket.recv_from_full().map_err(failed)?;
+        let mut rest = received.as_slice();
+        while !rest.is_empty() {
+            let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+                .map_err(|_error| rtnetlink::Error::RequestFailed)?;
+            let length = usize::try_from(answer.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
+            rest = rest.get(length..).unwrap_or_default();
+            if let NetlinkPayload::Error(error) = answer.payload {
+                unanswered -= 1;
+                if error.code.is_some() && result.is_ok() {
+                    result = Err(rtnetlink::Error::NetlinkError(error));
+                }
+            }
+        }
+    }
+    result
+}
+
+/// Fails if a test wants the next request to.
+fn order_a_refusal() -> Result<(), rtnetlink::Error> {
+    fault::step("netlink").map_err(|_ordered| {
+        let mut refusal = ErrorMessage::default();
+        refusal.code = NonZeroI32::new(-EIO);
+        rtnetlink::Error::NetlinkError(refusal)
+    })
 }
 
 /// The error number in the kernel's answer, positive, if it was the kernel that refused.

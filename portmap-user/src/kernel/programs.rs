@@ -1,7 +1,8 @@
 //! Loading, pinning and attaching the programs.
 //!
-//! A hook is held by a pinned TCX link where the kernel has those, and by a filter of the clsact qdisc where not.
-//! Either way a program that is there already is replaced in one step: no packet passes a hook without one.
+//! A hook is held by a pinned TCX link, where the kernel has those, or by a filter of the clsact qdisc. The former cannot
+//! be removed by other tools; the latter is there twenty times sooner, because the kernel need not wait until all CPUs have
+//! seen the change (`tcx_entry_sync`, 10 ms). So links are for interfaces that are not our own. Either way a program that is there already is replaced in one step: no packet passes a hook without one.
 
 use std::{
     fs,
@@ -25,7 +26,7 @@ use portmap_common::names;
 use super::{bpffs, clsact, netlink::Netlink};
 use crate::{
     error::{Context as _, Error, Result},
-    object,
+    fault, object,
     paths::Pins,
 };
 
@@ -63,7 +64,9 @@ pub struct Hook {
     pub ingress: bool,
     /// The program.
     pub program: &'static str,
-    /// The pin of the link.
+    /// How it gets there.
+    pub mechanism: Mechanism,
+    /// The pin of the link, if it is one.
     pub link: PathBuf,
 }
 
@@ -89,11 +92,12 @@ pub fn load(pins: &Pins) -> Result<()> {
     for (place, name) in (0..).zip(names::REST) {
         let program = load_program(&mut object, name)?;
         let fd = program.fd().context(|| format!("the program {name} is not loaded"))?;
+        fault::step("write a map").context(|| format!("cannot write the map {}", names::MAP_REST))?;
         rest.set(place, fd, 0).context(|| format!("cannot write the map {}", names::MAP_REST))?;
     }
     // Those that leave to them are not there before them.
     for name in names::PROGRAMS {
-        replace_pin(load_program(&mut object, name)?, &pins.program(name))?;
+        replace_pin(load_program(&mut object, name)?, &pins.program(name), &pins.new_program(name))?;
     }
     Ok(())
 }
@@ -105,19 +109,20 @@ fn load_program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedCla
         .ok_or_else(missing)?
         .try_into()
         .context(|| format!("the program {name} is of the wrong kind"))?;
-    program.load().context(|| format!("the kernel refuses the program {name}"))?;
+    let refused = || format!("the kernel refuses the program {name}");
+    fault::step("load a program").context(refused)?;
+    program.load().context(refused)?;
     Ok(program)
 }
 
-/// Pins a program in place of the one that is pinned there.
-fn replace_pin(program: &mut SchedClassifier, path: &Path) -> Result<()> {
-    // A bpffs allows no dots in names.
-    let mut new = path.as_os_str().to_owned();
-    new.push("_new");
-    let new = PathBuf::from(new);
-    bpffs::unpin(&new)?;
-    program.pin(&new).context(|| format!("cannot pin {}", new.display()))?;
-    fs::rename(&new, path).context(|| format!("cannot move {} to {}", new.display(), path.display()))
+/// Pins a program in place of the one that is pinned there, by way of another pin.
+fn replace_pin(program: &mut SchedClassifier, path: &Path, new: &Path) -> Result<()> {
+    bpffs::unpin(new)?;
+    fault::step("pin a program").context(|| format!("cannot pin {}", new.display()))?;
+    program.pin(new).context(|| format!("cannot pin {}", new.display()))?;
+    fault::step("move a pin")
+        .and_then(|()| fs::rename(new, path))
+        .context(|| format!("cannot move {} to {}", new.display(), path.display()))
 }
 
 /// Refuses pinned maps that are not what the object expects: the kernel and aya would use them as they are.
@@ -127,16 +132,7 @@ fn check_pinned_maps(pins: &Pins) -> Result<()> {
         if !path.exists() {
             continue;
         }
-        let info =
-            MapInfo::from_pin(&path).context(|| format!("cannot look at the pin {}", path.display()))?;
-        let found = object::MapShape {
-            name: expected.name.clone(),
-            map_type: info.map_type().unwrap_or(MapType::Unspecified) as u32,
-            key_size: info.key_size(),
-            value_size: info.value_size(),
-            max_entries: info.max_entries(),
-            flags: info.map_flags(),
-        };
+        let found = shape_of_pin(&expected.name, &path)?;
         if found != expected {
             return Err(Error::conflict(format!(
                 "the pinned map {} is {found}, expected {expected}: another program made it; run `portmap \
@@ -148,18 +144,36 @@ fn check_pinned_maps(pins: &Pins) -> Result<()> {
     Ok(())
 }
 
+/// What a pinned map is like, under the name that it is expected to have.
+pub fn shape_of_pin(name: &str, path: &Path) -> Result<object::MapShape> {
+    let info = MapInfo::from_pin(path).context(|| format!("cannot look at the pin {}", path.display()))?;
+    Ok(object::MapShape {
+        name: name.to_owned(),
+        map_type: info.map_type().unwrap_or(MapType::Unspecified) as u32,
+        key_size: info.key_size(),
+        value_size: info.value_size(),
+        max_entries: info.max_entries(),
+        flags: info.map_flags(),
+    })
+}
+
 /// Puts a program into a hook of an interface in the calling thread's namespace, in place of an earlier one.
-pub fn attach(mechanism: Mechanism, pins: &Pins, hook: &Hook) -> Result<()> {
+pub fn attach(pins: &Pins, hook: &Hook) -> Result<()> {
     let doing = || format!("cannot attach {} to {}", hook.program, hook.interface);
     let mut program = SchedClassifier::from_pin(pins.program(hook.program)).context(doing)?;
-    match mechanism {
+    match hook.mechanism {
         Mechanism::Tcx => attach_tcx(&mut program, hook),
-        Mechanism::Clsact => attach_clsact(&program, hook),
+        Mechanism::Clsact => {
+            attach_clsact(&program, hook)?;
+            // An earlier version may have had a link there. From now on, one of them is too many.
+            bpffs::unpin(&hook.link)
+        }
     }
 }
 
 fn attach_tcx(program: &mut SchedClassifier, hook: &Hook) -> Result<()> {
     let doing = || format!("cannot attach {} to {}", hook.program, hook.interface);
+    fault::step("attach a program").context(doing)?;
     if let Some(link) = pinned_link(&hook.link)? {
         let link = SchedClassifierLink::try_from(FdLink::from(link)).context(doing)?;
         match program.attach_to_link(link) {
@@ -176,6 +190,7 @@ fn attach_tcx(program: &mut SchedClassifier, hook: &Hook) -> Result<()> {
     let order = TcAttachOptions::TcxOrder(LinkOrder::default());
     let id = program.attach_with_options(&hook.interface, hook.direction(), order).context(doing)?;
     let link = FdLink::try_from(program.take_link(id).context(doing)?).context(doing)?;
+    fault::step("pin a link").context(|| format!("cannot pin {}", hook.link.display()))?;
     link.pin(&hook.link).context(|| format!("cannot pin {}", hook.link.display()))?;
     Ok(())
 }
@@ -197,20 +212,39 @@ fn attach_clsact(program: &SchedClassifier, hook: &Hook) -> Result<()> {
 
 /// Takes our program out of a hook of an interface in the calling thread's namespace. It is no error if there is
 /// none, or no such interface.
-pub fn detach(mechanism: Mechanism, hook: &Hook) -> Result<()> {
-    match mechanism {
+pub fn detach(hook: &Hook) -> Result<()> {
+    match hook.mechanism {
         // The pin is what keeps the link alive.
         Mechanism::Tcx => bpffs::unpin(&hook.link),
         Mechanism::Clsact => clsact::delete_filter(&Netlink::open()?, &hook.interface, hook.ingress),
     }
 }
 
+/// Puts a program into a hook unless it is there. Returns whether it was not.
+pub fn ensure(pins: &Pins, hook: &Hook) -> Result<bool> {
+    if is_attached(pins, hook)? {
+        return Ok(false);
+    }
+    attach(pins, hook)?;
+    Ok(true)
+}
+
+/// Puts a program where a pinned link is, wherever that is. It is no error if there is none.
+pub fn replace_by_link(pins: &Pins, hook: &Hook) -> Result<()> {
+    let doing = || format!("cannot replace {} at {}", hook.program, hook.interface);
+    let Some(link) = pinned_link(&hook.link)? else { return Ok(()) };
+    let mut program = SchedClassifier::from_pin(pins.program(hook.program)).context(doing)?;
+    let link = SchedClassifierLink::try_from(FdLink::from(link)).context(doing)?;
+    program.attach_to_link(link).context(doing)?;
+    Ok(())
+}
+
 /// Whether our program is in a hook of an interface in the calling thread's namespace.
-pub fn is_attached(mechanism: Mechanism, pins: &Pins, hook: &Hook) -> Result<bool> {
+pub fn is_attached(pins: &Pins, hook: &Hook) -> Result<bool> {
     let doing = || format!("cannot look at the programs of {}", hook.interface);
     let pinned = SchedClassifier::from_pin(pins.program(hook.program)).context(doing)?;
     let id = pinned.info().context(doing)?.id();
-    match mechanism {
+    match hook.mechanism {
         Mechanism::Tcx => {
             let (_revision, programs) =
                 SchedClassifier::query_tcx(&hook.interface, hook.direction()).context(doing)?;

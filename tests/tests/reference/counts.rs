@@ -7,12 +7,13 @@ use portmap_common::{
     slot::HOST_SLOT,
 };
 use portmap_ebpf::{Verdict, verdict::Origin};
+use portmap_tests::random::Random;
 
 use crate::{
     judge::Judge,
     kernel::{Kernel, SLOTS},
     packets::Form,
-    random::{self, Random},
+    random,
     world::{Case, Hook, World},
 };
 

@@ -21,13 +21,12 @@ mod world;
 
 use std::{collections::BTreeMap, env, panic, thread};
 
-use portmap_tests::private;
+use portmap_tests::{faults::sample, private, random::Random};
 
 use crate::{
     judge::{Judge, Tally},
     kernel::Kernel,
     packets::Form,
-    random::Random,
     world::{A, B, Hook, World},
 };
 
@@ -44,21 +43,12 @@ fn in_two(work: impl Fn(usize, &mut Kernel) -> Tally + Sync) -> Tally {
     tally
 }
 
-/// One in how many cases is tried: all, unless `PORTMAP_REFERENCE_STEP` says otherwise, as it does on emulated machines.
-fn step() -> usize {
-    let step = env::var("PORTMAP_REFERENCE_STEP").map_or(1, |step| step.parse().expect("a number"));
-    if step > 1 {
-        println!("PORTMAP_REFERENCE_STEP={step}: one in so many cases is tried");
-    }
-    step
-}
-
 /// Does the same with each of the forms.
 fn with_forms(forms: &[Form], work: impl Fn(&mut Judge<'_>, &Form) + Sync) -> Tally {
     in_two(|half, kernel| {
         let world = World::new();
         let mut judge = Judge::new(&world, Some(kernel));
-        for form in forms.iter().skip(half).step_by(2 * step()) {
+        for form in forms.iter().skip(half).step_by(2 * sample()) {
             work(&mut judge, form);
         }
         judge.tally
@@ -81,7 +71,7 @@ fn every_form_between_addresses_of_every_kind() {
             every_port::frames(judge, form);
         }
     });
-    let all_hooks = if step() == 1 { &Hook::ALL[..] } else { &[] };
+    let all_hooks = if sample() == 1 { &Hook::ALL[..] } else { &[] };
     for hook in all_hooks.iter().copied() {
         for (number, row) in model::rows(hook).iter().enumerate() {
             // These depend on the host's network, on what is remembered, on limits, and on headers that are wrong.
@@ -100,7 +90,7 @@ fn every_form_of_a_container_with_a_limit() {
         let limits = BTreeMap::from([(A, world::limit(is_used_up, counts_local))]);
         let world = World { limits, ..World::new() };
         let mut judge = Judge::new(&world, None);
-        for form in forms::all().iter().step_by(step()) {
+        for form in forms::all().iter().step_by(sample()) {
             every_port::addresses(&mut judge, form, &[Hook::Veth(A), Hook::Veth(B)]);
             every_port::segments(&mut judge, form);
         }
@@ -137,7 +127,7 @@ fn every_identifier() {
         let world = World::new();
         let mut judge = Judge::new(&world, Some(kernel));
         let is_ipv6 = half == 1;
-        echo::every_id(&mut judge, is_ipv6, 13 * step());
+        echo::every_id(&mut judge, is_ipv6, 13 * sample());
         for id in [0, 1, 77, 0x8000, u16::MAX] {
             echo::busy(&mut judge, is_ipv6, id);
         }
@@ -161,7 +151,7 @@ fn random_packets_in_random_worlds() {
     in_two(|half, kernel| {
         let mut random = Random::new(seed.wrapping_mul(2).wrapping_add(half as u64));
         let mut tally = Tally::default();
-        for _ in 0..WORLDS.div_ceil(step()) {
+        for _ in 0..WORLDS.div_ceil(sample()) {
             let world = random::world(&mut random);
             let mut judge = Judge::new(&world, Some(kernel));
             random::packets(&mut judge, &mut random, &forms, PACKETS);
@@ -178,7 +168,7 @@ fn what_is_counted_is_what_was_decided() {
     private::in_namespaces(|directory| {
         let mut kernel = Kernel::load(directory);
         let mut random = Random::new(seed);
-        for _ in 0..20_usize.div_ceil(step()) {
+        for _ in 0..20_usize.div_ceil(sample()) {
             counts::check(&mut kernel, &mut random, &forms_with_numbers());
         }
     });

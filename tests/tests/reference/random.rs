@@ -9,6 +9,7 @@ use portmap_common::{
     tables::{Address4, Address6},
 };
 use portmap_ebpf::hooks::DECIDED_MARK;
+use portmap_tests::random::Random;
 
 use crate::{
     forms,
@@ -19,46 +20,6 @@ use crate::{
         A, B, C, Case, GATEWAY6, HOST6, Hook, MAC, NOBODY, OTHER_MAC, UPLINK, World, limit, mask4, mask6,
     },
 };
-
-/// A xorshift generator: what it yields depends on the seed alone.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        // It must not be zero.
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    /// A number below `limit`.
-    pub(crate) fn below(&mut self, limit: usize) -> usize {
-        let limit = u64::try_from(limit).expect("a number");
-        usize::try_from((self.next() >> 32) % limit).expect("less than the limit")
-    }
-
-    pub(crate) fn pick<T: Clone>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())].clone()
-    }
-
-    /// True in one of `times` cases.
-    pub(crate) fn once_in(&mut self, times: usize) -> bool {
-        self.below(times) == 0
-    }
-
-    pub(crate) fn byte(&mut self) -> u8 {
-        self.next().to_le_bytes()[7]
-    }
-
-    pub(crate) fn port(&mut self) -> u16 {
-        u16::from_le_bytes([self.byte(), self.byte()])
-    }
-}
 
 /// A world: other owners, other containers, another network.
 pub(crate) fn world(random: &mut Random) -> World {

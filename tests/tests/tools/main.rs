@@ -21,8 +21,9 @@ use portmap::{
     paths::StateDir,
 };
 use portmap_tests::{
+    daemon::Daemon,
     packet_socket::PacketSocket,
-    sandbox::{Daemon, HOST, HOST6, Place, Sandbox},
+    sandbox::{HOST, HOST6, Place, Sandbox},
     wait,
 };
 

@@ -177,16 +177,16 @@ impl Daemon {
             Sender::Outside => foreign,
             _ if destination.is_loopback() && is_v4 => Ipv4Addr::LOCALHOST.into(),
             _ if destination.is_loopback() => Ipv6Addr::LOCALHOST.into(),
-            _ if is_v4 => self.facts.v4.address.into(),
+            _ if is_v4 => self.facts().v4.address.into(),
             // Without a shared address, none of them is right.
-            _ => self.facts.v6.as_ref().map_or(foreign, |v6| v6.address.into()),
+            _ => self.facts().v6.as_ref().map_or(foreign, |v6| v6.address.into()),
         }
     }
 
     /// Whether the host and all containers take an address for their own.
     fn is_local(&self, address: IpAddr) -> bool {
-        let shared6 = self.facts.v6.as_ref().map(|v6| IpAddr::from(v6.address));
-        address.is_loopback() || address == self.facts.v4.address || Some(address) == shared6
+        let shared6 = self.facts().v6.as_ref().map(|v6| IpAddr::from(v6.address));
+        address.is_loopback() || address == self.facts().v4.address || Some(address) == shared6
     }
 }
 

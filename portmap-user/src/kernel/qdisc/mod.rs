@@ -19,7 +19,7 @@ pub use self::{
 };
 use super::{
     namespace::Namespace,
-    netlink::{Netlink, errno},
+    netlink::{self, Netlink, errno},
 };
 use crate::error::{Context as _, Result};
 
@@ -41,6 +41,9 @@ const fn minor(handle: u32) -> u16 {
 const fn handle(handle: u32) -> TcHandle {
     TcHandle { major: (handle >> 16) as u16, minor: minor(handle) }
 }
+
+/// What the kernel is asked to do, and the flags of the question.
+type Request = (RouteNetlinkMessage, u16);
 
 /// A qdisc of an interface.
 #[derive(Clone, Debug)]
@@ -82,8 +85,8 @@ impl Leaf {
     /// The best leaf that the kernel has. It is asked in a namespace of its own, where nothing is disturbed.
     pub fn best() -> Result<Self> {
         Namespace::scratch(|| {
-            let netlink = Netlink::open()?;
-            match add_leaf(&netlink, super::link::LOOPBACK, TcHandle::ROOT, LEAF, Self::FqCodel, u64::MAX) {
+            let root = add_leaf(super::link::LOOPBACK, TcHandle::ROOT, LEAF, Self::FqCodel, u64::MAX);
+            match netlink::request_at_once(vec![root]) {
                 Ok(()) => Ok(Self::FqCodel),
                 Err(error) if errno(&error) == Some(ENOENT) => Ok(Self::Bfifo),
                 Err(error) => {
@@ -170,23 +173,24 @@ fn is_limiter(qdisc: &Qdisc) -> bool {
 pub fn shape(netlink: &Netlink, index: u32, shape: &Shape) -> Result<()> {
     let doing = || format!("cannot limit the rate of interface {index}");
     let there = of_interface(netlink, index)?;
+    let mut requests = Vec::new();
+    // At once, because the root has no way for packets before it has its class.
     if !there.iter().any(is_limiter) {
         let mut root = message(index);
         root.header.parent = TcHandle::ROOT;
         root.header.handle = handle(queue::ROOT);
         root.attributes = vec![TcAttribute::Kind(htb::KIND.to_owned()), htb::qdisc(LIMITED.into())];
-        netlink
-            .request(RouteNetlinkMessage::NewQueueDiscipline(root), NLM_F_CREATE | NLM_F_REPLACE)
-            .context(doing)?;
-    }
-    set_class(netlink, index, LIMITED, &shape.class).context(doing)?;
-    if shape.local_is_free {
-        set_class(netlink, index, LOCAL, &FREE).context(doing)?;
-        set_leaf(netlink, index, &there, (LOCAL, LOCAL_LEAF), shape.leaf, FREE.rate).context(doing)?;
-    } else {
+        requests.push((RouteNetlinkMessage::NewQueueDiscipline(root), NLM_F_CREATE | NLM_F_REPLACE));
+    } else if !shape.local_is_free {
         delete_class(netlink, index, LOCAL).context(doing)?;
     }
-    set_leaf(netlink, index, &there, (LIMITED, LEAF), shape.leaf, shape.class.rate).context(doing)
+    requests.push(set_class(index, LIMITED, &shape.class));
+    if shape.local_is_free {
+        requests.push(set_class(index, LOCAL, &FREE));
+        requests.extend(set_leaf(index, &there, (LOCAL, LOCAL_LEAF), shape.leaf, FREE.rate));
+    }
+    requests.extend(set_leaf(index, &there, (LIMITED, LEAF), shape.leaf, shape.class.rate));
+    netlink::request_at_once(requests).context(doing)
 }
 
 /// Lets an interface send as fast as it can. What limited it stays, without effect: to take it away would lose packets.
@@ -218,12 +222,12 @@ fn options(message: &TcMessage) -> Option<&[TcOption]> {
 }
 
 /// Makes or changes a class, without loss.
-fn set_class(netlink: &Netlink, index: u32, minor: u16, class: &Class) -> Result<(), rtnetlink::Error> {
+fn set_class(index: u32, minor: u16, class: &Class) -> Request {
     let mut request = message(index);
     request.header.parent = handle(queue::ROOT);
     request.header.handle = TcHandle { major: handle(queue::ROOT).major, minor };
     request.attributes = vec![TcAttribute::Kind(htb::KIND.to_owned()), htb::class(class)];
-    netlink.request(RouteNetlinkMessage::NewTrafficClass(request), NLM_F_CREATE)
+    (RouteNetlinkMessage::NewTrafficClass(request), NLM_F_CREATE)
 }
 
 /// Deletes a class. It is no error if there is none.
@@ -238,35 +242,21 @@ fn delete_class(netlink: &Netlink, index: u32, minor: u16) -> Result<(), rtnetli
 }
 
 /// Sees to it that a class has a leaf. One of the right kind stays; of a queue for all, the length follows the rate.
-fn set_leaf(
-    netlink: &Netlink,
-    index: u32,
-    there: &[Qdisc],
-    (class, own): (u16, u16),
-    leaf: Leaf,
-    rate: u64,
-) -> Result<(), rtnetlink::Error> {
+fn set_leaf(index: u32, there: &[Qdisc], (class, own): (u16, u16), leaf: Leaf, rate: u64) -> Option<Request> {
     let parent = TcHandle { major: handle(queue::ROOT).major, minor: class };
     let is_there = there.iter().any(|qdisc| qdisc.parent == parent && qdisc.kind == leaf.name());
     if is_there && leaf == Leaf::FqCodel {
-        return Ok(());
+        return None;
     }
-    add_leaf(netlink, index, parent, own, leaf, rate)
+    Some(add_leaf(index, parent, own, leaf, rate))
 }
 
-fn add_leaf(
-    netlink: &Netlink,
-    index: u32,
-    parent: TcHandle,
-    own: u16,
-    leaf: Leaf,
-    rate: u64,
-) -> Result<(), rtnetlink::Error> {
+fn add_leaf(index: u32, parent: TcHandle, own: u16, leaf: Leaf, rate: u64) -> Request {
     let mut request = message(index);
     request.header.parent = parent;
     request.header.handle = TcHandle { major: own, minor: 0 };
     request.attributes = vec![TcAttribute::Kind(leaf.name().to_owned()), leaf_options(leaf, rate)];
-    netlink.request(RouteNetlinkMessage::NewQueueDiscipline(request), NLM_F_CREATE | NLM_F_REPLACE)
+    (RouteNetlinkMessage::NewQueueDiscipline(request), NLM_F_CREATE | NLM_F_REPLACE)
 }
 
 fn leaf_options(leaf: Leaf, rate: u64) -> TcAttribute {

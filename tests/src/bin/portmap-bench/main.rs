@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod classifier;
+mod containers;
 mod machine;
 mod paper;
 mod shaping;
@@ -25,6 +26,8 @@ struct Arguments {
 enum What {
     /// Measures how well limits on rates are kept, and how much neighbours feel of each other.
     Shaping(shaping::Arguments),
+    /// Measures how long it takes to add, list, change and remove containers, and what the daemon needs, by their number.
+    Containers(containers::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
     let result = match &arguments.what {
         None => classifier::run(&arguments.classifier),
         Some(What::Shaping(shaping)) => shaping::run(shaping),
+        Some(What::Containers(containers)) => containers::run(containers),
     };
     if let Err(error) = result {
         eprintln!("error: {error:#}");

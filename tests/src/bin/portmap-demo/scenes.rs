@@ -6,9 +6,10 @@ use std::{
 };
 
 use portmap_tests::{
+    daemon::Daemon,
     frames::{Frame, ICMP},
     packet_socket::PacketSocket,
-    sandbox::{Daemon, FAR, HOST, HOST_MAC, OUTSIDE, Place, Sandbox, binary},
+    sandbox::{FAR, HOST, HOST_MAC, OUTSIDE, Place, Sandbox, binary},
     service::{Service, Transport, ask},
     wait,
 };

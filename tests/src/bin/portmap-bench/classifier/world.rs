@@ -206,12 +206,13 @@ impl World {
     /// Puts every classifier at its uplink.
     fn attach(&self, netlink: &Netlink, source: &mut Source) -> Result<()> {
         let hook = Hook {
+            mechanism: self.mechanism,
             interface: Classifier::Portmap.interface(),
             ingress: true,
             program: names::PROG_UPLINK_INGRESS,
             link: self.pins.link(&Classifier::Portmap.interface()),
         };
-        programs::attach(self.mechanism, &self.pins, &hook)?;
+        programs::attach(&self.pins, &hook)?;
         for (classifier, name) in [(Classifier::Empty, source::EMPTY), (Classifier::Deliver, source::DELIVER)]
         {
             attach_own(self.mechanism, netlink, &classifier.interface(), name, source.classifier(name)?)?;

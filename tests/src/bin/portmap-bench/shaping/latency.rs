@@ -3,7 +3,10 @@
 use std::{thread, time::Duration};
 
 use anyhow::Result;
-use portmap_tests::sandbox::{Daemon, Place, Sandbox};
+use portmap_tests::{
+    daemon::Daemon,
+    sandbox::{Place, Sandbox},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{

@@ -8,7 +8,10 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use portmap_tests::sandbox::{DAEMON_FLAGS, Daemon, Place, Sandbox};
+use portmap_tests::{
+    daemon::Daemon,
+    sandbox::{DAEMON_FLAGS, Place, Sandbox},
+};
 use serde::{Deserialize, Serialize};
 
 mod changes;

@@ -1,0 +1,236 @@
+//! A container's namespace from inside: what is set there, followed when the host changes, and put back.
+
+use std::net::IpAddr;
+
+use netlink_packet_route::AddressFamily;
+use portmap_common::slot::loopback_mac;
+
+use super::{
+    HostFacts,
+    container::{ETH0, loopback_hook},
+};
+use crate::{
+    error::{Error, Failures, Result},
+    kernel::{
+        address::{self, Address, DefaultRoute},
+        clsact,
+        link::{self, LOOPBACK, Mac},
+        netlink::Netlink,
+        programs::{self, Mechanism},
+        sysctl,
+    },
+    paths::Pins,
+    state::{ContainerRecord, NamespaceBefore},
+};
+
+/// Settings of the host that a namespace of ours gets, too: whether connections ask for ECN, by which queues mark instead of
+/// dropping, and how many may wait to be accepted. In somebody else's namespace they are as that one wants them.
+const INHERITED: [&str; 3] = ["core/somaxconn", "ipv4/tcp_ecn", "ipv4/tcp_ecn_fallback"];
+
+/// Those that this kernel has, with the values of the calling thread's namespace.
+pub(super) fn inherited() -> Vec<(&'static str, String)> {
+    INHERITED.into_iter().filter_map(|setting| Some((setting, sysctl::read(setting).ok()?))).collect()
+}
+
+/// The lowest index that no interface of the calling thread's namespace has; usually that behind the loopback's.
+pub(super) fn free_index() -> Result<u32> {
+    let netlink = Netlink::open()?;
+    let mut index = LOOPBACK + 1;
+    while link::find_by_index(&netlink, index)?.is_some() {
+        index += 1;
+    }
+    Ok(index)
+}
+
+/// What [`set_up`] will change in the calling thread's namespace.
+pub(super) fn look() -> Result<NamespaceBefore> {
+    let netlink = Netlink::open()?;
+    let lo = link::find_by_index(&netlink, LOOPBACK)?
+        .ok_or_else(|| Error::failure("the network namespace has no loopback device"))?;
+    Ok(NamespaceBefore {
+        lo_mac: lo.mac,
+        lo_mtu: lo.mtu,
+        local_ports: sysctl::local_port_range()?,
+        had_clsact: clsact::has_qdisc(&netlink, "lo")?,
+    })
+}
+
+/// Settings of a container's namespace, with the values that it needs. Kernels without IPv6 lack some.
+fn settings(record: &ContainerRecord) -> Vec<(String, &'static str)> {
+    // Packets from the host and from other containers have the container's own address as their source, and may
+    // be for 127.0.0.0/8.
+    let mut all = ["accept_local", "route_localnet"]
+        .map(|setting| (sysctl::of_interface("ipv4", ETH0, setting), "1"))
+        .to_vec();
+    // The route back to such a source is not by eth0; the larger of both values counts.
+    all.extend(["all", ETH0].map(|interface| (sysctl::of_interface("ipv4", interface, "rp_filter"), "0")));
+    let of_eth0 = |setting| sysctl::of_interface("ipv6", ETH0, setting);
+    all.push((of_eth0("disable_ipv6"), if record.ipv6 { "0" } else { "1" }));
+    if record.ipv6 {
+        all.extend(ETH0_IPV6.map(|(setting, value)| (of_eth0(setting), value)));
+    }
+    all
+}
+
+/// Gives the calling thread's namespace, a container's, the host's address and the container's ports.
+pub(super) fn set_up(facts: &HostFacts, record: &ContainerRecord, eth0: u32) -> Result<()> {
+    let netlink = Netlink::open()?;
+    for (setting, value) in settings(record) {
+        sysctl::write_if_present(&setting, value)?;
+    }
+    sysctl::set_local_port_range(record.ephemeral_ports)?;
+    link::change_loopback(&netlink, Some(loopback_mac(record.slot)), facts.mtu)?;
+    link::set_up(&netlink, LOOPBACK, "lo")?;
+    link::set_up(&netlink, eth0, ETH0)?;
+    conform(&netlink, facts, record, eth0)?;
+    Ok(())
+}
+
+/// Makes the calling thread's namespace, a container's, have what the host has now: MAC address, MTU, addresses and
+/// default routes, and settings. What is so already is not touched. Returns whether anything was not.
+pub(super) fn conform(
+    netlink: &Netlink,
+    facts: &HostFacts,
+    record: &ContainerRecord,
+    eth0: u32,
+) -> Result<bool> {
+    let mut changed = false;
+    for (setting, value) in settings(record) {
+        if sysctl::read_if_present(&setting)?.is_some_and(|found| found != value) {
+            sysctl::write(&setting, value)?;
+            changed = true;
+        }
+    }
+    let is_up = link::find_by_index(netlink, eth0)?.is_some_and(|eth0| eth0.is_up);
+    if !is_up {
+        link::set_up(netlink, eth0, ETH0)?;
+        changed = true;
+    }
+    changed |= conform_link(netlink, facts, eth0, ETH0)?;
+    // The uplink's MTU on the loopback device, too: what is sent to the host or another container by it leaves
+    // through eth0.
+    if link::find_by_index(netlink, LOOPBACK)?.is_none_or(|lo| lo.mtu != facts.mtu) {
+        link::change_loopback(netlink, None, facts.mtu)?;
+        changed = true;
+    }
+    let interface = link::find_by_index(netlink, eth0)?.ok_or_else(|| no_eth0(record))?;
+    let found = address::of_interface(netlink, &interface)?;
+    changed |= exchange(netlink, eth0, found.v4, Some(facts.v4.own()))?;
+    let had = default_route(netlink, AddressFamily::Inet, eth0)?;
+    if had.map(|route| route.gateway) != Some(facts.v4.gateway.map(IpAddr::V4)) {
+        address::set_default_route(netlink, eth0, facts.v4.gateway, had.is_some())?;
+        changed = true;
+    }
+    if record.ipv6 {
+        changed |= exchange(netlink, eth0, found.v6, facts.v6.map(super::host::Shared::own))?;
+        if facts.v6.is_some() && default_route(netlink, AddressFamily::Inet6, eth0)?.is_none() {
+            address::add_default_route6(netlink, eth0)?;
+            changed = true;
+        }
+    }
+    Ok(changed)
+}
+
+/// Makes an end of a container's veth pair have the host's MAC address and MTU. Returns whether it had others.
+pub(super) fn conform_link(netlink: &Netlink, facts: &HostFacts, index: u32, name: &str) -> Result<bool> {
+    let found = link::find_by_index(netlink, index)?;
+    if found.is_some_and(|found| found.mac == facts.mac && found.mtu == facts.mtu) {
+        return Ok(false);
+    }
+    link::change(netlink, index, facts.mac, facts.mtu, name)?;
+    Ok(true)
+}
+
+/// What in the calling thread's namespace, a container's, is not as [`conform`] makes it.
+pub(super) fn differences(
+    netlink: &Netlink,
+    facts: &HostFacts,
+    record: &ContainerRecord,
+    eth0: u32,
+) -> Result<Vec<String>> {
+    let interface = link::find_by_index(netlink, eth0)?.ok_or_else(|| no_eth0(record))?;
+    let lo_mtu = link::find_by_index(netlink, LOOPBACK)?.map(|lo| lo.mtu);
+    let found = address::of_interface(netlink, &interface)?;
+    let route = default_route(netlink, AddressFamily::Inet, eth0)?;
+    let mut all = Vec::new();
+    for (setting, value) in settings(record) {
+        if let Some(found) = sysctl::read_if_present(&setting)?.filter(|found| found != value) {
+            all.push(format!("{setting} is {found}, expected {value}"));
+        }
+    }
+    if !interface.is_up {
+        all.push("eth0 is down".to_owned());
+    }
+    let mut expect = |is_so: bool, what: &str| {
+        if !is_so {
+            all.push(format!("{what} is not the host's"));
+        }
+    };
+    expect(interface.mac == facts.mac, "the MAC address of eth0");
+    expect(interface.mtu == facts.mtu && lo_mtu == Some(facts.mtu), "the MTU");
+    expect(found.v4 == Some(facts.v4.own()), "the address of eth0");
+    expect(route.map(|route| route.gateway) == Some(facts.v4.gateway.map(IpAddr::V4)), "the default route");
+    if record.ipv6 {
+        let route = default_route(netlink, AddressFamily::Inet6, eth0)?;
+        expect(found.v6 == facts.v6.map(super::host::Shared::own), "the IPv6 address of eth0");
+        expect(facts.v6.is_none() || route.is_some(), "the default route of IPv6");
+    }
+    Ok(all)
+}
+
+fn no_eth0(record: &ContainerRecord) -> Error {
+    Error::failure(format!("container {:?} has no {ETH0} any more", record.name))
+}
+
+/// Replaces an address by another. Returns whether they differ.
+fn exchange<A: Into<IpAddr> + Copy + PartialEq>(
+    netlink: &Netlink,
+    eth0: u32,
+    old: Option<Address<A>>,
+    new: Option<Address<A>>,
+) -> Result<bool> {
+    if old == new {
+        return Ok(false);
+    }
+    // The old one first: another of the same prefix would be second to it, and go with it.
+    if let Some(old) = old {
+        address::delete(netlink, eth0, old.address.into(), old.prefix_length)?;
+    }
+    if let Some(new) = new {
+        address::add(netlink, eth0, new.address.into(), new.prefix_length)?;
+    }
+    Ok(true)
+}
+
+/// An interface's default route.
+fn default_route(netlink: &Netlink, family: AddressFamily, index: u32) -> Result<Option<DefaultRoute>> {
+    let routes = address::default_routes(netlink, family)?;
+    Ok(routes.into_iter().find(|route| route.interface == index))
+}
+
+/// IPv6 settings of a container's `eth0`. The host alone speaks to routers and neighbours: the container makes itself
+/// no addresses, asks for none, and does not ask whether anybody has the one that it is given.
+const ETH0_IPV6: [(&str, &str); 5] = [
+    ("accept_dad", "0"),
+    ("accept_ra", "0"),
+    ("autoconf", "0"),
+    ("addr_gen_mode", "1"),
+    ("router_solicitations", "0"),
+];
+
+/// Puts back what [`set_up`] changed in the calling thread's namespace and that did not go with `eth0`.
+pub(super) fn restore(mechanism: Mechanism, pins: &Pins, record: &ContainerRecord) -> Result<()> {
+    let mut failures = Failures::default();
+    failures.note(programs::detach(&loopback_hook(mechanism, pins, record)));
+    if let Some(before) = &record.before {
+        let netlink = Netlink::open()?;
+        // The kernel takes no all-zero address back, which is what a loopback device starts with; ours stays then.
+        let mac = (before.lo_mac != Mac::default()).then_some(before.lo_mac);
+        failures.note(link::change_loopback(&netlink, mac, before.lo_mtu));
+        failures.note(sysctl::set_local_port_range(before.local_ports));
+        if mechanism == Mechanism::Clsact && !before.had_clsact {
+            failures.note(clsact::delete_qdisc_if_empty(&netlink, "lo"));
+        }
+    }
+    failures.into_result()
+}

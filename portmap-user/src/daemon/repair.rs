@@ -1,0 +1,226 @@
+//! Bringing back what is meant to be: of one container, and of everything.
+
+use std::collections::{BTreeSet, HashMap};
+
+use portmap_common::{slot::veth_ifindex, tables::Endpoint};
+use tracing::{info, warn};
+
+use super::{
+    Daemon,
+    container::{hooks_inside, open_same, veth, veth_hook},
+    host, inside,
+};
+use crate::{
+    api::Finding,
+    error::Result,
+    kernel::{link, netlink::Netlink, programs, sysctl},
+    state::{ContainerRecord, Phase},
+};
+
+/// How a container that is meant to be in service was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// In service, after these repairs.
+    There(Vec<String>),
+    /// Without its interfaces, which it has again.
+    Unconnected,
+    /// Its namespace has ended.
+    Gone,
+}
+
+impl Daemon {
+    /// Brings a container into service again, as far as anything of it is missing.
+    pub(super) fn bring_back(&self, record: &ContainerRecord) -> Result<Found> {
+        let netlink = Netlink::open()?;
+        let (there, namespace) = (veth(&netlink, record)?, open_same(record)?);
+        let (there, namespace) = match (there, namespace) {
+            (Some(there), Some(namespace)) => (there, namespace),
+            (None, Some(namespace)) => {
+                self.connect(record, &namespace)?;
+                return Ok(Found::Unconnected);
+            }
+            (Some(_), None) => {
+                // Given by a process, for example, that has ended while others go on in the namespace.
+                self.hold_without_namespace(record)?;
+                return Ok(Found::There(Vec::new()));
+            }
+            (None, None) => return Ok(Found::Gone),
+        };
+        let facts = self.facts();
+        let mut mended = Vec::new();
+        let mut note = |was_missing: bool, what: &str| {
+            if was_missing {
+                mended.push(what.to_owned());
+            }
+        };
+        if !there.is_up {
+            link::set_up(&netlink, there.index, &there.name)?;
+        }
+        note(!there.is_up, "its interface, which was down");
+        note(
+            inside::conform_link(&netlink, &facts, there.index, &there.name)?,
+            "the host veth's MAC address or MTU",
+        );
+        let eth0 = there.peer.unwrap_or_default();
+        note(self.ensure_endpoint(record, eth0)?, "its entry in pm_endpoints");
+        let hook = veth_hook(&self.settings.pins, record);
+        note(programs::ensure(&self.settings.pins, &hook)?, hook.program);
+        namespace.run(|| self.bring_back_inside(record, eth0, &mut note))?;
+        Ok(Found::There(mended))
+    }
+
+    /// Has the map of endpoints say what it is to say of a container. Returns whether it did not.
+    fn ensure_endpoint(&self, record: &ContainerRecord, eth0: u32) -> Result<bool> {
+        let mut maps = self.maps();
+        let found = maps.endpoint(record.slot)?;
+        // Its flags change with its limits.
+        let Endpoint { generation, flags, .. } = found;
+        let expected = Endpoint { generation, flags, ..self.endpoint(record, eth0) };
+        if found != expected {
+            maps.change_endpoint(record.slot, expected)?;
+        }
+        Ok(found != expected)
+    }
+
+    fn bring_back_inside(
+        &self,
+        record: &ContainerRecord,
+        eth0: u32,
+        note: &mut (dyn FnMut(bool, &str) + Send),
+    ) -> Result<()> {
+        let netlink = Netlink::open()?;
+        note(inside::conform(&netlink, &self.facts(), record, eth0)?, "addresses, routes or MTU inside");
+        let is_right = sysctl::local_port_range()? == record.ephemeral_ports;
+        if !is_right {
+            sysctl::set_local_port_range(record.ephemeral_ports)?;
+        }
+        note(!is_right, "ip_local_port_range inside");
+        for hook in hooks_inside(self.mechanism, &self.settings.pins, record) {
+            note(programs::ensure(&self.settings.pins, &hook)?, hook.program);
+        }
+        Ok(())
+    }
+
+    /// Does what can be done for a container in whose namespace nothing can be done any more.
+    fn hold_without_namespace(&self, record: &ContainerRecord) -> Result<()> {
+        let pins = &self.settings.pins;
+        programs::attach(pins, &veth_hook(pins, record))?;
+        for hook in hooks_inside(self.mechanism, pins, record) {
+            programs::replace_by_link(pins, &hook)?;
+        }
+        warn!(
+            "container {:?}: {} no longer stands for its network namespace; it stays in service as it is",
+            record.name,
+            record.netns.display()
+        );
+        Ok(())
+    }
+
+    /// Follows the host, sees to it that containers are in service that are meant to be, and forgets those whose namespace
+    /// has ended. Called when the kernel has told of a change, with the interfaces that may have lost a program, and
+    /// thoroughly from time to time, because it does not tell of all.
+    pub(super) fn look_after(&self, thoroughly: bool, suspects: &BTreeSet<u32>) -> Result<()> {
+        // After a teardown there is nothing to look after.
+        let Ok(_open) = self.open() else { return Ok(()) };
+        // What is wrong with the host is no reason not to look after containers.
+        let followed = self.follow_host();
+        self.settle(thoroughly, suspects).and(followed)
+    }
+
+    fn settle(&self, thoroughly: bool, suspects: &BTreeSet<u32>) -> Result<()> {
+        let is_host_suspect =
+            [link::LOOPBACK, self.facts().uplink_index].iter().any(|own| suspects.contains(own));
+        if (thoroughly || is_host_suspect) && self.settings.reconcile {
+            self.mend_host()?;
+        }
+        let interfaces: HashMap<u32, link::Interface> =
+            link::all(&Netlink::open()?)?.into_iter().map(|interface| (interface.index, interface)).collect();
+        for record in self.in_service_all() {
+            let index = veth_ifindex(record.slot);
+            let interface = interfaces.get(&index);
+            let is_there = interface.is_some_and(|interface| interface.name == record.host_veth());
+            let is_well = interface.is_some_and(|interface| interface.is_up)
+                && (!(thoroughly || suspects.contains(&index))
+                    || programs::is_attached(&self.settings.pins, &veth_hook(&self.settings.pins, &record))?);
+            if !is_there || (self.settings.reconcile && !is_well) {
+                self.attend_to(&record.name, false);
+            }
+        }
+        Ok(())
+    }
+
+    /// The records of all containers that are in service, or are meant to be.
+    fn in_service_all(&self) -> Vec<ContainerRecord> {
+        let registry = self.registry();
+        let ready = registry.containers.values().filter(|entry| entry.record.phase == Phase::Ready);
+        ready.map(|entry| entry.record.clone()).collect()
+    }
+
+    /// Repairs one container, its limits too if it is to be done thoroughly; or forgets it if its namespace has ended.
+    fn attend_to(&self, name: &str, with_limits: bool) {
+        self.turns.take(name, || {
+            let record = self.registry().containers.get(name).map(|entry| entry.record.clone());
+            // Somebody else may have had the turn before, and removed it.
+            let Some(record) = record.filter(|record| record.phase == Phase::Ready) else { return };
+            let found = self.bring_back(&record);
+            let found = match found {
+                Ok(found @ (Found::There(_) | Found::Unconnected)) if with_limits => {
+                    self.apply(&record).map(|()| found)
+                }
+                found => found,
+            };
+            let mut broken = false;
+            match found {
+                Ok(Found::There(mended)) if mended.is_empty() => {}
+                Ok(Found::There(mended)) => info!("container {name:?}: put back {}", mended.join(", ")),
+                Ok(Found::Unconnected) => info!("container {name:?}: put back its interface, which was gone"),
+                Ok(Found::Gone) => {
+                    info!("container {name:?} has ended with its network namespace");
+                    if let Err(error) = self.delete_in_turn(name) {
+                        warn!("container {name:?} is gone, but not all that was made for it: {error}");
+                    }
+                    return;
+                }
+                Err(error) => {
+                    warn!("container {name:?} cannot be repaired: {error}");
+                    broken = matches!(Netlink::open().and_then(|netlink| veth(&netlink, &record)), Ok(None));
+                }
+            }
+            if let Some(entry) = self.registry().containers.get_mut(name) {
+                entry.broken = broken;
+            }
+            self.publish_ports();
+        });
+    }
+
+    /// Puts back what somebody has changed at the host.
+    fn mend_host(&self) -> Result<()> {
+        let facts = self.facts();
+        let mended = host::mend(&self.settings, &facts, self.mechanism)?;
+        if !mended.is_empty() {
+            info!("put back what was missing at the host: {}", mended.join(", "));
+        }
+        let config = facts.config(self.has_flows);
+        let mut maps = self.maps();
+        if maps.config()? != config {
+            maps.set_config(&config)?;
+            info!("put back what pm_config is to be");
+        }
+        drop(maps);
+        self.publish_ports();
+        Ok(())
+    }
+
+    /// Repairs all that can be repaired, and says how things are then.
+    pub fn repair(&self) -> Result<Vec<Finding>> {
+        {
+            let _open = self.open()?;
+            self.follow_host()?;
+            self.mend_host()?;
+            for record in self.in_service_all() {
+                self.attend_to(&record.name, true);
+            }
+        }
+        Ok(self.doctor())
+    }
+}

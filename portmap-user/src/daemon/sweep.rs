@@ -1,0 +1,55 @@
+//! Removing what nobody owns: interfaces, links and map entries of containers whose record is lost.
+
+use std::{collections::BTreeSet, fs};
+
+use portmap_common::{
+    limit::Limit,
+    slot::{SLOTS, veth_ifindex},
+    tables::Endpoint,
+};
+use tracing::warn;
+
+use super::{Daemon, container::ALIAS};
+use crate::{
+    error::{Context as _, Result},
+    kernel::{bpffs, link, netlink::Netlink},
+};
+
+impl Daemon {
+    /// Removes what looks like a container's in every respect and belongs to none: name, index and alias of an interface,
+    /// the name of a link's pin, an entry in a map. What differs in any is somebody else's and stays.
+    pub(super) fn sweep(&self) -> Result<()> {
+        let owned: BTreeSet<u16> =
+            self.registry().containers.values().map(|entry| entry.record.slot).collect();
+        let slot_of = |name: &str| -> Option<u16> { name.strip_prefix("pm")?.parse().ok() };
+        let netlink = Netlink::open()?;
+        for interface in link::all(&netlink)? {
+            let Some(slot) = slot_of(&interface.name) else { continue };
+            let is_ours = interface.index == veth_ifindex(slot)
+                && interface.alias.as_ref().is_some_and(|alias| alias.starts_with(ALIAS));
+            if is_ours && !owned.contains(&slot) {
+                warn!("removing {}, the interface of a container that is not on record", interface.name);
+                link::delete(&netlink, interface.index, &interface.name)?;
+            }
+        }
+        let links = self.settings.pins.links();
+        for pin in fs::read_dir(&links).context(|| format!("cannot read {}", links.display()))? {
+            let pin = pin.context(|| format!("cannot read {}", links.display()))?;
+            let name = pin.file_name().to_string_lossy().into_owned();
+            if slot_of(name.split('-').next().unwrap_or_default()).is_some_and(|slot| !owned.contains(&slot))
+            {
+                bpffs::unpin(&pin.path())?;
+            }
+        }
+        let mut maps = self.maps();
+        for slot in (1..SLOTS).filter(|slot| !owned.contains(slot)) {
+            if maps.endpoint(slot)?.host_ifindex != 0 {
+                maps.set_endpoint(slot, Endpoint::default())?;
+            }
+            if maps.limit(slot)?.cost != 0 {
+                maps.set_limit(slot, Limit::default())?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! Changing a container that is in service.
+
+use tracing::warn;
+
+use super::Daemon;
+use crate::{
+    api::{Container, UpdateRequest},
+    error::{Error, Result},
+    ports::PortSet,
+    state::{ContainerRecord, Phase},
+};
+
+impl Daemon {
+    /// Changes a container's static ports, and what was asked for its traffic. With nothing to change, everything that
+    /// limits its traffic is put back as it should be.
+    ///
+    /// Either all of it happens or none. New ports are there before old ones go; nothing happens on ports that stay.
+    pub fn update(&self, name: &str, request: UpdateRequest) -> Result<Container> {
+        self.check_wishes(&request.traffic)?;
+        let _open = self.open()?;
+        self.turns.take(name, || {
+            let before = self.in_service(name, request.ports.as_ref())?;
+            let mut after = before.clone();
+            after.wishes = request.traffic.or(before.wishes);
+            (after.egress, after.ingress) = self.limits(&after.wishes);
+            if let Some(ports) = request.ports {
+                after.ports = ports;
+            }
+            match self.change(&before, &after) {
+                Ok(()) => Ok(self.enter_service(after)),
+                Err(error) => {
+                    if let Some(entry) = self.registry().containers.get_mut(name) {
+                        entry.coming = PortSet::default();
+                    }
+                    Err(error)
+                }
+            }
+        })
+    }
+
+    /// The record of a container in service, for which the ports that it is to have are kept from others.
+    fn in_service(&self, name: &str, ports: Option<&PortSet>) -> Result<ContainerRecord> {
+        let mut registry = self.registry();
+        let entry = registry.containers.get(name).ok_or_else(|| Error::no_container(name))?;
+        if entry.record.phase != Phase::Ready || entry.broken {
+            return Err(Error::conflict(format!(
+                "container {name:?} is {}: expected one in service",
+                entry.state().name()
+            )));
+        }
+        if let Some(ports) = ports {
+            self.check_static_ports(&registry, name, ports)?;
+        }
+        let entry = registry.containers.get_mut(name).ok_or_else(|| Error::no_container(name))?;
+        entry.coming = ports.cloned().unwrap_or_default();
+        Ok(entry.record.clone())
+    }
+
+    /// Brings the new limits about and writes the new form down.
+    fn change(&self, before: &ContainerRecord, after: &ContainerRecord) -> Result<()> {
+        // A daemon that is killed up to here leaves the old record, whose limits the next one applies again.
+        let limited = ContainerRecord { ports: before.ports.clone(), ..after.clone() };
+        if let Err(error) = self.apply(&limited).and_then(|()| self.store.set_container(after)) {
+            if let Err(left) = self.apply(before) {
+                warn!("container {:?}: its limits are neither the old nor the new ones: {left}", before.name);
+            }
+            return Err(error);
+        }
+        // What follows cannot fail, and the next daemon does it by itself.
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! Durations as they are typed: Mesos' (`5secs`, `50ms`, `1.5hrs`), or with one letter (`5s`).
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+/// A length of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Length(pub Duration);
+
+/// Units by name, with their length in seconds.
+const UNITS: [(&str, f64); 13] = [
+    ("ns", 1e-9),
+    ("us", 1e-6),
+    ("ms", 1e-3),
+    ("secs", 1.0),
+    ("s", 1.0),
+    ("mins", 60.0),
+    ("m", 60.0),
+    ("hrs", 3600.0),
+    ("h", 3600.0),
+    ("days", 86_400.0),
+    ("d", 86_400.0),
+    ("weeks", 604_800.0),
+    ("w", 604_800.0),
+];
+
+impl FromStr for Length {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let wrong = |why: &str| {
+            Error::usage(format!("{text:?} is no duration: {why}; expected one such as 5secs, 50ms or 5s"))
+        };
+        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at(end);
+        let number: f64 = number.parse().map_err(|_no_number| wrong("it does not start with a number"))?;
+        if number == 0.0 && unit.is_empty() {
+            return Ok(Self(Duration::ZERO));
+        }
+        let (_, seconds) = UNITS
+            .iter()
+            .find(|(name, _)| *name == unit)
+            .ok_or_else(|| wrong(&format!("{unit:?} is no unit")))?;
+        Duration::try_from_secs_f64(number * seconds).map(Self).map_err(|_too_long| wrong("it is too long"))
+    }
+}
+
+impl TryFrom<String> for Length {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Length {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_are_understood() {
+        for (text, expected) in [
+            ("5secs", Duration::from_secs(5)),
+            ("5s", Duration::from_secs(5)),
+            ("50ms", Duration::from_millis(50)),
+            ("1.5hrs", Duration::from_mins(90)),
+            ("0", Duration::ZERO),
+        ] {
+            assert_eq!(text.parse(), Ok(Length(expected)), "{text}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, expected) in [
+            ("", "start with a number"),
+            ("5", "\"\" is no unit"),
+            ("5 s", "\" s\" is no unit"),
+            ("-5s", "start with a number"),
+            ("1.2.3s", "start with a number"),
+            ("99999999999999999999weeks", "too long"),
+        ] {
+            let error = text.parse::<Length>().expect_err(text);
+            assert!(error.message.contains(expected), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Pins of other versions of portmap: an earlier layout is taken over, a later one refused.
+
+use std::{fs, io::ErrorKind, path::Path};
+
+use aya::maps::MapData;
+use portmap_common::{LAYOUT_VERSION, names};
+use tracing::{info, warn};
+
+use super::{bpffs, programs};
+use crate::{
+    error::{Context as _, Error, Failures, Result},
+    fault, object,
+    paths::Pins,
+};
+
+/// The layouts of which there is something in the directory that was given as `--bpffs-dir`.
+fn layouts(bpffs: &Path) -> Result<Vec<u32>> {
+    let doing = || format!("cannot read {}", bpffs.display());
+    let entries = match fs::read_dir(bpffs) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.context(doing)?,
+    };
+    let mut versions = Vec::new();
+    for entry in entries {
+        let name = entry.context(doing)?.file_name();
+        versions.extend(name.to_str().and_then(|name| name.strip_prefix('v')?.parse::<u32>().ok()));
+    }
+    versions.sort_unstable();
+    Ok(versions)
+}
+
+/// Layouts before this program's.
+pub fn earlier(bpffs: &Path) -> Result<Vec<Pins>> {
+    let versions = layouts(bpffs)?.into_iter().filter(|version| *version < LAYOUT_VERSION);
+    Ok(versions.map(|version| Pins::of_layout(bpffs, version)).collect())
+}
+
+/// Fails if there is a layout of which this program knows nothing. A conflict.
+pub fn refuse_later(bpffs: &Path) -> Result<()> {
+    match layouts(bpffs)?.last() {
+        Some(version) if *version > LAYOUT_VERSION => Err(Error::conflict(format!(
+            "{}/v{version} was made by a later version of portmap, this one has layout v{LAYOUT_VERSION}: start that \
+             version, or run its `portmap teardown` first",
+            bpffs.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Takes over what an earlier layout has pinned: maps that have the same shape in this one, with all that is in them,
+/// and links, whose programs stay at work until each is replaced. Maps of another shape begin anew; whoever calls
+/// fills them before any program is replaced.
+pub fn adopt(pins: &Pins) -> Result<()> {
+    for old in earlier(pins.bpffs())? {
+        info!("taking over from {}", old.root().display());
+        bpffs::prepare(pins)?;
+        // Programs that call others by this map must not find those of another version in it.
+        for shape in object::maps()?.iter().filter(|shape| shape.name != names::MAP_REST) {
+            let (from, to) = (old.map(&shape.name), pins.map(&shape.name));
+            if to.exists() || !from.exists() {
+                continue;
+            }
+            if programs::shape_of_pin(&shape.name, &from)? != *shape {
+                warn!("the map {} of {} has another form, and begins anew", shape.name, old.root().display());
+                continue;
+            }
+            let doing = || format!("cannot take over the map {}", from.display());
+            let map = MapData::from_pin(&from).context(doing)?;
+            fault::step("take a map over").context(doing)?;
+            map.pin(&to).context(doing)?;
+        }
+        for from in pins_in(&old.links())? {
+            let doing = || format!("cannot take over the link {}", from.display());
+            let Some(name) = from.file_name() else { continue };
+            fault::step("take a link over").context(doing)?;
+            fs::rename(&from, pins.links().join(name)).context(doing)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes what is left of earlier layouts.
+pub fn remove_earlier(bpffs: &Path) -> Result<()> {
+    let mut failures = Failures::default();
+    for old in earlier(bpffs)? {
+        for directory in old.directories() {
+            for pin in pins_in(&directory)? {
+                failures.note(bpffs::unpin(&pin));
+            }
+        }
+        failures.note(bpffs::remove_directories(&old));
+    }
+    failures.into_result()
+}
+
+/// The pins in a directory, which need not exist.
+fn pins_in(directory: &Path) -> Result<Vec<std::path::PathBuf>> {
+    let doing = || format!("cannot read {}", directory.display());
+    match fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries.context(doing)?.map(|entry| Ok(entry.context(doing)?.path())).collect(),
+    }
+}

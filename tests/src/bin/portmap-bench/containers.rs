@@ -1,0 +1,201 @@
+//! What containers cost: time to add, list, change and remove them, the daemon's memory and files, by their number.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use portmap::{
+    api::{AddRequest, UpdateRequest, Wishes},
+    client::Client,
+    paths::StateDir,
+    ports::{PortRange, PortSet},
+};
+use portmap_tests::{
+    daemon::Daemon,
+    sandbox::{Place, Sandbox},
+};
+use serde::Serialize;
+
+use crate::{
+    machine::Machine,
+    text::{grouped, number, table},
+};
+
+/// Static ports of each container, and its ephemeral ones.
+const PORTS: u16 = 16;
+const BLOCK: u16 = 32;
+const FLAGS: [&str; 8] = [
+    "--ports",
+    "10000-29999",
+    "--ephemeral-ports",
+    "32768-65535",
+    "--ephemeral-ports-per-container",
+    "32",
+    "--listen",
+    "none",
+];
+
+/// Measures what containers cost, by their number.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// A tenth of the containers.
+    #[arg(long)]
+    quick: bool,
+    /// Directory for raw data and report.
+    #[arg(long, value_name = "DIR", default_value = "docs/benchmarks/containers")]
+    output: PathBuf,
+}
+
+/// What the daemon has in use, and how long it takes to answer, with so many containers.
+#[derive(Debug, Serialize)]
+struct Level {
+    containers: usize,
+    /// Resident memory in bytes.
+    resident: u64,
+    /// Open files.
+    files: usize,
+    /// Milliseconds of each question.
+    list: f64,
+    stats: f64,
+    doctor: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Findings {
+    machine: Machine,
+    levels: Vec<Level>,
+    /// Milliseconds of each of them, in the order in which they were done.
+    add: Vec<f64>,
+    update: Vec<f64>,
+    delete: Vec<f64>,
+    /// Milliseconds until a daemon is ready that finds all of them.
+    restart: f64,
+}
+
+/// Measures.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let count = if arguments.quick { 100 } else { 1000 };
+    let sandbox = Sandbox::new();
+    sandbox.sh(Place::Host, "echo 2000 9000 > /proc/sys/net/ipv4/ip_local_port_range");
+    let daemon = sandbox.daemon_with(&FLAGS);
+    let client = Client::new(&StateDir::new(sandbox.path("/run/portmap")))?;
+    let mut levels = vec![level(&daemon, &client)?];
+    let mut add = Vec::new();
+    for number in 0..count {
+        let request = AddRequest { name: name(number), ports: ports(number, PORTS), ..AddRequest::default() };
+        add.push(timed(|| client.add(&request))?.0);
+        if [count / 10, count].contains(&(number + 1)) {
+            eprintln!("{} containers", number + 1);
+            levels.push(level(&daemon, &client)?);
+        }
+    }
+    let update = (0..count)
+        .map(|number| {
+            let traffic = Wishes::default();
+            let request = UpdateRequest { ports: Some(ports(number, PORTS / 2)), traffic };
+            Ok(timed(|| client.update(&name(number), &request))?.0)
+        })
+        .collect::<Result<_>>()?;
+    daemon.kill();
+    let start = Instant::now();
+    let daemon = sandbox.daemon_with(&FLAGS);
+    let restart = milliseconds(start.elapsed());
+    let found = client.list()?.len();
+    ensure!(found == count, "{found} containers are found again: expected {count}");
+    let delete =
+        (0..count).map(|number| Ok(timed(|| client.delete(&name(number)))?.0)).collect::<Result<_>>()?;
+    levels.push(level(&daemon, &client)?);
+    let findings = Findings { machine: Machine::read()?, levels, add, update, delete, restart };
+    fs::create_dir_all(&arguments.output)
+        .with_context(|| format!("cannot make {}", arguments.output.display()))?;
+    let report = report(&findings)?;
+    let json = serde_json::to_string(&findings).context("cannot write the findings as JSON")?;
+    for (name, contents) in [("findings.json", json + "\n"), ("report.md", report.clone())] {
+        let file = arguments.output.join(name);
+        fs::write(&file, contents).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    println!("{report}");
+    Ok(())
+}
+
+fn name(number: usize) -> String {
+    format!("c{number}")
+}
+
+/// The first `count` of a container's ports.
+fn ports(number: usize, count: u16) -> PortSet {
+    let first = 10_000 + u16::try_from(number).unwrap_or(0) * PORTS;
+    PortRange::new(first, first + count - 1).map(PortSet::from).unwrap_or_default()
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn timed<T>(work: impl FnOnce() -> portmap::error::Result<T>) -> Result<(f64, T)> {
+    let start = Instant::now();
+    let result = work()?;
+    Ok((milliseconds(start.elapsed()), result))
+}
+
+fn level(daemon: &Daemon, client: &Client) -> Result<Level> {
+    let file = format!("/proc/{}/status", daemon.pid());
+    let process = fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
+    let resident = process.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+    let resident: u64 = resident.context("the daemon has no VmRSS")?.parse().context("VmRSS is no number")?;
+    let (list, containers) = timed(|| client.list())?;
+    let (stats, _) = timed(|| client.stats())?;
+    let (doctor, _) = timed(|| client.doctor())?;
+    let (containers, files) = (containers.len(), daemon.open_files());
+    Ok(Level { containers, resident: resident * 1024, files, list, stats, doctor })
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn report(findings: &Findings) -> Result<String> {
+    let Findings { machine, levels, add, update, delete, restart } = findings;
+    let mut text = String::from("# What containers cost\n\n");
+    writeln!(
+        text,
+        "{}, {} CPUs, Linux {}. Each container has {PORTS} static ports and a block of {BLOCK}, and the host's IPv4 and IPv6 \
+         address. Times are those of a client on the daemon's socket, one command after the other.\n",
+        machine.cpu, machine.cpus, machine.kernel
+    )?;
+    let mut rows = table(&["", "median, ms", "first tenth", "last tenth", "all, s"]);
+    let tenth = add.len() / 10;
+    for (what, times) in [("add", add), ("update --ports", update), ("del", delete)] {
+        let (first, last) = (times.get(..tenth).unwrap_or_default(), times.get(times.len() - tenth..));
+        rows.add_row([
+            what.to_owned(),
+            number(median(times)),
+            number(median(first)),
+            number(median(last.unwrap_or_default())),
+            number(times.iter().sum::<f64>() / 1e3),
+        ]);
+    }
+    writeln!(text, "{rows}\n")?;
+    let mut rows = table(&["containers", "resident, MB", "files", "list, ms", "stats, ms", "doctor, ms"]);
+    for level in levels {
+        #[expect(clippy::cast_precision_loss, reason = "far from 2^52")]
+        rows.add_row([
+            level.containers.to_string(),
+            number(level.resident as f64 / 1e6),
+            level.files.to_string(),
+            number(level.list),
+            number(level.stats),
+            number(level.doctor),
+        ]);
+    }
+    writeln!(text, "{rows}\n\nThe last line is the next daemon, after all of them have been removed.\n")?;
+    writeln!(text, "A daemon that finds {} containers is ready after {} ms.", add.len(), grouped(*restart))?;
+    Ok(text)
+}

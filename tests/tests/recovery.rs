@@ -1,0 +1,356 @@
+//! What becomes of containers when something happens to them, to what was made for them, or to the host: by itself, with
+//! `doctor --repair`, and at the next start.
+
+use std::{fs, net::Ipv4Addr, process::Stdio, thread};
+
+use portmap_tests::{
+    sandbox::{DAEMON_FLAGS, HOST, HOST6, OUTSIDE, OUTSIDE6, Place, Sandbox},
+    service::{Service, Transport, ask},
+    wait,
+};
+use serde_json::json;
+
+const A: Place<'_> = Place::Container("a");
+
+/// That the container is reached from everywhere, and reaches outside.
+fn check_traffic(sandbox: &Sandbox, host: Ipv4Addr) {
+    for (place, address) in [(Place::Outside, host), (Place::Host, host), (Place::Host, Ipv4Addr::LOCALHOST)]
+    {
+        let answer = ask(sandbox, place, Transport::Udp, (address, 31000)).expect("an answer");
+        assert_eq!(answer.from, "a", "{place:?} by {address}");
+    }
+    let answer = ask(sandbox, A, Transport::Udp, (OUTSIDE, 7000)).expect("an answer");
+    assert_eq!((answer.from.as_str(), answer.client.ip()), ("outside", host.into()));
+}
+
+/// A sandbox, a daemon with these flags besides the usual ones, a container, and services in it and outside.
+macro_rules! served {
+    ($sandbox:ident, $daemon:ident, $($flag:expr),*) => {
+        let $sandbox = Sandbox::new();
+        let flags: Vec<&str> = DAEMON_FLAGS.iter().copied().chain([$($flag),*]).collect();
+        let $daemon = $sandbox.daemon_with(&flags);
+        $sandbox.ok(&["add", "a", "--ports", "31000", "--ingress-rate", "1gbit"]);
+        let _services = [
+            Service::start(&$sandbox, A, Transport::Udp, 31000, "a"),
+            Service::start(&$sandbox, Place::Outside, Transport::Udp, 7000, "outside"),
+        ];
+        check_traffic(&$sandbox, HOST);
+    };
+}
+
+fn is_healthy(sandbox: &Sandbox) -> bool {
+    sandbox.portmap(&["doctor"]).status.success()
+}
+
+/// What somebody can do to a container in service, and what `doctor` says of it.
+const DAMAGE: [(&str, &str); 7] = [
+    ("echo > /proc/sys/net/ipv4/ip_local_reserved_ports", "ip_local_reserved_ports lacks 31000-32000"),
+    ("ip netns exec a ip route del default", "the default route is not the host's"),
+    ("echo 0 > /proc/sys/net/ipv4/conf/lo/accept_local", "conf/lo/accept_local is 0, expected 1"),
+    ("ip link set pm1 down", "pm1 is down"),
+    (
+        "bpftool map update pinned /sys/fs/bpf/portmap/v3/maps/pm_ports key hex 18 79 00 00 value 9 0 0 0 9 0 0 0",
+        "port 31000 of container \"a\" belongs to slot 9 in the map, expected 1",
+    ),
+    (
+        "rm -f /sys/fs/bpf/portmap/v3/links/uplink; tc filter del dev uplink ingress 2>/dev/null || true",
+        "pm_uplink_in is not attached to uplink",
+    ),
+    (
+        "rm -f /sys/fs/bpf/portmap/v3/links/pm1; tc filter del dev pm1 ingress 2>/dev/null || true",
+        "pm_veth_in is not attached to pm1",
+    ),
+];
+
+#[test]
+fn doctor_names_what_somebody_has_broken_and_repairs_it() {
+    served!(sandbox, _daemon, "--reconcile=false");
+    sandbox.ok(&["doctor"]);
+    for (damage, expected) in DAMAGE {
+        sandbox.sh(Place::Host, damage);
+        let output = sandbox.portmap(&["doctor"]);
+        assert_eq!(output.status.code(), Some(7), "{damage}");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains(expected), "{expected}: {text}");
+        sandbox.ok(&["doctor", "--repair"]);
+        check_traffic(&sandbox, HOST);
+    }
+    // Limits, too.
+    for gone in ["tc qdisc del dev pm1 root", "ip netns exec a tc qdisc replace dev eth0 root pfifo"] {
+        sandbox.ok(&["update", "a", "--egress-rate", "1gbit"]);
+        sandbox.sh(Place::Host, gone);
+        assert!(!is_healthy(&sandbox), "{gone}");
+        sandbox.ok(&["doctor", "--repair"]);
+    }
+    check_traffic(&sandbox, HOST);
+}
+
+#[test]
+fn what_somebody_has_broken_is_put_back() {
+    served!(sandbox, daemon,);
+    for (damage, _) in DAMAGE {
+        sandbox.sh(Place::Host, damage);
+    }
+    wait::until("everything to be put back", || is_healthy(&sandbox));
+    check_traffic(&sandbox, HOST);
+    assert!(daemon.log().contains("put back"), "{}", daemon.log());
+}
+
+#[test]
+fn a_deleted_interface_comes_back() {
+    served!(sandbox, daemon,);
+    let before = sandbox.inventory();
+    sandbox.sh(Place::Host, "ip link del pm1");
+    wait::until("another interface", || sandbox.inventory() == before);
+    check_traffic(&sandbox, HOST);
+    sandbox.ok(&["doctor"]);
+    // While there is no daemon, too.
+    daemon.stop();
+    sandbox.sh(Place::Host, "ip link del pm1");
+    let _daemon = sandbox.daemon();
+    check_traffic(&sandbox, HOST);
+    sandbox.ok(&["doctor"]);
+    sandbox.expect_inventory(&before, "at the end");
+}
+
+#[test]
+fn a_container_that_ended_without_a_daemon_is_forgotten() {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    let before = sandbox.inventory();
+    for name in ["a", "b"] {
+        sandbox.ok(&["add", name, "--egress-rate", "1gbit"]);
+    }
+    daemon.stop();
+    sandbox.sh(Place::Host, "ip netns del a; ip netns del b");
+    // Its name and number can be somebody else's by then.
+    sandbox.sh(Place::Host, "ip netns add b; ip -n b link set lo up");
+    wait::until("the interfaces to go", || !sandbox.sh(Place::Host, "ip -o link").contains("pm"));
+    let _daemon = sandbox.daemon();
+    assert_eq!(sandbox.json(&["list"]), json!([]));
+    sandbox.sh(Place::Host, "ip -n b link show lo; ip netns del b");
+    sandbox.expect_inventory(&before, "at the end");
+}
+
+#[test]
+fn orphans_are_removed_and_their_likes_left_alone() {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    sandbox.ok(&["add", "kept", "--ports", "31001"]);
+    let before = sandbox.inventory();
+    sandbox.ok(&["add", "lost", "--ports", "31000", "--egress-rate", "1gbit"]);
+    daemon.kill();
+    // A record that is cut off leads nowhere.
+    let record = sandbox.path("/run/portmap/containers/lost.json");
+    let text = fs::read_to_string(&record).expect("a record");
+    fs::write(&record, &text[..text.len() / 2]).expect("written");
+    // Each lacks something that ours have.
+    sandbox.sh(
+        Place::Host,
+        "ip link add pm7 index 1000007 type veth peer name a7; \
+         ip link add pm8 type veth peer name a8; ip link set pm8 alias portmap:eight; \
+         ip link add x9 index 1000009 type veth peer name a9; ip link set x9 alias portmap:nine; \
+         ip netns add theirs",
+    );
+    let daemon = sandbox.daemon();
+    let log = daemon.log();
+    for expected in ["lost.json is damaged", "lost.json.damaged", "removing pm2"] {
+        assert!(log.contains(expected), "{expected}: {log}");
+    }
+    let links = sandbox.sh(Place::Host, "ip -o link");
+    assert!(!links.contains("pm2"), "{links}");
+    for kept in ["pm1@", "pm7@", "pm8@", "x9@"] {
+        assert!(links.contains(kept), "{kept}: {links}");
+    }
+    sandbox.ok(&["doctor"]);
+    // The namespace's name could be anybody's; it stays, like the file.
+    sandbox.sh(
+        Place::Host,
+        "for i in pm7 pm8 x9; do ip link del $i; done; ip netns del theirs; ip netns del lost; \
+         rm /run/portmap/containers/lost.json.damaged",
+    );
+    sandbox.expect_inventory(&before, "at the end");
+}
+
+#[test]
+fn a_record_from_the_future_is_refused() {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a"]);
+    daemon.stop();
+    let record = sandbox.path("/run/portmap/containers/a.json");
+    let text = fs::read_to_string(&record).expect("a record");
+    let future = text.replace("\"version\": 4", "\"version\": 99");
+    assert_ne!(text, future);
+    fs::write(&record, &future).expect("written");
+    let (code, log) = sandbox.refused_daemon(&DAEMON_FLAGS);
+    assert_eq!(code, 4, "{log}");
+    assert!(log.contains("a.json has version 99, expected 3 to 4: run the portmapd that wrote it"), "{log}");
+    fs::write(&record, &text).expect("written");
+    let _daemon = sandbox.daemon();
+    sandbox.ok(&["doctor"]);
+}
+
+#[test]
+fn containers_follow_the_host() {
+    served!(sandbox, daemon,);
+    let expect = |what: &str, script: &str| {
+        wait::until(what, || {
+            sandbox.command(A, "sh").args(["-ec", script]).status().expect("a shell").success()
+        });
+        wait::until(what, || is_healthy(&sandbox));
+    };
+    // Another address, as DHCP may bring; the old default route goes with the old address.
+    sandbox.sh(
+        Place::Host,
+        "ip address add 10.0.0.9/24 dev uplink; ip address del 10.0.0.1/24 dev uplink; \
+         ip address add 10.0.0.9/24 dev uplink 2>/dev/null || true; \
+         ip route replace default via 10.0.0.2",
+    );
+    let host = Ipv4Addr::new(10, 0, 0, 9);
+    expect("the new address", "ip -4 address show dev eth0 | grep -q 10.0.0.9/24");
+    check_traffic(&sandbox, host);
+    // Another IPv6 address, and the old one deprecated.
+    sandbox.sh(
+        Place::Host,
+        "ip address change 2001:db8:0:1::1/64 dev uplink preferred_lft 0 valid_lft 1000; \
+         ip address add 2001:db8:0:1::9/64 dev uplink nodad",
+    );
+    expect("the new IPv6 address", "ip -6 address show dev eth0 | grep -q 2001:db8:0:1::9/64");
+    assert!(!sandbox.sh(A, "ip -6 address show dev eth0").contains(&HOST6.to_string()));
+    let _outside = Service::start(&sandbox, Place::Outside, Transport::Udp, 7001, "outside");
+    ask(&sandbox, A, Transport::Udp, (OUTSIDE6, 7001)).expect("an answer");
+    // Another MTU and another MAC address.
+    sandbox.sh(Place::Host, "ip link set uplink mtu 1400; ip link set uplink address 02:00:00:00:01:99");
+    expect("the new MTU", "ip link show eth0 | grep -q 'mtu 1400'; ip link show lo | grep -q 'mtu 1400'");
+    expect("the new MAC address", "ip link show eth0 | grep -q 02:00:00:00:01:99");
+    // Who knew the old one finds out by and by.
+    sandbox.sh(Place::Outside, "ip neigh flush dev eth0");
+    check_traffic(&sandbox, host);
+    // Another gateway.
+    sandbox.sh(Place::Outside, "ip address add 10.0.0.3/24 dev eth0");
+    sandbox.sh(Place::Host, "ip route replace default via 10.0.0.3");
+    expect("the new gateway", "ip route show default | grep -q 10.0.0.3");
+    check_traffic(&sandbox, host);
+    // Another name.
+    sandbox.sh(Place::Host, "ip link set uplink down; ip link set uplink name wan0; ip link set wan0 up");
+    sandbox.sh(Place::Host, "ip route replace default via 10.0.0.3; ip -6 address add 2001:db8:0:1::9/64 dev wan0 nodad 2>/dev/null || true");
+    wait::until("the new name", || daemon.log().contains("of wan0"));
+    wait::until("health", || is_healthy(&sandbox));
+    check_traffic(&sandbox, host);
+}
+
+#[test]
+fn more_news_than_the_daemon_can_take_are_no_harm() {
+    served!(sandbox, daemon,);
+    daemon.pause();
+    // Several times what the kernel keeps for a socket.
+    sandbox.sh(
+        Place::Host,
+        "for i in $(seq 1000); do echo address add 10.9.9.9/32 dev lo; echo address del 10.9.9.9/32 dev lo; done | \
+         ip -batch -; \
+         ip address add 10.0.0.9/24 dev uplink; ip address del 10.0.0.1/24 dev uplink; \
+         ip address add 10.0.0.9/24 dev uplink 2>/dev/null || true; ip route replace default via 10.0.0.2",
+    );
+    daemon.resume();
+    let address = |expected: &str| sandbox.sh(A, "ip -4 address show dev eth0").contains(expected);
+    wait::until("the new address", || address("10.0.0.9/24"));
+    wait::until("a word of it", || daemon.log().contains("more to tell than there was room for"));
+    // And it still listens.
+    sandbox.sh(
+        Place::Host,
+        "ip address add 10.0.0.8/24 dev uplink; ip address del 10.0.0.9/24 dev uplink; \
+         ip address add 10.0.0.8/24 dev uplink 2>/dev/null || true; ip route replace default via 10.0.0.2",
+    );
+    wait::until("the next address", || address("10.0.0.8/24"));
+    wait::until("health", || is_healthy(&sandbox));
+    check_traffic(&sandbox, Ipv4Addr::new(10, 0, 0, 8));
+}
+
+#[test]
+fn an_uplink_that_returns_is_taken_again() {
+    served!(sandbox, _daemon,);
+    sandbox.sh(Place::Host, "ip link del uplink");
+    // What stays on the host works on.
+    let answer = ask(&sandbox, Place::Host, Transport::Udp, (Ipv4Addr::LOCALHOST, 31000)).expect("an answer");
+    assert_eq!(answer.from, "a");
+    assert!(!is_healthy(&sandbox));
+    sandbox.sh(
+        Place::Host,
+        "ip link add uplink address 02:00:00:00:01:01 type veth peer name eth0 address 02:00:00:00:01:02 netns outside; \
+         ip address add 10.0.0.1/24 dev uplink; ip address add 2001:db8:0:1::1/64 dev uplink nodad; \
+         ip -n outside address add 10.0.0.2/24 dev eth0; ip link set uplink up; ip -n outside link set eth0 up; \
+         ip route add default via 10.0.0.2",
+    );
+    wait::until("health", || is_healthy(&sandbox));
+    check_traffic(&sandbox, HOST);
+}
+
+#[test]
+fn a_second_default_route_changes_nothing() {
+    served!(sandbox, _daemon,);
+    sandbox.sh(
+        Place::Host,
+        "ip link add second type veth peer name peer; ip address add 198.51.100.1/24 dev second; \
+         ip link set second up; ip link set peer up; \
+         ip route del default; ip route add default via 10.0.0.2 metric 100; \
+         ip route add default via 198.51.100.2 metric 50",
+    );
+    wait::until("health", || is_healthy(&sandbox));
+    check_traffic(&sandbox, HOST);
+    assert_eq!(sandbox.json(&["show", "a"])["ip"], json!(HOST.to_string()));
+}
+
+#[test]
+fn commands_on_one_container_take_turns() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    let before = sandbox.inventory();
+    thread::scope(|scope| {
+        for worker in 0..4 {
+            let sandbox = &sandbox;
+            scope.spawn(move || {
+                for round in 0..6 {
+                    // Two names for four workers; whoever comes too late or too early is told so.
+                    let name = ["a", "b"][worker % 2];
+                    let ports = ["31000-31003", "31002-31009", "31100"][round % 3];
+                    let verb: &[&str] = match (worker + round) % 4 {
+                        0 | 1 => &["add", name, "--ports", ports],
+                        2 => &["update", name, "--ports", ports, "--egress-rate", "1gbit"],
+                        _ => &["del", name],
+                    };
+                    let output = sandbox.portmap(verb);
+                    let errors = String::from_utf8_lossy(&output.stderr);
+                    assert!(matches!(output.status.code(), Some(0 | 3 | 4)), "{verb:?}: {errors}");
+                }
+            });
+        }
+    });
+    sandbox.ok(&["doctor"]);
+    for name in ["a", "b"] {
+        let _ = sandbox.portmap(&["del", name]);
+    }
+    sandbox.ok(&["doctor"]);
+    sandbox.expect_inventory(&before, "at the end");
+}
+
+#[test]
+fn a_client_that_goes_away_leaves_no_half_of_anything() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    let before = sandbox.inventory();
+    for _ in 0..8 {
+        let mut client = sandbox
+            .portmap_command(&["add", "a", "--ports", "31000"])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("it runs");
+        wait::until("the request to arrive", || sandbox.path("/run/portmap/containers/a.json").exists());
+        client.kill().expect("killed");
+        let _ = client.wait();
+        wait::until("an end of it", || sandbox.json(&["list"])[0]["state"] == "ready");
+        sandbox.ok(&["doctor"]);
+        sandbox.ok(&["del", "a"]);
+        sandbox.expect_inventory(&before, "at the end");
+    }
+}

@@ -1,0 +1,234 @@
+//! Everything that can happen, in random order, for a while: commands, containers that end, interfaces that are deleted,
+//! daemons that are killed, while a container that nothing happens to has traffic. Then all is compared with what it is
+//! to be.
+//!
+//! What happens depends on the seed alone. `PORTMAP_SOAK_SECONDS` and `PORTMAP_SOAK_SEED` make it longer, or the same again.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    time::{Duration, Instant, SystemTime},
+};
+
+use portmap::ports::PortSet;
+use portmap_tests::{
+    daemon::Daemon,
+    faults::sample,
+    load::under_load,
+    random::Random,
+    sandbox::{DAEMON_FLAGS, HOST, Place, Sandbox},
+    service::{Service, Transport, ask},
+    wait,
+};
+use serde_json::{Value, json};
+
+/// Seconds that it takes if nobody says otherwise.
+const SECONDS: u64 = 20;
+/// The names that containers have, one after the other and again.
+const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+/// The container that nothing happens to, and its port.
+const STEADY: Place<'_> = Place::Container("steady");
+const STEADY_PORT: u16 = 31900;
+
+/// A daemon that has ephemeral ports for all of them.
+fn start(sandbox: &Sandbox) -> Daemon {
+    let flags = [&DAEMON_FLAGS[..], &["--ephemeral-ports-per-container", "256"]].concat();
+    sandbox.daemon_with(&flags)
+}
+
+fn number(variable: &str) -> Option<u64> {
+    env::var(variable).ok().map(|text| text.parse().expect("a number"))
+}
+
+#[test]
+fn whatever_happens_everything_is_as_it_is_meant_to_be() {
+    let seed = number("PORTMAP_SOAK_SEED").unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a time");
+        now.as_secs() % 1_000_000
+    });
+    let length = Duration::from_secs(number("PORTMAP_SOAK_SECONDS").unwrap_or(if sample() == 1 {
+        SECONDS
+    } else {
+        SECONDS / 2
+    }));
+    println!("to have the same again: PORTMAP_SOAK_SEED={seed}");
+    let sandbox = Sandbox::new();
+    let virgin = sandbox.inventory();
+    let daemon = start(&sandbox);
+    sandbox.ok(&["add", "steady", "--ports", &STEADY_PORT.to_string(), "--egress-rate", "10gbit"]);
+    let before = sandbox.inventory();
+    let servers = [(STEADY, STEADY_PORT, b's'), (Place::Host, 7001, b'h')];
+    let ways = [(Place::Outside, 0, HOST), (Place::Host, 0, HOST), (STEADY, 1, HOST)];
+    let last = under_load(&sandbox, &servers, &ways, Duration::from_millis(1), || {
+        let mut world = World {
+            sandbox: &sandbox,
+            daemon: Some(daemon),
+            containers: BTreeMap::new(),
+            random: Random::new(seed),
+        };
+        let start = Instant::now();
+        let mut steps = 0;
+        while start.elapsed() < length {
+            let what = world.step();
+            world.check(&format!("seed {seed}, step {steps}: {what}"));
+            steps += 1;
+        }
+        println!("{steps} steps");
+        world.remove_all();
+        world.daemon.take().expect("there always is one")
+    });
+    sandbox.ok(&["doctor"]);
+    sandbox.expect_inventory(&before, "with nothing but what was there first");
+    sandbox.ok(&["teardown"]);
+    last.wait();
+    sandbox.expect_inventory(&virgin, "after the teardown");
+}
+
+struct World<'a> {
+    sandbox: &'a Sandbox,
+    daemon: Option<Daemon>,
+    /// The static ports of each container, and its service.
+    containers: BTreeMap<&'static str, (PortSet, Option<Service>)>,
+    random: Random,
+}
+
+impl World<'_> {
+    /// Has something happen, and says what.
+    fn step(&mut self) -> String {
+        let name = self.random.pick(&NAMES);
+        match self.random.below(12) {
+            0..=3 if !self.containers.contains_key(name) => self.change("add", name),
+            4 | 5 => self.delete(name),
+            6 => self.kill(name),
+            7 => self.end(name),
+            8 => self.cut(name),
+            _ => self.change("update", name),
+        }
+    }
+
+    /// Some static ports; few enough that containers get in each other's way.
+    fn ports(&mut self) -> PortSet {
+        let first = 31000 + 8 * self.random.below(12);
+        let last = first + self.random.below(16);
+        format!("{first}-{last}").parse().expect("ports")
+    }
+
+    fn change(&mut self, verb: &str, name: &'static str) -> String {
+        let (ports, rate) = (self.ports(), self.random.pick(&["0", "100mbit", "1gbit"]));
+        let direction = self.random.pick(&["--egress-rate", "--ingress-rate"]);
+        let text = ports.to_string();
+        let arguments = [verb, name, "--ports", &text, direction, rate];
+        let what = arguments.join(" ");
+        let others = self.containers.iter().filter(|(other, _)| **other != name);
+        let is_taken = others.into_iter().any(|(_, (theirs, _))| !theirs.intersection(&ports).is_empty());
+        let expected = match verb {
+            "update" if !self.containers.contains_key(name) => 3,
+            _ if is_taken => 4,
+            _ => 0,
+        };
+        let output = self.sandbox.portmap(&arguments);
+        assert_eq!(
+            output.status.code(),
+            Some(expected),
+            "{what}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        if expected == 0 {
+            // The old one first: its port may be among the new ones.
+            self.containers.remove(name);
+            let port = ports.iter().next().expect("a port");
+            let service = Service::start(self.sandbox, Place::Container(name), Transport::Udp, port, name);
+            self.containers.insert(name, (ports, Some(service)));
+        }
+        what
+    }
+
+    fn delete(&mut self, name: &'static str) -> String {
+        let expected = if self.containers.remove(name).is_some() { 0 } else { 3 };
+        let output = self.sandbox.portmap(&["del", name]);
+        assert_eq!(
+            output.status.code(),
+            Some(expected),
+            "del {name}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        format!("del {name}")
+    }
+
+    /// Kills the daemon, in the middle of a command as often as not.
+    fn kill(&mut self, name: &'static str) -> String {
+        let daemon = self.daemon.take().expect("there always is one");
+        let is_in_the_middle = self.random.once_in(2) && !self.containers.contains_key(name);
+        if is_in_the_middle {
+            let mut client = self.sandbox.portmap_command(&["add", name]);
+            client.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+            let mut client = client.spawn().expect("it runs");
+            let record = self.sandbox.path(format!("/run/portmap/containers/{name}.json"));
+            wait::until("the command to begin", || record.exists());
+            daemon.kill();
+            let _ = client.wait();
+        } else {
+            daemon.kill();
+        }
+        self.daemon = Some(start(self.sandbox));
+        // Done or undone.
+        let _ = self.sandbox.portmap(&["del", name]).status;
+        self.containers.remove(name);
+        format!("the daemon is killed, in the middle of adding {name}: {is_in_the_middle}")
+    }
+
+    /// A container's namespace ends.
+    fn end(&mut self, name: &'static str) -> String {
+        if self.containers.remove(name).is_some() {
+            self.sandbox.sh(Place::Host, &format!("ip netns del {name}"));
+            wait::until("its end to be noticed", || !self.listed().contains_key(name));
+        }
+        format!("{name} ends")
+    }
+
+    /// A container's interface is deleted.
+    fn cut(&mut self, name: &'static str) -> String {
+        if self.containers.contains_key(name) {
+            let veth = self.sandbox.json(&["show", name])["host_veth"].as_str().expect("a name").to_owned();
+            self.sandbox.sh(Place::Host, &format!("ip link del {veth}"));
+            wait::until("it to be back", || self.sandbox.portmap(&["doctor"]).status.success());
+        }
+        format!("the interface of {name} is deleted")
+    }
+
+    fn port(&self, name: &str) -> u16 {
+        self.containers[name].0.iter().next().expect("a port")
+    }
+
+    /// The static ports of all containers, as the daemon lists them.
+    fn listed(&self) -> BTreeMap<String, Value> {
+        let Value::Array(all) = self.sandbox.json(&["list"]) else { panic!("a list") };
+        let named = |container: Value| {
+            (container["name"].as_str().expect("a name").to_owned(), container["ports"].clone())
+        };
+        all.into_iter().map(named).collect()
+    }
+
+    /// Compares what there is with what there is to be.
+    fn check(&mut self, at: &str) {
+        let mut expected: BTreeMap<String, Value> =
+            self.containers.iter().map(|(name, (ports, _))| ((*name).to_owned(), json!(ports))).collect();
+        expected.insert("steady".to_owned(), json!([[STEADY_PORT, STEADY_PORT]]));
+        assert_eq!(self.listed(), expected, "{at}");
+        for name in self.containers.keys() {
+            let answer = ask(self.sandbox, Place::Outside, Transport::Udp, (HOST, self.port(name)));
+            let answer = answer.unwrap_or_else(|error| panic!("{at}: {name}: {error}"));
+            assert_eq!(answer.from, *name, "{at}");
+        }
+        if self.random.once_in(8) {
+            let output = self.sandbox.portmap(&["doctor"]);
+            assert!(output.status.success(), "{at}: {}", String::from_utf8_lossy(&output.stdout));
+        }
+    }
+
+    fn remove_all(&mut self) {
+        for name in NAMES {
+            self.delete(name);
+        }
+    }
+}
