@@ -135,7 +135,7 @@ pub enum ContainerState {
     Ready,
     /// It is being removed.
     Deleting,
-    /// Its interface is gone; it can only be deleted.
+    /// Its interface is gone, and could not be made again.
     Broken,
 }
 

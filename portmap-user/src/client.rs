@@ -44,7 +44,7 @@ impl Client {
         self.call(Method::POST, "/v1/containers", Some(request))
     }
 
-    /// Changes what is asked for a container's traffic.
+    /// Changes a container's static ports, and what is asked for its traffic.
     pub fn update(&self, name: &str, request: &UpdateRequest) -> Result<Container> {
         self.call(Method::PATCH, &container(name), Some(request))
     }

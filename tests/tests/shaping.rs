@@ -203,6 +203,27 @@ fn a_queue_that_the_container_deletes_does_not_free_it() {
 }
 
 #[test]
+fn a_container_cannot_keep_the_next_daemon_from_limiting_it() {
+    let sandbox = Sandbox::new();
+    let daemon = daemon_with(&sandbox, &["--egress-rate-limit-per-container", "1GB"]);
+    add(&sandbox, &[]);
+    daemon.stop();
+    // A queue of its own making, which looks like ours but takes no other queue below its class.
+    sandbox.sh(
+        A,
+        "tc qdisc del dev eth0 root; tc qdisc add dev eth0 root handle 1: htb default 10; \
+         tc class add dev eth0 parent 1: classid 1:1 htb rate 10gbit; \
+         tc class add dev eth0 parent 1:1 classid 1:10 htb rate 10gbit",
+    );
+    let daemon = daemon_with(&sandbox, &["--egress-rate-limit-per-container", "125KB"]);
+    assert!(daemon.log().contains("its limits are held at the host only"), "{}", daemon.log());
+    let sent = flood(&sandbox, A, (OUTSIDE, 9));
+    let dropped = sandbox.dropped("a", "rate");
+    assert!(dropped > sent / 2, "{dropped} of {sent} are dropped");
+    assert_eq!(sandbox.portmap(&["doctor"]).status.code(), Some(7));
+}
+
+#[test]
 fn a_socket_past_the_queue_does_not_free_it() {
     let (sandbox, _daemon) = world(&["--egress-rate", "1mbit"]);
     let socket = sandbox.inside(A, || PacketSocket::open("eth0"));

@@ -86,6 +86,7 @@ fn a_thousand_replacements_lose_nothing() {
         }
     });
     println!("{rounds} replacements in each of {} hooks", hooks.len());
+    sandbox.sh(Place::Host, "rm -r /sys/fs/bpf/portmap/v0");
 }
 
 #[test]
@@ -120,6 +121,54 @@ fn an_earlier_layout_is_taken_over_under_load() {
         sandbox.ok(&["doctor"]);
         sandbox.expect_inventory(&before, "after it");
     });
+}
+
+#[test]
+fn a_directory_that_looks_like_a_layout_is_left_alone() {
+    let sandbox = Sandbox::new();
+    // Of somebody else, above and below ours.
+    let theirs = "cd /sys/fs/bpf/portmap; ls v1/maps v1/progs v99/links";
+    sandbox.sh(
+        Place::Host,
+        "mkdir -p /sys/fs/bpf/portmap/v1/maps /sys/fs/bpf/portmap/v1/progs /sys/fs/bpf/portmap/v99/links; \
+         bpftool map create /sys/fs/bpf/portmap/v1/maps/theirs type array key 4 value 4 entries 1 name theirs",
+    );
+    let before = sandbox.sh(Place::Host, theirs);
+    let daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a"]);
+    sandbox.ok(&["teardown"]);
+    daemon.wait();
+    assert_eq!(sandbox.sh(Place::Host, theirs), before);
+    sandbox.sh(Place::Host, "rm -r /sys/fs/bpf/portmap/v1/maps/theirs /sys/fs/bpf/portmap/*");
+    sandbox.sh(Place::Host, "rmdir /sys/fs/bpf/portmap");
+}
+
+#[test]
+fn links_of_an_earlier_version_stay() {
+    if Mechanism::detect() == Mechanism::Clsact {
+        println!("not tested: this kernel has no links");
+        return;
+    }
+    let (sandbox, mut daemon) = with_two();
+    daemon.kill();
+    // What used to be at a host veth.
+    let pins = Pins::new(sandbox.path("/sys/fs/bpf/portmap"));
+    let (interface, link) = ("pm1".to_owned(), pins.link("pm1"));
+    let program = PROG_VETH_INGRESS;
+    let hook = Hook { interface, ingress: true, program, mechanism: Mechanism::Tcx, link };
+    sandbox.inside(Place::Host, || programs::attach(&pins, &hook)).expect("attached");
+    sandbox.sh(Place::Host, "tc qdisc del dev pm1 clsact");
+    let before = sandbox.inventory();
+    daemon = under_load(&sandbox, &SERVERS, &WAYS, pause(), || {
+        let first = sandbox.daemon();
+        sandbox.ok(&["doctor"]);
+        first.kill();
+        sandbox.daemon()
+    });
+    sandbox.ok(&["doctor"]);
+    sandbox.expect_inventory(&before, "after it");
+    sandbox.ok(&["del", "a"]);
+    daemon.stop();
 }
 
 #[test]

@@ -96,7 +96,7 @@ impl Daemon {
         }
     }
 
-    /// The host as it is now, against what the programs were told when the daemon started.
+    /// The host as it is now, against what programs and containers have been told.
     fn check_facts(&self) -> Result<()> {
         let netlink = Netlink::open()?;
         let facts = self.facts();

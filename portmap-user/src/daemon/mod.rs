@@ -81,7 +81,7 @@ struct Entry {
     record: ContainerRecord,
     /// Ports that it is about to have.
     coming: PortSet,
-    /// Its interface disappeared while no daemon was there to see it.
+    /// It has lost its interface, and cannot be given another.
     broken: bool,
 }
 

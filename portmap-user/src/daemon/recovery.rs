@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::{
     Daemon, Entry, HostFacts, Registry, Turns,
-    container::{open_same, port_entry, veth},
+    container::{port_entry, veth},
     host,
     repair::Found,
     shaping, uplink_queue,
@@ -114,8 +114,8 @@ impl Daemon {
                 veth(&Netlink::open()?, &record)?.is_none()
             }
         };
-        if found.is_ok() && open_same(&record)?.is_some() {
-            self.apply(&record)?;
+        if !broken {
+            self.apply_at_least_outside(&record)?;
         }
         self.store.set_container(&record)?;
         self.registry().containers.insert(record.name.clone(), Entry::new(record, broken));

@@ -130,9 +130,8 @@ impl Daemon {
     fn settle(&self, thoroughly: bool, suspects: &BTreeSet<u32>) -> Result<()> {
         let is_host_suspect =
             [link::LOOPBACK, self.facts().uplink_index].iter().any(|own| suspects.contains(own));
-        if (thoroughly || is_host_suspect) && self.settings.reconcile {
-            self.mend_host()?;
-        }
+        let is_host_to_be_mended = (thoroughly || is_host_suspect) && self.settings.reconcile;
+        let mended = if is_host_to_be_mended { self.mend_host() } else { Ok(()) };
         let interfaces: HashMap<u32, link::Interface> =
             link::all(&Netlink::open()?)?.into_iter().map(|interface| (interface.index, interface)).collect();
         for record in self.in_service_all() {
@@ -140,13 +139,18 @@ impl Daemon {
             let interface = interfaces.get(&index);
             let is_there = interface.is_some_and(|interface| interface.name == record.host_veth());
             let is_well = interface.is_some_and(|interface| interface.is_up)
-                && (!(thoroughly || suspects.contains(&index))
-                    || programs::is_attached(&self.settings.pins, &veth_hook(&self.settings.pins, &record))?);
+                && (!(thoroughly || suspects.contains(&index)) || self.has_program(&record));
             if !is_there || (self.settings.reconcile && !is_well) {
                 self.attend_to(&record.name, false);
             }
         }
-        Ok(())
+        mended
+    }
+
+    /// Whether a container's host veth is known to have its program.
+    fn has_program(&self, record: &ContainerRecord) -> bool {
+        let pins = &self.settings.pins;
+        programs::is_attached(pins, &veth_hook(pins, record)).unwrap_or(false)
     }
 
     /// The records of all containers that are in service, or are meant to be.
@@ -165,7 +169,7 @@ impl Daemon {
             let found = self.bring_back(&record);
             let found = match found {
                 Ok(found @ (Found::There(_) | Found::Unconnected)) if with_limits => {
-                    self.apply(&record).map(|()| found)
+                    self.apply_at_least_outside(&record).map(|()| found)
                 }
                 found => found,
             };
@@ -215,8 +219,10 @@ impl Daemon {
     pub fn repair(&self) -> Result<Vec<Finding>> {
         {
             let _open = self.open()?;
-            self.follow_host()?;
-            self.mend_host()?;
+            // What cannot be done is a finding afterwards, and no reason not to do the rest.
+            for failed in [self.follow_host(), self.mend_host()].into_iter().filter_map(Result::err) {
+                warn!("cannot repair the host: {failed}");
+            }
             for record in self.in_service_all() {
                 self.attend_to(&record.name, true);
             }

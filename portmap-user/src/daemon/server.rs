@@ -20,7 +20,7 @@ use tokio::{
     sync::{Notify, RwLock, watch},
     task, time,
 };
-use tracing::{error, info};
+use tracing::info;
 
 use super::{Daemon, followers::Feed, metrics, watch::watch_host};
 use crate::{
@@ -89,7 +89,7 @@ pub async fn serve(daemon: Daemon, ready: impl FnOnce()) -> Result<()> {
         task::spawn(async move { axum::serve(tcp, reader).await });
     }
     let (end, busy) = (shared.end.clone(), shared.busy.clone());
-    task::spawn(watched(daemon.clone(), busy.clone()));
+    task::spawn(watch_host(daemon.clone(), busy.clone()));
     let server =
         axum::serve(unix, reading().merge(writing()).with_state(shared)).with_graceful_shutdown(async move {
             tokio::select! {
@@ -107,16 +107,6 @@ pub async fn serve(daemon: Daemon, ready: impl FnOnce()) -> Result<()> {
     info!("stopping; the datapath stays as it is");
     let _ = fs::remove_file(&socket);
     daemon.leave()
-}
-
-/// Watches the host, and says so if that is not possible any more.
-async fn watched(daemon: Arc<Daemon>, busy: Arc<RwLock<()>>) {
-    let result = watch_host(daemon, busy).await;
-    let why =
-        result.err().map_or_else(|| "the kernel has closed the connection".to_owned(), |error| error.message);
-    error!(
-        "changes of the host, and containers that end, go unnoticed until portmapd is started again: {why}"
-    );
 }
 
 /// Waits until the daemon is to end, no operation runs any more, and everybody could have read its answer.

@@ -83,7 +83,11 @@ impl Daemon {
     }
 
     /// Brings a running container's limits about. None of its packets is lost, unless it had no queue before.
+    ///
+    /// What is inside comes last: its root can have it fail.
     pub(super) fn apply(&self, record: &ContainerRecord) -> Result<()> {
+        self.limit_ingress(record)?;
+        self.publish_flags(record)?;
         let namespace = namespace_of(record)?;
         // What is dropped must not come before the queue knows of a lower limit, nor stay behind a higher one.
         let (before, after) = (self.maps().limit(record.slot)?, self.limit_entry(record));
@@ -96,8 +100,17 @@ impl Daemon {
         if is_lower {
             self.maps().set_limit(record.slot, after)?;
         }
-        self.limit_ingress(record)?;
-        self.publish_flags(record)
+        Ok(())
+    }
+
+    /// The same for a container that stays in service even if not all of it can be done. Then its limit is held at the host
+    /// alone.
+    pub(super) fn apply_at_least_outside(&self, record: &ContainerRecord) -> Result<()> {
+        if let Err(error) = self.apply(record) {
+            warn!("container {:?}: its limits are held at the host only: {error}", record.name);
+            self.maps().set_limit(record.slot, self.limit_entry(record))?;
+        }
+        Ok(())
     }
 
     /// What the program at the host veth holds a container to; nothing without a limit.

@@ -1,4 +1,4 @@
-//! Watching the host: the kernel tells of changes to interfaces, addresses and routes.
+//! Watching the host: the kernel tells of changes to interfaces, addresses, routes, qdiscs and filters.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use tokio::{
     task,
     time::{self, Instant},
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::Daemon;
 use crate::{
@@ -31,6 +31,9 @@ const GROUPS: [MulticastGroup; 6] = [
 
 /// How long changes may go on before somebody looks: they come in groups.
 const SETTLING: Duration = Duration::from_millis(50);
+/// How much longer than a look took nobody looks again. What a container's root does to its end of a veth pair is told
+/// here, too; it cannot have the daemon take more than a tenth of a CPU by that.
+const REST: u32 = 9;
 /// How often everything is looked at, told or not.
 const PERIOD: Duration = Duration::from_secs(10);
 
@@ -56,12 +59,23 @@ impl News {
     }
 }
 
-/// Watches until the daemon ends.
-pub(super) async fn watch_host(daemon: Arc<Daemon>, busy: Arc<RwLock<()>>) -> Result<()> {
+/// Watches until the daemon ends, again if that cannot go on.
+pub(super) async fn watch_host(daemon: Arc<Daemon>, busy: Arc<RwLock<()>>) {
+    loop {
+        let ended = watch(daemon.clone(), &busy).await;
+        let why = ended
+            .err()
+            .map_or_else(|| "the kernel has closed the connection".to_owned(), |error| error.message);
+        error!("for {PERIOD:?}, changes of the host, and containers that end, go unnoticed: {why}");
+        time::sleep(PERIOD).await;
+    }
+}
+
+async fn watch(daemon: Arc<Daemon>, busy: &RwLock<()>) -> Result<()> {
     let opening = || "cannot watch the host's interfaces".to_owned();
     let (connection, _handle, mut changes) = new_multicast_connection(&GROUPS).context(opening)?;
     task::spawn(connection);
-    let mut told = None;
+    let (mut told, mut rested_at) = (None, Instant::now());
     let mut thoroughly_at = Instant::now() + PERIOD;
     loop {
         let mut news = News::default();
@@ -69,7 +83,7 @@ pub(super) async fn watch_host(daemon: Arc<Daemon>, busy: Arc<RwLock<()>>) -> Re
             change = changes.next() => {
                 let Some((change, _)) = change else { return Ok(()) };
                 news.add(&change.payload);
-                time::sleep(SETTLING).await;
+                time::sleep_until(rested_at.max(Instant::now() + SETTLING)).await;
                 while let Some(Some((change, _))) = changes.next().now_or_never() {
                     news.add(&change.payload);
                 }
@@ -83,11 +97,12 @@ pub(super) async fn watch_host(daemon: Arc<Daemon>, busy: Arc<RwLock<()>>) -> Re
         if thoroughly {
             thoroughly_at = Instant::now() + PERIOD;
         }
-        let daemon = daemon.clone();
+        let (daemon, started) = (daemon.clone(), Instant::now());
         let _busy = busy.read().await;
         let looked =
             task::spawn_blocking(move || fault::aside(|| daemon.look_after(thoroughly, &news.suspects)));
         let trouble = looked.await.context(opening)?.err();
+        rested_at = Instant::now() + (started.elapsed() * REST).min(PERIOD);
         // The same trouble is told once.
         if let Some(trouble) = trouble.as_ref().filter(|trouble| told.as_ref() != Some(*trouble)) {
             warn!("{trouble}");

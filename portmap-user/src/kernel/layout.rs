@@ -1,6 +1,10 @@
 //! Pins of other versions of portmap: an earlier layout is taken over, a later one refused.
 
-use std::{fs, io::ErrorKind, path::Path};
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
 use aya::maps::MapData;
 use portmap_common::{LAYOUT_VERSION, names};
@@ -13,6 +17,9 @@ use crate::{
     paths::Pins,
 };
 
+/// How names of our maps and programs begin.
+const PREFIX: &str = "pm_";
+
 /// The layouts of which there is something in the directory that was given as `--bpffs-dir`.
 fn layouts(bpffs: &Path) -> Result<Vec<u32>> {
     let doing = || format!("cannot read {}", bpffs.display());
@@ -23,10 +30,23 @@ fn layouts(bpffs: &Path) -> Result<Vec<u32>> {
     let mut versions = Vec::new();
     for entry in entries {
         let name = entry.context(doing)?.file_name();
-        versions.extend(name.to_str().and_then(|name| name.strip_prefix('v')?.parse::<u32>().ok()));
+        if let Some(version) = name.to_str().and_then(|name| name.strip_prefix('v')?.parse::<u32>().ok())
+            && is_portmap(&Pins::of_layout(bpffs, version))?
+        {
+            versions.push(version);
+        }
     }
     versions.sort_unstable();
     Ok(versions)
+}
+
+/// Whether a directory called like a layout is one: it has a directory for maps, and no map or program in it has
+/// another name than ours begin with.
+fn is_portmap(pins: &Pins) -> Result<bool> {
+    let [maps, programs, _links] = pins.directories();
+    let is_ours =
+        |pin: &PathBuf| pin.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+    Ok(maps.is_dir() && pins_in(&maps)?.iter().chain(&pins_in(&programs)?).all(is_ours))
 }
 
 /// Layouts before this program's.
@@ -94,7 +114,7 @@ pub fn remove_earlier(bpffs: &Path) -> Result<()> {
 }
 
 /// The pins in a directory, which need not exist.
-fn pins_in(directory: &Path) -> Result<Vec<std::path::PathBuf>> {
+fn pins_in(directory: &Path) -> Result<Vec<PathBuf>> {
     let doing = || format!("cannot read {}", directory.display());
     match fs::read_dir(directory) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),

@@ -88,7 +88,7 @@ impl Netlink {
 /// them. All of them are tried, and the first refusal is the result. They go to the calling thread's namespace.
 pub fn request_at_once(requests: Vec<(RouteNetlinkMessage, u16)>) -> Result<(), rtnetlink::Error> {
     order_a_refusal()?;
-    let failed = |_error: std::io::Error| rtnetlink::Error::RequestFailed;
+    let failed = |error: std::io::Error| refusal(error.raw_os_error().unwrap_or(EIO));
     let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed)?;
     socket.bind_auto().map_err(failed)?;
     let mut sent = Vec::new();
@@ -127,11 +127,14 @@ pub fn request_at_once(requests: Vec<(RouteNetlinkMessage, u16)>) -> Result<(), 
 
 /// Fails if a test wants the next request to.
 fn order_a_refusal() -> Result<(), rtnetlink::Error> {
-    fault::step("netlink").map_err(|_ordered| {
-        let mut refusal = ErrorMessage::default();
-        refusal.code = NonZeroI32::new(-EIO);
-        rtnetlink::Error::NetlinkError(refusal)
-    })
+    fault::step("netlink").map_err(|_ordered| refusal(EIO))
+}
+
+/// What the kernel would answer if it refused for this reason.
+fn refusal(errno: i32) -> rtnetlink::Error {
+    let mut message = ErrorMessage::default();
+    message.code = NonZeroI32::new(-errno);
+    rtnetlink::Error::NetlinkError(message)
 }
 
 /// The error number in the kernel's answer, positive, if it was the kernel that refused.

@@ -64,13 +64,19 @@ pub struct Hook {
     pub ingress: bool,
     /// The program.
     pub program: &'static str,
-    /// How it gets there.
+    /// How it gets there for the first time.
     pub mechanism: Mechanism,
     /// The pin of the link, if it is one.
     pub link: PathBuf,
 }
 
 impl Hook {
+    /// How it is there. Where there is a link, it stays: for a clsact qdisc to come, the kernel stops the queues of an
+    /// interface for a moment (`qdisc_graft`), and loses what is sent by them.
+    fn mechanism(&self) -> Mechanism {
+        if self.link.exists() { Mechanism::Tcx } else { self.mechanism }
+    }
+
     const fn direction(&self) -> TcAttachType {
         if self.ingress { TcAttachType::Ingress } else { TcAttachType::Egress }
     }
@@ -161,13 +167,9 @@ pub fn shape_of_pin(name: &str, path: &Path) -> Result<object::MapShape> {
 pub fn attach(pins: &Pins, hook: &Hook) -> Result<()> {
     let doing = || format!("cannot attach {} to {}", hook.program, hook.interface);
     let mut program = SchedClassifier::from_pin(pins.program(hook.program)).context(doing)?;
-    match hook.mechanism {
+    match hook.mechanism() {
         Mechanism::Tcx => attach_tcx(&mut program, hook),
-        Mechanism::Clsact => {
-            attach_clsact(&program, hook)?;
-            // An earlier version may have had a link there. From now on, one of them is too many.
-            bpffs::unpin(&hook.link)
-        }
+        Mechanism::Clsact => attach_clsact(&program, hook),
     }
 }
 
@@ -213,7 +215,7 @@ fn attach_clsact(program: &SchedClassifier, hook: &Hook) -> Result<()> {
 /// Takes our program out of a hook of an interface in the calling thread's namespace. It is no error if there is
 /// none, or no such interface.
 pub fn detach(hook: &Hook) -> Result<()> {
-    match hook.mechanism {
+    match hook.mechanism() {
         // The pin is what keeps the link alive.
         Mechanism::Tcx => bpffs::unpin(&hook.link),
         Mechanism::Clsact => clsact::delete_filter(&Netlink::open()?, &hook.interface, hook.ingress),
@@ -244,7 +246,7 @@ pub fn is_attached(pins: &Pins, hook: &Hook) -> Result<bool> {
     let doing = || format!("cannot look at the programs of {}", hook.interface);
     let pinned = SchedClassifier::from_pin(pins.program(hook.program)).context(doing)?;
     let id = pinned.info().context(doing)?.id();
-    match hook.mechanism {
+    match hook.mechanism() {
         Mechanism::Tcx => {
             let (_revision, programs) =
                 SchedClassifier::query_tcx(&hook.interface, hook.direction()).context(doing)?;
