@@ -9,6 +9,7 @@ use portmap_tests::{
         Fault::{self, Fail, Kill},
         sample,
     },
+    inventory::Inventory,
     sandbox::{DAEMON_FLAGS, HOST, Place, Sandbox},
     service::{Service, Transport, ask},
     wait,
@@ -75,6 +76,16 @@ fn healthy(sandbox: &Sandbox, at: &str) {
     assert!(output.status.success(), "{at}: {}", String::from_utf8_lossy(&output.stdout));
 }
 
+/// That the container is in service, or that there is nothing of it.
+fn all_or_nothing(sandbox: &Sandbox, before: &Inventory, at: &str) {
+    let all = in_service(sandbox, at);
+    healthy(sandbox, at);
+    if !all.is_empty() {
+        sandbox.ok(&["del", "a"]);
+    }
+    sandbox.expect_inventory(before, at);
+}
+
 /// A daemon that is replaced when it has been killed.
 struct Replaced<'a> {
     sandbox: &'a Sandbox,
@@ -117,12 +128,7 @@ fn killed_while_adding() {
             |()| works(&sandbox, add),
             |at, _| {
                 daemon.replace();
-                let all = in_service(&sandbox, at);
-                healthy(&sandbox, at);
-                if !all.is_empty() {
-                    sandbox.ok(&["del", "a"]);
-                }
-                sandbox.expect_inventory(&before, at);
+                all_or_nothing(&sandbox, &before, at);
                 assert_eq!(theirs(), theirs_before, "{at}");
             },
         );
@@ -144,12 +150,7 @@ fn killed_while_deleting() {
         |()| works(&sandbox, &["del", "a"]),
         |at, _| {
             daemon.replace();
-            let all = in_service(&sandbox, at);
-            healthy(&sandbox, at);
-            if !all.is_empty() {
-                sandbox.ok(&["del", "a"]);
-            }
-            sandbox.expect_inventory(&before, at);
+            all_or_nothing(&sandbox, &before, at);
         },
     );
     sandbox.expect_inventory(&before, "at the end");
@@ -239,6 +240,18 @@ fn killed_while_starting() {
 
 #[test]
 fn killed_while_starting_with_a_container() {
+    killed_while_starting_after("a start", "true");
+}
+
+#[test]
+fn killed_while_taking_an_earlier_layout_over() {
+    // One map is of another form.
+    let earlier = "cd /sys/fs/bpf/portmap; mv v3 v2; rm v2/maps/pm_ports";
+    killed_while_starting_after("a start from an earlier layout", earlier);
+}
+
+/// Kills a daemon at every step of its start where there is a container, after what a script does.
+fn killed_while_starting_after(test: &str, script: &str) {
     let sandbox = Sandbox::new();
     let start = |()| starts(&sandbox);
     let daemon = sandbox.daemon();
@@ -247,10 +260,10 @@ fn killed_while_starting_with_a_container() {
     let _service = Service::start(&sandbox, A, Transport::Tcp, 31000, "a");
     let inventory = sandbox.inventory();
     at_every_step(
-        "a start",
+        test,
         &sandbox,
         Kill,
-        || (),
+        || drop(sandbox.sh(Place::Host, script)),
         start,
         |at, _| {
             let all_well = |at: &str| {

@@ -23,6 +23,18 @@ fn check_traffic(sandbox: &Sandbox, host: Ipv4Addr) {
     assert_eq!((answer.from.as_str(), answer.client.ip()), ("outside", host.into()));
 }
 
+/// Gives the uplink another address instead of one that it has, and the default route that goes with that.
+fn readdress(sandbox: &Sandbox, old: Ipv4Addr, new: Ipv4Addr) {
+    // The new one, second to the old one, can go with it, too.
+    sandbox.sh(
+        Place::Host,
+        &format!(
+            "ip address add {new}/24 dev uplink; ip address del {old}/24 dev uplink; \
+             ip address replace {new}/24 dev uplink; ip route replace default via {OUTSIDE}"
+        ),
+    );
+}
+
 /// A sandbox, a daemon with these flags besides the usual ones, a container, and services in it and outside.
 macro_rules! served {
     ($sandbox:ident, $daemon:ident, $($flag:expr),*) => {
@@ -201,13 +213,8 @@ fn containers_follow_the_host() {
         wait::until(what, || is_healthy(&sandbox));
     };
     // Another address, as DHCP may bring; the old default route goes with the old address.
-    sandbox.sh(
-        Place::Host,
-        "ip address add 10.0.0.9/24 dev uplink; ip address del 10.0.0.1/24 dev uplink; \
-         ip address add 10.0.0.9/24 dev uplink 2>/dev/null || true; \
-         ip route replace default via 10.0.0.2",
-    );
     let host = Ipv4Addr::new(10, 0, 0, 9);
+    readdress(&sandbox, HOST, host);
     expect("the new address", "ip -4 address show dev eth0 | grep -q 10.0.0.9/24");
     check_traffic(&sandbox, host);
     // Another IPv6 address, and the old one deprecated.
@@ -248,23 +255,19 @@ fn more_news_than_the_daemon_can_take_are_no_harm() {
     sandbox.sh(
         Place::Host,
         "for i in $(seq 1000); do echo address add 10.9.9.9/32 dev lo; echo address del 10.9.9.9/32 dev lo; done | \
-         ip -batch -; \
-         ip address add 10.0.0.9/24 dev uplink; ip address del 10.0.0.1/24 dev uplink; \
-         ip address add 10.0.0.9/24 dev uplink 2>/dev/null || true; ip route replace default via 10.0.0.2",
+         ip -batch -",
     );
+    let (first, second) = (Ipv4Addr::new(10, 0, 0, 9), Ipv4Addr::new(10, 0, 0, 8));
+    readdress(&sandbox, HOST, first);
     daemon.resume();
-    let address = |expected: &str| sandbox.sh(A, "ip -4 address show dev eth0").contains(expected);
-    wait::until("the new address", || address("10.0.0.9/24"));
+    let has = |address: Ipv4Addr| sandbox.sh(A, "ip -4 address show dev eth0").contains(&address.to_string());
+    wait::until("the new address", || has(first));
     wait::until("a word of it", || daemon.log().contains("more to tell than there was room for"));
     // And it still listens.
-    sandbox.sh(
-        Place::Host,
-        "ip address add 10.0.0.8/24 dev uplink; ip address del 10.0.0.9/24 dev uplink; \
-         ip address add 10.0.0.8/24 dev uplink 2>/dev/null || true; ip route replace default via 10.0.0.2",
-    );
-    wait::until("the next address", || address("10.0.0.8/24"));
+    readdress(&sandbox, first, second);
+    wait::until("the next address", || has(second));
     wait::until("health", || is_healthy(&sandbox));
-    check_traffic(&sandbox, Ipv4Addr::new(10, 0, 0, 8));
+    check_traffic(&sandbox, second);
 }
 
 #[test]

@@ -49,6 +49,8 @@ pub fn unpin(path: &Path) -> Result<()> {
 /// Removes the directories for pins as far as they are empty.
 pub fn remove_directories(pins: &Pins) -> Result<()> {
     let mut directories = pins.directories().to_vec();
+    // That for maps, by which a layout is known, is the last to go.
+    directories.reverse();
     directories.extend([pins.root(), pins.bpffs().to_owned()]);
     for directory in directories {
         match fault::step("remove a directory for pins").and_then(|()| fs::remove_dir(&directory)) {

@@ -41,11 +41,14 @@ fn layouts(bpffs: &Path) -> Result<Vec<u32>> {
 }
 
 /// Whether a directory called like a layout is one: it has a directory for maps, and no map or program in it has
-/// another name than ours begin with.
+/// another name than ours begin with. One without anything is what is left of one.
 fn is_portmap(pins: &Pins) -> Result<bool> {
     let [maps, programs, _links] = pins.directories();
     let is_ours =
         |pin: &PathBuf| pin.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+    if pins_in(&pins.root())?.is_empty() {
+        return Ok(true);
+    }
     Ok(maps.is_dir() && pins_in(&maps)?.iter().chain(&pins_in(&programs)?).all(is_ours))
 }
 
