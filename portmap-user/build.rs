@@ -9,7 +9,7 @@ use aya_build::{Package, Toolchain};
 mod toolchain;
 
 /// Binaries of the BPF package.
-const OBJECTS: [&str; 3] = ["portmap-ebpf", "portmap-bench", "portmap-hostile"];
+const OBJECTS: [&str; 4] = ["portmap-ebpf", "portmap-guard", "portmap-bench", "portmap-hostile"];
 
 fn main() -> Result<()> {
     let out = PathBuf::from(env::var("OUT_DIR").context("cargo sets OUT_DIR")?);

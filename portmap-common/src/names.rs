@@ -32,7 +32,11 @@ pub const MAP_LIMITS: &str = "pm_limits";
 /// The programs that others leave to: `PROG_ARRAY`, in the order of [`REST`].
 pub const MAP_REST: &str = "pm_rest";
 
-/// All maps, in the order in which they are described above.
+/// Network namespace, by its cookie, to container: `HASH` of [`Guarded`](crate::tables::Guarded). It is there with the
+/// bind guard only.
+pub const MAP_GUARDED: &str = "pm_guarded";
+
+/// All maps that are always there, in the order in which they are described above.
 pub const MAPS: [&str; 13] = [
     MAP_PORTS,
     MAP_ENDPOINTS,
@@ -63,7 +67,10 @@ pub const PROG_UPLINK_EGRESS: &str = "pm_uplink_out";
 /// Program at the ingress of every container's `eth0`.
 pub const PROG_CONTAINER_ETH0: &str = "pm_ctr_eth0_in";
 
-/// The programs that are attached somewhere.
+/// Programs of the bind guard, for both versions of IP.
+pub const GUARDS: [&str; 2] = ["pm_bind4", "pm_bind6"];
+
+/// The programs that are attached to interfaces.
 pub const PROGRAMS: [&str; 6] = [
     PROG_UPLINK_INGRESS,
     PROG_VETH_INGRESS,

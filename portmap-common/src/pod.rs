@@ -9,7 +9,7 @@ use crate::{
     limit::Limit,
     memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
     reason::{Drops, ReasonCounts},
-    tables::{Config, Endpoint, PortEntry},
+    tables::{Config, Endpoint, Guarded, PortEntry},
 };
 
 macro_rules! pod {
@@ -23,6 +23,7 @@ macro_rules! pod {
 pod!(
     PortEntry,
     Endpoint,
+    Guarded,
     Config,
     Counters,
     ReasonCounts,

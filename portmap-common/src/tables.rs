@@ -131,6 +131,14 @@ impl Endpoint {
     }
 }
 
+/// A network namespace whose sockets are bound to ports of its container only.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Guarded {
+    /// The container's slot.
+    pub slot: u32,
+}
+
 /// The host's side of the network, the same for all containers.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -161,6 +169,7 @@ pub struct Config {
 
 const _: () = assert!(size_of::<PortEntry>() == 8);
 const _: () = assert!(size_of::<Endpoint>() == 20);
+const _: () = assert!(size_of::<Guarded>() == 4);
 const _: () = assert!(size_of::<Config>() == 88);
 
 #[cfg(test)]

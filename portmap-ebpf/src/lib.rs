@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod answer;
+pub mod bind;
 pub mod echo;
 pub mod frame;
 pub mod hooks;

@@ -26,6 +26,12 @@ pub fn bytes() -> &'static [u8] {
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portmap-ebpf"))
 }
 
+/// The object of the bind guard.
+pub fn guard() -> &'static [u8] {
+    let () = Embedded::<{ cfg!(bpf_stub) }>::IS_REAL;
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portmap-guard"))
+}
+
 /// What two maps must have in common for one to stand in for the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapShape {
@@ -53,10 +59,10 @@ impl fmt::Display for MapShape {
     }
 }
 
-/// The maps of the object.
-pub fn maps() -> Result<Vec<MapShape>> {
+/// The maps of an object.
+pub fn maps(object: &[u8]) -> Result<Vec<MapShape>> {
     let object =
-        aya_obj::Object::parse(bytes()).context(|| "cannot read the embedded BPF object".to_owned())?;
+        aya_obj::Object::parse(object).context(|| "cannot read the embedded BPF object".to_owned())?;
     let shape = |(name, map): (String, aya_obj::Map)| MapShape {
         name,
         map_type: map.map_type(),
@@ -65,5 +71,6 @@ pub fn maps() -> Result<Vec<MapShape>> {
         max_entries: map.max_entries(),
         flags: map.map_flags(),
     };
-    Ok(object.maps.into_iter().filter(|(name, _)| names::MAPS.contains(&name.as_str())).map(shape).collect())
+    let is_pinned = |name: &str| names::MAPS.contains(&name) || name == names::MAP_GUARDED;
+    Ok(object.maps.into_iter().filter(|(name, _)| is_pinned(name)).map(shape).collect())
 }

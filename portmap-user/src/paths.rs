@@ -112,8 +112,9 @@ impl Pins {
 
     /// Everything that this daemon's layout can have pinned besides links.
     pub fn fixed(&self) -> Vec<PathBuf> {
-        let maps = names::MAPS.iter().map(|name| self.map(name));
-        let programs = names::PROGRAMS.iter().flat_map(|name| [self.program(name), self.new_program(name)]);
+        let maps = names::MAPS.iter().chain([&names::MAP_GUARDED]).map(|name| self.map(name));
+        let programs = names::PROGRAMS.iter().chain(&names::GUARDS);
+        let programs = programs.flat_map(|name| [self.program(name), self.new_program(name)]);
         maps.chain(programs).collect()
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     durations::Length,
     ephemeral,
     error::{Context as _, Error, Result},
+    kernel::guard,
     paths::{DEFAULT_BPFFS_DIR, DEFAULT_STATE_DIR, Pins, STATE_DIR_VARIABLE, StateDir},
     ports::PortSet,
     rates::{Direction, PerCpu, Policy},
@@ -135,6 +136,11 @@ pub struct RawSettings {
     /// Whether the daemon puts back by itself what somebody has changed of its programs, interfaces and settings [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     reconcile: Option<bool>,
+    /// Have `bind()` fail with EACCES in containers for ports that are not theirs, for processes of this cgroup (version 2),
+    /// or none [default: none; without a value: all processes]
+    #[arg(long, value_name = "CGROUP", alias = "bind_guard", num_args = 0..=1, require_equals = true, default_missing_value = "all")]
+    #[serde(alias = "bind_guard")]
+    bind_guard: Option<String>,
     /// Address for reading by HTTP, or none [default: 127.0.0.1:5051]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<String>,
@@ -178,8 +184,30 @@ pub struct Settings {
     pub listen: Option<SocketAddr>,
     /// Whether the daemon puts back by itself what somebody has changed.
     pub reconcile: bool,
+    /// For which processes `bind()` is guarded, if for any.
+    pub bind_guard: Option<BindGuard>,
     /// What limits containers' traffic.
     pub shaping: Shaping,
+}
+
+/// For which processes `bind()` is guarded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BindGuard {
+    /// All of the host.
+    All,
+    /// Those of a cgroup.
+    Cgroup(PathBuf),
+}
+
+impl BindGuard {
+    /// The directory of the cgroup, which must be there.
+    pub fn cgroup(&self) -> Result<PathBuf> {
+        let path = match self {
+            Self::All => guard::root()?,
+            Self::Cgroup(path) => path.clone(),
+        };
+        guard::check_cgroup(&path).map(|()| path)
+    }
 }
 
 /// What limits containers' traffic.
@@ -290,6 +318,7 @@ impl RawSettings {
             network_link_speed: self.network_link_speed.or(other.network_link_speed),
             limit_local_traffic: self.limit_local_traffic.or(other.limit_local_traffic),
             reconcile: self.reconcile.or(other.reconcile),
+            bind_guard: self.bind_guard.or(other.bind_guard),
             config: self.config,
         }
     }
@@ -332,7 +361,19 @@ impl RawSettings {
             ipv6: self.ipv6.unwrap_or_default() == Ipv6::Auto,
             listen,
             reconcile: self.reconcile.unwrap_or(true),
+            bind_guard: bind_guard(self.bind_guard.as_deref())?,
         })
+    }
+}
+
+fn bind_guard(text: Option<&str>) -> Result<Option<BindGuard>> {
+    match text {
+        None | Some("none") => Ok(None),
+        Some("all") => Ok(Some(BindGuard::All)),
+        Some(path) if path.starts_with('/') => Ok(Some(BindGuard::Cgroup(path.into()))),
+        Some(text) => Err(Error::usage(format!(
+            "--bind-guard={text:?}: expected the directory of a cgroup such as /sys/fs/cgroup/system.slice, all, or none"
+        ))),
     }
 }
 
@@ -437,6 +478,7 @@ mod tests {
             (format!("{ephemeral} --ports 31000-"), "\"31000-\""),
             (format!("{ephemeral} --resources ports"), "\"ports\""),
             (format!("{ephemeral} --listen here"), "\"here\""),
+            (format!("{ephemeral} --bind-guard=here"), "\"here\""),
             (format!("{ephemeral} --ports 5000-6000"), "127.0.0.1:5051"),
             (format!("{ephemeral} --config /does/not/exist"), "/does/not/exist"),
         ] {

@@ -1,6 +1,7 @@
 //! What the end-to-end tests, the demonstration and the benchmarks share: sandboxes that play a host and its
 //! surroundings, services in them, and hand-made frames.
 
+pub mod cgroup;
 pub mod daemon;
 pub mod faults;
 pub mod frames;

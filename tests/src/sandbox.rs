@@ -16,6 +16,7 @@ use std::{
 use portmap::kernel::namespace::Namespace;
 
 use crate::{
+    cgroup::Cgroup,
     daemon::Daemon,
     faults::{self, sample},
     wait,
@@ -94,6 +95,8 @@ pub struct Sandbox {
     files: tempfile::TempDir,
     /// Whether a daemon has been ready in it, which must be possible to remove without a trace.
     was_used: AtomicBool,
+    /// More flags of every daemon.
+    flags: Vec<String>,
 }
 
 impl Default for Sandbox {
@@ -153,7 +156,15 @@ impl Sandbox {
             init,
             files: tempfile::tempdir().expect("a directory"),
             was_used: AtomicBool::new(false),
+            flags: Vec::new(),
         }
+    }
+
+    /// Gives every daemon a bind guard for the processes of a cgroup that was made before.
+    #[must_use]
+    pub fn guarded(mut self, cgroup: &Cgroup) -> Self {
+        self.flags.push(format!("--bind-guard={}", cgroup.path().display()));
+        self
     }
 
     /// Where a path of the host is found from outside it.
@@ -239,6 +250,7 @@ impl Sandbox {
         let process = self
             .command(Place::Host, binary("portmapd"))
             .args(flags)
+            .args(&self.flags)
             .env("NO_COLOR", "1")
             .env(portmap::fault::VARIABLE, faults::ORDER)
             .stdout(Stdio::piped())

@@ -4,6 +4,7 @@
 use std::net::Ipv4Addr;
 
 use portmap_tests::{
+    cgroup::Cgroup,
     daemon::Daemon,
     faults::{
         Fault::{self, Fail, Kill},
@@ -105,7 +106,8 @@ impl<'a> Replaced<'a> {
 
 #[test]
 fn killed_while_adding() {
-    let sandbox = Sandbox::new();
+    let cgroup = Cgroup::new();
+    let sandbox = Sandbox::new().guarded(&cgroup);
     sandbox.sh(Place::Host, "ip netns add theirs; ip -n theirs link set lo up");
     // Our MAC address is in it from now on, which the kernel does not let go.
     let daemon = sandbox.daemon();
@@ -138,7 +140,8 @@ fn killed_while_adding() {
 
 #[test]
 fn killed_while_deleting() {
-    let sandbox = Sandbox::new();
+    let cgroup = Cgroup::new();
+    let sandbox = Sandbox::new().guarded(&cgroup);
     let mut daemon = Replaced::start(&sandbox);
     let before = sandbox.inventory();
     let add = || drop(sandbox.ok(&ADD));
@@ -174,7 +177,8 @@ fn form(sandbox: &Sandbox, at: &str) -> Value {
 
 #[test]
 fn killed_while_updating() {
-    let sandbox = Sandbox::new();
+    let cgroup = Cgroup::new();
+    let sandbox = Sandbox::new().guarded(&cgroup);
     let mut daemon = Replaced::start(&sandbox);
     sandbox.ok(&["add", "a"]);
     to_few(&sandbox);
@@ -215,7 +219,8 @@ fn starts(sandbox: &Sandbox) -> bool {
 
 #[test]
 fn killed_while_starting() {
-    let sandbox = Sandbox::new();
+    let cgroup = Cgroup::new();
+    let sandbox = Sandbox::new().guarded(&cgroup);
     let virgin = sandbox.inventory();
     let start = |()| starts(&sandbox);
     let mut again = false;
@@ -252,7 +257,8 @@ fn killed_while_taking_an_earlier_layout_over() {
 
 /// Kills a daemon at every step of its start where there is a container, after what a script does.
 fn killed_while_starting_after(test: &str, script: &str) {
-    let sandbox = Sandbox::new();
+    let cgroup = Cgroup::new();
+    let sandbox = Sandbox::new().guarded(&cgroup);
     let start = |()| starts(&sandbox);
     let daemon = sandbox.daemon();
     let added = sandbox.json(&ADD);
@@ -287,7 +293,8 @@ fn killed_while_starting_after(test: &str, script: &str) {
 
 #[test]
 fn killed_while_tearing_down() {
-    let sandbox = Sandbox::new();
+    let cgroup = Cgroup::new();
+    let sandbox = Sandbox::new().guarded(&cgroup);
     let virgin = sandbox.inventory();
     // By the daemon, and by the command line alone.
     for with_daemon in [true, false] {
@@ -318,7 +325,8 @@ fn with_container(sandbox: &Sandbox) -> Daemon {
 
 #[test]
 fn a_failing_step() {
-    let sandbox = Sandbox::new();
+    let cgroup = Cgroup::new();
+    let sandbox = Sandbox::new().guarded(&cgroup);
     let daemon = sandbox.daemon();
     let before = sandbox.inventory();
     let files = daemon.open_files();
@@ -374,7 +382,8 @@ fn a_failing_step() {
 
 #[test]
 fn a_failing_step_of_a_start() {
-    let sandbox = Sandbox::new();
+    let cgroup = Cgroup::new();
+    let sandbox = Sandbox::new().guarded(&cgroup);
     let daemon = sandbox.daemon();
     let added = sandbox.json(&ADD);
     daemon.kill();
@@ -398,7 +407,8 @@ fn a_failing_step_of_a_start() {
 
 #[test]
 fn a_failing_step_of_an_end() {
-    let sandbox = Sandbox::new();
+    let cgroup = Cgroup::new();
+    let sandbox = Sandbox::new().guarded(&cgroup);
     let virgin = sandbox.inventory();
     let prepare = || with_container(&sandbox).kill();
     at_every_step(

@@ -17,7 +17,7 @@ use crate::{
         namespace::{self, Namespace, NamespaceId},
         netlink::Netlink,
         programs::{self, Hook, Mechanism},
-        sysctl,
+        sysctl::{self, Sysctls},
     },
     paths::Pins,
     state::{ContainerRecord, Phase},
@@ -174,24 +174,28 @@ impl Daemon {
             },
         )?;
         // Its own address and router solicitations would only be dropped by the program at the other end.
-        sysctl::write_if_present(&sysctl::of_interface("ipv6", &host_veth, "disable_ipv6"), "1")?;
+        self.sysctls.write_if_present(&sysctl::of_interface("ipv6", &host_veth, "disable_ipv6"), "1")?;
         self.maps().set_endpoint(record.slot, self.endpoint(record, eth0))?;
         self.maps().set_limit(record.slot, self.limit_entry(record))?;
+        if let Some(guard) = &self.guard {
+            guard.add(record.slot, namespace)?;
+        }
         if record.ingress.is_some() {
             self.limit_ingress(record)?;
         }
         // Before the link comes up, so that not a single packet gets past it.
         programs::attach(&self.settings.pins, &veth_hook(&self.settings.pins, record))?;
         link::set_up(&netlink, veth_ifindex(record.slot), &host_veth)?;
-        let inherited = if record.owns_netns { inside::inherited() } else { Vec::new() };
+        let inherited = if record.owns_netns { inside::inherited(&self.sysctls) } else { Vec::new() };
         namespace.run(|| {
+            let sysctls = Sysctls::open()?;
             for (setting, value) in &inherited {
-                sysctl::write_if_present(setting, value)?;
+                sysctls.write_if_present(setting, value)?;
             }
             if record.egress.is_some() {
                 self.limit_egress(record, eth0)?;
             }
-            inside::set_up(&facts, record, eth0)?;
+            inside::set_up(&sysctls, &facts, record, eth0)?;
             self.attach_inside(record)
         })
     }
@@ -227,6 +231,9 @@ impl Daemon {
             }
             maps.set_endpoint(record.slot, Endpoint::default())?;
             maps.set_limit(record.slot, Limit::default())?;
+        }
+        if let Some(guard) = &self.guard {
+            guard.remove(record.slot)?;
         }
         dismantle(self.mechanism, &self.settings.pins, record)?;
         self.store.remove_container(&record.name)?;

@@ -20,7 +20,7 @@ use crate::{
         netlink::Netlink,
         programs::{self, Hook, Mechanism},
         qdisc::Leaf,
-        sysctl,
+        sysctl::{self, Sysctls},
     },
     ports::PortSet,
     state::{ContainerRecord, Phase},
@@ -36,7 +36,7 @@ impl Daemon {
         let mut findings = vec![self.mechanism_finding()];
         findings.push(finding(
             "host settings",
-            check_settings(&host::managed(&self.settings)),
+            check_settings(&self.sysctls, &host::managed(&self.settings)),
             "containers reach the host by lo, and it gives out none of their ports",
         ));
         findings.push(finding(
@@ -54,6 +54,14 @@ impl Daemon {
             self.registry().containers.values().map(|entry| entry.record.clone()).collect();
         findings.push(finding("port map", self.check_port_map(&records), "every port belongs to its owner"));
         findings.push(self.listeners_finding());
+        if let Some(guard) = &self.guard {
+            let checked = guard.check().map_err(|error| Error::failure(format!("{error}: {REPAIR}")));
+            findings.push(finding(
+                "bind guard",
+                checked,
+                &format!("for processes of {}", guard.cgroup().display()),
+            ));
+        }
         for record in records.iter().filter(|record| record.phase == Phase::Ready) {
             findings.push(finding(
                 &format!("container {}", record.name),
@@ -187,8 +195,14 @@ impl Daemon {
                 record.netns.display()
             ))
         })?;
+        if let Some(guard) = &self.guard
+            && !guard.knows(record.slot, &namespace)?
+        {
+            return Err(Error::failure(format!("the bind guard does not know it: {REPAIR}")));
+        }
         namespace.run(|| {
-            let range = sysctl::local_port_range()?;
+            let sysctls = Sysctls::open()?;
+            let range = sysctls.local_port_range()?;
             if range != record.ephemeral_ports {
                 return Err(Error::failure(format!(
                     "ip_local_port_range inside is {range}, expected {}: connections from other ports are dropped; \
@@ -196,7 +210,7 @@ impl Daemon {
                     record.ephemeral_ports
                 )));
             }
-            let different = inside::differences(&Netlink::open()?, &self.facts(), record, eth0)?;
+            let different = inside::differences(&Netlink::open()?, &sysctls, &self.facts(), record, eth0)?;
             if !different.is_empty() {
                 return Err(Error::failure(format!("inside, {}: {REPAIR}", different.join(", "))));
             }
@@ -205,8 +219,8 @@ impl Daemon {
     }
 }
 
-fn check_settings(managed: &PortSet) -> Result<()> {
-    let lacking = managed.difference(&sysctl::reserved_ports()?);
+fn check_settings(sysctls: &Sysctls, managed: &PortSet) -> Result<()> {
+    let lacking = managed.difference(&sysctls.reserved_ports()?);
     if !lacking.is_empty() {
         return Err(Error::failure(format!(
             "ip_local_reserved_ports lacks {lacking}, so that the host may give them out: {REPAIR}"
@@ -214,7 +228,7 @@ fn check_settings(managed: &PortSet) -> Result<()> {
     }
     for setting in LO_SETTINGS {
         let name = sysctl::of_interface("ipv4", "lo", setting);
-        let value = sysctl::read(&name)?;
+        let value = sysctls.read(&name)?;
         if value != "1" {
             return Err(Error::failure(format!("/proc/sys/net/{name} is {value}, expected 1: {REPAIR}")));
         }

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::{Daemon, HostFacts, container::namespace_of, host, inside, uplink_queue};
 use crate::{
     error::Result,
-    kernel::netlink::Netlink,
+    kernel::{netlink::Netlink, sysctl::Sysctls},
     state::{ContainerRecord, Phase},
 };
 
@@ -26,10 +26,10 @@ impl Daemon {
         }
         info!("the host has changed: sharing {} of {}", now.addresses(), now.uplink);
         if (now.uplink_index, &now.uplink) != (before.uplink_index, &before.uplink) {
-            let mut record = host::record(&self.store, &self.settings, &now, self.mechanism)?;
+            let mut record = host::record(&self.store, &self.settings, &self.sysctls, &now, self.mechanism)?;
             uplink_queue::settle(&self.store, &mut record, &self.settings, &now, self.leaf)?;
         }
-        host::mend(&self.settings, &now, self.mechanism)?;
+        host::mend(&self.settings, &self.sysctls, &now, self.mechanism)?;
         self.maps().set_config(&now.config(self.has_flows))?;
         *self.facts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(now);
         let names: Vec<String> = self.registry().containers.keys().cloned().collect();
@@ -52,6 +52,7 @@ impl Daemon {
         let facts = self.facts();
         inside::conform_link(&Netlink::open()?, &facts, veth_ifindex(record.slot), &record.host_veth())?;
         let eth0 = self.maps().endpoint(record.slot)?.eth0_ifindex;
-        namespace_of(record)?.run(|| inside::conform(&Netlink::open()?, &facts, record, eth0).map(drop))
+        namespace_of(record)?
+            .run(|| inside::conform(&Netlink::open()?, &Sysctls::open()?, &facts, record, eth0).map(drop))
     }
 }

@@ -26,7 +26,7 @@ use crate::{
         namespace::{Namespace, NamespaceId},
         netlink::Netlink,
         programs::{self, Hook, Mechanism},
-        sysctl,
+        sysctl::{self, Sysctls},
     },
     paths::{Pins, StateDir},
     ports::PortSet,
@@ -250,8 +250,8 @@ pub(super) fn check_root() -> Result<()> {
 }
 
 /// Refuses ports that the host gives out by itself, and warns of those that it already uses.
-pub(super) fn check_ports(settings: &Settings) -> Result<()> {
-    let host_range = sysctl::local_port_range()?;
+pub(super) fn check_ports(settings: &Settings, sysctls: &Sysctls) -> Result<()> {
+    let host_range = sysctls.local_port_range()?;
     for (flag, ports) in [("--ports", &settings.ports), ("--ephemeral-ports", &settings.ephemeral_ports)] {
         let both = ports.intersection(&host_range.into());
         if !both.is_empty() {
@@ -298,6 +298,7 @@ pub(super) const LO_SETTINGS: [&str; 2] = ["accept_local", "route_localnet"];
 pub(super) fn record(
     store: &Store,
     settings: &Settings,
+    sysctls: &Sysctls,
     facts: &HostFacts,
     mechanism: Mechanism,
 ) -> Result<HostRecord> {
@@ -322,7 +323,7 @@ pub(super) fn record(
         }
     }
     let earlier_reserved = earlier.as_ref().map(|earlier| earlier.reserved.clone()).unwrap_or_default();
-    let ours = managed(settings).difference(&sysctl::reserved_ports()?);
+    let ours = managed(settings).difference(&sysctls.reserved_ports()?);
     let mut record = HostRecord {
         reserved: earlier_reserved.union(&ours),
         namespace: facts.namespace,
@@ -337,7 +338,7 @@ pub(super) fn record(
     };
     for setting in LO_SETTINGS {
         let name = sysctl::of_interface("ipv4", "lo", setting);
-        let before = sysctl::read(&name)?;
+        let before = sysctls.read(&name)?;
         if before != "1" && !record.sysctls.iter().any(|saved| saved.name == name) {
             record.sysctls.push(SavedSysctl { name, before, set: "1".to_owned() });
         }
@@ -373,20 +374,25 @@ pub(super) fn managed(settings: &Settings) -> PortSet {
 
 /// Has the host give out none of the managed ports by itself, whatever becomes of its range. Returns whether it would
 /// have.
-fn reserve(settings: &Settings) -> Result<bool> {
-    let (before, ours) = (sysctl::reserved_ports()?, managed(settings));
+fn reserve(settings: &Settings, sysctls: &Sysctls) -> Result<bool> {
+    let (before, ours) = (sysctls.reserved_ports()?, managed(settings));
     let is_lacking = !ours.difference(&before).is_empty();
     if is_lacking {
-        sysctl::set_reserved_ports(&before.union(&ours))?;
+        sysctls.set_reserved_ports(&before.union(&ours))?;
     }
     Ok(is_lacking)
 }
 
 /// Does to the host what has been written down.
-pub(super) fn set_up(settings: &Settings, facts: &HostFacts, mechanism: Mechanism) -> Result<()> {
-    reserve(settings)?;
+pub(super) fn set_up(
+    settings: &Settings,
+    sysctls: &Sysctls,
+    facts: &HostFacts,
+    mechanism: Mechanism,
+) -> Result<()> {
+    reserve(settings, sysctls)?;
     for setting in LO_SETTINGS {
-        sysctl::write(&sysctl::of_interface("ipv4", "lo", setting), "1")?;
+        sysctls.write(&sysctl::of_interface("ipv4", "lo", setting), "1")?;
     }
     for hook in hooks(mechanism, &settings.pins, &facts.uplink) {
         programs::attach(&settings.pins, &hook)?;
@@ -395,15 +401,20 @@ pub(super) fn set_up(settings: &Settings, facts: &HostFacts, mechanism: Mechanis
 }
 
 /// Does again what somebody has undone, and returns what that was.
-pub(super) fn mend(settings: &Settings, facts: &HostFacts, mechanism: Mechanism) -> Result<Vec<String>> {
+pub(super) fn mend(
+    settings: &Settings,
+    sysctls: &Sysctls,
+    facts: &HostFacts,
+    mechanism: Mechanism,
+) -> Result<Vec<String>> {
     let mut mended = Vec::new();
-    if reserve(settings)? {
+    if reserve(settings, sysctls)? {
         mended.push("ip_local_reserved_ports".to_owned());
     }
     for setting in LO_SETTINGS {
         let name = sysctl::of_interface("ipv4", "lo", setting);
-        if sysctl::read(&name)? != "1" {
-            sysctl::write(&name, "1")?;
+        if sysctls.read(&name)? != "1" {
+            sysctls.write(&name, "1")?;
             mended.push(format!("/proc/sys/net/{name}"));
         }
     }
@@ -469,19 +480,21 @@ fn leave_host(pins: &Pins, mechanism: Mechanism, host: &HostRecord) -> Result<()
         }
     }
     failures.note(uplink_queue::leave(host));
+    failures.note(put_back_settings(host));
+    failures.into_result()
+}
+
+/// Puts settings back, unless somebody has changed them since.
+fn put_back_settings(host: &HostRecord) -> Result<()> {
+    let (mut failures, sysctls) = (Failures::default(), Sysctls::open()?);
     if !host.reserved.is_empty() {
-        // Others may have reserved more since.
-        failures.note(
-            sysctl::reserved_ports()
-                .and_then(|now| sysctl::set_reserved_ports(&now.difference(&host.reserved))),
-        );
+        let now = sysctls.reserved_ports();
+        failures.note(now.and_then(|now| sysctls.set_reserved_ports(&now.difference(&host.reserved))));
     }
     for saved in &host.sysctls {
-        // Unless somebody has changed it since.
-        let put_back = sysctl::read(&saved.name).and_then(|value| {
-            if value == saved.set { sysctl::write(&saved.name, &saved.before) } else { Ok(()) }
-        });
-        failures.note(put_back);
+        failures.note(sysctls.read(&saved.name).and_then(|value| {
+            if value == saved.set { sysctls.write(&saved.name, &saved.before) } else { Ok(()) }
+        }));
     }
     failures.into_result()
 }

@@ -17,7 +17,7 @@ use crate::{
         link::{self, LOOPBACK, Mac},
         netlink::Netlink,
         programs::{self, Mechanism},
-        sysctl,
+        sysctl::{self, Sysctls},
     },
     paths::Pins,
     state::{ContainerRecord, NamespaceBefore},
@@ -27,9 +27,9 @@ use crate::{
 /// dropping, and how many may wait to be accepted. In somebody else's namespace they are as that one wants them.
 const INHERITED: [&str; 3] = ["core/somaxconn", "ipv4/tcp_ecn", "ipv4/tcp_ecn_fallback"];
 
-/// Those that this kernel has, with the values of the calling thread's namespace.
-pub(super) fn inherited() -> Vec<(&'static str, String)> {
-    INHERITED.into_iter().filter_map(|setting| Some((setting, sysctl::read(setting).ok()?))).collect()
+/// Those that this kernel has, with a namespace's values.
+pub(super) fn inherited(sysctls: &Sysctls) -> Vec<(&'static str, String)> {
+    INHERITED.into_iter().filter_map(|setting| Some((setting, sysctls.read(setting).ok()?))).collect()
 }
 
 /// The lowest index that no interface of the calling thread's namespace has; usually that behind the loopback's.
@@ -50,7 +50,7 @@ pub(super) fn look() -> Result<NamespaceBefore> {
     Ok(NamespaceBefore {
         lo_mac: lo.mac,
         lo_mtu: lo.mtu,
-        local_ports: sysctl::local_port_range()?,
+        local_ports: Sysctls::open()?.local_port_range()?,
         had_clsact: clsact::has_qdisc(&netlink, "lo")?,
     })
 }
@@ -73,16 +73,21 @@ fn settings(record: &ContainerRecord) -> Vec<(String, &'static str)> {
 }
 
 /// Gives the calling thread's namespace, a container's, the host's address and the container's ports.
-pub(super) fn set_up(facts: &HostFacts, record: &ContainerRecord, eth0: u32) -> Result<()> {
+pub(super) fn set_up(
+    sysctls: &Sysctls,
+    facts: &HostFacts,
+    record: &ContainerRecord,
+    eth0: u32,
+) -> Result<()> {
     let netlink = Netlink::open()?;
     for (setting, value) in settings(record) {
-        sysctl::write_if_present(&setting, value)?;
+        sysctls.write_if_present(&setting, value)?;
     }
-    sysctl::set_local_port_range(record.ephemeral_ports)?;
+    sysctls.set_local_port_range(record.ephemeral_ports)?;
     link::change_loopback(&netlink, Some(loopback_mac(record.slot)), facts.mtu)?;
     link::set_up(&netlink, LOOPBACK, "lo")?;
     link::set_up(&netlink, eth0, ETH0)?;
-    conform(&netlink, facts, record, eth0)?;
+    conform(&netlink, sysctls, facts, record, eth0)?;
     Ok(())
 }
 
@@ -90,14 +95,15 @@ pub(super) fn set_up(facts: &HostFacts, record: &ContainerRecord, eth0: u32) -> 
 /// default routes, and settings. What is so already is not touched. Returns whether anything was not.
 pub(super) fn conform(
     netlink: &Netlink,
+    sysctls: &Sysctls,
     facts: &HostFacts,
     record: &ContainerRecord,
     eth0: u32,
 ) -> Result<bool> {
     let mut changed = false;
     for (setting, value) in settings(record) {
-        if sysctl::read_if_present(&setting)?.is_some_and(|found| found != value) {
-            sysctl::write(&setting, value)?;
+        if sysctls.read_if_present(&setting)?.is_some_and(|found| found != value) {
+            sysctls.write(&setting, value)?;
             changed = true;
         }
     }
@@ -144,6 +150,7 @@ pub(super) fn conform_link(netlink: &Netlink, facts: &HostFacts, index: u32, nam
 /// What in the calling thread's namespace, a container's, is not as [`conform`] makes it.
 pub(super) fn differences(
     netlink: &Netlink,
+    sysctls: &Sysctls,
     facts: &HostFacts,
     record: &ContainerRecord,
     eth0: u32,
@@ -154,7 +161,7 @@ pub(super) fn differences(
     let route = default_route(netlink, AddressFamily::Inet, eth0)?;
     let mut all = Vec::new();
     for (setting, value) in settings(record) {
-        if let Some(found) = sysctl::read_if_present(&setting)?.filter(|found| found != value) {
+        if let Some(found) = sysctls.read_if_present(&setting)?.filter(|found| found != value) {
             all.push(format!("{setting} is {found}, expected {value}"));
         }
     }
@@ -227,7 +234,7 @@ pub(super) fn restore(mechanism: Mechanism, pins: &Pins, record: &ContainerRecor
         // The kernel takes no all-zero address back, which is what a loopback device starts with; ours stays then.
         let mac = (before.lo_mac != Mac::default()).then_some(before.lo_mac);
         failures.note(link::change_loopback(&netlink, mac, before.lo_mtu));
-        failures.note(sysctl::set_local_port_range(before.local_ports));
+        failures.note(Sysctls::open().and_then(|sysctls| sysctls.set_local_port_range(before.local_ports)));
         if mechanism == Mechanism::Clsact && !before.had_clsact {
             failures.note(clsact::delete_qdisc_if_empty(&netlink, "lo"));
         }

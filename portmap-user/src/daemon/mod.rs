@@ -37,7 +37,7 @@ use crate::{
     api::{AddRequest, Container, ContainerState, HOST, OUTSIDE},
     ephemeral::EphemeralPool,
     error::{Error, Kind, Result},
-    kernel::{maps::Maps, namespace, programs::Mechanism, qdisc::Leaf},
+    kernel::{guard::Guard, maps::Maps, namespace, programs::Mechanism, qdisc::Leaf, sysctl::Sysctls},
     ports::PortSet,
     settings::Settings,
     state::{ContainerRecord, Phase, Store},
@@ -62,8 +62,12 @@ pub struct Daemon {
     has_flows: bool,
     /// Bytes per second of the uplink for each CPU, if they are known.
     speed_per_cpu: Option<u64>,
+    /// The host's own.
+    sysctls: Sysctls,
     store: Store,
     maps: Mutex<Maps>,
+    /// Refuses `bind()` to ports that are not the container's.
+    guard: Option<Guard>,
     registry: Mutex<Registry>,
     /// Taken by whoever adds, changes or removes a container.
     turns: Turns,

@@ -1,7 +1,7 @@
 //! Starting: the host is made ready, and the containers of an earlier daemon are found again.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, RwLock},
 };
 
@@ -19,8 +19,17 @@ use crate::{
     api::ContainerState,
     ephemeral::EphemeralPool,
     error::{Error, Result},
-    kernel::{bpffs, layout, maps::Maps, netlink::Netlink, programs, qdisc::Leaf},
-    settings::Settings,
+    kernel::{
+        bpffs,
+        guard::{self, Guard},
+        layout,
+        maps::Maps,
+        netlink::Netlink,
+        programs,
+        qdisc::Leaf,
+        sysctl::Sysctls,
+    },
+    settings::{BindGuard, Settings},
     state::{ContainerRecord, Phase, Store},
 };
 
@@ -30,7 +39,9 @@ impl Daemon {
         host::check_root()?;
         bpffs::check_mounted(settings.pins.bpffs())?;
         let facts = HostFacts::discover(&settings)?;
-        host::check_ports(&settings)?;
+        let bind_guard = settings.bind_guard.as_ref().map(BindGuard::cgroup).transpose()?;
+        let sysctls = Sysctls::open()?;
+        host::check_ports(&settings, &sysctls)?;
         layout::refuse_later(settings.pins.bpffs())?;
         let store = Store::lock(&settings.state_dir)?;
         let mechanism = programs::Mechanism::detect();
@@ -39,13 +50,17 @@ impl Daemon {
         for record in records.iter().filter(|record| record.phase == Phase::Ready) {
             check_still_managed(&settings, record, &mut pool)?;
         }
-        let mut host_record = host::record(&store, &settings, &facts, mechanism)?;
+        let mut host_record = host::record(&store, &settings, &sysctls, &facts, mechanism)?;
         let leaf = Leaf::best()?;
         let speed_per_cpu = shaping::speed_per_cpu(&settings.shaping, &facts);
         shaping::warn_of_limits(&settings.shaping, leaf, speed_per_cpu, &facts.uplink);
         layout::adopt(&settings.pins)?;
         programs::load(&settings.pins)?;
         let mut maps = Maps::open(&settings.pins)?;
+        let guard = match &bind_guard {
+            Some(cgroup) => Some(Guard::load(&settings.pins, cgroup)?),
+            None => None,
+        };
         let has_flows = uplink_queue::settle(&store, &mut host_record, &settings, &facts, leaf)?;
         maps.set_config(&facts.config(has_flows))?;
         let registry = Registry { pool, containers: BTreeMap::new() };
@@ -58,8 +73,10 @@ impl Daemon {
             has_flows,
             speed_per_cpu,
             turns: Turns::default(),
+            sysctls,
             store,
             maps: Mutex::new(maps),
+            guard,
             registry: Mutex::new(registry),
             open: RwLock::new(true),
         };
@@ -74,7 +91,8 @@ impl Daemon {
         daemon.sweep()?;
         daemon.publish_ports();
         let facts = daemon.facts();
-        host::set_up(&daemon.settings, &facts, mechanism)?;
+        host::set_up(&daemon.settings, &daemon.sysctls, &facts, mechanism)?;
+        daemon.settle_guard()?;
         layout::remove_earlier(daemon.settings.pins.bpffs())?;
         info!(
             "sharing {} of {}, programs attached by {}, {} containers found again",
@@ -120,6 +138,15 @@ impl Daemon {
         self.store.set_container(&record)?;
         self.registry().containers.insert(record.name.clone(), Entry::new(record, broken));
         Ok(())
+    }
+
+    /// Attaches the bind guard, or removes that of an earlier daemon.
+    fn settle_guard(&self) -> Result<()> {
+        let Some(guard) = &self.guard else { return guard::remove(&self.settings.pins) };
+        let slots: BTreeSet<u16> =
+            self.registry().containers.values().map(|entry| entry.record.slot).collect();
+        guard.retain(|slot| slots.contains(&slot))?;
+        guard.attach()
     }
 
     /// Makes the port map say what the records say.

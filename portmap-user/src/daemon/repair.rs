@@ -1,6 +1,6 @@
 //! Bringing back what is meant to be: of one container, and of everything.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use portmap_common::{slot::veth_ifindex, tables::Endpoint};
 use tracing::{info, warn};
@@ -9,11 +9,17 @@ use super::{
     Daemon,
     container::{hooks_inside, open_same, veth, veth_hook},
     host, inside,
+    watch::News,
 };
 use crate::{
     api::Finding,
     error::Result,
-    kernel::{link, netlink::Netlink, programs, sysctl},
+    kernel::{
+        link::{self, Interface},
+        netlink::Netlink,
+        programs,
+        sysctl::Sysctls,
+    },
     state::{ContainerRecord, Phase},
 };
 
@@ -65,6 +71,9 @@ impl Daemon {
         note(self.ensure_endpoint(record, eth0)?, "its entry in pm_endpoints");
         let hook = veth_hook(&self.settings.pins, record);
         note(programs::ensure(&self.settings.pins, &hook)?, hook.program);
+        if let Some(guard) = &self.guard {
+            note(guard.add(record.slot, &namespace)?, "its entry in pm_guarded");
+        }
         namespace.run(|| self.bring_back_inside(record, eth0, &mut note))?;
         Ok(Found::There(mended))
     }
@@ -88,11 +97,14 @@ impl Daemon {
         eth0: u32,
         note: &mut (dyn FnMut(bool, &str) + Send),
     ) -> Result<()> {
-        let netlink = Netlink::open()?;
-        note(inside::conform(&netlink, &self.facts(), record, eth0)?, "addresses, routes or MTU inside");
-        let is_right = sysctl::local_port_range()? == record.ephemeral_ports;
+        let (netlink, sysctls) = (Netlink::open()?, Sysctls::open()?);
+        note(
+            inside::conform(&netlink, &sysctls, &self.facts(), record, eth0)?,
+            "addresses, routes or MTU inside",
+        );
+        let is_right = sysctls.local_port_range()? == record.ephemeral_ports;
         if !is_right {
-            sysctl::set_local_port_range(record.ephemeral_ports)?;
+            sysctls.set_local_port_range(record.ephemeral_ports)?;
         }
         note(!is_right, "ip_local_port_range inside");
         for hook in hooks_inside(self.mechanism, &self.settings.pins, record) {
@@ -117,29 +129,32 @@ impl Daemon {
     }
 
     /// Follows the host, sees to it that containers are in service that are meant to be, and forgets those whose namespace
-    /// has ended. Called when the kernel has told of a change, with the interfaces that may have lost a program, and
-    /// thoroughly from time to time, because it does not tell of all.
-    pub(super) fn look_after(&self, thoroughly: bool, suspects: &BTreeSet<u32>) -> Result<()> {
+    /// has ended; as far as there is reason to.
+    pub(super) fn look_after(&self, news: &News) -> Result<()> {
         // After a teardown there is nothing to look after.
         let Ok(_open) = self.open() else { return Ok(()) };
         // What is wrong with the host is no reason not to look after containers.
-        let followed = self.follow_host();
-        self.settle(thoroughly, suspects).and(followed)
+        let followed = if news.all || news.host { self.follow_host() } else { Ok(()) };
+        self.settle(news).and(followed)
     }
 
-    fn settle(&self, thoroughly: bool, suspects: &BTreeSet<u32>) -> Result<()> {
+    fn settle(&self, news: &News) -> Result<()> {
         let is_host_suspect =
-            [link::LOOPBACK, self.facts().uplink_index].iter().any(|own| suspects.contains(own));
-        let is_host_to_be_mended = (thoroughly || is_host_suspect) && self.settings.reconcile;
+            [link::LOOPBACK, self.facts().uplink_index].iter().any(|own| news.suspects.contains(own));
+        let is_host_to_be_mended = (news.all || is_host_suspect) && self.settings.reconcile;
         let mended = if is_host_to_be_mended { self.mend_host() } else { Ok(()) };
-        let interfaces: HashMap<u32, link::Interface> =
-            link::all(&Netlink::open()?)?.into_iter().map(|interface| (interface.index, interface)).collect();
-        for record in self.in_service_all() {
+        let netlink = Netlink::open()?;
+        let all = if news.all { link::all(&netlink)? } else { Vec::new() };
+        let all: HashMap<u32, Interface> =
+            all.into_iter().map(|interface| (interface.index, interface)).collect();
+        let is_told_of = |index| news.veths.contains(&index) || news.suspects.contains(&index);
+        for record in self.all_in_service(|record| news.all || is_told_of(veth_ifindex(record.slot))) {
             let index = veth_ifindex(record.slot);
-            let interface = interfaces.get(&index);
+            let found = if news.all { None } else { link::find_by_index(&netlink, index)? };
+            let interface = found.as_ref().or(all.get(&index));
             let is_there = interface.is_some_and(|interface| interface.name == record.host_veth());
             let is_well = interface.is_some_and(|interface| interface.is_up)
-                && (!(thoroughly || suspects.contains(&index)) || self.has_program(&record));
+                && (!(news.all || news.suspects.contains(&index)) || self.has_program(&record));
             if !is_there || (self.settings.reconcile && !is_well) {
                 self.attend_to(&record.name, false);
             }
@@ -153,11 +168,11 @@ impl Daemon {
         programs::is_attached(pins, &veth_hook(pins, record)).unwrap_or(false)
     }
 
-    /// The records of all containers that are in service, or are meant to be.
-    fn in_service_all(&self) -> Vec<ContainerRecord> {
+    /// The records of containers that are in service, or are meant to be.
+    fn all_in_service(&self, is_wanted: impl Fn(&ContainerRecord) -> bool) -> Vec<ContainerRecord> {
         let registry = self.registry();
-        let ready = registry.containers.values().filter(|entry| entry.record.phase == Phase::Ready);
-        ready.map(|entry| entry.record.clone()).collect()
+        let records = registry.containers.values().map(|entry| &entry.record);
+        records.filter(|record| record.phase == Phase::Ready && is_wanted(record)).cloned().collect()
     }
 
     /// Repairs one container, its limits too if it is to be done thoroughly; or forgets it if its namespace has ended.
@@ -200,7 +215,12 @@ impl Daemon {
     /// Puts back what somebody has changed at the host.
     fn mend_host(&self) -> Result<()> {
         let facts = self.facts();
-        let mended = host::mend(&self.settings, &facts, self.mechanism)?;
+        let mut mended = host::mend(&self.settings, &self.sysctls, &facts, self.mechanism)?;
+        if let Some(guard) = &self.guard
+            && guard.ensure()?
+        {
+            mended.push("the bind guard".to_owned());
+        }
         if !mended.is_empty() {
             info!("put back what was missing at the host: {}", mended.join(", "));
         }
@@ -223,7 +243,7 @@ impl Daemon {
             for failed in [self.follow_host(), self.mend_host()].into_iter().filter_map(Result::err) {
                 warn!("cannot repair the host: {failed}");
             }
-            for record in self.in_service_all() {
+            for record in self.all_in_service(|_every| true) {
                 self.attend_to(&record.name, true);
             }
         }

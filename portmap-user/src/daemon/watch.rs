@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use futures_util::{FutureExt as _, StreamExt as _};
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::RouteNetlinkMessage;
+use portmap_common::slot::{HOST_SLOT, slot_of_veth};
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 use tokio::{
     sync::RwLock,
@@ -37,23 +38,49 @@ const REST: u32 = 9;
 /// How often everything is looked at, told or not.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// What the kernel has told.
-#[derive(Default)]
-struct News {
+/// What is to be looked at.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    /// Everything: it is time for that, or the kernel had more to tell than there was room for.
+    pub(super) all: bool,
+    /// Something of the host other than its ends of containers' veth pairs has changed.
+    pub(super) host: bool,
+    /// Host veths that have changed or gone, by their index.
+    pub(super) veths: BTreeSet<u32>,
     /// Interfaces that have lost a filter or a qdisc.
-    suspects: BTreeSet<u32>,
-    /// It has told more than there was room for.
-    is_incomplete: bool,
+    pub(super) suspects: BTreeSet<u32>,
 }
 
 impl News {
     fn add(&mut self, change: &NetlinkPayload<RouteNetlinkMessage>) {
         match change {
-            NetlinkPayload::InnerMessage(
-                RouteNetlinkMessage::DelTrafficFilter(message)
-                | RouteNetlinkMessage::DelQueueDiscipline(message),
-            ) => self.suspects.extend(u32::try_from(message.header.index)),
-            NetlinkPayload::Overrun(_) => self.is_incomplete = true,
+            NetlinkPayload::Overrun(_) => {
+                info!("the kernel had more to tell than there was room for: looking at everything");
+                self.all = true;
+            }
+            NetlinkPayload::InnerMessage(message) => self.add_message(message),
+            _ => {}
+        }
+    }
+
+    fn add_message(&mut self, message: &RouteNetlinkMessage) {
+        match message {
+            RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message)
+                if slot_of_veth(message.header.index) != HOST_SLOT =>
+            {
+                self.veths.insert(message.header.index);
+            }
+            RouteNetlinkMessage::DelTrafficFilter(message)
+            | RouteNetlinkMessage::DelQueueDiscipline(message) => {
+                self.suspects.extend(u32::try_from(message.header.index));
+            }
+            RouteNetlinkMessage::NewLink(_)
+            | RouteNetlinkMessage::DelLink(_)
+            | RouteNetlinkMessage::NewAddress(_)
+            | RouteNetlinkMessage::DelAddress(_)
+            | RouteNetlinkMessage::NewRoute(_)
+            | RouteNetlinkMessage::DelRoute(_) => self.host = true,
+            // Qdiscs, classes and filters that are new.
             _ => {}
         }
     }
@@ -90,17 +117,13 @@ async fn watch(daemon: Arc<Daemon>, busy: &RwLock<()>) -> Result<()> {
             }
             () = time::sleep_until(thoroughly_at) => {}
         }
-        if news.is_incomplete {
-            info!("the kernel had more to tell than there was room for: looking at everything");
-        }
-        let thoroughly = news.is_incomplete || Instant::now() >= thoroughly_at;
-        if thoroughly {
+        news.all |= Instant::now() >= thoroughly_at;
+        if news.all {
             thoroughly_at = Instant::now() + PERIOD;
         }
         let (daemon, started) = (daemon.clone(), Instant::now());
         let _busy = busy.read().await;
-        let looked =
-            task::spawn_blocking(move || fault::aside(|| daemon.look_after(thoroughly, &news.suspects)));
+        let looked = task::spawn_blocking(move || fault::aside(|| daemon.look_after(&news)));
         let trouble = looked.await.context(opening)?.err();
         rested_at = Instant::now() + (started.elapsed() * REST).min(PERIOD);
         // The same trouble is told once.

@@ -2,19 +2,16 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use futures_util::TryStreamExt as _;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
-    AddressFamily,
+    AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType},
 };
 use nix::libc::EADDRNOTAVAIL;
-use rtnetlink::RouteMessageBuilder;
+use rtnetlink::{AddressMessageBuilder, RouteMessageBuilder};
 
-use super::{
-    link::Interface,
-    netlink::{Netlink, errno},
-};
+use super::{link::Interface, netlink::Netlink};
 use crate::error::{Context as _, Result};
 
 /// An address and the length of its network's prefix.
@@ -37,9 +34,14 @@ pub struct Addresses {
 
 /// The addresses of an interface.
 pub fn of_interface(netlink: &Netlink, interface: &Interface) -> Result<Addresses> {
-    let request = netlink.handle().address().get().set_link_index_filter(interface.index).execute();
-    let messages: Vec<AddressMessage> = netlink
-        .wait(request.try_collect())
+    // The kernel lists those of all interfaces.
+    let messages = netlink
+        .list(&RouteNetlinkMessage::GetAddress(AddressMessage::default()), |answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) if message.header.index == interface.index => {
+                Some(message)
+            }
+            _ => None,
+        })
         .context(|| format!("cannot look at the addresses of {}", interface.name))?;
     let mut found = Addresses::default();
     for message in messages.iter().filter(|message| message.header.scope == AddressScope::Universe) {
@@ -98,17 +100,14 @@ pub struct DefaultRoute {
 pub fn default_routes(netlink: &Netlink, family: AddressFamily) -> Result<Vec<DefaultRoute>> {
     let mut message = RouteMessage::default();
     message.header.address_family = family;
-    let request = netlink.handle().route().get(message).execute();
-    let messages: Vec<RouteMessage> =
-        netlink.wait(request.try_collect()).context(|| "cannot look at the routes".to_owned())?;
+    let messages = netlink
+        .list(&RouteNetlinkMessage::GetRoute(message), |answer| match answer {
+            RouteNetlinkMessage::NewRoute(message) if is_default(&message, family) => Some(message),
+            _ => None,
+        })
+        .context(|| "cannot look at the routes".to_owned())?;
     let mut routes: Vec<(u32, DefaultRoute)> = messages
         .into_iter()
-        .filter(|message| {
-            message.header.address_family == family
-                && message.header.destination_prefix_length == 0
-                && message.header.table == RouteHeader::RT_TABLE_MAIN
-                && message.header.kind == RouteType::Unicast
-        })
         .filter_map(|message| {
             let (mut interface, mut gateway, mut metric) = (None, None, 0);
             for attribute in message.attributes {
@@ -129,14 +128,30 @@ pub fn default_routes(netlink: &Netlink, family: AddressFamily) -> Result<Vec<De
     Ok(routes.into_iter().map(|(_, route)| route).collect())
 }
 
+fn is_default(message: &RouteMessage, family: AddressFamily) -> bool {
+    message.header.address_family == family
+        && message.header.destination_prefix_length == 0
+        && message.header.table == RouteHeader::RT_TABLE_MAIN
+        && message.header.kind == RouteType::Unicast
+}
+
 /// Gives an interface an address that nobody is asked about first.
 pub fn add(netlink: &Netlink, index: u32, address: IpAddr, prefix_length: u8) -> Result<()> {
-    let mut request = netlink.handle().address().add(index, address, prefix_length);
-    if address.is_ipv6() {
-        // Everybody on the host has this address; detecting duplicates of it would only find them.
-        request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-    }
-    netlink.wait(request.execute()).context(|| format!("cannot add the address {address}/{prefix_length}"))
+    let message = match address {
+        IpAddr::V4(address) => {
+            AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(address, prefix_length).build()
+        }
+        IpAddr::V6(address) => {
+            let builder = AddressMessageBuilder::<Ipv6Addr>::new().index(index);
+            let mut message = builder.address(address, prefix_length).build();
+            // Everybody on the host has this address; detecting duplicates of it would only find them.
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            message
+        }
+    };
+    netlink
+        .request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
+        .context(|| format!("cannot add the address {address}/{prefix_length}"))
 }
 
 /// Takes an address from an interface. It is no error if it does not have it.
@@ -146,8 +161,8 @@ pub fn delete(netlink: &Netlink, index: u32, address: IpAddr, prefix_length: u8)
     message.header.index = index;
     message.header.prefix_len = prefix_length;
     message.attributes.push(AddressAttribute::Local(address));
-    match netlink.wait(netlink.handle().address().del(message).execute()) {
-        Err(error) if errno(&error) == Some(EADDRNOTAVAIL) => Ok(()),
+    match netlink.request(RouteNetlinkMessage::DelAddress(message), 0) {
+        Err(error) if error.raw_os_error() == Some(EADDRNOTAVAIL) => Ok(()),
         other => other.context(|| format!("cannot take the address {address}/{prefix_length} away")),
     }
 }
@@ -166,15 +181,16 @@ pub fn set_default_route(
         Some(gateway) => route.gateway(gateway).onlink(),
         None => route.scope(RouteScope::Link),
     };
-    let request = netlink.handle().route().add(route.build());
-    let request = if instead { request.replace() } else { request };
-    netlink.wait(request.execute()).context(|| "cannot set the default route".to_owned())
+    let how = if instead { NLM_F_REPLACE } else { NLM_F_EXCL };
+    netlink
+        .request(RouteNetlinkMessage::NewRoute(route.build()), NLM_F_CREATE | how)
+        .context(|| "cannot set the default route".to_owned())
 }
 
 /// The same for IPv6. It names no gateway, because that is often a link-local address, and the interface has none.
 pub fn add_default_route6(netlink: &Netlink, index: u32) -> Result<()> {
     let route = RouteMessageBuilder::<Ipv6Addr>::new().output_interface(index).build();
     netlink
-        .wait(netlink.handle().route().add(route).execute())
+        .request(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
         .context(|| "cannot add the IPv6 default route".to_owned())
 }

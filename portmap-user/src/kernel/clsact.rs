@@ -2,7 +2,6 @@
 
 use std::os::fd::RawFd;
 
-use futures_util::TryStreamExt as _;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     RouteNetlinkMessage,
@@ -10,11 +9,7 @@ use netlink_packet_route::{
 };
 use nix::libc::{EEXIST, EINVAL, ENODEV, ENOENT};
 
-use super::{
-    link,
-    netlink::{Netlink, errno},
-    qdisc,
-};
+use super::{link, netlink::Netlink, qdisc};
 use crate::error::{Context as _, Error, Result};
 
 /// Priority of our filters. They come before those that are added without one, which get 49152 and below.
@@ -24,14 +19,17 @@ const HANDLE: TcHandle = TcHandle { major: 0, minor: 1 };
 /// `ETH_P_ALL` in network order: our programs look at every protocol.
 const ALL_PROTOCOLS: u16 = 3_u16.to_be();
 
+/// What the filters of one hook hang from.
+const fn hook(ingress: bool) -> TcHandle {
+    let minor = if ingress { TcHandle::MIN_INGRESS } else { TcHandle::MIN_EGRESS };
+    TcHandle { major: TcHandle::CLSACT.major, minor }
+}
+
 /// The message that names our filter at one hook of an interface.
 fn filter(index: u32, ingress: bool) -> TcMessage {
     let mut message = TcMessage::default();
     message.header.index = index.cast_signed();
-    message.header.parent = TcHandle {
-        major: TcHandle::CLSACT.major,
-        minor: if ingress { TcHandle::MIN_INGRESS } else { TcHandle::MIN_EGRESS },
-    };
+    message.header.parent = hook(ingress);
     message.header.handle = HANDLE;
     message.header.info = TcHandle { major: PRIORITY, minor: ALL_PROTOCOLS }.into();
     message
@@ -74,7 +72,7 @@ fn add_qdisc(netlink: &Netlink, index: u32, name: &str) -> Result<()> {
     message.header.handle = TcHandle { major: TcHandle::CLSACT.major, minor: 0 };
     message.attributes = vec![TcAttribute::Kind("clsact".to_owned())];
     match netlink.request(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL) {
-        Err(error) if errno(&error) == Some(EEXIST) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(EEXIST) => Ok(()),
         other => other.context(|| format!("cannot add a clsact qdisc to {name}")),
     }
 }
@@ -84,7 +82,7 @@ pub fn delete_filter(netlink: &Netlink, name: &str, ingress: bool) -> Result<()>
     let Some(index) = interface(netlink, name)? else { return Ok(()) };
     match netlink.request(RouteNetlinkMessage::DelTrafficFilter(filter(index, ingress)), 0) {
         // EINVAL: there is no clsact qdisc.
-        Err(error) if matches!(errno(&error), Some(ENOENT | ENODEV | EINVAL)) => Ok(()),
+        Err(error) if matches!(error.raw_os_error(), Some(ENOENT | ENODEV | EINVAL)) => Ok(()),
         other => other.context(|| format!("cannot remove the filter of {name}")),
     }
 }
@@ -99,7 +97,7 @@ pub fn delete_qdisc_if_empty(netlink: &Netlink, name: &str) -> Result<()> {
     message.header.index = index.cast_signed();
     message.header.parent = TcHandle::CLSACT;
     match netlink.request(RouteNetlinkMessage::DelQueueDiscipline(message), 0) {
-        Err(error) if matches!(errno(&error), Some(ENOENT | ENODEV | EINVAL)) => Ok(()),
+        Err(error) if matches!(error.raw_os_error(), Some(ENOENT | ENODEV | EINVAL)) => Ok(()),
         other => other.context(|| format!("cannot remove the clsact qdisc of {name}")),
     }
 }
@@ -111,11 +109,16 @@ pub fn has_qdisc(netlink: &Netlink, name: &str) -> Result<bool> {
     Ok(ours.iter().any(|qdisc| qdisc.kind == "clsact"))
 }
 
+/// All filters at a hook.
 fn filters(netlink: &Netlink, index: u32, ingress: bool) -> Result<Vec<TcMessage>> {
-    let mut handle = netlink.handle().traffic_filter(index.cast_signed());
-    let request = if ingress { handle.get().ingress() } else { handle.get().egress() };
-    match netlink.wait(request.execute().try_collect()) {
-        Err(error) if matches!(errno(&error), Some(ENOENT | EINVAL)) => Ok(Vec::new()),
+    let mut question = TcMessage::with_index(index.cast_signed());
+    question.header.parent = hook(ingress);
+    let listed = netlink.list(&RouteNetlinkMessage::GetTrafficFilter(question), |answer| match answer {
+        RouteNetlinkMessage::NewTrafficFilter(message) => Some(message),
+        _ => None,
+    });
+    match listed {
+        Err(error) if matches!(error.raw_os_error(), Some(ENOENT | EINVAL)) => Ok(Vec::new()),
         other => other.context(|| format!("cannot look at the filters of interface {index}")),
     }
 }

@@ -2,15 +2,15 @@
 
 use std::os::fd::AsRawFd as _;
 
-use futures_util::TryStreamExt as _;
-use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
-use nix::libc::{EEXIST, ENODEV};
-use rtnetlink::{LinkGetRequest, LinkMessageBuilder, LinkUnspec, LinkVeth};
-
-use super::{
-    namespace::Namespace,
-    netlink::{Netlink, errno},
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{InfoData, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkLayerType, LinkMessage},
 };
+use nix::libc::{EEXIST, ENODEV};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
+
+use super::{namespace::Namespace, netlink::Netlink};
 use crate::error::{Context as _, Error, Result};
 
 /// An Ethernet address.
@@ -80,26 +80,42 @@ pub fn speed(name: &str) -> Option<u64> {
 
 /// The interface called `name`, if there is one.
 pub fn find(netlink: &Netlink, name: &str) -> Result<Option<Interface>> {
-    get(netlink, netlink.handle().link().get().match_name(name), name)
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    get(netlink, message, name)
 }
 
 /// The interface with this index, if there is one.
 pub fn find_by_index(netlink: &Netlink, index: u32) -> Result<Option<Interface>> {
-    get(netlink, netlink.handle().link().get().match_index(index), &format!("interface {index}"))
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    get(netlink, message, &format!("interface {index}"))
 }
 
 /// All interfaces of the namespace.
 pub fn all(netlink: &Netlink) -> Result<Vec<Interface>> {
-    let messages: Vec<LinkMessage> = netlink
-        .wait(netlink.handle().link().get().execute().try_collect())
-        .context(|| "cannot look at the interfaces".to_owned())?;
-    Ok(messages.into_iter().map(Interface::from).collect())
+    netlink
+        .list(&question(LinkMessage::default()), interface)
+        .context(|| "cannot look at the interfaces".to_owned())
 }
 
-fn get(netlink: &Netlink, request: LinkGetRequest, name: &str) -> Result<Option<Interface>> {
-    match netlink.wait(async { Box::pin(request.execute()).try_next().await }) {
-        Err(error) if errno(&error) == Some(ENODEV) => Ok(None),
-        other => Ok(other.context(|| format!("cannot look at {name}"))?.map(Interface::from)),
+fn get(netlink: &Netlink, message: LinkMessage, name: &str) -> Result<Option<Interface>> {
+    match netlink.get(question(message)) {
+        Err(error) if error.raw_os_error() == Some(ENODEV) => Ok(None),
+        other => Ok(interface(other.context(|| format!("cannot look at {name}"))?)),
+    }
+}
+
+/// Asks about interfaces, without their counters.
+fn question(mut message: LinkMessage) -> RouteNetlinkMessage {
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    RouteNetlinkMessage::GetLink(message)
+}
+
+fn interface(answer: RouteNetlinkMessage) -> Option<Interface> {
+    match answer {
+        RouteNetlinkMessage::NewLink(message) => Some(message.into()),
+        _ => None,
     }
 }
 
@@ -143,7 +159,8 @@ pub fn create_veth(netlink: &Netlink, pair: &VethPair<'_>) -> Result<()> {
         .arp(false)
         .set_info_data(InfoData::Veth(InfoVeth::Peer(container_end)))
         .build();
-    netlink.wait(netlink.handle().link().add(message).execute()).map_err(|error| match errno(&error) {
+    let request = RouteNetlinkMessage::NewLink(message);
+    netlink.request(request, NLM_F_CREATE | NLM_F_EXCL).map_err(|error| match error.raw_os_error() {
         Some(EEXIST) => Error::conflict(format!(
             "cannot create {} with {} in {}: an interface with one of these names or indices exists already",
             pair.host_name,
@@ -177,13 +194,14 @@ pub fn change_loopback(netlink: &Netlink, mac: Option<Mac>, mtu: u32) -> Result<
 }
 
 fn set(netlink: &Netlink, message: LinkMessage, what: &str) -> Result<()> {
-    netlink.wait(netlink.handle().link().set(message).execute()).context(|| format!("cannot change {what}"))
+    netlink.request(RouteNetlinkMessage::SetLink(message), 0).context(|| format!("cannot change {what}"))
 }
 
 /// Deletes an interface. It is no error if there is none.
 pub fn delete(netlink: &Netlink, index: u32, name: &str) -> Result<()> {
-    match netlink.wait(netlink.handle().link().del(index).execute()) {
-        Err(error) if errno(&error) == Some(ENODEV) => Ok(()),
+    let message = LinkUnspec::new_with_index(index).build();
+    match netlink.request(RouteNetlinkMessage::DelLink(message), 0) {
+        Err(error) if error.raw_os_error() == Some(ENODEV) => Ok(()),
         other => other.context(|| format!("cannot delete {name}")),
     }
 }

@@ -4,6 +4,7 @@ pub mod address;
 pub mod bpffs;
 pub mod clock;
 pub mod clsact;
+pub mod guard;
 pub mod layout;
 pub mod link;
 pub mod listeners;

@@ -85,7 +85,7 @@ impl Hook {
 /// Loads the programs into the kernel and pins them, with the maps that are pinned already if there are any.
 pub fn load(pins: &Pins) -> Result<()> {
     bpffs::prepare(pins)?;
-    check_pinned_maps(pins)?;
+    check_pinned_maps(pins, object::bytes())?;
     let mut loader = EbpfLoader::new();
     for name in names::MAPS {
         loader.map_pin_path(name, pins.map(name));
@@ -103,7 +103,8 @@ pub fn load(pins: &Pins) -> Result<()> {
     }
     // Those that leave to them are not there before them.
     for name in names::PROGRAMS {
-        replace_pin(load_program(&mut object, name)?, &pins.program(name), &pins.new_program(name))?;
+        let program = load_program(&mut object, name)?;
+        replace_pin(&pins.program(name), &pins.new_program(name), |new| program.pin(new))?;
     }
     Ok(())
 }
@@ -121,19 +122,24 @@ fn load_program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedCla
     Ok(program)
 }
 
-/// Pins a program in place of the one that is pinned there, by way of another pin.
-fn replace_pin(program: &mut SchedClassifier, path: &Path, new: &Path) -> Result<()> {
+/// Pins something in place of what is pinned there, by way of another pin.
+pub fn replace_pin<E: std::error::Error>(
+    path: &Path,
+    new: &Path,
+    pin: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<()> {
     bpffs::unpin(new)?;
-    fault::step("pin a program").context(|| format!("cannot pin {}", new.display()))?;
-    program.pin(new).context(|| format!("cannot pin {}", new.display()))?;
+    let doing = || format!("cannot pin {}", new.display());
+    fault::step("pin").context(doing)?;
+    pin(new).context(doing)?;
     fault::step("move a pin")
         .and_then(|()| fs::rename(new, path))
         .context(|| format!("cannot move {} to {}", new.display(), path.display()))
 }
 
 /// Refuses pinned maps that are not what the object expects: the kernel and aya would use them as they are.
-fn check_pinned_maps(pins: &Pins) -> Result<()> {
-    for expected in object::maps()? {
+pub fn check_pinned_maps(pins: &Pins, object: &[u8]) -> Result<()> {
+    for expected in object::maps(object)? {
         let path = pins.map(&expected.name);
         if !path.exists() {
             continue;

@@ -5,6 +5,8 @@ mod as_tc;
 pub mod htb;
 mod stats;
 
+use std::io;
+
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
     RouteNetlinkMessage,
@@ -19,7 +21,7 @@ pub use self::{
 };
 use super::{
     namespace::Namespace,
-    netlink::{self, Netlink, errno},
+    netlink::{Netlink, Request},
 };
 use crate::error::{Context as _, Result};
 
@@ -41,9 +43,6 @@ const fn minor(handle: u32) -> u16 {
 const fn handle(handle: u32) -> TcHandle {
     TcHandle { major: (handle >> 16) as u16, minor: minor(handle) }
 }
-
-/// What the kernel is asked to do, and the flags of the question.
-type Request = (RouteNetlinkMessage, u16);
 
 /// A qdisc of an interface.
 #[derive(Clone, Debug)]
@@ -86,9 +85,9 @@ impl Leaf {
     pub fn best() -> Result<Self> {
         Namespace::scratch(|| {
             let root = add_leaf(super::link::LOOPBACK, TcHandle::ROOT, LEAF, Self::FqCodel, u64::MAX);
-            match netlink::request_at_once(vec![root]) {
+            match Netlink::open()?.request_at_once(vec![root]) {
                 Ok(()) => Ok(Self::FqCodel),
-                Err(error) if errno(&error) == Some(ENOENT) => Ok(Self::Bfifo),
+                Err(error) if error.raw_os_error() == Some(ENOENT) => Ok(Self::Bfifo),
                 Err(error) => {
                     Err(error).context(|| "cannot find out whether the kernel has fq_codel".to_owned())
                 }
@@ -123,17 +122,19 @@ fn message(index: u32) -> TcMessage {
 
 /// The qdiscs of an interface.
 pub fn of_interface(netlink: &Netlink, index: u32) -> Result<Vec<Qdisc>> {
-    let answers = netlink
-        .list(RouteNetlinkMessage::GetQueueDiscipline(message(index)))
+    let messages = netlink
+        .list(&RouteNetlinkMessage::GetQueueDiscipline(message(index)), |answer| match answer {
+            // Older kernels answer with the qdiscs of all interfaces.
+            RouteNetlinkMessage::NewQueueDiscipline(message)
+                if message.header.index == index.cast_signed() =>
+            {
+                Some(message)
+            }
+            _ => None,
+        })
         .context(|| format!("cannot look at the qdiscs of interface {index}"))?;
-    let messages = answers.into_iter().filter_map(|answer| match answer {
-        // Older kernels answer with the qdiscs of all interfaces.
-        RouteNetlinkMessage::NewQueueDiscipline(message) if message.header.index == index.cast_signed() => {
-            Some(message)
-        }
-        _ => None,
-    });
     Ok(messages
+        .into_iter()
         .map(|message| Qdisc {
             kind: kind(&message).to_owned(),
             handle: message.header.handle,
@@ -153,14 +154,12 @@ fn kind(message: &TcMessage) -> &str {
 
 /// The classes of an interface's qdiscs.
 fn classes(netlink: &Netlink, index: u32) -> Result<Vec<TcMessage>> {
-    let answers = netlink
-        .list(RouteNetlinkMessage::GetTrafficClass(message(index)))
-        .context(|| format!("cannot look at the classes of interface {index}"))?;
-    let messages = answers.into_iter().filter_map(|answer| match answer {
-        RouteNetlinkMessage::NewTrafficClass(message) => Some(message),
-        _ => None,
-    });
-    Ok(messages.collect())
+    netlink
+        .list(&RouteNetlinkMessage::GetTrafficClass(message(index)), |answer| match answer {
+            RouteNetlinkMessage::NewTrafficClass(message) => Some(message),
+            _ => None,
+        })
+        .context(|| format!("cannot look at the classes of interface {index}"))
 }
 
 /// Whether a qdisc is what [`shape`] puts at an interface's root.
@@ -190,7 +189,7 @@ pub fn shape(netlink: &Netlink, index: u32, shape: &Shape) -> Result<()> {
         requests.extend(set_leaf(index, &there, (LOCAL, LOCAL_LEAF), shape.leaf, FREE.rate));
     }
     requests.extend(set_leaf(index, &there, (LIMITED, LEAF), shape.leaf, shape.class.rate));
-    netlink::request_at_once(requests).context(doing)
+    netlink.request_at_once(requests).context(doing)
 }
 
 /// Lets an interface send as fast as it can. What limited it stays, without effect: to take it away would lose packets.
@@ -231,12 +230,12 @@ fn set_class(index: u32, minor: u16, class: &Class) -> Request {
 }
 
 /// Deletes a class. It is no error if there is none.
-fn delete_class(netlink: &Netlink, index: u32, minor: u16) -> Result<(), rtnetlink::Error> {
+fn delete_class(netlink: &Netlink, index: u32, minor: u16) -> io::Result<()> {
     let mut request = message(index);
     request.header.parent = handle(queue::ROOT);
     request.header.handle = TcHandle { major: handle(queue::ROOT).major, minor };
     match netlink.request(RouteNetlinkMessage::DelTrafficClass(request), 0) {
-        Err(error) if errno(&error) == Some(ENOENT) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(ENOENT) => Ok(()),
         other => other,
     }
 }
@@ -328,7 +327,7 @@ pub fn unshare(netlink: &Netlink, index: u32, parent: TcHandle) -> Result<()> {
     request.header.parent = parent;
     request.header.handle = handle(queue::UPLINK);
     match netlink.request(RouteNetlinkMessage::DelQueueDiscipline(request), 0) {
-        Err(error) if matches!(errno(&error), Some(ENOENT | ENODEV | EINVAL)) => Ok(()),
+        Err(error) if matches!(error.raw_os_error(), Some(ENOENT | ENODEV | EINVAL)) => Ok(()),
         other => other.context(|| format!("cannot remove the queue of interface {index}")),
     }
 }

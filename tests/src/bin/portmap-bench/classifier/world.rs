@@ -25,7 +25,7 @@ use portmap::{
         namespace::Namespace,
         netlink::Netlink,
         programs::{self, Hook, Mechanism},
-        sysctl,
+        sysctl::{self, Sysctls},
     },
     paths::Pins,
 };
@@ -255,9 +255,10 @@ fn attach_own(
 
 /// Keeps the calling thread's namespace from sending anything by itself.
 fn without_ipv6() -> portmap::error::Result<()> {
+    let sysctls = Sysctls::open()?;
     for interface in ["all", "default"] {
         let setting = sysctl::of_interface("ipv6", interface, "disable_ipv6");
-        sysctl::write_if_present(&setting, "1")?;
+        sysctls.write_if_present(&setting, "1")?;
     }
     Ok(())
 }

@@ -1,0 +1,82 @@
+//! The BPF object of the bind guard, which is loaded only where it is asked for: a container's bind() to a port that is not
+//! its own fails, instead of giving it a socket that nothing will reach.
+//!
+//! It keeps nobody from anything but mistakes. What a container may send and receive is decided at its interfaces.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+#[expect(clippy::needless_pass_by_value, reason = "the macro hands the context over by value")]
+mod programs {
+    use aya_ebpf::{
+        EbpfContext as _,
+        btf_maps::{Array, HashMap},
+        helpers::generated::{bpf_get_netns_cookie, bpf_set_retval},
+        macros::{btf_map, cgroup_sock_addr},
+        programs::SockAddrContext,
+    };
+    use portmap_common::{
+        slot::SLOTS,
+        tables::{Guarded, PORTS, PortEntry},
+    };
+    use portmap_ebpf::bind;
+
+    /// The daemon writes ports through a mapping of this map (`BPF_F_MMAPABLE`).
+    const MMAPABLE: usize = 1 << 10;
+
+    #[btf_map(name = "pm_ports")]
+    static PM_PORTS: Array<PortEntry, PORTS, MMAPABLE> = Array::new();
+    #[btf_map(name = "pm_guarded")]
+    static PM_GUARDED: HashMap<u64, Guarded, { SLOTS as usize }> = HashMap::new();
+
+    /// What the kernel takes for "go on" and for "refuse".
+    const GO_ON: i32 = 1;
+    const REFUSE: i32 = 0;
+
+    /// `EACCES`: what bind() also says of ports that are for root only.
+    const EACCES: i32 = 13;
+
+    #[cgroup_sock_addr(bind4)]
+    fn pm_bind4(context: SockAddrContext) -> i32 {
+        decide(&context)
+    }
+
+    #[cgroup_sock_addr(bind6)]
+    fn pm_bind6(context: SockAddrContext) -> i32 {
+        decide(&context)
+    }
+
+    #[inline(always)]
+    fn decide(context: &SockAddrContext) -> i32 {
+        // SAFETY: the helper takes the context of this program.
+        let cookie = unsafe { bpf_get_netns_cookie(context.as_ptr()) };
+        // SAFETY: an entry is one aligned word, read whole.
+        let Some(guarded) = (unsafe { PM_GUARDED.get(&cookie) }).copied() else { return GO_ON };
+        // SAFETY: the kernel passes a valid context that lives as long as the program runs.
+        let port = unsafe { (*context.sock_addr).user_port };
+        // The lower half, in network order.
+        let port = u16::from_be(port as u16);
+        let owner = |port: u16| PM_PORTS.get(u32::from(port)).map_or(0, |entry| u32::from(entry.slot));
+        if bind::is_allowed(port, guarded.slot, owner) {
+            return GO_ON;
+        }
+        // SAFETY: a helper that takes a number.
+        unsafe { bpf_set_retval(-EACCES) };
+        REFUSE
+    }
+
+    /// The license that the kernel asks for before it lends its helpers.
+    #[unsafe(link_section = "license")]
+    #[unsafe(no_mangle)]
+    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {
+    eprintln!("portmap-guard is a BPF object; build it with `cargo xtask build`");
+}

@@ -1,0 +1,248 @@
+//! The bind guard: programs at a cgroup that refuse `bind()` to ports which are not the container's.
+//!
+//! A container is known by the cookie of its network namespace, a number that no other namespace has before the next boot.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    os::fd::{AsRawFd as _, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use aya::{
+    EbpfLoader,
+    maps::{HashMap, Map, MapData},
+    programs::{
+        CgroupAttachMode, CgroupSockAddr,
+        cgroup_sock_addr::CgroupSockAddrAttachType::{self, Bind4, Bind6},
+        links::{FdLink, LinkError, PinnedLink},
+    },
+};
+use nix::sys::{
+    socket::{AddressFamily, SockFlag, SockType, socket},
+    statfs::{CGROUP2_SUPER_MAGIC, statfs},
+};
+use portmap_common::{
+    names::{GUARDS, MAP_GUARDED, MAP_PORTS},
+    tables::Guarded,
+};
+
+use super::{bpffs, namespace::Namespace, programs};
+use crate::{
+    error::{Context as _, Error, Result},
+    fault, object,
+    paths::Pins,
+};
+
+/// Which calls the programs are for, in the order of [`GUARDS`].
+const CALLS: [CgroupSockAddrAttachType; 2] = [Bind4, Bind6];
+
+/// The cookie of a network namespace.
+fn cookie(namespace: &Namespace) -> Result<u64> {
+    let doing = || format!("cannot ask for the cookie of {}", namespace.path().display());
+    namespace.run(|| {
+        fault::step("ask for a cookie").context(doing)?;
+        let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
+        cookie_of(&socket.context(doing)?).context(doing)
+    })
+}
+
+/// The cookie of a socket's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
+fn cookie_of(socket: &OwnedFd) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut length: libc::socklen_t = 8;
+    // SAFETY: the socket is open, and the pointers are to a number of the given length and to that length.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The bind guard of a daemon.
+pub struct Guard {
+    /// The cgroup for whose processes it is.
+    cgroup: PathBuf,
+    pins: Pins,
+    known: Mutex<Known>,
+}
+
+/// Which namespaces are guarded.
+struct Known {
+    map: HashMap<MapData, u64, Guarded>,
+    /// The cookies in the map, by slot.
+    cookies: BTreeMap<u16, u64>,
+}
+
+impl Guard {
+    /// Loads the programs, which go on with what an earlier daemon's had in their map. They are not attached yet.
+    pub fn load(pins: &Pins, cgroup: &Path) -> Result<Self> {
+        programs::check_pinned_maps(pins, object::guard())?;
+        let mut loader = EbpfLoader::new();
+        for name in [MAP_PORTS, MAP_GUARDED] {
+            loader.map_pin_path(name, pins.map(name));
+        }
+        fault::step("load the bind guard").context(|| "cannot load the bind guard".to_owned())?;
+        let mut object = loader.load(object::guard()).context(|| "cannot load the bind guard".to_owned())?;
+        for name in GUARDS {
+            let refused = || format!("the kernel refuses the program {name}: --bind-guard needs Linux 5.18");
+            let program = object.program_mut(name).ok_or_else(|| Error::failure(refused()))?;
+            let program: &mut CgroupSockAddr = program.try_into().context(refused)?;
+            fault::step("load a program").context(refused)?;
+            program.load().context(refused)?;
+            programs::replace_pin(&pins.program(name), &pins.new_program(name), |new| program.pin(new))?;
+        }
+        let opening = || format!("cannot open the map {MAP_GUARDED}");
+        let map = MapData::from_pin(pins.map(MAP_GUARDED)).context(opening)?;
+        let map: HashMap<_, u64, Guarded> = Map::HashMap(map).try_into().context(opening)?;
+        let mut cookies = BTreeMap::new();
+        for entry in &map {
+            let (cookie, guarded) = entry.context(opening)?;
+            cookies.insert(u16::try_from(guarded.slot).unwrap_or_default(), cookie);
+        }
+        let known = Mutex::new(Known { map, cookies });
+        Ok(Self { cgroup: cgroup.to_owned(), pins: pins.clone(), known })
+    }
+
+    /// Attaches the programs that have been loaded, then those of an earlier daemon go: there is no moment without.
+    pub fn attach(&self) -> Result<()> {
+        GUARDS.into_iter().zip(CALLS).try_for_each(|(name, call)| self.attach_one(name, call))
+    }
+
+    fn attach_one(&self, name: &str, call: CgroupSockAddrAttachType) -> Result<()> {
+        let doing = || format!("cannot attach {name} to the cgroup {}", self.cgroup.display());
+        let cgroup = File::open(&self.cgroup).context(doing)?;
+        let mut program = CgroupSockAddr::from_pin(self.pins.program(name), call).context(doing)?;
+        fault::step("attach a program").context(doing)?;
+        // A link leaves room for others' without being told to, and takes no such flag (`cgroup_bpf_link_attach`).
+        let id = program.attach(cgroup, CgroupAttachMode::Single).context(doing)?;
+        let link = FdLink::try_from(program.take_link(id).context(doing)?).context(doing)?;
+        let (path, new) = (self.pins.link(name), self.pins.link(&format!("{name}_new")));
+        programs::replace_pin(&path, &new, |new| link.pin(new).map(drop))
+    }
+
+    /// Attaches the programs that have lost their link. Returns whether any had.
+    pub fn ensure(&self) -> Result<bool> {
+        let mut had_lost = false;
+        for (name, call) in GUARDS.into_iter().zip(CALLS) {
+            if !self.pins.link(name).exists() {
+                self.attach_one(name, call)?;
+                had_lost = true;
+            }
+        }
+        Ok(had_lost)
+    }
+
+    /// Guards a container's namespace. Returns whether it was not guarded.
+    pub fn add(&self, slot: u16, namespace: &Namespace) -> Result<bool> {
+        let cookie = cookie(namespace)?;
+        let mut known = self.known();
+        if known.cookies.get(&slot) == Some(&cookie) && known.map.get(&cookie, 0).is_ok() {
+            return Ok(false);
+        }
+        known.remove(slot)?;
+        let doing = || format!("cannot write the map {MAP_GUARDED}");
+        fault::step("write a map").context(doing)?;
+        known.map.insert(cookie, Guarded { slot: slot.into() }, 0).context(doing)?;
+        known.cookies.insert(slot, cookie);
+        Ok(true)
+    }
+
+    /// Forgets a container. It is no error if it is not known.
+    pub fn remove(&self, slot: u16) -> Result<()> {
+        self.known().remove(slot)
+    }
+
+    /// Forgets all containers but those in these slots.
+    pub fn retain(&self, is_in_use: impl Fn(u16) -> bool) -> Result<()> {
+        let mut known = self.known();
+        let gone: Vec<u16> = known.cookies.keys().copied().filter(|slot| !is_in_use(*slot)).collect();
+        gone.into_iter().try_for_each(|slot| known.remove(slot))
+    }
+
+    /// Fails unless the programs are attached and a container's namespace is guarded.
+    pub fn check(&self) -> Result<()> {
+        check_cgroup(&self.cgroup)?;
+        for name in GUARDS {
+            let path = self.pins.link(name);
+            match PinnedLink::from_pin(&path) {
+                Ok(_) => {}
+                Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+                    return Err(Error::failure(format!(
+                        "{name} is not attached: the pin {} is gone",
+                        path.display()
+                    )));
+                }
+                Err(error) => {
+                    return Err(error).context(|| format!("cannot open the pin {}", path.display()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a container's namespace is guarded.
+    pub fn knows(&self, slot: u16, namespace: &Namespace) -> Result<bool> {
+        let (cookie, known) = (cookie(namespace)?, self.known());
+        Ok(known.map.get(&cookie, 0).is_ok_and(|guarded| guarded.slot == u32::from(slot)))
+    }
+
+    /// The cgroup for whose processes it is.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
+    // Every change is a single step, so a panic while this is held leaves none half-done.
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn remove(&mut self, slot: u16) -> Result<()> {
+        let Some(cookie) = self.cookies.get(&slot) else { return Ok(()) };
+        let doing = || format!("cannot write the map {MAP_GUARDED}");
+        fault::step("write a map").context(doing)?;
+        if self.map.get(cookie, 0).is_ok() {
+            self.map.remove(cookie).context(doing)?;
+        }
+        self.cookies.remove(&slot);
+        Ok(())
+    }
+}
+
+/// Removes a guard that an earlier daemon has left, if there is one.
+pub fn remove(pins: &Pins) -> Result<()> {
+    let all = GUARDS.map(|name| [pins.link(name), pins.program(name)]);
+    let all = all.into_iter().flatten().chain([pins.map(MAP_GUARDED)]);
+    all.filter(|pin| pin.exists()).try_for_each(|pin| bpffs::unpin(&pin))
+}
+
+/// The root of the hierarchy of control groups, version 2.
+pub fn root() -> Result<PathBuf> {
+    let mounts = procfs::mounts().context(|| "cannot read /proc/mounts".to_owned())?;
+    let root = mounts.into_iter().find(|mount| mount.fs_vfstype == "cgroup2");
+    root.map(|mount| mount.fs_file.into()).ok_or_else(|| {
+        Error::usage(
+            "--bind-guard: cgroup v2 is not mounted: `mount -t cgroup2 none DIR`, and give --bind-guard=DIR",
+        )
+    })
+}
+
+/// Fails unless a directory is a cgroup of version 2.
+pub fn check_cgroup(cgroup: &Path) -> Result<()> {
+    if statfs(cgroup).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC) {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "--bind-guard={}: expected a directory of a cgroup v2 hierarchy, such as /sys/fs/cgroup",
+        cgroup.display()
+    )))
+}

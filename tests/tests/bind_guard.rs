@@ -1,0 +1,126 @@
+//! The bind guard: what a container may bind sockets to, and that it comes and goes without a trace.
+//!
+//! All of it is one test, because a process is in one cgroup.
+
+use std::{
+    io::{self, ErrorKind},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
+};
+
+use portmap_tests::{
+    cgroup::Cgroup,
+    sandbox::{DAEMON_FLAGS, Place, Sandbox},
+};
+
+const A: Place<'_> = Place::Container("a");
+const B: Place<'_> = Place::Container("b");
+
+/// Whether a socket can be bound to a port in a place, by both versions of IP, and by TCP and UDP; all must agree.
+fn can_bind(sandbox: &Sandbox, place: Place<'_>, port: u16) -> bool {
+    let addresses: [SocketAddr; 3] = [
+        (Ipv4Addr::UNSPECIFIED, port).into(),
+        (Ipv4Addr::LOCALHOST, port).into(),
+        (Ipv6Addr::UNSPECIFIED, port).into(),
+    ];
+    let results: Vec<bool> = sandbox.inside(place, || {
+        let tcp = addresses.iter().map(|address| TcpListener::bind(address).map(drop));
+        let udp = addresses.iter().map(|address| UdpSocket::bind(address).map(drop));
+        let is_allowed = |result: Result<(), io::Error>| match result {
+            Ok(()) => true,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::PermissionDenied, "port {port}: {error}");
+                assert_eq!(error.raw_os_error(), Some(13), "EACCES, not EPERM");
+                false
+            }
+        };
+        tcp.chain(udp).map(is_allowed).collect()
+    });
+    assert!(results.iter().all(|one| Some(one) == results.first()), "port {port}: {results:?}");
+    results.contains(&true)
+}
+
+#[test]
+fn sockets_are_bound_to_own_ports_only() {
+    let cgroup = Cgroup::new();
+    let _entered = cgroup.enter();
+    let sandbox = Sandbox::new();
+    let guard = format!("--bind-guard={}", cgroup.path().display());
+    let guarded: Vec<&str> = DAEMON_FLAGS.into_iter().chain([guard.as_str()]).collect();
+
+    // A daemon without one, so that what is left of it is not taken for what the guard leaves.
+    let daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a", "--ports", "31000-31001"]);
+    assert!(can_bind(&sandbox, A, 8080));
+    daemon.stop();
+    let without = sandbox.inventory();
+
+    // One that was there before the guard has it, too.
+    let daemon = sandbox.daemon_with(&guarded);
+    sandbox.ok(&["add", "b", "--ports", "31002"]);
+    let own: u16 =
+        sandbox.json(&["show", "a"])["ephemeral_ports"][0].as_u64().expect("a port").try_into().expect("one");
+    let expect = |place, ports: &[u16], expected: bool| {
+        for port in ports {
+            assert_eq!(can_bind(&sandbox, place, *port), expected, "{place:?} {port}");
+        }
+    };
+    expect(A, &[31000, 31001, own, 0], true);
+    expect(A, &[31002, 8080, 80, own.wrapping_sub(1)], false);
+    expect(B, &[31002, 0], true);
+    expect(B, &[31000, own], false);
+    // Nobody else is concerned.
+    expect(Place::Host, &[8080, 31000], true);
+    expect(Place::Outside, &[8080, 31000], true);
+
+    // It follows what a container owns, and is held by the kernel, not by the daemon.
+    sandbox.ok(&["update", "a", "--ports", "31001,31003"]);
+    expect(A, &[31001, 31003], true);
+    expect(A, &[31000], false);
+    daemon.kill();
+    expect(A, &[31003], true);
+    expect(A, &[31000], false);
+    let daemon = sandbox.daemon_with(&guarded);
+    expect(A, &[31003], true);
+    expect(A, &[31000], false);
+
+    // Whoever takes it away sees it named, and put back.
+    sandbox.sh(Place::Host, "rm /sys/fs/bpf/portmap/v*/links/pm_bind4");
+    let doctor = sandbox.portmap(&["doctor"]);
+    let report = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(doctor.status.code() == Some(7) && report.contains("pm_bind4 is not attached"), "{report}");
+    sandbox.ok(&["doctor", "--repair"]);
+    expect(A, &[31000], false);
+
+    // A container that is removed takes its entry along.
+    let entries = || {
+        sandbox.sh(
+            Place::Host,
+            "bpftool map dump pinned /sys/fs/bpf/portmap/v*/maps/pm_guarded | grep -c slot || true",
+        )
+    };
+    assert_eq!(entries().trim(), "2");
+    sandbox.ok(&["del", "b"]);
+    assert_eq!(entries().trim(), "1");
+    sandbox.ok(&["update", "a", "--ports", "31000-31001"]);
+    daemon.stop();
+
+    // A daemon without it leaves nothing of it.
+    let daemon = sandbox.daemon();
+    assert!(can_bind(&sandbox, A, 8080));
+    daemon.stop();
+    sandbox.expect_inventory(&without, "without the guard again");
+
+    // What is no cgroup is refused, by name, and so is a missing hierarchy.
+    let refused = |flag: &str| {
+        let flags: Vec<&str> = DAEMON_FLAGS.into_iter().chain([flag]).collect();
+        sandbox.refused_daemon(&flags)
+    };
+    let (code, log) = refused("--bind-guard=/run");
+    assert!(code == 2 && log.contains("/run") && log.contains("cgroup v2"), "{code}: {log}");
+    sandbox.expect_inventory(&without, "after a refusal");
+    sandbox.sh(Place::Host, "umount --all --types cgroup2");
+    let without = sandbox.inventory();
+    let (code, log) = refused("--bind-guard");
+    assert!(code == 2 && log.contains("cgroup v2 is not mounted"), "{code}: {log}");
+    sandbox.expect_inventory(&without, "after another refusal");
+}
