@@ -1,4 +1,4 @@
-//! The BPF object of the bind guard, which is loaded only where it is asked for: a container's bind() to a port that is not
+//! The BPF object of the bind guard, which is loaded only where it is asked for: a container's `bind()` to a port that is not
 //! its own fails, instead of giving it a socket that nothing will reach.
 //!
 //! It keeps nobody from anything but mistakes. What a container may send and receive is decided at its interfaces.
@@ -50,11 +50,11 @@ mod programs {
         // SAFETY: the helper takes the context of this program.
         let cookie = unsafe { bpf_get_netns_cookie(context.as_ptr()) };
         // SAFETY: an entry is one aligned word, read whole.
-        let Some(guarded) = (unsafe { PM_GUARDED.get(&cookie) }).copied() else { return GO_ON };
+        let Some(guarded) = (unsafe { PM_GUARDED.get(cookie) }).copied() else { return GO_ON };
         // SAFETY: the kernel passes a valid context that lives as long as the program runs.
         let port = unsafe { (*context.sock_addr).user_port };
         // The lower half, in network order.
-        let port = u16::from_be(port as u16);
+        let port = u16::from_be((port & 0xffff) as u16);
         let owner = |port: u16| PM_PORTS.get(u32::from(port)).map_or(0, |entry| u32::from(entry.slot));
         if bind::is_allowed(port, guarded.slot, owner) {
             return GO_ON;

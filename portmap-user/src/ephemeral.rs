@@ -3,7 +3,9 @@
 //! A block that is given back rests before somebody else has it, because peers may remember its connections: they keep the
 //! end of one in mind for a minute (`TIME_WAIT`), and may still send to it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
@@ -19,8 +21,18 @@ pub struct EphemeralPool {
     managed: PortSet,
     free: PortSet,
     rest: Duration,
-    /// Blocks that have been given back, and since when they rest; the oldest first.
-    resting: Vec<(Instant, PortRange)>,
+    /// Blocks that have been given back; the oldest first.
+    resting: Vec<Resting>,
+}
+
+/// A block that has been given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resting {
+    /// Its ports.
+    pub block: PortRange,
+    /// Since when it rests, by the monotonic clock, which goes on when a daemon is replaced.
+    pub since: Duration,
 }
 
 /// Checks a number of ports per container.
@@ -48,9 +60,9 @@ impl EphemeralPool {
     /// The first free block of `size` ports whose first port is a multiple of `size`.
     ///
     /// A conflict if there is none.
-    pub fn allocate(&mut self, size: u16) -> Result<PortRange> {
+    pub fn allocate(&mut self, size: u16, now: Duration) -> Result<PortRange> {
         check_block_size(size)?;
-        self.wake(Instant::now());
+        self.wake(now);
         let block = self.free.ranges().iter().find_map(|range| first_block(*range, size)).ok_or_else(|| {
             Error::conflict(format!(
                 "no aligned block of {size} ephemeral ports is free in {} ({} of {} ports are in use{}): delete a \
@@ -58,7 +70,7 @@ impl EphemeralPool {
                 self.managed,
                 self.managed.count() - self.free.count() - self.number_resting(),
                 self.managed.count(),
-                self.about_resting(Instant::now()),
+                self.about_resting(now),
             ))
         })?;
         self.free = self.free.difference(&block.into());
@@ -84,29 +96,49 @@ impl EphemeralPool {
     }
 
     /// Gives a block back.
-    pub fn release(&mut self, block: PortRange) {
-        self.resting.push((Instant::now(), block));
-        self.wake(Instant::now());
+    pub fn release(&mut self, block: PortRange, now: Duration) {
+        // That of a container whose removal an earlier daemon began was not taken from this pool, and may rest already.
+        self.free = self.free.difference(&block.into());
+        self.resting.retain(|resting| resting.block != block);
+        self.resting.push(Resting { block, since: now });
+        self.wake(now);
+    }
+
+    /// Has a block, given back to another pool, rest as long as is left. What is not free of it belongs to somebody.
+    pub fn rest(&mut self, resting: Resting, now: Duration) {
+        let is_free = PortSet::from(resting.block).difference(&self.free).is_empty();
+        if is_free && resting.since <= now {
+            self.free = self.free.difference(&resting.block.into());
+            self.resting.push(resting);
+            self.resting.sort_by_key(|resting| resting.since);
+            self.wake(now);
+        }
+    }
+
+    /// The blocks that rest.
+    pub fn resting(&self) -> &[Resting] {
+        &self.resting
     }
 
     /// Ends the rest of those that have had enough of it.
-    fn wake(&mut self, now: Instant) {
+    fn wake(&mut self, now: Duration) {
         let rest = self.rest;
-        let enough = self.resting.partition_point(|(since, _)| now.duration_since(*since) >= rest);
+        let enough = self.resting.partition_point(|resting| now.saturating_sub(resting.since) >= rest);
         let rested: Vec<_> = self.resting.drain(..enough).collect();
-        for (_, block) in rested {
+        for Resting { block, .. } in rested {
             self.cancel(block);
         }
     }
 
     fn number_resting(&self) -> usize {
-        self.resting.iter().map(|(_, block)| PortSet::from(*block).intersection(&self.managed).count()).sum()
+        let managed = |resting: &Resting| PortSet::from(resting.block).intersection(&self.managed).count();
+        self.resting.iter().map(managed).sum()
     }
 
     /// What there is to say of blocks that rest.
-    fn about_resting(&self, now: Instant) -> String {
-        let Some((since, _)) = self.resting.first() else { return String::new() };
-        let left = self.rest.saturating_sub(now.duration_since(*since)).as_secs() + 1;
+    fn about_resting(&self, now: Duration) -> String {
+        let Some(Resting { since, .. }) = self.resting.first() else { return String::new() };
+        let left = self.rest.saturating_sub(now.saturating_sub(*since)).as_secs() + 1;
         format!(", {} rest, the first for another {left} s", self.number_resting())
     }
 
@@ -127,13 +159,15 @@ fn first_block(range: PortRange, size: u16) -> Option<PortRange> {
 mod tests {
     use super::*;
 
+    const NOW: Duration = Duration::from_hours(1);
+
     fn pool(text: &str) -> EphemeralPool {
         EphemeralPool::new(text.parse().expect("a port list"), Duration::ZERO)
     }
 
     /// All blocks of `size` that fit, until there are no more.
     fn drain(pool: &mut EphemeralPool, size: u16) -> Vec<PortRange> {
-        std::iter::from_fn(|| pool.allocate(size).ok()).collect()
+        std::iter::from_fn(|| pool.allocate(size, NOW).ok()).collect()
     }
 
     #[test]
@@ -166,21 +200,21 @@ mod tests {
     #[test]
     fn the_last_port_can_be_given_out() {
         let mut pool = pool("65520-65535");
-        assert_eq!(pool.allocate(16).expect("a block").last(), 65535);
+        assert_eq!(pool.allocate(16, NOW).expect("a block").last(), 65535);
         assert!(pool.free().is_empty());
     }
 
     #[test]
     fn a_released_block_is_free_again() {
         let mut pool = pool("32768-34815");
-        let first = pool.allocate(1024).expect("a block");
-        let second = pool.allocate(1024).expect("a block");
-        let error = pool.allocate(1024).expect_err("nothing is left");
+        let first = pool.allocate(1024, NOW).expect("a block");
+        let second = pool.allocate(1024, NOW).expect("a block");
+        let error = pool.allocate(1024, NOW).expect_err("nothing is left");
         assert_eq!(error.kind, crate::error::Kind::Conflict);
         assert!(error.message.contains("2048 of 2048 ports are in use"), "{error}");
-        pool.release(first);
-        assert_eq!(pool.allocate(1024), Ok(first));
-        pool.release(second);
+        pool.release(first, NOW);
+        assert_eq!(pool.allocate(1024, NOW), Ok(first));
+        pool.release(second, NOW);
         pool.reserve(second).expect("it is free");
         assert!(pool.reserve(second).expect_err("it is taken").message.contains("in use"));
         assert!(pool.reserve(PortRange::new(1024, 2047).expect("a range")).is_err());
@@ -190,17 +224,55 @@ mod tests {
     fn a_block_rests_before_it_is_given_out_again() {
         let rest = Duration::from_mins(1);
         let mut pool = EphemeralPool::new("32768-34815".parse().expect("ports"), rest);
-        let (first, second) = (pool.allocate(1024).expect("a block"), pool.allocate(1024).expect("a block"));
-        pool.release(first);
-        let error = pool.allocate(1024).expect_err("it rests");
+        let (first, second) =
+            (pool.allocate(1024, NOW).expect("a block"), pool.allocate(1024, NOW).expect("a block"));
+        pool.release(first, NOW);
+        let error = pool.allocate(1024, NOW).expect_err("it rests");
         assert!(
             error.message.contains("1024 of 2048 ports are in use, 1024 rest, the first for another"),
             "{error}"
         );
-        pool.wake(Instant::now() + rest);
-        assert_eq!(pool.allocate(1024), Ok(first));
-        pool.release(second);
+        pool.wake(NOW + rest);
+        assert_eq!(pool.allocate(1024, NOW), Ok(first));
+        pool.release(second, NOW);
         assert!(pool.reserve(second).expect_err("it rests").message.contains("in use"));
+    }
+
+    #[test]
+    fn a_block_rests_once_although_it_is_released_twice() {
+        let (ports, rest): (PortSet, _) = ("32768-33791".parse().expect("ports"), Duration::from_mins(1));
+        let mut pool = EphemeralPool::new(ports, rest);
+        let block = PortRange::new(32768, 33791).expect("a range");
+        pool.release(block, NOW);
+        pool.release(block, NOW + rest / 2);
+        assert!(pool.allocate(1024, NOW + rest).is_err(), "it rests since the second time");
+        assert_eq!(pool.allocate(1024, NOW + rest + rest / 2), Ok(block));
+        pool.wake(NOW + 4 * rest);
+        assert!(pool.free().is_empty(), "it is in use");
+    }
+
+    #[test]
+    fn a_block_rests_in_the_next_pool_as_long_as_is_left() {
+        let (ports, rest): (PortSet, _) = ("32768-34815".parse().expect("ports"), Duration::from_mins(1));
+        let mut pool = EphemeralPool::new(ports.clone(), rest);
+        let first = pool.allocate(1024, NOW).expect("a block");
+        pool.release(first, NOW);
+        let mut next = EphemeralPool::new(ports.clone(), rest);
+        let later = NOW + rest / 2;
+        for resting in pool.resting() {
+            next.rest(*resting, later);
+        }
+        let second = next.allocate(1024, later).expect("the other one");
+        assert!(next.allocate(1024, later).is_err());
+        assert_eq!(next.allocate(1024, NOW + rest), Ok(first));
+        // What somebody has does not rest, and neither does what is from another boot, or has rested.
+        for (since, now) in [(NOW, NOW), (NOW + rest, NOW), (NOW, NOW + rest)] {
+            next.rest(Resting { block: second, since }, now);
+            assert_eq!(next.resting(), []);
+        }
+        let mut free = EphemeralPool::new(ports, rest);
+        free.rest(Resting { block: first, since: NOW + rest }, NOW);
+        assert_eq!(free.allocate(1024, NOW), Ok(first));
     }
 
     #[test]

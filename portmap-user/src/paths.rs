@@ -41,6 +41,11 @@ impl StateDir {
         self.0.join("host.json")
     }
 
+    /// Ports that rest.
+    pub fn resting(&self) -> PathBuf {
+        self.0.join("resting.json")
+    }
+
     /// One file for each container.
     pub fn containers(&self) -> PathBuf {
         self.0.join("containers")

@@ -17,6 +17,7 @@ use tracing::warn;
 
 use crate::{
     api::{Limit, Wishes},
+    ephemeral::Resting,
     error::{Context as _, Error, Result},
     fault,
     kernel::namespace::NamespaceId,
@@ -231,10 +232,31 @@ impl Store {
         remove(&self.directory.host())
     }
 
+    /// The ports that rest. What makes no sense is nothing.
+    pub fn resting(&self) -> Result<Vec<Resting>> {
+        match read(&self.directory.resting())? {
+            Found::Record(resting) => Ok(resting),
+            Found::Damaged(why) => {
+                warn!("{why}: ports of deleted containers do not rest any more");
+                Ok(Vec::new())
+            }
+            Found::Nothing => Ok(Vec::new()),
+        }
+    }
+
+    /// Writes down which ports rest.
+    pub fn set_resting(&self, resting: &[Resting]) -> Result<()> {
+        let file = self.directory.resting();
+        if resting.is_empty() && !file.exists() {
+            return Ok(());
+        }
+        write(&file, &resting.to_vec())
+    }
+
     /// Removes the directory as far as there is nothing in it but what a store makes.
     pub fn remove(&self) -> Result<()> {
         // The lock's file while it is held: whoever comes now makes a new one.
-        for file in [self.directory.socket(), self.directory.lock()] {
+        for file in [self.directory.resting(), self.directory.socket(), self.directory.lock()] {
             remove(&file)?;
         }
         for path in [self.directory.containers(), self.directory.path().to_owned()] {

@@ -14,7 +14,14 @@ use crate::wait;
 pub struct Daemon {
     pub(crate) process: Child,
     pub(crate) log: PathBuf,
+    /// Files that it had open when it was ready.
+    pub(crate) files: Option<usize>,
 }
+
+/// Files that it may have open for good besides those at its start: samples of drops that somebody has asked for.
+const MORE_FILES: usize = 4;
+/// Bytes of memory that no test has it need, with a few containers; it starts with about 20 MB.
+const MUCH_MEMORY: u64 = 64 << 20;
 
 impl Daemon {
     /// What it has logged.
@@ -26,12 +33,39 @@ impl Daemon {
     pub fn is_ready(&mut self) -> bool {
         let mut line = String::new();
         let _ = BufReader::new(self.process.stdout.as_mut().expect("piped")).read_line(&mut line);
-        line == "ready\n"
+        if line == "ready\n" {
+            self.files = Some(self.open_files());
+        }
+        self.files.is_some()
     }
 
-    /// Number of files that it has open.
+    /// Number of files that it has open; none if it has ended.
     pub fn open_files(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it runs").count()
+        fs::read_dir(format!("/proc/{}/fd", self.children())).map_or(0, Iterator::count)
+    }
+
+    /// Bytes of its resident memory; none if it has ended.
+    pub fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.children())).unwrap_or_default();
+        let resident =
+            status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        1024 * resident.and_then(|number| number.parse::<u64>().ok()).unwrap_or_default()
+    }
+
+    /// That it has let go of what its work has needed.
+    fn expect_no_leak(&self) {
+        let Some(files) = self.files else { return };
+        // What it does by itself, and clients that have gone, have some for a moment. It may come to its end meanwhile.
+        wait::until("files to be closed", || self.open_files() <= files + MORE_FILES);
+        let resident = self.resident();
+        assert!(resident <= MUCH_MEMORY, "the daemon has {resident} bytes of memory");
+    }
+
+    /// The processes that `nsenter` has started and that have not ended.
+    fn children(&self) -> String {
+        let children = format!("/proc/{0}/task/{0}/children", self.process.id());
+        let children = fs::read_to_string(children).unwrap_or_default();
+        children.trim().to_owned()
     }
 
     /// Waits until it has ended, and says whether all was well.
@@ -41,6 +75,7 @@ impl Daemon {
 
     /// Asks it to stop and waits until it has.
     pub fn stop(mut self) {
+        self.expect_no_leak();
         self.signal("TERM");
         let status = self.process.wait().expect("it ends");
         assert!(status.success(), "it ends with {status}: {}", self.log());
@@ -60,8 +95,7 @@ impl Daemon {
 
     /// Its process, as the machine numbers it: the child of the `nsenter` that waits for it.
     pub fn pid(&self) -> u32 {
-        let children = format!("/proc/{0}/task/{0}/children", self.process.id());
-        wait::for_value("the daemon's process", || fs::read_to_string(&children).ok()?.trim().parse().ok())
+        wait::for_value("the daemon's process", || self.children().parse().ok())
     }
 
     /// Stops it where it is.
@@ -89,8 +123,10 @@ fn send(signal: &str, process: u32) {
 impl Drop for Daemon {
     fn drop(&mut self) {
         if matches!(self.process.try_wait(), Ok(None)) {
-            let children = format!("/proc/{0}/task/{0}/children", self.process.id());
-            for pid in fs::read_to_string(children).unwrap_or_default().split_whitespace() {
+            if !std::thread::panicking() {
+                self.expect_no_leak();
+            }
+            for pid in self.children().split_whitespace() {
                 let _ = Command::new("kill").args(["-KILL", pid]).status();
             }
             let _ = self.process.wait();

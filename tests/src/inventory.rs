@@ -20,20 +20,31 @@ grep -c netns /proc/mounts; grep -v netns /proc/mounts
 cd /proc/sys/net/ipv4; grep . conf/*/accept_local conf/*/route_localnet conf/*/rp_filter ip_local_reserved_ports
 ";
 
+/// Prints the names of namespaces that portmap has made.
+const OWN_NAMESPACES: &str = "
+cd /run/portmap/containers 2>/dev/null || exit 0
+grep -l '\"owns_netns\": true' *.json 2>/dev/null | sed 's/.json$//' || true";
+
 /// Prints what a daemon has made and a teardown has left.
 const LEFT: &str = "
 set +e
 ls -d /sys/fs/bpf/portmap /run/portmap 2>/dev/null
 ip -o link show type veth | grep -o ' pm[0-9]*@.*alias portmap:.*'
 for d in lo uplink; do tc filter show dev $d ingress 2>/dev/null | grep pm_; done
+tc qdisc | grep -e 'dev pm[0-9]' -e '504d:'
 cat /proc/sys/net/ipv4/ip_local_reserved_ports | grep .
 true";
 
 impl Sandbox {
     /// Removes everything of portmap, and looks whether that is so.
     pub(crate) fn expect_no_trace(&self) {
+        let own = self.sh(Place::Host, OWN_NAMESPACES);
         self.ok(&["teardown"]);
-        let left = self.sh(Place::Host, LEFT);
+        let mut left = self.sh(Place::Host, LEFT);
+        for name in own.lines() {
+            left += &self.sh(Place::Host, &format!("ls /run/netns/{name} 2>/dev/null || true"));
+            left += &self.sh(Place::Host, &format!("grep ' /run/netns/{name} ' /proc/mounts || true"));
+        }
         assert!(left.is_empty(), "the teardown leaves behind: {left}");
     }
 

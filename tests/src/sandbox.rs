@@ -257,7 +257,7 @@ impl Sandbox {
             .stderr(fs::File::create(&log).expect("a log"))
             .spawn()
             .expect("nsenter is part of util-linux");
-        Daemon { process, log }
+        Daemon { process, log, files: None }
     }
 
     /// Runs the command line on the host.

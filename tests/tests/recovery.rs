@@ -357,3 +357,25 @@ fn a_client_that_goes_away_leaves_no_half_of_anything() {
         sandbox.expect_inventory(&before, "at the end");
     }
 }
+
+#[test]
+fn ports_rest_although_the_daemon_is_replaced() {
+    let sandbox = Sandbox::new();
+    let flags =
+        "--ephemeral-ports-rest 60secs --ephemeral-ports 65504-65535 --ephemeral-ports-per-container 16";
+    let flags: Vec<&str> = DAEMON_FLAGS.into_iter().chain(flags.split(' ')).collect();
+    let daemon = sandbox.daemon_with(&flags);
+    let block = |name: &str| sandbox.json(&["add", name])["ephemeral_ports"].clone();
+    let first = block("a");
+    sandbox.ok(&["del", "a"]);
+    daemon.kill();
+    let daemon = sandbox.daemon_with(&flags);
+    assert_ne!(block("b"), first);
+    let refusal = sandbox.fails(&["add", "c"], 4);
+    assert!(refusal.contains("16 rest"), "{refusal}");
+    // Nobody needs to wait for it who does not want to.
+    daemon.stop();
+    let flags: Vec<&str> = flags.into_iter().chain(["--ephemeral-ports-rest", "0"]).collect();
+    let _daemon = sandbox.daemon_with(&flags);
+    assert_eq!(block("c"), first);
+}

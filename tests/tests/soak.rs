@@ -73,7 +73,8 @@ fn whatever_happens_everything_is_as_it_is_meant_to_be() {
             world.check(&format!("seed {seed}, step {steps}: {what}"));
             steps += 1;
         }
-        println!("{steps} steps");
+        let daemon = world.daemon.as_ref().expect("there always is one");
+        println!("{steps} steps, {} bytes of memory", daemon.resident());
         world.remove_all();
         world.daemon.take().expect("there always is one")
     });

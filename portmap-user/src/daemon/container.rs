@@ -12,7 +12,7 @@ use crate::{
     api::Container,
     error::{Error, Failures, Kind, Result},
     kernel::{
-        bpffs,
+        bpffs, clock,
         link::{self, Interface, VethPair},
         namespace::{self, Namespace, NamespaceId},
         netlink::Netlink,
@@ -236,12 +236,17 @@ impl Daemon {
             guard.remove(record.slot)?;
         }
         dismantle(self.mechanism, &self.settings.pins, record)?;
-        self.store.remove_container(&record.name)?;
         let mut registry = self.registry();
         if record.phase == Phase::Adding {
+            self.store.remove_container(&record.name)?;
             registry.pool.cancel(record.ephemeral_ports);
         } else {
-            registry.pool.release(record.ephemeral_ports);
+            let mut pool = registry.pool.clone();
+            pool.release(record.ephemeral_ports, clock::since_boot()?);
+            // First, so that no daemon knows neither the container nor that its ports rest.
+            self.store.set_resting(pool.resting())?;
+            self.store.remove_container(&record.name)?;
+            registry.pool = pool;
         }
         registry.containers.remove(&record.name);
         Ok(())

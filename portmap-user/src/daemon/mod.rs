@@ -37,7 +37,7 @@ use crate::{
     api::{AddRequest, Container, ContainerState, HOST, OUTSIDE},
     ephemeral::EphemeralPool,
     error::{Error, Kind, Result},
-    kernel::{guard::Guard, maps::Maps, namespace, programs::Mechanism, qdisc::Leaf, sysctl::Sysctls},
+    kernel::{clock, guard::Guard, maps::Maps, namespace, programs::Mechanism, qdisc::Leaf, sysctl::Sysctls},
     ports::PortSet,
     settings::Settings,
     state::{ContainerRecord, Phase, Store},
@@ -179,8 +179,9 @@ impl Daemon {
         }
         self.check_static_ports(&registry, &name, &ports)?;
         let slot = registry.free_slot()?;
-        let ephemeral_ports =
-            registry.pool.allocate(ephemeral_ports_per_container.unwrap_or(self.settings.block))?;
+        let ephemeral_ports = registry
+            .pool
+            .allocate(ephemeral_ports_per_container.unwrap_or(self.settings.block), clock::since_boot()?)?;
         let (egress, ingress) = self.limits(&traffic);
         let owns_netns = netns.is_none() && pid.is_none();
         let netns = netns

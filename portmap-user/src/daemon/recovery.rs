@@ -20,7 +20,7 @@ use crate::{
     ephemeral::EphemeralPool,
     error::{Error, Result},
     kernel::{
-        bpffs,
+        bpffs, clock,
         guard::{self, Guard},
         layout,
         maps::Maps,
@@ -49,6 +49,10 @@ impl Daemon {
         let mut pool = EphemeralPool::new(settings.ephemeral_ports.clone(), settings.rest);
         for record in records.iter().filter(|record| record.phase == Phase::Ready) {
             check_still_managed(&settings, record, &mut pool)?;
+        }
+        let now = clock::since_boot()?;
+        for resting in store.resting()? {
+            pool.rest(resting, now);
         }
         let mut host_record = host::record(&store, &settings, &sysctls, &facts, mechanism)?;
         let leaf = Leaf::best()?;

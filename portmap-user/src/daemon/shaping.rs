@@ -35,6 +35,9 @@ const SLACK: u64 = 50_000_000;
 /// the limit, and the largest is 64 KiB before it gets headers for all segments.
 const OVERSHOOT: u64 = 2 * 65_536;
 
+/// What is said where a container has no queue to wait in.
+const HOST_ONLY: &str = "what it sends is limited at the host only, by dropping";
+
 /// Bytes that a class sends before it is another's turn, with the kernel's bounds for sane values.
 fn quantum(rate: u64) -> u32 {
     u32::try_from((rate / 10).clamp(2 * 1514, 60_000)).unwrap_or(u32::MAX)
@@ -82,9 +85,10 @@ impl Daemon {
         self.settings.shaping.ingress.check_asked(Direction::Ingress, wishes.ingress_rate)
     }
 
-    /// Brings a running container's limits about. None of its packets is lost, unless it had no queue before.
+    /// Brings a running container's limits about. None of its packets is lost, unless it had no queue before, or one of its
+    /// own making that takes none of ours.
     ///
-    /// What is inside comes last: its root can have it fail.
+    /// What is inside comes last, and is no reason to fail: its root could keep its limits by that.
     pub(super) fn apply(&self, record: &ContainerRecord) -> Result<()> {
         self.limit_ingress(record)?;
         self.publish_flags(record)?;
@@ -96,7 +100,15 @@ impl Daemon {
             self.maps().set_limit(record.slot, after)?;
         }
         let eth0 = self.maps().endpoint(record.slot)?.eth0_ifindex;
-        namespace.run(|| self.limit_egress(record, eth0))?;
+        let inside = namespace.run(|| {
+            self.limit_egress(record, eth0).or_else(|_unfit| {
+                qdisc::clear(&Netlink::open()?, eth0)?;
+                self.limit_egress(record, eth0)
+            })
+        });
+        if let Err(error) = inside {
+            warn!("container {:?}: {HOST_ONLY}: {error}", record.name);
+        }
         if is_lower {
             self.maps().set_limit(record.slot, after)?;
         }
@@ -107,7 +119,7 @@ impl Daemon {
     /// alone.
     pub(super) fn apply_at_least_outside(&self, record: &ContainerRecord) -> Result<()> {
         if let Err(error) = self.apply(record) {
-            warn!("container {:?}: its limits are held at the host only: {error}", record.name);
+            warn!("container {:?}: {HOST_ONLY}: {error}", record.name);
             self.maps().set_limit(record.slot, self.limit_entry(record))?;
         }
         Ok(())

@@ -13,8 +13,13 @@ const SECONDS_PER_MINUTE: i64 = 60;
 
 /// Nanoseconds of the monotonic clock.
 pub fn monotonic() -> Result<u64> {
+    u64::try_from(since_boot()?.as_nanos()).context(|| "the clock makes no sense".to_owned())
+}
+
+/// The same as a duration.
+pub fn since_boot() -> Result<Duration> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context(|| "cannot read the clock".to_owned())?;
-    u64::try_from(Duration::from(now).as_nanos()).context(|| "the clock makes no sense".to_owned())
+    Ok(now.into())
 }
 
 /// The time on the wall at a moment of the monotonic clock in the past, by what both clocks say now.

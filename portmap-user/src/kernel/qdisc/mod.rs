@@ -200,6 +200,17 @@ pub fn unshape(netlink: &Netlink, index: u32, leaf: Leaf) -> Result<()> {
     shape(netlink, index, &Shape { class: FREE, local_is_free: false, leaf })
 }
 
+/// Takes away what an interface sends by, with all that waits in it; the kernel puts its default there. It is no error if
+/// that is what is there.
+pub fn clear(netlink: &Netlink, index: u32) -> Result<()> {
+    let mut request = message(index);
+    request.header.parent = TcHandle::ROOT;
+    match netlink.request(RouteNetlinkMessage::DelQueueDiscipline(request), 0) {
+        Err(error) if matches!(error.raw_os_error(), Some(ENOENT | EINVAL)) => Ok(()),
+        other => other.context(|| format!("cannot remove the queue of interface {index}")),
+    }
+}
+
 /// What an interface is limited to, and what packets wait in; none if it is not limited by [`shape`].
 pub fn shape_of(netlink: &Netlink, index: u32) -> Result<Option<(Class, String)>> {
     let there = of_interface(netlink, index)?;

@@ -144,15 +144,12 @@ fn timed<T>(work: impl FnOnce() -> portmap::error::Result<T>) -> Result<(f64, T)
 }
 
 fn level(daemon: &Daemon, client: &Client) -> Result<Level> {
-    let file = format!("/proc/{}/status", daemon.pid());
-    let process = fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
-    let resident = process.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
-    let resident: u64 = resident.context("the daemon has no VmRSS")?.parse().context("VmRSS is no number")?;
+    let resident = daemon.resident();
     let (list, containers) = timed(|| client.list())?;
     let (stats, _) = timed(|| client.stats())?;
     let (doctor, _) = timed(|| client.doctor())?;
     let (containers, files) = (containers.len(), daemon.open_files());
-    Ok(Level { containers, resident: resident * 1024, files, list, stats, doctor })
+    Ok(Level { containers, resident, files, list, stats, doctor })
 }
 
 fn median(values: &[f64]) -> f64 {
