@@ -36,6 +36,9 @@ const HERE_ONLY: [&str; 4] = ["commands", "drops", "explain", "metrics"];
 /// Tests that run at a time for each CPU of this machine.
 const TESTS_PER_CPU: usize = 2;
 
+/// The same in a virtual machine, which has two CPUs.
+const GUEST_THREADS: usize = 2 * TESTS_PER_CPU;
+
 /// How often a machine is started again because its emulator failed.
 const RESTARTS: u32 = 2;
 
@@ -185,7 +188,7 @@ fn script(directory: &Path, binaries: &[PathBuf], filter: &[String]) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(
             script,
-            "echo Running {file}\n{file} --test-threads=2 {filter} || {{ echo {file} ended with status $?; status=1; }}"
+            "echo Running {file}\n{file} --test-threads={GUEST_THREADS} {filter} || {{ echo {file} ended with status $?; status=1; }}"
         );
     }
     script.push_str("exit $status\n");
@@ -298,7 +301,7 @@ mod tests {
         let script = script(Path::new("/it's here/tests"), &programs, &["some test".to_owned()]);
         assert!(script.starts_with("cd '/it'\\''s here/tests' || exit\n"), "{script}");
         for file in ["'/target/a'", "'/target/b'"] {
-            assert!(script.contains(&format!("\n{file} --test-threads=2 'some test' ||")), "{script}");
+            assert!(script.contains(&format!("\n{file} --test-threads=4 'some test' ||")), "{script}");
         }
         assert!(script.ends_with("exit $status\n"), "{script}");
     }
