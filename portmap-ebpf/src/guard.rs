@@ -32,7 +32,7 @@ mod programs {
     const GO_ON: i32 = 1;
     const REFUSE: i32 = 0;
 
-    /// `EACCES`: what bind() also says of ports that are for root only.
+    /// `EACCES`: what `bind()` also says of ports that are for root only.
     const EACCES: i32 = 13;
 
     #[cgroup_sock_addr(bind4)]

@@ -3,6 +3,7 @@
 
 use std::{fs, net::Ipv4Addr, process::Stdio, thread};
 
+use portmap_common::limit::Limit;
 use portmap_tests::{
     sandbox::{DAEMON_FLAGS, HOST, HOST6, OUTSIDE, OUTSIDE6, Place, Sandbox},
     service::{Service, Transport, ask},
@@ -74,6 +75,12 @@ const DAMAGE: [(&str, &str); 7] = [
     ),
 ];
 
+/// A command that takes away what the host holds the container in slot 1 to.
+fn no_limit() -> String {
+    let nothing = "0 ".repeat(size_of::<Limit>());
+    format!("bpftool map update pinned /sys/fs/bpf/portmap/v3/maps/pm_limits key 1 0 0 0 value {nothing}")
+}
+
 #[test]
 fn doctor_names_what_somebody_has_broken_and_repairs_it() {
     served!(sandbox, _daemon, "--reconcile=false");
@@ -88,7 +95,8 @@ fn doctor_names_what_somebody_has_broken_and_repairs_it() {
         check_traffic(&sandbox, HOST);
     }
     // Limits, too.
-    for gone in ["tc qdisc del dev pm1 root", "ip netns exec a tc qdisc replace dev eth0 root pfifo"] {
+    let replaced = "ip netns exec a tc qdisc replace dev eth0 root pfifo";
+    for gone in ["tc qdisc del dev pm1 root", replaced, &no_limit()] {
         sandbox.ok(&["update", "a", "--egress-rate", "1gbit"]);
         sandbox.sh(Place::Host, gone);
         assert!(!is_healthy(&sandbox), "{gone}");
@@ -106,6 +114,12 @@ fn what_somebody_has_broken_is_put_back() {
     wait::until("everything to be put back", || is_healthy(&sandbox));
     check_traffic(&sandbox, HOST);
     assert!(daemon.log().contains("put back"), "{}", daemon.log());
+    // Limits that are held on the host's side, too.
+    sandbox.ok(&["update", "a", "--egress-rate", "1gbit"]);
+    for damage in ["tc qdisc del dev pm1 root", &no_limit()] {
+        sandbox.sh(Place::Host, damage);
+        wait::until("limits to be put back", || is_healthy(&sandbox));
+    }
 }
 
 #[test]

@@ -230,10 +230,10 @@ fn a_queue_of_its_own_does_not_keep_a_container_from_being_limited() {
     let mut again = again.spawn().expect("a shell");
     sandbox.ok(&["update", "a", "--egress-rate", "125KB"]);
     let sent = flood(&sandbox, A, (OUTSIDE, 9));
+    let arrived = sent_to_outside(&sandbox, "a");
     again.kill().expect("it runs");
     again.wait().expect("it ends");
-    let dropped = sandbox.dropped("a", "rate");
-    assert!(dropped > 0, "none of {sent} is dropped");
+    assert!(arrived < sent / 2, "{arrived} of {sent} get out");
     assert!(!String::from_utf8_lossy(&sandbox.portmap(&["doctor"]).stdout).contains("pm_limits"));
 }
 
@@ -495,6 +495,8 @@ fn everybody_has_a_flow_of_the_uplinks_queue() {
     daemon.stop();
     let daemon = daemon_with(&sandbox, &["--egress-unique-flow-per-container=true"]);
     assert!(root().contains("504d:"), "it stays as it is");
+    sandbox.sh(Place::Host, "tc qdisc del dev uplink root");
+    wait::until("it to be put back", || root().contains("504d:"));
     daemon.stop();
     let daemon = sandbox.daemon();
     assert!(!root().contains("504d:"), "nobody asks for it any more");

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::{
     Daemon,
     container::{hooks_inside, open_same, veth, veth_hook},
-    host, inside,
+    host, inside, uplink_queue,
     watch::News,
 };
 use crate::{
@@ -153,8 +153,9 @@ impl Daemon {
             let found = if news.all { None } else { link::find_by_index(&netlink, index)? };
             let interface = found.as_ref().or(all.get(&index));
             let is_there = interface.is_some_and(|interface| interface.name == record.host_veth());
+            let is_suspect = news.all || news.suspects.contains(&index);
             let is_well = interface.is_some_and(|interface| interface.is_up)
-                && (!(news.all || news.suspects.contains(&index)) || self.has_program(&record));
+                && (!is_suspect || (self.has_program(&record) && self.check_outside(&record).is_ok()));
             if !is_there || (self.settings.reconcile && !is_well) {
                 self.attend_to(&record.name, false);
             }
@@ -186,6 +187,10 @@ impl Daemon {
                 Ok(found @ (Found::There(_) | Found::Unconnected)) if with_limits => {
                     self.apply_at_least_outside(&record).map(|()| found)
                 }
+                Ok(Found::There(mut mended)) => self.hold_outside(&record).map(|was_missing| {
+                    mended.extend(was_missing.then(|| "what holds its limits at the host".to_owned()));
+                    Found::There(mended)
+                }),
                 found => found,
             };
             let mut broken = false;
@@ -221,8 +226,10 @@ impl Daemon {
         {
             mended.push("the bind guard".to_owned());
         }
-        if !mended.is_empty() {
-            info!("put back what was missing at the host: {}", mended.join(", "));
+        if let (true, Some(parent)) = (self.has_flows, self.settings.shaping.flows)
+            && uplink_queue::restore(&facts, parent)?
+        {
+            mended.push("the uplink's queue".to_owned());
         }
         let config = facts.config(self.has_flows);
         let mut maps = self.maps();
@@ -231,6 +238,9 @@ impl Daemon {
             info!("put back what pm_config is to be");
         }
         drop(maps);
+        if !mended.is_empty() {
+            info!("put back what was missing at the host: {}", mended.join(", "));
+        }
         self.publish_ports();
         Ok(())
     }

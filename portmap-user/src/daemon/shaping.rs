@@ -200,10 +200,29 @@ impl Daemon {
         if let Some(limit) = &record.egress {
             self.check_egress(record, limit)?;
         }
+        self.check_outside(record)
+    }
+
+    /// Compares what holds a container's limits on the host's side with them.
+    pub(super) fn check_outside(&self, record: &ContainerRecord) -> Result<()> {
         if let Some(limit) = &record.ingress {
             self.check_ingress(record, limit)?;
         }
+        if self.maps().limit(record.slot)?.cost != self.limit_entry(record).cost {
+            return Err(Error::failure(format!("pm_limits does not have its limit: {}", repair(record))));
+        }
         Ok(())
+    }
+
+    /// Has a container's limits be held on the host's side. Returns whether they were not.
+    pub(super) fn hold_outside(&self, record: &ContainerRecord) -> Result<bool> {
+        if self.check_outside(record).is_ok() {
+            return Ok(false);
+        }
+        self.limit_ingress(record)?;
+        self.publish_flags(record)?;
+        self.maps().set_limit(record.slot, self.limit_entry(record))?;
+        Ok(true)
     }
 
     /// Compares what holds a limit on what a container sends with that limit.
@@ -212,11 +231,7 @@ impl Daemon {
         let found = namespace_of(record)?.run(|| qdisc::shape_of(&Netlink::open()?, eth0))?;
         self.check_queue(record, "eth0", limit, found).map_err(|error| {
             Error::failure(format!("{error}; what it sends faster than its limit is dropped at the host"))
-        })?;
-        if self.maps().limit(record.slot)?.cost != self.limit_entry(record).cost {
-            return Err(Error::failure(format!("pm_limits does not have its limit: {}", repair(record))));
-        }
-        Ok(())
+        })
     }
 
     /// Compares what holds a limit on what a container receives with that limit.

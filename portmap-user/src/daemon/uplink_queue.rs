@@ -64,6 +64,16 @@ pub(super) fn settle(
     Ok(true)
 }
 
+/// Puts the queue back if the kernel's default has taken its place; somebody else's qdisc stays. Returns whether it had.
+pub(super) fn restore(facts: &HostFacts, parent: TcHandle) -> Result<bool> {
+    let netlink = Netlink::open()?;
+    let is_default = matches!(qdisc::occupant(&netlink, facts.uplink_index, parent)?, Occupant::Default(_));
+    if is_default {
+        qdisc::share(&netlink, facts.uplink_index, parent)?;
+    }
+    Ok(is_default)
+}
+
 /// Removes the queue from an uplink that had one.
 pub(super) fn leave(record: &HostRecord) -> Result<()> {
     let Some(parent) = record.uplink_queue else { return Ok(()) };

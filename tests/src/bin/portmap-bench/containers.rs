@@ -12,9 +12,11 @@ use clap::Args;
 use portmap::{
     api::{AddRequest, UpdateRequest, Wishes},
     client::Client,
-    paths::StateDir,
+    kernel::programs::{self, Hook, Mechanism},
+    paths::{Pins, StateDir},
     ports::{PortRange, PortSet},
 };
+use portmap_common::names::PROG_VETH_INGRESS;
 use portmap_tests::{
     daemon::Daemon,
     sandbox::{Place, Sandbox},
@@ -29,6 +31,8 @@ use crate::{
 /// Static ports of each container, and its ephemeral ones.
 const PORTS: u16 = 16;
 const BLOCK: u16 = 32;
+/// How many interfaces get a program by each mechanism.
+const ATTACHMENTS: usize = 50;
 const FLAGS: [&str; 8] = [
     "--ports",
     "10000-29999",
@@ -75,6 +79,8 @@ struct Findings {
     delete: Vec<f64>,
     /// Milliseconds until a daemon is ready that finds all of them.
     restart: f64,
+    /// Milliseconds of putting a program into a hook, by mechanism.
+    attach: Vec<(&'static str, Vec<f64>)>,
 }
 
 /// Measures.
@@ -110,7 +116,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let delete =
         (0..count).map(|number| Ok(timed(|| client.delete(&name(number)))?.0)).collect::<Result<_>>()?;
     levels.push(level(&daemon, &client)?);
-    let findings = Findings { machine: Machine::read()?, levels, add, update, delete, restart };
+    let attach = [Mechanism::Tcx, Mechanism::Clsact]
+        .map(|mechanism| Ok((mechanism.name(), attach(&sandbox, mechanism)?)))
+        .into_iter()
+        .collect::<Result<_>>()?;
+    let findings = Findings { machine: Machine::read()?, levels, add, update, delete, restart, attach };
     fs::create_dir_all(&arguments.output)
         .with_context(|| format!("cannot make {}", arguments.output.display()))?;
     let report = report(&findings)?;
@@ -121,6 +131,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     println!("{report}");
     Ok(())
+}
+
+/// How long it takes to put a program into the hook of an interface that has none, for each of several.
+fn attach(sandbox: &Sandbox, mechanism: Mechanism) -> Result<Vec<f64>> {
+    let pins = Pins::new(sandbox.path("/sys/fs/bpf/portmap"));
+    let name = mechanism.name();
+    (0..ATTACHMENTS)
+        .map(|number| {
+            let interface = format!("{name}{number}");
+            sandbox.sh(Place::Host, &format!("ip link add {interface} up type veth peer name p-{interface}"));
+            let link = pins.link(&interface);
+            let hook = Hook { interface, ingress: true, program: PROG_VETH_INGRESS, mechanism, link };
+            let attached = || programs::attach(&pins, &hook);
+            Ok(sandbox.inside(Place::Host, || timed(attached))?.0)
+        })
+        .collect()
 }
 
 fn name(number: usize) -> String {
@@ -159,7 +185,7 @@ fn median(values: &[f64]) -> f64 {
 }
 
 fn report(findings: &Findings) -> Result<String> {
-    let Findings { machine, levels, add, update, delete, restart } = findings;
+    let Findings { machine, levels, add, update, delete, restart, attach } = findings;
     let mut text = String::from("# What containers cost\n\n");
     writeln!(
         text,
@@ -193,6 +219,22 @@ fn report(findings: &Findings) -> Result<String> {
         ]);
     }
     writeln!(text, "{rows}\n\nThe last line is the next daemon, after all of them have been removed.\n")?;
-    writeln!(text, "A daemon that finds {} containers is ready after {} ms.", add.len(), grouped(*restart))?;
+    writeln!(
+        text,
+        "A daemon that finds {} containers is ready after {} ms.\n",
+        add.len(),
+        grouped(*restart)
+    )?;
+    let [links, filters] = attach.as_slice() else { return Ok(text) };
+    writeln!(
+        text,
+        "Putting one program into a hook takes {} ms by a pinned link ({}), because the kernel waits until all CPUs have seen \
+         it, and {} ms by a filter of the qdisc {}, that qdisc included (median of {ATTACHMENTS}). A container has three, or \
+         two without IPv6.",
+        number(median(&links.1)),
+        links.0,
+        number(median(&filters.1)),
+        filters.0
+    )?;
     Ok(text)
 }
