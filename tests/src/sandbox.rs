@@ -175,12 +175,16 @@ impl Sandbox {
 
     /// The network namespace of a place.
     pub fn namespace(&self, place: Place<'_>) -> Namespace {
-        let path = match place {
+        Namespace::open(&self.namespace_file(place)).unwrap_or_else(|error| panic!("{place:?}: {error}"))
+    }
+
+    /// Its file, as the machine sees it.
+    fn namespace_file(&self, place: Place<'_>) -> PathBuf {
+        match place {
             Place::Host => PathBuf::from(format!("/proc/{}/ns/net", self.init)),
             Place::Outside => self.path("/run/netns/outside"),
             Place::Container(name) => self.path(format!("/run/netns/{name}")),
-        };
-        Namespace::open(&path).unwrap_or_else(|error| panic!("{place:?}: {error}"))
+        }
     }
 
     /// Does `work` in the network namespace of a place, usually opening a socket, which then stays there.
@@ -191,17 +195,9 @@ impl Sandbox {
     /// A command to be run in a place.
     pub fn command(&self, place: Place<'_>, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["--target", &self.init.to_string(), "--net", "--mount", "--pid", "--"]);
-        match place {
-            Place::Host => {}
-            Place::Outside => {
-                command.args(["nsenter", "--net=/run/netns/outside", "--"]);
-            }
-            Place::Container(name) => {
-                command.args(["nsenter", &format!("--net=/run/netns/{name}"), "--"]);
-            }
-        }
-        command.arg(program).stdin(Stdio::null());
+        command.args(["--target", &self.init.to_string(), "--mount", "--pid"]);
+        command.arg(format!("--net={}", self.namespace_file(place).display()));
+        command.arg("--").arg(program).stdin(Stdio::null());
         command
     }
 

@@ -373,6 +373,26 @@ fn a_client_that_goes_away_leaves_no_half_of_anything() {
 }
 
 #[test]
+fn a_container_that_makes_news_all_the_time_keeps_nobody_from_following_the_host() {
+    served!(sandbox, _daemon,);
+    sandbox.ok(&["add", "b", "--ports", "31001"]);
+    let mut flapping = sandbox.command(A, "sh");
+    flapping.args(["-c", "while :; do ip link set eth0 down; ip link set eth0 up; done"]);
+    let mut flapping = flapping.stderr(Stdio::null()).spawn().expect("a shell");
+    let second = Ipv4Addr::new(10, 0, 0, 9);
+    readdress(&sandbox, HOST, second);
+    let has =
+        |name| sandbox.sh(Place::Container(name), "ip -4 address show dev eth0").contains("10.0.0.9/24");
+    wait::until("another container to have the new address", || has("b"));
+    // Its own end is noticed, too.
+    sandbox.sh(Place::Host, "ip netns del b");
+    wait::until("an end to be noticed", || sandbox.portmap(&["show", "b"]).status.code() == Some(3));
+    assert!(matches!(flapping.try_wait(), Ok(None)), "it goes on");
+    flapping.kill().expect("it runs");
+    flapping.wait().expect("it ends");
+}
+
+#[test]
 fn ports_rest_although_the_daemon_is_replaced() {
     let sandbox = Sandbox::new();
     let flags =

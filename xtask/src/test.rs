@@ -197,7 +197,7 @@ fn script(directory: &Path, binaries: &[PathBuf], filter: &[String]) -> String {
 
 fn run_in_vm(image: &Image, batch: &Batch) -> Run {
     println!(
-        "\ntesting in a virtual machine, kernel {}; of many cases alike, one in 24 or 48",
+        "\ntesting in a virtual machine, kernel {}; of many cases alike, one in 24 or 96",
         image.release
     );
     let deadline = Instant::now() + batch.timeout;

@@ -69,7 +69,9 @@ impl Netlink {
         message: &RouteNetlinkMessage,
         mut keep: impl FnMut(RouteNetlinkMessage) -> Option<T>,
     ) -> io::Result<Vec<T>> {
-        for attempt in 1.. {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
             let (mut kept, mut has_changed) = (Vec::new(), false);
             self.exchange(vec![(message.clone(), 0)], NLM_F_DUMP, |flags, answer| {
                 has_changed |= flags & NLM_F_DUMP_INTR != 0;
@@ -79,11 +81,10 @@ impl Netlink {
                     Err(error) => debug!("part of a list is not understood: {error}"),
                 }
             })?;
-            if !has_changed || attempt == ATTEMPTS {
+            if !has_changed || attempts == ATTEMPTS {
                 return Ok(kept);
             }
         }
-        Ok(Vec::new())
     }
 
     /// Sends requests in one system call, and hands over what comes back with its flags, until all are answered.

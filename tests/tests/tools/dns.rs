@@ -1,6 +1,6 @@
 //! Names: a server outside and resolvers in containers, and the reverse.
 
-use portmap_tests::sandbox::Place;
+use portmap_tests::{faults::sample, sandbox::Place};
 
 use crate::{A, B, World, background::Background};
 
@@ -30,8 +30,10 @@ fn resolvers_get_every_answer() {
         (B, 31005, ["127.0.0.1", "::1"]),
         (Place::Host, 31005, ["127.0.0.1", "::1"]),
     ];
-    for (place, port, servers) in asked {
-        for server in servers {
+    for (number, (place, port, servers)) in asked.into_iter().enumerate() {
+        // On emulated machines by one version of IP and the other in turn: dig takes a second to start there.
+        let (first, count) = if sample() == 1 { (0, 2) } else { (number % 2, 1) };
+        for server in servers.into_iter().skip(first).take(count) {
             let dig = |question: &str| {
                 let command =
                     format!("dig +timeout=20 +tries=2 +noall +answer +stats -p {port} @{server} {question}");

@@ -1,6 +1,11 @@
 //! Frames made by Scapy, which knows every header that this test suite does not want to know.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    path::Path,
+};
 
 use portmap_tests::sandbox::{Place, Sandbox};
 
@@ -31,17 +36,21 @@ def own(packet):
 pub(crate) struct Frames(BTreeMap<String, Vec<u8>>);
 
 impl Frames {
-    /// Runs a Python script that makes frames.
+    /// The frames that a Python script makes. What it has made once is kept: Scapy takes ten seconds to start on an emulated
+    /// machine.
     pub(crate) fn of(sandbox: &Sandbox, script: &str) -> Self {
-        // Debian's package belongs to Debian's interpreter, which need not be the first one in PATH.
-        let output = sandbox
-            .command(Place::Host, "/usr/bin/python3")
-            .args(["-c", &format!("{PRELUDE}{script}")])
-            .output()
-            .expect("Debian's Python");
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{errors}");
-        let text = String::from_utf8(output.stdout).expect("text");
+        let script = format!("{PRELUDE}{script}");
+        let mut hasher = DefaultHasher::new();
+        script.hash(&mut hasher);
+        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("scapy-{:016x}", hasher.finish()));
+        let text = fs::read_to_string(&kept).unwrap_or_else(|_none| {
+            let text = run(sandbox, &script);
+            // Whole or not at all: another test may want the same.
+            let file = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a file");
+            fs::write(&file, &text).expect("written");
+            file.persist(&kept).expect("kept");
+            text
+        });
         Self(text.lines().map(|line| line.split_once(' ').expect("two words")).map(parse).collect())
     }
 
@@ -54,6 +63,14 @@ impl Frames {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.0.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
     }
+}
+
+fn run(sandbox: &Sandbox, script: &str) -> String {
+    // Debian's package belongs to Debian's interpreter, which need not be the first one in PATH.
+    let mut command = sandbox.command(Place::Host, "/usr/bin/python3");
+    let output = command.args(["-c", script]).output().expect("Debian's Python");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
 }
 
 fn parse((hexadecimal, name): (&str, &str)) -> (String, Vec<u8>) {
