@@ -33,6 +33,10 @@ const FUZZ_SECONDS: u64 = 12;
 /// the programs' verdicts and counters, others test under every kernel.
 const HERE_ONLY: [&str; 4] = ["commands", "drops", "explain", "metrics"];
 
+/// What programs of others see, which start slowly on emulated machines: under the earliest kernel, and here under the
+/// latest.
+const EARLIEST_AND_HERE: [&str; 1] = ["tools"];
+
 /// Tests that run at a time for each CPU of this machine.
 const TESTS_PER_CPU: usize = 2;
 
@@ -136,7 +140,8 @@ fn prepare(kernel: Kernel, arguments: &Arguments) -> Result<(Image, Batch)> {
         anyhow::bail!("--no-vm");
     }
     setup::ensure(&[Group::Vm], Report::Changes)?;
-    println!("not run under {}: {} (see CONTRIBUTING.md)", kernel.line(), HERE_ONLY.join(", "));
+    let left_out = left_out(kernel);
+    println!("not run under {}: {} (see CONTRIBUTING.md)", kernel.line(), left_out.join(", "));
     let metadata = workspace::metadata()?;
     let package = metadata
         .packages
@@ -149,13 +154,19 @@ fn prepare(kernel: Kernel, arguments: &Arguments) -> Result<(Image, Batch)> {
             directory: package.manifest_path.parent().unwrap_or(Path::new("/")).to_owned(),
             programs: workspace::integration_tests(package)?
                 .into_iter()
-                .filter(|program| !HERE_ONLY.iter().any(|name| is_test(program, name)))
+                .filter(|program| !left_out.iter().any(|name| is_test(program, name)))
                 .collect(),
             filter: arguments.filter.clone(),
             used: vec![workspace::root(), metadata.target_directory],
             timeout: Duration::from_secs(arguments.timeout),
         },
     ))
+}
+
+/// The test programs that are not run under a kernel.
+fn left_out(kernel: Kernel) -> Vec<&'static str> {
+    let more: &[&str] = if kernel == Kernel::V6_1 { &[] } else { &EARLIEST_AND_HERE };
+    HERE_ONLY.iter().chain(more).copied().collect()
 }
 
 /// Whether a file is the test program with this name: cargo appends a hyphen and a hash.
