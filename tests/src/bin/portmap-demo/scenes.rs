@@ -28,7 +28,17 @@ const HOST_PORT: u16 = 8080;
 /// How often something is done whose time is shown.
 const TIMES: usize = 9;
 
-const FLAGS: [&str; 6] = ["--ports", "20000-32000", "--ephemeral-ports", "61440-65535", "--listen", "none"];
+const FLAGS: [&str; 8] = [
+    "--ports",
+    "20000-32000",
+    "--ephemeral-ports",
+    "61440-65535",
+    // The last scene adds and deletes more containers than there are blocks.
+    "--ephemeral-ports-rest",
+    "0",
+    "--listen",
+    "none",
+];
 
 /// Plays all scenes; the daemon that it returns still runs.
 pub(crate) fn play(screen: &Screen, sandbox: &Sandbox) -> Daemon {
