@@ -31,7 +31,7 @@ const FUZZ_SECONDS: u64 = 12;
 
 /// Test programs about what hardly depends on the kernel: what commands print, and how they fail. What they rest on,
 /// the programs' verdicts and counters, others test under every kernel.
-const HERE_ONLY: [&str; 4] = ["commands", "drops", "explain", "metrics"];
+const HERE_ONLY: [&str; 5] = ["commands", "demo", "drops", "explain", "metrics"];
 
 /// What programs of others see, which start slowly on emulated machines: under the earliest kernel, and here under the
 /// latest.

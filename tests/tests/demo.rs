@@ -1,0 +1,15 @@
+//! The demonstration, which must come to its end and show what it says.
+
+use std::process::{Command, Stdio};
+
+use portmap_tests::sandbox::binary;
+
+#[test]
+fn the_demonstration_comes_to_its_end() {
+    let output = Command::new(binary("portmap-demo")).stdin(Stdio::null()).output().expect("it runs");
+    let (shown, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{shown}{errors}");
+    for expected in ["web answers", "dropped: source_port", "many answers", "everything is removed"] {
+        assert!(shown.contains(expected), "{expected}: {shown}");
+    }
+}
