@@ -197,7 +197,8 @@ impl Daemon {
             }
             inside::set_up(&sysctls, &facts, record, eth0)?;
             self.attach_inside(record)
-        })
+        })?;
+        link::wait_until_operational(&netlink, veth_ifindex(record.slot), &host_veth)
     }
 
     /// What the programs are told of a container, apart from the generation.
