@@ -108,20 +108,6 @@ mod programs {
         let code = code as i32;
         code
     }
-
-    /// The license that the kernel shows for the programs.
-    #[unsafe(link_section = "license")]
-    #[unsafe(no_mangle)]
-    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 }
 
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[cfg(not(target_arch = "bpf"))]
-fn main() {
-    eprintln!("portmap-bench is a BPF object; run the benchmarks with `cargo xtask bench`");
-}
+portmap_ebpf::object!("portmap-bench is a BPF object; run the benchmarks with `cargo xtask bench`");

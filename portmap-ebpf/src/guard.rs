@@ -63,20 +63,6 @@ mod programs {
         unsafe { bpf_set_retval(-EACCES) };
         REFUSE
     }
-
-    /// The license that the kernel asks for before it lends its helpers.
-    #[unsafe(link_section = "license")]
-    #[unsafe(no_mangle)]
-    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 }
 
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[cfg(not(target_arch = "bpf"))]
-fn main() {
-    eprintln!("portmap-guard is a BPF object; build it with `cargo xtask build`");
-}
+portmap_ebpf::object!("portmap-guard is a BPF object; build it with `cargo xtask build`");

@@ -26,20 +26,6 @@ mod programs {
         let _ = context.skb.adjust_room(-headers, BPF_ADJ_ROOM_MAC, 0);
         TC_ACT_UNSPEC
     }
-
-    /// The license that the kernel asks for before it lends its helpers.
-    #[unsafe(link_section = "license")]
-    #[unsafe(no_mangle)]
-    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 }
 
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[cfg(not(target_arch = "bpf"))]
-fn main() {
-    eprintln!("portmap-hostile is a BPF object; run the tests with `cargo xtask test`");
-}
+portmap_ebpf::object!("portmap-hostile is a BPF object; run the tests with `cargo xtask test`");

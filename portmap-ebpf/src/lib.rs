@@ -12,6 +12,7 @@ pub mod echo;
 pub mod frame;
 pub mod hooks;
 pub mod in_memory;
+mod object;
 pub mod packet;
 pub mod rate;
 pub mod sample;

@@ -180,9 +180,6 @@ impl Daemon {
         if let Some(guard) = &self.guard {
             guard.add(record.slot, namespace)?;
         }
-        if record.ingress.is_some() {
-            self.limit_ingress(record)?;
-        }
         // Before the link comes up, so that not a single packet gets past it.
         programs::attach(&self.settings.pins, &veth_hook(&self.settings.pins, record))?;
         link::set_up(&netlink, veth_ifindex(record.slot), &host_veth)?;
@@ -198,7 +195,12 @@ impl Daemon {
             inside::set_up(&sysctls, &facts, record, eth0)?;
             self.attach_inside(record)
         })?;
-        link::wait_until_operational(&netlink, veth_ifindex(record.slot), &host_veth)
+        // Where the other end is up, a queue is at work at once. One that was made before would be when the kernel's watcher
+        // of links has seen the other end (`linkwatch_do_dev`), and lose what comes until then.
+        if record.ingress.is_some() {
+            self.limit_ingress(record)?;
+        }
+        Ok(())
     }
 
     /// What the programs are told of a container, apart from the generation.
@@ -233,10 +235,12 @@ impl Daemon {
             maps.set_endpoint(record.slot, Endpoint::default())?;
             maps.set_limit(record.slot, Limit::default())?;
         }
+        let mut failures = Failures::default();
         if let Some(guard) = &self.guard {
-            guard.remove(record.slot)?;
+            failures.note(guard.remove(record.slot));
         }
-        dismantle(self.mechanism, &self.settings.pins, record)?;
+        failures.note(dismantle(self.mechanism, &self.settings.pins, record));
+        failures.into_result()?;
         let mut registry = self.registry();
         if record.phase == Phase::Adding {
             self.store.remove_container(&record.name)?;

@@ -9,6 +9,7 @@ use portmap_common::{
 use super::{
     Daemon,
     container::{alias, hooks_inside, open_same, port_entry, veth_hook},
+    facts,
     host::{self, LO_SETTINGS},
     inside,
 };
@@ -112,7 +113,7 @@ impl Daemon {
             Error::failure(format!("the uplink {} is gone: containers follow when it is back", facts.uplink))
         })?;
         let routes = address::default_routes(&netlink, AddressFamily::Inet)?;
-        let now = host::look_at_addresses(&netlink, &uplink, &routes, self.settings.ipv6).ok();
+        let now = facts::look_at_addresses(&netlink, &uplink, &routes, self.settings.ipv6).ok();
         if now != Some((facts.v4, facts.v6)) || uplink.mac != facts.mac {
             return Err(Error::failure(format!(
                 "the addresses of {} are not those that containers have: {REPAIR}",

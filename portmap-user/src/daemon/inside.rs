@@ -8,6 +8,7 @@ use portmap_common::slot::loopback_mac;
 use super::{
     HostFacts,
     container::{ETH0, loopback_hook},
+    facts::Shared,
 };
 use crate::{
     error::{Error, Failures, Result},
@@ -128,7 +129,7 @@ pub(super) fn conform(
         changed = true;
     }
     if record.ipv6 {
-        changed |= exchange(netlink, eth0, found.v6, facts.v6.map(super::host::Shared::own))?;
+        changed |= exchange(netlink, eth0, found.v6, facts.v6.map(Shared::own))?;
         if facts.v6.is_some() && default_route(netlink, AddressFamily::Inet6, eth0)?.is_none() {
             address::add_default_route6(netlink, eth0)?;
             changed = true;
@@ -179,7 +180,7 @@ pub(super) fn differences(
     expect(route.map(|route| route.gateway) == Some(facts.v4.gateway.map(IpAddr::V4)), "the default route");
     if record.ipv6 {
         let route = default_route(netlink, AddressFamily::Inet6, eth0)?;
-        expect(found.v6 == facts.v6.map(super::host::Shared::own), "the IPv6 address of eth0");
+        expect(found.v6 == facts.v6.map(Shared::own), "the IPv6 address of eth0");
         expect(facts.v6.is_none() || route.is_some(), "the default route of IPv6");
     }
     Ok(all)

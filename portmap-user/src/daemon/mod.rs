@@ -4,6 +4,7 @@ mod container;
 mod doctor;
 mod drops;
 mod explain;
+mod facts;
 mod follow;
 mod followers;
 mod host;
@@ -29,10 +30,7 @@ use std::{
 use portmap_common::slot::SLOTS;
 
 use self::turns::Turns;
-pub use self::{
-    host::{HostFacts, teardown},
-    server::serve,
-};
+pub use self::{facts::HostFacts, host::teardown, server::serve};
 use crate::{
     api::{AddRequest, Container, ContainerState, HOST, OUTSIDE},
     ephemeral::EphemeralPool,

@@ -1,15 +1,11 @@
 //! Interfaces.
 
-use std::{
-    os::fd::AsRawFd as _,
-    thread,
-    time::{Duration, Instant},
-};
+use std::os::fd::AsRawFd as _;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{InfoData, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkLayerType, LinkMessage, State},
+    link::{InfoData, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkLayerType, LinkMessage},
 };
 use nix::libc::{EEXIST, ENODEV};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
@@ -35,8 +31,6 @@ pub struct Interface {
     pub is_ethernet: bool,
     /// Whether it is administratively up.
     pub is_up: bool,
-    /// Whether it sends: it is up, so is what is at its other end, and its queue is at work.
-    pub is_operational: bool,
     /// For one end of a veth pair, the index of the other in its namespace.
     pub peer: Option<u32>,
     /// The description that can be set by `ip link set alias`.
@@ -52,7 +46,6 @@ impl From<LinkMessage> for Interface {
             mtu: 0,
             is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             is_up: message.header.flags.contains(LinkFlags::Up),
-            is_operational: false,
             peer: None,
             alias: None,
         };
@@ -67,16 +60,11 @@ impl From<LinkMessage> for Interface {
                 interface.peer = Some(peer);
             } else if let LinkAttribute::IfAlias(alias) = attribute {
                 interface.alias = Some(alias);
-            } else if let LinkAttribute::OperState(state) = attribute {
-                interface.is_operational = state == State::Up;
             }
         }
         interface
     }
 }
-
-/// How long an interface may take to come into operation.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Index of the loopback device, the same in every namespace.
 pub const LOOPBACK: u32 = 1;
@@ -189,19 +177,6 @@ pub fn create_veth(netlink: &Netlink, pair: &VethPair<'_>) -> Result<()> {
 /// Brings an interface up.
 pub fn set_up(netlink: &Netlink, index: u32, name: &str) -> Result<()> {
     set(netlink, LinkUnspec::new_with_index(index).up().build(), name)
-}
-
-/// Waits until an interface that is up sends. One that came up before its peer has no queue at first, and loses what is sent
-/// by it; the kernel gives it one a moment after the peer has come up (`linkwatch_do_dev`), on a thread of its own.
-pub fn wait_until_operational(netlink: &Netlink, index: u32, name: &str) -> Result<()> {
-    let start = Instant::now();
-    while !find_by_index(netlink, index)?.is_some_and(|interface| interface.is_operational) {
-        if start.elapsed() > PATIENCE {
-            return Err(Error::failure(format!("{name} does not come into operation within {PATIENCE:?}")));
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-    Ok(())
 }
 
 /// Changes an interface's MAC address and MTU.

@@ -1,0 +1,69 @@
+//! Limits on what containers send and receive, and how their roots could get around them.
+
+mod around;
+mod changes;
+mod queues;
+mod uplink;
+
+use std::net::{Ipv4Addr, UdpSocket};
+
+use portmap_tests::{
+    daemon::Daemon,
+    sandbox::{DAEMON_FLAGS, Place, Sandbox},
+};
+use serde_json::Value;
+
+const A: Place<'_> = Place::Container("a");
+const B: Place<'_> = Place::Container("b");
+
+/// A datagram of a full frame.
+const LARGE: usize = 1400;
+/// So many of them are far more than a megabit per second carries while they are sent.
+const MANY: usize = 4000;
+
+fn daemon_with(sandbox: &Sandbox, flags: &[&str]) -> Daemon {
+    sandbox.daemon_with(&[&DAEMON_FLAGS[..], flags].concat())
+}
+
+/// A daemon with a container `a` that has ports 31000-31009 and these limits.
+fn world(limits: &[&str]) -> (Sandbox, Daemon) {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    add(&sandbox, limits);
+    (sandbox, daemon)
+}
+
+fn add(sandbox: &Sandbox, limits: &[&str]) -> Value {
+    let command = [&["add", "a", "--ports", "31000-31009"][..], limits].concat();
+    sandbox.json(&command)
+}
+
+/// What packets wait in on this kernel.
+fn leaf(sandbox: &Sandbox) -> &'static str {
+    let probe =
+        "tc qdisc add dev lo root fq_codel 2>/dev/null && tc qdisc del dev lo root && echo yes || true";
+    if sandbox.sh(Place::Outside, probe).contains("yes") { "fq_codel" } else { "bfifo" }
+}
+
+/// A counter of the queues of a container in one direction, that of the limit itself.
+fn counter(sandbox: &Sandbox, name: &str, direction: &str, counter: &str) -> u64 {
+    sandbox.json(&["stats", name])[direction][0][counter].as_u64().unwrap_or_default()
+}
+
+/// Sends many large datagrams as fast as it goes, and returns how many were sent.
+fn flood(sandbox: &Sandbox, from: Place<'_>, to: (Ipv4Addr, u16)) -> u64 {
+    send(sandbox, from, to, MANY)
+}
+
+fn send(sandbox: &Sandbox, from: Place<'_>, to: (Ipv4Addr, u16), datagrams: usize) -> u64 {
+    let socket =
+        sandbox.inside(from, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).expect("an ephemeral port");
+    socket.connect(to).expect("there is a route");
+    let payload = vec![0; LARGE];
+    // What a queue has no room for, and ports that are closed, are errors of the socket's.
+    (0..datagrams).filter(|_| socket.send(&payload).is_ok()).count() as u64
+}
+
+fn sent_to_outside(sandbox: &Sandbox, name: &str) -> u64 {
+    sandbox.json(&["stats", name])["traffic"]["tx_outside"]["packets"].as_u64().expect("a number")
+}

@@ -1,0 +1,104 @@
+//! The uplink's queue, in which every container has a flow of its own.
+
+use portmap_tests::{
+    sandbox::{DAEMON_FLAGS, OUTSIDE, Place, Sandbox},
+    service::{Service, Transport, ask},
+    wait,
+};
+
+use crate::{A, B, add, daemon_with, leaf, send};
+
+#[test]
+fn everybody_has_a_flow_of_the_uplinks_queue() {
+    let sandbox = Sandbox::new();
+    let has_flows = leaf(&sandbox) == "fq_codel";
+    let daemon = daemon_with(&sandbox, &["--egress-unique-flow-per-container"]);
+    add(&sandbox, &[]);
+    let _outside = Service::both(&sandbox, Place::Outside, 8080, "outside");
+    for from in [A, Place::Host] {
+        assert_eq!(ask(&sandbox, from, Transport::Tcp, (OUTSIDE, 8080)).expect("an answer").from, "outside");
+    }
+    let root = || sandbox.sh(Place::Host, "tc qdisc show dev uplink root");
+    if !has_flows {
+        assert!(daemon.log().contains("has no fq_codel, so containers have no flows"), "{}", daemon.log());
+        assert!(!root().contains("504d:"), "{}", root());
+        return;
+    }
+    assert!(root().contains("qdisc fq_codel 504d: root") && root().contains("flows 4097"), "{}", root());
+    sandbox.ok(&["doctor"]);
+    daemon.stop();
+    let daemon = daemon_with(&sandbox, &["--egress-unique-flow-per-container=true"]);
+    assert!(root().contains("504d:"), "it stays as it is");
+    sandbox.sh(Place::Host, "tc qdisc del dev uplink root");
+    wait::until("it to be put back", || root().contains("504d:"));
+    daemon.stop();
+    let daemon = sandbox.daemon();
+    assert!(!root().contains("504d:"), "nobody asks for it any more");
+    daemon.stop();
+    let _daemon = daemon_with(&sandbox, &["--egress-unique-flow-per-container"]);
+    sandbox.ok(&["teardown"]);
+    assert!(!root().contains("504d:"), "{}", root());
+}
+
+#[test]
+fn somebody_elses_queue_stays() {
+    let sandbox = Sandbox::new();
+    let has_flows = leaf(&sandbox) == "fq_codel";
+    sandbox.sh(
+        Place::Host,
+        "tc qdisc add dev uplink root handle 1: htb default 10
+         tc class add dev uplink parent 1: classid 1:10 htb rate 10gbit quantum 60000",
+    );
+    let qdiscs = || sandbox.sh(Place::Host, "tc qdisc show dev uplink");
+    if !has_flows {
+        // There is no such queue then, and nobody's is in the way.
+        let _daemon = daemon_with(&sandbox, &["--egress-unique-flow-per-container"]);
+        sandbox.ok(&["teardown"]);
+        assert!(qdiscs().contains("htb 1: root"), "{}", qdiscs());
+        return;
+    }
+    let (code, log) =
+        sandbox.refused_daemon(&[&DAEMON_FLAGS[..], &["--egress-unique-flow-per-container"]].concat());
+    assert_eq!(code, 4, "{log}");
+    assert!(log.contains("uplink has the qdisc htb 1:"), "{log}");
+    let flags = ["--egress-unique-flow-per-container", "--egress_flow_classifier_parent=1:10"];
+    let _daemon = daemon_with(&sandbox, &flags);
+    assert!(qdiscs().contains("fq_codel 504d: parent 1:10"), "{}", qdiscs());
+    // On a link that is slow, what waits shows in which flow it does: the host's is the first, a container's the third
+    // and further, by its slot.
+    sandbox
+        .sh(Place::Host, "tc class change dev uplink parent 1: classid 1:10 htb rate 100kbit quantum 1514");
+    add(&sandbox, &[]);
+    sandbox.ok(&["add", "b"]);
+    for (from, flow) in [(Place::Host, "504d:1 "), (A, "504d:3 "), (B, "504d:4 ")] {
+        send(&sandbox, from, (OUTSIDE, 9), 20);
+        wait::until(flow, || sandbox.sh(Place::Host, "tc class show dev uplink").contains(flow));
+    }
+    sandbox.ok(&["teardown"]);
+    assert!(qdiscs().contains("htb 1: root") && !qdiscs().contains("504d:"), "{}", qdiscs());
+}
+
+#[test]
+fn an_uplink_with_several_queues_gets_one_for_all() {
+    let sandbox = Sandbox::new();
+    let has_flows = leaf(&sandbox) == "fq_codel";
+    sandbox.sh(
+        Place::Host,
+        "ip link del uplink; ip link add uplink numtxqueues 4 type ifb
+         ip address add 10.0.0.1/24 dev uplink; ip link set uplink up",
+    );
+    let root = || sandbox.sh(Place::Host, "tc qdisc show dev uplink root");
+    assert!(root().contains("qdisc mq 0: root"), "{}", root());
+    let flags = ["--uplink", "uplink"];
+    let daemon = daemon_with(&sandbox, &[&flags[..], &["--egress-unique-flow-per-container"]].concat());
+    let (expected, logged) = if has_flows {
+        ("qdisc fq_codel 504d: root", "takes the place of mq at uplink")
+    } else {
+        ("qdisc mq 0: root", "has no fq_codel, so containers have no flows")
+    };
+    assert!(root().contains(expected), "{}", root());
+    assert!(daemon.log().contains(logged), "{}", daemon.log());
+    daemon.stop();
+    let _daemon = daemon_with(&sandbox, &flags);
+    assert!(root().contains("qdisc mq 0: root"), "{}", root());
+}
