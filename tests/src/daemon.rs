@@ -20,7 +20,7 @@ pub struct Daemon {
 
 /// Files that it may have open for good besides those at its start: samples of drops that somebody has asked for.
 const MORE_FILES: usize = 4;
-/// Bytes of memory that no test has it need, with a few containers; it starts with about 20 MB.
+/// Bytes of memory that no test has it need, with a few containers; it starts with about 15 MB.
 const MUCH_MEMORY: u64 = 64 << 20;
 
 impl Daemon {

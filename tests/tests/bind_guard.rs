@@ -104,7 +104,9 @@ fn sockets_are_bound_to_own_ports_only() {
     sandbox.ok(&["update", "a", "--ports", "31000-31001"]);
     daemon.stop();
 
-    // A daemon without it leaves nothing of it.
+    // A daemon without it leaves nothing of it, even if it was about to be replaced when its daemon was killed.
+    sandbox.sh(Place::Host, "cd /sys/fs/bpf/portmap/v*/; mv links/pm_bind4 links/pm_bind4_new; mv progs/pm_bind6 progs/pm_bind6_new");
+    assert!(!can_bind(&sandbox, A, 8080));
     let daemon = sandbox.daemon();
     assert!(can_bind(&sandbox, A, 8080));
     daemon.stop();

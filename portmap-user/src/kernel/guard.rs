@@ -124,8 +124,9 @@ impl Guard {
         // A link leaves room for others' without being told to, and takes no such flag (`cgroup_bpf_link_attach`).
         let id = program.attach(cgroup, CgroupAttachMode::Single).context(doing)?;
         let link = FdLink::try_from(program.take_link(id).context(doing)?).context(doing)?;
-        let (path, new) = (self.pins.link(name), self.pins.link(&format!("{name}_new")));
-        programs::replace_pin(&path, &new, |new| link.pin(new).map(drop))
+        programs::replace_pin(&self.pins.link(name), &new_link(&self.pins, name), |new| {
+            link.pin(new).map(drop)
+        })
     }
 
     /// Attaches the programs that have lost their link. Returns whether any had.
@@ -167,7 +168,7 @@ impl Guard {
         gone.into_iter().try_for_each(|slot| known.remove(slot))
     }
 
-    /// Fails unless the programs are attached and a container's namespace is guarded.
+    /// Fails unless the cgroup is there and the programs are attached.
     pub fn check(&self) -> Result<()> {
         check_cgroup(&self.cgroup)?;
         for name in GUARDS {
@@ -218,9 +219,15 @@ impl Known {
     }
 }
 
-/// Removes a guard that an earlier daemon has left, if there is one.
+/// The pin of a link that is about to take the place of another.
+fn new_link(pins: &Pins, name: &str) -> PathBuf {
+    pins.link(&format!("{name}_new"))
+}
+
+/// Removes a guard that an earlier daemon has left, complete or not, if there is one.
 pub fn remove(pins: &Pins) -> Result<()> {
-    let all = GUARDS.map(|name| [pins.link(name), pins.program(name)]);
+    let all = GUARDS
+        .map(|name| [pins.link(name), new_link(pins, name), pins.program(name), pins.new_program(name)]);
     let all = all.into_iter().flatten().chain([pins.map(MAP_GUARDED)]);
     all.filter(|pin| pin.exists()).try_for_each(|pin| bpffs::unpin(&pin))
 }
