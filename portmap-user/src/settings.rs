@@ -10,7 +10,7 @@ use crate::{
     durations::Length,
     ephemeral,
     error::{Context as _, Error, Result},
-    kernel::guard,
+    kernel::cgroup,
     paths::{DEFAULT_BPFFS_DIR, DEFAULT_STATE_DIR, Pins, STATE_DIR_VARIABLE, StateDir},
     ports::PortSet,
     rates::{Direction, PerCpu, Policy},
@@ -203,10 +203,10 @@ impl BindGuard {
     /// The directory of the cgroup, which must be there.
     pub fn cgroup(&self) -> Result<PathBuf> {
         let path = match self {
-            Self::All => guard::root()?,
+            Self::All => cgroup::root()?,
             Self::Cgroup(path) => path.clone(),
         };
-        guard::check_cgroup(&path).map(|()| path)
+        cgroup::check(&path).map(|()| path)
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use portmap::kernel::guard;
+use portmap::kernel::cgroup;
 
 use crate::wait;
 
@@ -27,7 +27,7 @@ impl Cgroup {
     #[expect(clippy::new_without_default, reason = "it is a thing in the kernel")]
     pub fn new() -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
-        let root = guard::root().unwrap_or_else(|error| panic!("{error}"));
+        let root = cgroup::root().unwrap_or_else(|error| panic!("{error}"));
         let name = format!("portmap-test-{}-{}", process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let own = root.join(name);
         fs::create_dir(&own).expect("a cgroup");

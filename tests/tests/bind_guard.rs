@@ -3,6 +3,7 @@
 //! All of it is one test, because a process is in one cgroup.
 
 use std::{
+    fs,
     io::{self, ErrorKind},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
 };
@@ -83,13 +84,15 @@ fn sockets_are_bound_to_own_ports_only() {
     expect(A, &[31003], true);
     expect(A, &[31000], false);
 
-    // Whoever takes it away sees it named, and put back.
-    sandbox.sh(Place::Host, "rm /sys/fs/bpf/portmap/v*/links/pm_bind4");
-    let doctor = sandbox.portmap(&["doctor"]);
-    let report = String::from_utf8_lossy(&doctor.stdout).into_owned();
-    assert!(doctor.status.code() == Some(7) && report.contains("pm_bind4 is not attached"), "{report}");
-    sandbox.ok(&["doctor", "--repair"]);
-    expect(A, &[31000], false);
+    // Whoever takes it away, in whichever way, sees it named, and put back.
+    for takes_away in ["rm", "bpftool link detach pinned"] {
+        sandbox.sh(Place::Host, &format!("{takes_away} /sys/fs/bpf/portmap/v*/links/pm_bind4"));
+        let doctor = sandbox.portmap(&["doctor"]);
+        let report = String::from_utf8_lossy(&doctor.stdout).into_owned();
+        assert!(doctor.status.code() == Some(7) && report.contains("pm_bind4 is not attached"), "{report}");
+        sandbox.ok(&["doctor", "--repair"]);
+        expect(A, &[31000], false);
+    }
 
     // A container that is removed takes its entry along.
     let entries = || {
@@ -103,6 +106,29 @@ fn sockets_are_bound_to_own_ports_only() {
     assert_eq!(entries().trim(), "1");
     sandbox.ok(&["update", "a", "--ports", "31000-31001"]);
     daemon.stop();
+
+    // It goes to another cgroup with the flag, and to a new one that has the name of one that is gone. While there is none, the
+    // rest of the host is seen to.
+    let other = Cgroup::new();
+    let guard = format!("--bind-guard={}", other.path().display());
+    let daemon = sandbox.daemon_with(&DAEMON_FLAGS.into_iter().chain([guard.as_str()]).collect::<Vec<_>>());
+    let other_can_bind = || {
+        let _entered = other.enter();
+        can_bind(&sandbox, A, 8080)
+    };
+    assert!(can_bind(&sandbox, A, 8080) && !other_can_bind());
+    fs::remove_dir(other.path()).expect("a cgroup without processes");
+    sandbox.sh(Place::Host, "echo 0 > /proc/sys/net/ipv4/conf/lo/route_localnet");
+    let doctor = sandbox.portmap(&["doctor", "--repair"]);
+    let report = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(doctor.status.code() == Some(7) && report.contains(&guard), "{report}");
+    assert_eq!(sandbox.sh(Place::Host, "cat /proc/sys/net/ipv4/conf/lo/route_localnet").trim(), "1");
+    fs::create_dir(other.path()).expect("another cgroup");
+    assert!(other_can_bind());
+    sandbox.ok(&["doctor", "--repair"]);
+    assert!(!other_can_bind());
+    daemon.stop();
+    let _entered = other.enter();
 
     // A daemon without it leaves nothing of it, even if it was about to be replaced when its daemon was killed.
     sandbox.sh(Place::Host, "cd /sys/fs/bpf/portmap/v*/; mv links/pm_bind4 links/pm_bind4_new; mv progs/pm_bind6 progs/pm_bind6_new");

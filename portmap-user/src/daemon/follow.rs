@@ -29,7 +29,7 @@ impl Daemon {
             let mut record = host::record(&self.store, &self.settings, &self.sysctls, &now, self.mechanism)?;
             uplink_queue::settle(&self.store, &mut record, &self.settings, &now, self.leaf)?;
         }
-        host::mend(&self.settings, &self.sysctls, &now, self.mechanism)?;
+        host::mend(&self.settings, &self.sysctls, &now, self.mechanism).failures.into_result()?;
         self.maps().set_config(&now.config(self.has_flows))?;
         *self.facts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(now);
         let names: Vec<String> = self.registry().containers.keys().cloned().collect();

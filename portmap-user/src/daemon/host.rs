@@ -184,30 +184,49 @@ pub(super) fn set_up(
     Ok(())
 }
 
-/// Does again what somebody has undone, and returns what that was.
+/// What has been put back, and what could not be.
+#[derive(Default)]
+pub(super) struct Mending {
+    pub(super) mended: Vec<String>,
+    pub(super) failures: Failures,
+}
+
+impl Mending {
+    /// Keeps whether something was missing. What cannot be put back is no reason not to do the rest.
+    pub(super) fn note(&mut self, what: impl Into<String>, was_missing: Result<bool>) {
+        match was_missing {
+            Ok(true) => self.mended.push(what.into()),
+            Ok(false) => {}
+            Err(error) => self.failures.note(Err(error)),
+        }
+    }
+}
+
+/// Does again what somebody has undone.
 pub(super) fn mend(
     settings: &Settings,
     sysctls: &Sysctls,
     facts: &HostFacts,
     mechanism: Mechanism,
-) -> Result<Vec<String>> {
-    let mut mended = Vec::new();
-    if reserve(settings, sysctls)? {
-        mended.push("ip_local_reserved_ports".to_owned());
-    }
+) -> Mending {
+    let mut mending = Mending::default();
+    mending.note("ip_local_reserved_ports", reserve(settings, sysctls));
     for setting in LO_SETTINGS {
         let name = sysctl::of_interface("ipv4", "lo", setting);
-        if sysctls.read(&name)? != "1" {
-            sysctls.write(&name, "1")?;
-            mended.push(format!("/proc/sys/net/{name}"));
-        }
+        let was_missing = sysctls.read(&name).and_then(|value| {
+            let is_missing = value != "1";
+            if is_missing {
+                sysctls.write(&name, "1")?;
+            }
+            Ok(is_missing)
+        });
+        mending.note(format!("/proc/sys/net/{name}"), was_missing);
     }
     for hook in hooks(mechanism, &settings.pins, &facts.uplink) {
-        if programs::ensure(&settings.pins, &hook)? {
-            mended.push(format!("{} at {}", hook.program, hook.interface));
-        }
+        let was_missing = programs::ensure(&settings.pins, &hook);
+        mending.note(format!("{} at {}", hook.program, hook.interface), was_missing);
     }
-    Ok(mended)
+    mending
 }
 
 /// Removes everything that a daemon with this state directory has made, whether or not it still runs elsewhere.

@@ -6,9 +6,10 @@ use portmap_common::{slot::veth_ifindex, tables::Endpoint};
 use tracing::{info, warn};
 
 use super::{
-    Daemon,
+    Daemon, HostFacts,
     container::{hooks_inside, open_same, veth, veth_hook},
-    host, inside, uplink_queue,
+    host::{self, Mending},
+    inside, uplink_queue,
     watch::News,
 };
 use crate::{
@@ -220,29 +221,31 @@ impl Daemon {
     /// Puts back what somebody has changed at the host.
     fn mend_host(&self) -> Result<()> {
         let facts = self.facts();
-        let mut mended = host::mend(&self.settings, &self.sysctls, &facts, self.mechanism)?;
-        if let Some(guard) = &self.guard
-            && guard.ensure()?
-        {
-            mended.push("the bind guard".to_owned());
+        let mut mending = host::mend(&self.settings, &self.sysctls, &facts, self.mechanism);
+        if let Some(guard) = &self.guard {
+            mending.note("the bind guard", guard.ensure());
         }
-        if let (true, Some(parent)) = (self.has_flows, self.settings.shaping.flows)
-            && uplink_queue::restore(&facts, parent)?
-        {
-            mended.push("the uplink's queue".to_owned());
+        if let (true, Some(parent)) = (self.has_flows, self.settings.shaping.flows) {
+            mending.note("the uplink's queue", uplink_queue::restore(&facts, parent));
         }
-        let config = facts.config(self.has_flows);
-        let mut maps = self.maps();
-        if maps.config()? != config {
-            maps.set_config(&config)?;
-            info!("put back what pm_config is to be");
-        }
-        drop(maps);
+        mending.note("pm_config", self.restore_config(&facts));
+        let Mending { mended, failures } = mending;
         if !mended.is_empty() {
             info!("put back what was missing at the host: {}", mended.join(", "));
         }
         self.publish_ports();
-        Ok(())
+        failures.into_result()
+    }
+
+    /// Has the programs be told again what they are to know of the host. Returns whether it was something else.
+    fn restore_config(&self, facts: &HostFacts) -> Result<bool> {
+        let config = facts.config(self.has_flows);
+        let mut maps = self.maps();
+        let is_other = maps.config()? != config;
+        if is_other {
+            maps.set_config(&config)?;
+        }
+        Ok(is_other)
     }
 
     /// Repairs all that can be repaired, and says how things are then.

@@ -17,19 +17,16 @@ use aya::{
     programs::{
         CgroupAttachMode, CgroupSockAddr,
         cgroup_sock_addr::CgroupSockAddrAttachType::{self, Bind4, Bind6},
-        links::{FdLink, LinkError, PinnedLink},
+        links::FdLink,
     },
 };
-use nix::sys::{
-    socket::{AddressFamily, SockFlag, SockType, socket},
-    statfs::{CGROUP2_SUPER_MAGIC, statfs},
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use portmap_common::{
     names::{GUARDS, MAP_GUARDED, MAP_PORTS},
     tables::Guarded,
 };
 
-use super::{bpffs, namespace::Namespace, programs};
+use super::{bpffs, cgroup, namespace::Namespace, programs};
 use crate::{
     error::{Context as _, Error, Result},
     fault, object,
@@ -129,16 +126,27 @@ impl Guard {
         })
     }
 
-    /// Attaches the programs that have lost their link. Returns whether any had.
+    /// Attaches the programs that are not attached. Returns whether there were any.
     pub fn ensure(&self) -> Result<bool> {
-        let mut had_lost = false;
+        let mut is_missing = false;
         for (name, call) in GUARDS.into_iter().zip(CALLS) {
-            if !self.pins.link(name).exists() {
+            if !self.is_attached(name, call)? {
                 self.attach_one(name, call)?;
-                had_lost = true;
+                is_missing = true;
             }
         }
-        Ok(had_lost)
+        Ok(is_missing)
+    }
+
+    /// Whether a program is at the cgroup, by a link that stays. A link ends with its cgroup, even if another one has the
+    /// name afterwards, and can be detached where it is pinned.
+    fn is_attached(&self, name: &str, call: CgroupSockAddrAttachType) -> Result<bool> {
+        let doing = || format!("cannot look at the program {name}");
+        let id = CgroupSockAddr::from_pin(self.pins.program(name), call)
+            .and_then(|program| program.info())
+            .context(doing)?
+            .id();
+        Ok(self.pins.link(name).exists() && cgroup::programs(&self.cgroup, call)?.contains(&id))
     }
 
     /// Guards a container's namespace. Returns whether it was not guarded.
@@ -170,20 +178,10 @@ impl Guard {
 
     /// Fails unless the cgroup is there and the programs are attached.
     pub fn check(&self) -> Result<()> {
-        check_cgroup(&self.cgroup)?;
-        for name in GUARDS {
-            let path = self.pins.link(name);
-            match PinnedLink::from_pin(&path) {
-                Ok(_) => {}
-                Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
-                    return Err(Error::failure(format!(
-                        "{name} is not attached: the pin {} is gone",
-                        path.display()
-                    )));
-                }
-                Err(error) => {
-                    return Err(error).context(|| format!("cannot open the pin {}", path.display()));
-                }
+        cgroup::check(&self.cgroup)?;
+        for (name, call) in GUARDS.into_iter().zip(CALLS) {
+            if !self.is_attached(name, call)? {
+                return Err(Error::failure(format!("{name} is not attached")));
             }
         }
         Ok(())
@@ -230,26 +228,4 @@ pub fn remove(pins: &Pins) -> Result<()> {
         .map(|name| [pins.link(name), new_link(pins, name), pins.program(name), pins.new_program(name)]);
     let all = all.into_iter().flatten().chain([pins.map(MAP_GUARDED)]);
     all.filter(|pin| pin.exists()).try_for_each(|pin| bpffs::unpin(&pin))
-}
-
-/// The root of the hierarchy of control groups, version 2.
-pub fn root() -> Result<PathBuf> {
-    let mounts = procfs::mounts().context(|| "cannot read /proc/mounts".to_owned())?;
-    let root = mounts.into_iter().find(|mount| mount.fs_vfstype == "cgroup2");
-    root.map(|mount| mount.fs_file.into()).ok_or_else(|| {
-        Error::usage(
-            "--bind-guard: cgroup v2 is not mounted: `mount -t cgroup2 none DIR`, and give --bind-guard=DIR",
-        )
-    })
-}
-
-/// Fails unless a directory is a cgroup of version 2.
-pub fn check_cgroup(cgroup: &Path) -> Result<()> {
-    if statfs(cgroup).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC) {
-        return Ok(());
-    }
-    Err(Error::usage(format!(
-        "--bind-guard={}: expected a directory of a cgroup v2 hierarchy, such as /sys/fs/cgroup",
-        cgroup.display()
-    )))
 }

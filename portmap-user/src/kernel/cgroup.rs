@@ -1,0 +1,92 @@
+//! Control groups of version 2: where they are, and which programs are at one.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::AsRawFd as _,
+    path::{Path, PathBuf},
+};
+
+use aya::programs::cgroup_sock_addr::CgroupSockAddrAttachType;
+use aya_obj::generated::{bpf_attach_type, bpf_cmd};
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+
+use crate::error::{Context as _, Error, Result};
+
+/// How many programs of a kind the kernel has at a cgroup (`BPF_CGROUP_MAX_PROGS`).
+const MAX_PROGRAMS: u32 = 64;
+
+/// The part of `union bpf_attr` by which the kernel is asked for programs (Linux 6.6; older ones take it if what they do not
+/// know is zero). The kernel answers in some of its fields.
+#[repr(C)]
+#[derive(Default)]
+struct Query {
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    attach_flags: u32,
+    ids: u64,
+    count: u32,
+    padding: u32,
+    id_flags: u64,
+    link_ids: u64,
+    link_flags: u64,
+    revision: u64,
+}
+
+/// The root of the hierarchy.
+pub fn root() -> Result<PathBuf> {
+    let mounts = procfs::mounts().context(|| "cannot read /proc/mounts".to_owned())?;
+    let root = mounts.into_iter().find(|mount| mount.fs_vfstype == "cgroup2");
+    root.map(|mount| mount.fs_file.into()).ok_or_else(|| {
+        Error::usage(
+            "--bind-guard: cgroup v2 is not mounted: `mount -t cgroup2 none DIR`, and give --bind-guard=DIR",
+        )
+    })
+}
+
+/// Fails unless a directory is a cgroup.
+pub fn check(cgroup: &Path) -> Result<()> {
+    if statfs(cgroup).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC) {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "--bind-guard={}: expected a directory of a cgroup v2 hierarchy, such as /sys/fs/cgroup",
+        cgroup.display()
+    )))
+}
+
+/// The numbers of the programs that are attached to a cgroup for a call; not those that it has from its parents.
+pub fn programs(cgroup: &Path, call: CgroupSockAddrAttachType) -> Result<Vec<u32>> {
+    let asking = || format!("cannot ask for the programs of the cgroup {}", cgroup.display());
+    let directory = File::open(cgroup).context(asking)?;
+    let mut ids = [0; MAX_PROGRAMS as usize];
+    let count = query(&directory, call, &mut ids).context(asking)?;
+    Ok(ids.into_iter().take(count).collect())
+}
+
+/// Fills in the numbers of programs, and returns how many there are.
+fn query(
+    cgroup: &File,
+    call: CgroupSockAddrAttachType,
+    ids: &mut [u32; MAX_PROGRAMS as usize],
+) -> io::Result<usize> {
+    let mut query = Query {
+        target: cgroup.as_raw_fd().cast_unsigned(),
+        attach_type: bpf_attach_type::from(call) as u32,
+        ids: ids.as_mut_ptr().expose_provenance() as u64,
+        count: MAX_PROGRAMS,
+        ..Query::default()
+    };
+    // SAFETY: the attributes are those of the command and have its size. The kernel writes to them and, no further than
+    // the count says, to `ids`, which is borrowed for as long; it keeps neither.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            bpf_cmd::BPF_PROG_QUERY as libc::c_long,
+            &raw mut query,
+            size_of::<Query>(),
+        )
+    };
+    if result == 0 { Ok(query.count as usize) } else { Err(io::Error::last_os_error()) }
+}
