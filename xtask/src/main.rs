@@ -12,6 +12,7 @@ mod leftovers;
 mod mutants;
 mod process;
 mod setup;
+mod soak;
 mod summary;
 mod test;
 #[path = "../../portmap-ebpf/toolchain.rs"]

@@ -7,6 +7,7 @@ use std::{
     num::NonZero,
     path::{Path, PathBuf},
     process::{ExitCode, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -18,6 +19,7 @@ use crate::{
     leftovers::Snapshot,
     process,
     setup::{self, Group, Report},
+    soak::{self, Soak},
     summary::Counts,
     vm::{self, Image, Job, Kernel, StaleBreakpoint},
     workspace,
@@ -104,15 +106,35 @@ fn kernels(arguments: &Arguments) -> Vec<Kernel> {
     if arguments.kernel.is_empty() { Kernel::value_variants().to_vec() } else { arguments.kernel.clone() }
 }
 
-/// Every test of the workspace, on the running kernel.
+/// Every test of the workspace, on the running kernel. The soak is run beside the others, unless some are asked for by name.
 fn run_here(filter: &[String]) -> Result<Run> {
     let release =
         fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's release")?;
     let kernel = release.trim().to_owned();
     println!("testing on this machine, kernel {kernel}");
+    if !filter.is_empty() {
+        let (counts, trouble) = run_with_cargo(filter)?;
+        return Ok(Run { kernel, counts, trouble });
+    }
+    let Programs { directory, files } = programs()?;
+    let program = files.into_iter().find(|file| is_test(file, soak::PROGRAM));
+    let soak = Soak { program: program.context("there is no soak")?, directory };
+    let others = ["--skip".to_owned(), soak::TEST.to_owned()];
+    let (others, soaked) = thread::scope(|scope| {
+        let soaked = scope.spawn(|| soak.run());
+        (run_with_cargo(&others), soaked.join())
+    });
+    let (mut counts, trouble) = others?;
+    let soaked = soaked.map_err(|_panic| anyhow::anyhow!("the soak could not be waited for"))??;
+    let soaked = soak::report(&soaked, &mut counts);
+    Ok(Run { kernel, counts, trouble: trouble.or(soaked) })
+}
+
+/// Has cargo run the tests, as far as there is no filter: the numbers, and what went wrong apart from failed tests.
+fn run_with_cargo(filter: &[String]) -> Result<(Counts, Option<String>)> {
     let mut command = workspace::cargo();
     // Tests mostly wait, for the kernel or for an answer that must not come.
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get) * TESTS_PER_CPU;
+    let threads = thread::available_parallelism().map_or(1, NonZero::get) * TESTS_PER_CPU;
     command.args(["test", "--workspace", "--no-fail-fast", "--"]);
     command.arg(format!("--test-threads={threads}")).args(filter);
     let mut child = command
@@ -130,8 +152,26 @@ fn run_here(filter: &[String]) -> Result<Run> {
     }
     let status = child.wait()?;
     let explained = status.success() || counts.failed > 0;
-    let trouble = (!explained).then(|| format!("`{}` failed: {status}", process::shown(&command)));
-    Ok(Run { kernel, counts, trouble })
+    Ok((counts, (!explained).then(|| format!("`{}` failed: {status}", process::shown(&command)))))
+}
+
+/// The programs of the tests that are run under every kernel.
+struct Programs {
+    /// Where `cargo test` would run them.
+    directory: PathBuf,
+    files: Vec<PathBuf>,
+}
+
+/// Builds those programs.
+fn programs() -> Result<Programs> {
+    let metadata = workspace::metadata()?;
+    let package = metadata
+        .packages
+        .iter()
+        .find(|package| package.name == TESTS)
+        .with_context(|| format!("the workspace has no package {TESTS}"))?;
+    let directory = package.manifest_path.parent().unwrap_or(Path::new("/")).to_owned();
+    Ok(Programs { directory, files: workspace::integration_tests(package)? })
 }
 
 /// Finds out whether tests can be run under a kernel, and how.
@@ -142,22 +182,17 @@ fn prepare(kernel: Kernel, arguments: &Arguments) -> Result<(Image, Batch)> {
     setup::ensure(&[Group::Vm], Report::Changes)?;
     let left_out = left_out(kernel);
     println!("not run under {}: {} (see CONTRIBUTING.md)", kernel.line(), left_out.join(", "));
-    let metadata = workspace::metadata()?;
-    let package = metadata
-        .packages
-        .iter()
-        .find(|package| package.name == TESTS)
-        .with_context(|| format!("the workspace has no package {TESTS}"))?;
+    let Programs { directory, files } = programs()?;
     Ok((
         Image::find(kernel)?,
         Batch {
-            directory: package.manifest_path.parent().unwrap_or(Path::new("/")).to_owned(),
-            programs: workspace::integration_tests(package)?
+            directory,
+            programs: files
                 .into_iter()
                 .filter(|program| !left_out.iter().any(|name| is_test(program, name)))
                 .collect(),
             filter: arguments.filter.clone(),
-            used: vec![workspace::root(), metadata.target_directory],
+            used: vec![workspace::root(), workspace::metadata()?.target_directory],
             timeout: Duration::from_secs(arguments.timeout),
         },
     ))
