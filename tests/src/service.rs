@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use crate::sandbox::{Place, Sandbox};
+use crate::{
+    sandbox::{Place, Sandbox},
+    wait,
+};
 
 /// How long a client waits before it takes a packet for lost. Nothing in a sandbox is slower than this.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -65,12 +68,13 @@ impl Service {
         let thread = match transport {
             Transport::Tcp => {
                 let listener =
-                    sandbox.inside(place, || TcpListener::bind(address)).expect("the port is free");
+                    sandbox.inside(place, || bound(|| TcpListener::bind(address))).expect("the port is free");
                 listener.set_nonblocking(true).expect("a socket");
                 thread::spawn(move || serve_tcp(&listener, &name, &stopped))
             }
             Transport::Udp => {
-                let socket = sandbox.inside(place, || UdpSocket::bind(address)).expect("the port is free");
+                let socket =
+                    sandbox.inside(place, || bound(|| UdpSocket::bind(address))).expect("the port is free");
                 socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a socket");
                 thread::spawn(move || serve_udp(&socket, &name, &stopped))
             }
@@ -157,7 +161,7 @@ pub fn ask_from(
 pub fn send_from(sandbox: &Sandbox, place: Place<'_>, from: u16, to: impl Into<SocketAddr>) {
     let to = to.into();
     sandbox.inside(place, || {
-        let socket = UdpSocket::bind(any(to, from)).expect("the port is free");
+        let socket = bound(|| UdpSocket::bind(any(to, from))).expect("the port is free");
         socket.send_to(b"?", to).expect("sent")
     });
 }
@@ -165,6 +169,16 @@ pub fn send_from(sandbox: &Sandbox, place: Place<'_>, from: u16, to: impl Into<S
 /// The port on all addresses of the family of `to`.
 pub fn any(to: SocketAddr, port: u16) -> SocketAddr {
     if to.is_ipv4() { (Ipv4Addr::UNSPECIFIED, port).into() } else { (Ipv6Addr::UNSPECIFIED, port).into() }
+}
+
+/// A socket that is bound as soon as its port is free: that of one that was closed just now need not be, because a program
+/// that another thread starts has a copy of every socket of this process until it runs.
+fn bound<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    wait::for_value("the port to be free", || {
+        let socket = bind();
+        let is_in_use = socket.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);
+        (!is_in_use).then_some(socket)
+    })
 }
 
 fn ask_tcp(to: SocketAddr, patience: Duration) -> io::Result<Answer> {
@@ -176,7 +190,7 @@ fn ask_tcp(to: SocketAddr, patience: Duration) -> io::Result<Answer> {
 }
 
 fn ask_udp(from: u16, to: SocketAddr, patience: Duration) -> io::Result<Answer> {
-    let socket = UdpSocket::bind(any(to, from))?;
+    let socket = bound(|| UdpSocket::bind(any(to, from)))?;
     socket.set_read_timeout(Some(patience))?;
     socket.send_to(b"?", to)?;
     // Not connected: a service on all addresses answers from the one that its routes prefer.
