@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    path::PathBuf,
+    path::Path,
     process::{Command, Output, Stdio},
 };
 
@@ -21,18 +21,18 @@ const SECONDS: &str = "180";
 const VARIABLE: &str = "PORTMAP_SOAK_SECONDS";
 
 /// How the soak is run.
-pub(crate) struct Soak {
+pub(crate) struct Soak<'a> {
     /// Its program.
-    pub program: PathBuf,
+    pub program: &'a Path,
     /// Where `cargo test` would run it.
-    pub directory: PathBuf,
+    pub directory: &'a Path,
 }
 
-impl Soak {
+impl Soak<'_> {
     /// Runs it to its end.
     pub(crate) fn run(&self) -> Result<Output> {
-        let mut command = Command::new(&self.program);
-        command.current_dir(&self.directory).env("CARGO_MANIFEST_DIR", &self.directory).stdin(Stdio::null());
+        let mut command = Command::new(self.program);
+        command.current_dir(self.directory).env("CARGO_MANIFEST_DIR", self.directory).stdin(Stdio::null());
         if env::var_os(VARIABLE).is_none() {
             command.env(VARIABLE, SECONDS);
         }
@@ -40,15 +40,17 @@ impl Soak {
     }
 }
 
-/// Prints what the soak has printed, counts its result, and says what went wrong apart from its test.
-pub(crate) fn report(output: &Output, counts: &mut Counts) -> Option<String> {
+/// Prints what the soak has printed: its result, and what went wrong apart from its test.
+pub(crate) fn report(output: &Output) -> (Counts, Option<String>) {
     println!("the soak beside the other tests:");
+    let mut counts = Counts::default();
     for text in [&output.stdout, &output.stderr] {
         for line in String::from_utf8_lossy(text).lines() {
             println!("{line}");
             counts.read_line(line);
         }
     }
-    let is_explained = output.status.success() || counts.failed > 0;
-    (!is_explained).then(|| format!("the soak failed: {}", output.status))
+    let is_explained = counts.failed > 0 || (output.status.success() && counts.passed > 0);
+    let trouble = (!is_explained).then(|| format!("the soak came to no result: {}", output.status));
+    (counts, trouble)
 }

@@ -80,8 +80,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     // The tests run the programs that this leaves in the target directory.
     process::run(workspace::cargo().args(["build", "--workspace", "--bins"]))?;
 
+    let programs = programs()?;
     let before = Snapshot::take();
-    let mut here = run_here(&arguments.filter)?;
+    let mut here = run_here(&programs, &arguments.filter)?;
     let left = before.leftovers();
     if !left.is_empty() {
         here.trouble = Some(format!("the tests left behind: {}", left.join("; ")));
@@ -91,7 +92,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut runs = vec![here];
     let mut not_run = Vec::new();
     for kernel in kernels(arguments) {
-        match prepare(kernel, arguments) {
+        match prepare(kernel, &programs, arguments) {
             Ok((image, batch)) => runs.push(run_in_vm(&image, &batch)),
             Err(reason) => not_run.push(format!("kernel {}: {reason:#}", kernel.line())),
         }
@@ -107,7 +108,7 @@ fn kernels(arguments: &Arguments) -> Vec<Kernel> {
 }
 
 /// Every test of the workspace, on the running kernel. The soak is run beside the others, unless some are asked for by name.
-fn run_here(filter: &[String]) -> Result<Run> {
+fn run_here(programs: &Programs, filter: &[String]) -> Result<Run> {
     let release =
         fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's release")?;
     let kernel = release.trim().to_owned();
@@ -116,9 +117,8 @@ fn run_here(filter: &[String]) -> Result<Run> {
         let (counts, trouble) = run_with_cargo(filter)?;
         return Ok(Run { kernel, counts, trouble });
     }
-    let Programs { directory, files } = programs()?;
-    let program = files.into_iter().find(|file| is_test(file, soak::PROGRAM));
-    let soak = Soak { program: program.context("there is no soak")?, directory };
+    let program = programs.files.iter().find(|file| is_test(file, soak::PROGRAM));
+    let soak = Soak { program: program.context("there is no soak")?, directory: &programs.directory };
     let others = ["--skip".to_owned(), soak::TEST.to_owned()];
     let (others, soaked) = thread::scope(|scope| {
         let soaked = scope.spawn(|| soak.run());
@@ -126,8 +126,9 @@ fn run_here(filter: &[String]) -> Result<Run> {
     });
     let (mut counts, trouble) = others?;
     let soaked = soaked.map_err(|_panic| anyhow::anyhow!("the soak could not be waited for"))??;
-    let soaked = soak::report(&soaked, &mut counts);
-    Ok(Run { kernel, counts, trouble: trouble.or(soaked) })
+    let (soaked, of_the_soak) = soak::report(&soaked);
+    counts += soaked;
+    Ok(Run { kernel, counts, trouble: trouble.or(of_the_soak) })
 }
 
 /// Has cargo run the tests, as far as there is no filter: the numbers, and what went wrong apart from failed tests.
@@ -160,6 +161,8 @@ struct Programs {
     /// Where `cargo test` would run them.
     directory: PathBuf,
     files: Vec<PathBuf>,
+    /// Where cargo has built them.
+    target_directory: PathBuf,
 }
 
 /// Builds those programs.
@@ -171,28 +174,26 @@ fn programs() -> Result<Programs> {
         .find(|package| package.name == TESTS)
         .with_context(|| format!("the workspace has no package {TESTS}"))?;
     let directory = package.manifest_path.parent().unwrap_or(Path::new("/")).to_owned();
-    Ok(Programs { directory, files: workspace::integration_tests(package)? })
+    let files = workspace::integration_tests(package)?;
+    Ok(Programs { directory, files, target_directory: metadata.target_directory })
 }
 
 /// Finds out whether tests can be run under a kernel, and how.
-fn prepare(kernel: Kernel, arguments: &Arguments) -> Result<(Image, Batch)> {
+fn prepare(kernel: Kernel, programs: &Programs, arguments: &Arguments) -> Result<(Image, Batch)> {
     if arguments.no_vm {
         anyhow::bail!("--no-vm");
     }
     setup::ensure(&[Group::Vm], Report::Changes)?;
     let left_out = left_out(kernel);
     println!("not run under {}: {} (see CONTRIBUTING.md)", kernel.line(), left_out.join(", "));
-    let Programs { directory, files } = programs()?;
+    let is_run = |program: &&PathBuf| !left_out.iter().any(|name| is_test(program, name));
     Ok((
         Image::find(kernel)?,
         Batch {
-            directory,
-            programs: files
-                .into_iter()
-                .filter(|program| !left_out.iter().any(|name| is_test(program, name)))
-                .collect(),
+            directory: programs.directory.clone(),
+            programs: programs.files.iter().filter(is_run).cloned().collect(),
             filter: arguments.filter.clone(),
-            used: vec![workspace::root(), workspace::metadata()?.target_directory],
+            used: vec![workspace::root(), programs.target_directory.clone()],
             timeout: Duration::from_secs(arguments.timeout),
         },
     ))

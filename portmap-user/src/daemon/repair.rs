@@ -237,7 +237,7 @@ impl Daemon {
         failures.into_result()
     }
 
-    /// Has the programs be told again what they are to know of the host. Returns whether it was something else.
+    /// Tells the programs again what they are to know of the host. Returns whether they had been told something else.
     fn restore_config(&self, facts: &HostFacts) -> Result<bool> {
         let config = facts.config(self.has_flows);
         let mut maps = self.maps();

@@ -181,7 +181,10 @@ impl Guard {
         cgroup::check(&self.cgroup)?;
         for (name, call) in GUARDS.into_iter().zip(CALLS) {
             if !self.is_attached(name, call)? {
-                return Err(Error::failure(format!("{name} is not attached")));
+                return Err(Error::failure(format!(
+                    "{name} is not attached to the cgroup {}",
+                    self.cgroup.display()
+                )));
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use portmap_tests::{
     daemon::Daemon,
     frames::{Frame, ICMP},
     packet_socket::PacketSocket,
-    sandbox::{DAEMON_FLAGS, FAR, HOST, HOST_MAC, OUTSIDE, Place, Sandbox, binary},
+    sandbox::{FAR, HOST, HOST_MAC, OUTSIDE, Place, Sandbox, binary},
     service::{Service, Transport, ask},
     wait,
 };
@@ -28,8 +28,17 @@ const HOST_PORT: u16 = 8080;
 /// How often something is done whose time is shown.
 const TIMES: usize = 9;
 
-/// What the daemon is told besides the usual: there are ports for the container that has ten thousand.
-const FLAGS: [&str; 2] = ["--ports", "20000-32000"];
+const FLAGS: [&str; 8] = [
+    "--ports",
+    "20000-32000",
+    "--ephemeral-ports",
+    "61440-65535",
+    // The last scene adds and deletes more containers than there are blocks.
+    "--ephemeral-ports-rest",
+    "0",
+    "--listen",
+    "none",
+];
 
 /// Plays all scenes; the daemon that it returns still runs.
 pub(crate) fn play(screen: &Screen, sandbox: &Sandbox) -> Daemon {
@@ -53,7 +62,7 @@ pub(crate) fn play(screen: &Screen, sandbox: &Sandbox) -> Daemon {
 
 fn set_the_stage(screen: &Screen, sandbox: &Sandbox) -> Daemon {
     screen.title("One host with one address, 10.0.0.1, and three containers that share it");
-    let daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], &FLAGS].concat());
+    let daemon = sandbox.daemon_with(&FLAGS);
     screen.command(&format!("portmapd {}", FLAGS.join(" ")), "ready");
     for arguments in [
         &["add", "web", "--ports", "31000-31009"][..],
