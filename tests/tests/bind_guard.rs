@@ -127,7 +127,8 @@ fn sockets_are_bound_to_own_ports_only() {
     assert_eq!(sandbox.sh(Place::Host, "cat /proc/sys/net/ipv4/conf/lo/route_localnet").trim(), "1");
     // A new one is without a guard, and nobody is asked to put it back.
     fs::create_dir(other.path()).expect("another cgroup");
-    wait::until("the guard to be put back", || !other_can_bind());
+    wait::until("the guard to be put back", || sandbox.portmap(&["doctor"]).status.success());
+    assert!(!other_can_bind());
     daemon.stop();
     let _entered = other.enter();
 
