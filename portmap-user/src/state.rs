@@ -20,7 +20,7 @@ use crate::{
     ephemeral::Resting,
     error::{Context as _, Error, Result},
     fault,
-    kernel::namespace::NamespaceId,
+    kernel::{clock, namespace::NamespaceId},
     paths::StateDir,
     ports::{PortRange, PortSet},
 };
@@ -29,7 +29,7 @@ use crate::{
 const UNFINISHED: &str = ".unfinished-";
 
 /// Version of the files' form.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 /// The earliest version that is understood: what it lacks has a default.
 const EARLIEST: u32 = 3;
 
@@ -37,6 +37,9 @@ const EARLIEST: u32 = 3;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostRecord {
+    /// The machine's boot, whose end is the end of all that this is about. None in what an earlier version has written.
+    #[serde(default)]
+    pub boot: Option<String>,
     /// The network namespace in which the daemon runs.
     pub namespace: NamespaceId,
     /// Where its maps, programs and links are pinned.
@@ -190,6 +193,7 @@ impl Store {
         })?;
         let store = Self { directory: directory.clone(), _lock: lock };
         store.remove_unfinished()?;
+        store.forget_earlier_boot()?;
         Ok(store)
     }
 
@@ -205,6 +209,24 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Removes everything if it is from before a reboot, where the directory outlives one: nothing of it is left, and whatever
+    /// has the same numbers now is somebody else's.
+    fn forget_earlier_boot(&self) -> Result<()> {
+        let Some(boot) = self.host()?.and_then(|host| host.boot) else { return Ok(()) };
+        if boot == clock::boot()? {
+            return Ok(());
+        }
+        warn!(
+            "forgetting the state in {}, from before the machine was started",
+            self.directory.path().display()
+        );
+        for record in self.containers()? {
+            self.remove_container(&record.name)?;
+        }
+        remove(&self.directory.resting())?;
+        self.remove_host()
     }
 
     /// The directory.
@@ -370,7 +392,7 @@ mod tests {
             name: name.to_owned(),
             slot,
             netns: PathBuf::from("/run/netns").join(name),
-            namespace: Some(NamespaceId { device: 4, inode: 4_026_531_840 }),
+            namespace: Some(NamespaceId { device: 4, inode: 4_026_531_840, cookie: Some(1) }),
             owns_netns: true,
             pid: None,
             ports: "31000-31009".parse().expect("ports"),

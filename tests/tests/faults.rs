@@ -136,6 +136,18 @@ fn killed_while_adding() {
         );
         sandbox.ok(&["del", "a"]);
     }
+    at_every_step(
+        "adding what somebody else has the name of",
+        &sandbox,
+        Kill,
+        || (),
+        |()| !works(&sandbox, &["add", "theirs"]),
+        |at, _| {
+            daemon.replace();
+            sandbox.expect_inventory(&before, at);
+            assert_eq!(theirs(), theirs_before, "{at}");
+        },
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use portmap_tests::{
     service::{Service, Transport, ask},
     wait,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 const A: Place<'_> = Place::Container("a");
 
@@ -22,6 +22,16 @@ fn check_traffic(sandbox: &Sandbox, host: Ipv4Addr) {
     }
     let answer = ask(sandbox, A, Transport::Udp, (OUTSIDE, 7000)).expect("an answer");
     assert_eq!((answer.from.as_str(), answer.client.ip()), ("outside", host.into()));
+}
+
+/// Changes a file in the state directory, and returns what it said.
+fn change_state(sandbox: &Sandbox, file: &str, change: impl FnOnce(&mut Value)) -> Value {
+    let path = sandbox.path("/run/portmap").join(file);
+    let mut now = serde_json::from_slice(&fs::read(&path).expect("a file")).expect("JSON");
+    let before = Value::clone(&now);
+    change(&mut now);
+    fs::write(&path, serde_json::to_vec(&now).expect("JSON")).expect("written");
+    before
 }
 
 /// Gives the uplink another address instead of one that it has, and the default route that goes with that.
@@ -140,7 +150,7 @@ fn a_deleted_interface_comes_back() {
 }
 
 #[test]
-fn a_container_that_ended_without_a_daemon_is_forgotten() {
+fn a_container_whose_namespace_is_made_again_is_forgotten() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     let before = sandbox.inventory();
@@ -149,12 +159,21 @@ fn a_container_that_ended_without_a_daemon_is_forgotten() {
     }
     daemon.stop();
     sandbox.sh(Place::Host, "ip netns del a; ip netns del b");
-    // Its name and number can be somebody else's by then.
-    sandbox.sh(Place::Host, "ip netns add b; ip -n b link set lo up");
     wait::until("the interfaces to go", || !sandbox.sh(Place::Host, "ip -o link").contains("pm"));
+    // Its name and number can be somebody else's by then; most often they are, if nobody else makes a namespace.
+    sandbox.sh(Place::Host, "ip netns add b; ip -n b link set lo up");
+    let number = sandbox.sh(Place::Host, "stat -L -c %i /run/netns/b");
+    let number: u64 = number.trim().parse().expect("a number");
+    change_state(&sandbox, "containers/b.json", |file| file["record"]["namespace"]["inode"] = json!(number));
     let _daemon = sandbox.daemon();
     assert_eq!(sandbox.json(&["list"]), json!([]));
-    sandbox.sh(Place::Host, "ip -n b link show lo; ip netns del b");
+    assert_eq!(sandbox.sh(Place::Host, "ip -n b -o link").lines().count(), 1);
+    // With a daemon, too.
+    sandbox.ok(&["add", "a"]);
+    sandbox.sh(Place::Host, "ip netns del a; ip netns add a; ip -n a link set lo up");
+    wait::until("the container to be forgotten", || sandbox.json(&["list"]) == json!([]));
+    assert_eq!(sandbox.sh(Place::Host, "ip -n a -o link").lines().count(), 1);
+    sandbox.sh(Place::Host, "ip netns del a; ip netns del b");
     sandbox.expect_inventory(&before, "at the end");
 }
 
@@ -204,17 +223,67 @@ fn a_record_from_the_future_is_refused() {
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a"]);
     daemon.stop();
-    let record = sandbox.path("/run/portmap/containers/a.json");
-    let text = fs::read_to_string(&record).expect("a record");
-    let future = text.replace("\"version\": 4", "\"version\": 99");
-    assert_ne!(text, future);
-    fs::write(&record, &future).expect("written");
+    let file = "containers/a.json";
+    let now = change_state(&sandbox, file, |file| file["version"] = json!(99));
     let (code, log) = sandbox.refused_daemon(&DAEMON_FLAGS);
     assert_eq!(code, 4, "{log}");
-    assert!(log.contains("a.json has version 99, expected 3 to 4: run the portmapd that wrote it"), "{log}");
-    fs::write(&record, &text).expect("written");
+    assert!(log.contains("a.json has version 99, expected 3 to 5: run the portmapd that wrote it"), "{log}");
+    change_state(&sandbox, file, |file| *file = now);
     let _daemon = sandbox.daemon();
     sandbox.ok(&["doctor"]);
+}
+
+#[test]
+fn a_record_of_an_earlier_version_is_completed() {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a"]);
+    let before = sandbox.inventory();
+    daemon.stop();
+    let file = "containers/a.json";
+    let now = change_state(&sandbox, file, |file| {
+        file["version"] = json!(4);
+        let namespace = file["record"]["namespace"].as_object_mut().expect("an object");
+        namespace.remove("cookie").expect("a cookie");
+    });
+    let _daemon = sandbox.daemon();
+    sandbox.ok(&["doctor"]);
+    sandbox.expect_inventory(&before, "with a daemon again");
+    assert_eq!(change_state(&sandbox, file, |_same| {}), now);
+}
+
+#[test]
+fn state_from_before_a_reboot_is_forgotten() {
+    let sandbox = Sandbox::new();
+    let flags = [&DAEMON_FLAGS[..], &["--ephemeral-ports-rest", "60secs"]].concat();
+    let daemon = sandbox.daemon_with(&flags);
+    let added = sandbox.json(&["add", "b"]);
+    sandbox.ok(&["add", "a"]);
+    sandbox.ok(&["del", "b"]);
+    daemon.stop();
+    sandbox.sh(Place::Host, "cp -r /run/portmap /run/kept");
+    sandbox.ok(&["teardown"]);
+    // Somebody's, to whom all numbers are given as if for the first time.
+    sandbox.sh(Place::Host, "ip netns add a");
+    let before = sandbox.inventory();
+    let boot_again = || {
+        sandbox.sh(Place::Host, "cp -r /run/kept /run/portmap");
+        change_state(&sandbox, "host.json", |file| file["record"]["boot"] = json!("another"));
+        let id = json!(sandbox.namespace(A).id().expect("a namespace"));
+        change_state(&sandbox, "containers/a.json", |file| file["record"]["namespace"] = id);
+    };
+    boot_again();
+    let daemon = sandbox.daemon_with(&flags);
+    assert_eq!(sandbox.json(&["list"]), json!([]));
+    assert!(daemon.log().contains("before the machine was started"), "{}", daemon.log());
+    assert_eq!(sandbox.json(&["add", "b"])["ephemeral_ports"], added["ephemeral_ports"], "none of them rest");
+    daemon.stop();
+    sandbox.ok(&["teardown"]);
+    sandbox.expect_inventory(&before, "with a daemon");
+    boot_again();
+    sandbox.ok(&["teardown"]);
+    sandbox.expect_inventory(&before, "without a daemon");
+    sandbox.sh(Place::Host, "rm -r /run/kept; ip netns del a");
 }
 
 #[test]

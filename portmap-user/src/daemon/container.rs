@@ -86,8 +86,12 @@ pub(super) const fn port_entry(record: &ContainerRecord, flags: u16) -> PortEntr
 impl Daemon {
     /// Makes a container that has been admitted. What it leaves behind when it fails, [`Daemon::remove`] removes.
     pub(super) fn make(&self, record: &mut ContainerRecord) -> Result<()> {
-        let namespace = self.namespace_for(record)?;
+        let mut namespace = self.namespace_for(record)?;
         self.store.set_container(record)?;
+        if record.owns_netns {
+            // Written down first, so that nobody takes what somebody else has under this name for it.
+            namespace = namespace.give_name(&record.name)?;
+        }
         self.maps().reset_counters(record.slot)?;
         self.connect(record, &namespace)?;
         record.phase = Phase::Ready;
@@ -113,21 +117,16 @@ impl Daemon {
         container
     }
 
-    /// Makes or opens the container's namespace and writes it into the record.
+    /// Makes or opens the container's namespace and enters it into the record.
     fn namespace_for(&self, record: &mut ContainerRecord) -> Result<Namespace> {
         if record.owns_netns {
-            let made = Namespace::create(&record.name);
-            if made.as_ref().is_err_and(|error| error.kind == Kind::Conflict) {
-                // Somebody else's, so it must survive the undoing.
-                record.owns_netns = false;
-            }
-            let namespace = made?;
+            let namespace = Namespace::create()?;
             record.namespace = Some(namespace.id()?);
             return Ok(namespace);
         }
         let namespace = Namespace::open(&record.netns)?;
         let id = namespace.id()?;
-        if id == self.facts().namespace {
+        if id.is_same(self.facts().namespace) {
             return Err(Error::usage(format!(
                 "{} is the host's own network namespace: expected one of its own for the container",
                 record.netns.display()
@@ -142,7 +141,8 @@ impl Daemon {
     /// Sees to it that a namespace becomes one container only.
     fn claim(&self, name: &str, id: NamespaceId) -> Result<()> {
         let mut registry = self.registry();
-        if let Some(other) = registry.containers.values().find(|entry| entry.record.namespace == Some(id)) {
+        let is_this = |entry: &&Entry| entry.record.namespace.is_some_and(|own| own.is_same(id));
+        if let Some(other) = registry.containers.values().find(is_this) {
             return Err(Error::conflict(format!(
                 "{} is the network namespace of container {:?} already: expected one of its own",
                 other.record.netns.display(),
@@ -268,10 +268,6 @@ pub(super) fn dismantle(mechanism: Mechanism, pins: &Pins, record: &ContainerRec
     match open_same(record) {
         Ok(Some(_)) if record.owns_netns => failures.note(namespace::remove(&record.name)),
         Ok(Some(namespace)) => failures.note(namespace.run(|| inside::restore(mechanism, pins, record))),
-        // Made, perhaps, but not yet looked at when the daemon was killed.
-        Ok(None) if record.owns_netns && record.namespace.is_none() => {
-            failures.note(namespace::remove(&record.name));
-        }
         Ok(None) if record.owns_netns => failures.note(namespace::remove_rest(&record.name)),
         Ok(None) => {}
         Err(error) => failures.note(Err(error)),
@@ -297,7 +293,10 @@ pub(super) fn veth(netlink: &Netlink, record: &ContainerRecord) -> Result<Option
 /// The container's namespace, if its file still stands for the one that was written down.
 pub(super) fn open_same(record: &ContainerRecord) -> Result<Option<Namespace>> {
     match Namespace::open(&record.netns) {
-        Ok(namespace) => Ok((Some(namespace.id()?) == record.namespace).then_some(namespace)),
+        Ok(namespace) => {
+            let is_same = record.namespace.map(|recorded| namespace.is(recorded)).transpose()?;
+            Ok(is_same.is_some_and(|is_same| is_same).then_some(namespace))
+        }
         // There is no such file, or it stands for something else.
         Err(error) if error.kind == Kind::Usage => Ok(None),
         Err(error) => Err(error),

@@ -10,7 +10,7 @@ use super::{HostFacts, container, uplink_queue};
 use crate::{
     error::{Error, Failures, Kind, Result},
     kernel::{
-        bpffs, clsact, layout, link, listeners,
+        bpffs, clock, clsact, layout, link, listeners,
         namespace::{Namespace, NamespaceId},
         netlink::Netlink,
         programs::{self, Hook, Mechanism},
@@ -109,6 +109,7 @@ pub(super) fn record(
     let earlier_reserved = earlier.as_ref().map(|earlier| earlier.reserved.clone()).unwrap_or_default();
     let ours = managed(settings).difference(&sysctls.reserved_ports()?);
     let mut record = HostRecord {
+        boot: Some(clock::boot()?),
         reserved: earlier_reserved.union(&ours),
         namespace: facts.namespace,
         bpffs_dir: settings.pins.bpffs().to_owned(),
@@ -141,7 +142,7 @@ pub(super) fn record(
 
 /// Refuses state that belongs to another host.
 fn check_same_place(record: &HostRecord, namespace: NamespaceId) -> Result<()> {
-    if record.namespace == namespace {
+    if record.namespace.is_same(namespace) {
         return Ok(());
     }
     Err(Error::conflict(format!(

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::{
     Daemon, Entry, HostFacts, Registry, Turns,
-    container::{port_entry, veth},
+    container::{open_same, port_entry, veth},
     host,
     repair::Found,
     shaping, uplink_queue,
@@ -118,6 +118,11 @@ impl Daemon {
         record.egress = egress;
         if record.ingress.is_some() || self.settings.shaping.ingress_for_existing {
             record.ingress = ingress;
+        }
+        if record.namespace.is_some_and(|recorded| recorded.cookie.is_none()) {
+            // An earlier version has written it down. What goes wrong here goes wrong again in what follows.
+            let id = open_same(&record).and_then(|namespace| namespace.map(|same| same.id()).transpose());
+            record.namespace = id.ok().flatten().or(record.namespace);
         }
         let found = self.bring_back(&record);
         let broken = match &found {

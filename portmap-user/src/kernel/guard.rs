@@ -1,12 +1,10 @@
 //! The bind guard: programs at a cgroup that refuse `bind()` to ports which are not the container's.
 //!
-//! A container is known by the cookie of its network namespace, a number that no other namespace has before the next boot.
+//! A container is known by the cookie of its network namespace.
 
 use std::{
     collections::BTreeMap,
     fs::File,
-    io,
-    os::fd::{AsRawFd as _, OwnedFd},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -20,7 +18,6 @@ use aya::{
         links::FdLink,
     },
 };
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use portmap_common::{
     names::{GUARDS, MAP_GUARDED, MAP_PORTS},
     tables::Guarded,
@@ -35,33 +32,6 @@ use crate::{
 
 /// Which calls the programs are for, in the order of [`GUARDS`].
 const CALLS: [CgroupSockAddrAttachType; 2] = [Bind4, Bind6];
-
-/// The cookie of a network namespace.
-fn cookie(namespace: &Namespace) -> Result<u64> {
-    let doing = || format!("cannot ask for the cookie of {}", namespace.path().display());
-    namespace.run(|| {
-        fault::step("ask for a cookie").context(doing)?;
-        let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
-        cookie_of(&socket.context(doing)?).context(doing)
-    })
-}
-
-/// The cookie of a socket's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
-fn cookie_of(socket: &OwnedFd) -> io::Result<u64> {
-    let mut cookie = 0_u64;
-    let mut length: libc::socklen_t = 8;
-    // SAFETY: the socket is open, and the pointers are to a number of the given length and to that length.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut length,
-        )
-    };
-    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
-}
 
 /// The bind guard of a daemon.
 pub struct Guard {
@@ -151,7 +121,7 @@ impl Guard {
 
     /// Guards a container's namespace. Returns whether it was not guarded.
     pub fn add(&self, slot: u16, namespace: &Namespace) -> Result<bool> {
-        let cookie = cookie(namespace)?;
+        let cookie = namespace.cookie()?;
         let mut known = self.known();
         if known.cookies.get(&slot) == Some(&cookie) && known.map.get(&cookie, 0).is_ok() {
             return Ok(false);
@@ -192,7 +162,7 @@ impl Guard {
 
     /// Whether a container's namespace is guarded.
     pub fn knows(&self, slot: u16, namespace: &Namespace) -> Result<bool> {
-        let (cookie, known) = (cookie(namespace)?, self.known());
+        let (cookie, known) = (namespace.cookie()?, self.known());
         Ok(known.map.get(&cookie, 0).is_ok_and(|guarded| guarded.slot == u32::from(slot)))
     }
 

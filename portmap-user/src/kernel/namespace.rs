@@ -1,18 +1,25 @@
 //! Network namespaces: opening, making and entering them.
 
 use std::{
-    fs::{self, File},
-    os::unix::fs::MetadataExt as _,
+    fs::{self, File, OpenOptions},
+    io,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    },
     path::{Path, PathBuf},
     thread,
 };
 
 use nix::{
     errno::Errno,
-    libc::ESRCH,
+    libc::{self, ESRCH},
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
-    sys::statfs::{NSFS_MAGIC, fstatfs, statfs},
+    sys::{
+        socket::{AddressFamily, SockFlag, SockType, socket},
+        statfs::{NSFS_MAGIC, fstatfs},
+    },
 };
 use serde::{Deserialize, Serialize};
 
@@ -24,13 +31,32 @@ use crate::{
 /// Where `ip netns` looks for namespaces by name.
 pub const DIRECTORY: &str = "/run/netns";
 
-/// What tells one namespace from every other that exists at the same time.
+/// Mode of the files that namespaces are mounted on. The sticky bit means nothing to a file, so nobody else makes one like it:
+/// `ip netns add` may be about to mount its own on an empty file that has the name of a container which has ended.
+const MODE: u32 = 0o1000;
+
+/// What tells one namespace from every other before the next boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespaceId {
     /// Device of the namespace file system.
     pub device: u64,
-    /// Inode in it.
+    /// Inode in it. The kernel gives it to the next namespace as soon as this one has ended (`proc_alloc_inum`).
     pub inode: u64,
+    /// Its cookie, which no other one gets. None in what an earlier version has written down.
+    #[serde(default)]
+    pub cookie: Option<u64>,
+}
+
+impl NamespaceId {
+    /// Whether this may be the same namespace: it is, if both cookies are known.
+    pub fn is_same(self, other: Self) -> bool {
+        let both = self.cookie.zip(other.cookie);
+        self.is_same_file(other) && both.is_none_or(|(one, another)| one == another)
+    }
+
+    fn is_same_file(self, other: Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
 }
 
 /// An open network namespace; it exists at least as long as this value.
@@ -45,7 +71,7 @@ impl Namespace {
     pub fn open(path: &Path) -> Result<Self> {
         let file = fault::step("open a namespace").and_then(|()| File::open(path)).map_err(|error| {
             match error.kind() {
-                std::io::ErrorKind::NotFound => {
+                io::ErrorKind::NotFound => {
                     Error::usage(format!("{} does not exist: expected a network namespace", path.display()))
                 }
                 _ if error.raw_os_error() == Some(ESRCH) => {
@@ -69,38 +95,45 @@ impl Namespace {
         Self::open(Path::new("/proc/thread-self/ns/net"))
     }
 
-    /// Makes a namespace that `ip netns` knows as `name`. A conflict if there is one already.
-    pub fn create(name: &str) -> Result<Self> {
+    /// Makes a namespace that has no file yet, and ends with this value if it gets none.
+    pub fn create() -> Result<Self> {
+        Self::scratch(|| {
+            let own = Self::current()?;
+            Ok(Self { path: PathBuf::from(format!("/proc/self/fd/{}", own.file.as_raw_fd())), ..own })
+        })
+    }
+
+    /// Has `ip netns` know a namespace as `name`. A conflict if it knows another one by it.
+    pub fn give_name(self, name: &str) -> Result<Self> {
         share_directory()?;
         let path = path_of(name);
-        fault::step("create a namespace's file").and_then(|()| File::create_new(&path).map(drop)).map_err(
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(MODE);
+        fault::step("create a namespace's file").and_then(|()| options.open(&path).map(drop)).map_err(
             |error| match error.kind() {
-                std::io::ErrorKind::AlreadyExists => Error::conflict(format!(
+                io::ErrorKind::AlreadyExists => Error::conflict(format!(
                     "the network namespace {} exists already: choose another name, or pass it as --netns",
                     path.display()
                 )),
                 _ => Error::failure(format!("cannot create {}: {error}", path.display())),
             },
         )?;
-        let mount_new = || -> Result<()> {
-            fault::step("make a namespace").context(|| "cannot make a network namespace".to_owned())?;
-            unshare(CloneFlags::CLONE_NEWNET).context(|| "cannot make a network namespace".to_owned())?;
-            fault::step("mount a namespace").context(|| "cannot mount a network namespace".to_owned())?;
-            let own = "/proc/thread-self/ns/net";
-            mount(Some(own), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-                .context(|| format!("cannot mount the network namespace on {}", path.display()))
-        };
-        let made = on_own_thread(mount_new).and_then(|()| Self::open(&path));
-        if made.is_err() {
+        let doing = || format!("cannot mount the network namespace on {}", path.display());
+        let mounted = fault::step("mount a namespace").context(doing).and_then(|()| {
+            mount(Some(&self.path), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>).context(doing)
+        });
+        if mounted.is_err() {
             remove(name)?;
         }
-        made
+        mounted.map(|()| Self { path, ..self })
     }
 
     /// Does `work` in a new namespace, which ends with it.
     pub fn scratch<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let doing = || "cannot make a network namespace".to_owned();
         on_own_thread(|| {
-            unshare(CloneFlags::CLONE_NEWNET).context(|| "cannot make a network namespace".to_owned())?;
+            fault::step("make a namespace").context(doing)?;
+            unshare(CloneFlags::CLONE_NEWNET).context(doing)?;
             work()
         })
     }
@@ -117,8 +150,28 @@ impl Namespace {
 
     /// What tells this namespace from others.
     pub fn id(&self) -> Result<NamespaceId> {
+        Ok(NamespaceId { cookie: Some(self.cookie()?), ..self.file_id()? })
+    }
+
+    /// Whether this is the namespace that was written down.
+    pub fn is(&self, recorded: NamespaceId) -> Result<bool> {
+        // Most that are another are another file, which costs less to see.
+        Ok(self.file_id()?.is_same_file(recorded) && self.id()?.is_same(recorded))
+    }
+
+    fn file_id(&self) -> Result<NamespaceId> {
         let metadata = self.file.metadata().context(|| format!("cannot look at {}", self.path.display()))?;
-        Ok(NamespaceId { device: metadata.dev(), inode: metadata.ino() })
+        Ok(NamespaceId { device: metadata.dev(), inode: metadata.ino(), cookie: None })
+    }
+
+    /// Its cookie, a number that no other namespace has before the next boot.
+    pub fn cookie(&self) -> Result<u64> {
+        let doing = || format!("cannot ask for the cookie of {}", self.path.display());
+        self.run(|| {
+            fault::step("ask for a cookie").context(doing)?;
+            let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
+            cookie_of(&socket.context(doing)?).context(doing)
+        })
     }
 
     /// Moves the calling thread into the namespace.
@@ -147,13 +200,30 @@ impl Namespace {
     }
 }
 
+/// The cookie of a socket's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
+fn cookie_of(socket: &OwnedFd) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut length: libc::socklen_t = 8;
+    // SAFETY: the socket is open, and the pointers are to a number of the given length and to that length.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
 /// The file that stands for the namespace that `ip netns` knows as `name`.
 pub fn path_of(name: &str) -> PathBuf {
     Path::new(DIRECTORY).join(name)
 }
 
-/// Removes a name that [`Namespace::create`] made; the namespace itself ends with its last process. It is no
-/// error if there is none.
+/// Removes a name that [`Namespace::give_name`] gave; the namespace itself ends with its last process. It is no error if there
+/// is none.
 pub fn remove(name: &str) -> Result<()> {
     let path = path_of(name);
     fault::step("unmount a namespace").context(|| format!("cannot unmount {}", path.display()))?;
@@ -162,21 +232,24 @@ pub fn remove(name: &str) -> Result<()> {
         Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
         Err(errno) => return Err(Error::failure(format!("cannot unmount {}: {errno}", path.display()))),
     }
-    match fault::step("remove a namespace's file").and_then(|()| fs::remove_file(&path)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::failure(format!("cannot remove {}: {error}", path.display())))
+    remove_file(&path)
+}
+
+/// Removes what is left of a name when its namespace is not mounted any more, or not yet. It is no error if there is nothing,
+/// or somebody else's has the name.
+pub fn remove_rest(name: &str) -> Result<()> {
+    let path = path_of(name);
+    let is_own = fs::symlink_metadata(&path).is_ok_and(|file| file.is_file() && file.mode() & 0o7777 == MODE);
+    if is_own { remove_file(&path) } else { Ok(()) }
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match fault::step("remove a namespace's file").and_then(|()| fs::remove_file(path)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).context(|| format!("cannot remove {}", path.display()))
         }
         _ => Ok(()),
     }
-}
-
-/// Removes what is left of a name whose namespace is not mounted any more. It is no error if there is nothing, or somebody
-/// else's has the name.
-pub fn remove_rest(name: &str) -> Result<()> {
-    let path = path_of(name);
-    let is_rest = statfs(&path).is_ok_and(|fs| fs.filesystem_type() != NSFS_MAGIC)
-        && fs::metadata(&path).is_ok_and(|file| file.is_file() && file.len() == 0);
-    if is_rest { remove(name) } else { Ok(()) }
 }
 
 /// Makes the directory of names a shared mount, as `ip netns add` does: an unmount then reaches every copy of the
