@@ -146,9 +146,9 @@ fn check_same_place(record: &HostRecord, namespace: NamespaceId) -> Result<()> {
         return Ok(());
     }
     Err(Error::conflict(format!(
-        "the state belongs to the network namespace {}, this is {}: run this command there (nsenter --net=…), or name \
-         another --state-dir",
-        record.namespace.inode, namespace.inode
+        "the state belongs to the network namespace {}, this is {namespace}: run this command there (nsenter --net=…), or \
+         name another --state-dir; if that one has ended, remove the directory",
+        record.namespace
     )))
 }
 

@@ -1,6 +1,7 @@
 //! Network namespaces: opening, making and entering them.
 
 use std::{
+    fmt,
     fs::{self, File, OpenOptions},
     io,
     os::{
@@ -56,6 +57,14 @@ impl NamespaceId {
 
     fn is_same_file(self, other: Self) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
+    }
+}
+
+/// As `ip netns` and `/proc` call it, with its cookie.
+impl fmt::Display for NamespaceId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "net:[{}]", self.inode)?;
+        self.cookie.map_or(Ok(()), |cookie| write!(formatter, " (cookie {cookie})"))
     }
 }
 

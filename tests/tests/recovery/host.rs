@@ -1,0 +1,200 @@
+//! What becomes of containers when the host changes.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    process::Stdio,
+};
+
+use portmap_tests::{
+    sandbox::{HOST, HOST6, OUTSIDE, OUTSIDE6, Place, Sandbox},
+    service::{Service, Transport, ask},
+    wait,
+};
+use serde_json::json;
+
+use crate::{A, check_traffic, is_healthy, served};
+
+/// Gives the uplink another address instead of one that it has, and the default route that goes with that.
+fn readdress(sandbox: &Sandbox, old: Ipv4Addr, new: Ipv4Addr) {
+    // The new one, second to the old one, can go with it, too.
+    sandbox.sh(
+        Place::Host,
+        &format!(
+            "ip address add {new}/24 dev uplink; ip address del {old}/24 dev uplink; \
+             ip address replace {new}/24 dev uplink; ip route replace default via {OUTSIDE}"
+        ),
+    );
+}
+
+#[test]
+fn containers_follow_the_host() {
+    let (sandbox, daemon, _services) = served(&[]);
+    let expect = |what: &str, script: &str| {
+        wait::until(what, || {
+            sandbox.command(A, "sh").args(["-ec", script]).status().expect("a shell").success()
+        });
+        wait::until(what, || is_healthy(&sandbox));
+    };
+    // Another address, as DHCP may bring; the old default route goes with the old address.
+    let host = Ipv4Addr::new(10, 0, 0, 9);
+    readdress(&sandbox, HOST, host);
+    expect("the new address", "ip -4 address show dev eth0 | grep -q 10.0.0.9/24");
+    check_traffic(&sandbox, host);
+    // Another IPv6 address, and the old one deprecated.
+    sandbox.sh(
+        Place::Host,
+        "ip address change 2001:db8:0:1::1/64 dev uplink preferred_lft 0 valid_lft 1000; \
+         ip address add 2001:db8:0:1::9/64 dev uplink nodad",
+    );
+    expect("the new IPv6 address", "ip -6 address show dev eth0 | grep -q 2001:db8:0:1::9/64");
+    assert!(!sandbox.sh(A, "ip -6 address show dev eth0").contains(&HOST6.to_string()));
+    let _outside = Service::start(&sandbox, Place::Outside, Transport::Udp, 7001, "outside");
+    ask(&sandbox, A, Transport::Udp, (OUTSIDE6, 7001)).expect("an answer");
+    // Another MTU and another MAC address.
+    sandbox.sh(Place::Host, "ip link set uplink mtu 1400; ip link set uplink address 02:00:00:00:01:99");
+    expect("the new MTU", "ip link show eth0 | grep -q 'mtu 1400'; ip link show lo | grep -q 'mtu 1400'");
+    expect("the new MAC address", "ip link show eth0 | grep -q 02:00:00:00:01:99");
+    // Who knew the old one finds out by and by.
+    sandbox.sh(Place::Outside, "ip neigh flush dev eth0");
+    check_traffic(&sandbox, host);
+    // Another gateway.
+    sandbox.sh(Place::Outside, "ip address add 10.0.0.3/24 dev eth0");
+    sandbox.sh(Place::Host, "ip route replace default via 10.0.0.3");
+    expect("the new gateway", "ip route show default | grep -q 10.0.0.3");
+    check_traffic(&sandbox, host);
+    // Another name.
+    sandbox.sh(Place::Host, "ip link set uplink down; ip link set uplink name wan0; ip link set wan0 up");
+    sandbox.sh(Place::Host, "ip route replace default via 10.0.0.3; ip -6 address add 2001:db8:0:1::9/64 dev wan0 nodad 2>/dev/null || true");
+    wait::until("the new name", || daemon.log().contains("of wan0"));
+    wait::until("health", || is_healthy(&sandbox));
+    check_traffic(&sandbox, host);
+}
+
+#[test]
+fn more_news_than_the_daemon_can_take_are_no_harm() {
+    let (sandbox, daemon, _services) = served(&[]);
+    daemon.pause();
+    // Several times what the kernel keeps for a socket.
+    sandbox.sh(
+        Place::Host,
+        "for i in $(seq 1000); do echo address add 10.9.9.9/32 dev lo; echo address del 10.9.9.9/32 dev lo; done | \
+         ip -batch -",
+    );
+    let (first, second) = (Ipv4Addr::new(10, 0, 0, 9), Ipv4Addr::new(10, 0, 0, 8));
+    readdress(&sandbox, HOST, first);
+    daemon.resume();
+    let has = |address: Ipv4Addr| sandbox.sh(A, "ip -4 address show dev eth0").contains(&address.to_string());
+    wait::until("the new address", || has(first));
+    wait::until("a word of it", || daemon.log().contains("more to tell than there was room for"));
+    // And it still listens.
+    readdress(&sandbox, first, second);
+    wait::until("the next address", || has(second));
+    wait::until("health", || is_healthy(&sandbox));
+    check_traffic(&sandbox, second);
+}
+
+#[test]
+fn an_uplink_that_returns_is_taken_again() {
+    let (sandbox, _daemon, _services) = served(&[]);
+    sandbox.sh(Place::Host, "ip link del uplink");
+    // What stays on the host works on.
+    let answer = ask(&sandbox, Place::Host, Transport::Udp, (Ipv4Addr::LOCALHOST, 31000)).expect("an answer");
+    assert_eq!(answer.from, "a");
+    assert!(!is_healthy(&sandbox));
+    sandbox.sh(
+        Place::Host,
+        "ip link add uplink address 02:00:00:00:01:01 type veth peer name eth0 address 02:00:00:00:01:02 netns outside; \
+         ip address add 10.0.0.1/24 dev uplink; ip address add 2001:db8:0:1::1/64 dev uplink nodad; \
+         ip -n outside address add 10.0.0.2/24 dev eth0; ip link set uplink up; ip -n outside link set eth0 up; \
+         ip route add default via 10.0.0.2",
+    );
+    wait::until("health", || is_healthy(&sandbox));
+    check_traffic(&sandbox, HOST);
+}
+
+#[test]
+fn an_uplink_without_a_carrier_is_waited_for() {
+    let (sandbox, _daemon, _services) = served(&[]);
+    let listener = sandbox.inside(Place::Outside, || TcpListener::bind((OUTSIDE, 8080))).expect("free");
+    let mut client = sandbox.inside(A, || TcpStream::connect((OUTSIDE, 8080))).expect("connected");
+    let (mut server, _) = listener.accept().expect("a connection");
+    let before = sandbox.inventory();
+    sandbox.sh(Place::Outside, "ip link set eth0 down");
+    wait::until("no carrier", || sandbox.sh(Place::Host, "ip link show uplink").contains("NO-CARRIER"));
+    // What stays on the host works on, and nothing is wrong with portmap.
+    let answer = ask(&sandbox, Place::Host, Transport::Udp, (HOST, 31000)).expect("an answer");
+    assert_eq!(answer.from, "a");
+    sandbox.ok(&["doctor"]);
+    client.write_all(b"sent without a carrier").expect("it waits");
+    // Outside loses its IPv6 addresses with it.
+    sandbox.sh(Place::Outside, "ip link set eth0 up; ip address replace 2001:db8:0:1::2/64 dev eth0 nodad");
+    wait::until("a carrier", || !sandbox.sh(Place::Host, "ip link show uplink").contains("NO-CARRIER"));
+    check_traffic(&sandbox, HOST);
+    let mut received = [0; 22];
+    server.read_exact(&mut received).expect("received");
+    assert_eq!(&received, b"sent without a carrier");
+    sandbox.expect_inventory(&before, "with a carrier again");
+}
+
+#[test]
+fn containers_fail_over_to_another_uplink() {
+    let (sandbox, daemon, _services) = served(&[]);
+    sandbox.sh(
+        Place::Host,
+        "ip link add second type veth peer name eth1 netns outside; \
+         ip address add 10.0.1.1/24 dev second; ip -n outside address add 10.0.1.2/24 dev eth1; \
+         ip link set second up; ip -n outside link set eth1 up; ip route add default via 10.0.1.2 metric 100",
+    );
+    let (first, second) = (HOST, Ipv4Addr::new(10, 0, 1, 1));
+    let routes = [
+        "ip route del default metric 0",
+        "ip route add default via 10.0.0.2; ip route del default metric 100",
+    ];
+    for (route, host) in routes.into_iter().zip([second, first]) {
+        sandbox.sh(Place::Host, route);
+        wait::until("the other address", || {
+            sandbox.sh(A, "ip -4 address show dev eth0").contains(&host.to_string())
+        });
+        wait::until("health", || is_healthy(&sandbox));
+        check_traffic(&sandbox, host);
+    }
+    let filters = sandbox.sh(Place::Host, "tc filter show dev second ingress; bpftool net show dev second");
+    assert!(!filters.contains("pm_"), "{filters}");
+    assert!(daemon.log().contains("of second"), "{}", daemon.log());
+}
+
+#[test]
+fn a_second_default_route_changes_nothing() {
+    let (sandbox, _daemon, _services) = served(&[]);
+    sandbox.sh(
+        Place::Host,
+        "ip link add second type veth peer name peer; ip address add 198.51.100.1/24 dev second; \
+         ip link set second up; ip link set peer up; \
+         ip route del default; ip route add default via 10.0.0.2 metric 100; \
+         ip route add default via 198.51.100.2 metric 50",
+    );
+    wait::until("health", || is_healthy(&sandbox));
+    check_traffic(&sandbox, HOST);
+    assert_eq!(sandbox.json(&["show", "a"])["ip"], json!(HOST.to_string()));
+}
+
+#[test]
+fn a_container_that_makes_news_all_the_time_keeps_nobody_from_following_the_host() {
+    let (sandbox, _daemon, _services) = served(&[]);
+    sandbox.ok(&["add", "b", "--ports", "31001"]);
+    let mut flapping = sandbox.command(A, "sh");
+    flapping.args(["-c", "while :; do ip link set eth0 down; ip link set eth0 up; done"]);
+    let mut flapping = flapping.stderr(Stdio::null()).spawn().expect("a shell");
+    let second = Ipv4Addr::new(10, 0, 0, 9);
+    readdress(&sandbox, HOST, second);
+    let has =
+        |name| sandbox.sh(Place::Container(name), "ip -4 address show dev eth0").contains("10.0.0.9/24");
+    wait::until("another container to have the new address", || has("b"));
+    // Its own end is noticed, too.
+    sandbox.sh(Place::Host, "ip netns del b");
+    wait::until("an end to be noticed", || sandbox.portmap(&["show", "b"]).status.code() == Some(3));
+    assert!(matches!(flapping.try_wait(), Ok(None)), "it goes on");
+    flapping.kill().expect("it runs");
+    flapping.wait().expect("it ends");
+}

@@ -1,0 +1,183 @@
+//! What becomes of containers when something happens to them, to what was made for them, or to the host: by itself, with
+//! `doctor --repair`, and at the next start.
+
+mod host;
+mod state;
+
+use std::{net::Ipv4Addr, process::Stdio, thread};
+
+use portmap_common::limit::Limit;
+use portmap_tests::{
+    daemon::Daemon,
+    sandbox::{DAEMON_FLAGS, HOST, OUTSIDE, Place, Sandbox},
+    service::{Service, Transport, ask},
+    wait,
+};
+
+const A: Place<'_> = Place::Container("a");
+
+/// That the container is reached from everywhere, and reaches outside.
+fn check_traffic(sandbox: &Sandbox, host: Ipv4Addr) {
+    for (place, address) in [(Place::Outside, host), (Place::Host, host), (Place::Host, Ipv4Addr::LOCALHOST)]
+    {
+        let answer = ask(sandbox, place, Transport::Udp, (address, 31000)).expect("an answer");
+        assert_eq!(answer.from, "a", "{place:?} by {address}");
+    }
+    let answer = ask(sandbox, A, Transport::Udp, (OUTSIDE, 7000)).expect("an answer");
+    assert_eq!((answer.from.as_str(), answer.client.ip()), ("outside", host.into()));
+}
+
+/// A sandbox, a daemon with these flags besides the usual ones, a container, and services in it and outside.
+fn served(flags: &[&str]) -> (Sandbox, Daemon, [Service; 2]) {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], flags].concat());
+    sandbox.ok(&["add", "a", "--ports", "31000", "--ingress-rate", "1gbit"]);
+    let services = [
+        Service::start(&sandbox, A, Transport::Udp, 31000, "a"),
+        Service::start(&sandbox, Place::Outside, Transport::Udp, 7000, "outside"),
+    ];
+    check_traffic(&sandbox, HOST);
+    (sandbox, daemon, services)
+}
+
+fn is_healthy(sandbox: &Sandbox) -> bool {
+    sandbox.portmap(&["doctor"]).status.success()
+}
+
+/// What somebody can do to a container in service, and what `doctor` says of it.
+const DAMAGE: [(&str, &str); 7] = [
+    ("echo > /proc/sys/net/ipv4/ip_local_reserved_ports", "ip_local_reserved_ports lacks 31000-32000"),
+    ("ip netns exec a ip route del default", "the default route is not the host's"),
+    ("echo 0 > /proc/sys/net/ipv4/conf/lo/accept_local", "conf/lo/accept_local is 0, expected 1"),
+    ("ip link set pm1 down", "pm1 is down"),
+    (
+        "bpftool map update pinned /sys/fs/bpf/portmap/v3/maps/pm_ports key hex 18 79 00 00 value 9 0 0 0 9 0 0 0",
+        "port 31000 of container \"a\" belongs to slot 9 in the map, expected 1",
+    ),
+    (
+        "rm -f /sys/fs/bpf/portmap/v3/links/uplink; tc filter del dev uplink ingress 2>/dev/null || true",
+        "pm_uplink_in is not attached to uplink",
+    ),
+    (
+        "rm -f /sys/fs/bpf/portmap/v3/links/pm1; tc filter del dev pm1 ingress 2>/dev/null || true",
+        "pm_veth_in is not attached to pm1",
+    ),
+];
+
+/// A command that takes away what the host holds the container in slot 1 to.
+fn no_limit() -> String {
+    let nothing = "0 ".repeat(size_of::<Limit>());
+    format!("bpftool map update pinned /sys/fs/bpf/portmap/v3/maps/pm_limits key 1 0 0 0 value {nothing}")
+}
+
+#[test]
+fn doctor_names_what_somebody_has_broken_and_repairs_it() {
+    let (sandbox, _daemon, _services) = served(&["--reconcile=false"]);
+    sandbox.ok(&["doctor"]);
+    for (damage, expected) in DAMAGE {
+        sandbox.sh(Place::Host, damage);
+        let output = sandbox.portmap(&["doctor"]);
+        assert_eq!(output.status.code(), Some(7), "{damage}");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains(expected), "{expected}: {text}");
+        sandbox.ok(&["doctor", "--repair"]);
+        check_traffic(&sandbox, HOST);
+    }
+    // Limits, too.
+    let replaced = "ip netns exec a tc qdisc replace dev eth0 root pfifo";
+    for gone in ["tc qdisc del dev pm1 root", replaced, &no_limit()] {
+        sandbox.ok(&["update", "a", "--egress-rate", "1gbit"]);
+        sandbox.sh(Place::Host, gone);
+        assert!(!is_healthy(&sandbox), "{gone}");
+        sandbox.ok(&["doctor", "--repair"]);
+    }
+    check_traffic(&sandbox, HOST);
+}
+
+#[test]
+fn what_somebody_has_broken_is_put_back() {
+    let (sandbox, daemon, _services) = served(&[]);
+    for (damage, _) in DAMAGE {
+        sandbox.sh(Place::Host, damage);
+    }
+    wait::until("everything to be put back", || is_healthy(&sandbox));
+    check_traffic(&sandbox, HOST);
+    assert!(daemon.log().contains("put back"), "{}", daemon.log());
+    // Limits that are held on the host's side, too.
+    sandbox.ok(&["update", "a", "--egress-rate", "1gbit"]);
+    for damage in ["tc qdisc del dev pm1 root", &no_limit()] {
+        sandbox.sh(Place::Host, damage);
+        wait::until("limits to be put back", || is_healthy(&sandbox));
+    }
+}
+
+#[test]
+fn a_deleted_interface_comes_back() {
+    let (sandbox, daemon, _services) = served(&[]);
+    let before = sandbox.inventory();
+    sandbox.sh(Place::Host, "ip link del pm1");
+    wait::until("another interface", || sandbox.inventory() == before);
+    check_traffic(&sandbox, HOST);
+    sandbox.ok(&["doctor"]);
+    // While there is no daemon, too.
+    daemon.stop();
+    sandbox.sh(Place::Host, "ip link del pm1");
+    let _daemon = sandbox.daemon();
+    check_traffic(&sandbox, HOST);
+    sandbox.ok(&["doctor"]);
+    sandbox.expect_inventory(&before, "at the end");
+}
+
+#[test]
+fn commands_on_one_container_take_turns() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    let before = sandbox.inventory();
+    thread::scope(|scope| {
+        for worker in 0..4 {
+            let sandbox = &sandbox;
+            scope.spawn(move || {
+                for round in 0..6 {
+                    // Two names for four workers; whoever comes too late or too early is told so.
+                    let name = ["a", "b"][worker % 2];
+                    let ports = ["31000-31003", "31002-31009", "31100"][round % 3];
+                    let verb: &[&str] = match (worker + round) % 4 {
+                        0 | 1 => &["add", name, "--ports", ports],
+                        2 => &["update", name, "--ports", ports, "--egress-rate", "1gbit"],
+                        _ => &["del", name],
+                    };
+                    let output = sandbox.portmap(verb);
+                    let errors = String::from_utf8_lossy(&output.stderr);
+                    assert!(matches!(output.status.code(), Some(0 | 3 | 4)), "{verb:?}: {errors}");
+                }
+            });
+        }
+    });
+    sandbox.ok(&["doctor"]);
+    for name in ["a", "b"] {
+        let _ = sandbox.portmap(&["del", name]);
+    }
+    sandbox.ok(&["doctor"]);
+    sandbox.expect_inventory(&before, "at the end");
+}
+
+#[test]
+fn a_client_that_goes_away_leaves_no_half_of_anything() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    let before = sandbox.inventory();
+    for _ in 0..8 {
+        let mut client = sandbox
+            .portmap_command(&["add", "a", "--ports", "31000"])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("it runs");
+        wait::until("the request to arrive", || sandbox.path("/run/portmap/containers/a.json").exists());
+        client.kill().expect("killed");
+        let _ = client.wait();
+        wait::until("an end of it", || sandbox.json(&["list"])[0]["state"] == "ready");
+        sandbox.ok(&["doctor"]);
+        sandbox.ok(&["del", "a"]);
+        sandbox.expect_inventory(&before, "at the end");
+    }
+}
