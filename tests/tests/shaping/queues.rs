@@ -238,7 +238,15 @@ fn streams_that_agree_on_ecn_are_marked_rather_than_dropped() {
         }
         marks() > 0
     });
-    assert_eq!(counter(&sandbox, "a", "ingress", "drops"), 0, "nothing is dropped");
+    // What is sent again, as it is when a machine is slow, does not say that it can be marked (RFC 3168, section 6.1.5).
+    let dropped = counter(&sandbox, "a", "ingress", "drops");
+    let tcp = sandbox.sh(Place::Outside, "grep '^Tcp:' /proc/net/snmp");
+    let mut lines = tcp.lines().map(str::split_whitespace);
+    let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+    let again =
+        names.zip(values).find_map(|(name, value)| (name == "RetransSegs").then(|| value.parse().ok()));
+    let again: u64 = again.flatten().expect("a number");
+    assert!(dropped <= again, "{dropped} dropped, of which only {again} could not be marked");
     drop(clients);
     for reader in readers {
         reader.join().expect("no panic").expect("read");
