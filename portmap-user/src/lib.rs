@@ -18,6 +18,7 @@ pub mod paths;
 pub mod ports;
 pub mod protocol;
 pub mod rates;
+pub mod records;
 pub mod resources;
 pub mod settings;
 pub mod sizes;

@@ -20,7 +20,7 @@ use crate::{
         sysctl::{self, Sysctls},
     },
     paths::Pins,
-    state::{ContainerRecord, Phase},
+    records::{ContainerRecord, Phase},
 };
 
 /// Name of a container's end of its veth pair.

@@ -24,7 +24,7 @@ use crate::{
         sysctl::{self, Sysctls},
     },
     ports::PortSet,
-    state::{ContainerRecord, Phase},
+    records::{ContainerRecord, Phase},
 };
 
 /// What brings back what is missing of the host's side or of a container.

@@ -18,8 +18,9 @@ use crate::{
     },
     paths::{Pins, StateDir},
     ports::PortSet,
+    records::{HostRecord, SavedSysctl},
     settings::Settings,
-    state::{HostRecord, SavedSysctl, Store},
+    state::Store,
 };
 
 /// Fails unless this process may do what the daemon does.

@@ -21,7 +21,7 @@ use crate::{
         sysctl::{self, Sysctls},
     },
     paths::Pins,
-    state::{ContainerRecord, NamespaceBefore},
+    records::{ContainerRecord, NamespaceBefore},
 };
 
 /// Settings of the host that a namespace of ours gets, too: whether connections ask for ECN, by which queues mark instead of

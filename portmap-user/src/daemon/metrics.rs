@@ -15,7 +15,7 @@ use crate::{
     api::{ContainerStats, DropStats, QueueStats, Stats},
     error::{Context as _, Result},
     kernel::{programs::Mechanism, qdisc::Leaf},
-    state::{ContainerRecord, Phase},
+    records::{ContainerRecord, Phase},
 };
 
 /// The type of the answer.

@@ -37,8 +37,9 @@ use crate::{
     error::{Error, Kind, Result},
     kernel::{clock, guard::Guard, maps::Maps, namespace, programs::Mechanism, qdisc::Leaf, sysctl::Sysctls},
     ports::PortSet,
+    records::{ContainerRecord, Phase},
     settings::Settings,
-    state::{ContainerRecord, Phase, Store},
+    state::Store,
 };
 
 /// Longest name of a container: the identifiers of other container systems fit.

@@ -29,8 +29,9 @@ use crate::{
         qdisc::Leaf,
         sysctl::Sysctls,
     },
+    records::{ContainerRecord, Phase},
     settings::{BindGuard, Settings},
-    state::{ContainerRecord, Phase, Store},
+    state::Store,
 };
 
 impl Daemon {

@@ -24,8 +24,8 @@ use crate::{
         qdisc::{self, Class, Leaf, Shape},
     },
     rates::{Direction, default_burst},
+    records::ContainerRecord,
     settings::Shaping,
-    state::ContainerRecord,
 };
 
 /// Nanoseconds by which what passes a host veth may be ahead of the limit: a queue's packets are late when the CPU is

@@ -7,7 +7,7 @@ use crate::{
     api::{Container, UpdateRequest},
     error::{Error, Result},
     ports::PortSet,
-    state::{ContainerRecord, Phase},
+    records::{ContainerRecord, Phase},
 };
 
 impl Daemon {

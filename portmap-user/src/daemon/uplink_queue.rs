@@ -12,8 +12,9 @@ use crate::{
         netlink::Netlink,
         qdisc::{self, Leaf, Occupant},
     },
+    records::HostRecord,
     settings::Settings,
-    state::{HostRecord, Store},
+    state::Store,
 };
 
 /// Makes the queue, or removes one that the settings no longer ask for. Returns whether there is one.

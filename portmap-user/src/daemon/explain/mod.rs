@@ -22,7 +22,7 @@ use crate::{
     error::{Error, Result},
     kernel::maps::{Maps, PortTable},
     protocol::Protocol,
-    state::ContainerRecord,
+    records::ContainerRecord,
 };
 
 /// Source port of packets from outside, and the first one that is tried for the host.
