@@ -14,6 +14,7 @@ use std::{
 };
 
 use portmap::kernel::namespace::Namespace;
+use serde_json::Value;
 
 use crate::{
     cgroup::Cgroup,
@@ -282,10 +283,20 @@ impl Sandbox {
     }
 
     /// Runs the command line on the host and returns the JSON that it prints.
-    pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
+    pub fn json(&self, arguments: &[&str]) -> Value {
         let mut all = vec!["-o", "json"];
         all.extend(arguments);
         serde_json::from_str(&self.ok(&all)).expect("JSON")
+    }
+
+    /// Changes a file in the state directory, and returns what it said.
+    pub fn change_state(&self, file: &str, change: impl FnOnce(&mut Value)) -> Value {
+        let path = self.path("/run/portmap").join(file);
+        let mut now = serde_json::from_slice(&fs::read(&path).expect("a file")).expect("JSON");
+        let before = Value::clone(&now);
+        change(&mut now);
+        fs::write(&path, serde_json::to_vec(&now).expect("JSON")).expect("written");
+        before
     }
 
     /// Runs the command line on the host; it must fail with this exit code and one line, which is returned.

@@ -147,7 +147,7 @@ fn killed_while_adding() {
         sandbox.ok(&["del", "a"]);
     }
     at_every_step(
-        "adding what somebody else has the name of",
+        "adding theirs",
         &sandbox,
         Kill,
         || (),

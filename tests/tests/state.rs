@@ -1,0 +1,117 @@
+//! What was written down by another version, about another host, before a reboot, or by an earlier daemon.
+
+use portmap_tests::sandbox::{DAEMON_FLAGS, Place, Sandbox};
+use serde_json::json;
+
+const A: Place<'_> = Place::Container("a");
+
+#[test]
+fn a_record_from_the_future_is_refused() {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a"]);
+    daemon.stop();
+    let file = "containers/a.json";
+    let now = sandbox.change_state(file, |file| file["version"] = json!(99));
+    let (code, log) = sandbox.refused_daemon(&DAEMON_FLAGS);
+    assert_eq!(code, 4, "{log}");
+    assert!(log.contains("a.json has version 99, expected 3 to 5: run the portmapd that wrote it"), "{log}");
+    sandbox.change_state(file, |file| *file = now);
+    let _daemon = sandbox.daemon();
+    sandbox.ok(&["doctor"]);
+}
+
+#[test]
+fn a_record_of_an_earlier_version_is_completed() {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a"]);
+    let before = sandbox.inventory();
+    daemon.stop();
+    let file = "containers/a.json";
+    let now = sandbox.change_state(file, |file| {
+        file["version"] = json!(4);
+        let namespace = file["record"]["namespace"].as_object_mut().expect("an object");
+        namespace.remove("cookie").expect("a cookie");
+    });
+    let _daemon = sandbox.daemon();
+    sandbox.ok(&["doctor"]);
+    sandbox.expect_inventory(&before, "with a daemon again");
+    assert_eq!(sandbox.change_state(file, |_same| {}), now);
+}
+
+#[test]
+fn state_of_another_host_is_refused() {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a", "--ports", "31000"]);
+    let before = sandbox.inventory();
+    daemon.stop();
+    // The number alone would be the same.
+    let file = "host.json";
+    let now = sandbox.change_state(file, |file| file["record"]["namespace"]["cookie"] = json!(1));
+    let (code, log) = sandbox.refused_daemon(&DAEMON_FLAGS);
+    let expected = "(cookie 1), this is net:[";
+    assert!(code == 4 && log.contains(expected), "{log}");
+    assert!(sandbox.fails(&["teardown"], 4).contains(expected));
+    sandbox.expect_inventory(&before, "after refusals");
+    sandbox.change_state(file, |file| *file = now);
+    let _daemon = sandbox.daemon();
+    sandbox.ok(&["doctor"]);
+}
+
+#[test]
+fn state_from_before_a_reboot_is_forgotten() {
+    let sandbox = Sandbox::new();
+    let flags = [&DAEMON_FLAGS[..], &["--ephemeral-ports-rest", "60secs"]].concat();
+    let daemon = sandbox.daemon_with(&flags);
+    let added = sandbox.json(&["add", "b"]);
+    sandbox.ok(&["add", "a"]);
+    sandbox.ok(&["del", "b"]);
+    daemon.stop();
+    sandbox.sh(Place::Host, "cp -r /run/portmap /run/kept");
+    sandbox.ok(&["teardown"]);
+    // Somebody's, to whom all numbers are given as if for the first time.
+    sandbox.sh(Place::Host, "ip netns add a");
+    let before = sandbox.inventory();
+    let boot_again = || {
+        sandbox.sh(Place::Host, "cp -r /run/kept /run/portmap");
+        sandbox.change_state("host.json", |file| file["record"]["boot"] = json!("another"));
+        let id = json!(sandbox.namespace(A).id().expect("a namespace"));
+        sandbox.change_state("containers/a.json", |file| file["record"]["namespace"] = id);
+    };
+    boot_again();
+    let daemon = sandbox.daemon_with(&flags);
+    assert_eq!(sandbox.json(&["list"]), json!([]));
+    assert!(daemon.log().contains("before the machine was started"), "{}", daemon.log());
+    assert_eq!(sandbox.json(&["add", "b"])["ephemeral_ports"], added["ephemeral_ports"], "none of them rest");
+    daemon.stop();
+    sandbox.ok(&["teardown"]);
+    sandbox.expect_inventory(&before, "with a daemon");
+    boot_again();
+    sandbox.ok(&["teardown"]);
+    sandbox.expect_inventory(&before, "without a daemon");
+    sandbox.sh(Place::Host, "rm -r /run/kept; ip netns del a");
+}
+
+#[test]
+fn ports_rest_although_the_daemon_is_replaced() {
+    let sandbox = Sandbox::new();
+    let flags =
+        "--ephemeral-ports-rest 60secs --ephemeral-ports 65504-65535 --ephemeral-ports-per-container 16";
+    let flags: Vec<&str> = DAEMON_FLAGS.into_iter().chain(flags.split(' ')).collect();
+    let daemon = sandbox.daemon_with(&flags);
+    let block = |name: &str| sandbox.json(&["add", name])["ephemeral_ports"].clone();
+    let first = block("a");
+    sandbox.ok(&["del", "a"]);
+    daemon.kill();
+    let daemon = sandbox.daemon_with(&flags);
+    assert_ne!(block("b"), first);
+    let refusal = sandbox.fails(&["add", "c"], 4);
+    assert!(refusal.contains("16 rest"), "{refusal}");
+    // Nobody needs to wait for it who does not want to.
+    daemon.stop();
+    let flags: Vec<&str> = flags.into_iter().chain(["--ephemeral-ports-rest", "0"]).collect();
+    let _daemon = sandbox.daemon_with(&flags);
+    assert_eq!(block("c"), first);
+}
