@@ -145,9 +145,12 @@ fn a_container_whose_namespace_is_made_again_is_forgotten() {
     let number = sandbox.sh(Place::Host, "stat -L -c %i /run/netns/b");
     let number: u64 = number.trim().parse().expect("a number");
     sandbox.change_state("containers/b.json", |file| file["record"]["namespace"]["inode"] = json!(number));
+    // Somebody else is about to mount one here.
+    sandbox.sh(Place::Host, "touch /run/netns/a");
     let _daemon = sandbox.daemon();
     assert_eq!(sandbox.json(&["list"]), json!([]));
     assert_eq!(sandbox.sh(Place::Host, "ip -n b -o link").lines().count(), 1);
+    sandbox.sh(Place::Host, "rm /run/netns/a");
     // With a daemon, too.
     sandbox.ok(&["add", "a"]);
     sandbox.sh(Place::Host, "ip netns del a; ip netns add a; ip -n a link set lo up");
