@@ -299,6 +299,16 @@ impl Sandbox {
         before
     }
 
+    /// Has the state that was kept in a directory be there again, as if the machine had been started meanwhile and had given
+    /// the numbers of a container's namespace to another one with its name.
+    pub fn reboot(&self, kept: &str, name: &str) {
+        self.sh(Place::Host, &format!("cp -r {kept} /run/portmap"));
+        self.change_state("host.json", |file| file["record"]["boot"] = "another".into());
+        let id = self.namespace(Place::Container(name)).id().expect("a namespace");
+        let id = serde_json::to_value(id).expect("JSON");
+        self.change_state(&format!("containers/{name}.json"), |file| file["record"]["namespace"] = id);
+    }
+
     /// Runs the command line on the host; it must fail with this exit code and one line, which is returned.
     pub fn fails(&self, arguments: &[&str], code: i32) -> String {
         let output = self.portmap(arguments);

@@ -339,6 +339,28 @@ fn killed_while_tearing_down() {
     }
 }
 
+#[test]
+fn killed_while_forgetting_what_was_before_a_reboot() {
+    let sandbox = Sandbox::new();
+    with_container(&sandbox).kill();
+    sandbox.sh(Place::Host, "cp -r /run/portmap /run/kept");
+    sandbox.ok(&["teardown"]);
+    sandbox.sh(Place::Host, "ip netns add a");
+    let before = sandbox.inventory();
+    at_every_step(
+        "forgetting",
+        &sandbox,
+        Kill,
+        || sandbox.reboot("/run/kept", "a"),
+        |()| works(&sandbox, &["teardown"]),
+        |at, _| {
+            sandbox.ok(&["teardown"]);
+            sandbox.expect_inventory(&before, at);
+        },
+    );
+    sandbox.expect_inventory(&before, "at the end");
+}
+
 fn with_container(sandbox: &Sandbox) -> Daemon {
     let daemon = sandbox.daemon();
     sandbox.ok(&ADD);

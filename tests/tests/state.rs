@@ -3,8 +3,6 @@
 use portmap_tests::sandbox::{DAEMON_FLAGS, Place, Sandbox};
 use serde_json::json;
 
-const A: Place<'_> = Place::Container("a");
-
 #[test]
 fn a_record_from_the_future_is_refused() {
     let sandbox = Sandbox::new();
@@ -74,13 +72,7 @@ fn state_from_before_a_reboot_is_forgotten() {
     // Somebody's, to whom all numbers are given as if for the first time.
     sandbox.sh(Place::Host, "ip netns add a");
     let before = sandbox.inventory();
-    let boot_again = || {
-        sandbox.sh(Place::Host, "cp -r /run/kept /run/portmap");
-        sandbox.change_state("host.json", |file| file["record"]["boot"] = json!("another"));
-        let id = json!(sandbox.namespace(A).id().expect("a namespace"));
-        sandbox.change_state("containers/a.json", |file| file["record"]["namespace"] = id);
-    };
-    boot_again();
+    sandbox.reboot("/run/kept", "a");
     let daemon = sandbox.daemon_with(&flags);
     assert_eq!(sandbox.json(&["list"]), json!([]));
     assert!(daemon.log().contains("before the machine was started"), "{}", daemon.log());
@@ -88,7 +80,7 @@ fn state_from_before_a_reboot_is_forgotten() {
     daemon.stop();
     sandbox.ok(&["teardown"]);
     sandbox.expect_inventory(&before, "with a daemon");
-    boot_again();
+    sandbox.reboot("/run/kept", "a");
     sandbox.ok(&["teardown"]);
     sandbox.expect_inventory(&before, "without a daemon");
     sandbox.sh(Place::Host, "rm -r /run/kept; ip netns del a");

@@ -31,8 +31,8 @@ const TESTS: &str = "portmap-tests";
 /// Seconds for which each fuzz target looks for new inputs.
 const FUZZ_SECONDS: u64 = 12;
 
-/// Test programs about what hardly depends on the kernel: what commands print, how they fail, and what is in files. What they rest on,
-/// the programs' verdicts and counters, others test under every kernel.
+/// Test programs about what hardly depends on the kernel: what commands print, how they fail, and what is in files. What
+/// they rest on, the programs' verdicts and counters, others test under every kernel.
 const HERE_ONLY: [&str; 6] = ["commands", "demo", "drops", "explain", "metrics", "state"];
 
 /// What programs of others see, which start slowly on emulated machines: under the earliest kernel, and here under the

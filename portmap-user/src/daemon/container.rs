@@ -292,11 +292,9 @@ pub(super) fn veth(netlink: &Netlink, record: &ContainerRecord) -> Result<Option
 
 /// The container's namespace, if its file still stands for the one that was written down.
 pub(super) fn open_same(record: &ContainerRecord) -> Result<Option<Namespace>> {
+    let Some(recorded) = record.namespace else { return Ok(None) };
     match Namespace::open(&record.netns) {
-        Ok(namespace) => {
-            let is_same = record.namespace.map(|recorded| namespace.is(recorded)).transpose()?;
-            Ok(is_same.is_some_and(|is_same| is_same).then_some(namespace))
-        }
+        Ok(namespace) => Ok(namespace.is(recorded)?.then_some(namespace)),
         // There is no such file, or it stands for something else.
         Err(error) if error.kind == Kind::Usage => Ok(None),
         Err(error) => Err(error),

@@ -51,12 +51,9 @@ pub struct NamespaceId {
 impl NamespaceId {
     /// Whether this may be the same namespace: it is, if both cookies are known.
     pub fn is_same(self, other: Self) -> bool {
-        let both = self.cookie.zip(other.cookie);
-        self.is_same_file(other) && both.is_none_or(|(one, another)| one == another)
-    }
-
-    fn is_same_file(self, other: Self) -> bool {
+        let cookies = self.cookie.zip(other.cookie);
         (self.device, self.inode) == (other.device, other.inode)
+            && cookies.is_none_or(|(one, another)| one == another)
     }
 }
 
@@ -112,7 +109,8 @@ impl Namespace {
         })
     }
 
-    /// Has `ip netns` know a namespace as `name`. A conflict if it knows another one by it.
+    /// Has `ip netns` know a namespace as `name`. A conflict if it knows another one by it. What a failure leaves behind,
+    /// [`remove_rest`] removes.
     pub fn give_name(self, name: &str) -> Result<Self> {
         share_directory()?;
         let path = path_of(name);
@@ -128,13 +126,9 @@ impl Namespace {
             },
         )?;
         let doing = || format!("cannot mount the network namespace on {}", path.display());
-        let mounted = fault::step("mount a namespace").context(doing).and_then(|()| {
-            mount(Some(&self.path), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>).context(doing)
-        });
-        if mounted.is_err() {
-            remove(name)?;
-        }
-        mounted.map(|()| Self { path, ..self })
+        fault::step("mount a namespace").context(doing)?;
+        mount(Some(&self.path), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>).context(doing)?;
+        Ok(Self { path, ..self })
     }
 
     /// Does `work` in a new namespace, which ends with it.
@@ -165,7 +159,7 @@ impl Namespace {
     /// Whether this is the namespace that was written down.
     pub fn is(&self, recorded: NamespaceId) -> Result<bool> {
         // Most that are another are another file, which costs less to see.
-        Ok(self.file_id()?.is_same_file(recorded) && self.id()?.is_same(recorded))
+        Ok(self.file_id()?.is_same(recorded) && self.id()?.is_same(recorded))
     }
 
     fn file_id(&self) -> Result<NamespaceId> {
