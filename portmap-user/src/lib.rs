@@ -13,6 +13,7 @@ pub mod ephemeral;
 pub mod error;
 pub mod fault;
 pub mod kernel;
+pub mod locks;
 pub mod object;
 pub mod paths;
 pub mod ports;

@@ -39,6 +39,15 @@ impl Daemon {
         self.files.is_some()
     }
 
+    /// Waits until it has checked the containers that it found, or has ended.
+    pub fn has_checked(&mut self) {
+        wait::until("all containers to be checked", || {
+            let log = self.log();
+            let none = log.contains("taking 0 containers over");
+            none || log.contains(" containers in ") || matches!(self.process.try_wait(), Ok(Some(_)))
+        });
+    }
+
     /// Number of files that it has open; none if it has ended.
     pub fn open_files(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.children())).map_or(0, Iterator::count)

@@ -218,7 +218,7 @@ impl Sandbox {
         self.daemon_with(&DAEMON_FLAGS)
     }
 
-    /// Starts a daemon and waits until it is ready.
+    /// Starts a daemon and waits until it is ready, and has checked the containers that it found.
     ///
     /// # Panics
     ///
@@ -226,6 +226,7 @@ impl Sandbox {
     pub fn daemon_with(&self, flags: &[&str]) -> Daemon {
         let mut daemon = self.start_daemon(flags);
         assert!(daemon.is_ready(), "the daemon does not start: {}", daemon.log());
+        daemon.has_checked();
         self.was_used.store(true, Ordering::Relaxed);
         daemon
     }

@@ -190,7 +190,11 @@ fn what_a_killed_daemon_left_half_done_is_removed() {
         fs::write(&path, text.replace("\"ready\"", &format!("\"{phase}\""))).expect("written");
     }
     let daemon = sandbox.daemon();
-    assert!(daemon.log().contains("removing container \"a\""), "{}", daemon.log());
+    assert!(
+        daemon.log().contains("container \"a\" was left half adding, and is removed"),
+        "{}",
+        daemon.log()
+    );
     assert_eq!(sandbox.json(&["list"]), json!([]));
     assert_eq!(sandbox.sh(Place::Host, "ls /run/netns"), "outside\n");
     assert_eq!(sandbox.sh(Place::Host, "ip -o link").matches("pm").count(), 0);

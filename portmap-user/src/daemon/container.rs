@@ -1,5 +1,7 @@
 //! Making and removing one container.
 
+use std::collections::BTreeMap;
+
 use portmap_common::{
     limit::Limit,
     names::{PROG_CONTAINER_ETH0, PROG_CONTAINER_LO, PROG_VETH_INGRESS},
@@ -92,7 +94,7 @@ impl Daemon {
             // Written down first, so that nobody takes what somebody else has under this name for it.
             namespace = namespace.give_name(&record.name)?;
         }
-        self.maps().reset_counters(record.slot)?;
+        self.maps.reset_counters(record.slot)?;
         self.connect(record, &namespace)?;
         record.phase = Phase::Ready;
         self.store.set_container(record)
@@ -102,13 +104,13 @@ impl Daemon {
     /// meanwhile, because the registry is held.
     pub(super) fn enter_service(&self, record: ContainerRecord) -> Container {
         let mut registry = self.registry();
-        let (maps, flags, owned) = (self.maps(), self.flags(&record), record.all_ports());
+        let (ports, flags, owned) = (&self.maps.ports, self.flags(&record), record.all_ports());
         for port in owned.iter() {
-            maps.ports.set(port, port_entry(&record, flags));
+            ports.set(port, port_entry(&record, flags));
         }
         if let Some(before) = registry.containers.get(&record.name) {
             for port in before.record.all_ports().difference(&owned).iter() {
-                maps.ports.set(port, PortEntry::default());
+                ports.set(port, PortEntry::default());
             }
         }
         let entry = Entry::new(record, false);
@@ -175,8 +177,8 @@ impl Daemon {
         )?;
         // Its own address and router solicitations would only be dropped by the program at the other end.
         self.sysctls.write_if_present(&sysctl::of_interface("ipv6", &host_veth, "disable_ipv6"), "1")?;
-        self.maps().set_endpoint(record.slot, self.endpoint(record, eth0))?;
-        self.maps().set_limit(record.slot, self.limit_entry(record))?;
+        self.maps.set_endpoint(record.slot, self.endpoint(record, eth0))?;
+        self.maps.set_limit(record.slot, self.limit_entry(record))?;
         if let Some(guard) = &self.guard {
             guard.add(record.slot, namespace)?;
         }
@@ -226,15 +228,12 @@ impl Daemon {
     /// Removes whatever is there of a container, then forgets it. All that can be done is done, even if some of it
     /// fails; then the record stays, and another attempt can follow.
     pub(super) fn remove(&self, record: &ContainerRecord) -> Result<()> {
-        {
-            let mut maps = self.maps();
-            let is_own = |port: &u16| maps.ports.get(*port).slot == record.slot;
-            for port in record.all_ports().iter().filter(is_own) {
-                maps.ports.set(port, PortEntry::default());
-            }
-            maps.set_endpoint(record.slot, Endpoint::default())?;
-            maps.set_limit(record.slot, Limit::default())?;
+        let is_own = |port: &u16| self.maps.ports.get(*port).slot == record.slot;
+        for port in record.all_ports().iter().filter(is_own) {
+            self.maps.ports.set(port, PortEntry::default());
         }
+        self.maps.set_endpoint(record.slot, Endpoint::default())?;
+        self.maps.set_limit(record.slot, Limit::default())?;
         let mut failures = Failures::default();
         if let Some(guard) = &self.guard {
             failures.note(guard.remove(record.slot));
@@ -273,6 +272,17 @@ pub(super) fn dismantle(mechanism: Mechanism, pins: &Pins, record: &ContainerRec
         Err(error) => failures.note(Err(error)),
     }
     failures.into_result()
+}
+
+/// Deletes the host veths of several containers, and with them the other ends.
+pub(super) fn delete_veths(records: &[ContainerRecord]) -> Result<()> {
+    let netlink = Netlink::open()?;
+    let names: BTreeMap<u32, String> =
+        records.iter().map(|record| (veth_ifindex(record.slot), record.host_veth())).collect();
+    let there = link::all(&netlink)?.into_iter().map(|interface| (interface.index, interface.name));
+    let own: Vec<u32> =
+        there.filter(|(index, name)| names.get(index) == Some(name)).map(|(index, _)| index).collect();
+    if own.len() > 1 { link::delete_all(&netlink, &own) } else { Ok(()) }
 }
 
 /// Deletes the host veth, and with it the other end.

@@ -3,7 +3,7 @@
 use netlink_packet_route::AddressFamily;
 use portmap_common::{
     slot::veth_ifindex,
-    tables::{Endpoint, PortEntry},
+    tables::{Endpoint, PORTS, PortEntry},
 };
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     inside,
 };
 use crate::{
-    api::{Finding, Health},
+    api::{ContainerState, Finding, Health},
     error::{Error, Result},
     kernel::{
         address, link, listeners,
@@ -51,9 +51,10 @@ impl Daemon {
             findings.push(finding(&subject, self.check_hook(&hook), hook.program));
         }
         findings.push(self.queue_finding());
+        findings.extend(self.progress.finding());
         let records: Vec<ContainerRecord> =
             self.registry().containers.values().map(|entry| entry.record.clone()).collect();
-        findings.push(finding("port map", self.check_port_map(&records), "every port belongs to its owner"));
+        findings.push(finding("port map", self.check_port_map(), "every port belongs to its owner"));
         findings.push(self.listeners_finding());
         if let Some(guard) = &self.guard {
             let checked = guard.check().map_err(|error| Error::failure(format!("{error}: {REPAIR}")));
@@ -64,18 +65,30 @@ impl Daemon {
             ));
         }
         for record in records.iter().filter(|record| record.phase == Phase::Ready) {
-            findings.push(finding(
-                &format!("container {}", record.name),
-                self.check_container(record),
-                "in service",
-            ));
-            if record.egress.is_some() || record.ingress.is_some() {
-                findings.push(finding(
-                    &format!("limits of {}", record.name),
-                    self.check_limits(record),
-                    "held by its queues",
-                ));
+            let findings_of = self.findings_of(record);
+            if findings_of.iter().all(|finding| finding.health == Health::Ok) {
+                findings.extend(findings_of);
+                continue;
             }
+            // Some command may be at work on it; what is wrong when none is, is wrong.
+            self.turns.take(&record.name, || {
+                let now = self.registry().containers.get(&record.name).map(|entry| entry.record.clone());
+                if let Some(now) = now.filter(|now| now.phase == Phase::Ready) {
+                    findings.extend(self.findings_of(&now));
+                }
+            });
+        }
+        findings
+    }
+
+    /// What there is to say of a container in service.
+    fn findings_of(&self, record: &ContainerRecord) -> Vec<Finding> {
+        let name = &record.name;
+        let mut findings =
+            vec![finding(&format!("container {name}"), self.check_container(record), "in service")];
+        if record.egress.is_some() || record.ingress.is_some() {
+            let held = self.check_limits(record);
+            findings.push(finding(&format!("limits of {name}"), held, "held by its queues"));
         }
         findings
     }
@@ -120,7 +133,7 @@ impl Daemon {
                 facts.uplink
             )));
         }
-        if self.maps().config()? != facts.config(self.has_flows) {
+        if self.maps.config()? != facts.config(self.has_flows) {
             return Err(Error::failure(format!("the map pm_config is not what the daemon wrote: {REPAIR}")));
         }
         Ok(())
@@ -133,30 +146,46 @@ impl Daemon {
         Err(Error::failure(format!("{} is not attached to {}: {REPAIR}", hook.program, hook.interface)))
     }
 
-    fn check_port_map(&self, records: &[ContainerRecord]) -> Result<()> {
-        let maps = self.maps();
-        let mut unexplained = vec![false; usize::from(u16::MAX) + 1];
-        for port in 0..=u16::MAX {
-            unexplained[usize::from(port)] = maps.ports.get(port) != PortEntry::default();
-        }
-        for record in records.iter().filter(|record| record.phase == Phase::Ready) {
-            for port in record.all_ports().iter() {
-                let owner = maps.ports.get(port);
-                if owner != port_entry(record, self.flags(record)) {
-                    return Err(Error::failure(format!(
-                        "port {port} of container {:?} belongs to slot {} in the map, expected {}: {REPAIR}",
-                        record.name, owner.slot, record.slot
-                    )));
-                }
-                unexplained[usize::from(port)] = false;
+    /// Compares the port map with the records. While a command gives a container other ports, or removes it, either may be
+    /// what is meant; so what looks wrong is looked at again in that container's turn.
+    fn check_port_map(&self) -> Result<()> {
+        let Some(wrong) = self.wrong_port() else { return Ok(()) };
+        let Some(name) = &wrong.container else { return Err(wrong.error) };
+        let looked_again = self.turns.take(name, || self.wrong_port());
+        looked_again.map_or(Ok(()), |wrong| Err(wrong.error))
+    }
+
+    /// The first port that does not belong to whom the records say.
+    fn wrong_port(&self) -> Option<WrongPort> {
+        // Ports are published under the same lock.
+        let registry = self.registry();
+        let mut meant = vec![None; PORTS];
+        for entry in registry.containers.values().filter(|entry| entry.state() == ContainerState::Ready) {
+            for port in entry.record.all_ports().iter() {
+                meant[usize::from(port)] = Some(&entry.record);
             }
         }
-        match unexplained.iter().position(|unexplained| *unexplained) {
-            Some(port) => {
-                Err(Error::failure(format!("port {port} belongs to nobody known in the map: {REPAIR}")))
+        let name_of = |slot| {
+            let found = registry.containers.values().find(|entry| entry.record.slot == slot);
+            found.map(|entry| entry.record.name.clone())
+        };
+        (0..=u16::MAX).zip(meant).find_map(|(port, meant)| {
+            let owner = self.maps.ports.get(port);
+            let expected =
+                meant.map_or_else(PortEntry::default, |record| port_entry(record, self.flags(record)));
+            if owner == expected {
+                return None;
             }
-            None => Ok(()),
-        }
+            let error = match meant {
+                Some(record) => format!(
+                    "port {port} of container {:?} belongs to slot {} in the map, expected {}: {REPAIR}",
+                    record.name, owner.slot, record.slot
+                ),
+                None => format!("port {port} belongs to nobody known in the map: {REPAIR}"),
+            };
+            let container = meant.map(|record| record.name.clone()).or_else(|| name_of(owner.slot));
+            Some(WrongPort { container, error: Error::failure(error) })
+        })
     }
 
     fn listeners_finding(&self) -> Finding {
@@ -184,7 +213,7 @@ impl Daemon {
         }
         self.check_hook(&veth_hook(&self.settings.pins, record))?;
         let eth0 = interface.peer.unwrap_or_default();
-        let found = self.maps().endpoint(record.slot)?;
+        let found = self.maps.endpoint(record.slot)?;
         if found != (Endpoint { generation: found.generation, ..self.endpoint(record, eth0) }) {
             return Err(Error::failure(format!(
                 "pm_endpoints does not say what is to be known of it: {REPAIR}"
@@ -218,6 +247,13 @@ impl Daemon {
             hooks_inside(self.mechanism, &self.settings.pins, record).iter().try_for_each(|hook| self.check_hook(hook))
         })
     }
+}
+
+/// A port that does not belong to whom it should.
+struct WrongPort {
+    /// Whose it is or should be, if that is known.
+    container: Option<String>,
+    error: Error,
 }
 
 fn check_settings(sysctls: &Sysctls, managed: &PortSet) -> Result<()> {

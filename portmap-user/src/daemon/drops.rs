@@ -32,7 +32,7 @@ impl Daemon {
             all
         };
         let mut found = Vec::new();
-        let maps = self.maps();
+        let maps = &self.maps;
         for (name, slot) in slots {
             add_drops(&mut found, &name, &maps.drops(slot)?);
         }

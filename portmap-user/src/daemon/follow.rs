@@ -1,6 +1,6 @@
 //! Following the host: containers have what the uplink has, whatever becomes of it.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use portmap_common::slot::veth_ifindex;
 use tracing::{info, warn};
@@ -18,7 +18,7 @@ impl Daemon {
     ///
     /// An error if the host is such that no daemon could start; then everything stays as it was.
     pub(super) fn follow_host(&self) -> Result<()> {
-        let _turn = self.following.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.following.lock();
         let before = self.facts();
         let now = HostFacts::look(&self.settings, Some(before.uplink_index))?;
         if *before == now {
@@ -30,8 +30,8 @@ impl Daemon {
             uplink_queue::settle(&self.store, &mut record, &self.settings, &now, self.leaf)?;
         }
         host::mend(&self.settings, &self.sysctls, &now, self.mechanism).failures.into_result()?;
-        self.maps().set_config(&now.config(self.has_flows))?;
-        *self.facts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(now);
+        self.maps.set_config(&now.config(self.has_flows))?;
+        *self.facts.write() = Arc::new(now);
         let names: Vec<String> = self.registry().containers.keys().cloned().collect();
         for name in names {
             // One that is being made has begun with what was before.
@@ -51,7 +51,7 @@ impl Daemon {
     fn conform(&self, record: &ContainerRecord) -> Result<()> {
         let facts = self.facts();
         inside::conform_link(&Netlink::open()?, &facts, veth_ifindex(record.slot), &record.host_veth())?;
-        let eth0 = self.maps().endpoint(record.slot)?.eth0_ifindex;
+        let eth0 = self.maps.endpoint(record.slot)?.eth0_ifindex;
         namespace_of(record)?
             .run(|| inside::conform(&Netlink::open()?, &Sysctls::open()?, &facts, record, eth0).map(drop))
     }

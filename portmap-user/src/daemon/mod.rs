@@ -16,6 +16,7 @@ mod server;
 mod shaping;
 mod stats;
 mod sweep;
+mod takeover;
 mod turns;
 mod update;
 mod uplink_queue;
@@ -24,18 +25,19 @@ mod watch;
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, MutexGuard, RwLockReadGuard},
 };
 
 use portmap_common::slot::SLOTS;
 
-use self::turns::Turns;
 pub use self::{facts::HostFacts, host::teardown, server::serve};
+use self::{takeover::Progress, turns::Turns};
 use crate::{
     api::{AddRequest, Container, ContainerState, HOST, OUTSIDE},
     ephemeral::EphemeralPool,
     error::{Error, Kind, Result},
     kernel::{clock, guard::Guard, maps::Maps, namespace, programs::Mechanism, qdisc::Leaf, sysctl::Sysctls},
+    locks::{Held, Ranked, RankedRw},
     ports::PortSet,
     records::{ContainerRecord, Phase},
     settings::Settings,
@@ -47,14 +49,14 @@ const LONGEST_NAME: usize = 128;
 
 /// A running daemon.
 ///
-/// Its methods block; the server calls them on threads that may.
+/// Its methods block; the server calls them on threads that may. The order of its locks is that of [`crate::locks::Rank`].
 pub struct Daemon {
     settings: Settings,
     /// What the host is like; replaced when it changes.
-    facts: RwLock<Arc<HostFacts>>,
+    facts: RankedRw<Arc<HostFacts>>,
     mechanism: Mechanism,
     /// Held by whoever looks whether the host has changed.
-    following: Mutex<()>,
+    following: Ranked<()>,
     /// What packets over a limit wait in.
     leaf: Leaf,
     /// Whether the uplink has a queue in which each container has a flow.
@@ -64,14 +66,16 @@ pub struct Daemon {
     /// The host's own.
     sysctls: Sysctls,
     store: Store,
-    maps: Mutex<Maps>,
+    maps: Maps,
     /// Refuses `bind()` to ports that are not the container's.
     guard: Option<Guard>,
-    registry: Mutex<Registry>,
+    registry: Ranked<Registry>,
     /// Taken by whoever adds, changes or removes a container.
     turns: Turns,
     /// Whether containers can still be added and removed; a teardown waits for those that are being.
-    open: RwLock<bool>,
+    open: RankedRw<bool>,
+    /// How far the containers of an earlier daemon have been checked.
+    progress: Progress,
 }
 
 /// Who has what.
@@ -86,12 +90,19 @@ struct Entry {
     coming: PortSet,
     /// It has lost its interface, and cannot be given another.
     broken: bool,
+    /// It is of an earlier daemon, and this one has not looked at it yet.
+    unchecked: bool,
 }
 
 impl Entry {
     /// A container as it has been written down.
     fn new(record: ContainerRecord, broken: bool) -> Self {
-        Self { record, coming: PortSet::default(), broken }
+        Self { record, coming: PortSet::default(), broken, unchecked: false }
+    }
+
+    /// A container of an earlier daemon.
+    fn found(record: ContainerRecord) -> Self {
+        Self { unchecked: true, ..Self::new(record, false) }
     }
 
     fn state(&self) -> ContainerState {
@@ -106,29 +117,37 @@ impl Entry {
 
 impl Daemon {
     /// Adds a container: everything is checked first, then done, and undone if any of it fails.
-    pub fn add(&self, request: AddRequest) -> Result<Container> {
-        check_request(&request)?;
+    pub fn add(&self, request: &AddRequest) -> Result<Container> {
+        check_request(request)?;
         self.check_wishes(&request.traffic)?;
         let _open = self.open()?;
         let name = request.name.clone();
-        self.turns.take(&name, || {
-            let mut record = self.admit(request)?;
-            let made = self.make(&mut record);
-            if let Err(error) = made {
-                let undone = self.remove(&record);
-                return Err(match undone {
-                    Ok(()) => error,
-                    Err(left) => Error::new(error.kind, format!("{error}; and undoing it failed: {left}")),
-                });
-            }
-            Ok(self.enter_service(record))
+        self.after_checks(|| {
+            self.turns.take(&name, || {
+                self.check_first(&name)?;
+                let mut record = self.admit(request.clone())?;
+                let made = self.make(&mut record);
+                if let Err(error) = made {
+                    let undone = self.remove(&record);
+                    return Err(match undone {
+                        Ok(()) => error,
+                        Err(left) => {
+                            Error::new(error.kind, format!("{error}; and undoing it failed: {left}"))
+                        }
+                    });
+                }
+                Ok(self.enter_service(record))
+            })
         })
     }
 
     /// Removes a container and everything that was made for it.
     pub fn delete(&self, name: &str) -> Result<()> {
         let _open = self.open()?;
-        self.turns.take(name, || self.delete_in_turn(name))
+        self.turns.take(name, || {
+            self.check_first(name)?;
+            self.delete_in_turn(name)
+        })
     }
 
     /// The same for whoever has the turn.
@@ -145,13 +164,13 @@ impl Daemon {
 
     /// Removes all containers and everything else; nothing can be added afterwards.
     pub fn teardown(&self) -> Result<bool> {
-        *self.open.write().unwrap_or_else(PoisonError::into_inner) = false;
+        *self.open.write() = false;
         host::teardown_locked(&self.store, self.settings.pins.bpffs())
     }
 
     /// Removes the state directory if there has been a teardown.
     pub fn leave(&self) -> Result<()> {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let open = self.open.read();
         if *open { Ok(()) } else { self.store.remove() }
     }
 
@@ -162,6 +181,7 @@ impl Daemon {
 
     /// One container.
     pub fn show(&self, name: &str) -> Result<Container> {
+        self.checked(name)?;
         let registry = self.registry();
         let entry = registry.containers.get(name).ok_or_else(|| Error::no_container(name))?;
         Ok(self.describe(entry))
@@ -254,8 +274,8 @@ impl Daemon {
     }
 
     /// Holds off a teardown, unless there has been one.
-    fn open(&self) -> Result<RwLockReadGuard<'_, bool>> {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+    fn open(&self) -> Result<Held<RwLockReadGuard<'_, bool>>> {
+        let open = self.open.read();
         if *open {
             Ok(open)
         } else {
@@ -265,16 +285,11 @@ impl Daemon {
 
     /// What the host is like now.
     fn facts(&self) -> Arc<HostFacts> {
-        self.facts.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.facts.read().clone()
     }
 
-    // A panic while one of these is held leaves no half-done change in it: every change is a single step.
-    fn registry(&self) -> MutexGuard<'_, Registry> {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn maps(&self) -> MutexGuard<'_, Maps> {
-        self.maps.lock().unwrap_or_else(PoisonError::into_inner)
+    fn registry(&self) -> Held<MutexGuard<'_, Registry>> {
+        self.registry.lock()
     }
 }
 

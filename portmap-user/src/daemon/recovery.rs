@@ -1,19 +1,16 @@
-//! Starting: the host is made ready, and the containers of an earlier daemon are found again.
+//! Starting: the host is made ready, and the containers of an earlier daemon are known again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, RwLock},
+    sync::Arc,
 };
 
 use portmap_common::tables::{PORTS, PortEntry};
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{
-    Daemon, Entry, HostFacts, Registry, Turns,
-    container::{open_same, port_entry, veth},
-    host,
-    repair::Found,
-    shaping, uplink_queue,
+    Daemon, Entry, HostFacts, Registry, Turns, container::port_entry, host, shaping, takeover::Progress,
+    uplink_queue,
 };
 use crate::{
     api::ContainerState,
@@ -24,11 +21,11 @@ use crate::{
         guard::{self, Guard},
         layout,
         maps::Maps,
-        netlink::Netlink,
         programs,
         qdisc::Leaf,
         sysctl::Sysctls,
     },
+    locks::{Rank, Ranked, RankedRw},
     records::{ContainerRecord, Phase},
     settings::{BindGuard, Settings},
     state::Store,
@@ -51,6 +48,10 @@ impl Daemon {
         for record in records.iter().filter(|record| record.phase == Phase::Ready) {
             check_still_managed(&settings, record, &mut pool)?;
         }
+        for record in records.iter().filter(|record| record.phase != Phase::Ready) {
+            // Nobody is to have it before it is removed; not managed any more, nobody can.
+            let _ = pool.reserve(record.ephemeral_ports);
+        }
         let now = clock::since_boot()?;
         for resting in store.resting()? {
             pool.rest(resting, now);
@@ -59,9 +60,10 @@ impl Daemon {
         let leaf = Leaf::best()?;
         let speed_per_cpu = shaping::speed_per_cpu(&settings.shaping, &facts);
         shaping::warn_of_limits(&settings.shaping, leaf, speed_per_cpu, &facts.uplink);
+        let takes_layout_over = !layout::earlier(settings.pins.bpffs())?.is_empty();
         layout::adopt(&settings.pins)?;
         programs::load(&settings.pins)?;
-        let mut maps = Maps::open(&settings.pins)?;
+        let maps = Maps::open(&settings.pins)?;
         let guard = match &bind_guard {
             Some(cgroup) => Some(Guard::load(&settings.pins, cgroup)?),
             None => None,
@@ -71,8 +73,8 @@ impl Daemon {
         let registry = Registry { pool, containers: BTreeMap::new() };
         let daemon = Self {
             settings,
-            facts: RwLock::new(Arc::new(facts)),
-            following: Mutex::new(()),
+            facts: RankedRw::new(Rank::Facts, Arc::new(facts)),
+            following: Ranked::new(Rank::Following, ()),
             mechanism,
             leaf,
             has_flows,
@@ -80,74 +82,34 @@ impl Daemon {
             turns: Turns::default(),
             sysctls,
             store,
-            maps: Mutex::new(maps),
+            maps,
             guard,
-            registry: Mutex::new(registry),
-            open: RwLock::new(true),
+            registry: Ranked::new(Rank::Registry, registry),
+            open: RankedRw::new(Rank::Open, true),
+            progress: Progress::new(records.len()),
         };
         // All that programs ask is there before the first of them is replaced.
-        for record in records.iter().filter(|record| record.phase == Phase::Ready) {
-            daemon.registry().containers.insert(record.name.clone(), Entry::new(record.clone(), false));
+        for record in records {
+            daemon.registry().containers.insert(record.name.clone(), Entry::found(record));
         }
         daemon.publish_ports();
-        for record in records {
-            daemon.recover(record)?;
+        if takes_layout_over {
+            // Programs of the earlier layout ask maps that nobody fills any more.
+            daemon.check_all(|| false);
         }
         daemon.sweep()?;
-        daemon.publish_ports();
         let facts = daemon.facts();
         host::set_up(&daemon.settings, &daemon.sysctls, &facts, mechanism)?;
         daemon.settle_guard()?;
         layout::remove_earlier(daemon.settings.pins.bpffs())?;
         info!(
-            "sharing {} of {}, programs attached by {}, {} containers found again",
+            "sharing {} of {}, programs attached by {}, taking {} containers over",
             facts.addresses(),
             facts.uplink,
             mechanism.name(),
             daemon.registry().containers.len()
         );
         Ok(daemon)
-    }
-
-    /// Takes a container of an earlier daemon over, or removes what is left of one that was not complete, or has ended.
-    fn recover(&self, mut record: ContainerRecord) -> Result<()> {
-        if record.phase != Phase::Ready {
-            warn!("removing container {:?}, which was left half {}", record.name, record.phase.name());
-            return self.remove(&record);
-        }
-        let (egress, ingress) = self.limits(&record.wishes);
-        record.egress = egress;
-        if record.ingress.is_some() || self.settings.shaping.ingress_for_existing {
-            record.ingress = ingress;
-        }
-        if record.namespace.is_some_and(|recorded| recorded.cookie.is_none()) {
-            // An earlier version has written it down. What goes wrong here goes wrong again in what follows.
-            let id = open_same(&record).and_then(|namespace| namespace.map(|same| same.id()).transpose());
-            record.namespace = id.ok().flatten().or(record.namespace);
-        }
-        let found = self.bring_back(&record);
-        let broken = match &found {
-            Ok(Found::Gone) => {
-                info!("container {:?} has ended with its network namespace", record.name);
-                return self.remove(&record);
-            }
-            Ok(Found::Unconnected) => {
-                warn!("container {:?} had lost its interface, and has another one", record.name);
-                false
-            }
-            Ok(Found::There(_)) => false,
-            Err(error) => {
-                warn!("container {:?} is not as it should be: {error}", record.name);
-                // Where the interface is, packets go on as they did.
-                veth(&Netlink::open()?, &record)?.is_none()
-            }
-        };
-        if !broken {
-            self.apply_at_least_outside(&record)?;
-        }
-        self.store.set_container(&record)?;
-        self.registry().containers.insert(record.name.clone(), Entry::new(record, broken));
-        Ok(())
     }
 
     /// Attaches the bind guard, or removes that of an earlier daemon.
@@ -169,10 +131,9 @@ impl Daemon {
                 owners[usize::from(port)] = owner;
             }
         }
-        let maps = self.maps();
         for (port, owner) in (0..=u16::MAX).zip(owners) {
-            if maps.ports.get(port) != owner {
-                maps.ports.set(port, owner);
+            if self.maps.ports.get(port) != owner {
+                self.maps.ports.set(port, owner);
             }
         }
     }

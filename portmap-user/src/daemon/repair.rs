@@ -81,7 +81,7 @@ impl Daemon {
 
     /// Has the map of endpoints say what it is to say of a container. Returns whether it did not.
     fn ensure_endpoint(&self, record: &ContainerRecord, eth0: u32) -> Result<bool> {
-        let mut maps = self.maps();
+        let maps = &self.maps;
         let found = maps.endpoint(record.slot)?;
         // Its flags change with its limits.
         let Endpoint { generation, flags, .. } = found;
@@ -161,6 +161,11 @@ impl Daemon {
                 self.attend_to(&record.name, false);
             }
         }
+        if news.all {
+            for name in self.unchecked() {
+                self.note(&name, self.checked(&name));
+            }
+        }
         mended
     }
 
@@ -180,6 +185,9 @@ impl Daemon {
     /// Repairs one container, its limits too if it is to be done thoroughly; or forgets it if its namespace has ended.
     fn attend_to(&self, name: &str, with_limits: bool) {
         self.turns.take(name, || {
+            if let Err(error) = self.check_first(name) {
+                warn!("container {name:?} cannot be taken over: {error}");
+            }
             let record = self.registry().containers.get(name).map(|entry| entry.record.clone());
             // Somebody else may have had the turn before, and removed it.
             let Some(record) = record.filter(|record| record.phase == Phase::Ready) else { return };
@@ -240,7 +248,7 @@ impl Daemon {
     /// Tells the programs again what they are to know of the host. Returns whether they had been told something else.
     fn restore_config(&self, facts: &HostFacts) -> Result<bool> {
         let config = facts.config(self.has_flows);
-        let mut maps = self.maps();
+        let maps = &self.maps;
         let is_other = maps.config()? != config;
         if is_other {
             maps.set_config(&config)?;

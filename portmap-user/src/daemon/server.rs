@@ -22,7 +22,7 @@ use tokio::{
 };
 use tracing::info;
 
-use super::{Daemon, followers::Feed, metrics, watch::watch_host};
+use super::{Daemon, followers::Feed, metrics, takeover::check_all, watch::watch_host};
 use crate::{
     api::{
         AddRequest, Container, ContainerStats, DropCount, ExplainRequest, Explanation, Finding, Stats,
@@ -90,6 +90,7 @@ pub async fn serve(daemon: Daemon, ready: impl FnOnce()) -> Result<()> {
     }
     let (end, busy) = (shared.end.clone(), shared.busy.clone());
     task::spawn(watch_host(daemon.clone(), busy.clone()));
+    task::spawn(check_all(daemon.clone(), busy.clone(), ending.clone()));
     let server =
         axum::serve(unix, reading().merge(writing()).with_state(shared)).with_graceful_shutdown(async move {
             tokio::select! {
@@ -164,7 +165,7 @@ async fn add(
     request: std::result::Result<Json<AddRequest>, JsonRejection>,
 ) -> Result<Json<Container>> {
     let Json(request) = request.map_err(|rejection| Error::usage(rejection.body_text()))?;
-    run(&shared, |daemon| daemon.add(request)).await
+    run(&shared, move |daemon| daemon.add(&request)).await
 }
 
 async fn delete(State(shared): State<Shared>, Path(name): Path<String>) -> Result<Json<()>> {
@@ -177,7 +178,7 @@ async fn update(
     request: std::result::Result<Json<UpdateRequest>, JsonRejection>,
 ) -> Result<Json<Container>> {
     let Json(request) = request.map_err(|rejection| Error::usage(rejection.body_text()))?;
-    run(&shared, move |daemon| daemon.update(&name, request)).await
+    run(&shared, move |daemon| daemon.update(&name, &request)).await
 }
 
 async fn stats(State(shared): State<Shared>) -> Result<Json<Stats>> {

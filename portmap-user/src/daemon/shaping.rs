@@ -94,12 +94,12 @@ impl Daemon {
         self.publish_flags(record)?;
         let namespace = namespace_of(record)?;
         // What is dropped must not come before the queue knows of a lower limit, nor stay behind a higher one.
-        let (before, after) = (self.maps().limit(record.slot)?, self.limit_entry(record));
+        let (before, after) = (self.maps.limit(record.slot)?, self.limit_entry(record));
         let is_lower = after.cost > before.cost;
         if !is_lower {
-            self.maps().set_limit(record.slot, after)?;
+            self.maps.set_limit(record.slot, after)?;
         }
-        let eth0 = self.maps().endpoint(record.slot)?.eth0_ifindex;
+        let eth0 = self.maps.endpoint(record.slot)?.eth0_ifindex;
         let inside = namespace.run(|| {
             self.limit_egress(record, eth0).or_else(|_unfit| {
                 qdisc::clear(&Netlink::open()?, eth0)?;
@@ -110,7 +110,7 @@ impl Daemon {
             warn!("container {:?}: {HOST_ONLY}: {error}", record.name);
         }
         if is_lower {
-            self.maps().set_limit(record.slot, after)?;
+            self.maps.set_limit(record.slot, after)?;
         }
         Ok(())
     }
@@ -120,7 +120,7 @@ impl Daemon {
     pub(super) fn apply_at_least_outside(&self, record: &ContainerRecord) -> Result<()> {
         if let Err(error) = self.apply(record) {
             warn!("container {:?}: {HOST_ONLY}: {error}", record.name);
-            self.maps().set_limit(record.slot, self.limit_entry(record))?;
+            self.maps.set_limit(record.slot, self.limit_entry(record))?;
         }
         Ok(())
     }
@@ -164,7 +164,7 @@ impl Daemon {
     /// Tells the programs which way packets for a container go.
     fn publish_flags(&self, record: &ContainerRecord) -> Result<()> {
         let flags = self.flags(record);
-        let mut maps = self.maps();
+        let maps = &self.maps;
         let endpoint = maps.endpoint(record.slot)?;
         if endpoint.flags == flags {
             return Ok(());
@@ -180,7 +180,7 @@ impl Daemon {
     pub(super) fn queue_stats(&self, record: &ContainerRecord) -> (Vec<QueueStats>, Vec<QueueStats>) {
         let look = |index| qdisc::stats_of(&Netlink::open()?, index);
         let inside = record.egress.as_ref().map(|_| {
-            let eth0 = self.maps().endpoint(record.slot)?.eth0_ifindex;
+            let eth0 = self.maps.endpoint(record.slot)?.eth0_ifindex;
             namespace_of(record)?.run(|| look(eth0))
         });
         let outside = record.ingress.as_ref().map(|_| look(veth_ifindex(record.slot)));
@@ -208,7 +208,7 @@ impl Daemon {
         if let Some(limit) = &record.ingress {
             self.check_ingress(record, limit)?;
         }
-        if self.maps().limit(record.slot)?.cost != self.limit_entry(record).cost {
+        if self.maps.limit(record.slot)?.cost != self.limit_entry(record).cost {
             return Err(Error::failure(format!("pm_limits does not have its limit: {}", repair(record))));
         }
         Ok(())
@@ -221,13 +221,13 @@ impl Daemon {
         }
         self.limit_ingress(record)?;
         self.publish_flags(record)?;
-        self.maps().set_limit(record.slot, self.limit_entry(record))?;
+        self.maps.set_limit(record.slot, self.limit_entry(record))?;
         Ok(true)
     }
 
     /// Compares what holds a limit on what a container sends with that limit.
     pub(super) fn check_egress(&self, record: &ContainerRecord, limit: &Limit) -> Result<()> {
-        let eth0 = self.maps().endpoint(record.slot)?.eth0_ifindex;
+        let eth0 = self.maps.endpoint(record.slot)?.eth0_ifindex;
         let found = namespace_of(record)?.run(|| qdisc::shape_of(&Netlink::open()?, eth0))?;
         self.check_queue(record, "eth0", limit, found).map_err(|error| {
             Error::failure(format!("{error}; what it sends faster than its limit is dropped at the host"))

@@ -25,6 +25,7 @@ impl Daemon {
 
     /// Traffic of one container.
     pub fn container_stats(&self, name: &str) -> Result<ContainerStats> {
+        self.checked(name)?;
         let record = self.registry().containers.get(name).map(|entry| entry.record.clone());
         self.stats_of(&record.ok_or_else(|| Error::no_container(name))?)
     }
@@ -32,7 +33,7 @@ impl Daemon {
     fn stats_of(&self, record: &ContainerRecord) -> Result<ContainerStats> {
         let (egress, ingress) = self.queue_stats(record);
         let (name, slot) = (record.name.clone(), record.slot);
-        let maps = self.maps();
+        let maps = &self.maps;
         let counters = maps.counters(slot)?;
         let traffic = counters
             .by_path()
@@ -45,7 +46,7 @@ impl Daemon {
     }
 
     fn host_stats(&self) -> Result<HostStats> {
-        let maps = self.maps();
+        let maps = &self.maps;
         let mut passed = BTreeMap::new();
         for hook in HostHook::ALL {
             passed.insert(hook.name().to_owned(), reasons(&maps.host(hook)?));

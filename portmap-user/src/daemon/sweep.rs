@@ -23,14 +23,18 @@ impl Daemon {
             self.registry().containers.values().map(|entry| entry.record.slot).collect();
         let slot_of = |name: &str| -> Option<u16> { name.strip_prefix("pm")?.parse().ok() };
         let netlink = Netlink::open()?;
+        let mut orphans = Vec::new();
         for interface in link::all(&netlink)? {
             let Some(slot) = slot_of(&interface.name) else { continue };
             let is_ours = interface.index == veth_ifindex(slot)
                 && interface.alias.as_ref().is_some_and(|alias| alias.starts_with(ALIAS));
             if is_ours && !owned.contains(&slot) {
                 warn!("removing {}, the interface of a container that is not on record", interface.name);
-                link::delete(&netlink, interface.index, &interface.name)?;
+                orphans.push(interface.index);
             }
+        }
+        if !orphans.is_empty() {
+            link::delete_all(&netlink, &orphans)?;
         }
         let links = self.settings.pins.links();
         for pin in fs::read_dir(&links).context(|| format!("cannot read {}", links.display()))? {
@@ -41,7 +45,7 @@ impl Daemon {
                 bpffs::unpin(&pin.path())?;
             }
         }
-        let mut maps = self.maps();
+        let maps = &self.maps;
         for slot in (1..SLOTS).filter(|slot| !owned.contains(slot)) {
             if maps.endpoint(slot)?.host_ifindex != 0 {
                 maps.set_endpoint(slot, Endpoint::default())?;

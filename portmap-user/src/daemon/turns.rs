@@ -1,32 +1,33 @@
 //! Who may change a container: one after the other. Different containers are changed at the same time.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::locks::{Rank, Ranked};
 
 /// A lock for each name that somebody works on, or waits for.
-#[derive(Default)]
-pub(super) struct Turns(Mutex<BTreeMap<String, Arc<Mutex<()>>>>);
+pub(super) struct Turns(Ranked<BTreeMap<String, Arc<Ranked<()>>>>);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Ranked::new(Rank::Turns, BTreeMap::new()))
+    }
+}
 
 impl Turns {
     /// Does `work` when nobody else works on the container any more.
     pub(super) fn take<T>(&self, name: &str, work: impl FnOnce() -> T) -> T {
-        let turn = self.all().entry(name.to_owned()).or_default().clone();
+        let new = || Arc::new(Ranked::new(Rank::Turn, ()));
+        let turn = self.0.lock().entry(name.to_owned()).or_insert_with(new).clone();
         // A panic of whoever had it before leaves what a failure leaves, which whoever comes next copes with.
-        let held = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = turn.lock();
         let result = work();
         drop(held);
-        let mut all = self.all();
+        let mut all = self.0.lock();
         // One is in the map, one here; with more, somebody waits.
         if Arc::strong_count(&turn) == 2 {
             all.remove(name);
         }
         result
-    }
-
-    fn all(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Mutex<()>>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -50,12 +51,13 @@ mod tests {
                 });
                 has_begun.recv().expect("it begins");
                 // Another name does not wait.
-                turns.take("b", || order.send("beside").expect("somebody listens"));
+                let beside = || turns.take("b", || order.send("beside").expect("somebody listens"));
+                scope.spawn(beside).join().expect("it ends");
                 order.send("first").expect("somebody listens");
             });
         });
         drop(order);
         assert_eq!(seen.iter().collect::<Vec<_>>(), ["beside", "first", "later"]);
-        assert!(turns.all().is_empty());
+        assert!(turns.0.lock().is_empty());
     }
 }

@@ -15,26 +15,30 @@ impl Daemon {
     /// limits its traffic is put back as it should be.
     ///
     /// Either all of it happens or none. New ports are there before old ones go; nothing happens on ports that stay.
-    pub fn update(&self, name: &str, request: UpdateRequest) -> Result<Container> {
+    pub fn update(&self, name: &str, request: &UpdateRequest) -> Result<Container> {
         self.check_wishes(&request.traffic)?;
         let _open = self.open()?;
-        self.turns.take(name, || {
-            let before = self.in_service(name, request.ports.as_ref())?;
-            let mut after = before.clone();
-            after.wishes = request.traffic.or(before.wishes);
-            (after.egress, after.ingress) = self.limits(&after.wishes);
-            if let Some(ports) = request.ports {
-                after.ports = ports;
-            }
-            match self.change(&before, &after) {
-                Ok(()) => Ok(self.enter_service(after)),
-                Err(error) => {
-                    if let Some(entry) = self.registry().containers.get_mut(name) {
-                        entry.coming = PortSet::default();
-                    }
-                    Err(error)
+        self.after_checks(|| {
+            self.turns.take(name, || {
+                self.check_first(name)?;
+                let request = request.clone();
+                let before = self.in_service(name, request.ports.as_ref())?;
+                let mut after = before.clone();
+                after.wishes = request.traffic.or(before.wishes);
+                (after.egress, after.ingress) = self.limits(&after.wishes);
+                if let Some(ports) = request.ports {
+                    after.ports = ports;
                 }
-            }
+                match self.change(&before, &after) {
+                    Ok(()) => Ok(self.enter_service(after)),
+                    Err(error) => {
+                        if let Some(entry) = self.registry().containers.get_mut(name) {
+                            entry.coming = PortSet::default();
+                        }
+                        Err(error)
+                    }
+                }
+            })
         })
     }
 

@@ -26,13 +26,20 @@ use portmap_common::{
 use crate::{
     error::{Context as _, Result},
     fault,
+    locks::{Rank, Ranked},
     paths::Pins,
 };
 
-/// All maps of one daemon.
+/// All maps of one daemon. Any thread may use them at any time: the table of ports needs no lock, and what has one holds it
+/// for a single system call, so that nothing else is ever done under it.
 pub struct Maps {
     /// Port to owner.
     pub ports: PortTable,
+    tables: Ranked<Tables>,
+}
+
+/// Those that are read and written by system calls.
+struct Tables {
     endpoints: Array<MapData, Endpoint>,
     config: Array<MapData, Config>,
     counters: PerCpuArray<MapData, Counters>,
@@ -48,8 +55,7 @@ pub struct Maps {
 impl Maps {
     /// Opens the pinned maps.
     pub fn open(pins: &Pins) -> Result<Self> {
-        Ok(Self {
-            ports: PortTable::open(&pins.map(names::MAP_PORTS))?,
+        let tables = Tables {
             endpoints: array(pins, names::MAP_ENDPOINTS)?,
             config: array(pins, names::MAP_CONFIG)?,
             counters: per_cpu_array(pins, names::MAP_COUNTERS)?,
@@ -60,90 +66,94 @@ impl Maps {
             fragments4: lru_hash(pins, names::MAP_FRAGMENTS4)?,
             fragments6: lru_hash(pins, names::MAP_FRAGMENTS6)?,
             echoes: lru_hash(pins, names::MAP_ECHO)?,
-        })
+        };
+        let ports = PortTable::open(&pins.map(names::MAP_PORTS))?;
+        Ok(Self { ports, tables: Ranked::new(Rank::Maps, tables) })
     }
 
     /// Tells the programs the host's addresses.
-    pub fn set_config(&mut self, config: &Config) -> Result<()> {
-        put(&mut self.config, 0, *config, names::MAP_CONFIG)
+    pub fn set_config(&self, config: &Config) -> Result<()> {
+        put(&mut self.tables.lock().config, 0, *config, names::MAP_CONFIG)
     }
 
     /// The host's addresses as the programs know them.
     pub fn config(&self) -> Result<Config> {
-        self.config.get(&0, 0).context(|| reading(names::MAP_CONFIG))
+        self.tables.lock().config.get(&0, 0).context(|| reading(names::MAP_CONFIG))
     }
 
     /// Tells the programs a container's interfaces. Its generation becomes one that no earlier container in the slot
     /// had.
-    pub fn set_endpoint(&mut self, slot: u16, endpoint: Endpoint) -> Result<()> {
+    pub fn set_endpoint(&self, slot: u16, endpoint: Endpoint) -> Result<()> {
         let generation = self.endpoint(slot)?.generation.wrapping_add(1);
-        let endpoint = Endpoint { generation, ..endpoint };
-        put(&mut self.endpoints, u32::from(slot), endpoint, names::MAP_ENDPOINTS)
+        self.change_endpoint(slot, Endpoint { generation, ..endpoint })
     }
 
     /// A container's interfaces as the programs know them.
     pub fn endpoint(&self, slot: u16) -> Result<Endpoint> {
-        self.endpoints.get(&u32::from(slot), 0).context(|| reading(names::MAP_ENDPOINTS))
+        self.tables.lock().endpoints.get(&u32::from(slot), 0).context(|| reading(names::MAP_ENDPOINTS))
     }
 
     /// Tells the programs more of a container that they know already.
-    pub fn change_endpoint(&mut self, slot: u16, endpoint: Endpoint) -> Result<()> {
-        put(&mut self.endpoints, u32::from(slot), endpoint, names::MAP_ENDPOINTS)
+    pub fn change_endpoint(&self, slot: u16, endpoint: Endpoint) -> Result<()> {
+        put(&mut self.tables.lock().endpoints, u32::from(slot), endpoint, names::MAP_ENDPOINTS)
     }
 
     /// Limits what a slot sends, from now on.
-    pub fn set_limit(&mut self, slot: u16, limit: Limit) -> Result<()> {
-        put(&mut self.limits, u32::from(slot), limit, names::MAP_LIMITS)
+    pub fn set_limit(&self, slot: u16, limit: Limit) -> Result<()> {
+        put(&mut self.tables.lock().limits, u32::from(slot), limit, names::MAP_LIMITS)
     }
 
     /// The limit on what a slot sends.
     pub fn limit(&self, slot: u16) -> Result<Limit> {
-        self.limits.get(&u32::from(slot), 0).context(|| reading(names::MAP_LIMITS))
+        self.tables.lock().limits.get(&u32::from(slot), 0).context(|| reading(names::MAP_LIMITS))
     }
 
     /// Delivered traffic of a slot, all CPUs together.
     pub fn counters(&self, slot: u16) -> Result<Counters> {
-        let values = self.counters.get(&u32::from(slot), 0).context(|| reading(names::MAP_COUNTERS))?;
+        let read = self.tables.lock().counters.get(&u32::from(slot), 0);
+        let values = read.context(|| reading(names::MAP_COUNTERS))?;
         Ok(values.iter().fold(Counters::default(), Counters::plus))
     }
 
     /// Drops of a slot.
     pub fn drops(&self, slot: u16) -> Result<Drops> {
-        self.drops.get(&u32::from(slot), 0).context(|| reading(names::MAP_DROPS))
+        self.tables.lock().drops.get(&u32::from(slot), 0).context(|| reading(names::MAP_DROPS))
     }
 
     /// Packets that a hook left to the host, all CPUs together.
     pub fn host(&self, hook: HostHook) -> Result<ReasonCounts> {
-        let values = self.host.get(&(hook as u32), 0).context(|| reading(names::MAP_HOST))?;
+        let read = self.tables.lock().host.get(&(hook as u32), 0);
+        let values = read.context(|| reading(names::MAP_HOST))?;
         Ok(values.iter().fold(ReasonCounts::default(), ReasonCounts::plus))
     }
 
     /// What the first fragment of an IPv4 datagram carried, as far as the programs remember.
     pub fn fragment4(&self, key: &FragmentKey4) -> Result<Option<Fragment>> {
-        found(self.fragments4.get(key, 0), names::MAP_FRAGMENTS4)
+        found(self.tables.lock().fragments4.get(key, 0), names::MAP_FRAGMENTS4)
     }
 
     /// What the first fragment of an IPv6 datagram carried, as far as the programs remember.
     pub fn fragment6(&self, key: &FragmentKey6) -> Result<Option<Fragment>> {
-        found(self.fragments6.get(key, 0), names::MAP_FRAGMENTS6)
+        found(self.tables.lock().fragments6.get(key, 0), names::MAP_FRAGMENTS6)
     }
 
     /// Who has asked for an echo, as far as the programs remember.
     pub fn echo(&self, key: &EchoKey) -> Result<Option<Echo>> {
-        found(self.echoes.get(key, 0), names::MAP_ECHO)
+        found(self.tables.lock().echoes.get(key, 0), names::MAP_ECHO)
     }
 
     /// Sets all counters of a slot to zero, so that its next owner starts afresh.
-    pub fn reset_counters(&mut self, slot: u16) -> Result<()> {
+    pub fn reset_counters(&self, slot: u16) -> Result<()> {
         let cpus = aya::util::nr_cpus().map_err(|(file, error)| {
             crate::error::Error::failure(format!("cannot read the number of CPUs from {file}: {error}"))
         })?;
         let zeros = PerCpuValues::try_from(vec![Counters::default(); cpus])
             .context(|| writing(names::MAP_COUNTERS))?;
+        let mut tables = self.tables.lock();
         fault::step("write a map").context(|| writing(names::MAP_COUNTERS))?;
-        self.counters.set(u32::from(slot), zeros, 0).context(|| writing(names::MAP_COUNTERS))?;
-        put(&mut self.drops, u32::from(slot), Drops::default(), names::MAP_DROPS)?;
-        put(&mut self.budgets, u32::from(slot), EventBudget::default(), names::MAP_BUDGETS)
+        tables.counters.set(u32::from(slot), zeros, 0).context(|| writing(names::MAP_COUNTERS))?;
+        put(&mut tables.drops, u32::from(slot), Drops::default(), names::MAP_DROPS)?;
+        put(&mut tables.budgets, u32::from(slot), EventBudget::default(), names::MAP_BUDGETS)
     }
 }
 

@@ -135,7 +135,7 @@ pub(crate) fn build_world(pins: &Pins) -> Maps {
     }
     link::set_up(&netlink, link::LOOPBACK, "lo").expect("up");
     programs::load(pins).expect("the kernel takes the programs");
-    let mut maps = Maps::open(pins).expect("the maps");
+    let maps = Maps::open(pins).expect("the maps");
     maps.set_config(&CONFIG).expect("written");
     for slot in SLOTS {
         maps.set_endpoint(slot, World::default().endpoint(slot)).expect("written");

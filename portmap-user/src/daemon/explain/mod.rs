@@ -20,7 +20,7 @@ use super::Daemon;
 use crate::{
     api::{ContainerState, ExplainRequest, ExplainedPacket, Explanation, HOST, OUTSIDE, Outcome, Step},
     error::{Error, Result},
-    kernel::maps::{Maps, PortTable},
+    kernel::maps::PortTable,
     protocol::Protocol,
     records::ContainerRecord,
 };
@@ -29,6 +29,8 @@ use crate::{
 const USUAL_PORT: u16 = 40_000;
 /// First port that is tried for the host after those.
 const LOWEST_PORT: u16 = 1024;
+/// How often a hook is asked whose program and decision code say different things.
+const ATTEMPTS: u32 = 3;
 /// Addresses for documentation (RFC 5737, RFC 3849).
 const OUTSIDE_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const OUTSIDE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
@@ -44,15 +46,14 @@ impl Daemon {
     /// What would become of a packet. Nothing is counted and nothing changed.
     pub fn explain(&self, request: &ExplainRequest) -> Result<Explanation> {
         let sender = self.sender(&request.from)?;
-        let maps = self.maps();
-        let packet = self.complete(request, &sender, &maps.ports)?;
-        let config = maps.config()?;
+        let packet = self.complete(request, &sender, &self.maps.ports)?;
+        let config = self.maps.config()?;
         let Some(first) = first_place(&sender, self.is_local(packet.destination)) else {
             let outcome = NO_DECISION.to_outcome();
             return Ok(Explanation { packet, steps: Vec::new(), outcome, agrees: true });
         };
         let frame = frame::build(packet, first.source_mac(&config), first.mac(&config))?;
-        self.follow(packet, first, frame, &maps, &config)
+        self.follow(packet, first, frame, &config)
     }
 
     /// Leads a frame from hook to hook.
@@ -61,7 +62,6 @@ impl Daemon {
         packet: ExplainedPacket,
         first: Place,
         mut frame: Vec<u8>,
-        maps: &Maps,
         config: &Config,
     ) -> Result<Explanation> {
         let names = Names(self.slots());
@@ -70,10 +70,7 @@ impl Daemon {
         let mut next = Some(first);
         let mut agrees = true;
         while let Some(place) = next.filter(|_| agrees) {
-            let tables = Live::new(maps, config)?;
-            let expected = place.decide(&frame, config, &tables);
-            tables.into_result()?;
-            let verdict = place.ask(&self.settings.pins, &frame, config)?;
+            let (expected, verdict) = self.ask_both(place, &frame, config)?;
             agrees = verdict == Some(expected);
             let in_words = |verdict| names.outcome(place, verdict);
             let outcome = verdict.map_or_else(|| UNKNOWN.to_outcome(), in_words);
@@ -97,6 +94,22 @@ impl Daemon {
         Ok(Explanation { packet, steps, outcome, agrees })
     }
 
+    /// What the decision code says, and the loaded program. They read the maps one after the other, so what differs is
+    /// asked again: a port may have changed hands in between.
+    fn ask_both(&self, place: Place, frame: &[u8], config: &Config) -> Result<(Verdict, Option<Verdict>)> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let tables = Live::new(&self.maps, config)?;
+            let expected = place.decide(frame, config, &tables);
+            tables.into_result()?;
+            let verdict = place.ask(&self.settings.pins, frame, config)?;
+            if verdict == Some(expected) || attempts == ATTEMPTS {
+                return Ok((expected, verdict));
+            }
+        }
+    }
+
     /// The hook to which a verdict sends a packet.
     fn place_behind(&self, place: Place, verdict: Verdict) -> Option<Place> {
         match (verdict, place) {
@@ -117,7 +130,7 @@ impl Daemon {
         match name {
             OUTSIDE => return Ok(Sender::Outside),
             HOST => return Ok(Sender::Host),
-            _ => {}
+            _ => self.checked(name)?,
         }
         let registry = self.registry();
         let entry = registry.containers.get(name).ok_or_else(|| Error::no_container(name))?;
