@@ -194,6 +194,7 @@ impl PortOptions {
             ports: self.ports.unwrap_or_default(),
             ephemeral_ports_per_container: self.ephemeral_ports_per_container,
             traffic: traffic.wishes(),
+            ..AddRequest::default()
         }
     }
 }
