@@ -103,8 +103,8 @@ mod tests {
         assert_eq!(text.lines().count(), LINES);
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
         let shown = text.matches("UDP port").count();
-        let (_, last) = text.rsplit_once('\n').expect("more lines than one");
-        assert_eq!(last, format!("… and {} more (-o json has all)", 10000 - shown));
+        let (_, end) = text.rsplit_once('\n').expect("more lines than one");
+        assert_eq!(end, format!("… and {} more (-o json has all)", 10000 - shown));
         let ports: Vec<String> = (0..1000).map(|port| (20000 + 2 * port).to_string()).collect();
         let ports = ports.join(",");
         assert_eq!(short(&ports), format!("{} … and 990 more (-o json has all)", &ports[..60]));

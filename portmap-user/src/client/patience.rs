@@ -10,10 +10,10 @@ use tokio::time::{self, Instant};
 
 use crate::error::{Error, Kind, Result};
 
-/// How long a daemon may be silent before a command gives up.
-const LIMIT: Duration = Duration::from_secs(9);
-/// How long it may be silent before a command says that it waits.
+/// How long a daemon may be silent before a command says that it waits.
 const SILENCE: Duration = Duration::from_secs(4);
+/// How much longer before it gives up.
+const MORE: Duration = Duration::from_secs(5);
 /// How long an operation may take before a command says so; the next time is after twice as long.
 const WORK: Duration = Duration::from_secs(10);
 
@@ -24,13 +24,13 @@ pub(super) async fn at_once<T>(daemon: &impl Display, answer: impl Future<Output
         return answer;
     }
     tell(&format!("the daemon at {daemon} does not answer: waiting"));
-    time::timeout(LIMIT - SILENCE, answer).await.unwrap_or_else(|_elapsed| {
+    time::timeout(MORE, answer).await.unwrap_or_else(|_elapsed| {
         Err(Error::new(
             Kind::Unreachable,
             format!(
                 "the daemon at {daemon} has not answered for {} s: it is stopped or hangs (its log, and \
                  /proc/PID/stack, say where); packets flow without it",
-                LIMIT.as_secs()
+                (SILENCE + MORE).as_secs()
             ),
         ))
     })

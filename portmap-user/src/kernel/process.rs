@@ -41,23 +41,25 @@ impl Process {
     /// A file that tells of its end; none if it has ended.
     pub fn open(self) -> Result<Option<Pidfd>> {
         let doing = || format!("cannot wait for process {}", self.pid);
-        let pid = libc::pid_t::try_from(self.pid).context(doing)?;
-        // SAFETY: the call has no pointers.
-        let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-        if result < 0 {
-            let error = io::Error::last_os_error();
-            return if error.raw_os_error() == Some(libc::ESRCH) {
-                Ok(None)
-            } else {
-                Err(error).context(doing)
-            };
-        }
-        let file = RawFd::try_from(result).context(doing)?;
-        // SAFETY: the call has just returned it, and nobody else has it.
-        let pidfd = Pidfd(unsafe { OwnedFd::from_raw_fd(file) });
+        let pidfd = match pidfd_open(libc::pid_t::try_from(self.pid).context(doing)?) {
+            Ok(pidfd) => Pidfd(pidfd),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+            Err(error) => return Err(error).context(doing),
+        };
         // Whose file it is is known now, and cannot change.
         Ok(Self::find(self.pid)?.filter(|found| *found == self).map(|_same| pidfd))
     }
+}
+
+fn pidfd_open(pid: libc::pid_t) -> io::Result<OwnedFd> {
+    // SAFETY: the call has no pointers.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let file = RawFd::try_from(result).map_err(io::Error::other)?;
+    // SAFETY: the call has just returned it, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(file) })
 }
 
 impl AsRawFd for Pidfd {
