@@ -269,8 +269,8 @@ fn a_start_that_cannot_listen_touches_nothing() {
     for (flags, code, expected) in
         [(["--listen", "127.0.0.1:5051"], 1, "127.0.0.1:5051"), (["--state-dir", &long], 2, "too long")]
     {
-        let (seen, log) = sandbox.refused_daemon(&[&DAEMON_FLAGS[..], &flags].concat());
-        assert_eq!(seen, code, "{log}");
+        let (status, log) = sandbox.refused_daemon(&[&DAEMON_FLAGS[..], &flags].concat());
+        assert_eq!(status, code, "{log}");
         assert!(log.lines().last().is_some_and(|line| line.contains(expected)), "{log}");
         sandbox.sh(Place::Host, "! test -e /run/portmap && ! test -e /sys/fs/bpf/portmap");
         assert!(!sandbox.path(&long).exists());

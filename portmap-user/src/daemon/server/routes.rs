@@ -22,6 +22,8 @@ use super::{
     health::Health,
     refusal::{Given, no_such_method, no_such_path, not_by_tcp, to_an_address},
 };
+use tracing::warn;
+
 use crate::{
     api::{
         AddRequest, Container, ContainerStats, DropCount, ExplainRequest, Explanation, Finding, Stats,
@@ -144,10 +146,15 @@ async fn add(
     Extension(connection): Extension<Arc<Connection>>,
     Given(mut request): Given<AddRequest>,
 ) -> Result<Json<Container>> {
-    if request.ends_with_asker
-        && let Peer::Process(Some(pid)) = connection.peer
-    {
-        request.owner = Some(owner::of(pid)?);
+    if request.ends_with_asker {
+        if let Peer::Process(Some(pid)) = connection.peer {
+            request.owner = Some(owner::of(pid)?);
+        } else {
+            let name = &request.name;
+            warn!(
+                "container {name:?} stays if its `portmap run` is killed: that is in another pid namespace"
+            );
+        }
     }
     let end = shared.end.clone();
     run(&shared, format!("add {:?}", request.name), move |daemon| {
