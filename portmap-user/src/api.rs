@@ -17,6 +17,7 @@ pub use self::{
 };
 pub use crate::kernel::qdisc::Stats as QueueStats;
 use crate::{
+    kernel::process::Process,
     ports::{PortRange, PortSet},
     rates::Cpus,
 };
@@ -42,6 +43,17 @@ pub struct AddRequest {
     /// What is asked for its traffic.
     #[serde(default)]
     pub traffic: Wishes,
+    /// Whether it ends with the process that asks, when that has not removed it before.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub ends_with_asker: bool,
+    /// That process, which the daemon finds out by itself.
+    #[serde(skip)]
+    pub owner: Option<Process>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands references over")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// What is asked for a container's traffic. What is left out is as the daemon's flags say.

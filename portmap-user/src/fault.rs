@@ -1,7 +1,8 @@
 //! Faults on purpose: a test has the process killed before any one step, or has that step fail.
 //!
 //! A step is whatever asks or changes the kernel or the state directory. The environment variable [`VARIABLE`] names a
-//! file with an order, `kill N` or `fail N`: the process ends itself before, or sees fail, the Nth step from then on. What
+//! file with an order, `kill N`, `fail N` or `hang N`: the process ends itself before, sees fail, or never takes the Nth step
+//! from then on. What
 //! it writes back tells how far it came: an order with a smaller number, or `at STEP` once it has been carried out.
 //!
 //! What the daemon does by itself, whenever it notices something, is not counted: numbers would mean nothing.
@@ -78,7 +79,7 @@ mod ordered {
             return Ok(());
         }
         let Some(file) = FILE.as_deref() else { return Ok(()) };
-        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let Ok(order) = fs::read_to_string(file) else { return Ok(()) };
         let Some((fault, number)) = order.split_once(' ') else { return Ok(()) };
         let Ok(number) = number.trim().parse::<u32>() else { return Ok(()) };
@@ -88,6 +89,12 @@ mod ordered {
         fs::write(file, format!("at {what}"))?;
         if fault == "kill" {
             let _ = raise(Signal::SIGKILL);
+        }
+        if fault == "hang" {
+            drop(turn);
+            loop {
+                std::thread::park();
+            }
         }
         Err(io::Error::other(format!("made to fail at the step `{what}`")))
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{Limit, Wishes},
-    kernel::namespace::NamespaceId,
+    kernel::{namespace::NamespaceId, process::Process},
     ports::{PortRange, PortSet},
 };
 
@@ -87,6 +87,9 @@ pub struct ContainerRecord {
     pub owns_netns: bool,
     /// The process whose namespace it is, where it was given by one.
     pub pid: Option<u32>,
+    /// The process with which it ends, if it does.
+    #[serde(default)]
+    pub owner: Option<Process>,
     /// Its static ports.
     pub ports: PortSet,
     /// Its block of ephemeral ports.

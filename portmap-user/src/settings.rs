@@ -24,6 +24,9 @@ const DEFAULT_BLOCK: u16 = 1024;
 const DEFAULT_REST: Duration = Duration::from_mins(1);
 /// Default of `--listen`.
 const DEFAULT_LISTEN: &str = "127.0.0.1:5051";
+/// What `--help` says of `--resources`.
+const RESOURCES_HELP: &str = "Both kinds of ports in Mesos' form: ports:[31000-32000];ephemeral_ports:[61440-65535] \
+                              (quoted, in a shell); cpus, mem, disk and gpus may be among them";
 /// Ports below this one have well-known uses and are never given out as ephemeral ports.
 const FIRST_UNPRIVILEGED: u16 = 1024;
 
@@ -51,8 +54,8 @@ pub struct RawSettings {
     #[arg(long, value_name = "DURATION", alias = "ephemeral_ports_rest")]
     #[serde(alias = "ephemeral_ports_rest")]
     ephemeral_ports_rest: Option<Length>,
-    /// Both kinds of ports in Mesos' form: ports:[31000-32000];`ephemeral_ports`:[32768-57344]
-    #[arg(long, value_name = "RESOURCES")]
+    // What is in a help text can be pasted, so there is no mark-up in it.
+    #[arg(long, value_name = "RESOURCES", help = RESOURCES_HELP)]
     resources: Option<String>,
     /// Where the socket and the state are [default: /run/portmap]
     #[arg(long, value_name = "DIR", alias = "state_dir", env = STATE_DIR_VARIABLE)]
@@ -114,11 +117,11 @@ pub struct RawSettings {
     #[serde(alias = "ingress_burst")]
     ingress_burst: Option<Size>,
     /// Whether limits on receiving also come to containers that were there without one [default: true]
-    #[arg(long, value_name = "BOOL", alias = "ingress_isolate_existing_containers", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", alias = "ingress_isolate_existing_containers", num_args = 0..=1, default_missing_value = "true")]
     #[serde(alias = "ingress_isolate_existing_containers")]
     ingress_isolate_existing_containers: Option<bool>,
     /// Give every container a flow of its own in a fair queue at the uplink
-    #[arg(long, value_name = "BOOL", alias = "egress_unique_flow_per_container", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", alias = "egress_unique_flow_per_container", num_args = 0..=1, default_missing_value = "true")]
     #[serde(alias = "egress_unique_flow_per_container")]
     egress_unique_flow_per_container: Option<bool>,
     /// Where that queue hangs: root, or a class MAJOR:MINOR of another qdisc [default: root]
@@ -130,18 +133,18 @@ pub struct RawSettings {
     #[serde(alias = "network_link_speed")]
     network_link_speed: Option<Size>,
     /// Whether limits count traffic between containers and with the host, too [default: true]
-    #[arg(long, value_name = "BOOL", alias = "limit_local_traffic", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", alias = "limit_local_traffic", num_args = 0..=1, default_missing_value = "true")]
     #[serde(alias = "limit_local_traffic")]
     limit_local_traffic: Option<bool>,
     /// Whether the daemon puts back by itself what somebody has changed of its programs, interfaces and settings [default: true]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     reconcile: Option<bool>,
     /// Have `bind()` fail with EACCES in containers for ports that are not theirs, for processes of this cgroup (version 2),
     /// or none [default: none; without a value: all processes]
-    #[arg(long, value_name = "CGROUP", alias = "bind_guard", num_args = 0..=1, require_equals = true, default_missing_value = "all")]
+    #[arg(long, value_name = "CGROUP", alias = "bind_guard", num_args = 0..=1, default_missing_value = "all")]
     #[serde(alias = "bind_guard")]
     bind_guard: Option<String>,
-    /// Address for reading by HTTP, or none [default: 127.0.0.1:5051]
+    /// Address for monitoring by HTTP (/healthz, /metrics), or none [default: 127.0.0.1:5051]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<String>,
     /// File with settings, in TOML; flags win over it
@@ -448,6 +451,40 @@ mod tests {
         assert_eq!(settings.block, 32);
         assert_eq!(settings.ports.to_string(), "31000-32000");
         assert_eq!(settings.ephemeral_ports.to_string(), "61440-65535");
+    }
+
+    #[test]
+    fn flags_are_understood_as_the_documents_write_them() {
+        let of = |flags: &str| settings(&format!("--ephemeral-ports 61440-65535 {flags}")).expect(flags);
+        for (flags, expected) in [
+            ("", true),
+            ("--reconcile", true),
+            ("--reconcile true", true),
+            ("--reconcile=true", true),
+            ("--reconcile false", false),
+            ("--reconcile=false", false),
+            ("--reconcile false --reconcile", true),
+            ("--reconcile --reconcile=false", false),
+        ] {
+            assert_eq!(of(flags).reconcile, expected, "{flags}");
+        }
+        assert!(!of("--limit-local-traffic false").shaping.limits_local);
+        assert!(!of("--limit_local_traffic=false").shaping.limits_local);
+        assert!(of("--ingress-isolate-existing-containers true").shaping.ingress_for_existing);
+        assert!(!of("--ingress-isolate-existing-containers false").shaping.ingress_for_existing);
+        assert!(of("--egress-unique-flow-per-container").shaping.flows.is_some());
+        assert!(of("--egress-unique-flow-per-container true").shaping.flows.is_some());
+        assert_eq!(of("--bind-guard").bind_guard, Some(BindGuard::All));
+        for flag in ["--bind-guard /a/cgroup", "--bind-guard=/a/cgroup"] {
+            assert_eq!(of(flag).bind_guard, Some(BindGuard::Cgroup("/a/cgroup".into())), "{flag}");
+        }
+        // The example in the help text.
+        let example = RESOURCES_HELP.split_once("form: ").and_then(|(_, rest)| rest.split_once(' '));
+        let (example, _) = example.expect("an example");
+        assert_eq!(
+            settings(&format!("--resources {example}")).expect(example).ports.to_string(),
+            "31000-32000"
+        );
     }
 
     #[test]

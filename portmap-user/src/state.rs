@@ -28,7 +28,7 @@ use crate::{
 const UNFINISHED: &str = ".unfinished-";
 
 /// Version of the files' form.
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 /// The earliest version that is understood: what it lacks has a default.
 const EARLIEST: u32 = 3;
 
@@ -283,6 +283,7 @@ mod tests {
             namespace: Some(NamespaceId { device: 4, inode: 4_026_531_840, cookie: Some(1) }),
             owns_netns: true,
             pid: None,
+            owner: None,
             ports: "31000-31009".parse().expect("ports"),
             ephemeral_ports: PortRange::new(32768, 33791).expect("a range"),
             ipv6: true,

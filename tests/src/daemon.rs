@@ -13,7 +13,8 @@ use crate::wait;
 #[derive(Debug)]
 pub struct Daemon {
     pub(crate) process: Child,
-    pub(crate) log: PathBuf,
+    /// The file with its log.
+    pub log: PathBuf,
     /// Files that it had open when it was ready.
     pub(crate) files: Option<usize>,
 }
@@ -82,6 +83,12 @@ impl Daemon {
         self.process.wait().expect("it ends").success()
     }
 
+    /// Sends it a signal, and waits until it has ended by that; the exit code.
+    pub fn ends_by(mut self, signal: &str) -> Option<i32> {
+        self.signal(signal);
+        self.process.wait().expect("it ends").code()
+    }
+
     /// Asks it to stop and waits until it has.
     pub fn stop(mut self) {
         self.expect_no_leak();
@@ -119,7 +126,8 @@ impl Daemon {
         self.signal("CONT");
     }
 
-    fn signal(&self, signal: &str) {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: &str) {
         send(signal, self.pid());
     }
 }

@@ -14,6 +14,8 @@ pub enum Fault {
     Kill,
     /// It fails.
     Fail,
+    /// It never comes to its end.
+    Hang,
 }
 
 impl Sandbox {
@@ -22,6 +24,7 @@ impl Sandbox {
         let fault = match fault {
             Fault::Kill => "kill",
             Fault::Fail => "fail",
+            Fault::Hang => "hang",
         };
         fs::write(self.path(ORDER), format!("{fault} {step}")).expect("written");
     }

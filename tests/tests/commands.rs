@@ -172,6 +172,13 @@ fn exec_runs_in_the_container() {
     assert_eq!(inside, sandbox.sh(Place::Container("a"), "readlink /proc/self/ns/net"));
     assert_ne!(inside, sandbox.sh(Place::Host, "readlink /proc/self/ns/net"));
     assert_eq!(sandbox.portmap(&["exec", "a", "--", "sh", "-c", "exit 5"]).status.code(), Some(5));
+    for (command, code) in [("no-such-command", 127), ("/etc/passwd", 126)] {
+        assert!(sandbox.fails(&["exec", "a", "--", command], code).contains(command));
+    }
+    for arguments in [&["exec", "a", "true"][..], &["exec", "a"], &["run", "true"], &["run"]] {
+        let errors = sandbox.fails(arguments, 2);
+        assert!(errors.contains("the command comes after `--`: portmap "), "{arguments:?}: {errors}");
+    }
 }
 
 #[test]
@@ -292,7 +299,8 @@ fn requests_that_make_no_sense_are_refused_over_the_socket() {
     };
     for (request, body, status, expected) in [
         ("GET /healthz", "", "200", "ok"),
-        ("GET /nothing", "", "400", "nothing at this path"),
+        ("GET /nothing", "", "404", "nothing at /nothing"),
+        ("PUT /v1/containers", "{}", "405", "no method PUT"),
         ("POST /v1/containers", "{", "400", "usage"),
         ("POST /v1/containers", "{}", "400", "name"),
         ("POST /v1/containers", "{\"name\":\"a\",\"prots\":[]}", "400", "prots"),
@@ -312,19 +320,6 @@ fn requests_that_make_no_sense_are_refused_over_the_socket() {
 }
 
 #[test]
-fn the_tcp_server_only_reads() {
-    let sandbox = Sandbox::new();
-    let _daemon = sandbox.daemon_with(&flags(&["--listen", "127.0.0.1:5051"]));
-    sandbox.ok(&["add", "a"]);
-    let curl = |arguments: &str| sandbox.sh(Place::Host, &format!("curl -s {arguments}"));
-    assert_eq!(curl("http://127.0.0.1:5051/healthz"), "ok\n");
-    assert!(curl("http://127.0.0.1:5051/v1/containers").contains("\"name\":\"a\""));
-    curl("-X DELETE http://127.0.0.1:5051/v1/containers/a");
-    curl("-X POST http://127.0.0.1:5051/v1/teardown");
-    assert_eq!(sandbox.json(&["list"]).as_array().map(Vec::len), Some(1));
-}
-
-#[test]
 fn settings_can_come_from_a_file() {
     let sandbox = Sandbox::new();
     let toml =
@@ -340,5 +335,15 @@ fn completions_are_printed() {
     let sandbox = Sandbox::new();
     for shell in ["bash", "zsh", "fish"] {
         assert!(sandbox.ok(&["completions", shell]).contains("portmap"), "{shell}");
+        // Whoever reads may have seen enough, and may have no room.
+        let portmap = binary("portmap");
+        let script = format!("{} completions {shell}", portmap.display());
+        for (to, expected) in [("| true", "0"), ("> /dev/full", "1")] {
+            let script = format!("{script} {to}; echo ${{PIPESTATUS[0]}}");
+            let output = sandbox.command(Place::Host, "bash").args(["-c", &script]).output().expect("bash");
+            assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), expected, "{shell} {to}");
+            let lines = String::from_utf8_lossy(&output.stderr).lines().count();
+            assert_eq!(lines, usize::from(expected == "1"), "{output:?}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use clap::Parser;
 use portmap::{
-    daemon::{self, Daemon},
+    daemon::{self, Daemon, End},
     error::{Context as _, Result},
     settings::RawSettings,
 };
@@ -41,12 +41,20 @@ fn main() -> ExitCode {
 }
 
 fn run(settings: RawSettings) -> Result<()> {
-    let daemon = Daemon::start(settings.resolve()?)?;
+    let end = End::on_signals()?;
+    let settings = settings.resolve()?;
+    let listeners = daemon::bind(&settings)?;
+    let starting = end.operation("the start");
+    let daemon = Daemon::start(settings)?;
+    drop(starting);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context(|| "cannot start".to_owned())?;
-    runtime.block_on(daemon::serve(daemon, || {
+    let served = runtime.block_on(daemon::serve(daemon, listeners, &end, || {
         // Whoever waits for either of these may be gone; that is no reason to stop.
         let _ = writeln!(io::stdout(), "ready");
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    }))
+    }));
+    // A look at the daemon's health may hang; nobody waits for it.
+    runtime.shutdown_background();
+    served
 }

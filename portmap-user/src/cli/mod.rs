@@ -4,10 +4,10 @@ mod drops;
 mod explain;
 mod print;
 mod process;
+mod wrap;
 
 use std::{
     ffi::OsString,
-    io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -64,6 +64,7 @@ enum Verb {
         traffic: TrafficOptions,
     },
     /// Add a container, run a command in it, and remove it when the command ends
+    #[command(override_usage = "portmap run [OPTIONS] -- COMMAND…")]
     Run {
         /// Its name [default: one made of the process id]
         #[arg(long)]
@@ -72,9 +73,8 @@ enum Verb {
         ports: PortOptions,
         #[command(flatten)]
         traffic: TrafficOptions,
-        /// The command and its arguments
-        #[arg(last = true, required = true)]
-        command: Vec<OsString>,
+        #[command(flatten)]
+        command: CommandOptions,
     },
     /// Change a container's ports and limits; without options, put back what limits it
     Update {
@@ -87,12 +87,12 @@ enum Verb {
         traffic: TrafficOptions,
     },
     /// Run a command in a container
+    #[command(override_usage = "portmap exec [OPTIONS] NAME -- COMMAND…")]
     Exec {
         /// The container's name
         name: String,
-        /// The command and its arguments
-        #[arg(last = true, required = true)]
-        command: Vec<OsString>,
+        #[command(flatten)]
+        command: CommandOptions,
     },
     /// Remove a container
     #[command(alias = "delete", alias = "rm")]
@@ -153,6 +153,29 @@ struct NamespaceOptions {
 }
 
 #[derive(Args, Debug)]
+struct CommandOptions {
+    /// Words before `--`, where no command can be: it may have options that look like ours.
+    #[arg(hide = true)]
+    stray: Vec<OsString>,
+    /// The command and its arguments
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+impl CommandOptions {
+    /// The command; `before` is what comes before it on the command line.
+    fn words(self, before: &str) -> Result<Vec<OsString>> {
+        let given = if self.stray.is_empty() { &self.command } else { &self.stray };
+        if self.stray.is_empty() && !given.is_empty() {
+            return Ok(self.command);
+        }
+        let words: Vec<_> = given.iter().map(|word| word.to_string_lossy()).collect();
+        let example = if words.is_empty() { "COMMAND".to_owned() } else { words.join(" ") };
+        Err(Error::usage(format!("the command comes after `--`: {before} -- {example}")))
+    }
+}
+
+#[derive(Args, Debug)]
 struct PortOptions {
     /// Static ports, such as 31000-31009,31500
     #[arg(long, value_name = "RANGES", allow_hyphen_values = true)]
@@ -194,6 +217,7 @@ impl PortOptions {
             ports: self.ports.unwrap_or_default(),
             ephemeral_ports_per_container: self.ephemeral_ports_per_container,
             traffic: traffic.wishes(),
+            ..AddRequest::default()
         }
     }
 }
@@ -221,14 +245,18 @@ impl Command {
                 print::container(output, &client()?.add(&request)?)?;
             }
             Verb::Run { name, ports, traffic, command } => {
+                let command = command.words("portmap run")?;
                 let name = name.unwrap_or_else(|| format!("run-{}", std::process::id()));
-                return process::run(&client()?, &ports.request(name, &traffic), &command);
+                return process::run(&client()?, ports.request(name, &traffic), &command);
             }
             Verb::Update { name, ports, traffic } => {
                 let request = UpdateRequest { ports, traffic: traffic.wishes() };
                 print::container(output, &client()?.update(&name, &request)?)?;
             }
-            Verb::Exec { name, command } => return Err(process::exec(&client()?.show(&name)?, &command)),
+            Verb::Exec { name, command } => {
+                let command = command.words(&format!("portmap exec {name}"))?;
+                return process::exec(&client()?.show(&name)?, &command);
+            }
             Verb::Del { name } => client()?.delete(&name)?,
             Verb::List => print::containers(output, &client()?.list()?)?,
             Verb::Show { name } => print::container(output, &client()?.show(&name)?)?,
@@ -250,7 +278,10 @@ impl Command {
                 print::torn_down(output, removed)?;
             }
             Verb::Completions { shell } => {
-                clap_complete::generate(shell, &mut Self::command(), "portmap", &mut io::stdout());
+                // What cannot be written there would be a panic.
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Self::command(), "portmap", &mut script);
+                print::bytes(&script)?;
             }
         }
         Ok(ExitCode::SUCCESS)

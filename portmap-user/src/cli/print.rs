@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::Output;
+use super::{Output, wrap};
 use crate::{
     api::{
         Container, ContainerStats, DropStats, Finding, Health, Limit, QueueStats, Reasons, Stats, Traffic,
@@ -28,7 +28,7 @@ pub(super) fn container(output: Output, container: &Container) -> Result<()> {
             ("state", container.state.name().to_owned()),
             ("address", container.ip.to_string()),
             ("IPv6 address", container.ip6.map_or_else(|| "-".to_owned(), |ip6| ip6.to_string())),
-            ("ports", or_dash(container.ports.to_string())),
+            ("ports", or_dash(wrap::lines(&container.ports.to_string()))),
             ("ephemeral ports", container.ephemeral_ports.to_string()),
             ("network namespace", container.netns.display().to_string()),
             ("host veth", container.host_veth.clone()),
@@ -50,7 +50,7 @@ pub(super) fn containers(output: Output, containers: &[Container]) -> Result<()>
                 container.name.clone(),
                 container.slot.to_string(),
                 container.state.name().to_owned(),
-                or_dash(container.ports.to_string()),
+                or_dash(wrap::short(&container.ports.to_string()).into_owned()),
                 container.ephemeral_ports.to_string(),
                 container.netns.display().to_string(),
             ]);
@@ -162,7 +162,7 @@ pub(super) fn findings(output: Output, findings: &[Finding]) -> Result<()> {
                 Health::Notice => "notice",
                 Health::Problem => "PROBLEM",
             };
-            table.add_row([health, finding.subject.as_str(), finding.text.as_str()]);
+            table.add_row([health, finding.subject.as_str(), wrap::paragraph(&finding.text).as_str()]);
         }
         text(table)
     })
@@ -190,7 +190,13 @@ pub(super) fn print(
 
 /// Prints a line, or several; false if whoever reads has seen enough.
 pub(super) fn line(text: &str) -> Result<bool> {
-    match writeln!(io::stdout(), "{text}") {
+    bytes(format!("{text}\n").as_bytes())
+}
+
+/// Prints what is to be as it is; false if whoever reads has seen enough.
+pub(super) fn bytes(text: &[u8]) -> Result<bool> {
+    let mut output = io::stdout();
+    match output.write_all(text).and_then(|()| output.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         other => other.map(|()| true).context(|| "cannot print".to_owned()),
     }

@@ -2,16 +2,19 @@
 
 use std::{
     ffi::OsString,
-    io::ErrorKind,
+    io::{self, ErrorKind},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::Path,
-    process::{Command, ExitCode, ExitStatus},
+    process::{Child, Command, ExitCode, ExitStatus},
 };
 
-use nix::{sys::signal, unistd::Pid};
-use tokio::{
-    runtime::Builder,
-    signal::unix::{SignalKind, signal as on_signal},
+use nix::{
+    sys::{
+        prctl,
+        signal::{SigSet, SigmaskHow, Signal, kill},
+        signalfd::SignalFd,
+    },
+    unistd::{Pid, getpid, getppid},
 };
 
 use super::print;
@@ -25,29 +28,37 @@ use crate::{
 /// Exit codes that shells use for a command that cannot be run, and for one that is not there.
 const CANNOT_RUN: u8 = 126;
 const NOT_FOUND: u8 = 127;
+/// What shells add to the number of a signal that has ended a command.
+const BY_SIGNAL: i32 = 128;
+
+/// What is asked of a command by a signal to the process that runs it.
+const PASSED_ON: [Signal; 6] =
+    [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
 
 /// Becomes a command in a container; returns only if that fails.
-pub(super) fn exec(container: &Container, command: &[OsString]) -> Error {
-    let entered = enter(&container.netns);
-    if let Err(error) = entered {
-        error
-    } else {
-        let error = command_of(command).exec();
-        Error::failure(format!("cannot run {}: {error}", name_of(command)))
-    }
+pub(super) fn exec(container: &Container, command: &[OsString]) -> Result<ExitCode> {
+    enter(&container.netns)?;
+    let error = command_of(command).exec();
+    Ok(cannot_run(command, &error))
 }
 
 /// Adds a container, runs a command in it, and removes it again; the exit code is the command's.
-pub(super) fn run(client: &Client, request: &AddRequest, command: &[OsString]) -> Result<ExitCode> {
-    let container = client.add(request)?;
+///
+/// If this process is killed, the command is, too, and the daemon removes the container.
+pub(super) fn run(client: &Client, request: AddRequest, command: &[OsString]) -> Result<ExitCode> {
+    let container = client.add(&AddRequest { ends_with_asker: true, ..request })?;
     let ended = enter(&container.netns).and_then(|()| wait_for(command));
     // The socket is reached from inside the container just as well: it is a file.
-    let removed = client.delete(&container.name);
-    let code = ended?;
-    if let Err(error) = removed {
-        print::error(&error);
+    if let Err(error) = client.delete(&container.name) {
+        print::error(&Error::new(
+            error.kind,
+            format!(
+                "container {name:?} stays until portmapd runs and removes it, or `portmap del {name}` does: {error}",
+                name = container.name
+            ),
+        ));
     }
-    Ok(code)
+    ended
 }
 
 /// Moves this thread, the only one, into the container.
@@ -67,40 +78,66 @@ fn name_of(words: &[OsString]) -> String {
     words.first().map(|word| format!("{:?}", word.to_string_lossy())).unwrap_or_default()
 }
 
+/// Says why a command cannot be run, and returns the exit code that shells have for it.
+fn cannot_run(command: &[OsString], error: &io::Error) -> ExitCode {
+    print::error(&Error::failure(format!("cannot run {}: {error}", name_of(command))));
+    ExitCode::from(if error.kind() == ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN })
+}
+
 /// Runs a command to its end. What is asked of this process by a signal is asked of the command.
-fn wait_for(command: &[OsString]) -> Result<ExitCode> {
-    let doing = || format!("cannot run {}", name_of(command));
-    let runtime = Builder::new_current_thread().enable_io().build().context(doing)?;
-    runtime.block_on(async {
-        let mut terminate = on_signal(SignalKind::terminate()).context(doing)?;
-        let mut hangup = on_signal(SignalKind::hangup()).context(doing)?;
-        // A terminal sends these to the command as well; this process only has to outlive them.
-        let _interrupt = on_signal(SignalKind::interrupt()).context(doing)?;
-        let _quit = on_signal(SignalKind::quit()).context(doing)?;
-        let mut child = match tokio::process::Command::from(command_of(command)).spawn() {
-            Ok(child) => child,
-            Err(error) => {
-                let code = if error.kind() == ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN };
-                print::error(&Error::failure(format!("{}: {error}", doing())));
-                return Ok(ExitCode::from(code));
-            }
-        };
-        loop {
-            let forward = tokio::select! {
-                status = child.wait() => return Ok(exit_code(status.context(doing)?)),
-                _ = terminate.recv() => signal::Signal::SIGTERM,
-                _ = hangup.recv() => signal::Signal::SIGHUP,
-            };
-            let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-            if let Some(pid) = pid {
-                signal::kill(Pid::from_raw(pid), forward).context(doing)?;
-            }
+fn wait_for(words: &[OsString]) -> Result<ExitCode> {
+    let doing = || format!("cannot run {}", name_of(words));
+    let mut awaited: SigSet = PASSED_ON.into_iter().collect();
+    awaited.add(Signal::SIGCHLD);
+    // They are read from a file, one by one.
+    let before = awaited.thread_swap_mask(SigmaskHow::SIG_BLOCK).context(doing)?;
+    let signals = SignalFd::new(&awaited).context(doing)?;
+    let mut command = command_of(words);
+    prepare(&mut command, before);
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return Ok(cannot_run(words, &error)),
+    };
+    loop {
+        if let Some(status) = child.try_wait().context(doing)? {
+            return Ok(exit_code(status));
         }
-    })
+        let Some(signal) = signals.read_signal().context(doing)? else { continue };
+        // A terminal sends to the command as well.
+        let by_process = signal.ssi_code <= 0;
+        let number = i32::try_from(signal.ssi_signo).context(doing)?;
+        match Signal::try_from(number).context(doing)? {
+            Signal::SIGCHLD => {}
+            signal if by_process => pass_on(&child, signal),
+            _ => {}
+        }
+    }
+}
+
+/// Has the command see signals as this process did before, and be killed when this process ends before it.
+fn prepare(command: &mut Command, signals: SigSet) {
+    let parent = getpid();
+    let ask = move || {
+        signals.thread_set_mask()?;
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // It may have ended already.
+        if getppid() == parent { Ok(()) } else { Err(io::Error::from(ErrorKind::Interrupted)) }
+    };
+    // SAFETY: it makes system calls only, and allocates nothing.
+    unsafe { command.pre_exec(ask) };
+}
+
+fn pass_on(child: &Child, signal: Signal) {
+    // It has not been waited for, so the number is still its own. What it has become, it may not be sent everything.
+    if let Ok(pid) = i32::try_from(child.id())
+        && let Err(error) = kill(Pid::from_raw(pid), signal)
+    {
+        print::error(&Error::failure(format!("cannot pass {signal} on to the command: {error}")));
+    }
 }
 
 /// A command's exit code, or that of a shell whose command was ended by a signal.
 fn exit_code(status: ExitStatus) -> ExitCode {
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    let code = status.code().or_else(|| status.signal().map(|signal| BY_SIGNAL + signal));
     ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }

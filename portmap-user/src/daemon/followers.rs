@@ -141,12 +141,17 @@ pub(super) struct Follower {
 
 impl Follower {
     /// What there is to tell, as lines of JSON.
-    pub(super) fn lines(self) -> impl Stream<Item = std::result::Result<Bytes, Infallible>> {
-        stream::unfold(self, async |mut follower| {
+    ///
+    /// `place` is kept as long as it follows.
+    pub(super) fn lines<T: Send>(
+        self,
+        place: T,
+    ) -> impl Stream<Item = std::result::Result<Bytes, Infallible>> + use<T> {
+        stream::unfold((self, place), async |(mut follower, place)| {
             let news = follower.next().await?;
             let mut line = serde_json::to_vec(&news).ok()?;
             line.push(b'\n');
-            Some((Ok(Bytes::from(line)), follower))
+            Some((Ok(Bytes::from(line)), (follower, place)))
         })
     }
 

@@ -3,13 +3,16 @@
 mod container;
 mod doctor;
 mod drops;
+mod end;
 mod explain;
 mod facts;
 mod follow;
 mod followers;
+mod health;
 mod host;
 mod inside;
 mod metrics;
+mod owner;
 mod recovery;
 mod repair;
 mod server;
@@ -30,7 +33,12 @@ use std::{
 
 use portmap_common::slot::SLOTS;
 
-pub use self::{facts::HostFacts, host::teardown, server::serve};
+pub use self::{
+    end::End,
+    facts::HostFacts,
+    host::teardown,
+    server::{Listeners, bind, serve},
+};
 use self::{takeover::Progress, turns::Turns};
 use crate::{
     api::{AddRequest, Container, ContainerState, HOST, OUTSIDE},
@@ -189,7 +197,8 @@ impl Daemon {
 
     /// Gives a new container its slot and its ports, and writes down that it is being made.
     fn admit(&self, request: AddRequest) -> Result<ContainerRecord> {
-        let AddRequest { name, netns, pid, ports, ephemeral_ports_per_container, traffic } = request;
+        let AddRequest { name, netns, pid, ports, ephemeral_ports_per_container, traffic, owner, .. } =
+            request;
         let mut registry = self.registry();
         if registry.containers.contains_key(&name) {
             return Err(Error::conflict(format!(
@@ -213,6 +222,7 @@ impl Daemon {
             namespace: None,
             owns_netns,
             pid,
+            owner,
             ports,
             ephemeral_ports,
             ipv6: self.facts().v6.is_some(),
@@ -334,6 +344,7 @@ fn check_name(name: &str) -> Result<()> {
     if starts_well && name.len() <= LONGEST_NAME && name.bytes().all(is_plain) {
         return Ok(());
     }
+    let name: String = name.chars().take(LONGEST_NAME + 1).collect();
     Err(Error::new(
         Kind::Usage,
         format!(

@@ -14,20 +14,18 @@ use std::{
     time::Instant,
 };
 
-use tokio::{
-    sync::{RwLock, watch},
-    task,
-};
+use tokio::task;
 use tracing::{debug, info, warn};
 
 use super::{
     Daemon, Entry,
     container::{open_same, veth},
+    end::End,
     repair::Found,
 };
 use crate::{
     api::{Finding, Health},
-    error::{Error, Kind, Result},
+    error::{Kind, Result},
     kernel::netlink::Netlink,
     records::{ContainerRecord, Phase},
 };
@@ -239,11 +237,13 @@ fn notify(status: &str) {
 }
 
 /// Checks all containers beside whatever else the daemon does.
-pub(super) async fn check_all(daemon: Arc<Daemon>, busy: Arc<RwLock<()>>, ending: watch::Receiver<bool>) {
-    let _busy = busy.read().await;
-    let checked = task::spawn_blocking(move || daemon.check_all(|| *ending.borrow()));
+pub(super) async fn check_all(daemon: Arc<Daemon>, end: End) {
+    let running = end.operation("checking the containers of the earlier daemon");
+    let checked = task::spawn_blocking(move || {
+        let _until_done = running;
+        daemon.check_all(|| end.has_begun());
+    });
     if let Err(panic) = checked.await {
-        let error = Error::failure(panic.to_string());
-        warn!("containers are not checked: {error}");
+        warn!("containers of the earlier daemon are not checked: {panic}");
     }
 }

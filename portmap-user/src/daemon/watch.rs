@@ -8,13 +8,12 @@ use netlink_packet_route::RouteNetlinkMessage;
 use portmap_common::slot::{HOST_SLOT, slot_of_veth};
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 use tokio::{
-    sync::RwLock,
     task,
     time::{self, Instant},
 };
 use tracing::{error, info, warn};
 
-use super::Daemon;
+use super::{Daemon, end::End};
 use crate::{
     error::{Context as _, Result},
     fault,
@@ -87,9 +86,9 @@ impl News {
 }
 
 /// Watches until the daemon ends, again if that cannot go on.
-pub(super) async fn watch_host(daemon: Arc<Daemon>, busy: Arc<RwLock<()>>) {
+pub(super) async fn watch_host(daemon: Arc<Daemon>, end: End) {
     loop {
-        let ended = watch(daemon.clone(), &busy).await;
+        let ended = watch(daemon.clone(), &end).await;
         let why = ended
             .err()
             .map_or_else(|| "the kernel has closed the connection".to_owned(), |error| error.message);
@@ -98,7 +97,7 @@ pub(super) async fn watch_host(daemon: Arc<Daemon>, busy: Arc<RwLock<()>>) {
     }
 }
 
-async fn watch(daemon: Arc<Daemon>, busy: &RwLock<()>) -> Result<()> {
+async fn watch(daemon: Arc<Daemon>, end: &End) -> Result<()> {
     let opening = || "cannot watch the host's interfaces".to_owned();
     let (connection, _handle, mut changes) = new_multicast_connection(&GROUPS).context(opening)?;
     task::spawn(connection);
@@ -122,8 +121,11 @@ async fn watch(daemon: Arc<Daemon>, busy: &RwLock<()>) -> Result<()> {
             thoroughly_at = Instant::now() + PERIOD;
         }
         let (daemon, started) = (daemon.clone(), Instant::now());
-        let _busy = busy.read().await;
-        let looked = task::spawn_blocking(move || fault::aside(|| daemon.look_after(&news)));
+        let running = end.operation("looking after the host");
+        let looked = task::spawn_blocking(move || {
+            let _until_done = running;
+            fault::aside(|| daemon.look_after(&news))
+        });
         let trouble = looked.await.context(opening)?.err();
         rested_at = Instant::now() + (started.elapsed() * REST).min(PERIOD);
         // The same trouble is told once.

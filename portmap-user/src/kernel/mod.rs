@@ -12,6 +12,7 @@ pub mod listeners;
 pub mod maps;
 pub mod namespace;
 pub mod netlink;
+pub mod process;
 pub mod programs;
 pub mod qdisc;
 pub mod ring;

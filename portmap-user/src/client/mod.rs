@@ -1,6 +1,8 @@
 //! The command line's end of the Unix socket.
 
-use std::{io::ErrorKind, path::PathBuf};
+mod patience;
+
+use std::{io::ErrorKind, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -14,6 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     net::UnixStream,
     runtime::{Builder, Runtime},
+    time,
 };
 
 use crate::{
@@ -25,6 +28,9 @@ use crate::{
     paths::StateDir,
 };
 
+/// How long until a socket is tried again whose daemon has not taken those who wait there.
+const FULL: Duration = Duration::from_millis(50);
+
 /// A way to ask a daemon.
 #[derive(Debug)]
 pub struct Client {
@@ -35,7 +41,7 @@ pub struct Client {
 impl Client {
     /// A client of the daemon with this state directory.
     pub fn new(state_dir: &StateDir) -> Result<Self> {
-        let runtime = Builder::new_current_thread().enable_io().build();
+        let runtime = Builder::new_current_thread().enable_io().enable_time().build();
         Ok(Self { socket: state_dir.socket(), runtime: runtime.context(|| "cannot start".to_owned())? })
     }
 
@@ -61,12 +67,12 @@ impl Client {
 
     /// All containers.
     pub fn list(&self) -> Result<Vec<Container>> {
-        self.call(Method::GET, "/v1/containers", NOTHING)
+        self.call_quickly("/v1/containers")
     }
 
     /// One container.
     pub fn show(&self, name: &str) -> Result<Container> {
-        self.call(Method::GET, &container(name), NOTHING)
+        self.call_quickly(&container(name))
     }
 
     /// Traffic of everybody.
@@ -95,7 +101,11 @@ impl Client {
     ) -> Result<()> {
         let path = drops("/v1/drops/events", name);
         self.runtime.block_on(async {
-            let (response, _sender) = self.open(Method::GET, &path, NOTHING).await?;
+            let opened = async {
+                self.check_alive().await?;
+                self.open(Method::GET, &path, NOTHING).await
+            };
+            let (response, _sender) = patience::to_the_end(&self.socket.display(), opened).await?;
             if !begin()? {
                 return Ok(());
             }
@@ -147,7 +157,42 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T> {
-        self.runtime.block_on(self.exchange(method, path, body))
+        self.runtime.block_on(async {
+            self.check_alive().await?;
+            patience::to_the_end(&self.socket.display(), self.exchange(method, path, body)).await
+        })
+    }
+
+    /// Asks for something that the daemon has at hand.
+    fn call_quickly<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let answer = self.exchange(Method::GET, path, NOTHING);
+        self.runtime.block_on(patience::at_once(&self.socket.display(), answer))
+    }
+
+    /// Gives up on a daemon that is stopped, or hangs. What it says does not matter: an earlier version does not know
+    /// the question.
+    async fn check_alive(&self) -> Result<()> {
+        let answer = async {
+            let mut sender = self.connect().await?;
+            let request = request(Method::GET, "/v1/alive", Vec::new())?;
+            sender.send_request(request).await.context(|| self.broken_off()).map(drop)
+        };
+        patience::at_once(&self.socket.display(), answer).await
+    }
+
+    /// A connection on which requests can be sent.
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>> {
+        let stream = loop {
+            match UnixStream::connect(&self.socket).await {
+                Ok(stream) => break stream,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => time::sleep(FULL).await,
+                Err(error) => return Err(self.unreachable(&error)),
+            }
+        };
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.context(|| self.broken_off())?;
+        tokio::spawn(connection);
+        Ok(sender)
     }
 
     async fn exchange<T: DeserializeOwned>(
@@ -169,21 +214,12 @@ impl Client {
         body: Option<&impl Serialize>,
     ) -> Result<(Response<Incoming>, SendRequest<Full<Bytes>>)> {
         let talking = || self.broken_off();
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.context(talking)?;
-        tokio::spawn(connection);
+        let mut sender = self.connect().await?;
         let body = match body {
             Some(body) => serde_json::to_vec(body).context(|| "cannot write the request".to_owned())?,
             None => Vec::new(),
         };
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "portmap")
-            .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .context(|| format!("cannot ask for {path}"))?;
-        let response = sender.send_request(request).await.context(talking)?;
+        let response = sender.send_request(request(method, path, body)?).await.context(talking)?;
         if response.status() == StatusCode::OK {
             return Ok((response, sender));
         }
@@ -208,6 +244,16 @@ impl Client {
             ),
         }
     }
+}
+
+fn request(method: Method, path: &str, body: Vec<u8>) -> Result<Request<Full<Bytes>>> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "portmap")
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(body)))
+        .context(|| format!("cannot ask for {path}"))
 }
 
 /// No body; the type is any that can be written.

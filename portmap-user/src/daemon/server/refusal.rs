@@ -1,0 +1,191 @@
+//! Refusals: whatever the reason, the body is `{"kind":…,"message":…}`.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    body::{self, Body},
+    extract::{FromRequest, Request},
+    http::{HeaderMap, Method, StatusCode, Uri, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use serde::de::DeserializeOwned;
+use tokio::time;
+
+use crate::error::{Error, Kind};
+
+/// Longest body of a request: 65,535 lone ports fit.
+const BODY: usize = 1 << 20;
+/// How long it may take to come.
+const BODY_TIME: Duration = Duration::from_secs(10);
+
+/// An error with the status that HTTP has for it.
+#[derive(Debug)]
+pub(super) struct Refusal(StatusCode, Error);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.0, Json(self.1)).into_response()
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let status =
+            StatusCode::from_u16(self.kind.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(self)).into_response()
+    }
+}
+
+/// There is no such path.
+pub(super) async fn no_such_path(uri: Uri) -> Refusal {
+    let message = format!("there is nothing at {}", shortened(uri.path()));
+    Refusal(StatusCode::NOT_FOUND, Error::new(Kind::NotFound, message))
+}
+
+/// The same on TCP, which has little.
+pub(super) async fn not_by_tcp(uri: Uri) -> Refusal {
+    let path = shortened(uri.path());
+    let message =
+        format!("there is nothing at {path}: TCP has /healthz and /metrics, the Unix socket has all");
+    Refusal(StatusCode::NOT_FOUND, Error::new(Kind::NotFound, message))
+}
+
+/// The path is there for other methods.
+pub(super) async fn no_such_method(method: Method, uri: Uri) -> Refusal {
+    let message = format!("{} has no method {}", shortened(uri.path()), shortened(method.as_str()));
+    Refusal(StatusCode::METHOD_NOT_ALLOWED, Error::usage(message))
+}
+
+/// The beginning of what somebody has sent.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 200;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// Lets requests pass that are meant for this host: a name in `Host` that is no address may be one that a web page has
+/// had a browser look up, to read here in its user's place ("DNS rebinding").
+pub(super) async fn to_an_address(request: Request, next: Next) -> Response {
+    match is_for_address(request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(host) => {
+            let message = format!(
+                "the Host {:?} is no address: ask by this host's address, or localhost",
+                shortened(&host)
+            );
+            Refusal(StatusCode::MISDIRECTED_REQUEST, Error::new(Kind::NotPermitted, message)).into_response()
+        }
+    }
+}
+
+/// Whether all that names the host is an address or localhost; if not, what does.
+fn is_for_address(uri: &Uri, headers: &HeaderMap) -> Result<(), String> {
+    let named = headers.get_all(header::HOST).iter().map(|host| String::from_utf8_lossy(host.as_bytes()));
+    let named = named.chain(uri.authority().map(|authority| authority.as_str().into()));
+    let mut count = 0;
+    for host in named {
+        count += 1;
+        if !is_address(&host) {
+            return Err(host.into_owned());
+        }
+    }
+    if count > 0 { Ok(()) } else { Err(String::new()) }
+}
+
+/// Whether this is an address or localhost, perhaps with a port.
+fn is_address(host: &str) -> bool {
+    let has_port = |text: &str| text.parse::<u16>().is_ok();
+    if let Some(rest) = host.strip_prefix('[') {
+        let Some((address, rest)) = rest.split_once(']') else { return false };
+        let port = rest.is_empty() || rest.strip_prefix(':').is_some_and(has_port);
+        return address.parse::<std::net::Ipv6Addr>().is_ok() && port;
+    }
+    let (name, port) = host.split_once(':').map_or((host, true), |(name, port)| (name, has_port(port)));
+    port && (name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::Ipv4Addr>().is_ok())
+}
+
+/// A request's body, which must be JSON, within a size and a time.
+pub(super) struct Given<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Given<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request<Body>, _state: &S) -> Result<Self, Refusal> {
+        let is_json = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| {
+            let kind = kind.to_str().unwrap_or_default();
+            kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+        });
+        if !is_json {
+            return Err(Refusal(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                Error::usage("the request's Content-Type is not application/json"),
+            ));
+        }
+        let Ok(body) = time::timeout(BODY_TIME, body::to_bytes(request.into_body(), BODY)).await else {
+            let message = format!("the request's body is not complete after {BODY_TIME:?}");
+            return Err(Refusal(StatusCode::REQUEST_TIMEOUT, Error::usage(message)));
+        };
+        let body = body.map_err(|error| {
+            if is_too_long(&error) {
+                let message = format!("the request's body is longer than {BODY} bytes");
+                Refusal(StatusCode::PAYLOAD_TOO_LARGE, Error::usage(message))
+            } else {
+                Refusal(
+                    StatusCode::BAD_REQUEST,
+                    Error::usage(format!("the request's body breaks off: {error}")),
+                )
+            }
+        })?;
+        serde_json::from_slice(&body).map(Self).map_err(|error| {
+            let message = format!("the request makes no sense: {}", shortened(&error.to_string()));
+            Refusal(StatusCode::BAD_REQUEST, Error::usage(message))
+        })
+    }
+}
+
+fn is_too_long(error: &axum::Error) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<http_body_util::LengthLimitError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_told_from_addresses() {
+        for host in
+            ["127.0.0.1", "10.0.0.1:5051", "localhost", "LocalHost:5051", "[::1]", "[2001:db8::1]:5051"]
+        {
+            assert!(is_address(host), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "evil.example:5051",
+            "127.0.0.1.evil.example",
+            "localhost:x",
+            "[::1",
+            "::1",
+            "[::1]x",
+        ] {
+            assert!(!is_address(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn what_is_long_is_shortened() {
+        assert_eq!(shortened("short"), "short");
+        assert_eq!(shortened(&"ä".repeat(1000)).chars().count(), 201);
+    }
+}

@@ -1,0 +1,309 @@
+//! The daemon's sockets under those who use them badly, and its end whatever hangs.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    os::unix::net::UnixStream,
+    process::Stdio,
+    time::Duration,
+};
+
+use portmap_tests::{
+    daemon::Daemon,
+    faults::Fault,
+    sandbox::{DAEMON_FLAGS, Place, Sandbox},
+    wait,
+};
+use serde_json::{Value, json};
+
+/// More connections than TCP has places, and than a process has files by default.
+const MANY: usize = 1100;
+/// Files of a daemon with all its places for TCP taken, and some for what it does meanwhile.
+const MORE_FILES: usize = 64 + 64;
+/// As long as a test may wait for an answer on an emulated machine.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+fn listening(sandbox: &Sandbox) -> Daemon {
+    sandbox.daemon_with(&[&DAEMON_FLAGS[..], &["--listen", "127.0.0.1:5051"]].concat())
+}
+
+fn connect(sandbox: &Sandbox) -> TcpStream {
+    let stream = sandbox.inside(Place::Host, || TcpStream::connect("127.0.0.1:5051")).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    stream
+}
+
+/// Asks by TCP; what was answered is text even if the connection is reset behind it.
+fn ask(sandbox: &Sandbox, request: &str) -> String {
+    let mut stream = connect(sandbox);
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8(answer).expect("text")
+}
+
+fn get(sandbox: &Sandbox, path: &str, host: &str) -> String {
+    ask(sandbox, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
+}
+
+/// What an answer must have: a status, and an error as JSON.
+fn expect_refusal(answer: &str, status: u16, kind: &str, part: &str) {
+    assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+    let body: Value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"));
+    assert_eq!(body["kind"], kind, "{answer}");
+    assert!(body["message"].as_str().is_some_and(|message| message.contains(part)), "{answer}");
+}
+
+#[test]
+fn tcp_has_what_monitoring_reads_and_nothing_else() {
+    let sandbox = Sandbox::new();
+    let daemon = listening(&sandbox);
+    sandbox.ok(&["add", "secret"]);
+    let local = "127.0.0.1:5051";
+    assert!(get(&sandbox, "/healthz", local).ends_with("\r\n\r\nok\n"));
+    for host in ["localhost:5051", "[::1]", "10.0.0.1"] {
+        assert!(get(&sandbox, "/metrics", host).contains("container=\"secret\""), "{host}");
+    }
+    for path in
+        ["/v1/containers", "/v1/stats", "/v1/doctor", "/v1/drops/events", "/v1/alive", "/", "/nothing"]
+    {
+        let answer = get(&sandbox, path, local);
+        assert!(!answer.contains("secret"), "{answer}");
+        expect_refusal(&answer, 404, "not_found", path);
+    }
+    for request in ["POST /v1/teardown", "DELETE /v1/containers/secret"] {
+        let answer =
+            ask(&sandbox, &format!("{request} HTTP/1.1\r\nHost: {local}\r\nConnection: close\r\n\r\n"));
+        expect_refusal(&answer, 404, "not_found", "TCP has");
+    }
+    let answer =
+        ask(&sandbox, &format!("POST /metrics HTTP/1.1\r\nHost: {local}\r\nConnection: close\r\n\r\n"));
+    expect_refusal(&answer, 405, "usage", "no method POST");
+    // What a browser asks for a web page whose name has become this host's address.
+    for host in ["rebound.example:5051", "127.0.0.1.rebound.example", ""] {
+        expect_refusal(&get(&sandbox, "/metrics", host), 421, "not_permitted", "no address");
+    }
+    expect_refusal(
+        &get(&sandbox, "http://rebound.example/metrics", local),
+        421,
+        "not_permitted",
+        "no address",
+    );
+    assert_eq!(sandbox.json(&["list"]).as_array().map(Vec::len), Some(1));
+    assert!(!daemon.log().contains("whoever reaches this address"), "{}", daemon.log());
+    daemon.stop();
+    let daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], &["--listen", "0.0.0.0:5051"]].concat());
+    assert!(daemon.log().contains("whoever reaches this address reads /metrics"), "{}", daemon.log());
+}
+
+#[test]
+fn connections_that_ask_nothing_keep_nobody_out() {
+    let sandbox = Sandbox::new();
+    let daemon = listening(&sandbox);
+    let before = daemon.open_files();
+    let half = "GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ";
+    let mut held = Vec::new();
+    for number in 0..MANY {
+        // Those that have waited for long are closed meanwhile; whether this one is is not to be seen yet.
+        let mut stream = connect(&sandbox);
+        if number % 2 == 0 {
+            let _ = stream.write_all(half.as_bytes());
+        }
+        held.push(stream);
+    }
+    assert!(get(&sandbox, "/healthz", "127.0.0.1").ends_with("ok\n"));
+    for arguments in [&["list"][..], &["add", "a", "--ports", "31000"], &["doctor"], &["del", "a"]] {
+        sandbox.ok(arguments);
+    }
+    let files = daemon.open_files();
+    assert!(files <= before + MORE_FILES, "{files} files, {before} before");
+    // They are closed when they have been quiet for long, whether they go or not.
+    wait::until("quiet connections to be closed", || daemon.open_files() <= before + 4);
+    drop(held);
+    // The same on the Unix socket, whose users have more places.
+    let socket = sandbox.path("/run/portmap/portmapd.sock");
+    let held: Vec<_> = (0..MANY).map_while(|_| UnixStream::connect(&socket).ok()).collect();
+    sandbox.ok(&["list"]);
+    sandbox.ok(&["add", "a"]);
+    drop(held);
+}
+
+#[test]
+fn requests_have_bounds() {
+    let sandbox = Sandbox::new();
+    let daemon = listening(&sandbox);
+    let before = daemon.resident();
+    let line = format!("X: {}\r\n", "x".repeat(4000));
+    let mut held = Vec::new();
+    for _ in 0..MANY / 4 {
+        let mut stream = connect(&sandbox);
+        // It is refused, and perhaps closed, before all of it has been sent.
+        let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\n");
+        let _ = (0..100).try_for_each(|_| stream.write_all(line.as_bytes()));
+        held.push(stream);
+    }
+    let grown = daemon.resident().saturating_sub(before);
+    assert!(grown < 16 << 20, "{grown} bytes more");
+    drop(held);
+    let many = ask(&sandbox, &format!("GET /healthz HTTP/1.1\r\n{}\r\n", "X: x\r\n".repeat(1000)));
+    assert!(many.starts_with("HTTP/1.1 431 "), "{many}");
+    let by_socket = |head: &str, body: &[u8]| {
+        let mut stream = UnixStream::connect(sandbox.path("/run/portmap/portmapd.sock")).expect("connected");
+        let _ = write!(
+            stream,
+            "POST /v1/containers HTTP/1.1\r\nHost: portmap\r\nConnection: close\r\n{head}\r\n"
+        );
+        let _ = stream.write_all(body);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8(answer).expect("text")
+    };
+    let json = "Content-Type: application/json\r\n";
+    let long = vec![b' '; 2 << 20];
+    let answer = by_socket(&format!("{json}Content-Length: {}\r\n", long.len()), &long);
+    expect_refusal(&answer, 413, "usage", "longer than 1048576 bytes");
+    expect_refusal(&by_socket("Content-Length: 2\r\n", b"{}"), 415, "usage", "Content-Type");
+    // The longest name, and what it says of a longer one.
+    let body = json!({ "name": "x".repeat(100_000) }).to_string();
+    let answer = by_socket(&format!("{json}Content-Length: {}\r\n", body.len()), body.as_bytes());
+    expect_refusal(&answer, 400, "usage", "cannot be a container's name");
+    assert!(answer.len() < 1000, "{answer}");
+}
+
+#[test]
+fn whoever_does_not_read_is_left_behind() {
+    let sandbox = Sandbox::new();
+    let daemon = listening(&sandbox);
+    let before = daemon.open_files();
+    // So many answers that no buffer has room for them.
+    let mut stream = connect(&sandbox);
+    stream.set_write_timeout(Some(Duration::from_millis(200))).expect("a socket");
+    let request = "GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
+    let sent = (0..1_000_000).take_while(|_| stream.write_all(request.as_bytes()).is_ok()).count();
+    assert!(sent < 1_000_000, "the daemon reads without end");
+    wait::until("the connection to be closed", || daemon.open_files() <= before + 1);
+    daemon.stop();
+}
+
+#[test]
+fn health_is_asked_of_what_commands_wait_for() {
+    let sandbox = Sandbox::new();
+    let daemon = listening(&sandbox);
+    sandbox.order(Fault::Fail, 1);
+    let answer = get(&sandbox, "/healthz", "127.0.0.1");
+    expect_refusal(&answer, 503, "unhealthy", "the kernel does not answer");
+    assert!(sandbox.struck().is_some());
+    assert!(get(&sandbox, "/healthz", "127.0.0.1").ends_with("ok\n"));
+    sandbox.order(Fault::Hang, 1);
+    for _ in 0..3 {
+        expect_refusal(&get(&sandbox, "/healthz", "127.0.0.1"), 503, "unhealthy", "the kernel's netlink");
+    }
+    assert!(sandbox.struck().is_some());
+    // A look that hangs is no operation, and nobody waits for it.
+    daemon.stop();
+}
+
+#[test]
+fn an_end_has_a_limit_and_says_what_hangs() {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a", "--ports", "31000"]);
+    sandbox.order(Fault::Hang, 3);
+    let mut add = sandbox.portmap_command(&["add", "b"]).stderr(Stdio::piped()).spawn().expect("it runs");
+    wait::until("the command to hang", || {
+        std::fs::read_to_string(sandbox.path("/run/faults")).is_ok_and(|order| order.starts_with("at "))
+    });
+    // It does not keep other commands from being answered.
+    assert_eq!(sandbox.json(&["show", "a"])["state"], "ready");
+    let log = daemon.log.clone();
+    assert_eq!(daemon.ends_by("TERM"), Some(1));
+    let log = std::fs::read_to_string(log).expect("a log");
+    assert!(log.contains("asked to end by SIGTERM") && log.contains("add \"b\" (for "), "{log}");
+    assert!(!add.wait().expect("it ends").success());
+    assert!(sandbox.struck().is_some());
+    // The next one undoes what was cut off.
+    let _daemon = sandbox.daemon();
+    assert_eq!(sandbox.json(&["list"]).as_array().map(Vec::len), Some(1));
+    sandbox.ok(&["add", "b"]);
+}
+
+#[test]
+fn signals_mean_what_they_usually_do() {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    for signal in ["HUP", "USR1", "USR2"] {
+        daemon.signal(signal);
+        wait::until("the signal to be told of", || {
+            daemon.log().contains(&format!("SIG{signal} changes nothing"))
+        });
+        sandbox.ok(&["list"]);
+    }
+    assert_eq!(daemon.ends_by("QUIT"), Some(0));
+    assert_eq!(sandbox.daemon().ends_by("INT"), Some(0));
+    assert!(!sandbox.path("/run/portmap/portmapd.sock").exists());
+}
+
+#[test]
+fn a_start_that_is_asked_to_end_does() {
+    let sandbox = Sandbox::new();
+    drop(sandbox.daemon());
+    sandbox.order(Fault::Hang, 5);
+    let daemon = sandbox.start_daemon(&DAEMON_FLAGS);
+    wait::until("the start to hang", || {
+        std::fs::read_to_string(sandbox.path("/run/faults")).is_ok_and(|order| order.starts_with("at "))
+    });
+    let log = daemon.log.clone();
+    assert_eq!(daemon.ends_by("TERM"), Some(1));
+    let log = std::fs::read_to_string(log).expect("a log");
+    assert!(log.contains("the start (for "), "{log}");
+    assert!(sandbox.struck().is_some());
+    sandbox.daemon().stop();
+}
+
+#[test]
+fn a_start_that_cannot_listen_touches_nothing() {
+    let sandbox = Sandbox::new();
+    let _taken = sandbox.inside(Place::Host, || std::net::TcpListener::bind("127.0.0.1:5051")).expect("free");
+    let long = format!("/run/{}", "x".repeat(100));
+    for (flags, code, expected) in
+        [(["--listen", "127.0.0.1:5051"], 1, "127.0.0.1:5051"), (["--state-dir", &long], 2, "too long")]
+    {
+        let (status, log) = sandbox.refused_daemon(&[&DAEMON_FLAGS[..], &flags].concat());
+        assert_eq!(status, code, "{log}");
+        assert!(log.lines().last().is_some_and(|line| line.contains(expected)), "{log}");
+        sandbox.sh(Place::Host, "! test -e /run/portmap && ! test -e /sys/fs/bpf/portmap");
+        assert!(!sandbox.path(&long).exists());
+    }
+}
+
+#[test]
+fn commands_do_not_wait_for_a_daemon_that_is_stopped() {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a"]);
+    daemon.pause();
+    let commands = [&["list"][..], &["show", "a"], &["add", "b"], &["del", "a"], &["drops", "--follow"]];
+    let started: Vec<_> = commands
+        .iter()
+        .map(|arguments| {
+            let mut command = sandbox.portmap_command(arguments);
+            command.stderr(Stdio::piped()).spawn().expect("the command runs")
+        })
+        .collect();
+    for (arguments, child) in commands.iter().zip(started) {
+        let output = child.wait_with_output().expect("it ends");
+        let errors = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(5), "{arguments:?}: {errors}");
+        let lines: Vec<_> = errors.lines().collect();
+        assert!(
+            lines.len() == 2 && lines[0].ends_with("does not answer: waiting"),
+            "{arguments:?}: {errors}"
+        );
+        assert!(lines[1].contains("has not answered for 9 s"), "{arguments:?}: {errors}");
+    }
+    daemon.resume();
+    // What was asked for in vain has not been done later.
+    assert_eq!(sandbox.json(&["show", "a"])["state"], "ready");
+    assert_eq!(sandbox.json(&["list"]).as_array().map(Vec::len), Some(1));
+}
