@@ -265,15 +265,15 @@ fn a_start_that_is_asked_to_end_does() {
 fn a_start_that_cannot_listen_touches_nothing() {
     let sandbox = Sandbox::new();
     let _taken = sandbox.inside(Place::Host, || std::net::TcpListener::bind("127.0.0.1:5051")).expect("free");
-    let long = format!("/run/{}", "x".repeat(100));
+    let deep = format!("/run/{}", "x".repeat(100));
     for (flags, code, expected) in
-        [(["--listen", "127.0.0.1:5051"], 1, "127.0.0.1:5051"), (["--state-dir", &long], 2, "too long")]
+        [(["--listen", "127.0.0.1:5051"], 1, "127.0.0.1:5051"), (["--state-dir", &deep], 2, "too long")]
     {
         let (status, log) = sandbox.refused_daemon(&[&DAEMON_FLAGS[..], &flags].concat());
         assert_eq!(status, code, "{log}");
         assert!(log.lines().last().is_some_and(|line| line.contains(expected)), "{log}");
         sandbox.sh(Place::Host, "! test -e /run/portmap && ! test -e /sys/fs/bpf/portmap");
-        assert!(!sandbox.path(&long).exists());
+        assert!(!sandbox.path(&deep).exists());
     }
 }
 
