@@ -5,11 +5,14 @@ mod doctor;
 mod drops;
 mod explain;
 mod facts;
+mod first;
 mod follow;
 mod followers;
 mod host;
 mod inside;
+mod lost;
 mod metrics;
+mod place;
 mod recovery;
 mod repair;
 mod server;
@@ -29,13 +32,20 @@ use std::{
 
 use portmap_common::slot::SLOTS;
 
-use self::turns::Turns;
-pub use self::{facts::HostFacts, host::teardown, server::serve};
+pub use self::{
+    facts::HostFacts,
+    host::{TornDown, teardown},
+    server::serve,
+};
+use self::{place::Place, turns::Turns};
 use crate::{
     api::{AddRequest, Container, ContainerState, HOST, OUTSIDE},
     ephemeral::EphemeralPool,
     error::{Error, Kind, Result},
-    kernel::{clock, guard::Guard, maps::Maps, namespace, programs::Mechanism, qdisc::Leaf, sysctl::Sysctls},
+    kernel::{
+        clock, guard::Guard, maps::Maps, namespace, pins::Held, programs::Mechanism, qdisc::Leaf,
+        sysctl::Sysctls,
+    },
     ports::PortSet,
     records::{ContainerRecord, Phase},
     settings::Settings,
@@ -68,6 +78,10 @@ pub struct Daemon {
     /// Refuses `bind()` to ports that are not the container's.
     guard: Option<Guard>,
     registry: Mutex<Registry>,
+    /// What is pinned.
+    held: Held,
+    /// No other daemon works in the same network namespace, or with the same pins.
+    place: Mutex<Place>,
     /// Taken by whoever adds, changes or removes a container.
     turns: Turns,
     /// Whether containers can still be added and removed; a teardown waits for those that are being.
@@ -133,20 +147,21 @@ impl Daemon {
 
     /// The same for whoever has the turn.
     fn delete_in_turn(&self, name: &str) -> Result<()> {
-        let record = {
-            let mut registry = self.registry();
-            let entry = registry.containers.get_mut(name).ok_or_else(|| Error::no_container(name))?;
+        let found = self.registry().containers.get(name).map(|entry| entry.record.clone());
+        let mut record = found.ok_or_else(|| Error::no_container(name))?;
+        record.phase = Phase::Deleting;
+        self.store.mark_deleting(&record)?;
+        if let Some(entry) = self.registry().containers.get_mut(name) {
             entry.record.phase = Phase::Deleting;
-            entry.record.clone()
-        };
-        self.store.set_container(&record)?;
+        }
         self.remove(&record)
     }
 
     /// Removes all containers and everything else; nothing can be added afterwards.
     pub fn teardown(&self) -> Result<bool> {
         *self.open.write().unwrap_or_else(PoisonError::into_inner) = false;
-        host::teardown_locked(&self.store, self.settings.pins.bpffs())
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(host::teardown_locked(&self.store, &place, self.settings.pins.bpffs())?.anything)
     }
 
     /// Removes the state directory if there has been a teardown.
@@ -178,9 +193,11 @@ impl Daemon {
         }
         self.check_static_ports(&registry, &name, &ports)?;
         let slot = registry.free_slot()?;
-        let ephemeral_ports = registry
-            .pool
-            .allocate(ephemeral_ports_per_container.unwrap_or(self.settings.block), clock::since_boot()?)?;
+        let ephemeral_ports = registry.pool.allocate_to(
+            &name,
+            ephemeral_ports_per_container.unwrap_or(self.settings.block),
+            clock::since_boot()?,
+        )?;
         let (egress, ingress) = self.limits(&traffic);
         let owns_netns = netns.is_none() && pid.is_none();
         let netns = netns

@@ -9,8 +9,9 @@ use portmap_common::tables::{PORTS, PortEntry};
 use tracing::{info, warn};
 
 use super::{
-    Daemon, Entry, HostFacts, Registry, Turns,
+    Daemon, Entry, HostFacts, Place, Registry, Turns,
     container::{open_same, port_entry, veth},
+    first::FirstStart,
     host,
     repair::Found,
     shaping, uplink_queue,
@@ -25,6 +26,7 @@ use crate::{
         layout,
         maps::Maps,
         netlink::Netlink,
+        pins::Held,
         programs,
         qdisc::Leaf,
         sysctl::Sysctls,
@@ -36,8 +38,18 @@ use crate::{
 
 impl Daemon {
     /// Starts a daemon: checks everything, then takes over what an earlier one left, then does the rest.
+    ///
+    /// One that fails leaves containers in service that were, and nothing where nothing was.
     pub fn start(settings: Settings) -> Result<Self> {
         host::check_root()?;
+        let first = FirstStart::look(&settings);
+        Self::start_over(settings).map_err(|error| match first {
+            Some(first) => first.undo(error),
+            None => error,
+        })
+    }
+
+    fn start_over(settings: Settings) -> Result<Self> {
         bpffs::check_mounted(settings.pins.bpffs())?;
         let facts = HostFacts::discover(&settings)?;
         let bind_guard = settings.bind_guard.as_ref().map(BindGuard::cgroup).transpose()?;
@@ -45,6 +57,8 @@ impl Daemon {
         host::check_ports(&settings, &sysctls)?;
         layout::refuse_later(settings.pins.bpffs())?;
         let store = Store::lock(&settings.state_dir)?;
+        let mut place = Place::take(facts.namespace, &settings.state_dir)?;
+        place.take_pins(settings.pins.bpffs())?;
         let mechanism = programs::Mechanism::detect();
         let records = store.containers()?;
         let mut pool = EphemeralPool::new(settings.ephemeral_ports.clone(), settings.rest);
@@ -55,10 +69,12 @@ impl Daemon {
         for resting in store.resting()? {
             pool.rest(resting, now);
         }
-        let mut host_record = host::record(&store, &settings, &sysctls, &facts, mechanism)?;
+        let mut host_record = host::record(&store, &mut place, &settings, &sysctls, &facts, mechanism)?;
         let leaf = Leaf::best()?;
         let speed_per_cpu = shaping::speed_per_cpu(&settings.shaping, &facts);
         shaping::warn_of_limits(&settings.shaping, leaf, speed_per_cpu, &facts.uplink);
+        bpffs::prepare(&settings.pins)?;
+        place.take_pins(settings.pins.bpffs())?;
         layout::adopt(&settings.pins)?;
         programs::load(&settings.pins)?;
         let mut maps = Maps::open(&settings.pins)?;
@@ -67,6 +83,8 @@ impl Daemon {
             None => None,
         };
         let has_flows = uplink_queue::settle(&store, &mut host_record, &settings, &facts, leaf)?;
+        place.note(&host_record);
+        let held = Held::open(&settings.pins)?;
         maps.set_config(&facts.config(has_flows))?;
         let registry = Registry { pool, containers: BTreeMap::new() };
         let daemon = Self {
@@ -77,6 +95,8 @@ impl Daemon {
             leaf,
             has_flows,
             speed_per_cpu,
+            held,
+            place: Mutex::new(place),
             turns: Turns::default(),
             sysctls,
             store,
@@ -113,7 +133,8 @@ impl Daemon {
     fn recover(&self, mut record: ContainerRecord) -> Result<()> {
         if record.phase != Phase::Ready {
             warn!("removing container {:?}, which was left half {}", record.name, record.phase.name());
-            return self.remove(&record);
+            self.remove_or_keep(record);
+            return Ok(());
         }
         let (egress, ingress) = self.limits(&record.wishes);
         record.egress = egress;
@@ -129,7 +150,8 @@ impl Daemon {
         let broken = match &found {
             Ok(Found::Gone) => {
                 info!("container {:?} has ended with its network namespace", record.name);
-                return self.remove(&record);
+                self.remove_or_keep(record);
+                return Ok(());
             }
             Ok(Found::Unconnected) => {
                 warn!("container {:?} had lost its interface, and has another one", record.name);
@@ -148,6 +170,18 @@ impl Daemon {
         self.store.set_container(&record)?;
         self.registry().containers.insert(record.name.clone(), Entry::new(record, broken));
         Ok(())
+    }
+
+    /// Removes a container. What cannot be done of it is no reason not to serve the others: it stays to be deleted.
+    fn remove_or_keep(&self, record: ContainerRecord) {
+        if let Err(error) = self.remove(&record) {
+            warn!("container {:?} stays to be deleted: {error}", record.name);
+            let mut registry = self.registry();
+            // It may be in nobody's hands yet.
+            let _ = registry.pool.reserve(record.ephemeral_ports);
+            let record = ContainerRecord { phase: Phase::Deleting, ..record };
+            registry.containers.insert(record.name.clone(), Entry::new(record, false));
+        }
     }
 
     /// Attaches the bind guard, or removes that of an earlier daemon.
