@@ -23,12 +23,17 @@ pub struct EphemeralPool {
     rest: Duration,
     /// Blocks that have been given back; the oldest first.
     resting: Vec<Resting>,
+    /// Blocks that who had them before has again, as they rested until then.
+    again: Vec<Resting>,
 }
 
 /// A block that has been given back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resting {
+    /// Who had it. None in what an earlier version has written down.
+    #[serde(default)]
+    pub name: Option<String>,
     /// Its ports.
     pub block: PortRange,
     /// Since when it rests, by the monotonic clock, which goes on when a daemon is replaced.
@@ -54,7 +59,25 @@ pub fn check_block_size(size: u16) -> Result<()> {
 impl EphemeralPool {
     /// A pool of which nothing is given out yet, and in which blocks rest for some time.
     pub fn new(managed: PortSet, rest: Duration) -> Self {
-        Self { free: managed.clone(), managed, rest, resting: Vec::new() }
+        Self { free: managed.clone(), managed, rest, resting: Vec::new(), again: Vec::new() }
+    }
+
+    /// A block for a container: that which it had, if it still rests and has this size, or else the first free one. Peers that
+    /// remember its connections remember them as of the same container.
+    pub fn allocate_to(&mut self, name: &str, size: u16, now: Duration) -> Result<PortRange> {
+        check_block_size(size)?;
+        self.wake(now);
+        let is_own = |resting: &Resting| {
+            let block = PortSet::from(resting.block);
+            resting.name.as_deref() == Some(name)
+                && block.count() == usize::from(size)
+                && block.difference(&self.managed).is_empty()
+        };
+        let Some(place) = self.resting.iter().rposition(is_own) else { return self.allocate(size, now) };
+        let resting = self.resting.remove(place);
+        let block = resting.block;
+        self.again.push(resting);
+        Ok(block)
     }
 
     /// The first free block of `size` ports whose first port is a multiple of `size`.
@@ -91,16 +114,29 @@ impl EphemeralPool {
 
     /// Gives a block back that nobody has used.
     pub fn cancel(&mut self, block: PortRange) {
+        if let Some(place) = self.again.iter().position(|resting| resting.block == block) {
+            let resting = self.again.remove(place);
+            self.resting.push(resting);
+            self.resting.sort_by_key(|resting| resting.since);
+        }
+        if self.resting.iter().any(|resting| resting.block == block) {
+            return;
+        }
+        self.free_again(block);
+    }
+
+    fn free_again(&mut self, block: PortRange) {
         // Only what is managed: the block may come from a pool that was larger.
         self.free = self.free.union(&PortSet::from(block).intersection(&self.managed));
     }
 
-    /// Gives a block back.
-    pub fn release(&mut self, block: PortRange, now: Duration) {
+    /// Gives back the block that a container had.
+    pub fn release(&mut self, name: &str, block: PortRange, now: Duration) {
         // That of a container whose removal an earlier daemon began was not taken from this pool, and may rest already.
         self.free = self.free.difference(&block.into());
         self.resting.retain(|resting| resting.block != block);
-        self.resting.push(Resting { block, since: now });
+        self.again.retain(|resting| resting.block != block);
+        self.resting.push(Resting { name: Some(name.to_owned()), block, since: now });
         self.wake(now);
     }
 
@@ -126,7 +162,7 @@ impl EphemeralPool {
         let enough = self.resting.partition_point(|resting| now.saturating_sub(resting.since) >= rest);
         let rested: Vec<_> = self.resting.drain(..enough).collect();
         for Resting { block, .. } in rested {
-            self.cancel(block);
+            self.free_again(block);
         }
     }
 
@@ -212,9 +248,9 @@ mod tests {
         let error = pool.allocate(1024, NOW).expect_err("nothing is left");
         assert_eq!(error.kind, crate::error::Kind::Conflict);
         assert!(error.message.contains("2048 of 2048 ports are in use"), "{error}");
-        pool.release(first, NOW);
+        pool.release("a", first, NOW);
         assert_eq!(pool.allocate(1024, NOW), Ok(first));
-        pool.release(second, NOW);
+        pool.release("b", second, NOW);
         pool.reserve(second).expect("it is free");
         assert!(pool.reserve(second).expect_err("it is taken").message.contains("in use"));
         assert!(pool.reserve(PortRange::new(1024, 2047).expect("a range")).is_err());
@@ -226,7 +262,7 @@ mod tests {
         let mut pool = EphemeralPool::new("32768-34815".parse().expect("ports"), rest);
         let (first, second) =
             (pool.allocate(1024, NOW).expect("a block"), pool.allocate(1024, NOW).expect("a block"));
-        pool.release(first, NOW);
+        pool.release("a", first, NOW);
         let error = pool.allocate(1024, NOW).expect_err("it rests");
         assert!(
             error.message.contains("1024 of 2048 ports are in use, 1024 rest, the first for another"),
@@ -234,8 +270,29 @@ mod tests {
         );
         pool.wake(NOW + rest);
         assert_eq!(pool.allocate(1024, NOW), Ok(first));
-        pool.release(second, NOW);
+        pool.release("b", second, NOW);
         assert!(pool.reserve(second).expect_err("it rests").message.contains("in use"));
+    }
+
+    #[test]
+    fn a_name_that_comes_back_has_its_block_again() {
+        let rest = Duration::from_mins(1);
+        let mut pool = EphemeralPool::new("32768-34815".parse().expect("ports"), rest);
+        let first = pool.allocate_to("a", 1024, NOW).expect("a block");
+        for restart in 1..8 {
+            pool.release("a", first, NOW + restart * rest / 10);
+            assert_eq!(pool.allocate_to("a", 1024, NOW + restart * rest / 10), Ok(first));
+        }
+        pool.release("a", first, NOW + rest);
+        let second = pool.allocate_to("b", 1024, NOW + rest).expect("the other one");
+        assert_ne!(second, first);
+        assert!(pool.allocate_to("c", 1024, NOW + rest).is_err(), "the other one rests");
+        assert!(pool.allocate_to("a", 512, NOW + rest).is_err(), "it had a larger one");
+        // An attempt that comes to nothing leaves it as it was.
+        assert_eq!(pool.allocate_to("a", 1024, NOW + rest), Ok(first));
+        pool.cancel(first);
+        assert!(pool.allocate_to("c", 1024, NOW + rest).is_err(), "it rests again");
+        assert_eq!(pool.allocate_to("c", 1024, NOW + rest + rest), Ok(first));
     }
 
     #[test]
@@ -243,8 +300,8 @@ mod tests {
         let (ports, rest): (PortSet, _) = ("32768-33791".parse().expect("ports"), Duration::from_mins(1));
         let mut pool = EphemeralPool::new(ports, rest);
         let block = PortRange::new(32768, 33791).expect("a range");
-        pool.release(block, NOW);
-        pool.release(block, NOW + rest / 2);
+        pool.release("a", block, NOW);
+        pool.release("a", block, NOW + rest / 2);
         assert!(pool.allocate(1024, NOW + rest).is_err(), "it rests since the second time");
         assert_eq!(pool.allocate(1024, NOW + rest + rest / 2), Ok(block));
         pool.wake(NOW + 4 * rest);
@@ -256,22 +313,22 @@ mod tests {
         let (ports, rest): (PortSet, _) = ("32768-34815".parse().expect("ports"), Duration::from_mins(1));
         let mut pool = EphemeralPool::new(ports.clone(), rest);
         let first = pool.allocate(1024, NOW).expect("a block");
-        pool.release(first, NOW);
+        pool.release("a", first, NOW);
         let mut next = EphemeralPool::new(ports.clone(), rest);
         let later = NOW + rest / 2;
         for resting in pool.resting() {
-            next.rest(*resting, later);
+            next.rest(resting.clone(), later);
         }
         let second = next.allocate(1024, later).expect("the other one");
         assert!(next.allocate(1024, later).is_err());
         assert_eq!(next.allocate(1024, NOW + rest), Ok(first));
         // What somebody has does not rest, and neither does what is from another boot, or has rested.
         for (since, now) in [(NOW, NOW), (NOW + rest, NOW), (NOW, NOW + rest)] {
-            next.rest(Resting { block: second, since }, now);
+            next.rest(Resting { name: None, block: second, since }, now);
             assert_eq!(next.resting(), []);
         }
         let mut free = EphemeralPool::new(ports, rest);
-        free.rest(Resting { block: first, since: NOW + rest }, NOW);
+        free.rest(Resting { name: None, block: first, since: NOW + rest }, NOW);
         assert_eq!(free.allocate(1024, NOW), Ok(first));
     }
 

@@ -14,6 +14,8 @@ pub enum Rank {
     Open,
     /// `Daemon::following`: held by whoever looks whether the host has changed, and has containers follow.
     Following,
+    /// `Daemon::place`: what says that no other daemon works here; held while pins are put back, and by a teardown.
+    Place,
     /// One of `Daemon::turns`: held by whoever adds, changes, checks or removes that container.
     Turn,
     /// `Daemon::registry`: who has what. Held for as long as it takes to read or change that; what may take long, such as a

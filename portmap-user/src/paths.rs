@@ -115,6 +115,13 @@ impl Pins {
         self.links().join(place)
     }
 
+    /// The maps and programs that stay pinned while a daemon is at work.
+    pub fn lasting(&self) -> Vec<PathBuf> {
+        let maps = names::MAPS.iter().chain([&names::MAP_GUARDED]).map(|name| self.map(name));
+        let programs = names::PROGRAMS.iter().chain(&names::GUARDS).map(|name| self.program(name));
+        maps.chain(programs).collect()
+    }
+
     /// Everything that this daemon's layout can have pinned besides links.
     pub fn fixed(&self) -> Vec<PathBuf> {
         let maps = names::MAPS.iter().chain([&names::MAP_GUARDED]).map(|name| self.map(name));

@@ -11,7 +11,7 @@ use std::{
     path::Path,
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tracing::warn;
 
@@ -19,13 +19,16 @@ use crate::{
     ephemeral::Resting,
     error::{Context as _, Error, Result},
     fault,
-    kernel::clock,
+    kernel::{clock, locked},
     paths::StateDir,
-    records::{ContainerRecord, HostRecord},
+    records::{ContainerRecord, HostRecord, Phase},
 };
 
 /// How names of files begin that are not complete yet. No container's name begins with a dot.
 const UNFINISHED: &str = ".unfinished-";
+
+/// How the name of a container's file ends when it is being deleted and that could not be written into it.
+const MARKED: &str = "deleting";
 
 /// Version of the files' form.
 const VERSION: u32 = 6;
@@ -63,13 +66,13 @@ impl Store {
                 .context(|| format!("cannot make the state directory {}", path.display()))?;
         }
         let path = directory.lock();
-        let file = File::create(&path).context(|| format!("cannot create {}", path.display()))?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-            nix::errno::Errno::EWOULDBLOCK => Error::conflict(format!(
+        let socket = directory.socket();
+        let lock = locked::file(&path, || locked::is_served(&socket));
+        let lock = lock.context(|| format!("cannot lock {}", path.display()))?.ok_or_else(|| {
+            Error::conflict(format!(
                 "another portmapd, or a teardown, is at work in {}: stop it, or name another --state-dir",
                 directory.path().display()
-            )),
-            _ => Error::failure(format!("cannot lock {}: {errno}", path.display())),
+            ))
         })?;
         let store = Self { directory: directory.clone(), _lock: lock };
         store.remove_unfinished()?;
@@ -157,13 +160,25 @@ impl Store {
 
     /// Removes the directory as far as there is nothing in it but what a store makes.
     pub fn remove(&self) -> Result<()> {
+        self.remove_but(false)
+    }
+
+    /// The same, but the directory itself may stay.
+    pub fn remove_but(&self, keep_directory: bool) -> Result<()> {
         // The lock's file while it is held: whoever comes now makes a new one.
         for file in [self.directory.resting(), self.directory.socket(), self.directory.lock()] {
             remove(&file)?;
         }
-        for path in [self.directory.containers(), self.directory.path().to_owned()] {
+        let own = (!keep_directory).then(|| self.directory.path().to_owned());
+        for path in [self.directory.containers()].into_iter().chain(own) {
             match fs::remove_dir(&path) {
-                Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
+                Err(error)
+                    if !matches!(
+                        error.kind(),
+                        // It may be a mount point, which stays.
+                        ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty | ErrorKind::ResourceBusy
+                    ) =>
+                {
                     return Err(error).context(|| format!("cannot remove {}", path.display()));
                 }
                 _ => {}
@@ -179,8 +194,12 @@ impl Store {
         let mut records = Vec::new();
         for entry in fs::read_dir(&directory).context(doing)? {
             let path = entry.context(doing)?.path();
-            if path.extension().is_some_and(|extension| extension == "json") {
+            let is_marked = path.extension().is_some_and(|extension| extension == MARKED);
+            if is_marked || path.extension().is_some_and(|extension| extension == "json") {
                 match read::<ContainerRecord>(&path)? {
+                    Found::Record(record) if is_marked => {
+                        records.push(ContainerRecord { phase: Phase::Deleting, ..record });
+                    }
                     Found::Record(record) => records.push(record),
                     Found::Damaged(why) => {
                         let aside = path.with_extension("json.damaged");
@@ -201,9 +220,23 @@ impl Store {
         write(&self.directory.container(&record.name), record)
     }
 
+    /// Writes down that a container is being deleted, by the name of its file where there is no room to write.
+    pub fn mark_deleting(&self, record: &ContainerRecord) -> Result<()> {
+        let file = self.directory.container(&record.name);
+        if file.with_extension(MARKED).exists() {
+            return Ok(());
+        }
+        let Err(error) = self.set_container(record) else { return Ok(()) };
+        let marked =
+            fault::step("mark a state file").and_then(|()| fs::rename(&file, file.with_extension(MARKED)));
+        marked.map_err(|_either| error)
+    }
+
     /// Forgets a container.
     pub fn remove_container(&self, name: &str) -> Result<()> {
-        remove(&self.directory.container(name))
+        let file = self.directory.container(name);
+        remove(&file.with_extension(MARKED))?;
+        remove(&file)
     }
 }
 
@@ -272,7 +305,6 @@ mod tests {
         error::Kind,
         kernel::namespace::NamespaceId,
         ports::PortRange,
-        records::Phase,
     };
 
     fn record(name: &str, slot: u16) -> ContainerRecord {

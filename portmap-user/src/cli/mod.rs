@@ -271,7 +271,11 @@ impl Command {
             Verb::Teardown { bpffs_dir } => {
                 let removed = match client()?.teardown() {
                     Err(error) if error.kind == Kind::Unreachable => {
-                        daemon::teardown(&state_dir, &bpffs_dir)?
+                        let torn_down = daemon::teardown(&state_dir, &bpffs_dir)?;
+                        for notice in &torn_down.notices {
+                            eprintln!("portmap: {notice}");
+                        }
+                        torn_down.anything
                     }
                     other => other?,
                 };

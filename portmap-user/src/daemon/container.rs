@@ -8,15 +8,16 @@ use portmap_common::{
     slot::veth_ifindex,
     tables::{Endpoint, PortEntry},
 };
+use tracing::warn;
 
 use super::{Daemon, Entry, inside};
 use crate::{
     api::Container,
-    error::{Error, Failures, Kind, Result},
+    error::{Error, Failures, Result},
     kernel::{
         bpffs, clock,
         link::{self, Interface, VethPair},
-        namespace::{self, Namespace, NamespaceId},
+        namespace::{self, Namespace, NamespaceId, NotOpened},
         netlink::Netlink,
         programs::{self, Hook, Mechanism},
         sysctl::{self, Sysctls},
@@ -246,10 +247,14 @@ impl Daemon {
             registry.pool.cancel(record.ephemeral_ports);
         } else {
             let mut pool = registry.pool.clone();
-            pool.release(record.ephemeral_ports, clock::since_boot()?);
+            pool.release(&record.name, record.ephemeral_ports, clock::since_boot()?);
             // First, so that no daemon knows neither the container nor that its ports rest.
-            self.store.set_resting(pool.resting())?;
+            let written = self.store.set_resting(pool.resting());
             self.store.remove_container(&record.name)?;
+            // Where there was no room, there may be now.
+            if let Err(error) = written.or_else(|_full| self.store.set_resting(pool.resting())) {
+                warn!("the ports {} do not rest if the daemon is replaced: {error}", record.ephemeral_ports);
+            }
             registry.pool = pool;
         }
         registry.containers.remove(&record.name);
@@ -266,10 +271,13 @@ pub(super) fn dismantle(mechanism: Mechanism, pins: &Pins, record: &ContainerRec
     }
     match open_same(record) {
         Ok(Some(_)) if record.owns_netns => failures.note(namespace::remove(&record.name)),
-        Ok(Some(namespace)) => failures.note(namespace.run(|| inside::restore(mechanism, pins, record))),
+        Ok(Some(namespace)) => {
+            forget_inside(record, namespace.run(|| inside::restore(mechanism, pins, record)))
+        }
         Ok(None) if record.owns_netns => failures.note(namespace::remove_rest(&record.name)),
         Ok(None) => {}
-        Err(error) => failures.note(Err(error)),
+        Err(error) if record.owns_netns => failures.note(Err(error)),
+        Err(error) => forget_inside(record, Err(error)),
     }
     failures.into_result()
 }
@@ -283,6 +291,14 @@ pub(super) fn delete_veths(records: &[ContainerRecord]) -> Result<()> {
     let own: Vec<u32> =
         there.filter(|(index, name)| names.get(index) == Some(name)).map(|(index, _)| index).collect();
     if own.len() > 1 { link::delete_all(&netlink, &own) } else { Ok(()) }
+}
+
+/// Says what cannot be put back in somebody else's namespace. What is inside is its owner's, and is no reason to keep a container.
+fn forget_inside(record: &ContainerRecord, restored: Result<()>) {
+    if let Err(error) = restored {
+        let (name, netns) = (&record.name, record.netns.display());
+        warn!("container {name:?}: {netns} is not as it was before, and stays so: {error}");
+    }
 }
 
 /// Deletes the host veth, and with it the other end.
@@ -305,9 +321,8 @@ pub(super) fn open_same(record: &ContainerRecord) -> Result<Option<Namespace>> {
     let Some(recorded) = record.namespace else { return Ok(None) };
     match Namespace::open(&record.netns) {
         Ok(namespace) => Ok(namespace.is(recorded)?.then_some(namespace)),
-        // There is no such file, or it stands for something else.
-        Err(error) if error.kind == Kind::Usage => Ok(None),
-        Err(error) => Err(error),
+        Err(NotOpened::Missing(_) | NotOpened::Ended(_) | NotOpened::Other(_)) => Ok(None),
+        Err(NotOpened::Failed(error)) => Err(error),
     }
 }
 

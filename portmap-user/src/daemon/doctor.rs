@@ -35,6 +35,14 @@ impl Daemon {
     pub fn doctor(&self) -> Vec<Finding> {
         let facts = self.facts();
         let mut findings = vec![self.mechanism_finding()];
+        if let Err(error) = self.held.check() {
+            let back = "they come back within ten seconds where a bpffs is mounted, at once by `portmap doctor --repair`";
+            findings.push(Finding::new(
+                "pins",
+                Health::Problem,
+                format!("{error}: {back}, or start portmapd again"),
+            ));
+        }
         findings.push(finding(
             "host settings",
             check_settings(&self.sysctls, &host::managed(&self.settings)),

@@ -26,8 +26,11 @@ impl Daemon {
         }
         info!("the host has changed: sharing {} of {}", now.addresses(), now.uplink);
         if (now.uplink_index, &now.uplink) != (before.uplink_index, &before.uplink) {
-            let mut record = host::record(&self.store, &self.settings, &self.sysctls, &now, self.mechanism)?;
-            uplink_queue::settle(&self.store, &mut record, &self.settings, &now, self.leaf)?;
+            let mut place = self.place.lock();
+            let (settings, mechanism) = (&self.settings, self.mechanism);
+            let mut record = host::record(&self.store, &mut place, settings, &self.sysctls, &now, mechanism)?;
+            uplink_queue::settle(&self.store, &mut record, settings, &now, self.leaf)?;
+            place.note(&record);
         }
         host::mend(&self.settings, &self.sysctls, &now, self.mechanism).failures.into_result()?;
         self.maps.set_config(&now.config(self.has_flows))?;

@@ -6,13 +6,14 @@ use nix::unistd::geteuid;
 use portmap_common::names::{PROG_LO_INGRESS, PROG_UPLINK_EGRESS, PROG_UPLINK_INGRESS};
 use tracing::warn;
 
-use super::{HostFacts, container, uplink_queue};
+use super::{HostFacts, Place, container, lost, uplink_queue};
 use crate::{
     error::{Error, Failures, Kind, Result},
     kernel::{
         bpffs, clock, clsact, layout, link, listeners,
         namespace::{Namespace, NamespaceId},
         netlink::Netlink,
+        pins,
         programs::{self, Hook, Mechanism},
         sysctl::{self, Sysctls},
     },
@@ -36,9 +37,10 @@ pub(super) fn check_root() -> Result<()> {
 
 /// Refuses ports that the host gives out by itself, and warns of those that it already uses.
 pub(super) fn check_ports(settings: &Settings, sysctls: &Sysctls) -> Result<()> {
-    let host_range = sysctls.local_port_range()?;
+    let (host_range, reserved) = (sysctls.local_port_range()?, sysctls.reserved_ports()?);
     for (flag, ports) in [("--ports", &settings.ports), ("--ephemeral-ports", &settings.ephemeral_ports)] {
-        let both = ports.intersection(&host_range.into());
+        // What is reserved it does not give out although its range has it.
+        let both = ports.intersection(&host_range.into()).difference(&reserved);
         if !both.is_empty() {
             return Err(Error::usage(format!(
                 "{flag}: the host gives out the ports {both} itself: choose others, or move the host's range \
@@ -82,12 +84,14 @@ pub(super) const LO_SETTINGS: [&str; 2] = ["accept_local", "route_localnet"];
 /// Writes down what is about to be done to the host, keeping what was written down before.
 pub(super) fn record(
     store: &Store,
+    place: &mut Place,
     settings: &Settings,
     sysctls: &Sysctls,
     facts: &HostFacts,
     mechanism: Mechanism,
 ) -> Result<HostRecord> {
-    let earlier = store.host()?;
+    // Where the state is lost, the place knows.
+    let earlier = store.host()?.or_else(|| place.host().cloned());
     if let Some(earlier) = &earlier {
         check_same_place(earlier, facts.namespace)?;
         if earlier.bpffs_dir != settings.pins.bpffs() {
@@ -137,7 +141,10 @@ pub(super) fn record(
             }
         }
     }
-    store.set_host(&record)?;
+    if store.host()?.as_ref() != Some(&record) {
+        store.set_host(&record)?;
+    }
+    place.note(&record);
     Ok(record)
 }
 
@@ -164,7 +171,7 @@ fn reserve(settings: &Settings, sysctls: &Sysctls) -> Result<bool> {
     let (before, ours) = (sysctls.reserved_ports()?, managed(settings));
     let is_lacking = !ours.difference(&before).is_empty();
     if is_lacking {
-        sysctls.set_reserved_ports(&before.union(&ours))?;
+        sysctls.reserve_ports(&ours)?;
     }
     Ok(is_lacking)
 }
@@ -231,26 +238,51 @@ pub(super) fn mend(
     mending
 }
 
+/// What a teardown has found.
+#[derive(Debug, Default)]
+pub struct TornDown {
+    /// Whether there was anything to remove.
+    pub anything: bool,
+    /// What was removed although nothing was on record of it, and what cannot be known then.
+    pub notices: Vec<String>,
+}
+
 /// Removes everything that a daemon with this state directory has made, whether or not it still runs elsewhere.
 /// `bpffs_dir` is for pins whose state is lost.
-///
-/// Returns whether there was anything.
-pub fn teardown(state_dir: &StateDir, bpffs_dir: &Path) -> Result<bool> {
+pub fn teardown(state_dir: &StateDir, bpffs_dir: &Path) -> Result<TornDown> {
+    teardown_but(state_dir, bpffs_dir, false)
+}
+
+/// The same, but the state directory itself may stay.
+pub(super) fn teardown_but(state_dir: &StateDir, bpffs_dir: &Path, keep_directory: bool) -> Result<TornDown> {
     check_root()?;
+    let keep_directory = keep_directory && state_dir.path().exists();
     let store = Store::lock(state_dir)?;
-    let anything = teardown_locked(&store, bpffs_dir)?;
-    store.remove()?;
-    Ok(anything)
+    let place = Namespace::current().and_then(|current| Place::take(current.id()?, state_dir));
+    let place = place.and_then(|mut place| {
+        let host = store.host()?.or_else(|| place.host().cloned());
+        place.take_pins(host.as_ref().map_or(bpffs_dir, |host| &host.bpffs_dir))?;
+        Ok(place)
+    });
+    let place = place.inspect_err(|_| {
+        // Nothing that somebody else uses is touched, and nothing left of this attempt.
+        if store.host() == Ok(None) && store.containers() == Ok(Vec::new()) {
+            let _ = store.remove_but(keep_directory);
+        }
+    })?;
+    let torn_down = teardown_locked(&store, &place, bpffs_dir)?;
+    store.remove_but(keep_directory)?;
+    Ok(torn_down)
 }
 
 /// The same for whoever has locked the state directory, which stays.
-pub(super) fn teardown_locked(store: &Store, bpffs_dir: &Path) -> Result<bool> {
+pub(super) fn teardown_locked(store: &Store, place: &Place, bpffs_dir: &Path) -> Result<TornDown> {
     let mut failures = Failures::default();
-    let host = store.host()?;
+    let host = store.host()?.or_else(|| place.host().cloned());
     let containers = store.containers()?;
     let pins = Pins::new(host.as_ref().map_or(bpffs_dir, |host| &host.bpffs_dir));
     layout::refuse_later(pins.bpffs())?;
-    let anything = host.is_some()
+    let mut anything = host.is_some()
         || !containers.is_empty()
         || pins.root().exists()
         || !layout::earlier(pins.bpffs())?.is_empty();
@@ -267,11 +299,21 @@ pub(super) fn teardown_locked(store: &Store, bpffs_dir: &Path) -> Result<bool> {
             failed => failures.note(failed),
         }
     }
+    let mut notices = Vec::new();
+    failures.note(lost::remove_interfaces(&mut notices));
+    if host.is_none() {
+        failures.note(lost::remove_filters());
+        if anything || !notices.is_empty() {
+            failures.note(lost::name_settings(&mut notices));
+        }
+    }
+    anything |= !notices.is_empty();
     failures.note(remove_pins(&pins));
     failures.note(layout::remove_earlier(pins.bpffs()));
     failures.into_result()?;
     store.remove_host()?;
-    Ok(anything)
+    place.leave()?;
+    Ok(TornDown { anything, notices })
 }
 
 /// Takes the programs off the host's interfaces and puts its settings back.
@@ -306,16 +348,14 @@ fn put_back_settings(host: &HostRecord) -> Result<()> {
     failures.into_result()
 }
 
-fn remove_pins(pins: &Pins) -> Result<()> {
+fn remove_pins(directories: &Pins) -> Result<()> {
     let mut failures = Failures::default();
-    if let Ok(links) = std::fs::read_dir(pins.links()) {
-        for link in links.flatten() {
-            failures.note(bpffs::unpin(&link.path()));
-        }
+    for link in pins::links(directories) {
+        failures.note(pins::end_link(&link));
     }
-    for pin in pins.fixed() {
+    for pin in directories.fixed() {
         failures.note(bpffs::unpin(&pin));
     }
     failures.into_result()?;
-    bpffs::remove_directories(pins)
+    bpffs::remove_directories(directories)
 }

@@ -6,13 +6,16 @@ mod drops;
 mod end;
 mod explain;
 mod facts;
+mod first;
 mod follow;
 mod followers;
 mod health;
 mod host;
 mod inside;
+mod lost;
 mod metrics;
 mod owner;
+mod place;
 mod recovery;
 mod repair;
 mod server;
@@ -36,15 +39,18 @@ use portmap_common::slot::SLOTS;
 pub use self::{
     end::End,
     facts::HostFacts,
-    host::teardown,
+    host::{TornDown, teardown},
     server::{Listeners, bind, serve},
 };
-use self::{takeover::Progress, turns::Turns};
+use self::{place::Place, takeover::Progress, turns::Turns};
 use crate::{
     api::{AddRequest, Container, ContainerState, HOST, OUTSIDE},
     ephemeral::EphemeralPool,
     error::{Error, Kind, Result},
-    kernel::{clock, guard::Guard, maps::Maps, namespace, programs::Mechanism, qdisc::Leaf, sysctl::Sysctls},
+    kernel::{
+        clock, guard::Guard, maps::Maps, namespace, pins::Held as HeldPins, programs::Mechanism, qdisc::Leaf,
+        sysctl::Sysctls,
+    },
     locks::{Held, Ranked, RankedRw},
     ports::PortSet,
     records::{ContainerRecord, Phase},
@@ -78,6 +84,10 @@ pub struct Daemon {
     /// Refuses `bind()` to ports that are not the container's.
     guard: Option<Guard>,
     registry: Ranked<Registry>,
+    /// What is pinned.
+    held: HeldPins,
+    /// No other daemon works in the same network namespace, or with the same pins.
+    place: Ranked<Place>,
     /// Taken by whoever adds, changes or removes a container.
     turns: Turns,
     /// Whether containers can still be added and removed; a teardown waits for those that are being.
@@ -160,20 +170,21 @@ impl Daemon {
 
     /// The same for whoever has the turn.
     fn delete_in_turn(&self, name: &str) -> Result<()> {
-        let record = {
-            let mut registry = self.registry();
-            let entry = registry.containers.get_mut(name).ok_or_else(|| Error::no_container(name))?;
+        let found = self.registry().containers.get(name).map(|entry| entry.record.clone());
+        let mut record = found.ok_or_else(|| Error::no_container(name))?;
+        record.phase = Phase::Deleting;
+        self.store.mark_deleting(&record)?;
+        if let Some(entry) = self.registry().containers.get_mut(name) {
             entry.record.phase = Phase::Deleting;
-            entry.record.clone()
-        };
-        self.store.set_container(&record)?;
+        }
         self.remove(&record)
     }
 
     /// Removes all containers and everything else; nothing can be added afterwards.
     pub fn teardown(&self) -> Result<bool> {
         *self.open.write() = false;
-        host::teardown_locked(&self.store, self.settings.pins.bpffs())
+        let place = self.place.lock();
+        Ok(host::teardown_locked(&self.store, &place, self.settings.pins.bpffs())?.anything)
     }
 
     /// Removes the state directory if there has been a teardown.
@@ -207,9 +218,11 @@ impl Daemon {
         }
         self.check_static_ports(&registry, &name, &ports)?;
         let slot = registry.free_slot()?;
-        let ephemeral_ports = registry
-            .pool
-            .allocate(ephemeral_ports_per_container.unwrap_or(self.settings.block), clock::since_boot()?)?;
+        let ephemeral_ports = registry.pool.allocate_to(
+            &name,
+            ephemeral_ports_per_container.unwrap_or(self.settings.block),
+            clock::since_boot()?,
+        )?;
         let (egress, ingress) = self.limits(&traffic);
         let owns_netns = netns.is_none() && pid.is_none();
         let netns = netns

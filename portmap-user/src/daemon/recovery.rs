@@ -9,8 +9,8 @@ use portmap_common::tables::{PORTS, PortEntry};
 use tracing::info;
 
 use super::{
-    Daemon, Entry, HostFacts, Registry, Turns, container::port_entry, host, shaping, takeover::Progress,
-    uplink_queue,
+    Daemon, Entry, HostFacts, Place, Registry, Turns, container::port_entry, first::FirstStart, host,
+    shaping, takeover::Progress, uplink_queue,
 };
 use crate::{
     api::ContainerState,
@@ -21,6 +21,7 @@ use crate::{
         guard::{self, Guard},
         layout,
         maps::Maps,
+        pins::Held,
         programs,
         qdisc::Leaf,
         sysctl::Sysctls,
@@ -33,8 +34,18 @@ use crate::{
 
 impl Daemon {
     /// Starts a daemon: checks everything, then takes over what an earlier one left, then does the rest.
+    ///
+    /// One that fails leaves containers in service that were, and nothing where nothing was.
     pub fn start(settings: Settings) -> Result<Self> {
         host::check_root()?;
+        let first = FirstStart::look(&settings);
+        Self::start_over(settings).map_err(|error| match first {
+            Some(first) => first.undo(error),
+            None => error,
+        })
+    }
+
+    fn start_over(settings: Settings) -> Result<Self> {
         bpffs::check_mounted(settings.pins.bpffs())?;
         let facts = HostFacts::discover(&settings)?;
         let bind_guard = settings.bind_guard.as_ref().map(BindGuard::cgroup).transpose()?;
@@ -42,6 +53,8 @@ impl Daemon {
         host::check_ports(&settings, &sysctls)?;
         layout::refuse_later(settings.pins.bpffs())?;
         let store = Store::lock(&settings.state_dir)?;
+        let mut place = Place::take(facts.namespace, &settings.state_dir)?;
+        place.take_pins(settings.pins.bpffs())?;
         let mechanism = programs::Mechanism::detect();
         let records = store.containers()?;
         let mut pool = EphemeralPool::new(settings.ephemeral_ports.clone(), settings.rest);
@@ -56,11 +69,13 @@ impl Daemon {
         for resting in store.resting()? {
             pool.rest(resting, now);
         }
-        let mut host_record = host::record(&store, &settings, &sysctls, &facts, mechanism)?;
+        let mut host_record = host::record(&store, &mut place, &settings, &sysctls, &facts, mechanism)?;
         let leaf = Leaf::best()?;
         let speed_per_cpu = shaping::speed_per_cpu(&settings.shaping, &facts);
         shaping::warn_of_limits(&settings.shaping, leaf, speed_per_cpu, &facts.uplink);
         let takes_layout_over = !layout::earlier(settings.pins.bpffs())?.is_empty();
+        bpffs::prepare(&settings.pins)?;
+        place.take_pins(settings.pins.bpffs())?;
         layout::adopt(&settings.pins)?;
         programs::load(&settings.pins)?;
         let maps = Maps::open(&settings.pins)?;
@@ -69,6 +84,8 @@ impl Daemon {
             None => None,
         };
         let has_flows = uplink_queue::settle(&store, &mut host_record, &settings, &facts, leaf)?;
+        place.note(&host_record);
+        let held = Held::open(&settings.pins)?;
         maps.set_config(&facts.config(has_flows))?;
         let registry = Registry { pool, containers: BTreeMap::new() };
         let daemon = Self {
@@ -79,6 +96,8 @@ impl Daemon {
             leaf,
             has_flows,
             speed_per_cpu,
+            held,
+            place: Ranked::new(Rank::Place, place),
             turns: Turns::default(),
             sysctls,
             store,

@@ -143,6 +143,8 @@ impl Daemon {
         let is_host_suspect =
             [link::LOOPBACK, self.facts().uplink_index].iter().any(|own| news.suspects.contains(own));
         let is_host_to_be_mended = (news.all || is_host_suspect) && self.settings.reconcile;
+        // The links that hold programs inside namespaces go with their pins.
+        let are_pins_lost = is_host_to_be_mended && self.held.check().is_err();
         let mended = if is_host_to_be_mended { self.mend_host() } else { Ok(()) };
         let netlink = Netlink::open()?;
         let all = if news.all { link::all(&netlink)? } else { Vec::new() };
@@ -155,7 +157,8 @@ impl Daemon {
             let interface = found.as_ref().or(all.get(&index));
             let is_there = interface.is_some_and(|interface| interface.name == record.host_veth());
             let is_suspect = news.all || news.suspects.contains(&index);
-            let is_well = interface.is_some_and(|interface| interface.is_up)
+            let is_well = !are_pins_lost
+                && interface.is_some_and(|interface| interface.is_up)
                 && (!is_suspect || (self.has_program(&record) && self.check_outside(&record).is_ok()));
             if !is_there || (self.settings.reconcile && !is_well) {
                 self.attend_to(&record.name, false);
@@ -229,7 +232,10 @@ impl Daemon {
     /// Puts back what somebody has changed at the host.
     fn mend_host(&self) -> Result<()> {
         let facts = self.facts();
+        // Everything else goes by them.
+        let are_pins_back = self.restore_pins()?;
         let mut mending = host::mend(&self.settings, &self.sysctls, &facts, self.mechanism);
+        mending.note("the pins", Ok(are_pins_back));
         if let Some(guard) = &self.guard {
             mending.note("the bind guard", guard.ensure());
         }
@@ -243,6 +249,16 @@ impl Daemon {
         }
         self.publish_ports();
         failures.into_result()
+    }
+
+    /// Makes pins again that somebody has removed. Returns whether there were any.
+    fn restore_pins(&self) -> Result<bool> {
+        let were_lost = self.held.restore()?;
+        if were_lost {
+            let mut place = self.place.lock();
+            place.take_pins(self.settings.pins.bpffs())?;
+        }
+        Ok(were_lost)
     }
 
     /// Tells the programs again what they are to know of the host. Returns whether they had been told something else.

@@ -2,14 +2,13 @@
 
 use std::{collections::BTreeSet, fs};
 
-use portmap_common::{
-    limit::Limit,
-    slot::{SLOTS, veth_ifindex},
-    tables::Endpoint,
-};
+use portmap_common::{limit::Limit, slot::SLOTS, tables::Endpoint};
 use tracing::warn;
 
-use super::{Daemon, container::ALIAS};
+use super::{
+    Daemon,
+    lost::{slot_of, slot_of_ours},
+};
 use crate::{
     error::{Context as _, Result},
     kernel::{bpffs, link, netlink::Netlink},
@@ -21,14 +20,10 @@ impl Daemon {
     pub(super) fn sweep(&self) -> Result<()> {
         let owned: BTreeSet<u16> =
             self.registry().containers.values().map(|entry| entry.record.slot).collect();
-        let slot_of = |name: &str| -> Option<u16> { name.strip_prefix("pm")?.parse().ok() };
         let netlink = Netlink::open()?;
         let mut orphans = Vec::new();
         for interface in link::all(&netlink)? {
-            let Some(slot) = slot_of(&interface.name) else { continue };
-            let is_ours = interface.index == veth_ifindex(slot)
-                && interface.alias.as_ref().is_some_and(|alias| alias.starts_with(ALIAS));
-            if is_ours && !owned.contains(&slot) {
+            if slot_of_ours(&interface).is_some_and(|slot| !owned.contains(&slot)) {
                 warn!("removing {}, the interface of a container that is not on record", interface.name);
                 orphans.push(interface.index);
             }

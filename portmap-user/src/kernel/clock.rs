@@ -1,13 +1,13 @@
 //! The clocks: the monotonic one, by which the programs tell the time, and the one on the wall.
 
 use std::{
-    fs,
     mem::MaybeUninit,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use nix::time::{ClockId, clock_gettime};
 
+use super::pseudo;
 use crate::{
     error::{Context as _, Error, Result},
     fault,
@@ -18,7 +18,7 @@ const SECONDS_PER_MINUTE: i64 = 60;
 /// The identifier of the machine's boot, which no other boot has.
 pub fn boot() -> Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";
-    let read = fault::step("read the boot's identifier").and_then(|()| fs::read_to_string(path));
+    let read = fault::step("read the boot's identifier").and_then(|()| pseudo::read_short(path));
     Ok(read.context(|| format!("cannot read {path}"))?.trim_end().to_owned())
 }
 

@@ -23,7 +23,7 @@ use portmap_common::{
     tables::Guarded,
 };
 
-use super::{bpffs, cgroup, namespace::Namespace, programs};
+use super::{bpffs, cgroup, namespace::Namespace, pins::end_link, programs};
 use crate::{
     error::{Context as _, Error, Result},
     fault, object,
@@ -197,8 +197,12 @@ fn new_link(pins: &Pins, name: &str) -> PathBuf {
 
 /// Removes a guard that an earlier daemon has left, complete or not, if there is one.
 pub fn remove(pins: &Pins) -> Result<()> {
-    let all = GUARDS
-        .map(|name| [pins.link(name), new_link(pins, name), pins.program(name), pins.new_program(name)]);
+    // What is refused is refused no more when this has been done.
+    GUARDS
+        .iter()
+        .flat_map(|name| [pins.link(name), new_link(pins, name)])
+        .try_for_each(|link| end_link(&link))?;
+    let all = GUARDS.map(|name| [pins.program(name), pins.new_program(name)]);
     let all = all.into_iter().flatten().chain([pins.map(MAP_GUARDED)]);
     all.filter(|pin| pin.exists()).try_for_each(|pin| bpffs::unpin(&pin))
 }

@@ -77,7 +77,7 @@ pub const LOOPBACK: u32 = 1;
 /// Speed of an interface in bytes per second, if it knows one. Virtual ones and those without a carrier do not, which
 /// drivers say in several ways: by an error, by -1, by nothing or by zero.
 pub fn speed(name: &str) -> Option<u64> {
-    let megabits = std::fs::read_to_string(format!("/sys/class/net/{name}/speed")).ok()?;
+    let megabits = super::pseudo::read_short(format!("/sys/class/net/{name}/speed")).ok()?;
     let megabits: u64 =
         megabits.trim().parse().ok().filter(|speed| (1..u64::from(u32::MAX)).contains(speed))?;
     Some(megabits * 1_000_000 / 8)

@@ -14,7 +14,7 @@ use std::{
 
 use nix::{
     errno::Errno,
-    libc::{self, ESRCH},
+    libc,
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
     sys::{
@@ -31,6 +31,9 @@ use crate::{
 
 /// Where `ip netns` looks for namespaces by name.
 pub const DIRECTORY: &str = "/run/netns";
+
+/// Asks what kind of namespace a file stands for (`linux/nsfs.h`, Linux 4.11).
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 
 /// Mode of the files that namespaces are mounted on. The sticky bit means nothing to a file, so nobody else makes one like it:
 /// `ip netns add` may be about to mount its own on an empty file that has the name of a container which has ended.
@@ -72,33 +75,73 @@ pub struct Namespace {
     path: PathBuf,
 }
 
-impl Namespace {
-    /// The namespace that the file at `path` stands for.
-    pub fn open(path: &Path) -> Result<Self> {
-        let file = fault::step("open a namespace").and_then(|()| File::open(path)).map_err(|error| {
-            match error.kind() {
-                io::ErrorKind::NotFound => {
-                    Error::usage(format!("{} does not exist: expected a network namespace", path.display()))
-                }
-                _ if error.raw_os_error() == Some(ESRCH) => {
-                    Error::usage(format!("the process of {} has ended", path.display()))
-                }
-                _ => Error::failure(format!("cannot open the network namespace {}: {error}", path.display())),
+/// Why a file cannot be opened as a network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotOpened {
+    /// There is no such file.
+    Missing(PathBuf),
+    /// It is that of a process which has ended.
+    Ended(PathBuf),
+    /// It is something else.
+    Other(PathBuf),
+    /// It cannot be told.
+    Failed(Error),
+}
+
+impl From<NotOpened> for Error {
+    fn from(why: NotOpened) -> Self {
+        match why {
+            NotOpened::Missing(path) => {
+                Self::usage(format!("{} does not exist: expected a network namespace", path.display()))
             }
-        })?;
-        let is_namespace = fstatfs(&file).is_ok_and(|fs| fs.filesystem_type() == NSFS_MAGIC);
-        if !is_namespace {
-            return Err(Error::usage(format!(
+            NotOpened::Ended(path) => Self::usage(format!("the process of {} has ended", path.display())),
+            NotOpened::Other(path) => Self::usage(format!(
                 "{} is no network namespace: expected a file such as {DIRECTORY}/NAME or /proc/PID/ns/net",
                 path.display()
-            )));
+            )),
+            NotOpened::Failed(error) => error,
+        }
+    }
+}
+
+impl fmt::Display for NotOpened {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Error::from(self.clone()).fmt(formatter)
+    }
+}
+
+impl std::error::Error for NotOpened {}
+
+impl Namespace {
+    /// The namespace that the file at `path` stands for.
+    pub fn open(path: &Path) -> Result<Self, NotOpened> {
+        let failed = |error: io::Error| match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
+            Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP => NotOpened::Missing(path.to_owned()),
+            Errno::ESRCH => NotOpened::Ended(path.to_owned()),
+            _ => NotOpened::Failed(Error::failure(format!(
+                "cannot open the network namespace {}: {error}",
+                path.display()
+            ))),
+        };
+        fault::step("open a namespace").map_err(failed)?;
+        // Looked at before it is opened: to open a pipe is to wait for its other end, and to open a device may do anything.
+        let mut options = OpenOptions::new();
+        let name = options.read(true).custom_flags(libc::O_PATH).open(path).map_err(failed)?;
+        if !fstatfs(&name).is_ok_and(|fs| fs.filesystem_type() == NSFS_MAGIC) {
+            return Err(NotOpened::Other(path.to_owned()));
+        }
+        let file = File::open(format!("/proc/self/fd/{}", name.as_raw_fd())).map_err(failed)?;
+        // SAFETY: the file is open and is a namespace; the call reads no memory of this process.
+        let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) };
+        if kind != libc::CLONE_NEWNET {
+            return Err(NotOpened::Other(path.to_owned()));
         }
         Ok(Self { file, path: path.to_owned() })
     }
 
     /// The namespace of the calling thread.
     pub fn current() -> Result<Self> {
-        Self::open(Path::new("/proc/thread-self/ns/net"))
+        Ok(Self::open(Path::new("/proc/thread-self/ns/net"))?)
     }
 
     /// Makes a namespace that has no file yet, and ends with this value if it gets none.

@@ -223,7 +223,7 @@ fn attach_clsact(program: &SchedClassifier, hook: &Hook) -> Result<()> {
 pub fn detach(hook: &Hook) -> Result<()> {
     match hook.mechanism() {
         // The pin is what keeps the link alive.
-        Mechanism::Tcx => bpffs::unpin(&hook.link),
+        Mechanism::Tcx => super::pins::end_link(&hook.link),
         Mechanism::Clsact => clsact::delete_filter(&Netlink::open()?, &hook.interface, hook.ingress),
     }
 }

@@ -2,8 +2,11 @@
 
 use std::{
     fs::File,
-    io::{self, Read as _, Write as _},
-    os::fd::{AsFd as _, OwnedFd},
+    io,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::FileExt as _,
+    },
 };
 
 use nix::{
@@ -12,8 +15,9 @@ use nix::{
     sys::stat::Mode,
 };
 
+use super::pseudo;
 use crate::{
-    error::{Context as _, Result},
+    error::{Context as _, Error, Result},
     fault,
     ports::{PortRange, PortSet},
 };
@@ -51,14 +55,12 @@ impl Sysctls {
 
     fn value(&self, name: &str) -> io::Result<String> {
         fault::step("read a setting")?;
-        let mut value = String::new();
-        self.file(name, OFlag::O_RDONLY)?.read_to_string(&mut value)?;
-        Ok(value.trim().to_owned())
+        Ok(pseudo::read(LONGEST, || self.file(name, OFlag::O_RDONLY))?.trim().to_owned())
     }
 
     fn set(&self, name: &str, value: &str) -> io::Result<()> {
         fault::step("write a setting")?;
-        self.file(name, OFlag::O_WRONLY)?.write_all(value.as_bytes())
+        pseudo::write(&self.file(name, OFlag::O_WRONLY)?, value)
     }
 
     /// The value of a setting, without white space around it.
@@ -85,15 +87,45 @@ impl Sysctls {
     /// The ports that the namespace does not give out by itself although its range has them.
     pub fn reserved_ports(&self) -> Result<PortSet> {
         let value = self.read(RESERVED_PORTS)?;
-        value.parse().map_err(|error| {
-            crate::error::Error::failure(format!("{ROOT}/{RESERVED_PORTS} makes no sense: {error}"))
-        })
+        value
+            .parse()
+            .map_err(|error| Error::failure(format!("{ROOT}/{RESERVED_PORTS} makes no sense: {error}")))
+    }
+
+    /// Has the namespace not give out these ports by itself, either. What it did not give out before is not touched, at no moment.
+    pub fn reserve_ports(&self, ports: &PortSet) -> Result<()> {
+        // Behind the beginning of the file, the kernel adds what is written to what it has.
+        self.write_ports(&ports.to_string(), 1, ports)
     }
 
     /// Sets the ports that the namespace does not give out by itself.
     pub fn set_reserved_ports(&self, ports: &PortSet) -> Result<()> {
         // Without the end of the line, an empty list would not even be written.
-        self.write(RESERVED_PORTS, &format!("{ports}\n"))
+        self.write_ports(&format!("{ports}\n"), 0, ports)
+    }
+
+    /// Writes a list of ports. The kernel takes no more than a page at a time, up to the end of a range, and adds what is written
+    /// behind the beginning.
+    fn write_ports(&self, list: &str, from: u64, ports: &PortSet) -> Result<()> {
+        let doing = || {
+            let (lists, count) = (ports.ranges().len(), ports.count());
+            format!("cannot set {ROOT}/{RESERVED_PORTS} to {count} ports in {lists} ranges")
+        };
+        fault::step("write a setting").context(doing)?;
+        let file = self.file(RESERVED_PORTS, OFlag::O_WRONLY).context(doing)?;
+        let (mut rest, mut offset) = (list.as_bytes(), from);
+        while !rest.is_empty() {
+            match file.write_at(rest, offset) {
+                Ok(0) => return Err(Error::failure(format!("{}: the kernel takes no more of it", doing()))),
+                Ok(taken) => {
+                    rest = rest.get(taken..).unwrap_or_default();
+                    offset += taken as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context(doing),
+            }
+        }
+        Ok(())
     }
 
     /// The ports that the namespace gives out by itself.
@@ -105,9 +137,7 @@ impl Sysctls {
             _ => None,
         };
         range.ok_or_else(|| {
-            crate::error::Error::failure(format!(
-                "{ROOT}/{LOCAL_PORT_RANGE} is {value:?}: expected two ports"
-            ))
+            Error::failure(format!("{ROOT}/{LOCAL_PORT_RANGE} is {value:?}: expected two ports"))
         })
     }
 
@@ -116,6 +146,10 @@ impl Sysctls {
         self.write(LOCAL_PORT_RANGE, &format!("{} {}", range.first(), range.last()))
     }
 }
+
+/// More bytes than a setting has: the longest is a list of ports, each of which is part of it with five digits and a separator at
+/// most.
+const LONGEST: usize = 6 * (1 << 16);
 
 const RESERVED_PORTS: &str = "ipv4/ip_local_reserved_ports";
 const LOCAL_PORT_RANGE: &str = "ipv4/ip_local_port_range";
@@ -131,4 +165,46 @@ fn if_present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 /// Name of a setting of one interface, or of `all` of them.
 pub fn of_interface(family: &str, interface: &str, setting: &str) -> String {
     format!("{family}/conf/{interface}/{setting}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::namespace::Namespace;
+
+    /// That whatever a namespace does not give out by itself is read, added to and put back as it is.
+    #[test]
+    fn lists_of_ports_of_any_length() {
+        let every = |step: usize, length: u16| -> PortSet {
+            let ports =
+                (1..=u16::MAX - length).step_by(step).map(|first| PortRange::new(first, first + length - 1));
+            let text: Vec<String> = ports.flatten().map(|range| range.to_string()).collect();
+            text.join(",").parse().expect("ports")
+        };
+        let lists = [
+            PortSet::default(),
+            "8080,9090".parse().expect("ports"),
+            every(100, 1),
+            every(2, 1),
+            every(3, 2),
+        ];
+        let ours: PortSet = "31000-32000,61440-65535".parse().expect("ports");
+        let done = Namespace::scratch(|| {
+            let sysctls = Sysctls::open()?;
+            for list in &lists {
+                sysctls.set_reserved_ports(list)?;
+                assert_eq!(sysctls.reserved_ports()?, *list);
+                sysctls.reserve_ports(&ours)?;
+                assert_eq!(sysctls.reserved_ports()?, list.union(&ours));
+                sysctls.reserve_ports(list)?;
+                assert_eq!(sysctls.reserved_ports()?, list.union(&ours));
+                sysctls.set_reserved_ports(list)?;
+                assert_eq!(sysctls.reserved_ports()?, *list);
+            }
+            Ok(())
+        });
+        if nix::unistd::geteuid().is_root() {
+            done.expect("a namespace");
+        }
+    }
 }

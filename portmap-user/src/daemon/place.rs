@@ -1,0 +1,162 @@
+//! Whose network namespace and whose pins these are: one daemon's at a time, whatever directories others are given.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{Seek as _, Write as _},
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    process,
+};
+
+use nix::fcntl::Flock;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use crate::{
+    error::{Context as _, Error, Result},
+    fault,
+    kernel::{clock, layout, locked, namespace::NamespaceId},
+    paths::{Pins, StateDir},
+    records::HostRecord,
+};
+
+/// Has a file for each network namespace in which a daemon has been, for root only. Outside state directories, which are what a
+/// second daemon would have another of.
+const DIRECTORY: &str = "/run/portmap-places";
+
+/// What is known of the daemon of a network namespace.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Owner {
+    pid: u32,
+    state_dir: PathBuf,
+    /// What it has done to the host, should its own record of it be lost.
+    host: Option<HostRecord>,
+}
+
+/// A network namespace, and pins, that no other daemon or teardown works with as long as this value exists.
+#[derive(Debug)]
+pub(super) struct Place {
+    path: PathBuf,
+    file: Flock<File>,
+    /// Of the directories of pins.
+    pins: Vec<(PathBuf, Flock<File>)>,
+    owner: Owner,
+}
+
+impl Place {
+    /// Takes a network namespace. A conflict if another daemon is at work in it, or if it belongs to the state in another
+    /// directory.
+    pub(super) fn take(namespace: NamespaceId, state_dir: &StateDir) -> Result<Self> {
+        let doing = || format!("cannot make {DIRECTORY}");
+        fault::step("take a network namespace").context(doing)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY).context(doing)?;
+        let cookie = namespace.cookie.unwrap_or_default();
+        let path = Path::new(DIRECTORY).join(format!("{}-{cookie}", namespace.inode));
+        let lock = locked::file(&path, || false).context(|| format!("cannot lock {}", path.display()))?;
+        let found = read(&path);
+        let Some(file) = lock else {
+            let who = found.map_or_else(String::new, |owner| {
+                format!(", pid {} with the state in {},", owner.pid, owner.state_dir.display())
+            });
+            return Err(Error::conflict(format!(
+                "another portmapd{who} is at work in this network namespace: stop it, or start this one in another namespace"
+            )));
+        };
+        let own = state_dir.path();
+        if let Some(other) =
+            found.as_ref().filter(|owner| owner.state_dir != own && is_kept(owner, namespace))
+        {
+            let other = other.state_dir.display();
+            return Err(Error::conflict(format!(
+                "this network namespace belongs to the state in {other}: name that as --state-dir, or run \
+                 `portmap teardown --state-dir {other}` first"
+            )));
+        }
+        let host = found.and_then(|owner| owner.host).filter(|host| {
+            host.namespace.is_same(namespace) && host.boot.is_some() && host.boot == clock::boot().ok()
+        });
+        let owner = Owner { pid: process::id(), state_dir: own.to_owned(), host };
+        let mut place = Self { path, file, pins: Vec::new(), owner };
+        place.write()?;
+        Ok(place)
+    }
+
+    /// Takes the pins that there are below a directory, again where they have been made again. A conflict if another daemon
+    /// works with them.
+    pub(super) fn take_pins(&mut self, bpffs: &Path) -> Result<()> {
+        let mut directories: Vec<PathBuf> = layout::earlier(bpffs)?.iter().map(Pins::root).collect();
+        directories.push(Pins::new(bpffs).root());
+        self.pins.retain(|(path, lock)| locked::is_at(lock, path));
+        for path in directories.into_iter().filter(|path| path.exists()) {
+            if self.pins.iter().any(|(held, _)| *held == path) {
+                continue;
+            }
+            let lock = locked::directory(&path).context(|| format!("cannot lock {}", path.display()))?;
+            let lock = lock.ok_or_else(|| {
+                Error::conflict(format!(
+                    "another portmapd, or a teardown, is at work with the pins in {}: stop it, or name another --bpffs-dir",
+                    bpffs.display()
+                ))
+            })?;
+            self.pins.push((path, lock));
+        }
+        Ok(())
+    }
+
+    /// Keeps what has been done to the host. No reason to stop if that is not possible: the state has it, too.
+    pub(super) fn note(&mut self, host: &HostRecord) {
+        if self.owner.host.as_ref() != Some(host) {
+            self.owner.host = Some(host.clone());
+            if let Err(error) = self.write() {
+                warn!("{error}: if the state is lost, a teardown does not know what was before");
+            }
+        }
+    }
+
+    /// What has been done to the host, by a daemon whose state may be lost.
+    pub(super) fn host(&self) -> Option<&HostRecord> {
+        self.owner.host.as_ref()
+    }
+
+    /// Forgets the network namespace.
+    pub(super) fn leave(&self) -> Result<()> {
+        let doing = || format!("cannot remove {}", self.path.display());
+        fault::step("leave a network namespace").context(doing)?;
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context(doing),
+            _ => {}
+        }
+        // Others may have theirs in it.
+        let _ = fs::remove_dir(DIRECTORY);
+        Ok(())
+    }
+
+    /// In place: the lock is the file's.
+    fn write(&mut self) -> Result<()> {
+        let doing = || format!("cannot write {}", self.path.display());
+        let text = serde_json::to_vec(&self.owner).context(doing)?;
+        fault::step("write a place").context(doing)?;
+        self.file.rewind().context(doing)?;
+        self.file.write_all(&text).context(doing)?;
+        self.file.set_len(text.len() as u64).context(doing)
+    }
+}
+
+fn read(path: &Path) -> Option<Owner> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// Whether the state of a daemon is still there, and about this network namespace.
+fn is_kept(owner: &Owner, namespace: NamespaceId) -> bool {
+    /// The part of the file that matters here, in every version.
+    #[derive(Deserialize)]
+    struct Kept {
+        record: Record,
+    }
+    #[derive(Deserialize)]
+    struct Record {
+        namespace: NamespaceId,
+    }
+    let text = fs::read(StateDir::new(&owner.state_dir).host()).unwrap_or_default();
+    serde_json::from_slice::<Kept>(&text).is_ok_and(|kept| kept.record.namespace.is_same(namespace))
+}

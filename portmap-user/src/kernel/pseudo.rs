@@ -1,0 +1,77 @@
+//! Files of `/proc` and `/sys`: the kernel makes up what is in them, and some handlers answer one read only, or take one write.
+
+use std::{
+    fs::File,
+    io::{self, Read as _, Write as _},
+    path::Path,
+};
+
+/// Room for what nearly every file says. More than the 32 bytes with which the standard library begins: a handler that answers
+/// at the beginning only (`proc_do_large_bitmap`) would have no more to say than fits into those.
+const USUAL: usize = 4096;
+
+/// Reads a file by a single read, each time from a newly opened one. `longest` is how many bytes it can have.
+pub fn read(longest: usize, open: impl Fn() -> io::Result<File>) -> io::Result<String> {
+    for room in [USUAL.min(longest), longest] {
+        // One more than there can be, by which it shows that all has been read.
+        let mut text = vec![0; room + 1];
+        let length = retrying(|| open()?.read(&mut text))?;
+        if length <= room {
+            text.truncate(length);
+            return String::from_utf8(text)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {longest} bytes")))
+}
+
+/// Reads a file of a line or two.
+pub fn read_short(path: impl AsRef<Path>) -> io::Result<String> {
+    read(USUAL, || File::open(path.as_ref()))
+}
+
+/// Writes a value by a single write: what a handler did not take of it would be another value.
+pub fn write(mut file: &File, value: &str) -> io::Result<()> {
+    let taken = retrying(|| file.write(value.as_bytes()))?;
+    if taken == value.len() {
+        return Ok(());
+    }
+    let error = format!("the kernel took {taken} of {} bytes", value.len());
+    Err(io::Error::new(io::ErrorKind::WriteZero, error))
+}
+
+/// Tries again what a signal has interrupted.
+fn retrying<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match attempt() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(text.as_bytes()).expect("written");
+        file
+    }
+
+    #[test]
+    fn everything_is_read_or_nothing() {
+        for length in [0, 1, 33, USUAL - 1, USUAL, USUAL + 1, 3 * USUAL] {
+            let text = "x".repeat(length);
+            let file = file(&text);
+            let open = || File::open(file.path());
+            assert_eq!(read(3 * USUAL, open).expect("read"), text);
+            assert_eq!(read(length, open).expect("read"), text);
+            if length > 0 {
+                let error = read(length - 1, open).expect_err("it is longer");
+                assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+            }
+        }
+    }
+}
