@@ -23,6 +23,8 @@ pub struct EphemeralPool {
     rest: Duration,
     /// Blocks that have been given back; the oldest first.
     resting: Vec<Resting>,
+    /// Ports that somebody else uses, although they are free here.
+    used: PortSet,
 }
 
 /// A block that has been given back.
@@ -54,7 +56,7 @@ pub fn check_block_size(size: u16) -> Result<()> {
 impl EphemeralPool {
     /// A pool of which nothing is given out yet, and in which blocks rest for some time.
     pub fn new(managed: PortSet, rest: Duration) -> Self {
-        Self { free: managed.clone(), managed, rest, resting: Vec::new() }
+        Self { free: managed.clone(), managed, rest, resting: Vec::new(), used: PortSet::default() }
     }
 
     /// The first free block of `size` ports whose first port is a multiple of `size`.
@@ -63,14 +65,17 @@ impl EphemeralPool {
     pub fn allocate(&mut self, size: u16, now: Duration) -> Result<PortRange> {
         check_block_size(size)?;
         self.wake(now);
-        let block = self.free.ranges().iter().find_map(|range| first_block(*range, size)).ok_or_else(|| {
+        // A block is passed over as a whole: what is left of it is not aligned.
+        let free = self.free.difference(&self.used);
+        let block = free.ranges().iter().find_map(|range| first_block(*range, size)).ok_or_else(|| {
             Error::conflict(format!(
-                "no aligned block of {size} ephemeral ports is free in {} ({} of {} ports are in use{}): delete a \
+                "no aligned block of {size} ephemeral ports is free in {} ({} of {} ports are in use{}{}): delete a \
                  container or start the daemon with more --ephemeral-ports",
                 self.managed,
                 self.managed.count() - self.free.count() - self.number_resting(),
                 self.managed.count(),
                 self.about_resting(now),
+                self.about_used(),
             ))
         })?;
         self.free = self.free.difference(&block.into());
@@ -140,6 +145,19 @@ impl EphemeralPool {
         let Some(Resting { since, .. }) = self.resting.first() else { return String::new() };
         let left = self.rest.saturating_sub(now.saturating_sub(*since)).as_secs() + 1;
         format!(", {} rest, the first for another {left} s", self.number_resting())
+    }
+
+    /// What there is to say of blocks that somebody else uses.
+    fn about_used(&self) -> String {
+        match self.used.intersection(&self.free).count() {
+            0 => String::new(),
+            count => format!(", blocks with {count} ports of the host's connections are passed over"),
+        }
+    }
+
+    /// Has blocks passed over in which others, processes of the host, use ports; instead of those that were before.
+    pub fn pass_over(&mut self, used: PortSet) {
+        self.used = used;
     }
 
     /// The ports that no container has.
@@ -273,6 +291,17 @@ mod tests {
         let mut free = EphemeralPool::new(ports, rest);
         free.rest(Resting { block: first, since: NOW + rest }, NOW);
         assert_eq!(free.allocate(1024, NOW), Ok(first));
+    }
+
+    #[test]
+    fn blocks_that_others_use_are_passed_over() {
+        let mut pool = pool("32768-34815");
+        pool.pass_over("33000".parse().expect("a port"));
+        assert_eq!(pool.allocate(1024, NOW).expect("the other").first(), 33792);
+        let error = pool.allocate(1024, NOW).expect_err("somebody uses it");
+        assert!(error.message.contains("blocks with 1 ports of the host's connections"), "{error}");
+        pool.pass_over(PortSet::default());
+        assert_eq!(pool.allocate(1024, NOW).expect("nobody uses it").first(), 32768);
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::{
 const UNFINISHED: &str = ".unfinished-";
 
 /// Version of the files' form.
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 /// The earliest version that is understood: what it lacks has a default.
 const EARLIEST: u32 = 3;
 
@@ -289,6 +289,7 @@ mod tests {
             wishes: Wishes { egress_rate: Some(0), ..Wishes::default() },
             egress: None,
             ingress: Some(Limit { rate: 1, ceil: 2, burst: 3, leaf: "bfifo".to_owned() }),
+            inherit_sysctls: false,
             before: None,
             phase: Phase::Ready,
         }

@@ -39,7 +39,9 @@ pub(super) fn exec(container: &Container, command: &[OsString]) -> Error {
 
 /// Adds a container, runs a command in it, and removes it again; the exit code is the command's.
 pub(super) fn run(client: &Client, request: &AddRequest, command: &[OsString]) -> Result<ExitCode> {
-    let container = client.add(request)?;
+    let added = client.add(request)?;
+    print::warnings(&added);
+    let container = added.container;
     let ended = enter(&container.netns).and_then(|()| wait_for(command));
     // The socket is reached from inside the container just as well: it is a file.
     let removed = client.delete(&container.name);

@@ -1,5 +1,7 @@
 //! Making and removing one container.
 
+use std::sync::{Arc, PoisonError};
+
 use portmap_common::{
     limit::Limit,
     names::{PROG_CONTAINER_ETH0, PROG_CONTAINER_LO, PROG_VETH_INGRESS},
@@ -13,6 +15,7 @@ use crate::{
     error::{Error, Failures, Kind, Result},
     kernel::{
         bpffs, clock,
+        inherit::{self, Inheritance},
         link::{self, Interface, VethPair},
         namespace::{self, Namespace, NamespaceId},
         netlink::Netlink,
@@ -133,7 +136,10 @@ impl Daemon {
             )));
         }
         self.claim(&record.name, id)?;
-        record.before = Some(namespace.run(inside::look)?);
+        let inherited = self.inherited(record)?;
+        let mut before = namespace.run(inside::look)?;
+        before.sysctls.extend(namespace.run(|| inherit::before(&inherited))?);
+        record.before = Some(before);
         record.namespace = Some(id);
         Ok(namespace)
     }
@@ -183,11 +189,13 @@ impl Daemon {
         // Before the link comes up, so that not a single packet gets past it.
         programs::attach(&self.settings.pins, &veth_hook(&self.settings.pins, record))?;
         link::set_up(&netlink, veth_ifindex(record.slot), &host_veth)?;
-        let inherited = if record.owns_netns { inside::inherited(&self.sysctls) } else { Vec::new() };
+        let inherited = self.inherited(record)?;
         namespace.run(|| {
             let sysctls = Sysctls::open()?;
-            for (setting, value) in &inherited {
-                sysctls.write_if_present(setting, value)?;
+            if !inherited.is_empty() {
+                // First where that is possible: what is kept for the privileged may reach up to there. It is set again below.
+                let _ = sysctls.set_local_port_range(record.ephemeral_ports);
+                inherit::apply(&inherited)?;
             }
             if record.egress.is_some() {
                 self.limit_egress(record, eth0)?;
@@ -201,6 +209,21 @@ impl Daemon {
             self.limit_ingress(record)?;
         }
         Ok(())
+    }
+
+    /// The host's settings that a container's namespace gets, with their values: all in which a new one differs, if it is made
+    /// for the container or that was asked for. What portmap sets itself comes afterwards.
+    fn inherited(&self, record: &ContainerRecord) -> Result<Vec<(String, String)>> {
+        if !record.owns_netns && !record.inherit_sysctls {
+            return Ok(Vec::new());
+        }
+        let mut known = self.inheritance.lock().unwrap_or_else(PoisonError::into_inner);
+        let inheritance = match known.as_ref() {
+            Some(inheritance) => inheritance.clone(),
+            None => known.insert(Arc::new(Inheritance::look()?)).clone(),
+        };
+        drop(known);
+        Ok(inheritance.differing(record.ephemeral_ports.first()))
     }
 
     /// What the programs are told of a container, apart from the generation.

@@ -4,13 +4,12 @@ use std::path::Path;
 
 use nix::unistd::geteuid;
 use portmap_common::names::{PROG_LO_INGRESS, PROG_UPLINK_EGRESS, PROG_UPLINK_INGRESS};
-use tracing::warn;
 
 use super::{HostFacts, container, uplink_queue};
 use crate::{
     error::{Error, Failures, Kind, Result},
     kernel::{
-        bpffs, clock, clsact, layout, link, listeners,
+        bpffs, clock, clsact, layout, link,
         namespace::{Namespace, NamespaceId},
         netlink::Netlink,
         programs::{self, Hook, Mechanism},
@@ -34,7 +33,7 @@ pub(super) fn check_root() -> Result<()> {
     ))
 }
 
-/// Refuses ports that the host gives out by itself, and warns of those that it already uses.
+/// Refuses ports that the host gives out by itself.
 pub(super) fn check_ports(settings: &Settings, sysctls: &Sysctls) -> Result<()> {
     let host_range = sysctls.local_port_range()?;
     for (flag, ports) in [("--ports", &settings.ports), ("--ephemeral-ports", &settings.ephemeral_ports)] {
@@ -45,9 +44,6 @@ pub(super) fn check_ports(settings: &Settings, sysctls: &Sysctls) -> Result<()> 
                  ({host_range}) in /proc/sys/net/ipv4/ip_local_port_range"
             )));
         }
-    }
-    for used in listeners::in_use(&managed(settings)).into_values() {
-        warn!("{used}: it will receive nothing once a container owns that port");
     }
     Ok(())
 }
@@ -182,6 +178,7 @@ pub(super) fn set_up(
     }
     for hook in hooks(mechanism, &settings.pins, &facts.uplink) {
         programs::attach(&settings.pins, &hook)?;
+        programs::go_in_front(&settings.pins, &hook)?;
     }
     Ok(())
 }
@@ -227,6 +224,8 @@ pub(super) fn mend(
     for hook in hooks(mechanism, &settings.pins, &facts.uplink) {
         let was_missing = programs::ensure(&settings.pins, &hook);
         mending.note(format!("{} at {}", hook.program, hook.interface), was_missing);
+        let was_behind = programs::go_in_front(&settings.pins, &hook);
+        mending.note(format!("{} at {}, behind another program", hook.program, hook.interface), was_behind);
     }
     mending
 }

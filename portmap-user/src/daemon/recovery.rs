@@ -79,6 +79,7 @@ impl Daemon {
             speed_per_cpu,
             turns: Turns::default(),
             sysctls,
+            inheritance: Mutex::default(),
             store,
             maps: Mutex::new(maps),
             guard,
@@ -106,6 +107,7 @@ impl Daemon {
             mechanism.name(),
             daemon.registry().containers.len()
         );
+        daemon.warn_of_claims();
         Ok(daemon)
     }
 

@@ -25,8 +25,8 @@ use tracing::info;
 use super::{Daemon, followers::Feed, metrics, watch::watch_host};
 use crate::{
     api::{
-        AddRequest, Container, ContainerStats, DropCount, ExplainRequest, Explanation, Finding, Stats,
-        UpdateRequest,
+        AddRequest, Changed, Container, ContainerStats, DropCount, ExplainRequest, Explanation, Finding,
+        Stats, UpdateRequest,
     },
     error::{Context as _, Error, Result},
 };
@@ -162,7 +162,7 @@ async fn show(State(shared): State<Shared>, Path(name): Path<String>) -> Result<
 async fn add(
     State(shared): State<Shared>,
     request: std::result::Result<Json<AddRequest>, JsonRejection>,
-) -> Result<Json<Container>> {
+) -> Result<Json<Changed>> {
     let Json(request) = request.map_err(|rejection| Error::usage(rejection.body_text()))?;
     run(&shared, |daemon| daemon.add(request)).await
 }
@@ -175,7 +175,7 @@ async fn update(
     State(shared): State<Shared>,
     Path(name): Path<String>,
     request: std::result::Result<Json<UpdateRequest>, JsonRejection>,
-) -> Result<Json<Container>> {
+) -> Result<Json<Changed>> {
     let Json(request) = request.map_err(|rejection| Error::usage(rejection.body_text()))?;
     run(&shared, move |daemon| daemon.update(&name, request)).await
 }

@@ -60,6 +60,19 @@ pub fn of_interface(netlink: &Netlink, interface: &Interface) -> Result<Addresse
     Ok(found)
 }
 
+/// Whether an interface has any IPv4 address.
+pub fn has_v4(netlink: &Netlink, index: u32) -> Result<bool> {
+    let mut question = AddressMessage::default();
+    question.header.family = AddressFamily::Inet;
+    let found = netlink
+        .list(&RouteNetlinkMessage::GetAddress(question), |answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) => (message.header.index == index).then_some(()),
+            _ => None,
+        })
+        .context(|| format!("cannot look at the addresses of interface {index}"))?;
+    Ok(!found.is_empty())
+}
+
 /// Flags of IPv6 addresses that are not to be relied on: privacy addresses (the flag of secondary ones), those
 /// whose time is over, and those that somebody else may have.
 const PASSING: AddressFlags = AddressFlags::Secondary
