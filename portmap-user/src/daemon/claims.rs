@@ -201,6 +201,9 @@ impl Use {
     }
 }
 
+/// Sockets by whether they listen, and what they speak.
+type Kinds<'a> = BTreeMap<(bool, &'static str), Vec<&'a Socket>>;
+
 /// Sockets by the name of the program that has them.
 fn by_program(sockets: &[Socket]) -> BTreeMap<String, Use> {
     if sockets.is_empty() {
@@ -210,7 +213,7 @@ fn by_program(sockets: &[Socket]) -> BTreeMap<String, Use> {
         sockets.iter().map(|socket| socket.inode).filter(|inode| *inode != 0).collect();
     let owners = sockets::owners(inodes);
     // Sets are made once, of all ports: one socket after the other would take time that grows with the square.
-    let mut all: BTreeMap<String, (BTreeSet<u32>, BTreeMap<(bool, &str), Vec<&Socket>>)> = BTreeMap::new();
+    let mut all: BTreeMap<String, (BTreeSet<u32>, Kinds<'_>)> = BTreeMap::new();
     for socket in sockets {
         let owner = owners.get(&socket.inode);
         let name =

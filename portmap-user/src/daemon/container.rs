@@ -1,7 +1,5 @@
 //! Making and removing one container.
 
-use std::sync::{Arc, PoisonError};
-
 use portmap_common::{
     limit::Limit,
     names::{PROG_CONTAINER_ETH0, PROG_CONTAINER_LO, PROG_VETH_INGRESS},
@@ -14,8 +12,7 @@ use crate::{
     api::Container,
     error::{Error, Failures, Kind, Result},
     kernel::{
-        bpffs, clock,
-        inherit::{self, Inheritance},
+        bpffs, clock, inherit,
         link::{self, Interface, VethPair},
         namespace::{self, Namespace, NamespaceId},
         netlink::Netlink,
@@ -217,13 +214,7 @@ impl Daemon {
         if !record.owns_netns && !record.inherit_sysctls {
             return Ok(Vec::new());
         }
-        let mut known = self.inheritance.lock().unwrap_or_else(PoisonError::into_inner);
-        let inheritance = match known.as_ref() {
-            Some(inheritance) => inheritance.clone(),
-            None => known.insert(Arc::new(Inheritance::look()?)).clone(),
-        };
-        drop(known);
-        Ok(inheritance.differing(record.ephemeral_ports.first()))
+        Ok(self.inheritance.differing(record.ephemeral_ports.first()))
     }
 
     /// What the programs are told of a container, apart from the generation.

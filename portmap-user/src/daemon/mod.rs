@@ -69,8 +69,8 @@ pub struct Daemon {
     speed_per_cpu: Option<u64>,
     /// The host's own.
     sysctls: Sysctls,
-    /// What a namespace of ours gets of them; made when the first one is.
-    inheritance: Mutex<Option<Arc<Inheritance>>>,
+    /// What a new namespace gets of them.
+    inheritance: Inheritance,
     store: Store,
     maps: Mutex<Maps>,
     /// Refuses `bind()` to ports that are not the container's.

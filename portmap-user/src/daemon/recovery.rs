@@ -22,6 +22,7 @@ use crate::{
     kernel::{
         bpffs, clock,
         guard::{self, Guard},
+        inherit::Inheritance,
         layout,
         maps::Maps,
         netlink::Netlink,
@@ -79,7 +80,7 @@ impl Daemon {
             speed_per_cpu,
             turns: Turns::default(),
             sysctls,
-            inheritance: Mutex::default(),
+            inheritance: Inheritance::look()?,
             store,
             maps: Mutex::new(maps),
             guard,

@@ -35,7 +35,7 @@ pub struct Socket {
     pub listens: bool,
 }
 
-/// States of TCP sockets (net/tcp_states.h) in which there is something to lose: all but `TIME_WAIT` and `CLOSE`.
+/// States of TCP sockets (`net/tcp_states.h`) in which there is something to lose: all but `TIME_WAIT` and `CLOSE`.
 const TCP_STATES: u32 =
     1 << ESTABLISHED | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << LISTEN | 1 << 11;
 /// States of datagram sockets: connected and not.
@@ -116,13 +116,13 @@ fn ask(protocol: &Protocol, range: PortRange, found: &mut Vec<Socket>) -> io::Re
 
 /// Bytes of the answers that are taken at a time. The kernel makes none larger than half of this.
 const ROOM: usize = 64 << 10;
-/// Types of messages (linux/netlink.h, linux/sock_diag.h).
+/// Types of messages (`linux/netlink.h`, `linux/sock_diag.h`).
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// Length of a message's header.
 const HEADER: usize = 16;
-/// `INET_DIAG_REQ_BYTECODE`, and the operations in it that compare the own port (linux/inet_diag.h).
+/// `INET_DIAG_REQ_BYTECODE`, and the operations in it that compare the own port (`linux/inet_diag.h`).
 const BYTECODE: u16 = 1;
 const PORT_AT_LEAST: u8 = 2;
 const PORT_AT_MOST: u8 = 3;
