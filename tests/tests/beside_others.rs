@@ -148,6 +148,15 @@ fn doctor_says_what_is_wrong_with_the_uplink_itself() {
     expect("ok ");
 }
 
+/// Ends what runs beside a test, however that ends.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn our_programs_are_first_at_the_uplink() {
     let sandbox = Sandbox::new();
@@ -176,6 +185,7 @@ fn our_programs_are_first_at_the_uplink() {
     };
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
+        let end = End(&done);
         let traffic = scope.spawn(|| {
             let mut answers = 0;
             while !done.load(Ordering::Relaxed) {
@@ -192,11 +202,13 @@ fn our_programs_are_first_at_the_uplink() {
             sandbox.ok(&["doctor", "--repair"]);
             assert!(findings(&sandbox, subject)[0].starts_with("ok "));
             // It goes on running, behind ours.
-            let is_there = sandbox.inside(Place::Host, || programs::is_attached(&pins, &theirs));
-            assert_eq!(is_there, Ok(true));
+            let is_there = || sandbox.inside(Place::Host, || programs::is_attached(&pins, &theirs));
+            assert_eq!(is_there(), Ok(true));
             sandbox.inside(Place::Host, || programs::detach(&theirs)).expect("detached");
+            // The kernel lets go of a link some time after its pin.
+            wait::until("it to be detached", || is_there() == Ok(false));
         }
-        done.store(true, Ordering::Relaxed);
+        drop(end);
         assert!(traffic.join().expect("no packet is lost") > 0);
     });
 }
