@@ -133,7 +133,7 @@ impl Daemon {
             )));
         }
         self.claim(&record.name, id)?;
-        let inherited = self.inherited(record)?;
+        let inherited = self.inherited(record);
         let mut before = namespace.run(inside::look)?;
         before.sysctls.extend(namespace.run(|| inherit::before(&inherited))?);
         record.before = Some(before);
@@ -186,7 +186,7 @@ impl Daemon {
         // Before the link comes up, so that not a single packet gets past it.
         programs::attach(&self.settings.pins, &veth_hook(&self.settings.pins, record))?;
         link::set_up(&netlink, veth_ifindex(record.slot), &host_veth)?;
-        let inherited = self.inherited(record)?;
+        let inherited = self.inherited(record);
         namespace.run(|| {
             let sysctls = Sysctls::open()?;
             if !inherited.is_empty() {
@@ -210,11 +210,11 @@ impl Daemon {
 
     /// The host's settings that a container's namespace gets, with their values: all in which a new one differs, if it is made
     /// for the container or that was asked for. What portmap sets itself comes afterwards.
-    fn inherited(&self, record: &ContainerRecord) -> Result<Vec<(String, String)>> {
+    fn inherited(&self, record: &ContainerRecord) -> Vec<(String, String)> {
         if !record.owns_netns && !record.inherit_sysctls {
-            return Ok(Vec::new());
+            return Vec::new();
         }
-        Ok(self.inheritance.differing(record.ephemeral_ports.first()))
+        self.inheritance.differing(record.ephemeral_ports.first())
     }
 
     /// What the programs are told of a container, apart from the generation.
