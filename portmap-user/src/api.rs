@@ -37,6 +37,12 @@ pub struct AddRequest {
     /// Static ports.
     #[serde(default)]
     pub ports: PortSet,
+    /// Whether static ports are taken from processes of the host that listen on them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub take: bool,
+    /// Whether a namespace of somebody else's gets the host's settings; a new one always does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inherit_sysctls: bool,
     /// Number of ephemeral ports; the daemon's default if none is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ephemeral_ports_per_container: Option<u16>,
@@ -90,6 +96,9 @@ pub struct UpdateRequest {
     /// Its static ports from now on; they stay as they are if none are given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ports: Option<PortSet>,
+    /// Whether static ports are taken from processes of the host that listen on them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub take: bool,
     /// What is asked for its traffic; what is left out stays as it was asked before.
     #[serde(default)]
     pub traffic: Wishes,
@@ -122,6 +131,17 @@ pub struct Container {
     pub ingress: Option<Limit>,
     /// Whether it is in service.
     pub state: ContainerState,
+}
+
+/// A container that has been added or changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// How it is now.
+    #[serde(flatten)]
+    pub container: Container,
+    /// What that did to others, a line each: processes of the host from which ports were taken, for example.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// A limit on a container's traffic.

@@ -25,6 +25,8 @@ pub struct EphemeralPool {
     resting: Vec<Resting>,
     /// Blocks that who had them before has again, as they rested until then.
     again: Vec<Resting>,
+    /// Ports that somebody else uses, although they are free here.
+    used: PortSet,
 }
 
 /// A block that has been given back.
@@ -59,7 +61,14 @@ pub fn check_block_size(size: u16) -> Result<()> {
 impl EphemeralPool {
     /// A pool of which nothing is given out yet, and in which blocks rest for some time.
     pub fn new(managed: PortSet, rest: Duration) -> Self {
-        Self { free: managed.clone(), managed, rest, resting: Vec::new(), again: Vec::new() }
+        Self {
+            free: managed.clone(),
+            managed,
+            rest,
+            resting: Vec::new(),
+            again: Vec::new(),
+            used: PortSet::default(),
+        }
     }
 
     /// A block for a container: that which it had, if it still rests and has this size, or else the first free one. Peers that
@@ -72,6 +81,7 @@ impl EphemeralPool {
             resting.name.as_deref() == Some(name)
                 && block.count() == usize::from(size)
                 && block.difference(&self.managed).is_empty()
+                && block.intersection(&self.used).is_empty()
         };
         let Some(place) = self.resting.iter().rposition(is_own) else { return self.allocate(size, now) };
         let resting = self.resting.remove(place);
@@ -86,14 +96,17 @@ impl EphemeralPool {
     pub fn allocate(&mut self, size: u16, now: Duration) -> Result<PortRange> {
         check_block_size(size)?;
         self.wake(now);
-        let block = self.free.ranges().iter().find_map(|range| first_block(*range, size)).ok_or_else(|| {
+        // A block is passed over as a whole: what is left of it is not aligned.
+        let free = self.free.difference(&self.used);
+        let block = free.ranges().iter().find_map(|range| first_block(*range, size)).ok_or_else(|| {
             Error::conflict(format!(
-                "no aligned block of {size} ephemeral ports is free in {} ({} of {} ports are in use{}): delete a \
+                "no aligned block of {size} ephemeral ports is free in {} ({} of {} ports are in use{}{}): delete a \
                  container or start the daemon with more --ephemeral-ports",
                 self.managed,
                 self.managed.count() - self.free.count() - self.number_resting(),
                 self.managed.count(),
                 self.about_resting(now),
+                self.about_used(),
             ))
         })?;
         self.free = self.free.difference(&block.into());
@@ -176,6 +189,19 @@ impl EphemeralPool {
         let Some(Resting { since, .. }) = self.resting.first() else { return String::new() };
         let left = self.rest.saturating_sub(now.saturating_sub(*since)).as_secs() + 1;
         format!(", {} rest, the first for another {left} s", self.number_resting())
+    }
+
+    /// What there is to say of blocks that somebody else uses.
+    fn about_used(&self) -> String {
+        match self.used.intersection(&self.free).count() {
+            0 => String::new(),
+            count => format!(", blocks with {count} ports of the host's connections are passed over"),
+        }
+    }
+
+    /// Has blocks passed over in which others, processes of the host, use ports; instead of those that were before.
+    pub fn pass_over(&mut self, used: PortSet) {
+        self.used = used;
     }
 
     /// The ports that no container has.
@@ -330,6 +356,17 @@ mod tests {
         let mut free = EphemeralPool::new(ports, rest);
         free.rest(Resting { name: None, block: first, since: NOW + rest }, NOW);
         assert_eq!(free.allocate(1024, NOW), Ok(first));
+    }
+
+    #[test]
+    fn blocks_that_others_use_are_passed_over() {
+        let mut pool = pool("32768-34815");
+        pool.pass_over("33000".parse().expect("a port"));
+        assert_eq!(pool.allocate(1024, NOW).expect("the other").first(), 33792);
+        let error = pool.allocate(1024, NOW).expect_err("somebody uses it");
+        assert!(error.message.contains("blocks with 1 ports of the host's connections"), "{error}");
+        pool.pass_over(PortSet::default());
+        assert_eq!(pool.allocate(1024, NOW).expect("nobody uses it").first(), 32768);
     }
 
     #[test]

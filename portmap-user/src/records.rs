@@ -102,6 +102,9 @@ pub struct ContainerRecord {
     pub egress: Option<Limit>,
     /// Limit on what it receives.
     pub ingress: Option<Limit>,
+    /// Whether a namespace of somebody else's gets the host's settings; one that was made for it always does.
+    #[serde(default)]
+    pub inherit_sysctls: bool,
     /// What a namespace that stays looked like before.
     pub before: Option<NamespaceBefore>,
     /// How far it has come.
@@ -120,6 +123,15 @@ pub struct NamespaceBefore {
     pub local_ports: PortRange,
     /// Whether the loopback device had a clsact qdisc.
     pub had_clsact: bool,
+    /// Whether the loopback device was up; not known of what an earlier version has written down.
+    #[serde(default)]
+    pub lo_up: Option<bool>,
+    /// Whether the loopback device had an IPv4 address, which comes with its being up for the first time.
+    #[serde(default)]
+    pub lo_has_address: bool,
+    /// Settings that do not go with an interface, with the value from before and the one that is set.
+    #[serde(default)]
+    pub sysctls: Vec<SavedSysctl>,
 }
 
 impl ContainerRecord {

@@ -322,6 +322,7 @@ mod tests {
             wishes: Wishes { egress_rate: Some(0), ..Wishes::default() },
             egress: None,
             ingress: Some(Limit { rate: 1, ceil: 2, burst: 3, leaf: "bfifo".to_owned() }),
+            inherit_sysctls: false,
             before: None,
             phase: Phase::Ready,
         }

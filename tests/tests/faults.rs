@@ -285,7 +285,8 @@ fn killed_while_starting_after(test: &str, script: &str) {
     let sandbox = Sandbox::new().guarded(&cgroup);
     let start = |()| starts(&sandbox);
     let daemon = sandbox.daemon();
-    let added = sandbox.json(&ADD);
+    sandbox.ok(&ADD);
+    let added = sandbox.json(&["show", "a"]);
     daemon.kill();
     let _service = Service::start(&sandbox, A, Transport::Tcp, 31000, "a");
     let inventory = sandbox.inventory();
@@ -431,7 +432,8 @@ fn a_failing_step_of_a_start() {
     let cgroup = Cgroup::new();
     let sandbox = Sandbox::new().guarded(&cgroup);
     let daemon = sandbox.daemon();
-    let added = sandbox.json(&ADD);
+    sandbox.ok(&ADD);
+    let added = sandbox.json(&["show", "a"]);
     daemon.kill();
     let _service = Service::start(&sandbox, A, Transport::Tcp, 31000, "a");
     let start = |()| starts(&sandbox);

@@ -24,7 +24,8 @@ fn check_traffic(sandbox: &Sandbox) {
 fn the_datapath_outlives_the_daemon_and_is_taken_over() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
-    let added = sandbox.json(&["add", "a", "--ports", "31000-31009"]);
+    sandbox.ok(&["add", "a", "--ports", "31000-31009"]);
+    let added = sandbox.json(&["show", "a"]);
     let _service = Service::start(&sandbox, A, Transport::Tcp, 31000, "a");
     check_traffic(&sandbox);
     let before = sandbox.json(&["stats", "a"]);
@@ -129,7 +130,7 @@ fn a_namespace_of_somebody_else_is_borrowed_and_given_back() {
     sandbox.sh(Place::Host, "ip -n theirs link add eth0 type veth peer name peer");
     let with_eth0 = sandbox.sh(theirs, "ip -o link");
     let errors = sandbox.fails(&["add", "a", "--netns", "/run/netns/theirs"], 4);
-    assert!(errors.contains("exists already"), "{errors}");
+    assert!(errors.contains("an interface eth0 already"), "{errors}");
     assert_eq!(sandbox.sh(theirs, "ip -o link"), with_eth0);
     sandbox.sh(Place::Host, "ip -n theirs link del eth0");
     // The loopback device keeps its new MAC address: the kernel takes no all-zero one back.

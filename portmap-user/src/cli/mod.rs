@@ -58,6 +58,9 @@ enum Verb {
         name: String,
         #[command(flatten)]
         namespace: NamespaceOptions,
+        /// Give an existing namespace the host's settings below /proc/sys/net, too (a new one has them anyway)
+        #[arg(long)]
+        inherit_sysctls: bool,
         #[command(flatten)]
         ports: PortOptions,
         #[command(flatten)]
@@ -83,6 +86,9 @@ enum Verb {
         /// Static ports that it has from now on, instead of those that it had
         #[arg(long, value_name = "RANGES", allow_hyphen_values = true)]
         ports: Option<PortSet>,
+        /// Take ports from processes of the host that listen on them
+        #[arg(long)]
+        take: bool,
         #[command(flatten)]
         traffic: TrafficOptions,
     },
@@ -183,6 +189,9 @@ struct PortOptions {
     /// Number of ephemeral ports, a power of two [default: the daemon's]
     #[arg(long, value_name = "N", alias = "ephemeral_ports_per_container")]
     ephemeral_ports_per_container: Option<u16>,
+    /// Take ports from processes of the host that listen on them
+    #[arg(long)]
+    take: bool,
 }
 
 #[derive(Args, Debug)]
@@ -215,6 +224,8 @@ impl PortOptions {
             netns: None,
             pid: None,
             ports: self.ports.unwrap_or_default(),
+            take: self.take,
+            inherit_sysctls: false,
             ephemeral_ports_per_container: self.ephemeral_ports_per_container,
             traffic: traffic.wishes(),
             ..AddRequest::default()
@@ -239,19 +250,20 @@ impl Command {
         let state_dir = StateDir::new(state_dir);
         let client = || Client::new(&state_dir);
         match verb {
-            Verb::Add { name, namespace, ports, traffic } => {
+            Verb::Add { name, namespace, inherit_sysctls, ports, traffic } => {
                 let netns = namespace.netns.as_deref().map(absolute).transpose()?;
-                let request = AddRequest { netns, pid: namespace.pid, ..ports.request(name, &traffic) };
-                print::container(output, &client()?.add(&request)?)?;
+                let pid = namespace.pid;
+                let request = AddRequest { netns, pid, inherit_sysctls, ..ports.request(name, &traffic) };
+                print::changed(output, &client()?.add(&request)?)?;
             }
             Verb::Run { name, ports, traffic, command } => {
                 let command = command.words("portmap run")?;
                 let name = name.unwrap_or_else(|| format!("run-{}", std::process::id()));
                 return process::run(&client()?, ports.request(name, &traffic), &command);
             }
-            Verb::Update { name, ports, traffic } => {
-                let request = UpdateRequest { ports, traffic: traffic.wishes() };
-                print::container(output, &client()?.update(&name, &request)?)?;
+            Verb::Update { name, ports, take, traffic } => {
+                let request = UpdateRequest { ports, take, traffic: traffic.wishes() };
+                print::changed(output, &client()?.update(&name, &request)?)?;
             }
             Verb::Exec { name, command } => {
                 let command = command.words(&format!("portmap exec {name}"))?;

@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::{Output, wrap};
 use crate::{
     api::{
-        Container, ContainerStats, DropStats, Finding, Health, Limit, QueueStats, Reasons, Stats, Traffic,
+        Changed, Container, ContainerStats, DropStats, Finding, Health, Limit, QueueStats, Reasons, Stats,
+        Traffic,
     },
     error::{Context as _, Error, Result},
     sizes,
@@ -19,26 +20,41 @@ pub(super) fn error(error: &Error) {
     eprintln!("portmap: {error}");
 }
 
+/// A line on standard error for each thing that a command did to others.
+pub(super) fn warnings(changed: &Changed) {
+    for warning in &changed.warnings {
+        eprintln!("warning: {warning}");
+    }
+}
+
+/// A container that has been added or changed.
+pub(super) fn changed(output: Output, changed: &Changed) -> Result<()> {
+    warnings(changed);
+    print(output, changed, || described(&changed.container))
+}
+
 pub(super) fn container(output: Output, container: &Container) -> Result<()> {
-    print(output, container, || {
-        let mut table = plain();
-        for (name, value) in [
-            ("name", container.name.clone()),
-            ("slot", container.slot.to_string()),
-            ("state", container.state.name().to_owned()),
-            ("address", container.ip.to_string()),
-            ("IPv6 address", container.ip6.map_or_else(|| "-".to_owned(), |ip6| ip6.to_string())),
-            ("ports", or_dash(wrap::lines(&container.ports.to_string()))),
-            ("ephemeral ports", container.ephemeral_ports.to_string()),
-            ("network namespace", container.netns.display().to_string()),
-            ("host veth", container.host_veth.clone()),
-            ("sends at most", limit(container.egress.as_ref())),
-            ("receives at most", limit(container.ingress.as_ref())),
-        ] {
-            table.add_row([name.to_owned(), value]);
-        }
-        text(table)
-    })
+    print(output, container, || described(container))
+}
+
+fn described(container: &Container) -> String {
+    let mut table = plain();
+    for (name, value) in [
+        ("name", container.name.clone()),
+        ("slot", container.slot.to_string()),
+        ("state", container.state.name().to_owned()),
+        ("address", container.ip.to_string()),
+        ("IPv6 address", container.ip6.map_or_else(|| "-".to_owned(), |ip6| ip6.to_string())),
+        ("ports", or_dash(wrap::lines(&container.ports.to_string()))),
+        ("ephemeral ports", container.ephemeral_ports.to_string()),
+        ("network namespace", container.netns.display().to_string()),
+        ("host veth", container.host_veth.clone()),
+        ("sends at most", limit(container.egress.as_ref())),
+        ("receives at most", limit(container.ingress.as_ref())),
+    ] {
+        table.add_row([name.to_owned(), value]);
+    }
+    text(table)
 }
 
 pub(super) fn containers(output: Output, containers: &[Container]) -> Result<()> {

@@ -46,7 +46,9 @@ pub(super) fn exec(container: &Container, command: &[OsString]) -> Result<ExitCo
 ///
 /// If this process is killed, the command is, too, and the daemon removes the container.
 pub(super) fn run(client: &Client, request: AddRequest, command: &[OsString]) -> Result<ExitCode> {
-    let container = client.add(&AddRequest { ends_with_asker: true, ..request })?;
+    let added = client.add(&AddRequest { ends_with_asker: true, ..request })?;
+    print::warnings(&added);
+    let container = added.container;
     let ended = enter(&container.netns).and_then(|()| wait_for(command));
     // The socket is reached from inside the container just as well: it is a file.
     if let Err(error) = client.delete(&container.name) {

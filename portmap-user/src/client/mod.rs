@@ -21,8 +21,8 @@ use tokio::{
 
 use crate::{
     api::{
-        AddRequest, Container, ContainerStats, DropCount, DropNews, ExplainRequest, Explanation, Finding,
-        Stats, UpdateRequest,
+        AddRequest, Changed, Container, ContainerStats, DropCount, DropNews, ExplainRequest, Explanation,
+        Finding, Stats, UpdateRequest,
     },
     error::{Context as _, Error, Kind, Result},
     paths::StateDir,
@@ -46,12 +46,12 @@ impl Client {
     }
 
     /// Adds a container.
-    pub fn add(&self, request: &AddRequest) -> Result<Container> {
+    pub fn add(&self, request: &AddRequest) -> Result<Changed> {
         self.call(Method::POST, "/v1/containers", Some(request))
     }
 
     /// Changes a container's static ports, and what is asked for its traffic.
-    pub fn update(&self, name: &str, request: &UpdateRequest) -> Result<Container> {
+    pub fn update(&self, name: &str, request: &UpdateRequest) -> Result<Changed> {
         self.call(Method::PATCH, &container(name), Some(request))
     }
 

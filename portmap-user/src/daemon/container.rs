@@ -15,7 +15,7 @@ use crate::{
     api::Container,
     error::{Error, Failures, Result},
     kernel::{
-        bpffs, clock,
+        bpffs, clock, inherit,
         link::{self, Interface, VethPair},
         namespace::{self, Namespace, NamespaceId, NotOpened},
         netlink::Netlink,
@@ -136,7 +136,10 @@ impl Daemon {
             )));
         }
         self.claim(&record.name, id)?;
-        record.before = Some(namespace.run(inside::look)?);
+        let inherited = self.inherited(record);
+        let mut before = namespace.run(inside::look)?;
+        before.sysctls.extend(namespace.run(|| inherit::before(&inherited))?);
+        record.before = Some(before);
         record.namespace = Some(id);
         Ok(namespace)
     }
@@ -186,11 +189,13 @@ impl Daemon {
         // Before the link comes up, so that not a single packet gets past it.
         programs::attach(&self.settings.pins, &veth_hook(&self.settings.pins, record))?;
         link::set_up(&netlink, veth_ifindex(record.slot), &host_veth)?;
-        let inherited = if record.owns_netns { inside::inherited(&self.sysctls) } else { Vec::new() };
+        let inherited = self.inherited(record);
         namespace.run(|| {
             let sysctls = Sysctls::open()?;
-            for (setting, value) in &inherited {
-                sysctls.write_if_present(setting, value)?;
+            if !inherited.is_empty() {
+                // First where that is possible: what is kept for the privileged may reach up to there. It is set again below.
+                let _ = sysctls.set_local_port_range(record.ephemeral_ports);
+                inherit::apply(&inherited)?;
             }
             if record.egress.is_some() {
                 self.limit_egress(record, eth0)?;
@@ -204,6 +209,15 @@ impl Daemon {
             self.limit_ingress(record)?;
         }
         Ok(())
+    }
+
+    /// The host's settings that a container's namespace gets, with their values: all in which a new one differs, if it is made
+    /// for the container or that was asked for. What portmap sets itself comes afterwards.
+    fn inherited(&self, record: &ContainerRecord) -> Vec<(String, String)> {
+        if !record.owns_netns && !record.inherit_sysctls {
+            return Vec::new();
+        }
+        self.inheritance.differing(record.ephemeral_ports.first())
     }
 
     /// What the programs are told of a container, apart from the generation.

@@ -1,6 +1,5 @@
 //! `doctor`: whether everything is as it is meant to be.
 
-use netlink_packet_route::AddressFamily;
 use portmap_common::{
     slot::veth_ifindex,
     tables::{Endpoint, PORTS, PortEntry},
@@ -9,7 +8,6 @@ use portmap_common::{
 use super::{
     Daemon,
     container::{alias, hooks_inside, open_same, port_entry, veth_hook},
-    facts,
     host::{self, LO_SETTINGS},
     inside,
 };
@@ -17,7 +15,7 @@ use crate::{
     api::{ContainerState, Finding, Health},
     error::{Error, Result},
     kernel::{
-        address, link, listeners,
+        link,
         netlink::Netlink,
         programs::{self, Hook, Mechanism},
         qdisc::Leaf,
@@ -28,7 +26,7 @@ use crate::{
 };
 
 /// What brings back what is missing of the host's side or of a container.
-const REPAIR: &str = "`portmap doctor --repair` puts it back";
+pub(super) const REPAIR: &str = "`portmap doctor --repair` puts it back";
 
 impl Daemon {
     /// Compares what is with what is meant to be.
@@ -48,6 +46,7 @@ impl Daemon {
             check_settings(&self.sysctls, &host::managed(&self.settings)),
             "containers reach the host by lo, and it gives out none of their ports",
         ));
+        findings.push(self.uplink_finding());
         findings.push(finding(
             "host addresses",
             self.check_facts(),
@@ -56,14 +55,14 @@ impl Daemon {
         for hook in host::hooks(self.mechanism, &self.settings.pins, &facts.uplink) {
             let direction = if hook.ingress { "ingress" } else { "egress" };
             let subject = format!("program at {} {direction}", hook.interface);
-            findings.push(finding(&subject, self.check_hook(&hook), hook.program));
+            findings.push(finding(&subject, self.check_host_hook(&hook), hook.program));
         }
         findings.push(self.queue_finding());
         findings.extend(self.progress.finding());
         let records: Vec<ContainerRecord> =
             self.registry().containers.values().map(|entry| entry.record.clone()).collect();
         findings.push(finding("port map", self.check_port_map(), "every port belongs to its owner"));
-        findings.push(self.listeners_finding());
+        findings.extend(self.socket_findings());
         if let Some(guard) = &self.guard {
             let checked = guard.check().map_err(|error| Error::failure(format!("{error}: {REPAIR}")));
             findings.push(finding(
@@ -126,28 +125,7 @@ impl Daemon {
         }
     }
 
-    /// The host as it is now, against what programs and containers have been told.
-    fn check_facts(&self) -> Result<()> {
-        let netlink = Netlink::open()?;
-        let facts = self.facts();
-        let uplink = link::find_by_index(&netlink, facts.uplink_index)?.ok_or_else(|| {
-            Error::failure(format!("the uplink {} is gone: containers follow when it is back", facts.uplink))
-        })?;
-        let routes = address::default_routes(&netlink, AddressFamily::Inet)?;
-        let now = facts::look_at_addresses(&netlink, &uplink, &routes, self.settings.ipv6).ok();
-        if now != Some((facts.v4, facts.v6)) || uplink.mac != facts.mac {
-            return Err(Error::failure(format!(
-                "the addresses of {} are not those that containers have: {REPAIR}",
-                facts.uplink
-            )));
-        }
-        if self.maps.config()? != facts.config(self.has_flows) {
-            return Err(Error::failure(format!("the map pm_config is not what the daemon wrote: {REPAIR}")));
-        }
-        Ok(())
-    }
-
-    fn check_hook(&self, hook: &Hook) -> Result<()> {
+    pub(super) fn check_hook(&self, hook: &Hook) -> Result<()> {
         if programs::is_attached(&self.settings.pins, hook)? {
             return Ok(());
         }
@@ -194,18 +172,6 @@ impl Daemon {
             let container = meant.map(|record| record.name.clone()).or_else(|| name_of(owner.slot));
             Some(WrongPort { container, error: Error::failure(error) })
         })
-    }
-
-    fn listeners_finding(&self) -> Finding {
-        let used: Vec<String> = listeners::in_use(&host::managed(&self.settings)).into_values().collect();
-        if used.is_empty() {
-            return Finding::new("host listeners", Health::Ok, "no process of the host uses a managed port");
-        }
-        Finding::new(
-            "host listeners",
-            Health::Problem,
-            format!("{}: stop it, or take the port from the daemon's ranges", used.join("; ")),
-        )
     }
 
     fn check_container(&self, record: &ContainerRecord) -> Result<()> {

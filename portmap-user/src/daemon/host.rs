@@ -4,13 +4,12 @@ use std::path::Path;
 
 use nix::unistd::geteuid;
 use portmap_common::names::{PROG_LO_INGRESS, PROG_UPLINK_EGRESS, PROG_UPLINK_INGRESS};
-use tracing::warn;
 
 use super::{HostFacts, Place, container, lost, uplink_queue};
 use crate::{
     error::{Error, Failures, Kind, Result},
     kernel::{
-        bpffs, clock, clsact, layout, link, listeners,
+        bpffs, clock, clsact, layout, link,
         namespace::{Namespace, NamespaceId},
         netlink::Netlink,
         pins,
@@ -35,7 +34,7 @@ pub(super) fn check_root() -> Result<()> {
     ))
 }
 
-/// Refuses ports that the host gives out by itself, and warns of those that it already uses.
+/// Refuses ports that the host gives out by itself.
 pub(super) fn check_ports(settings: &Settings, sysctls: &Sysctls) -> Result<()> {
     let (host_range, reserved) = (sysctls.local_port_range()?, sysctls.reserved_ports()?);
     for (flag, ports) in [("--ports", &settings.ports), ("--ephemeral-ports", &settings.ephemeral_ports)] {
@@ -47,9 +46,6 @@ pub(super) fn check_ports(settings: &Settings, sysctls: &Sysctls) -> Result<()> 
                  ({host_range}) in /proc/sys/net/ipv4/ip_local_port_range"
             )));
         }
-    }
-    for used in listeners::in_use(&managed(settings)).into_values() {
-        warn!("{used}: it will receive nothing once a container owns that port");
     }
     Ok(())
 }
@@ -189,6 +185,7 @@ pub(super) fn set_up(
     }
     for hook in hooks(mechanism, &settings.pins, &facts.uplink) {
         programs::attach(&settings.pins, &hook)?;
+        programs::go_in_front(&settings.pins, &hook)?;
     }
     Ok(())
 }
@@ -234,6 +231,8 @@ pub(super) fn mend(
     for hook in hooks(mechanism, &settings.pins, &facts.uplink) {
         let was_missing = programs::ensure(&settings.pins, &hook);
         mending.note(format!("{} at {}", hook.program, hook.interface), was_missing);
+        let was_behind = programs::go_in_front(&settings.pins, &hook);
+        mending.note(format!("{} at {}, behind another program", hook.program, hook.interface), was_behind);
     }
     mending
 }

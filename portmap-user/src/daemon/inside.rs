@@ -1,6 +1,6 @@
 //! A container's namespace from inside: what is set there, followed when the host changes, and put back.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_route::AddressFamily;
 use portmap_common::slot::loopback_mac;
@@ -14,28 +14,26 @@ use crate::{
     error::{Error, Failures, Result},
     kernel::{
         address::{self, Address, DefaultRoute},
-        clsact,
+        clsact, inherit,
         link::{self, LOOPBACK, Mac},
         netlink::Netlink,
         programs::{self, Mechanism},
         sysctl::{self, Sysctls},
     },
     paths::Pins,
-    records::{ContainerRecord, NamespaceBefore},
+    records::{ContainerRecord, NamespaceBefore, SavedSysctl},
 };
 
-/// Settings of the host that a namespace of ours gets, too: whether connections ask for ECN, by which queues mark instead of
-/// dropping, and how many may wait to be accepted. In somebody else's namespace they are as that one wants them.
-const INHERITED: [&str; 3] = ["core/somaxconn", "ipv4/tcp_ecn", "ipv4/tcp_ecn_fallback"];
-
-/// Those that this kernel has, with a namespace's values.
-pub(super) fn inherited(sysctls: &Sysctls) -> Vec<(&'static str, String)> {
-    INHERITED.into_iter().filter_map(|setting| Some((setting, sysctls.read(setting).ok()?))).collect()
-}
-
-/// The lowest index that no interface of the calling thread's namespace has; usually that behind the loopback's.
+/// The lowest index that no interface of the calling thread's namespace has; usually that behind the loopback's. A conflict if
+/// there is an `eth0`.
 pub(super) fn free_index() -> Result<u32> {
     let netlink = Netlink::open()?;
+    if link::find(&netlink, ETH0)?.is_some() {
+        return Err(Error::conflict(format!(
+            "the network namespace has an interface {ETH0} already, which is what the container's is called: rename or remove \
+             it (`ip link set {ETH0} name …`), or pass another namespace"
+        )));
+    }
     let mut index = LOOPBACK + 1;
     while link::find_by_index(&netlink, index)?.is_some() {
         index += 1;
@@ -48,12 +46,27 @@ pub(super) fn look() -> Result<NamespaceBefore> {
     let netlink = Netlink::open()?;
     let lo = link::find_by_index(&netlink, LOOPBACK)?
         .ok_or_else(|| Error::failure("the network namespace has no loopback device"))?;
+    let sysctls = Sysctls::open()?;
+    let name = all_rp_filter();
+    let found = sysctls.read_if_present(&name)?.filter(|value| value != RP_FILTER);
+    let rp_filter = found.map(|before| SavedSysctl { name, before, set: RP_FILTER.to_owned() });
     Ok(NamespaceBefore {
         lo_mac: lo.mac,
         lo_mtu: lo.mtu,
-        local_ports: Sysctls::open()?.local_port_range()?,
+        local_ports: sysctls.local_port_range()?,
         had_clsact: clsact::has_qdisc(&netlink, "lo")?,
+        lo_up: Some(lo.is_up),
+        lo_has_address: address::has_v4(&netlink, LOOPBACK)?,
+        sysctls: rp_filter.into_iter().collect(),
     })
+}
+
+/// Whether packets whose source is not reached by the interface that they came by are dropped, and that they are not.
+const RP_FILTER: &str = "0";
+
+/// The one setting that [`set_up`] changes and that goes with no interface of ours.
+fn all_rp_filter() -> String {
+    sysctl::of_interface("ipv4", "all", "rp_filter")
 }
 
 /// Settings of a container's namespace, with the values that it needs. Kernels without IPv6 lack some.
@@ -64,7 +77,9 @@ fn settings(record: &ContainerRecord) -> Vec<(String, &'static str)> {
         .map(|setting| (sysctl::of_interface("ipv4", ETH0, setting), "1"))
         .to_vec();
     // The route back to such a source is not by eth0; the larger of both values counts.
-    all.extend(["all", ETH0].map(|interface| (sysctl::of_interface("ipv4", interface, "rp_filter"), "0")));
+    all.extend(
+        [all_rp_filter(), sysctl::of_interface("ipv4", ETH0, "rp_filter")].map(|name| (name, RP_FILTER)),
+    );
     let of_eth0 = |setting| sysctl::of_interface("ipv6", ETH0, setting);
     all.push((of_eth0("disable_ipv6"), if record.ipv6 { "0" } else { "1" }));
     if record.ipv6 {
@@ -235,7 +250,20 @@ pub(super) fn restore(mechanism: Mechanism, pins: &Pins, record: &ContainerRecor
         // The kernel takes no all-zero address back, which is what a loopback device starts with; ours stays then.
         let mac = (before.lo_mac != Mac::default()).then_some(before.lo_mac);
         failures.note(link::change_loopback(&netlink, mac, before.lo_mtu));
-        failures.note(Sysctls::open().and_then(|sysctls| sysctls.set_local_port_range(before.local_ports)));
+        if before.lo_up == Some(false) {
+            failures.note(link::set_down(&netlink, LOOPBACK, "lo"));
+            if !before.lo_has_address {
+                failures.note(address::delete(&netlink, LOOPBACK, Ipv4Addr::LOCALHOST.into(), 8));
+            }
+        }
+        let sysctls = Sysctls::open()?;
+        // A namespace does not give out ports that it keeps for the privileged, so one of both orders works.
+        let set_range = || sysctls.set_local_port_range(before.local_ports);
+        let is_range_set = set_range().is_ok();
+        failures.note(inherit::put_back(&before.sysctls));
+        if !is_range_set {
+            failures.note(set_range());
+        }
         if mechanism == Mechanism::Clsact && !before.had_clsact {
             failures.note(clsact::delete_qdisc_if_empty(&netlink, "lo"));
         }

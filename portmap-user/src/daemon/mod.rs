@@ -1,5 +1,6 @@
 //! The daemon: what it knows, and the operations on it.
 
+mod claims;
 mod container;
 mod doctor;
 mod drops;
@@ -12,6 +13,7 @@ mod followers;
 mod health;
 mod host;
 mod inside;
+mod journal;
 mod lost;
 mod metrics;
 mod owner;
@@ -25,16 +27,17 @@ mod sweep;
 mod takeover;
 mod turns;
 mod update;
+mod uplink;
 mod uplink_queue;
 mod watch;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, MutexGuard, RwLockReadGuard},
 };
 
-use portmap_common::slot::SLOTS;
+use portmap_common::slot::{SLOTS, veth_ifindex};
 
 pub use self::{
     end::End,
@@ -44,12 +47,12 @@ pub use self::{
 };
 use self::{place::Place, takeover::Progress, turns::Turns};
 use crate::{
-    api::{AddRequest, Container, ContainerState, HOST, OUTSIDE},
+    api::{AddRequest, Changed, Container, ContainerState, HOST, OUTSIDE},
     ephemeral::EphemeralPool,
     error::{Error, Kind, Result},
     kernel::{
-        clock, guard::Guard, maps::Maps, namespace, pins::Held as HeldPins, programs::Mechanism, qdisc::Leaf,
-        sysctl::Sysctls,
+        clock, guard::Guard, inherit::Inheritance, link, maps::Maps, namespace, netlink::Netlink,
+        pins::Held as HeldPins, programs::Mechanism, qdisc::Leaf, sysctl::Sysctls,
     },
     locks::{Held, Ranked, RankedRw},
     ports::PortSet,
@@ -79,6 +82,8 @@ pub struct Daemon {
     speed_per_cpu: Option<u64>,
     /// The host's own.
     sysctls: Sysctls,
+    /// What a new namespace gets of them.
+    inheritance: Inheritance,
     store: Store,
     maps: Maps,
     /// Refuses `bind()` to ports that are not the container's.
@@ -135,15 +140,21 @@ impl Entry {
 
 impl Daemon {
     /// Adds a container: everything is checked first, then done, and undone if any of it fails.
-    pub fn add(&self, request: &AddRequest) -> Result<Container> {
+    pub fn add(&self, request: &AddRequest) -> Result<Changed> {
+        journal::note(&request.name, "added", self.check_and_add(request), |added| {
+            journal::form("added", &added.container)
+        })
+    }
+
+    fn check_and_add(&self, request: &AddRequest) -> Result<Changed> {
         check_request(request)?;
         self.check_wishes(&request.traffic)?;
         let _open = self.open()?;
-        let name = request.name.clone();
+        let name = &request.name;
         self.after_checks(|| {
-            self.turns.take(&name, || {
-                self.check_first(&name)?;
-                let mut record = self.admit(request.clone())?;
+            self.turns.take(name, || {
+                self.check_first(name)?;
+                let (mut record, warnings) = self.admit(request.clone())?;
                 let made = self.make(&mut record);
                 if let Err(error) = made {
                     let undone = self.remove(&record);
@@ -154,18 +165,20 @@ impl Daemon {
                         }
                     });
                 }
-                Ok(self.enter_service(record))
+                Ok(Changed { container: self.enter_service(record), warnings })
             })
         })
     }
 
     /// Removes a container and everything that was made for it.
     pub fn delete(&self, name: &str) -> Result<()> {
-        let _open = self.open()?;
-        self.turns.take(name, || {
-            self.check_first(name)?;
-            self.delete_in_turn(name)
-        })
+        let removed = self.open().and_then(|_open| {
+            self.turns.take(name, || {
+                self.check_first(name)?;
+                self.delete_in_turn(name)
+            })
+        });
+        journal::note(name, "removed", removed, |()| "removed".to_owned())
     }
 
     /// The same for whoever has the turn.
@@ -207,17 +220,36 @@ impl Daemon {
     }
 
     /// Gives a new container its slot and its ports, and writes down that it is being made.
-    fn admit(&self, request: AddRequest) -> Result<ContainerRecord> {
-        let AddRequest { name, netns, pid, ports, ephemeral_ports_per_container, traffic, owner, .. } =
-            request;
+    fn admit(&self, request: AddRequest) -> Result<(ContainerRecord, Vec<String>)> {
+        let AddRequest {
+            name,
+            netns,
+            pid,
+            ports,
+            take,
+            inherit_sysctls,
+            ephemeral_ports_per_container,
+            traffic,
+            owner,
+            ..
+        } = request;
+        let check = |registry: &Registry| {
+            if registry.containers.contains_key(&name) {
+                return Err(Error::conflict(format!(
+                    "a container is already called {name:?}: choose another name"
+                )));
+            }
+            self.check_static_ports(registry, &name, &ports)
+        };
+        check(&self.registry())?;
+        let claims = self.claims(&ports.union(&self.settings.ephemeral_ports));
+        let warnings = claims.check(&ports, take)?;
+        let foreign = self.foreign_slots()?;
         let mut registry = self.registry();
-        if registry.containers.contains_key(&name) {
-            return Err(Error::conflict(format!(
-                "a container is already called {name:?}: choose another name"
-            )));
-        }
-        self.check_static_ports(&registry, &name, &ports)?;
-        let slot = registry.free_slot()?;
+        // Others may have come in between.
+        check(&registry)?;
+        let slot = registry.free_slot(&foreign)?;
+        registry.pool.pass_over(claims.ports());
         let ephemeral_ports = registry.pool.allocate_to(
             &name,
             ephemeral_ports_per_container.unwrap_or(self.settings.block),
@@ -242,6 +274,7 @@ impl Daemon {
             wishes: traffic,
             egress,
             ingress,
+            inherit_sysctls,
             before: None,
             phase: Phase::Adding,
         };
@@ -250,7 +283,22 @@ impl Daemon {
             return Err(error);
         }
         registry.containers.insert(name, Entry::new(record.clone(), false));
-        Ok(record)
+        Ok((record, warnings))
+    }
+
+    /// Slots that a new container would have, if somebody else's interface did not have the name or the index that go with
+    /// them.
+    fn foreign_slots(&self) -> Result<BTreeSet<u16>> {
+        let (netlink, mut foreign) = (Netlink::open()?, BTreeSet::new());
+        loop {
+            let slot = self.registry().free_slot(&foreign)?;
+            let is_taken = link::find_by_index(&netlink, veth_ifindex(slot))?.is_some()
+                || link::find(&netlink, &format!("pm{slot}"))?.is_some();
+            if !is_taken {
+                return Ok(foreign);
+            }
+            foreign.insert(slot);
+        }
     }
 
     /// Refuses static ports that the container `name` cannot have.
@@ -317,18 +365,23 @@ impl Daemon {
 }
 
 impl Registry {
-    /// The lowest slot that no container has.
-    fn free_slot(&self) -> Result<u16> {
-        let taken: std::collections::BTreeSet<u16> =
-            self.containers.values().map(|entry| entry.record.slot).collect();
+    /// The lowest slot that no container has, and that is not among the `foreign` ones.
+    fn free_slot(&self, foreign: &BTreeSet<u16>) -> Result<u16> {
+        let taken: BTreeSet<u16> = self.containers.values().map(|entry| entry.record.slot).collect();
         (1..SLOTS)
-            .find(|slot| !taken.contains(slot))
+            .find(|slot| !taken.contains(slot) && !foreign.contains(slot))
             .ok_or_else(|| Error::conflict(format!("all {} slots are in use: delete a container", SLOTS - 1)))
     }
 }
 
 fn check_request(request: &AddRequest) -> Result<()> {
     check_name(&request.name)?;
+    if request.inherit_sysctls && request.netns.is_none() && request.pid.is_none() {
+        return Err(Error::usage(
+            "--inherit-sysctls is for a namespace of somebody else's: expected --netns or --pid with it, others have the \
+             host's settings anyway",
+        ));
+    }
     if request.netns.is_some() && request.pid.is_some() {
         return Err(Error::usage(
             "both a network namespace and a pid are given: expected one of them, or neither",

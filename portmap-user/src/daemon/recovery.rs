@@ -19,6 +19,7 @@ use crate::{
     kernel::{
         bpffs, clock,
         guard::{self, Guard},
+        inherit::Inheritance,
         layout,
         maps::Maps,
         pins::Held,
@@ -100,6 +101,7 @@ impl Daemon {
             place: Ranked::new(Rank::Place, place),
             turns: Turns::default(),
             sysctls,
+            inheritance: Inheritance::look()?,
             store,
             maps,
             guard,
@@ -128,6 +130,7 @@ impl Daemon {
             mechanism.name(),
             daemon.registry().containers.len()
         );
+        daemon.warn_of_claims();
         Ok(daemon)
     }
 

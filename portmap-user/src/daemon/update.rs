@@ -2,9 +2,9 @@
 
 use tracing::warn;
 
-use super::Daemon;
+use super::{Daemon, journal};
 use crate::{
-    api::{Container, UpdateRequest},
+    api::{Changed, UpdateRequest},
     error::{Error, Result},
     ports::PortSet,
     records::{ContainerRecord, Phase},
@@ -15,13 +15,20 @@ impl Daemon {
     /// limits its traffic is put back as it should be.
     ///
     /// Either all of it happens or none. New ports are there before old ones go; nothing happens on ports that stay.
-    pub fn update(&self, name: &str, request: &UpdateRequest) -> Result<Container> {
+    pub fn update(&self, name: &str, request: &UpdateRequest) -> Result<Changed> {
+        journal::note(name, "updated", self.check_and_update(name, request), |updated| {
+            journal::form("updated", &updated.container)
+        })
+    }
+
+    fn check_and_update(&self, name: &str, request: &UpdateRequest) -> Result<Changed> {
         self.check_wishes(&request.traffic)?;
         let _open = self.open()?;
         self.after_checks(|| {
             self.turns.take(name, || {
                 self.check_first(name)?;
                 let request = request.clone();
+                let warnings = self.check_claims(name, request.ports.as_ref(), request.take)?;
                 let before = self.in_service(name, request.ports.as_ref())?;
                 let mut after = before.clone();
                 after.wishes = request.traffic.or(before.wishes);
@@ -30,7 +37,7 @@ impl Daemon {
                     after.ports = ports;
                 }
                 match self.change(&before, &after) {
-                    Ok(()) => Ok(self.enter_service(after)),
+                    Ok(()) => Ok(Changed { container: self.enter_service(after), warnings }),
                     Err(error) => {
                         if let Some(entry) = self.registry().containers.get_mut(name) {
                             entry.coming = PortSet::default();
@@ -40,6 +47,20 @@ impl Daemon {
                 }
             })
         })
+    }
+
+    /// What to warn of where a container gets `ports` of which the host uses some. Its own are not the host's any more.
+    fn check_claims(&self, name: &str, ports: Option<&PortSet>, take: bool) -> Result<Vec<String>> {
+        let Some(ports) = ports else { return Ok(Vec::new()) };
+        let had = {
+            let registry = self.registry();
+            let entry = registry.containers.get(name).ok_or_else(|| Error::no_container(name))?;
+            // What cannot be had at all is another error than what the host has.
+            self.check_static_ports(&registry, name, ports)?;
+            entry.record.ports.clone()
+        };
+        let new = ports.difference(&had);
+        self.claims(&new).check(&new, take)
     }
 
     /// The record of a container in service, for which the ports that it is to have are kept from others.

@@ -1,6 +1,9 @@
 //! Addresses and routes, of both IP versions.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
@@ -8,11 +11,14 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType},
 };
-use nix::libc::EADDRNOTAVAIL;
+use nix::libc::{EADDRNOTAVAIL, EEXIST};
 use rtnetlink::{AddressMessageBuilder, RouteMessageBuilder};
 
-use super::{link::Interface, netlink::Netlink};
-use crate::error::{Context as _, Result};
+use super::{
+    link::{self, Interface},
+    netlink::Netlink,
+};
+use crate::error::{Context as _, Error, Result};
 
 /// An address and the length of its network's prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +64,19 @@ pub fn of_interface(netlink: &Netlink, interface: &Interface) -> Result<Addresse
         }
     }
     Ok(found)
+}
+
+/// Whether an interface has any IPv4 address.
+pub fn has_v4(netlink: &Netlink, index: u32) -> Result<bool> {
+    let mut question = AddressMessage::default();
+    question.header.family = AddressFamily::Inet;
+    let found = netlink
+        .list(&RouteNetlinkMessage::GetAddress(question), |answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) => (message.header.index == index).then_some(()),
+            _ => None,
+        })
+        .context(|| format!("cannot look at the addresses of interface {index}"))?;
+    Ok(!found.is_empty())
 }
 
 /// Flags of IPv6 addresses that are not to be relied on: privacy addresses (the flag of secondary ones), those
@@ -184,7 +203,26 @@ pub fn set_default_route(
     let how = if instead { NLM_F_REPLACE } else { NLM_F_EXCL };
     netlink
         .request(RouteNetlinkMessage::NewRoute(route.build()), NLM_F_CREATE | how)
-        .context(|| "cannot set the default route".to_owned())
+        .map_err(|error| no_route(netlink, AddressFamily::Inet, &error))
+}
+
+/// Why there can be no default route: there is one in its place, which is named.
+fn no_route(netlink: &Netlink, family: AddressFamily, error: &io::Error) -> Error {
+    let version = if family == AddressFamily::Inet6 { "IPv6 " } else { "" };
+    if error.raw_os_error() != Some(EEXIST) {
+        return Error::failure(format!("cannot set the {version}default route: {error}"));
+    }
+    let found = default_routes(netlink, family).unwrap_or_default();
+    let there = found.first().map_or_else(String::new, |route| {
+        let name = link::find_by_index(netlink, route.interface).ok().flatten().map(|found| found.name);
+        let by = format!(" by {}", name.unwrap_or_else(|| format!("interface {}", route.interface)));
+        route.gateway.map_or_else(|| by.clone(), |gateway| format!("{by} (gateway {gateway})"))
+    });
+    Error::conflict(format!(
+        "the network namespace has {article} {version}default route{there} already, and a container's leaves by its eth0: remove \
+         it, or pass another namespace",
+        article = if version.is_empty() { "a" } else { "an" }
+    ))
 }
 
 /// The same for IPv6. It names no gateway, because that is often a link-local address, and the interface has none.
@@ -192,5 +230,5 @@ pub fn add_default_route6(netlink: &Netlink, index: u32) -> Result<()> {
     let route = RouteMessageBuilder::<Ipv6Addr>::new().output_interface(index).build();
     netlink
         .request(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
-        .context(|| "cannot add the IPv6 default route".to_owned())
+        .map_err(|error| no_route(netlink, AddressFamily::Inet6, &error))
 }

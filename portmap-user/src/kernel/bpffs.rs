@@ -1,7 +1,17 @@
 //! The file system in which maps, programs and links are pinned.
 
-use std::{fs, io::ErrorKind, os::unix::fs::DirBuilderExt as _, path::Path};
+use std::{
+    ffi::CString,
+    fs,
+    io::{self, ErrorKind},
+    os::{
+        fd::{FromRawFd as _, OwnedFd, RawFd},
+        unix::{ffi::OsStrExt as _, fs::DirBuilderExt as _},
+    },
+    path::Path,
+};
 
+use aya_obj::generated::bpf_cmd;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use crate::{
@@ -44,6 +54,30 @@ pub fn unpin(path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Opens what is pinned.
+pub fn open(path: &Path) -> io::Result<OwnedFd> {
+    /// The part of `union bpf_attr` that names a pin.
+    #[repr(C)]
+    struct Pin {
+        path: u64,
+        descriptor: u32,
+        flags: u32,
+    }
+    let text = CString::new(path.as_os_str().as_bytes())?;
+    let pin = Pin { path: text.as_ptr().expose_provenance() as u64, descriptor: 0, flags: 0 };
+    // SAFETY: the attributes are those of the command and have its size; the kernel reads them and the path, which ends with a
+    // zero and lives as long as the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_OBJ_GET as libc::c_long, &raw const pin, size_of::<Pin>())
+    };
+    let descriptor = RawFd::try_from(result).unwrap_or(-1);
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just opened it for this process, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 /// Removes the directories for pins as far as they are empty.

@@ -13,7 +13,7 @@ use super::{link, netlink::Netlink, qdisc};
 use crate::error::{Context as _, Error, Result};
 
 /// Priority of our filters. They come before those that are added without one, which get 49152 and below.
-const PRIORITY: u16 = 0x504d;
+pub const PRIORITY: u16 = 0x504d;
 /// Handle of our filters: together with the priority it tells them from others'.
 const HANDLE: TcHandle = TcHandle { major: 0, minor: 1 };
 /// `ETH_P_ALL` in network order: our programs look at every protocol.
@@ -132,4 +132,22 @@ pub fn has_program(netlink: &Netlink, name: &str, ingress: bool, id: u32) -> Res
             if let TcAttribute::Options(options) = attribute { options.contains(&wanted) } else { false }
         },
     ))
+}
+
+/// What comes before our filter at a hook, for people.
+pub fn ahead(netlink: &Netlink, name: &str, ingress: bool) -> Result<Vec<String>> {
+    let Some(index) = interface(netlink, name)? else { return Ok(Vec::new()) };
+    let mut all = Vec::new();
+    for message in filters(netlink, index, ingress)? {
+        let preference = TcHandle::from(message.header.info).major;
+        let kind = message.attributes.iter().find_map(|attribute| {
+            if let TcAttribute::Kind(kind) = attribute { Some(kind.as_str()) } else { None }
+        });
+        let text = format!("the {} filter with preference {preference}", kind.unwrap_or("tc"));
+        // A filter is listed with its tables, too.
+        if preference < PRIORITY && !all.contains(&text) {
+            all.push(text);
+        }
+    }
+    Ok(all)
 }

@@ -31,6 +31,8 @@ pub struct Interface {
     pub is_ethernet: bool,
     /// Whether it is administratively up.
     pub is_up: bool,
+    /// Whether there is something at the other end: a cable, a peer that is up.
+    pub has_carrier: bool,
     /// For one end of a veth pair, the index of the other in its namespace.
     pub peer: Option<u32>,
     /// The description that can be set by `ip link set alias`.
@@ -48,6 +50,7 @@ impl From<LinkMessage> for Interface {
             mtu: 0,
             is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             is_up: message.header.flags.contains(LinkFlags::Up),
+            has_carrier: message.header.flags.contains(LinkFlags::LowerUp),
             peer: None,
             alias: None,
             group: 0,
@@ -182,6 +185,11 @@ pub fn create_veth(netlink: &Netlink, pair: &VethPair<'_>) -> Result<()> {
 /// Brings an interface up.
 pub fn set_up(netlink: &Netlink, index: u32, name: &str) -> Result<()> {
     set(netlink, LinkUnspec::new_with_index(index).up().build(), name)
+}
+
+/// Takes an interface down.
+pub fn set_down(netlink: &Netlink, index: u32, name: &str) -> Result<()> {
+    set(netlink, LinkUnspec::new_with_index(index).down().build(), name)
 }
 
 /// Changes an interface's MAC address and MTU.

@@ -5,8 +5,8 @@
 //! seen the change (`tcx_entry_sync`, 10 ms). So links are for interfaces that are not our own. Either way a program that is there already is replaced in one step: no packet passes a hook without one.
 
 use std::{
-    fs,
-    os::fd::{AsFd as _, AsRawFd as _},
+    fs, io,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -20,6 +20,7 @@ use aya::{
     },
     sys::SyscallError,
 };
+use aya_obj::generated::bpf_cmd;
 use nix::libc::{ENOENT, ENOLINK};
 use portmap_common::names;
 
@@ -195,12 +196,19 @@ fn attach_tcx(program: &mut SchedClassifier, hook: &Hook) -> Result<()> {
             Err(error) => return Err(error).context(doing),
         }
     }
-    let order = TcAttachOptions::TcxOrder(LinkOrder::default());
-    let id = program.attach_with_options(&hook.interface, hook.direction(), order).context(doing)?;
-    let link = FdLink::try_from(program.take_link(id).context(doing)?).context(doing)?;
+    let link = link_in_front(program, hook)?;
     fault::step("pin a link").context(|| format!("cannot pin {}", hook.link.display()))?;
     link.pin(&hook.link).context(|| format!("cannot pin {}", hook.link.display()))?;
     Ok(())
+}
+
+/// Attaches a program before all others that are there: one that ends the chain with "ok" would keep packets from it. What is
+/// not ours goes on to them.
+fn link_in_front(program: &mut SchedClassifier, hook: &Hook) -> Result<FdLink> {
+    let doing = || format!("cannot attach {} to {}", hook.program, hook.interface);
+    let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = program.attach_with_options(&hook.interface, hook.direction(), order).context(doing)?;
+    FdLink::try_from(program.take_link(id).context(doing)?).context(doing)
 }
 
 /// The link that is pinned at `path`, if there is one.
@@ -237,6 +245,72 @@ pub fn ensure(pins: &Pins, hook: &Hook) -> Result<bool> {
     Ok(true)
 }
 
+/// What is at a hook of an interface in the calling thread's namespace before our program, for people; nothing if ours is the
+/// first, or not there.
+pub fn ahead(pins: &Pins, hook: &Hook) -> Result<Vec<String>> {
+    let doing = || format!("cannot look at the programs of {}", hook.interface);
+    match hook.mechanism() {
+        Mechanism::Tcx => {
+            let id = pinned_id(pins, hook)?;
+            let (_revision, chain) =
+                SchedClassifier::query_tcx(&hook.interface, hook.direction()).context(doing)?;
+            let Some(place) = chain.iter().position(|program| program.id() == id) else {
+                return Ok(Vec::new());
+            };
+            let before = chain.into_iter().take(place);
+            Ok(before
+                .map(|program| format!("{} (id {})", program.name_as_str().unwrap_or("?"), program.id()))
+                .collect())
+        }
+        Mechanism::Clsact => clsact::ahead(&Netlink::open()?, &hook.interface, hook.ingress),
+    }
+}
+
+/// Puts our program before all others at a hook where there is a link. Returns whether it was not there.
+///
+/// The kernel does not change the order of links, nor take a program twice. So another instance of it goes to the front, the
+/// old link is detached, and the pinned program takes the instance's place. For that moment packets that are not ours pass both,
+/// and are counted twice; no packet passes neither.
+pub fn go_in_front(pins: &Pins, hook: &Hook) -> Result<bool> {
+    if hook.mechanism() != Mechanism::Tcx || ahead(pins, hook)?.is_empty() {
+        return Ok(false);
+    }
+    let doing = || format!("cannot put {} first at {}", hook.program, hook.interface);
+    let mut loader = EbpfLoader::new();
+    for name in names::MAPS {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    let mut object: Ebpf = loader.load(object::bytes()).context(doing)?;
+    let link = link_in_front(load_program(&mut object, hook.program)?, hook)?;
+    let old = bpffs::open(&hook.link).context(doing)?;
+    let new = hook.link.with_file_name(format!("{}_new", hook.program));
+    let mut pinned = None;
+    replace_pin(&hook.link, &new, |new| link.pin(new).map(|link| pinned = Some(link)))?;
+    detach_link(&old).context(doing)?;
+    let Some(pinned) = pinned else { return Err(Error::failure(doing())) };
+    let mut program = SchedClassifier::from_pin(pins.program(hook.program)).context(doing)?;
+    let link = SchedClassifierLink::try_from(FdLink::from(pinned)).context(doing)?;
+    program.attach_to_link(link).context(doing)?;
+    Ok(true)
+}
+
+/// Has a link let go of its interface now. Without that, the kernel does so some time after it is gone.
+fn detach_link(link: &OwnedFd) -> io::Result<()> {
+    fault::step("detach a link")?;
+    // The part of `union bpf_attr` that names a link.
+    let descriptor: u32 = link.as_raw_fd().cast_unsigned();
+    // SAFETY: the attributes are those of the command and have its size; the kernel only reads them.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            bpf_cmd::BPF_LINK_DETACH as libc::c_long,
+            &raw const descriptor,
+            size_of::<u32>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Puts a program where a pinned link is, wherever that is. It is no error if there is none.
 pub fn replace_by_link(pins: &Pins, hook: &Hook) -> Result<()> {
     let doing = || format!("cannot replace {} at {}", hook.program, hook.interface);
@@ -250,8 +324,7 @@ pub fn replace_by_link(pins: &Pins, hook: &Hook) -> Result<()> {
 /// Whether our program is in a hook of an interface in the calling thread's namespace.
 pub fn is_attached(pins: &Pins, hook: &Hook) -> Result<bool> {
     let doing = || format!("cannot look at the programs of {}", hook.interface);
-    let pinned = SchedClassifier::from_pin(pins.program(hook.program)).context(doing)?;
-    let id = pinned.info().context(doing)?.id();
+    let id = pinned_id(pins, hook)?;
     match hook.mechanism() {
         Mechanism::Tcx => {
             let (_revision, programs) =
@@ -260,4 +333,11 @@ pub fn is_attached(pins: &Pins, hook: &Hook) -> Result<bool> {
         }
         Mechanism::Clsact => clsact::has_program(&Netlink::open()?, &hook.interface, hook.ingress, id),
     }
+}
+
+/// The number of a hook's program as it is pinned.
+fn pinned_id(pins: &Pins, hook: &Hook) -> Result<u32> {
+    let doing = || format!("cannot look at the program {}", hook.program);
+    let pinned = SchedClassifier::from_pin(pins.program(hook.program)).context(doing)?;
+    Ok(pinned.info().context(doing)?.id())
 }

@@ -26,8 +26,8 @@ use tracing::warn;
 
 use crate::{
     api::{
-        AddRequest, Container, ContainerStats, DropCount, ExplainRequest, Explanation, Finding, Stats,
-        UpdateRequest,
+        AddRequest, Changed, Container, ContainerStats, DropCount, ExplainRequest, Explanation, Finding,
+        Stats, UpdateRequest,
     },
     daemon::{Daemon, end::End, followers::Feed, metrics, owner},
     error::{Context as _, Error, Kind, Result},
@@ -145,7 +145,7 @@ async fn add(
     State(shared): State<Shared>,
     Extension(connection): Extension<Arc<Connection>>,
     Given(mut request): Given<AddRequest>,
-) -> Result<Json<Container>> {
+) -> Result<Json<Changed>> {
     if request.ends_with_asker {
         if let Peer::Process(Some(pid)) = connection.peer {
             request.owner = Some(owner::of(pid)?);
@@ -159,11 +159,11 @@ async fn add(
     let end = shared.end.clone();
     run(&shared, format!("add {:?}", request.name), move |daemon| {
         let (name, owner) = (request.name.clone(), request.owner);
-        let container = daemon.add(&request)?;
+        let added = daemon.add(&request)?;
         if let Some(owner) = owner {
             owner::watch(daemon, &end, name, owner);
         }
-        Ok(container)
+        Ok(added)
     })
     .await
 }
@@ -176,7 +176,7 @@ async fn update(
     State(shared): State<Shared>,
     Path(name): Path<String>,
     Given(request): Given<UpdateRequest>,
-) -> Result<Json<Container>> {
+) -> Result<Json<Changed>> {
     run(&shared, format!("update {name:?}"), move |daemon| daemon.update(&name, &request)).await
 }
 

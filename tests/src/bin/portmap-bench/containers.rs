@@ -109,7 +109,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let update = (0..count)
         .map(|number| {
             let traffic = Wishes::default();
-            let request = UpdateRequest { ports: Some(ports(number, PORTS / 2)), traffic };
+            let request =
+                UpdateRequest { ports: Some(ports(number, PORTS / 2)), traffic, ..UpdateRequest::default() };
             Ok(timed(|| client.update(&name(number), &request))?.0)
         })
         .collect::<Result<_>>()?;

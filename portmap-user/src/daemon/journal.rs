@@ -1,0 +1,59 @@
+//! A line in the log for each change that a command makes or is refused, with the container's name.
+
+use tracing::{info, warn};
+
+use super::LONGEST_NAME;
+use crate::{api::Container, error::Result};
+
+/// Longest part of an error in the log, in characters: it may name all that was asked for.
+const LONGEST_REASON: usize = 500;
+
+/// Notes how a command on a container went: `done` tells what it did. Returns its result.
+pub(super) fn note<T>(
+    name: &str,
+    what: &str,
+    result: Result<T>,
+    done: impl FnOnce(&T) -> String,
+) -> Result<T> {
+    let short = cut(name, LONGEST_NAME);
+    match &result {
+        Ok(value) => info!("container {short:?}: {}", done(value)),
+        Err(error) => warn!("container {short:?}: not {what}: {}", cut(&error.message, LONGEST_REASON)),
+    }
+    result
+}
+
+/// What a container has, after the word for what was done to it.
+pub(super) fn form(done: &str, container: &Container) -> String {
+    let or_none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
+    let limit = |limit: &Option<crate::api::Limit>| {
+        limit.as_ref().map_or_else(|| "no limit".to_owned(), |limit| format!("{} B/s", limit.rate))
+    };
+    format!(
+        "{done}, slot {}, ports {}, ephemeral ports {}, sends {}, receives {}",
+        container.slot,
+        cut(&or_none(container.ports.to_string()), LONGEST_REASON),
+        container.ephemeral_ports,
+        limit(&container.egress),
+        limit(&container.ingress)
+    )
+}
+
+/// The beginning of a text.
+fn cut(text: &str, longest: usize) -> String {
+    match text.char_indices().nth(longest) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut;
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        assert_eq!(cut("äöü", 3), "äöü");
+        assert_eq!(cut("äöüß", 3), "äöü…");
+    }
+}

@@ -1,0 +1,193 @@
+//! Settings of a network namespace that decide what ordinary processes can do there, and that a new namespace has as the kernel
+//! likes them rather than as its maker's are.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::PermissionsExt as _,
+    },
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, open, openat},
+    sys::stat::Mode,
+};
+
+use super::namespace::Namespace;
+use crate::{
+    error::{Context as _, Error, Result},
+    fault,
+    records::SavedSysctl,
+};
+
+const ROOT: &str = "/proc/sys/net";
+
+/// Directories whose files are the namespace's as a whole. Below them are settings of interfaces, routes and neighbours, which
+/// a container has as portmap sets them.
+const DIRECTORIES: [&str; 6] = ["core", "ipv4", "ipv6", "unix", "mptcp", "sctp"];
+
+/// What a container does not get: ports that the host gives out or keeps, whether it forwards, keys, sizes of tables that only
+/// concern namespaces made inside it, and masks of CPUs for devices to come.
+const NOT_INHERITED: [&str; 10] = [
+    "ipv4/ip_local_port_range",
+    "ipv4/ip_local_reserved_ports",
+    "ipv4/ip_forward",
+    "ipv4/ip_forward_use_pmtu",
+    "ipv4/ip_forward_update_priority",
+    "ipv4/tcp_fastopen_key",
+    "ipv4/tcp_child_ehash_entries",
+    "ipv4/udp_child_hash_entries",
+    "core/rps_default_mask",
+    "sctp/cookie_hmac_alg",
+];
+
+/// The setting that may not be above the first port that the namespace gives out.
+const UNPRIVILEGED_START: &str = "ipv4/ip_unprivileged_port_start";
+
+/// Longest value that is taken over, in bytes.
+const LONGEST: usize = 4096;
+
+/// The settings of the host that a namespace can have, and what a new one has of them.
+pub struct Inheritance {
+    directories: Vec<(&'static str, OwnedFd)>,
+    /// Each setting with its value in a new namespace.
+    new: Vec<(String, String)>,
+}
+
+impl Inheritance {
+    /// Looks which settings a new namespace has. The calling thread's namespace is the one that others get them from.
+    pub fn look() -> Result<Self> {
+        fault::step("look at settings").context(|| format!("cannot look at {ROOT}"))?;
+        let mut directories = Vec::new();
+        for name in DIRECTORIES {
+            directories.extend(directory(name)?.map(|opened| (name, opened)));
+        }
+        // In a namespace that is not the first, the kernel hides what is the machine's, or lets nobody write it.
+        let new = Namespace::scratch(|| {
+            let mut all = Vec::new();
+            for name in DIRECTORIES {
+                let Some(opened) = directory(name)? else { continue };
+                let path = format!("{ROOT}/{name}");
+                for entry in fs::read_dir(&path).context(|| format!("cannot read {path}"))?.flatten() {
+                    let setting = format!("{name}/{}", entry.file_name().to_string_lossy());
+                    let is_own = entry
+                        .metadata()
+                        .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o600 == 0o600);
+                    if is_own
+                        && !NOT_INHERITED.contains(&setting.as_str())
+                        && let Ok(value) = read(&opened, &entry.file_name().to_string_lossy())
+                    {
+                        all.push((setting, value));
+                    }
+                }
+            }
+            Ok(all)
+        })?;
+        Ok(Self { directories, new })
+    }
+
+    /// The settings that a new namespace has otherwise than the host, with the host's values. `first_port` is the first that
+    /// the namespace will give out: the kernel takes no value that has it reserved for the privileged.
+    pub fn differing(&self, first_port: u16) -> Vec<(String, String)> {
+        let differs = |(setting, new): &(String, String)| {
+            let (directory, file) = setting.split_once('/')?;
+            let (_, opened) = self.directories.iter().find(|(name, _)| *name == directory)?;
+            let mut value = read(opened, file).ok()?;
+            if setting == UNPRIVILEGED_START && value.parse::<u16>().is_ok_and(|start| start > first_port) {
+                value = first_port.to_string();
+            }
+            (value != *new).then(|| (setting.clone(), value))
+        };
+        self.new.iter().filter_map(differs).collect()
+    }
+}
+
+/// What the calling thread's namespace has of some settings that it is about to be given. Those that it lacks are left out.
+pub fn before(settings: &[(String, String)]) -> Result<Vec<SavedSysctl>> {
+    let saved = |(name, set): &(String, String)| {
+        let before = one(name, OFlag::O_RDONLY).and_then(value_of).ok()?;
+        (before != *set).then(|| SavedSysctl { name: name.clone(), before, set: set.clone() })
+    };
+    Ok(settings.iter().filter_map(saved).collect())
+}
+
+/// Gives the calling thread's namespace some settings, as far as it has them. A limit and what is limited by it are changed in
+/// the order that the kernel accepts, whichever that is.
+pub fn apply(settings: &[(String, String)]) -> Result<()> {
+    if settings.is_empty() {
+        return Ok(());
+    }
+    let mut opened = Vec::new();
+    for name in DIRECTORIES {
+        if settings.iter().any(|(setting, _)| setting.split('/').next() == Some(name)) {
+            opened.extend(directory(name)?.map(|directory| (name, directory)));
+        }
+    }
+    let write = |setting: &str, value: &str| -> io::Result<()> {
+        fault::step("write a setting")?;
+        let (directory, file) = setting.split_once('/').ok_or(Errno::ENOENT)?;
+        let found = opened.iter().find(|(name, _)| *name == directory);
+        let Some((_, directory)) = found else { return Ok(()) };
+        match openat(directory.as_fd(), file, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+            Err(Errno::ENOENT) => Ok(()),
+            file => File::from(file?).write_all(value.as_bytes()),
+        }
+    };
+    let refused: Vec<_> = settings.iter().filter(|(setting, value)| write(setting, value).is_err()).collect();
+    for (setting, value) in refused {
+        write(setting, value).map_err(|error| {
+            Error::failure(format!("cannot set {ROOT}/{setting} to {value:?}, the host's value: {error}"))
+        })?;
+    }
+    Ok(())
+}
+
+/// Gives the calling thread's namespace back what [`before`] has saved, unless somebody has changed it since.
+pub fn put_back(saved: &[SavedSysctl]) -> Result<()> {
+    let is_ours = |saved: &&SavedSysctl| {
+        one(&saved.name, OFlag::O_RDONLY).and_then(value_of).is_ok_and(|value| value == saved.set)
+    };
+    let settings: Vec<_> =
+        saved.iter().filter(is_ours).map(|saved| (saved.name.clone(), saved.before.clone())).collect();
+    apply(&settings)
+}
+
+/// One of the directories, if the kernel has it.
+fn directory(name: &str) -> Result<Option<OwnedFd>> {
+    let path = format!("{ROOT}/{name}");
+    match open(path.as_str(), OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()) {
+        Err(Errno::ENOENT) => Ok(None),
+        other => other.map(Some).context(|| format!("cannot open {path}")),
+    }
+}
+
+fn read(directory: &OwnedFd, file: &str) -> io::Result<String> {
+    value_of(openat(directory.as_fd(), file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?.into())
+}
+
+fn one(setting: &str, how: OFlag) -> io::Result<File> {
+    Ok(open(format!("{ROOT}/{setting}").as_str(), how | OFlag::O_CLOEXEC, Mode::empty())?.into())
+}
+
+/// A setting's value, which the kernel gives whole or not at all.
+fn value_of(mut file: File) -> io::Result<String> {
+    let mut bytes = [0; LONGEST];
+    let length = file.read(&mut bytes)?;
+    let text = bytes.get(..length).filter(|_| length < LONGEST).ok_or(Errno::E2BIG)?;
+    Ok(String::from_utf8_lossy(text).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::NOT_INHERITED;
+
+    #[test]
+    fn what_is_not_inherited_is_named_as_settings_are() {
+        for setting in NOT_INHERITED {
+            assert_eq!(setting.split('/').count(), 2, "{setting}");
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! Sockets of the calling thread's network namespace, and whose they are.
+//!
+//! The kernel is asked by `sock_diag`, which hands over only sockets whose port is in a range; where it has none, the lists
+//! in `/proc/net` are read, which hold all of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{self, ErrorKind},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
+use netlink_sys::{Socket as NetlinkSocket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use nix::libc::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE};
+
+use crate::{
+    error::{Context as _, Result},
+    fault,
+    ports::PortRange,
+};
+
+/// A socket with a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// What it speaks, as people call it.
+    pub protocol: &'static str,
+    /// Its address; unspecified if it is bound to all.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// Its inode, which tells it from others; 0 if no process holds it any more.
+    pub inode: u64,
+    /// Whether it waits for anybody rather than being connected with one.
+    pub listens: bool,
+}
+
+/// States of TCP sockets (`net/tcp_states.h`) in which there is something to lose: all but `TIME_WAIT` and `CLOSE`.
+const TCP_STATES: u32 =
+    1 << ESTABLISHED | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << LISTEN | 1 << 11;
+/// States of datagram sockets: connected and not.
+const DATAGRAM_STATES: u32 = 1 << ESTABLISHED | 1 << CLOSE;
+const ESTABLISHED: u8 = 1;
+const CLOSE: u8 = 7;
+const LISTEN: u8 = 10;
+
+/// A protocol whose sockets are looked at.
+struct Protocol {
+    name: &'static str,
+    number: i32,
+    states: u32,
+    /// State of those that wait for anybody.
+    listening: u8,
+    /// Their lists in `/proc/net`, for both versions of IP.
+    files: [&'static str; 2],
+}
+
+const PROTOCOLS: [Protocol; 3] = [
+    Protocol {
+        name: "TCP",
+        number: IPPROTO_TCP,
+        states: TCP_STATES,
+        listening: LISTEN,
+        files: ["tcp", "tcp6"],
+    },
+    Protocol {
+        name: "UDP",
+        number: IPPROTO_UDP,
+        states: DATAGRAM_STATES,
+        listening: CLOSE,
+        files: ["udp", "udp6"],
+    },
+    Protocol {
+        name: "UDP-Lite",
+        number: IPPROTO_UDPLITE,
+        states: DATAGRAM_STATES,
+        listening: CLOSE,
+        files: ["udplite", "udplite6"],
+    },
+];
+
+/// The sockets whose port is in `range`.
+pub fn in_range(range: PortRange) -> Result<Vec<Socket>> {
+    let doing = || "cannot look at the host's sockets".to_owned();
+    fault::step("look at sockets").context(doing)?;
+    let mut found = Vec::new();
+    for protocol in &PROTOCOLS {
+        match ask(protocol, range, &mut found) {
+            // The kernel has no such protocol, or its answers are in a module that cannot be loaded.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                read_lists(protocol, range, &mut found).context(doing)?;
+            }
+            other => other.context(doing)?,
+        }
+    }
+    read_endpoints(range, &mut found).context(doing)?;
+    Ok(found)
+}
+
+/// Asks the kernel for a protocol's sockets.
+fn ask(protocol: &Protocol, range: PortRange, found: &mut Vec<Socket>) -> io::Result<()> {
+    let mut netlink = NetlinkSocket::new(NETLINK_SOCK_DIAG)?;
+    netlink.bind_auto()?;
+    for family in [AF_INET, AF_INET6] {
+        netlink.send_to(&question(protocol, family, range), &SocketAddr::new(0, 0), 0)?;
+        let mut received = Vec::with_capacity(ROOM);
+        let mut is_complete = false;
+        while !is_complete {
+            received.clear();
+            netlink.recv(&mut received, 0)?;
+            is_complete = take_answers(protocol, &received, range, found)?;
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of the answers that are taken at a time. The kernel makes none larger than half of this.
+const ROOM: usize = 64 << 10;
+/// Types of messages (`linux/netlink.h`, `linux/sock_diag.h`).
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// Length of a message's header.
+const HEADER: usize = 16;
+/// `INET_DIAG_REQ_BYTECODE`, and the operations in it that compare the own port (`linux/inet_diag.h`).
+const BYTECODE: u16 = 1;
+const PORT_AT_LEAST: u8 = 2;
+const PORT_AT_MOST: u8 = 3;
+
+/// A request for all sockets of a protocol and a version of IP with a port in `range`.
+fn question(protocol: &Protocol, family: i32, range: PortRange) -> Vec<u8> {
+    let mut body = vec![
+        u8::try_from(family).unwrap_or_default(),
+        u8::try_from(protocol.number).unwrap_or_default(),
+        0,
+        0,
+    ];
+    body.extend(protocol.states.to_ne_bytes());
+    // The identity of a single socket, which says nothing here.
+    body.extend([0; 48]);
+    // Each comparison says how far to go if it holds and if not, and takes its port from the operation behind it. Whoever
+    // comes exactly to the end is wanted; the last four bytes too far is how to say no.
+    body.extend(20_u16.to_ne_bytes());
+    body.extend(BYTECODE.to_ne_bytes());
+    for (operation, no, port) in [(PORT_AT_LEAST, 20_u16, range.first()), (PORT_AT_MOST, 12, range.last())] {
+        body.extend([operation, 8]);
+        body.extend(no.to_ne_bytes());
+        body.extend([0, 0]);
+        body.extend(port.to_ne_bytes());
+    }
+    let mut message = Vec::with_capacity(HEADER + body.len());
+    message.extend(u32::try_from(HEADER + body.len()).unwrap_or_default().to_ne_bytes());
+    message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    message.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+    message.extend([0; 8]);
+    message.extend(body);
+    message
+}
+
+/// Takes the sockets out of what the kernel has answered. Returns whether that was all.
+fn take_answers(
+    protocol: &Protocol,
+    mut rest: &[u8],
+    range: PortRange,
+    found: &mut Vec<Socket>,
+) -> io::Result<bool> {
+    let nonsense = || io::Error::from(ErrorKind::InvalidData);
+    while rest.len() >= HEADER {
+        let length = usize::try_from(u32::from_ne_bytes(array(rest, 0))).unwrap_or(usize::MAX);
+        let body = rest.get(HEADER..length).ok_or_else(nonsense)?;
+        match u16::from_ne_bytes(array(rest, 4)) {
+            NLMSG_DONE => return Ok(true),
+            NLMSG_ERROR => {
+                return Err(io::Error::from_raw_os_error(-i32::from_ne_bytes(array(body, 0))));
+            }
+            SOCK_DIAG_BY_FAMILY if body.len() >= 72 => {
+                let address = match i32::from(body[0]) {
+                    AF_INET => IpAddr::V4(Ipv4Addr::from(array::<4>(body, 8))),
+                    _ => IpAddr::V6(Ipv6Addr::from(array::<16>(body, 8))),
+                };
+                let socket = Socket {
+                    protocol: protocol.name,
+                    address: address.to_canonical(),
+                    port: u16::from_be_bytes(array(body, 4)),
+                    inode: u64::from(u32::from_ne_bytes(array(body, 68))),
+                    listens: body[1] == protocol.listening,
+                };
+                // A kernel that takes no notice of the filter hands over others, too.
+                if range.contains(socket.port) {
+                    found.push(socket);
+                }
+            }
+            _ => {}
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(false)
+}
+
+/// Some bytes of a message; zeros where it has none.
+fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    bytes.get(at..at + N).and_then(|part| part.try_into().ok()).unwrap_or([0; N])
+}
+
+/// Reads a protocol's sockets from `/proc/net`.
+fn read_lists(protocol: &Protocol, range: PortRange, found: &mut Vec<Socket>) -> io::Result<()> {
+    for file in protocol.files {
+        for line in lines_of(file)?.lines().skip(1) {
+            let Some((socket, state)) = listed(protocol, line) else { continue };
+            if range.contains(socket.port) && protocol.states & (1 << state) != 0 {
+                found.push(socket);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A list in `/proc/net`; empty if there is none, because the kernel lacks the protocol.
+fn lines_of(file: &str) -> io::Result<String> {
+    match fs::read_to_string(format!("/proc/thread-self/net/{file}")) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+        other => other,
+    }
+}
+
+/// A line of such a list (`tcp4_seq_show`), and the socket's state.
+fn listed(protocol: &Protocol, line: &str) -> Option<(Socket, u8)> {
+    let mut fields = line.split_whitespace().skip(1);
+    let (address, port) = fields.next()?.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let state = u8::from_str_radix(fields.nth(1)?, 16).ok()?;
+    let inode = fields.nth(5)?.parse().ok()?;
+    // Words of four bytes, each in the machine's order.
+    let mut bytes = Vec::new();
+    for start in (0..address.len()).step_by(8) {
+        bytes.extend(u32::from_str_radix(address.get(start..start + 8)?, 16).ok()?.to_ne_bytes());
+    }
+    let address = match <[u8; 4]>::try_from(bytes.as_slice()) {
+        Ok(v4) => IpAddr::from(v4),
+        Err(_) => IpAddr::from(<[u8; 16]>::try_from(bytes.as_slice()).ok()?).to_canonical(),
+    };
+    let listens = state == protocol.listening;
+    Some((Socket { protocol: protocol.name, address, port, inode, listens }, state))
+}
+
+/// Reads SCTP's bound sockets. Asking by `sock_diag` would have the kernel look for a module.
+fn read_endpoints(range: PortRange, found: &mut Vec<Socket>) -> io::Result<()> {
+    for line in lines_of("sctp/eps")?.lines().skip(1) {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, _, _, _, _, port, _, inode, addresses @ ..] = fields.as_slice() else { continue };
+        let (Ok(port), Ok(inode)) = (port.parse(), inode.parse()) else { continue };
+        if !range.contains(port) {
+            continue;
+        }
+        for address in addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok()) {
+            let address = address.to_canonical();
+            found.push(Socket { protocol: "SCTP", address, port, inode, listens: true });
+        }
+    }
+    Ok(())
+}
+
+/// A process that holds a socket.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owner {
+    /// What it is called.
+    pub name: String,
+    /// Its number.
+    pub pid: u32,
+}
+
+/// Which process holds each socket, by inode. Those that nobody holds, or whose process cannot be seen, are left out.
+pub fn owners(mut wanted: BTreeSet<u64>) -> BTreeMap<u64, Owner> {
+    let mut owners = BTreeMap::new();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        if wanted.is_empty() {
+            break;
+        }
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        // It may end meanwhile.
+        let mut name = None;
+        for descriptor in fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten() {
+            let Some(inode) = fs::read_link(descriptor.path()).ok().and_then(|to| socket_of(to.to_str()?))
+            else {
+                continue;
+            };
+            if wanted.remove(&inode) {
+                let name = name.get_or_insert_with(|| {
+                    fs::read_to_string(process.path().join("comm"))
+                        .map_or_else(|_gone| "?".to_owned(), |name| name.trim().to_owned())
+                });
+                owners.insert(inode, Owner { name: name.clone(), pid });
+            }
+        }
+    }
+    owners
+}
+
+/// The inode of a socket to which a descriptor's link points.
+fn socket_of(link: &str) -> Option<u64> {
+    link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+
+    use super::*;
+
+    /// A listener, a connection and a datagram socket are found, each with this process, and nothing outside the range;
+    /// by both ways the same.
+    #[test]
+    fn sockets_are_found_by_their_port() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let client = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+        let client_port = client.local_addr().expect("an address").port();
+        let datagrams = UdpSocket::bind("[::1]:0").expect("a port");
+        let datagram_port = datagrams.local_addr().expect("an address").port();
+        let one = |port| PortRange::new(port, port).expect("a range");
+        for (port, protocol, listens) in
+            [(port, "TCP", true), (client_port, "TCP", false), (datagram_port, "UDP", true)]
+        {
+            let found = in_range(one(port)).expect("an answer");
+            let socket = found.iter().find(|socket| socket.listens == listens && socket.protocol == protocol);
+            let socket = socket.unwrap_or_else(|| panic!("{protocol} port {port} in {found:?}"));
+            assert!(found.iter().all(|socket| socket.port == port), "{found:?}");
+            assert!(socket.address.is_loopback(), "{found:?}");
+            let owner = &owners(BTreeSet::from([socket.inode]))[&socket.inode];
+            assert_eq!(owner.pid, std::process::id());
+            let mut listed = Vec::new();
+            for protocol in &PROTOCOLS {
+                read_lists(protocol, one(port), &mut listed).expect("lists");
+            }
+            assert!(listed.contains(socket), "{listed:?}");
+        }
+        drop((listener, client, datagrams));
+    }
+
+    #[test]
+    fn a_line_of_a_list() {
+        let line = "   0: 0100007F:7918 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12345 1 0";
+        let (socket, state) = listed(&PROTOCOLS[0], line).expect("a socket");
+        let expected = Socket {
+            protocol: "TCP",
+            address: Ipv4Addr::LOCALHOST.into(),
+            port: 31000,
+            inode: 12345,
+            listens: true,
+        };
+        assert_eq!((socket, state), (expected, LISTEN));
+        assert_eq!(listed(&PROTOCOLS[0], "  sl  local_address"), None);
+    }
+}
