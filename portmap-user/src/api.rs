@@ -19,6 +19,7 @@ pub use crate::kernel::qdisc::Stats as QueueStats;
 use crate::{
     ports::{PortRange, PortSet},
     rates::Cpus,
+    reach::Loopback,
 };
 
 /// A container to be added.
@@ -57,6 +58,9 @@ pub struct Wishes {
     /// CPUs that it has, for limits that depend on them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpus: Option<Cpus>,
+    /// Whose its loopback addresses are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loopback: Option<Loopback>,
 }
 
 impl Wishes {
@@ -67,6 +71,7 @@ impl Wishes {
             egress_rate: self.egress_rate.or(other.egress_rate),
             ingress_rate: self.ingress_rate.or(other.ingress_rate),
             cpus: self.cpus.or(other.cpus),
+            loopback: self.loopback.or(other.loopback),
         }
     }
 }
@@ -108,6 +113,9 @@ pub struct Container {
     pub egress: Option<Limit>,
     /// Limit on what it receives, if there is one.
     pub ingress: Option<Limit>,
+    /// Whose its loopback addresses are.
+    #[serde(default)]
+    pub loopback: Loopback,
     /// Whether it is in service.
     pub state: ContainerState,
 }

@@ -28,7 +28,7 @@ use crate::{
 const UNFINISHED: &str = ".unfinished-";
 
 /// Version of the files' form.
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 /// The earliest version that is understood: what it lacks has a default.
 const EARLIEST: u32 = 3;
 

@@ -34,6 +34,7 @@ pub(super) fn container(output: Output, container: &Container) -> Result<()> {
             ("host veth", container.host_veth.clone()),
             ("sends at most", limit(container.egress.as_ref())),
             ("receives at most", limit(container.ingress.as_ref())),
+            ("loopback", container.loopback.name().to_owned()),
         ] {
             table.add_row([name.to_owned(), value]);
         }
