@@ -42,6 +42,7 @@ network namespace  /run/netns/web
 host veth          pm1
 sends at most      -
 receives at most   -
+loopback           shared
 "
     );
     sandbox.ok(&["del", "web"]);
