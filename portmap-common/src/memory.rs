@@ -1,4 +1,5 @@
-//! What the programs remember between packets: the first fragments of datagrams, and who has asked for an echo.
+//! What the programs remember between packets: the first fragments of datagrams, who has asked for an echo, and
+//! to whom the host has spoken.
 //!
 //! Identifications, identifiers and ports are native integers, addresses bytes in network order.
 
@@ -94,6 +95,36 @@ pub struct Echo {
     pub id: u16,
 }
 
+/// Nanoseconds for which the host waits for answers to what it has sent without a connection: as long as the kernel's
+/// connection tracking waits for more of a stream of datagrams.
+pub const HOST_FLOW_LIFETIME: u64 = 180_000_000_000;
+
+/// Two ports between which the host has sent something to a container.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostFlowKey {
+    /// The container's slot.
+    pub slot: u16,
+    /// The container's port.
+    pub container_port: u16,
+    /// The host's port.
+    pub host_port: u16,
+    /// Protocol.
+    pub protocol: u16,
+    /// Version of IP.
+    pub version: u32,
+}
+
+/// When the host has sent something.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostFlow {
+    /// The last time, in nanoseconds of the monotonic clock.
+    pub seen: u64,
+}
+
+const _: () = assert!(size_of::<HostFlowKey>() == 12);
+const _: () = assert!(size_of::<HostFlow>() == 8);
 const _: () = assert!(size_of::<FragmentKey4>() == 16);
 const _: () = assert!(size_of::<FragmentKey6>() == 40);
 const _: () = assert!(size_of::<Fragment>() == 16);

@@ -29,6 +29,13 @@ pub const MAP_BUDGETS: &str = "pm_budgets";
 /// Slot to the limit on what it sends: `ARRAY` of [`Limit`](crate::limit::Limit).
 pub const MAP_LIMITS: &str = "pm_limits";
 
+/// The host's ports that containers may reach, where [not all are](crate::tables::HOST_ACCESS_LIMITED): `ARRAY` of words
+/// with a bit for each port, the lowest first.
+pub const MAP_HOST_ACCESS: &str = "pm_host_access";
+/// To whom the host has spoken: `LRU_HASH` of [`HostFlowKey`](crate::memory::HostFlowKey) to
+/// [`HostFlow`](crate::memory::HostFlow).
+pub const MAP_HOST_FLOWS: &str = "pm_host_flows";
+
 /// The programs that others leave to: `PROG_ARRAY`, in the order of [`REST`].
 pub const MAP_REST: &str = "pm_rest";
 
@@ -37,7 +44,7 @@ pub const MAP_REST: &str = "pm_rest";
 pub const MAP_GUARDED: &str = "pm_guarded";
 
 /// All maps that are always there, in the order in which they are described above.
-pub const MAPS: [&str; 13] = [
+pub const MAPS: [&str; 15] = [
     MAP_PORTS,
     MAP_ENDPOINTS,
     MAP_CONFIG,
@@ -50,6 +57,8 @@ pub const MAPS: [&str; 13] = [
     MAP_EVENTS,
     MAP_BUDGETS,
     MAP_LIMITS,
+    MAP_HOST_ACCESS,
+    MAP_HOST_FLOWS,
     MAP_REST,
 ];
 

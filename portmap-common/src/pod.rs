@@ -7,7 +7,7 @@ use crate::{
     counters::Counters,
     event::{DropEvent, EventBudget},
     limit::Limit,
-    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
+    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
     reason::{Drops, ReasonCounts},
     tables::{Config, Endpoint, Guarded, PortEntry},
 };
@@ -33,6 +33,8 @@ pod!(
     Fragment,
     EchoKey,
     Echo,
+    HostFlowKey,
+    HostFlow,
     DropEvent,
     EventBudget,
     Limit

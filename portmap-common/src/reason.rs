@@ -78,7 +78,10 @@ reasons! {
     19 EchoBusy echo_busy "All identifiers that the echo request could use are in use."
     20 TooBig too_big "The frame, or a segment of it, is larger than the uplink carries."
     21 Rate rate "The container sends more than its limit, past the queue that would hold it to it."
-    ; 10 unused
+    22 Loopback loopback "The packet is from or for a loopback address, which its sender or its receiver keeps to itself."
+    23 Listener listener "The packet is for the daemon's own TCP listener, which is not for containers."
+    24 HostAccess host_access "The port is one of the host's that containers may not reach."
+    ; 7 unused
 }
 
 /// The hooks at which packets are left to the host: index of [`MAP_HOST`](crate::names::MAP_HOST).

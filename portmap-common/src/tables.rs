@@ -67,7 +67,7 @@ pub struct PortEntry {
     pub ifindex: u32,
     /// The owner's slot; 0 if the port is the host's.
     pub slot: u16,
-    /// Which packets for the owner pass by its queue: [`QUEUE_OUTSIDE`] and [`QUEUE_LOCAL`].
+    /// Which packets for the owner pass by its queue, [`QUEUE_OUTSIDE`] and [`QUEUE_LOCAL`], and [`LOOPBACK_PRIVATE`].
     pub flags: u16,
 }
 
@@ -75,6 +75,8 @@ pub struct PortEntry {
 pub const QUEUE_OUTSIDE: u16 = 1;
 /// Flag of an owner: the same for what comes from the host or from other containers.
 pub const QUEUE_LOCAL: u16 = 2;
+/// Flag of an owner: what is from or for a loopback address neither leaves it nor reaches it.
+pub const LOOPBACK_PRIVATE: u16 = 4;
 
 impl PortEntry {
     /// Whether no container owns the port.
@@ -163,14 +165,54 @@ pub struct Config {
     pub lo_mac: Mac,
     /// Number of flows of the uplink's queue, in which every container has one of its own; 0 if the queue is not ours.
     pub uplink_flows: u32,
+    /// What containers may reach of the host: [`HOST_ACCESS_LIMITED`].
+    pub reach: u32,
+    /// Where the daemon listens, if that is not for containers.
+    pub listener: Listener,
+}
+
+/// Flag of [`Config::reach`]: of the host's ports, containers may reach those that
+/// [`MAP_HOST_ACCESS`](crate::names::MAP_HOST_ACCESS) has.
+pub const HOST_ACCESS_LIMITED: u32 = 1;
+
+/// The daemon's TCP listener. A destination leads there if it is the address in all bits of the mask.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listener {
+    /// The IPv6 address; one that its mask does not cover, if no IPv6 address leads there.
+    pub address6: Address6,
+    /// Its mask; zero if all addresses lead there.
+    pub mask6: Address6,
+    /// The IPv4 address, likewise.
+    pub address4: Address4,
+    /// Its mask.
+    pub mask4: Address4,
+    /// The port; 0 if there is nothing to be kept from containers.
+    pub port: u32,
     /// Reserved, 0.
     pub reserved: u32,
 }
 
+impl Listener {
+    /// Nothing to be kept from containers.
+    pub const NONE: Self = Self {
+        address6: Address6::new([0; 16]),
+        mask6: Address6::new([0; 16]),
+        address4: Address4::new([0; 4]),
+        mask4: Address4::new([0; 4]),
+        port: 0,
+        reserved: 0,
+    };
+}
+
+/// Number of entries of the map of the host's ports that containers may reach: one for every 64 ports.
+pub const HOST_ACCESS_WORDS: usize = PORTS / 64;
+
 const _: () = assert!(size_of::<PortEntry>() == 8);
 const _: () = assert!(size_of::<Endpoint>() == 20);
 const _: () = assert!(size_of::<Guarded>() == 4);
-const _: () = assert!(size_of::<Config>() == 88);
+const _: () = assert!(size_of::<Listener>() == 48);
+const _: () = assert!(size_of::<Config>() == 136);
 
 #[cfg(test)]
 mod tests {

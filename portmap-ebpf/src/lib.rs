@@ -15,6 +15,7 @@ pub mod in_memory;
 mod object;
 pub mod packet;
 pub mod rate;
+pub mod reach;
 pub mod sample;
 pub mod tables;
 pub mod verdict;

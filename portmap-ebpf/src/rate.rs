@@ -64,7 +64,7 @@ mod tests {
 
     use portmap_common::{
         limit::Limit,
-        memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
+        memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
         tables::{Config, Endpoint, PortEntry},
     };
 
@@ -109,6 +109,13 @@ mod tests {
         fn claim_echo(&self, _key: &EchoKey, _echo: &Echo, _stale: Option<Echo>) -> bool {
             false
         }
+        fn is_open(&self, _port: u16) -> bool {
+            true
+        }
+        fn host_flow(&self, _key: &HostFlowKey) -> Option<HostFlow> {
+            None
+        }
+        fn set_host_flow(&self, _key: &HostFlowKey, _flow: &HostFlow) {}
         fn limit(&self, _slot: u16) -> Option<&Limit> {
             Some(&self.limit)
         }

@@ -2,7 +2,7 @@
 
 use portmap_common::{
     limit::Limit,
-    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
+    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
     tables::{Config, Endpoint, PortEntry},
 };
 
@@ -40,6 +40,15 @@ pub trait Tables {
 
     /// The same, but if somebody else has the key by now, it returns false. `stale` is what may be replaced.
     fn claim_echo(&self, key: &EchoKey, echo: &Echo, stale: Option<Echo>) -> bool;
+
+    /// Whether a port is one of the host's that containers may reach, where not all are.
+    fn is_open(&self, port: u16) -> bool;
+
+    /// When the host has sent something between two ports.
+    fn host_flow(&self, key: &HostFlowKey) -> Option<HostFlow>;
+
+    /// Writes down when the host has sent something between two ports.
+    fn set_host_flow(&self, key: &HostFlowKey, flow: &HostFlow);
 
     /// The limit on what a slot sends, if it has one.
     fn limit(&self, slot: u16) -> Option<&Limit>;

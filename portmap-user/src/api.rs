@@ -20,6 +20,7 @@ use crate::{
     kernel::process::Process,
     ports::{PortRange, PortSet},
     rates::Cpus,
+    reach::Loopback,
 };
 
 /// A container to be added.
@@ -75,6 +76,9 @@ pub struct Wishes {
     /// CPUs that it has, for limits that depend on them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpus: Option<Cpus>,
+    /// Whose its loopback addresses are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loopback: Option<Loopback>,
 }
 
 impl Wishes {
@@ -85,6 +89,7 @@ impl Wishes {
             egress_rate: self.egress_rate.or(other.egress_rate),
             ingress_rate: self.ingress_rate.or(other.ingress_rate),
             cpus: self.cpus.or(other.cpus),
+            loopback: self.loopback.or(other.loopback),
         }
     }
 }
@@ -129,6 +134,9 @@ pub struct Container {
     pub egress: Option<Limit>,
     /// Limit on what it receives, if there is one.
     pub ingress: Option<Limit>,
+    /// Whose its loopback addresses are.
+    #[serde(default)]
+    pub loopback: Loopback,
     /// Whether it is in service.
     pub state: ContainerState,
 }

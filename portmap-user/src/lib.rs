@@ -19,6 +19,7 @@ pub mod paths;
 pub mod ports;
 pub mod protocol;
 pub mod rates;
+pub mod reach;
 pub mod records;
 pub mod resources;
 pub mod settings;

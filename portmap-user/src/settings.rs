@@ -2,7 +2,7 @@
 
 use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 use netlink_packet_route::tc::TcHandle;
 use serde::Deserialize;
 
@@ -14,6 +14,7 @@ use crate::{
     paths::{DEFAULT_BPFFS_DIR, DEFAULT_STATE_DIR, Pins, STATE_DIR_VARIABLE, StateDir},
     ports::PortSet,
     rates::{Direction, PerCpu, Policy},
+    reach::{self, HostAccess, Loopback, Reach},
     resources::{self, Resources},
     sizes::Size,
 };
@@ -147,6 +148,17 @@ pub struct RawSettings {
     /// Address for monitoring by HTTP (/healthz, /metrics), or none [default: 127.0.0.1:5051]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<String>,
+    /// Serve containers by HTTP, too; otherwise what they send to the daemon's port is dropped
+    #[arg(long, value_name = "BOOL", alias = "listen_to_containers", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[serde(alias = "listen_to_containers")]
+    listen_to_containers: Option<bool>,
+    /// Whose 127.0.0.0/8 and ::1 are in containers: everybody's on the host, or each one's own [default: shared]
+    #[arg(long, value_enum)]
+    loopback: Option<Loopback>,
+    /// Which of the host's ports containers may reach: all, none, or ports such as 53,8080-8090 [default: all]
+    #[arg(long, value_name = "all|none|[ports] RANGES", alias = "host_access", num_args = 1..=2, action = ArgAction::Set)]
+    #[serde(default, alias = "host_access", deserialize_with = "reach::one_text")]
+    host_access: Option<Vec<String>>,
     /// File with settings, in TOML; flags win over it
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
@@ -191,6 +203,8 @@ pub struct Settings {
     pub bind_guard: Option<BindGuard>,
     /// What limits containers' traffic.
     pub shaping: Shaping,
+    /// What containers may reach of the host and of each other.
+    pub reach: Reach,
 }
 
 /// For which processes `bind()` is guarded.
@@ -322,6 +336,9 @@ impl RawSettings {
             limit_local_traffic: self.limit_local_traffic.or(other.limit_local_traffic),
             reconcile: self.reconcile.or(other.reconcile),
             bind_guard: self.bind_guard.or(other.bind_guard),
+            listen_to_containers: self.listen_to_containers.or(other.listen_to_containers),
+            loopback: self.loopback.or(other.loopback),
+            host_access: self.host_access.or(other.host_access),
             config: self.config,
         }
     }
@@ -352,8 +369,14 @@ impl RawSettings {
             )));
         }
         let shaping = self.shaping()?;
+        let reach = Reach {
+            loopback: self.loopback.unwrap_or_default(),
+            host: self.host_access.map_or(Ok(HostAccess::All), |words| words.join(" ").parse())?,
+            listener: listen.filter(|_| !self.listen_to_containers.unwrap_or(false)),
+        };
         Ok(Settings {
             shaping,
+            reach,
             uplink: self.uplink,
             ports,
             ephemeral_ports,
@@ -517,11 +540,41 @@ mod tests {
             (format!("{ephemeral} --listen here"), "\"here\""),
             (format!("{ephemeral} --bind-guard=here"), "\"here\""),
             (format!("{ephemeral} --ports 5000-6000"), "127.0.0.1:5051"),
+            (format!("{ephemeral} --host-access some"), "\"some\""),
             (format!("{ephemeral} --config /does/not/exist"), "/does/not/exist"),
         ] {
             let error = settings(&arguments).expect_err(&arguments);
             assert!(error.message.contains(expected), "{arguments}: {error}");
         }
+    }
+
+    #[test]
+    fn what_containers_may_reach() {
+        let ephemeral = "--ephemeral-ports 61440-65535";
+        let reach = |flags: &str| settings(&format!("{ephemeral} {flags}")).expect(flags).reach;
+        let default = reach("");
+        assert_eq!((default.loopback, &default.host), (Loopback::Shared, &HostAccess::All));
+        assert_eq!(default.listener, Some("127.0.0.1:5051".parse().expect("an address")));
+        assert_eq!(reach("--listen none").listener, None);
+        assert_eq!(reach("--listen-to-containers").listener, None);
+        assert_eq!(reach("--loopback=private").loopback, Loopback::Private);
+        for (flags, host) in [
+            ("--host-access none", "none"),
+            ("--host-access=none --loopback private", "none"),
+            ("--host-access ports 53", "53"),
+            ("--host-access 53,8080-8090 --listen none", "53,8080-8090"),
+            ("--host_access none --host-access ports 53", "53"),
+        ] {
+            assert_eq!(reach(flags).host.to_string(), host, "{flags}");
+        }
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let text = "host-access = \"ports 53\"\nloopback = \"private\"\nlisten_to_containers = true\n";
+        fs::write(&file, text).expect("written");
+        let read = reach(&format!("--config {}", file.path().display()));
+        assert_eq!(
+            (read.loopback, read.host.to_string().as_str(), read.listener),
+            (Loopback::Private, "53", None)
+        );
     }
 
     #[test]

@@ -23,7 +23,7 @@ fn add_show_and_list_print_the_container() {
         "name": "web", "slot": 1, "netns": "/run/netns/web", "pid": null, "host_veth": "pm1", "ip": "10.0.0.1",
         "ip6": "2001:db8:0:1::1",
         "ports": [[31000, 31004], [31500, 31500]], "ephemeral_ports": [61440, 62463],
-        "egress": null, "ingress": null, "state": "ready",
+        "egress": null, "ingress": null, "loopback": "shared", "state": "ready",
     });
     let mut added = expected.clone();
     added["warnings"] = json!([]);
@@ -44,6 +44,7 @@ network namespace  /run/netns/web
 host veth          pm1
 sends at most      -
 receives at most   -
+loopback           shared
 "
     );
     sandbox.ok(&["del", "web"]);

@@ -12,11 +12,11 @@ use portmap_common::{
     counters::Counters,
     event::{DropEvent, EventBudget, RING_BYTES},
     limit::Limit,
-    memory::{ENTRIES, Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
+    memory::{ENTRIES, Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
     names::REST,
     reason::{Drops, HostHook, ReasonCounts},
     slot::SLOTS,
-    tables::{Address4, Address6, Config, Endpoint, Mac, PORTS, PortEntry},
+    tables::{Address4, Address6, Config, Endpoint, HOST_ACCESS_WORDS, Listener, Mac, PORTS, PortEntry},
 };
 use portmap_ebpf::Tables;
 
@@ -50,6 +50,11 @@ static PM_BUDGETS: Array<EventBudget, { SLOTS as usize }> = Array::new();
 
 #[btf_map(name = "pm_limits")]
 static PM_LIMITS: Array<Limit, { SLOTS as usize }> = Array::new();
+
+#[btf_map(name = "pm_host_access")]
+static PM_HOST_ACCESS: Array<u64, HOST_ACCESS_WORDS> = Array::new();
+#[btf_map(name = "pm_host_flows")]
+static PM_HOST_FLOWS: LruHashMap<HostFlowKey, HostFlow, ENTRIES> = LruHashMap::new();
 
 #[btf_map(name = "pm_rest")]
 static PM_REST: ProgramArray<{ REST.len() }> = ProgramArray::new();
@@ -148,6 +153,26 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
+    fn is_open(&self, port: u16) -> bool {
+        let word = PM_HOST_ACCESS.get(u32::from(port / 64)).copied().unwrap_or_default();
+        word >> (port % 64) & 1 != 0
+    }
+
+    #[inline(always)]
+    fn host_flow(&self, key: &HostFlowKey) -> Option<HostFlow> {
+        // SAFETY: an entry is one aligned word, read whole.
+        unsafe { PM_HOST_FLOWS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_host_flow(&self, key: &HostFlowKey, flow: &HostFlow) {
+        if !is_asked(self.context) {
+            // It fails only when the kernel has no element free on this CPU; an answer is then refused.
+            let _ = PM_HOST_FLOWS.insert(key, flow, u64::from(BPF_ANY));
+        }
+    }
+
+    #[inline(always)]
     fn limit(&self, slot: u16) -> Option<&Limit> {
         PM_LIMITS.get(u32::from(slot))
     }
@@ -177,7 +202,8 @@ static NO_CONFIG: Config = Config {
     mac: Mac::new([0; 6]),
     lo_mac: Mac::new([0; 6]),
     uplink_flows: 0,
-    reserved: 0,
+    reach: 0,
+    listener: Listener::NONE,
 };
 
 /// The host's addresses.

@@ -1,15 +1,17 @@
-//! Egress of a container's loopback device: packets to ports of others leave by `eth0`, the rest stays inside.
+//! Egress of a container's loopback device: packets to ports of others leave by `eth0`, unless that is by a
+//! loopback address which either of them keeps to itself; the rest stays inside.
 //!
 //! The container's own stack believes that it has the host's addresses to itself, so what it sends to those or to
 //! loopback addresses ends up on its loopback device, whoever owns the port. Nothing here is a defence: the hook
 //! at the host veth checks what leaves.
 
-use portmap_common::{memory::SCOPE_LOOPBACK, slot::slot_of_loopback};
+use portmap_common::{memory::SCOPE_LOOPBACK, slot::slot_of_loopback, tables::LOOPBACK_PRIVATE};
 
 use super::{Finish, Finished, Hook};
 use crate::{
     frame::Frame,
     packet::{Depth, Version, content::Kind, ethernet},
+    reach,
     tables::Tables,
     verdict::Verdict,
 };
@@ -63,5 +65,8 @@ fn is_for_another<V: Version, D: Depth>(frame: &impl Frame, tables: &impl Tables
         Kind::ErrorAboutPorts if is_local(content.quoted_source) => content.ports.source,
         _ => return None,
     };
-    Some(tables.port(target).slot != slot)
+    let owner = tables.port(target);
+    // A loopback address that either keeps to itself means this namespace's own.
+    let is_private = || reach::is_private(owner) || tables.endpoint(slot).flags & LOOPBACK_PRIVATE != 0;
+    Some(owner.slot != slot && !(reach::is_by_loopback(&ip) && is_private()))
 }

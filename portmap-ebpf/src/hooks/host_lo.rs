@@ -6,6 +6,7 @@ use super::{DECIDED_MARK, Finish, Finished, Hook};
 use crate::{
     frame::Frame,
     packet::{Depth, Version, content::Kind, ethernet},
+    reach,
     tables::Tables,
     verdict::{Origin, Renumber, Verdict},
 };
@@ -51,6 +52,11 @@ impl Hook for HostLo {
         if owner.is_host() {
             return Err(stop(Reason::HostPort));
         }
+        // A loopback address of the host's own, at which nobody listens: the owner's is in its own namespace.
+        if reach::is_private(owner) && reach::is_by_loopback(&ip) {
+            return Err(stop(Reason::Loopback));
+        }
+        reach::host_speaks(tables, &reading, owner.slot);
         let by_loopback = V::is_loopback_only(ip.source) || V::is_loopback_only(ip.destination);
         Ok(finish.finish(Verdict::ToContainer {
             origin: Origin::Host,

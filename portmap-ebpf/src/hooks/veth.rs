@@ -14,7 +14,7 @@ use crate::{
     echo,
     frame::Frame,
     packet::{Depth, Ip, Version, content::Kind, ethernet},
-    rate,
+    rate, reach,
     tables::Tables,
     verdict::{Origin, Renumber, Verdict},
 };
@@ -88,14 +88,23 @@ impl Hook for Veth {
             reading.remember(tables, &ip, slot);
             return Ok(finish.finish(Verdict::ToOutside { slot, next_hop, renumber }));
         }
+        // An error goes to whoever sent what it quotes.
+        let (own, target) = if content.kind == Kind::Ports {
+            (content.ports.source, content.ports.destination)
+        } else {
+            (content.ports.destination, content.ports.source)
+        };
+        let owner = tables.port(target);
+        if reach::is_by_loopback(&ip) && (reach::is_private(owner) || reach::is_private(tables.port(own))) {
+            return Err(stop(Reason::Loopback));
+        }
+        if owner.is_host() {
+            reach::check(frame, tables, &ip, &reading, slot).map_err(stop)?;
+        }
         if !rate::admits(frame, tables, content, ip.protocol, slot, true) {
             return Err(stop(Reason::Rate));
         }
         reading.remember(tables, &ip, slot);
-        // An error goes to whoever sent what it quotes.
-        let target =
-            if content.kind == Kind::Ports { content.ports.destination } else { content.ports.source };
-        let owner = tables.port(target);
         if owner.is_host() {
             return Ok(finish.finish(Verdict::ToHost(slot)));
         }

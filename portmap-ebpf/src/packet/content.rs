@@ -112,6 +112,10 @@ pub struct Reading<V: Version> {
     is_first: bool,
     /// That datagram's identification; 0 if it is none.
     datagram: u32,
+    /// The protocol of the transport header that is in the packet; 0 in a later fragment, which has none.
+    pub protocol: u32,
+    /// Where that header starts in the frame.
+    pub transport: usize,
 }
 
 impl<V: Version> Reading<V> {
@@ -185,7 +189,13 @@ impl Depth for Plain {
             return Err(Reason::Malformed);
         }
         let word = V::first_word(frame).ok_or(Reason::Malformed)?;
-        Ok(Reading { content: Content::of_ports(ports_of(word)), is_first: false, datagram: 0 })
+        Ok(Reading {
+            content: Content::of_ports(ports_of(word)),
+            is_first: false,
+            datagram: 0,
+            protocol: ip.protocol,
+            transport: V::PLAIN,
+        })
     }
 
     #[inline(always)]
@@ -226,7 +236,7 @@ fn read<V: Version>(
     let place = V::place(frame, ip)?;
     if place.is_later() {
         let content = recall(tables, ip, place.datagram, scope).ok_or(Reason::Fragment)?;
-        return Ok(Reading { content, is_first: false, datagram: 0 });
+        return Ok(Reading { content, is_first: false, datagram: 0, protocol: 0, transport: 0 });
     }
     let content = if has_ports(place.protocol) {
         Content::of_ports(ports(frame, ip, place.offset).ok_or(Reason::Malformed)?)
@@ -235,7 +245,13 @@ fn read<V: Version>(
     } else {
         return Err(Reason::Protocol);
     };
-    Ok(Reading { content, is_first: place.is_first(), datagram: place.datagram })
+    Ok(Reading {
+        content,
+        is_first: place.is_first(),
+        datagram: place.datagram,
+        protocol: place.protocol,
+        transport: place.offset,
+    })
 }
 
 /// Whether a protocol's header starts with ports.

@@ -5,7 +5,7 @@ use core::fmt::Debug;
 use portmap_common::{
     memory::Fragment,
     reason::Reason,
-    tables::{Address6, Config},
+    tables::{Address6, Config, Listener},
 };
 
 use crate::{frame::Frame, tables::Tables, verdict::NextHop};
@@ -32,6 +32,9 @@ pub trait Version: Copy + Debug {
 
     /// Whether Linux accepts packets with this address on a loopback device only.
     fn is_loopback_only(address: Self::Address) -> bool;
+
+    /// Whether an address leads to the daemon's listener, if that is there and for nobody but the host.
+    fn is_listener(address: Self::Address, listener: &Listener) -> bool;
 
     /// The address as 16 bytes, an IPv4 address as `::ffff:a.b.c.d`.
     fn mapped(address: Self::Address) -> Address6;

@@ -3,7 +3,7 @@
 use portmap_common::{
     memory::{Fragment, FragmentKey4},
     reason::Reason,
-    tables::{Address4, Address6, Config},
+    tables::{Address4, Address6, Config, Listener},
 };
 
 use super::{
@@ -55,6 +55,12 @@ impl Version for V4 {
     #[inline(always)]
     fn is_loopback_only(_address: u32) -> bool {
         false
+    }
+
+    #[inline(always)]
+    fn is_listener(address: u32, listener: &Listener) -> bool {
+        let mask = u32::from_be_bytes(listener.mask4.bytes);
+        address & mask == u32::from_be_bytes(listener.address4.bytes)
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 use portmap_common::{
     memory::{Fragment, FragmentKey6},
     reason::Reason,
-    tables::{Address6, Config},
+    tables::{Address6, Config, Listener},
 };
 
 use super::{
@@ -101,6 +101,12 @@ impl Version for V6 {
     #[inline(always)]
     fn is_loopback_only(address: Address) -> bool {
         Self::is_loopback(address)
+    }
+
+    #[inline(always)]
+    fn is_listener(address: Address, listener: &Listener) -> bool {
+        let (mask, wanted) = (Address::from_bytes(listener.mask6), Address::from_bytes(listener.address6));
+        Address { high: address.high & mask.high, low: address.low & mask.low } == wanted
     }
 
     #[inline(always)]

@@ -24,6 +24,7 @@ use crate::{
     paths::{DEFAULT_BPFFS_DIR, DEFAULT_STATE_DIR, STATE_DIR_VARIABLE, StateDir},
     ports::PortSet,
     rates::Cpus,
+    reach::Loopback,
     sizes::Size,
 };
 
@@ -205,6 +206,9 @@ struct TrafficOptions {
     /// CPUs that it has, for limits that depend on them [default: 1]
     #[arg(long, value_name = "F")]
     cpus: Option<Cpus>,
+    /// Whose 127.0.0.0/8 and ::1 are in it: everybody's on the host, or its own [default: the daemon's]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "shared|private")]
+    loopback: Option<Loopback>,
 }
 
 impl TrafficOptions {
@@ -213,6 +217,7 @@ impl TrafficOptions {
             egress_rate: self.egress_rate.map(|rate| rate.0),
             ingress_rate: self.ingress_rate.map(|rate| rate.0),
             cpus: self.cpus,
+            loopback: self.loopback,
         }
     }
 }

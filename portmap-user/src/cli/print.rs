@@ -51,6 +51,7 @@ fn described(container: &Container) -> String {
         ("host veth", container.host_veth.clone()),
         ("sends at most", limit(container.egress.as_ref())),
         ("receives at most", limit(container.ingress.as_ref())),
+        ("loopback", container.loopback.name().to_owned()),
     ] {
         table.add_row([name.to_owned(), value]);
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use portmap_common::slot::veth_ifindex;
+use portmap_common::{slot::veth_ifindex, tables::Config};
 use tracing::{info, warn};
 
 use super::{Daemon, HostFacts, container::namespace_of, host, inside, uplink_queue};
@@ -33,7 +33,7 @@ impl Daemon {
             place.note(&record);
         }
         host::mend(&self.settings, &self.sysctls, &now, self.mechanism).failures.into_result()?;
-        self.maps.set_config(&now.config(self.has_flows))?;
+        self.maps.set_config(&self.config(&now))?;
         *self.facts.write() = Arc::new(now);
         let names: Vec<String> = self.registry().containers.keys().cloned().collect();
         for name in names {
@@ -48,6 +48,11 @@ impl Daemon {
             });
         }
         Ok(())
+    }
+
+    /// What the programs are told of the host.
+    pub(super) fn config(&self, facts: &HostFacts) -> Config {
+        self.settings.reach.enter(facts.config(self.has_flows))
     }
 
     /// Gives a container what the host has now.

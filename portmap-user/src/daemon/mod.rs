@@ -340,6 +340,7 @@ impl Daemon {
             ephemeral_ports: record.ephemeral_ports,
             egress: record.egress.clone(),
             ingress: record.ingress.clone(),
+            loopback: self.loopback(record),
             state: entry.state(),
         }
     }

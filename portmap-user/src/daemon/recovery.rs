@@ -87,7 +87,9 @@ impl Daemon {
         let has_flows = uplink_queue::settle(&store, &mut host_record, &settings, &facts, leaf)?;
         place.note(&host_record);
         let held = Held::open(&settings.pins)?;
-        maps.set_config(&facts.config(has_flows))?;
+        // Before the programs are told to look there.
+        maps.set_host_ports(&settings.reach)?;
+        maps.set_config(&settings.reach.enter(facts.config(has_flows)))?;
         let registry = Registry { pool, containers: BTreeMap::new() };
         let daemon = Self {
             settings,

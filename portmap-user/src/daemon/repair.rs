@@ -242,7 +242,7 @@ impl Daemon {
         if let (true, Some(parent)) = (self.has_flows, self.settings.shaping.flows) {
             mending.note("the uplink's queue", uplink_queue::restore(&facts, parent));
         }
-        mending.note("pm_config", self.restore_config(&facts));
+        mending.note("pm_config and pm_host_access", self.restore_config(&facts));
         let Mending { mended, failures } = mending;
         if !mended.is_empty() {
             info!("put back what was missing at the host: {}", mended.join(", "));
@@ -263,13 +263,14 @@ impl Daemon {
 
     /// Tells the programs again what they are to know of the host. Returns whether they had been told something else.
     fn restore_config(&self, facts: &HostFacts) -> Result<bool> {
-        let config = facts.config(self.has_flows);
+        let config = self.config(facts);
         let maps = &self.maps;
+        let are_other = maps.set_host_ports(&self.settings.reach)?;
         let is_other = maps.config()? != config;
         if is_other {
             maps.set_config(&config)?;
         }
-        Ok(is_other)
+        Ok(is_other || are_other)
     }
 
     /// Repairs all that can be repaired, and says how things are then.

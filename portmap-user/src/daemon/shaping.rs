@@ -24,6 +24,7 @@ use crate::{
         qdisc::{self, Class, Leaf, Shape},
     },
     rates::{Direction, default_burst},
+    reach::Loopback,
     records::ContainerRecord,
     settings::Shaping,
 };
@@ -152,16 +153,22 @@ impl Daemon {
         }
     }
 
+    /// Whose a container's loopback addresses are: as was asked for it, or as the daemon's flag says.
+    pub(super) fn loopback(&self, record: &ContainerRecord) -> Loopback {
+        record.wishes.loopback.unwrap_or(self.settings.reach.loopback)
+    }
+
     /// The flags of a container's ports.
     pub(super) fn flags(&self, record: &ContainerRecord) -> u16 {
-        match &record.ingress {
+        let queues = match &record.ingress {
             None => 0,
             Some(_) if self.settings.shaping.limits_local => QUEUE_OUTSIDE | QUEUE_LOCAL,
             Some(_) => QUEUE_OUTSIDE,
-        }
+        };
+        queues | self.loopback(record).flag()
     }
 
-    /// Tells the programs which way packets for a container go.
+    /// Tells the programs which way packets for a container go, and which do not.
     fn publish_flags(&self, record: &ContainerRecord) -> Result<()> {
         let flags = self.flags(record);
         let maps = &self.maps;

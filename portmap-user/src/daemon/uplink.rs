@@ -76,8 +76,13 @@ impl Daemon {
                 )));
             }
         }
-        if self.maps.config()? != facts.config(self.has_flows) {
+        if self.maps.config()? != self.config(&facts) {
             return Err(Error::failure(format!("the map pm_config is not what the daemon wrote: {REPAIR}")));
+        }
+        if self.maps.lacks_host_ports(&self.settings.reach)? {
+            return Err(Error::failure(format!(
+                "the map pm_host_access is not what --host-access says: {REPAIR}"
+            )));
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use portmap_common::{
     counters::Counters,
     event::EventBudget,
     limit::Limit,
-    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
+    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
     names,
     reason::{Drops, HostHook, ReasonCounts},
     tables::{Config, Endpoint, PORTS, PortEntry},
@@ -28,6 +28,7 @@ use crate::{
     fault,
     locks::{Rank, Ranked},
     paths::Pins,
+    reach::Reach,
 };
 
 /// All maps of one daemon. Any thread may use them at any time: the table of ports needs no lock, and what has one holds it
@@ -50,6 +51,8 @@ struct Tables {
     fragments4: HashMap<MapData, FragmentKey4, Fragment>,
     fragments6: HashMap<MapData, FragmentKey6, Fragment>,
     echoes: HashMap<MapData, EchoKey, Echo>,
+    host_ports: Array<MapData, u64>,
+    host_flows: HashMap<MapData, HostFlowKey, HostFlow>,
 }
 
 impl Maps {
@@ -66,6 +69,8 @@ impl Maps {
             fragments4: lru_hash(pins, names::MAP_FRAGMENTS4)?,
             fragments6: lru_hash(pins, names::MAP_FRAGMENTS6)?,
             echoes: lru_hash(pins, names::MAP_ECHO)?,
+            host_ports: array(pins, names::MAP_HOST_ACCESS)?,
+            host_flows: lru_hash(pins, names::MAP_HOST_FLOWS)?,
         };
         let ports = PortTable::open(&pins.map(names::MAP_PORTS))?;
         Ok(Self { ports, tables: Ranked::new(Rank::Maps, tables) })
@@ -140,6 +145,43 @@ impl Maps {
     /// Who has asked for an echo, as far as the programs remember.
     pub fn echo(&self, key: &EchoKey) -> Result<Option<Echo>> {
         found(self.tables.lock().echoes.get(key, 0), names::MAP_ECHO)
+    }
+
+    /// Tells the programs which ports of the host containers may reach, if those are not all. Returns whether they did
+    /// not know.
+    pub fn set_host_ports(&self, reach: &Reach) -> Result<bool> {
+        let mut was_other = false;
+        for (index, word) in (0..).zip(reach.host_ports().iter().flatten()) {
+            if self.host_ports_word(index)? != *word {
+                put(&mut self.tables.lock().host_ports, index, *word, names::MAP_HOST_ACCESS)?;
+                was_other = true;
+            }
+        }
+        Ok(was_other)
+    }
+
+    /// Whether the programs know other ports of the host that containers may reach.
+    pub fn lacks_host_ports(&self, reach: &Reach) -> Result<bool> {
+        for (index, word) in (0..).zip(reach.host_ports().iter().flatten()) {
+            if self.host_ports_word(index)? != *word {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether the programs take a port for one of the host's that containers may reach, where not all are.
+    pub fn is_open(&self, port: u16) -> Result<bool> {
+        Ok(self.host_ports_word(u32::from(port / 64))? >> (port % 64) & 1 != 0)
+    }
+
+    fn host_ports_word(&self, index: u32) -> Result<u64> {
+        self.tables.lock().host_ports.get(&index, 0).context(|| reading(names::MAP_HOST_ACCESS))
+    }
+
+    /// When the host has sent something between two ports, as far as the programs remember.
+    pub fn host_flow(&self, key: &HostFlowKey) -> Result<Option<HostFlow>> {
+        found(self.tables.lock().host_flows.get(key, 0), names::MAP_HOST_FLOWS)
     }
 
     /// Sets all counters of a slot to zero, so that its next owner starts afresh.

@@ -214,12 +214,16 @@ fn transport(
         } else {
             31_000
         };
-        let from = byte(choices);
-        let from = if from < 0x60 { own } else { number(choices, &PORTS) };
+        let choice = byte(choices);
+        let from = if choice < 0x60 { own } else { number(choices, &PORTS) };
         let to = number(choices, &PORTS);
         let mut bytes = from.to_be_bytes().to_vec();
         bytes.extend(to.to_be_bytes());
         bytes.extend([0, 8, 0, 0]);
+        if protocol == 6 {
+            // Sequence numbers, length and flags: SYN, SYN and ACK, ACK, none.
+            bytes.extend([0, 0, 0, 0, 0x50, one_of(&[2, 0x12, 0x10, 0], choice), 0xff, 0xff, 0, 0, 0, 0]);
+        }
         return bytes;
     }
     let kind = byte(choices);

@@ -166,6 +166,9 @@ impl Case<'_> {
                 model.echoes.extend(noted.map(|echo| ((peer, id), echo)));
             }
         }
+        if let Some(key) = outcome.host_speaks {
+            model.host_flows.insert(key, self.before.now);
+        }
         if let Fate::Ask(question) = outcome.fate {
             self.asked(&question, world, model);
         }

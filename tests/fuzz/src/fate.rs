@@ -1,7 +1,7 @@
 //! What `docs/datapath.md` says becomes of a frame: its tables under "By hook", row by row, but for the reasons.
 
 use portmap_common::{
-    memory::{Echo, Fragment},
+    memory::{Echo, Fragment, HostFlowKey},
     slot::HOST_SLOT,
     tables::{Config, PortEntry},
 };
@@ -20,6 +20,9 @@ use crate::{
 
 /// Nanoseconds for which a first fragment counts.
 const LIFETIME: u64 = 30_000_000_000;
+
+/// Nanoseconds for which a container may answer what the host has sent.
+const FLOW_LIFETIME: u64 = 180_000_000_000;
 
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,11 +86,13 @@ pub struct Outcome {
     pub first: Option<(Datagram, Fragment)>,
     /// The echo that the host itself asks for.
     pub host_asks: Option<(Peer, u16)>,
+    /// The two ports between which the host speaks.
+    pub host_speaks: Option<HostFlowKey>,
 }
 
 /// What the specification says.
 pub fn of(scene: &Scene, frame: &[u8], world: &World, memory: &Memory) -> Outcome {
-    let mut judge = Judge { frame, world, config: *world.config(), memory, first: None };
+    let mut judge = Judge { frame, world, config: *world.config(), memory, first: None, speaks: None };
     let mut host_asks = None;
     let fate = match scene.hook {
         Hook::Uplink => judge.uplink(scene.vlan_tag).unwrap_or(Fate::Left),
@@ -103,7 +108,7 @@ pub fn of(scene: &Scene, frame: &[u8], world: &World, memory: &Memory) -> Outcom
     };
     // What was dropped is not remembered.
     let first = if matches!(fate, Fate::Dropped(_)) { None } else { judge.first };
-    Outcome { fate, first, host_asks }
+    Outcome { fate, first, host_asks, host_speaks: judge.speaks }
 }
 
 fn container_eth0(frame: &[u8], tag: Option<u16>) -> Fate {
@@ -121,6 +126,7 @@ struct Judge<'a> {
     config: Config,
     memory: &'a Memory,
     first: Option<(Datagram, Fragment)>,
+    speaks: Option<HostFlowKey>,
 }
 
 impl<'a> Judge<'a> {
@@ -251,6 +257,18 @@ impl<'a> Judge<'a> {
             }
             _ => return None,
         };
+        if is_local {
+            let is_private = |slot| self.world.endpoint(slot).flags == 4;
+            let owner = self.owner(target);
+            if is_by_loopback(&packet)
+                && (is_private(slot) || owner.is_some_and(|owner| is_private(owner.slot)))
+            {
+                return None;
+            }
+            if owner.is_none() && self.is_refused(&packet, slot, content) {
+                return None;
+            }
+        }
         if self.world.has_used_up(slot, is_local) {
             return None;
         }
@@ -268,17 +286,46 @@ impl<'a> Judge<'a> {
         })
     }
 
+    /// The protocol of the transport header in a packet with ports, and where that starts.
+    fn transport(packet: &Packet<'_>, content: Content) -> Option<(u16, u16, u8, usize)> {
+        let Content::Ports(from, to) = content else { return None };
+        let behind = packet.behind()?;
+        let is_there = !matches!(behind.piece, Piece::Later(_));
+        is_there.then_some((from, to, behind.protocol, behind.at))
+    }
+
+    /// Whether a container must not send this to the host's port.
+    fn is_refused(&self, packet: &Packet<'_>, slot: u16, content: Content) -> bool {
+        let Some((from, to, protocol, at)) = Self::transport(packet, content) else { return false };
+        let Config { listener, reach, .. } = self.config;
+        let leads_there = packet.is_v6 || packet.destination == mapped([127, 0, 0, 1]);
+        if protocol == 6 && u32::from(to) == listener.port && leads_there && to != 0 {
+            return true;
+        }
+        if reach == 0 || self.world.is_open(to) {
+            return false;
+        }
+        if protocol == 6 {
+            // Flags are the fourteenth byte of sixteen; SYN is 2, ACK is 16.
+            return packet.bytes.get(at..at + 16).is_none_or(|header| header[13] & 18 == 2);
+        }
+        let key = flow(packet, slot, (from, to), protocol);
+        let seen = self.memory.host_flows.get(&key);
+        seen.is_none_or(|seen| self.world.now - seen > FLOW_LIFETIME)
+    }
+
     /// The port that a local packet on a loopback device is for.
-    fn target_on_loopback(&mut self, scope: u16) -> Option<(Packet<'a>, u16)> {
+    fn target_on_loopback(&mut self, scope: u16) -> Option<(Packet<'a>, u16, Content)> {
         let (packet, shared) = self.packet()?;
         let is_local = |address| address == shared || is_loopback(address);
         if !is_local(packet.destination) {
             return None;
         }
-        match self.content(&packet, scope)? {
-            Content::Ports(_, port) => Some((packet, port)),
+        let content = self.content(&packet, scope)?;
+        match content {
+            Content::Ports(_, port) => Some((packet, port, content)),
             Content::Error { source, quote: Quote::Ports(port, _), .. } if is_local(source) => {
-                Some((packet, port))
+                Some((packet, port, content))
             }
             Content::Echo { .. } | Content::Error { .. } => None,
         }
@@ -288,10 +335,21 @@ impl<'a> Judge<'a> {
         if tag.is_some() {
             return None;
         }
-        let (packet, port) = self.target_on_loopback(HOST_SLOT)?;
+        let (packet, port, content) = self.target_on_loopback(HOST_SLOT)?;
+        let owner = self.owner(port)?;
+        if is_by_loopback(&packet) && self.world.endpoint(owner.slot).flags == 4 {
+            return None;
+        }
+        if let Some((from, to, protocol, _)) = Self::transport(&packet, content)
+            && protocol != 6
+            && self.config.reach != 0
+            && !self.world.is_open(from)
+        {
+            self.speaks = Some(flow(&packet, owner.slot, (to, from), protocol));
+        }
         Some(Fate::Container(Delivery {
             origin: Origin::Host,
-            owner: self.owner(port)?,
+            owner,
             by_loopback: is_one(packet.source) || is_one(packet.destination),
             renumber: Renumber::NONE,
         }))
@@ -305,8 +363,15 @@ impl<'a> Judge<'a> {
         };
         let target = if tag.is_none() { self.target_on_loopback(slot | 0x8000) } else { None };
         let eth0 = self.world.endpoint(slot).eth0_ifindex;
+        let is_private = |slot| self.world.endpoint(slot).flags == 4;
         match target {
-            Some((_, port)) if eth0 != 0 && self.world.port(port).slot != slot => Fate::Eth0(eth0),
+            Some((packet, port, _))
+                if is_by_loopback(&packet)
+                    && (is_private(slot) || is_private(self.world.port(port).slot)) =>
+            {
+                Fate::Own(slot)
+            }
+            Some((_, port, _)) if eth0 != 0 && self.world.port(port).slot != slot => Fate::Eth0(eth0),
             _ => Fate::Own(slot),
         }
     }
@@ -338,6 +403,21 @@ impl<'a> Judge<'a> {
             _ => None,
         }
     }
+}
+
+fn is_by_loopback(packet: &Packet<'_>) -> bool {
+    is_loopback(packet.source) || is_loopback(packet.destination)
+}
+
+/// The key of what passes between a container's port and one of the host's.
+fn flow(
+    packet: &Packet<'_>,
+    slot: u16,
+    (container_port, host_port): (u16, u16),
+    protocol: u8,
+) -> HostFlowKey {
+    let version = if packet.is_v6 { 6 } else { 4 };
+    HostFlowKey { slot, container_port, host_port, protocol: protocol.into(), version }
 }
 
 /// The key of a fragment's datagram.

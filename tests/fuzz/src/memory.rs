@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use portmap_common::memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6};
+use portmap_common::memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlowKey};
 
 use crate::reader::mapped;
 
@@ -50,6 +50,8 @@ pub struct Memory {
     pub fragments: BTreeMap<Datagram, Fragment>,
     /// Who has asked for echoes, by peer and outside identifier.
     pub echoes: BTreeMap<(Peer, u16), Echo>,
+    /// When the host has sent something between two ports.
+    pub host_flows: BTreeMap<HostFlowKey, u64>,
     /// Who has every identifier that is not in `echoes`, towards whomever.
     pub crowd: Option<Echo>,
 }

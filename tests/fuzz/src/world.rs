@@ -4,9 +4,11 @@ use std::cell::{Cell, RefCell};
 
 use portmap_common::{
     limit::Limit,
-    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
+    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
     slot::{HOST_SLOT, veth_ifindex},
-    tables::{Address4, Address6, Config, Endpoint, Mac, PortEntry},
+    tables::{
+        Address4, Address6, Config, Endpoint, HOST_ACCESS_LIMITED, LOOPBACK_PRIVATE, Listener, Mac, PortEntry,
+    },
 };
 use portmap_ebpf::Tables;
 
@@ -67,7 +69,18 @@ impl World {
             mac: Mac::new(MAC),
             lo_mac: Mac::new(LO_MAC),
             uplink_flows: if state & 4 != 0 { 4097 } else { 0 },
-            reserved: 0,
+            reach: if state & 64 != 0 { HOST_ACCESS_LIMITED } else { 0 },
+            // By IPv4 at one address, by IPv6 at all.
+            listener: if state & 128 != 0 {
+                Listener {
+                    port: 80,
+                    address4: Address4::new([127, 0, 0, 1]),
+                    mask4: Address4::new([255; 4]),
+                    ..Listener::NONE
+                }
+            } else {
+                Listener::NONE
+            },
         };
         let mut world = Self {
             config,
@@ -105,6 +118,11 @@ impl World {
             && let Some((_, endpoint)) = world.endpoints.iter_mut().find(|(slot, _)| *slot == A)
         {
             endpoint.eth0_ifindex = 0;
+        }
+        if state & 32 != 0
+            && let Some((_, endpoint)) = world.endpoints.iter_mut().find(|(slot, _)| *slot == A)
+        {
+            endpoint.flags = LOOPBACK_PRIVATE;
         }
         world
     }
@@ -207,6 +225,18 @@ impl Tables for World {
         let entry = if lost { Echo { generation: 0, slot: HOST_SLOT, id } } else { *echo };
         self.memory.borrow_mut().echoes.insert((peer, id), entry);
         !lost
+    }
+
+    fn is_open(&self, port: u16) -> bool {
+        port == 1_024
+    }
+
+    fn host_flow(&self, key: &HostFlowKey) -> Option<HostFlow> {
+        self.memory.borrow().host_flows.get(key).copied().map(|seen| HostFlow { seen })
+    }
+
+    fn set_host_flow(&self, key: &HostFlowKey, flow: &HostFlow) {
+        self.memory.borrow_mut().host_flows.insert(*key, flow.seen);
     }
 
     fn limit(&self, slot: u16) -> Option<&Limit> {

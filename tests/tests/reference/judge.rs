@@ -194,6 +194,15 @@ fn model_notes(situation: &Situation<'_>, verdict: Verdict) -> Vec<Note> {
             _ => {}
         }
     }
+    if let (Hook::HostLo, Verdict::ToContainer { owner, .. }, Content::Ports { source, destination }) =
+        (case.hook, verdict, packet.content)
+        && situation.world.open.is_some()
+        && !situation.world.is_open(source)
+        && packet.transport.is_some_and(|transport| transport.protocol != model::TCP)
+    {
+        let key = situation.host_flow(owner.slot, destination, source);
+        notes.extend(key.map(|key| Note::HostFlow(key, NOW)));
+    }
     notes
 }
 

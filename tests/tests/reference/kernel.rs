@@ -23,10 +23,12 @@ use portmap::{
         programs,
     },
     paths::Pins,
+    ports::{PortRange, PortSet},
+    reach::{HostAccess, Reach},
 };
 use portmap_common::{
     limit::Limit,
-    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
+    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
     names,
     slot::{HOST_SLOT, veth_ifindex},
     tables::Endpoint,
@@ -56,6 +58,7 @@ pub(crate) struct Kernel {
     fragments4: HashMap<MapData, FragmentKey4, Fragment>,
     fragments6: HashMap<MapData, FragmentKey6, Fragment>,
     echoes: HashMap<MapData, EchoKey, Echo>,
+    host_flows: HashMap<MapData, HostFlowKey, HostFlow>,
 }
 
 impl Kernel {
@@ -93,11 +96,18 @@ impl Kernel {
             fragments4: hash(&pins, names::MAP_FRAGMENTS4),
             fragments6: hash(&pins, names::MAP_FRAGMENTS6),
             echoes: hash(&pins, names::MAP_ECHO),
+            host_flows: hash(&pins, names::MAP_HOST_FLOWS),
         }
     }
 
     /// Fills the maps.
     pub(crate) fn set_world(&mut self, world: &World) {
+        if let Some(open) = &world.open {
+            let host = HostAccess::Ports(open.iter().fold(PortSet::default(), |ports, port| {
+                ports.union(&PortRange::new(*port, *port).expect("one port").into())
+            }));
+            self.maps.set_host_ports(&Reach { host, ..Reach::default() }).expect("written");
+        }
         self.maps.set_config(&world.config).expect("written");
         for slot in SLOTS {
             self.endpoints.set(slot.into(), world.endpoint(slot), 0).expect("written");
@@ -114,6 +124,9 @@ impl Kernel {
             Entry::Fragment4(key, fragment) => self.fragments4.insert(key, at_kernels_time(fragment), 0),
             Entry::Fragment6(key, fragment) => self.fragments6.insert(key, at_kernels_time(fragment), 0),
             Entry::Echo(key, echo) => self.echoes.insert(key, echo, 0),
+            Entry::HostFlow(key, HostFlow { seen }) => {
+                self.host_flows.insert(key, HostFlow { seen: by_kernels_clock(seen) }, 0)
+            }
         }
         .expect("written");
     }
@@ -124,6 +137,7 @@ impl Kernel {
             Entry::Fragment4(key, _) => self.fragments4.remove(&key),
             Entry::Fragment6(key, _) => self.fragments6.remove(&key),
             Entry::Echo(key, _) => self.echoes.remove(&key),
+            Entry::HostFlow(key, _) => self.host_flows.remove(&key),
         };
     }
 
@@ -181,10 +195,15 @@ fn is_possible(case: &Case<'_>) -> bool {
 
 /// A fragment as old by the kernel's clock as it is by the model's.
 fn at_kernels_time(fragment: Fragment) -> Fragment {
+    Fragment { seen: by_kernels_clock(fragment.seen), ..fragment }
+}
+
+/// A moment as long ago by the kernel's clock as it is by the model's.
+fn by_kernels_clock(seen: u64) -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every kernel has it");
     let now = std::time::Duration::from(now).as_nanos();
     let now = u64::try_from(now).expect("not up for centuries");
-    Fragment { seen: now.wrapping_sub(NOW - fragment.seen), ..fragment }
+    now.wrapping_sub(NOW - seen)
 }
 
 fn hash<K: Pod, V: Pod>(pins: &Pins, name: &str) -> HashMap<MapData, K, V> {

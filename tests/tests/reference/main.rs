@@ -21,6 +21,7 @@ mod world;
 
 use std::{collections::BTreeMap, env, panic, thread};
 
+use portmap_common::slot::HOST_SLOT;
 use portmap_tests::{faults::sample, private, random::Random};
 
 use crate::{
@@ -75,7 +76,16 @@ fn every_form_between_addresses_of_every_kind() {
     for hook in all_hooks.iter().copied() {
         for (number, row) in model::rows(hook).iter().enumerate() {
             // These depend on the host's network, on what is remembered, on limits, and on headers that are wrong.
-            let elsewhere = ["no gateway", "identifiers", "limit", "(3, 4)", "not portmap's"];
+            let elsewhere = [
+                "no gateway",
+                "identifiers",
+                "limit",
+                "(3, 4)",
+                "not portmap's",
+                "private",
+                "listener",
+                "not open",
+            ];
             let is_elsewhere = elsewhere.iter().any(|word| row.packet.contains(word));
             let times = tally.rows.get(&(hook.program(), number)).copied().unwrap_or_default();
             assert!(is_elsewhere || times > 0, "no packet at {hook:?} is {:?}", row.packet);
@@ -100,6 +110,37 @@ fn every_form_of_a_container_with_a_limit() {
     for (number, row) in model::rows(Hook::Veth(A)).iter().enumerate() {
         let times = tally.rows.get(&(Hook::Veth(A).program(), number)).copied().unwrap_or_default();
         assert!(!row.packet.contains("limit") || times > 0, "no packet is {:?}", row.packet);
+    }
+}
+
+#[test]
+fn every_form_where_not_everything_may_be_reached() {
+    let mut tally = Tally::default();
+    let hooks = [Hook::Veth(A), Hook::Veth(B), Hook::HostLo, Hook::ContainerLo];
+    for (private, opens, listens) in
+        [(None, false, true), (Some(A), false, false), (Some(B), true, true), (None, true, false)]
+    {
+        let mut world = World::new();
+        let hosts = (1..=u16::MAX).find(|port| world.owner(*port) == HOST_SLOT).expect("one");
+        world.private.extend(private);
+        world.open_only(opens.then_some(hosts));
+        if listens {
+            world.listen(hosts);
+        }
+        let mut judge = Judge::new(&world, None);
+        for form in forms_with_numbers().iter().step_by(sample()) {
+            every_port::addresses(&mut judge, form, &hooks);
+        }
+        tally = tally.plus(judge.tally);
+    }
+    tally.expect_agreement();
+    for hook in hooks {
+        for (number, row) in model::rows(hook).iter().enumerate() {
+            let is_of_reach =
+                ["private", "listener", "not open"].iter().any(|word| row.packet.contains(word));
+            let times = tally.rows.get(&(hook.program(), number)).copied().unwrap_or_default();
+            assert!(!is_of_reach || times > 0, "no packet at {hook:?} is {:?}", row.packet);
+        }
     }
 }
 

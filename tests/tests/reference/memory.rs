@@ -3,7 +3,7 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use portmap_common::{
-    memory::{Echo, EchoKey, FRAGMENT_LIFETIME, Fragment, FragmentKey4, FragmentKey6},
+    memory::{Echo, EchoKey, FRAGMENT_LIFETIME, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
     slot::HOST_SLOT,
     tables::{Address4, Address6},
 };
@@ -45,6 +45,8 @@ pub(crate) enum Note {
     Fragment(Datagram, u64, Carried),
     /// Pinged address and identifier in the answer.
     Echo(IpAddr, u16, Asker),
+    /// The host has sent something at that time.
+    HostFlow(HostFlowKey, u64),
 }
 
 /// The fragments and echo requests of the past.
@@ -52,6 +54,7 @@ pub(crate) enum Note {
 pub(crate) struct Memory {
     pub(crate) fragments: HashMap<Datagram, (u64, Carried)>,
     pub(crate) echoes: HashMap<(IpAddr, u16), Asker>,
+    pub(crate) host_flows: HashMap<HostFlowKey, u64>,
 }
 
 impl Memory {
@@ -63,6 +66,9 @@ impl Memory {
             Note::Echo(peer, id, asker) => {
                 self.echoes.insert((peer, id), asker);
             }
+            Note::HostFlow(key, seen) => {
+                self.host_flows.insert(key, seen);
+            }
         }
     }
 
@@ -73,7 +79,8 @@ impl Memory {
             .iter()
             .map(|(datagram, (seen, carried))| Note::Fragment(*datagram, *seen, *carried));
         let echoes = self.echoes.iter().map(|((peer, id), asker)| Note::Echo(*peer, *id, *asker));
-        fragments.chain(echoes)
+        let host_flows = self.host_flows.iter().map(|(key, seen)| Note::HostFlow(*key, *seen));
+        fragments.chain(echoes).chain(host_flows)
     }
 
     /// What the first fragment carried, if it is known and not too old.
@@ -97,6 +104,7 @@ pub(crate) enum Entry {
     Fragment4(FragmentKey4, Fragment),
     Fragment6(FragmentKey6, Fragment),
     Echo(EchoKey, Echo),
+    HostFlow(HostFlowKey, HostFlow),
 }
 
 impl From<Note> for Entry {
@@ -127,6 +135,7 @@ impl From<Note> for Entry {
                     mixed => panic!("addresses of two versions: {mixed:?}"),
                 }
             }
+            Note::HostFlow(key, seen) => Self::HostFlow(key, HostFlow { seen }),
             Note::Echo(peer, id, asker) => {
                 let (peer, version) = match peer {
                     IpAddr::V4(peer) => (peer.to_ipv6_mapped().octets(), 4),

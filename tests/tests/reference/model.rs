@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use portmap_common::{
+    memory::{HOST_FLOW_LIFETIME, HostFlowKey},
     reason::Reason,
     slot::{HOST_SLOT, loopback_mac},
 };
@@ -15,10 +16,14 @@ use portmap_ebpf::{
 };
 
 use crate::{
+    judge::NOW,
     memory::{Asker, Memory},
     reading::{self, Content, Quoted, QuotedContent, Reading, loopback_slot},
     world::{Case, Hook, LONGEST, World},
 };
+
+/// `IPPROTO_TCP`.
+pub(crate) const TCP: u8 = 6;
 
 /// All that a row may look at.
 pub(crate) struct Situation<'a> {
@@ -169,6 +174,23 @@ const VETH: &[Row] = &[
         let (_, destination) = s.packet.quoted()?.ports()?;
         (!s.is_senders(destination)).then(|| s.drop(Reason::Quoted))
     }),
+    row("local, by a loopback address, and the sender or the port's owner is private", |s| {
+        let is_private = s.world.is_private(s.sender()) || s.world.is_private(s.deciding_owner()?);
+        (s.is_to_local() && s.is_by_loopback() && is_private).then(|| s.drop(Reason::Loopback))
+    }),
+    row("local, TCP, and the destination port is the daemon's listener", |s| {
+        let (Content::Ports { destination, .. }, TCP) = (s.packet.content, s.packet.transport?.protocol)
+        else {
+            return None;
+        };
+        let is_listener = s.is_hosts(destination) && s.world.is_listener(s.packet.destination, destination);
+        (s.is_to_local() && is_listener).then(|| s.drop(Reason::Listener))
+    }),
+    row("local, and the destination port is the host's and not open, unless it answers", |s| {
+        let Content::Ports { destination, .. } = s.packet.content else { return None };
+        let is_refused = s.is_hosts(destination) && !s.world.is_open(destination) && !s.answers_the_host()?;
+        (s.is_to_local() && is_refused).then(|| s.drop(Reason::HostAccess))
+    }),
     row("local, and more than the container's limit", |s| {
         (s.is_to_local() && s.exceeds_limit()).then(|| s.drop(Reason::Rate))
     }),
@@ -236,6 +258,10 @@ const HOST_LO: &[Row] = &[
         let (source, _) = s.packet.quoted()?.ports()?;
         s.is_hosts(source).then_some(Verdict::Continue(Reason::HostPort))
     }),
+    row("by a loopback address, and the port's owner is private", |s| {
+        let is_private = s.world.is_private(s.deciding_owner()?);
+        (s.is_by_loopback() && is_private).then_some(Verdict::Continue(Reason::Loopback))
+    }),
     row("everything else", |s| {
         let (origin, owner) = (Origin::Host, s.world.entry(s.deciding_owner()?));
         let by_loopback = s.concerns_loopback6();
@@ -258,6 +284,10 @@ const CONTAINER_LO: &[Row] = &[
     }),
     row("an error: no ports are quoted", |s| s.packet.quoted()?.ports().is_none().then(|| s.stays())),
     row("the port is the container's", |s| (s.deciding_owner()? == s.sender()).then(|| s.stays())),
+    row("by a loopback address, and the sender or the port's owner is private", |s| {
+        let is_private = s.world.is_private(s.sender()) || s.world.is_private(s.deciding_owner()?);
+        (s.is_by_loopback() && is_private).then(|| s.stays())
+    }),
     row("everything else", |s| s.world.eth0(s.sender()).map(Verdict::ToEth0)),
 ];
 
@@ -352,7 +382,6 @@ impl Situation<'_> {
 
     /// All segments with their headers, which are taken to be as short as they can be.
     fn bytes_on_wire(&self) -> u64 {
-        const TCP: u8 = 6;
         let frame = self.case.frame;
         let length = frame.len() as u64;
         let segment = u64::from(self.case.segment);
@@ -373,6 +402,29 @@ impl Situation<'_> {
 
     fn is_to_local(&self) -> bool {
         self.world.is_local(self.packet.destination)
+    }
+
+    /// Whether a packet is to or from a loopback address.
+    fn is_by_loopback(&self) -> bool {
+        self.packet.source.is_loopback() || self.packet.destination.is_loopback()
+    }
+
+    /// The key of what passes between a container's port and one of the host's.
+    pub(crate) fn host_flow(&self, slot: u16, container_port: u16, host_port: u16) -> Option<HostFlowKey> {
+        let protocol = self.packet.transport?.protocol.into();
+        let version = if self.packet.source.is_ipv4() { 4 } else { 6 };
+        Some(HostFlowKey { slot, container_port, host_port, protocol, version })
+    }
+
+    /// Whether a packet for the host's port belongs to what the host has begun; none of a later fragment.
+    fn answers_the_host(&self) -> Option<bool> {
+        let (transport, content) = (self.packet.transport?, self.packet.content);
+        if transport.protocol == TCP {
+            return Some(transport.flags.is_some_and(|(syn, ack)| !syn || ack));
+        }
+        let Content::Ports { source, destination } = content else { return None };
+        let seen = self.memory.host_flows.get(&self.host_flow(self.sender(), source, destination)?);
+        Some(seen.is_some_and(|seen| NOW - seen <= HOST_FLOW_LIFETIME))
     }
 
     /// Whether a packet is to or from `::1`.

@@ -246,7 +246,12 @@ impl Content {
     fn bytes(&self, is_ipv6: bool, ends: &Ends) -> (Vec<u8>, Numbers) {
         let message = |kind, code| vec![kind, code, 0, 0, 0, 0, 0, 1];
         match self {
-            Self::Ports(6) => (vec![0; 20], Numbers::Ports(0)),
+            // One that opens a connection.
+            Self::Ports(6) => {
+                let mut header = vec![0; 20];
+                header[13] = 0x02;
+                (header, Numbers::Ports(0))
+            }
             Self::Ports(_) => (vec![0; 12], Numbers::Ports(0)),
             Self::EchoRequest => (message(if is_ipv6 { 128 } else { 8 }, 0), Numbers::Id(4)),
             Self::EchoReply => (message(if is_ipv6 { 129 } else { 0 }, 0), Numbers::Id(4)),

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use portmap_common::{
-    memory::FRAGMENT_LIFETIME,
+    memory::{FRAGMENT_LIFETIME, HOST_FLOW_LIFETIME, HostFlowKey},
     queue::UPLINK_FLOWS,
     slot::{HOST_SLOT, loopback_mac},
     tables::{Address4, Address6},
@@ -15,7 +15,7 @@ use crate::{
     forms,
     judge::{Judge, NOW},
     memory::{Asker, Note},
-    packets::{Ends, Form, Template},
+    packets::{Ends, Form, Template, WITH_PORTS},
     world::{
         A, B, C, Case, GATEWAY6, HOST6, Hook, MAC, NOBODY, OTHER_MAC, UPLINK, World, limit, mask4, mask6,
     },
@@ -49,6 +49,18 @@ pub(crate) fn world(random: &mut Random) -> World {
     }
     if random.once_in(2) {
         config.uplink_flows = UPLINK_FLOWS;
+    }
+    if random.once_in(2) {
+        let open: Vec<u16> = NUMBERS.into_iter().filter(|_| random.once_in(2)).collect();
+        world.open_only(open);
+    }
+    if random.once_in(2) {
+        world.listen(random.pick(&NUMBERS));
+    }
+    for slot in [A, B, C] {
+        if random.once_in(3) {
+            world.private.insert(slot);
+        }
     }
     world
 }
@@ -113,6 +125,15 @@ fn remember_something(judge: &mut Judge<'_>, random: &mut Random) {
     }
     let asker = Asker { slot, generation, id: random.pick(&NUMBERS) };
     judge.remember(Note::Echo(peer, random.pick(&NUMBERS), asker));
+    let age = random.pick(&[0, HOST_FLOW_LIFETIME / 2, HOST_FLOW_LIFETIME + 1]);
+    let key = HostFlowKey {
+        slot: random.pick(&[A, B, C]),
+        container_port: random.pick(&NUMBERS),
+        host_port: random.pick(&NUMBERS),
+        protocol: u16::from(random.pick(&WITH_PORTS)),
+        version: if is_ipv6 { 6 } else { 4 },
+    };
+    judge.remember(Note::HostFlow(key, NOW - age));
 }
 
 /// A frame that was in order once.

@@ -33,8 +33,18 @@ pub(crate) struct Reading {
     pub(crate) protocol: Option<u8>,
     /// What there is if nothing is unreadable.
     pub(crate) content: Content,
+    /// The transport header with ports, if it is in this packet.
+    pub(crate) transport: Option<Transport>,
     /// Set for a first fragment.
     pub(crate) first_of: Option<Datagram>,
+}
+
+/// A transport header with ports.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Transport {
+    pub(crate) protocol: u8,
+    /// SYN and ACK of TCP, if they and the two bytes behind them are there.
+    pub(crate) flags: Option<(bool, bool)>,
 }
 
 /// What a packet carries.
@@ -95,6 +105,7 @@ pub(crate) fn read(case: &Case<'_>, world: &World, memory: &Memory, now: u64) ->
         destination: NOTHING,
         protocol: None,
         content: Content::None,
+        transport: None,
         first_of: None,
     };
     let is_ipv6 = match read_ethernet(case, &mut reading) {
@@ -124,7 +135,8 @@ pub(crate) fn read(case: &Case<'_>, world: &World, memory: &Memory, now: u64) ->
         Rest::V4 { protocol, .. } => protocol,
         Rest::V6 { next_header } => next_header,
     });
-    match read_content(case, &header, memory, now, &mut reading.first_of) {
+    let Reading { first_of, transport, .. } = &mut reading;
+    match read_content(case, &header, memory, now, (first_of, transport)) {
         Ok(content) => reading.content = content,
         Err(reason) => reading.unreadable_content = Some(reason),
     }
@@ -226,7 +238,7 @@ fn read_content(
     header: &Header<'_>,
     memory: &Memory,
     now: u64,
-    first_of: &mut Option<Datagram>,
+    (first_of, transport): (&mut Option<Datagram>, &mut Option<Transport>),
 ) -> Result<Content, Reason> {
     let (protocol, offset, piece) = match header.rest {
         Rest::V4 { length, protocol, piece } => (protocol, length, piece),
@@ -255,6 +267,8 @@ fn read_content(
     if has_ports(protocol) {
         // All of them have the ports where UDP has them.
         let ports = UdpHeaderSlice::from_slice(message).map_err(|_short| Reason::Malformed)?;
+        let flags = message.get(..16).map(|header| (header[13] & 0x02 != 0, header[13] & 0x10 != 0));
+        *transport = Some(Transport { protocol, flags });
         return Ok(Content::Ports { source: ports.source_port(), destination: ports.destination_port() });
     }
     if protocol != icmp(is_ipv4) {

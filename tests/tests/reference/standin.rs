@@ -7,7 +7,7 @@ use std::{
 
 use portmap_common::{
     limit::Limit,
-    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
+    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
     tables::{Config, Endpoint, PortEntry},
 };
 use portmap_ebpf::{
@@ -27,6 +27,7 @@ pub(crate) struct Maps<'a> {
     fragments4: RefCell<HashMap<FragmentKey4, Fragment>>,
     fragments6: RefCell<HashMap<FragmentKey6, Fragment>>,
     echoes: RefCell<HashMap<EchoKey, Echo>>,
+    host_flows: RefCell<HashMap<HostFlowKey, HostFlow>>,
     /// Everything that was changed by the last decision, with what was there before.
     changes: RefCell<Vec<(Entry, Option<Entry>)>>,
     /// The identifiers that the last decision looked up, each once.
@@ -43,6 +44,7 @@ impl<'a> Maps<'a> {
             fragments4: RefCell::default(),
             fragments6: RefCell::default(),
             echoes: RefCell::default(),
+            host_flows: RefCell::default(),
             changes: RefCell::default(),
             tried: RefCell::default(),
             spent: Cell::default(),
@@ -54,6 +56,7 @@ impl<'a> Maps<'a> {
             Entry::Fragment4(key, fragment) => drop(self.fragments4.borrow_mut().insert(key, fragment)),
             Entry::Fragment6(key, fragment) => drop(self.fragments6.borrow_mut().insert(key, fragment)),
             Entry::Echo(key, echo) => drop(self.echoes.borrow_mut().insert(key, echo)),
+            Entry::HostFlow(key, flow) => drop(self.host_flows.borrow_mut().insert(key, flow)),
         }
     }
 
@@ -63,6 +66,7 @@ impl<'a> Maps<'a> {
             Entry::Fragment4(key, _) => self.fragment4(&key).map(|fragment| Entry::Fragment4(key, fragment)),
             Entry::Fragment6(key, _) => self.fragment6(&key).map(|fragment| Entry::Fragment6(key, fragment)),
             Entry::Echo(key, _) => self.echoes.borrow().get(&key).map(|echo| Entry::Echo(key, *echo)),
+            Entry::HostFlow(key, _) => self.host_flow(&key).map(|flow| Entry::HostFlow(key, flow)),
         }
     }
 
@@ -71,6 +75,7 @@ impl<'a> Maps<'a> {
             Entry::Fragment4(key, _) => drop(self.fragments4.borrow_mut().remove(&key)),
             Entry::Fragment6(key, _) => drop(self.fragments6.borrow_mut().remove(&key)),
             Entry::Echo(key, _) => drop(self.echoes.borrow_mut().remove(&key)),
+            Entry::HostFlow(key, _) => drop(self.host_flows.borrow_mut().remove(&key)),
         }
     }
 
@@ -101,6 +106,7 @@ impl<'a> Maps<'a> {
         self.fragments4.take();
         self.fragments6.take();
         self.echoes.take();
+        self.host_flows.take();
     }
 
     /// What the decision code says.
@@ -182,6 +188,18 @@ impl Tables for Maps<'_> {
         assert_eq!(there, stale, "nobody else writes here");
         self.note(Entry::Echo(*key, *echo));
         true
+    }
+
+    fn is_open(&self, port: u16) -> bool {
+        self.world.is_open(port)
+    }
+
+    fn host_flow(&self, key: &HostFlowKey) -> Option<HostFlow> {
+        self.host_flows.borrow().get(key).copied()
+    }
+
+    fn set_host_flow(&self, key: &HostFlowKey, flow: &HostFlow) {
+        self.note(Entry::HostFlow(*key, *flow));
     }
 
     fn limit(&self, slot: u16) -> Option<&Limit> {

@@ -1,7 +1,7 @@
 //! A host and its containers as the model knows them, and the same as the maps hold it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
@@ -12,7 +12,7 @@ use portmap_common::{
     names,
     queue::UPLINK_FLOWS,
     slot::{HOST_SLOT, loopback_mac, veth_ifindex},
-    tables::{Address4, Address6, Config, Endpoint, Mac, PortEntry},
+    tables::{Address4, Address6, Config, Endpoint, Listener, Mac, PortEntry},
 };
 
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -48,6 +48,10 @@ pub(crate) struct World {
     pub(crate) limits: BTreeMap<u16, Limit>,
     /// By slot, which packets for a container pass by a queue: those from outside, those that are local.
     pub(crate) queues: BTreeMap<u16, u16>,
+    /// Slots that keep loopback addresses to themselves.
+    pub(crate) private: BTreeSet<u16>,
+    /// Ports of the host that containers may reach, if those are not all.
+    pub(crate) open: Option<BTreeSet<u16>>,
 }
 
 /// A limit at which a byte takes a nanosecond, and either no time is left or more than will ever be needed.
@@ -83,12 +87,15 @@ impl World {
                 mac: Mac::new(MAC),
                 lo_mac: Mac::new([0; 6]),
                 uplink_flows: UPLINK_FLOWS,
-                reserved: 0,
+                reach: 0,
+                listener: Listener::NONE,
             },
             containers: BTreeMap::from([(A, 11), (B, 12), (C, u32::MAX)]),
             owners: owners.collect(),
             limits: BTreeMap::new(),
             queues: BTreeMap::new(),
+            private: BTreeSet::new(),
+            open: None,
         }
     }
 
@@ -103,6 +110,7 @@ impl World {
             PortEntry::default()
         } else {
             let flags = self.queues.get(&slot).copied().unwrap_or_default();
+            let flags = if self.is_private(slot) { flags | 4 } else { flags };
             PortEntry { ifindex: veth_ifindex(slot), slot, flags }
         }
     }
@@ -119,6 +127,33 @@ impl World {
             flags: self.entry(slot).flags,
             reserved: 0,
         }
+    }
+
+    pub(crate) fn is_private(&self, slot: u16) -> bool {
+        self.private.contains(&slot)
+    }
+
+    /// Lets containers reach these ports of the host only.
+    pub(crate) fn open_only(&mut self, ports: impl IntoIterator<Item = u16>) {
+        self.open = Some(ports.into_iter().collect());
+        self.config.reach = 1;
+    }
+
+    /// Has the daemon listen at a port: by IPv4 at 127.0.0.1, by IPv6 at every address.
+    pub(crate) fn listen(&mut self, port: u16) {
+        let (address4, mask4) = (Address4::new([127, 0, 0, 1]), Address4::new([255; 4]));
+        self.config.listener = Listener { port: port.into(), address4, mask4, ..Listener::NONE };
+    }
+
+    /// Whether a TCP connection to a local address and a port leads to the daemon.
+    pub(crate) fn is_listener(&self, address: IpAddr, port: u16) -> bool {
+        let leads_there = address.is_ipv6() || address == Ipv4Addr::LOCALHOST;
+        port != 0 && self.config.listener.port == u32::from(port) && leads_there
+    }
+
+    /// Whether containers may reach a port of the host's.
+    pub(crate) fn is_open(&self, port: u16) -> bool {
+        self.open.as_ref().is_none_or(|open| open.contains(&port))
     }
 
     /// The index of a container's `eth0`.

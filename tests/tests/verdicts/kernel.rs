@@ -10,6 +10,7 @@ use portmap::{
         programs,
     },
     paths::Pins,
+    reach::Reach,
 };
 use portmap_common::{
     counters::Counters,
@@ -18,7 +19,7 @@ use portmap_common::{
 };
 use portmap_ebpf::{Tables as _, Verdict, verdict::Origin};
 
-use crate::world::{A, B, CONFIG, Hook, MAC, MTU, UPLINK, World};
+use crate::world::{A, B, CONFIG, FREE, Hook, LISTENER, MAC, MTU, P, UPLINK, World};
 
 /// What a verdict does that can be seen from outside: the code for the kernel and the counts.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -63,12 +64,12 @@ pub(crate) fn effects_of(hook: Hook, verdict: Verdict) -> Effects {
     }
 }
 
-pub(crate) const SLOTS: [u16; 3] = [HOST_SLOT, A, B];
+pub(crate) const SLOTS: [u16; 4] = [HOST_SLOT, A, B, P];
 
 /// All counters that a fixture can change.
 pub(crate) struct Counts {
-    counters: [Counters; 3],
-    drops: [Drops; 3],
+    counters: [Counters; 4],
+    drops: [Drops; 4],
     host: [ReasonCounts; 2],
 }
 
@@ -136,6 +137,9 @@ pub(crate) fn build_world(pins: &Pins) -> Maps {
     link::set_up(&netlink, link::LOOPBACK, "lo").expect("up");
     programs::load(pins).expect("the kernel takes the programs");
     let maps = Maps::open(pins).expect("the maps");
+    let open = format!("{FREE},{LISTENER}");
+    let reach = Reach { host: open.parse().expect("ports"), ..Reach::default() };
+    maps.set_host_ports(&reach).expect("written");
     maps.set_config(&CONFIG).expect("written");
     for slot in SLOTS {
         maps.set_endpoint(slot, World::default().endpoint(slot)).expect("written");

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use portmap_common::{
     reason::Reason,
     slot::{HOST_SLOT, loopback_mac},
+    tables::{LOOPBACK_PRIVATE, PortEntry},
 };
 use portmap_ebpf::{
     Verdict,
@@ -13,8 +14,8 @@ use portmap_ebpf::{
 use portmap_tests::frames::{Frame, ICMP, TCP, UDP};
 
 use crate::world::{
-    A, A_PORT, ALSO_LOCAL, B, B_LOW_PORT, B_PORT, ETH0, FAR, FREE, GATEWAY, HOST, Hook, LOCAL, LONGEST, MAC,
-    OTHER_MAC, PEER, entry,
+    A, A_PORT, ALSO_LOCAL, B, B_LOW_PORT, B_PORT, CLOSED, ETH0, FAR, FREE, GATEWAY, HOST, Hook, LISTENER,
+    LOCAL, LONGEST, MAC, OTHER_MAC, P, P_PORT, PEER, entry,
 };
 
 pub(crate) struct Fixture {
@@ -116,7 +117,11 @@ impl Table {
     }
 
     fn add(&mut self, name: &str, frame: &Frame, verdict: Verdict) {
-        self.fixtures.push(Fixture { name: name.to_owned(), hook: self.hook, frame: frame.bytes(), verdict });
+        self.add_bytes(name, frame.bytes(), verdict);
+    }
+
+    fn add_bytes(&mut self, name: &str, frame: Vec<u8>, verdict: Verdict) {
+        self.fixtures.push(Fixture { name: name.to_owned(), hook: self.hook, frame, verdict });
     }
 }
 
@@ -337,6 +342,47 @@ fn at_veth_of_a() -> Vec<Fixture> {
         drop_a(Reason::SourceMac),
     );
     table.add("a broadcast", &Frame { to_mac: [0xff; 6], ..to_peer.clone() }, drop_a(Reason::Destination));
+    for (name, flags, verdict) in [
+        ("opens a connection", 0x02, drop_a(Reason::HostAccess)),
+        ("opens a connection, and more", 0xe2, drop_a(Reason::HostAccess)),
+        ("answers one that is opened", 0x12, Verdict::ToHost(A)),
+        ("goes on with one", 0x10, Verdict::ToHost(A)),
+        ("ends one", 0x04, Verdict::ToHost(A)),
+    ] {
+        let segment = |to| {
+            let mut frame = from_a((HOST, A_PORT), (HOST, to)).protocol(TCP).bytes();
+            frame[14 + 20 + 13] = flags;
+            frame
+        };
+        table.add_bytes(&format!("to a closed port of the host: {name}"), segment(CLOSED), verdict);
+        table.add_bytes(&format!("to an open port of the host: {name}"), segment(FREE), Verdict::ToHost(A));
+    }
+    table.add(
+        "to a closed port of the host, without a word from there",
+        &from_a((HOST, A_PORT), (HOST, CLOSED)),
+        drop_a(Reason::HostAccess),
+    );
+    for (to, verdict) in [(LOCAL, drop_a(Reason::Listener)), (HOST, Verdict::ToHost(A))] {
+        let tcp = Frame { protocol: TCP, ..from_a((HOST, A_PORT), (to, LISTENER)) };
+        table.add(&format!("to the daemon's port at {to} by TCP"), &tcp, verdict);
+        let udp = from_a((HOST, A_PORT), (to, LISTENER));
+        table.add(&format!("to the daemon's port at {to} by UDP"), &udp, Verdict::ToHost(A));
+    }
+    for (from, to) in [(LOCAL, LOCAL), (HOST, ALSO_LOCAL), (LOCAL, HOST)] {
+        let frame = from_a((from, A_PORT), (to, P_PORT));
+        table.add(&format!("to a private loopback from {from} to {to}"), &frame, drop_a(Reason::Loopback));
+    }
+    let by_host_ip = Verdict::ToContainer {
+        origin: Origin::Container(A),
+        owner: PortEntry { flags: LOOPBACK_PRIVATE, ..entry(P) },
+        by_loopback: false,
+        renumber: Renumber::NONE,
+    };
+    table.add(
+        "to a private container by the host's address",
+        &from_a((HOST, A_PORT), (HOST, P_PORT)),
+        by_host_ip,
+    );
     table.add("to another station", &Frame { to_mac: OTHER_MAC, ..to_peer.clone() }, outside(PEER));
     table.add(
         "from its own loopback device",
@@ -360,6 +406,9 @@ fn at_lo_of_a() -> Vec<Fixture> {
         );
     }
     table.add("an address of its own", &on_lo_of_a((PEER, FREE)), Verdict::Own(A));
+    for (to, verdict) in [(HOST, Verdict::ToEth0(ETH0)), (LOCAL, Verdict::Own(A))] {
+        table.add(&format!("a private container's port by {to}"), &on_lo_of_a((to, P_PORT)), verdict);
+    }
     let nameless = Frame { from_mac: [0; 6], ..on_lo_of_a((HOST, B_PORT)) };
     table.add("a loopback device without a slot", &nameless, Verdict::Own(HOST_SLOT));
     let unknown = Frame { from_mac: loopback_mac(B), ..on_lo_of_a((HOST, FREE)) };

@@ -4,10 +4,12 @@ use std::{cell::RefCell, collections::HashMap, net::Ipv4Addr};
 
 use portmap_common::{
     limit::Limit,
-    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
+    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
     names,
     slot::veth_ifindex,
-    tables::{Address4, Address6, Config, Endpoint, Mac, PortEntry},
+    tables::{
+        Address4, Address6, Config, Endpoint, HOST_ACCESS_LIMITED, LOOPBACK_PRIVATE, Listener, Mac, PortEntry,
+    },
 };
 use portmap_ebpf::{
     InMemory, Verdict,
@@ -28,9 +30,15 @@ pub(crate) const OTHER_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 9];
 pub(crate) const A: u16 = 1;
 pub(crate) const B: u16 = 7;
 pub(crate) const A_PORT: u16 = 31000;
+/// A container that keeps loopback addresses to itself.
+pub(crate) const P: u16 = 9;
+pub(crate) const P_PORT: u16 = 32000;
 pub(crate) const B_PORT: u16 = 65535;
 pub(crate) const B_LOW_PORT: u16 = 1;
+/// One of the host's that containers may reach, one that they may not, and the daemon's.
 pub(crate) const FREE: u16 = 80;
+pub(crate) const CLOSED: u16 = 81;
+pub(crate) const LISTENER: u16 = 5051;
 pub(crate) const UPLINK: u32 = 77;
 /// The MTU of all interfaces, in bytes.
 pub(crate) const MTU: u32 = 1500;
@@ -53,7 +61,13 @@ pub(crate) const CONFIG: Config = Config {
     mac: Mac::new(MAC),
     lo_mac: Mac::new([0; 6]),
     uplink_flows: 0,
-    reserved: 0,
+    reach: HOST_ACCESS_LIMITED,
+    listener: Listener {
+        port: LISTENER as u32,
+        address4: Address4::new(LOCAL.octets()),
+        mask4: Address4::new([255; 4]),
+        ..Listener::NONE
+    },
 };
 
 /// What the maps hold.
@@ -62,6 +76,7 @@ pub(crate) struct World {
     fragments4: RefCell<HashMap<FragmentKey4, Fragment>>,
     fragments6: RefCell<HashMap<FragmentKey6, Fragment>>,
     echoes: RefCell<HashMap<EchoKey, Echo>>,
+    host_flows: RefCell<HashMap<HostFlowKey, HostFlow>>,
 }
 
 impl World {
@@ -72,6 +87,7 @@ impl World {
             fragments4: RefCell::default(),
             fragments6: RefCell::default(),
             echoes: RefCell::default(),
+            host_flows: RefCell::default(),
         }
     }
 }
@@ -86,6 +102,7 @@ impl Tables for World {
     fn port(&self, port: u16) -> PortEntry {
         match port {
             A_PORT => entry(A),
+            P_PORT => PortEntry { flags: LOOPBACK_PRIVATE, ..entry(P) },
             B_PORT | B_LOW_PORT => entry(B),
             _ => PortEntry::default(),
         }
@@ -134,6 +151,18 @@ impl Tables for World {
     fn claim_echo(&self, key: &EchoKey, echo: &Echo, _stale: Option<Echo>) -> bool {
         self.set_echo(key, echo);
         true
+    }
+
+    fn is_open(&self, port: u16) -> bool {
+        matches!(port, FREE | LISTENER)
+    }
+
+    fn host_flow(&self, key: &HostFlowKey) -> Option<HostFlow> {
+        self.host_flows.borrow().get(key).copied()
+    }
+
+    fn set_host_flow(&self, key: &HostFlowKey, flow: &HostFlow) {
+        self.host_flows.borrow_mut().insert(*key, *flow);
     }
 
     fn limit(&self, _slot: u16) -> Option<&Limit> {

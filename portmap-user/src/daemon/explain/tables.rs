@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use portmap_common::{
     limit::Limit,
-    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6},
+    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
     tables::{Config, Endpoint, PortEntry},
 };
 use portmap_ebpf::Tables;
@@ -80,6 +80,16 @@ impl Tables for Live<'_> {
     fn claim_echo(&self, _key: &EchoKey, _echo: &Echo, _stale: Option<Echo>) -> bool {
         true
     }
+
+    fn is_open(&self, port: u16) -> bool {
+        self.read(self.maps.is_open(port))
+    }
+
+    fn host_flow(&self, key: &HostFlowKey) -> Option<HostFlow> {
+        self.read(self.maps.host_flow(key))
+    }
+
+    fn set_host_flow(&self, _key: &HostFlowKey, _flow: &HostFlow) {}
 
     fn limit(&self, _slot: u16) -> Option<&Limit> {
         // What is used up of a limit changes while somebody looks; a program that is asked does not look at it either.

@@ -1,0 +1,204 @@
+//! What containers may reach of the host and of each other: the switches, with real sockets.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use portmap_tests::{
+    sandbox::{DAEMON_FLAGS, HOST, HOST6, OUTSIDE, Place, Sandbox},
+    service::{Service, Transport, ask, ask_in_vain},
+    wait,
+};
+
+const A: Place<'_> = Place::Container("a");
+const B: Place<'_> = Place::Container("b");
+const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const LOCALHOST6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+const ALSO_LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 9, 8, 7));
+const SHARED: [IpAddr; 2] = [IpAddr::V4(HOST), IpAddr::V6(HOST6)];
+const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
+
+const A_PORT: u16 = 31000;
+const B_PORT: u16 = 31010;
+
+/// A daemon with these flags, and containers `a` (31000-31009) and `b` (31010-31019).
+fn world(flags: &[&str]) -> (Sandbox, portmap_tests::daemon::Daemon) {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], flags].concat());
+    sandbox.ok(&["add", "a", "--ports", "31000-31009"]);
+    sandbox.ok(&["add", "b", "--ports", "31010-31019"]);
+    (sandbox, daemon)
+}
+
+#[track_caller]
+fn expect(sandbox: &Sandbox, from: Place<'_>, transport: Transport, to: (IpAddr, u16), who: &str) {
+    let to = SocketAddr::from(to);
+    let answer =
+        ask(sandbox, from, transport, to).unwrap_or_else(|error| panic!("{from:?} to {to}: {error}"));
+    assert_eq!(answer.from, who, "{transport:?} {from:?} to {to}");
+}
+
+fn explained(sandbox: &Sandbox, question: &str) -> String {
+    let mut arguments = vec!["explain"];
+    arguments.extend(question.split_whitespace());
+    let answer = sandbox.json(&arguments);
+    assert_eq!(answer["agrees"], true, "{question}: {answer}");
+    format!("{} {}", answer["verdict"].as_str().expect("text"), answer["reason"].as_str().unwrap_or("-"))
+}
+
+#[test]
+fn a_private_loopback_is_the_containers_own() {
+    let (sandbox, daemon) = world(&[]);
+    sandbox.ok(&["update", "b", "--loopback", "private"]);
+    let services = [
+        Service::both(&sandbox, B, B_PORT, "b"),
+        Service::both(&sandbox, A, A_PORT, "a"),
+        Service::both(&sandbox, Place::Host, 8080, "host"),
+    ];
+    for transport in TRANSPORTS {
+        for address in [LOCALHOST, ALSO_LOCAL, LOCALHOST6] {
+            for other in [A, Place::Host] {
+                ask_in_vain(&sandbox, other, transport, (address, B_PORT));
+            }
+            for port in [A_PORT, 8080] {
+                ask_in_vain(&sandbox, B, transport, (address, port));
+            }
+            expect(&sandbox, B, transport, (address, B_PORT), "b");
+            expect(&sandbox, A, transport, (address, 8080), "host");
+            expect(&sandbox, Place::Host, transport, (address, A_PORT), "a");
+        }
+        for address in SHARED {
+            expect(&sandbox, A, transport, (address, B_PORT), "b");
+            expect(&sandbox, B, transport, (address, A_PORT), "a");
+            expect(&sandbox, B, transport, (address, 8080), "host");
+            expect(&sandbox, Place::Host, transport, (address, B_PORT), "b");
+            expect(&sandbox, Place::Outside, transport, (address, B_PORT), "b");
+        }
+    }
+    for (question, verdict) in [
+        ("--from b --to 127.0.0.1:31000", "own -"),
+        ("--from a --to 127.0.0.1:31010", "own -"),
+        ("--from host --to 127.0.0.1:31010", "continue loopback"),
+        ("--from b --to 10.0.0.1:31000", "to_container -"),
+    ] {
+        assert_eq!(explained(&sandbox, question), verdict, "{question}");
+    }
+    // What a container asks for stays over restarts, whatever the daemon's own flag says.
+    let loopback = |name: &str| sandbox.json(&["show", name])["loopback"].clone();
+    assert_eq!((loopback("a"), loopback("b")), ("shared".into(), "private".into()));
+    daemon.stop();
+    let daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], &["--loopback", "private"]].concat());
+    assert_eq!((loopback("a"), loopback("b")), ("private".into(), "private".into()));
+    ask_in_vain(&sandbox, Place::Host, Transport::Tcp, (LOCALHOST, A_PORT));
+    sandbox.ok(&["update", "b", "--loopback", "shared"]);
+    daemon.stop();
+    let _daemon = sandbox.daemon();
+    assert_eq!((loopback("a"), loopback("b")), ("shared".into(), "shared".into()));
+    expect(&sandbox, Place::Host, Transport::Tcp, (LOCALHOST, A_PORT), "a");
+    expect(&sandbox, A, Transport::Tcp, (LOCALHOST, B_PORT), "b");
+    sandbox.ok(&["doctor"]);
+    drop(services);
+}
+
+#[test]
+fn a_private_container_cannot_send_from_loopback_past_its_own_device() {
+    use portmap_tests::{frames::Frame, packet_socket::PacketSocket, sandbox::HOST_MAC};
+    let (sandbox, _daemon) = world(&["--loopback", "private"]);
+    let socket = sandbox.inside(A, || PacketSocket::open("eth0"));
+    let good = Frame { from_mac: HOST_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, A_PORT), (HOST, B_PORT)) };
+    let local = Ipv4Addr::LOCALHOST;
+    let cases = [(local, local, B_PORT), (HOST, local, B_PORT), (local, HOST, B_PORT), (local, local, 8080)];
+    for (number, (from, to, to_port)) in (1..).zip(cases) {
+        socket.send(&Frame { from, to, to_port, ..good.clone() }.bytes());
+        wait::until("the drop to be counted", || sandbox.dropped("a", "loopback") == number);
+    }
+    let receiver = sandbox.inside(B, || UdpSocket::bind("0.0.0.0:31010")).expect("the port is free");
+    receiver.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
+    socket.send(&good.bytes());
+    assert_eq!(receiver.recv_from(&mut [0; 64]).expect("received").1, (HOST, A_PORT).into());
+}
+
+#[test]
+fn of_the_host_only_what_is_open_is_reached() {
+    let (sandbox, daemon) = world(&["--host-access", "ports", "53"]);
+    let services = [
+        Service::both(&sandbox, Place::Host, 53, "dns"),
+        Service::both(&sandbox, Place::Host, 8080, "host"),
+        Service::both(&sandbox, Place::Outside, 8080, "outside"),
+        Service::both(&sandbox, A, A_PORT, "a"),
+        Service::both(&sandbox, B, B_PORT, "b"),
+    ];
+    for transport in TRANSPORTS {
+        for address in [LOCALHOST, LOCALHOST6, SHARED[0], SHARED[1]] {
+            let before = sandbox.dropped("a", "host_access");
+            ask_in_vain(&sandbox, A, transport, (address, 8080));
+            assert!(sandbox.dropped("a", "host_access") > before, "{transport:?} to {address}");
+            expect(&sandbox, A, transport, (address, 53), "dns");
+            // What the host begins is answered, and what containers have with each other is theirs.
+            expect(&sandbox, Place::Host, transport, (address, A_PORT), "a");
+            expect(&sandbox, A, transport, (address, B_PORT), "b");
+        }
+        expect(&sandbox, A, transport, (OUTSIDE.into(), 8080), "outside");
+    }
+    // An answer goes to who has asked, from the port that was asked, and to nobody else.
+    let host = sandbox.inside(Place::Host, || UdpSocket::bind((HOST, 9000))).expect("the port is free");
+    let asked = sandbox.inside(A, || UdpSocket::bind((HOST, 31001))).expect("the port is free");
+    let other = sandbox.inside(A, || UdpSocket::bind((HOST, 31002))).expect("the port is free");
+    for socket in [&host, &asked] {
+        socket.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
+    }
+    let refused = sandbox.dropped("a", "host_access");
+    asked.send_to(b"early", (HOST, 9000)).expect("sent");
+    wait::until("what nobody has asked for to be dropped", || {
+        sandbox.dropped("a", "host_access") == refused + 1
+    });
+    host.send_to(b"question", (HOST, 31001)).expect("sent");
+    asked.recv_from(&mut [0; 64]).expect("received");
+    other.send_to(b"forged", (HOST, 9000)).expect("sent");
+    wait::until("the forged answer to be dropped", || sandbox.dropped("a", "host_access") == refused + 2);
+    asked.send_to(b"answer", (HOST, 9000)).expect("sent");
+    let mut answer = [0; 64];
+    let (length, from) = host.recv_from(&mut answer).expect("received");
+    assert_eq!((&answer[..length], from), (&b"answer"[..], (HOST, 31001).into()));
+    for (question, verdict) in [
+        ("--from a --to 127.0.0.1:8080", "drop host_access"),
+        ("--from a --to 10.0.0.1:53", "to_host -"),
+        ("--from a --to 10.0.0.1:31010", "to_container -"),
+    ] {
+        assert_eq!(explained(&sandbox, question), verdict, "{question}");
+    }
+    daemon.stop();
+    let daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], &["--host-access", "none"]].concat());
+    ask_in_vain(&sandbox, A, Transport::Udp, (SHARED[0], 53));
+    daemon.stop();
+    let _daemon = sandbox.daemon();
+    expect(&sandbox, A, Transport::Tcp, (LOCALHOST, 8080), "host");
+    sandbox.ok(&["doctor"]);
+    drop(services);
+}
+
+#[test]
+fn the_daemons_listener_is_not_for_containers() {
+    let sandbox = Sandbox::new();
+    let flags = |more: &[&'static str]| [&DAEMON_FLAGS[..], more].concat();
+    let reaches = |address: &str| {
+        sandbox.inside(A, || {
+            let to: SocketAddr = address.parse().expect("an address");
+            std::net::TcpStream::connect_timeout(&to, std::time::Duration::from_millis(500)).is_ok()
+        })
+    };
+    let daemon = sandbox.daemon_with(&flags(&["--listen", "[::]:5051"]));
+    sandbox.ok(&["add", "a", "--ports", "31000-31009"]);
+    for address in ["127.0.0.1:5051", "127.3.2.1:5051", "10.0.0.1:5051", "[::1]:5051"] {
+        let before = sandbox.dropped("a", "listener");
+        assert!(!reaches(address), "{address}");
+        assert!(sandbox.dropped("a", "listener") > before, "{address}");
+    }
+    assert_eq!(explained(&sandbox, "--from a --to 10.0.0.1:5051"), "drop listener");
+    daemon.stop();
+    // Another process's port, as far as containers are concerned.
+    let daemon = sandbox.daemon_with(&flags(&["--listen", "127.0.0.1:5051"]));
+    assert!(!reaches("127.0.0.1:5051"));
+    assert_eq!(explained(&sandbox, "--from a --to 10.0.0.1:5051"), "to_host -");
+    daemon.stop();
+    let _daemon = sandbox.daemon_with(&flags(&["--listen", "127.0.0.1:5051", "--listen-to-containers"]));
+    assert!(reaches("127.0.0.1:5051"));
+}
