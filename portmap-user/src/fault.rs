@@ -5,7 +5,8 @@
 //! from then on. What
 //! it writes back tells how far it came: an order with a smaller number, or `at STEP` once it has been carried out.
 //!
-//! What the daemon does by itself, whenever it notices something, is not counted: numbers would mean nothing.
+//! What the daemon does by itself, whenever it notices something, is not counted, and what it does for who only asks is not, either:
+//! numbers would mean nothing.
 //!
 //! Builds without debug assertions, those that are installed, have none of this.
 

@@ -2,9 +2,11 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
     process,
     sync::atomic::{AtomicUsize, Ordering},
+    thread,
 };
 
 use portmap::kernel::cgroup;
@@ -39,6 +41,12 @@ impl Cgroup {
         &self.own
     }
 
+    /// Whether a process is in it or below it, by what the kernel tells of it.
+    fn is_populated(&self) -> bool {
+        let events = fs::read_to_string(self.own.join("cgroup.events")).expect("a cgroup has events");
+        !events.lines().any(|line| line == "populated 0")
+    }
+
     /// Has this process be in it, until what is returned is dropped.
     pub fn enter(&self) -> Entered<'_> {
         let all = fs::read_to_string("/proc/self/cgroup").expect("a list");
@@ -54,7 +62,19 @@ fn move_to(cgroup: &Path) {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        wait::until("the cgroup to be empty", || fs::remove_dir(&self.own).is_ok());
+        if thread::panicking() {
+            // Another panic would hide the first.
+            let _ = fs::remove_dir(&self.own);
+            return;
+        }
+        // A process that has ended leaves its cgroup a little later than it vanishes from everywhere else, and for as long
+        // the kernel may say both that nobody is in it and that it is busy.
+        wait::until("the cgroup to be empty", || !self.is_populated());
+        wait::until("the cgroup to be removed", || match fs::remove_dir(&self.own) {
+            Ok(()) => true,
+            Err(error) if matches!(error.kind(), ErrorKind::ResourceBusy) => false,
+            Err(error) => panic!("cannot remove {}: {error}", self.own.display()),
+        });
     }
 }
 

@@ -5,6 +5,7 @@ use portmap_common::slot::SLOTS;
 
 use crate::sandbox::{Place, Sandbox};
 
+/// Of mounts those count that are where a sandbox has its own: all others are the machine's, and come and go with it.
 /// Interfaces, addresses, routes, queues, filters, namespaces, mounts, pins, state and settings of a host, and who is in
 /// the maps. The daemon's socket is not among it, so that it can be compared with and without a daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +17,7 @@ ip -o link | sed 's/state .*//'; ip -o address; ip route show table all; ip -6 r
 for d in lo uplink; do tc filter show dev $d ingress 2>/dev/null | sed 's/ (rule hit .*//; s/ id [0-9]* / /' || true; done
 ls /run/netns; find /sys/fs/bpf /run/portmap 2>/dev/null | grep -v -e debug -e portmapd.sock || true
 for m in /sys/fs/bpf/portmap/v*/maps/pm_guarded; do test -e $m && bpftool map dump pinned $m | grep -c slot || true; done
-grep -c netns /proc/mounts; grep -v netns /proc/mounts
+cut -d' ' -f2- /proc/mounts | grep -E '^(/run|/sys/fs/bpf)(/| )'
 cd /proc/sys/net/ipv4; grep . conf/*/accept_local conf/*/route_localnet conf/*/rp_filter ip_local_reserved_ports
 ";
 

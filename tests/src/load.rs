@@ -12,9 +12,6 @@ use crate::{
     wait,
 };
 
-/// How long an answer may take before it counts as lost.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// Somebody who answers: the place, the port, and a byte that says who it is.
 pub type Server = (Place<'static>, u16, u8);
 
@@ -57,7 +54,7 @@ pub fn under_load<T>(
                 let (_, port, own) = servers[*server];
                 let to = SocketAddr::new((*address).into(), port);
                 let client = sandbox.inside(*from, || UdpSocket::bind("0.0.0.0:0")).expect("a port");
-                client.set_read_timeout(Some(PATIENCE)).expect("a time");
+                client.set_read_timeout(Some(wait::LIMIT)).expect("a time");
                 client.connect(to).expect("connected");
                 scope.spawn(move || {
                     ask(&client, own, pause, asked_enough, answers)

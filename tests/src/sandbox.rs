@@ -20,7 +20,7 @@ use crate::{
     cgroup::Cgroup,
     daemon::Daemon,
     faults::{self, sample},
-    wait,
+    run, wait,
 };
 
 /// The host's address.
@@ -51,9 +51,14 @@ pub const DAEMON_FLAGS: [&str; 8] = [
     "none",
 ];
 
-/// Makes the namespaces. The host's own ephemeral ports stay clear of the managed ones.
+/// Makes the namespaces. The host's own ephemeral ports stay clear of the managed ones. What the machine has mounted where
+/// the sandbox has its own is taken away first: a mount goes everywhere when somebody deletes the file it is on, and a
+/// sandbox is not to see that.
 const SET_UP: &str = r"
 set -e
+while read -r _ _ _ _ point _; do
+  case $point in /run | /run/* | /sys/fs/bpf) umount -l $point 2>/dev/null || true ;; esac
+done < /proc/self/mountinfo
 mount -t tmpfs tmpfs /run
 mkdir /run/netns
 mount -t bpf bpf /sys/fs/bpf
@@ -228,6 +233,7 @@ impl Sandbox {
         assert!(daemon.is_ready(), "the daemon does not start: {}", daemon.log());
         daemon.has_checked();
         self.was_used.store(true, Ordering::Relaxed);
+        run::note_programs(self);
         daemon
     }
 

@@ -18,8 +18,8 @@ use crate::{
 
 /// How long a client waits before it takes a packet for lost. Nothing in a sandbox is slower than this.
 const PATIENCE: Duration = Duration::from_millis(1500);
-/// How long a client waits for an answer that must come, even on an emulated machine.
-const LONG_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a client waits for an answer that must come, even on an emulated machine that is busy.
+const LONG_PATIENCE: Duration = wait::LIMIT;
 
 /// A transport protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -278,7 +278,7 @@ fn following_ends_with_its_reader() {
         let mut command = sandbox.command(Place::Host, "timeout");
         let portmap = portmap_tests::sandbox::binary("portmap");
         let status =
-            command.args(["60", "sh", "-c", script]).arg(portmap).arg(output).status().expect("a shell");
+            command.args(["600", "sh", "-c", script]).arg(portmap).arg(output).status().expect("a shell");
         assert!(status.success());
     }
 }

@@ -11,6 +11,7 @@ use portmap_tests::{
         sample,
     },
     inventory::Inventory,
+    observers::observed,
     sandbox::{DAEMON_FLAGS, HOST, Place, Sandbox},
     service::{Service, Transport, ask},
     wait,
@@ -35,8 +36,19 @@ fn steps(test: &str) -> (usize, usize) {
 
 /// Has something happen at every step of an operation, one after the other, until the operation comes to its end before
 /// that. `prepare` brings about what it begins with, `attempt` runs it and says whether it succeeded, `check` looks at
-/// what it left.
+/// what it left. Observers ask all the while.
 fn at_every_step<T>(
+    test: &str,
+    sandbox: &Sandbox,
+    fault: Fault,
+    prepare: impl FnMut() -> T,
+    attempt: impl FnMut(T) -> bool,
+    check: impl FnMut(&str, bool),
+) {
+    observed(sandbox, |_| strike_at_every_step(test, sandbox, fault, prepare, attempt, check));
+}
+
+fn strike_at_every_step<T>(
     test: &str,
     sandbox: &Sandbox,
     fault: Fault,

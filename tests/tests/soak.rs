@@ -1,5 +1,5 @@
 //! Everything that can happen, in random order, for a while: commands, containers that end, interfaces that are deleted,
-//! daemons that are killed, while a container that nothing happens to has traffic. Then all is compared with what it is
+//! daemons that are killed, while everything that can be asked is asked, and while a container that nothing happens to has traffic. Then all is compared with what it is
 //! to be.
 //!
 //! What happens depends on the seed alone. `PORTMAP_SOAK_SECONDS` and `PORTMAP_SOAK_SEED` make it longer, or the same again.
@@ -15,6 +15,7 @@ use portmap_tests::{
     daemon::Daemon,
     faults::sample,
     load::under_load,
+    observers::observed,
     random::Random,
     sandbox::{DAEMON_FLAGS, HOST, Place, Sandbox},
     service::{Service, Transport, ask},
@@ -59,25 +60,29 @@ fn whatever_happens_everything_is_as_it_is_meant_to_be() {
     let before = sandbox.inventory();
     let servers = [(STEADY, STEADY_PORT, b's'), (Place::Host, 7001, b'h')];
     let ways = [(Place::Outside, 0, HOST), (Place::Host, 0, HOST), (STEADY, 1, HOST)];
-    let last = under_load(&sandbox, &servers, &ways, Duration::from_millis(1), || {
-        let mut world = World {
-            sandbox: &sandbox,
-            daemon: Some(daemon),
-            containers: BTreeMap::new(),
-            random: Random::new(seed),
-        };
-        let start = Instant::now();
-        let mut steps = 0;
-        while start.elapsed() < length {
-            let what = world.step();
-            world.check(&format!("seed {seed}, step {steps}: {what}"));
-            steps += 1;
-        }
-        let daemon = world.daemon.as_ref().expect("there always is one");
-        println!("{steps} steps, {} bytes of memory", daemon.resident());
-        world.remove_all();
-        world.daemon.take().expect("there always is one")
-    });
+    let soak = || {
+        observed(&sandbox, |answers| {
+            let mut world = World {
+                sandbox: &sandbox,
+                daemon: Some(daemon),
+                containers: BTreeMap::new(),
+                random: Random::new(seed),
+            };
+            let start = Instant::now();
+            let mut steps = 0;
+            while start.elapsed() < length {
+                let what = world.step();
+                world.check(&format!("seed {seed}, step {steps}: {what}"));
+                steps += 1;
+            }
+            let daemon = world.daemon.as_ref().expect("there always is one");
+            println!("{steps} steps, {} bytes of memory", daemon.resident());
+            world.remove_all();
+            answers.expect_all();
+            world.daemon.take().expect("there always is one")
+        })
+    };
+    let last = under_load(&sandbox, &servers, &ways, Duration::from_millis(1), soak);
     sandbox.ok(&["doctor"]);
     sandbox.expect_inventory(&before, "with nothing but what was there first");
     sandbox.ok(&["teardown"]);

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     build::{self, Forwarded},
     setup::{self, Group, Report},
-    vm::{self, Image, Job, Kernel},
+    vm::{self, Image, Job, Kernel, Limits},
     workspace,
 };
 
@@ -49,7 +49,7 @@ fn in_vm(program: &Path, is_quick: bool) -> Result<PathBuf> {
     let job = Job {
         script: format!("'{}' shaping --print {quick}", program.display()),
         used: vec![workspace::root(), target.clone()],
-        timeout: PATIENCE,
+        limits: Limits { silence: None, end: PATIENCE },
     };
     let image = Image::find(KERNEL)?;
     eprintln!("measuring in a virtual machine, kernel {}", image.release);

@@ -1,62 +1,108 @@
 //! What tests leave behind on the machine: nothing, or it is named.
+//!
+//! Others use the machine, too, perhaps for portmap, so only what the tests themselves have made is looked for. They run with a
+//! directory of their own, which is in the environment of whatever they start. Interfaces, namespaces and mounts are in
+//! sandboxes, and gone with their processes.
 
 use std::{
     collections::BTreeSet,
     fs,
+    os::unix::ffi::OsStrExt as _,
     process::Command,
     thread,
     time::{Duration, Instant},
 };
 
+use anyhow::{Context as _, Result};
 use serde::Deserialize;
+use tempfile::TempDir;
 
 use crate::process;
 
-/// Programs that the tests start.
-const PROGRAMS: [&str; 5] = ["portmapd", "portmap", "unshare", "nsenter", "portmap-demo"];
+/// Names the directory to the tests.
+const VARIABLE: &str = "PORTMAP_TEST_RUN";
 
-/// The kernel frees programs and interfaces a little after their last user has gone.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The file in it to which sandboxes add the numbers of the BPF programs that a daemon of theirs has pinned.
+const PROGRAMS: &str = "programs";
 
-/// Everything of the machine that tests could leave behind, one line each.
-pub(crate) struct Snapshot(BTreeSet<String>);
+/// The kernel frees programs a little after their last user has gone, on a busy machine a little more.
+const PATIENCE: Duration = Duration::from_mins(2);
 
-impl Snapshot {
-    /// What there is now.
-    pub(crate) fn take() -> Self {
-        let mut lines = BTreeSet::new();
-        for (kind, directory) in [("interface", "/sys/class/net"), ("namespace", "/run/netns")] {
-            let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-            lines.extend(entries.map(|entry| format!("{kind} {}", entry.file_name().to_string_lossy())));
-        }
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        lines.extend(mounts.lines().map(|mount| format!("mount {mount}")));
-        lines.extend(processes());
-        lines.extend(programs());
-        Self(lines)
+/// What tells one run of the tests from everything else on the machine.
+pub(crate) struct Mark {
+    directory: TempDir,
+}
+
+impl Mark {
+    /// The mark of a run that begins.
+    pub(crate) fn new() -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("portmap-test-").tempdir();
+        Ok(Self { directory: directory.context("cannot make a directory for the tests")? })
     }
 
-    /// What there is now and was not then.
+    /// Has a command and whatever it starts bear it, and keep its files in the run's directory.
+    pub(crate) fn on<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command.env(VARIABLE, self.directory.path()).env("TMPDIR", self.directory.path())
+    }
+
+    /// What is there of the run after its end, one line each.
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let start = Instant::now();
         loop {
-            let left: Vec<_> = Self::take().0.difference(&self.0).cloned().collect();
+            let mut left = self.files();
+            left.extend(self.mounts());
+            left.extend(self.processes());
+            left.extend(self.programs());
             if left.is_empty() || start.elapsed() > PATIENCE {
                 return left;
             }
             thread::sleep(Duration::from_millis(100));
         }
     }
-}
 
-/// Running programs that the tests may have started.
-fn processes() -> impl Iterator<Item = String> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| {
-        let name = fs::read_to_string(entry.path().join("comm")).ok()?;
-        let name = name.trim();
-        PROGRAMS.contains(&name).then(|| format!("process {} {name}", entry.file_name().to_string_lossy()))
-    })
+    fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.directory.path()).into_iter().flatten().flatten();
+        let entries = entries.filter(|entry| entry.file_name() != PROGRAMS);
+        entries.map(|entry| format!("file {}", entry.path().display())).collect()
+    }
+
+    fn mounts(&self) -> Vec<String> {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let directory = format!(" {}/", self.directory.path().display());
+        mounts
+            .lines()
+            .filter(|mount| mount.contains(&directory))
+            .map(|mount| format!("mount {mount}"))
+            .collect()
+    }
+
+    fn processes(&self) -> Vec<String> {
+        let mut word = format!("{VARIABLE}=").into_bytes();
+        word.extend(self.directory.path().as_os_str().as_bytes());
+        let bears_it = |environment: &[u8]| environment.split(|byte| *byte == 0).any(|entry| entry == word);
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let bearing = entries.filter_map(|entry| {
+            let environment = fs::read(entry.path().join("environ")).ok()?;
+            let name = fs::read_to_string(entry.path().join("comm")).ok()?;
+            let number = entry.file_name();
+            bears_it(&environment).then(|| format!("process {} {}", number.to_string_lossy(), name.trim()))
+        });
+        bearing.collect()
+    }
+
+    /// BPF programs: as long as one is attached or pinned anywhere, it is there. The kernel gives a number again only when
+    /// all others have been given.
+    fn programs(&self) -> Vec<String> {
+        let noted = fs::read_to_string(self.directory.path().join(PROGRAMS)).unwrap_or_default();
+        let noted: BTreeSet<u32> = noted.lines().filter_map(|line| line.parse().ok()).collect();
+        if noted.is_empty() {
+            return Vec::new();
+        }
+        let listing = process::read(Command::new("bpftool").args(["--json", "prog", "show"]));
+        let programs: Vec<Program> = serde_json::from_str(&listing.unwrap_or_default()).unwrap_or_default();
+        let left = programs.into_iter().filter(|program| noted.contains(&program.id));
+        left.map(|program| format!("BPF program {} {}", program.id, program.name)).collect()
+    }
 }
 
 #[derive(Deserialize)]
@@ -66,12 +112,27 @@ struct Program {
     name: String,
 }
 
-/// BPF programs of portmap in the kernel: as long as one is attached or pinned anywhere, it is there.
-fn programs() -> impl Iterator<Item = String> {
-    let listing = process::read(Command::new("bpftool").args(["--json", "prog", "show"])).unwrap_or_default();
-    let programs: Vec<Program> = serde_json::from_str(&listing).unwrap_or_default();
-    programs
-        .into_iter()
-        .filter(|program| program.name.starts_with("pm_"))
-        .map(|program| format!("BPF program {} {}", program.id, program.name))
+#[cfg(test)]
+mod tests {
+    use std::process::Stdio;
+
+    use super::*;
+
+    #[test]
+    fn what_bears_the_mark_is_found_and_nothing_else_is() {
+        let (mark, other) = (Mark::new().unwrap(), Mark::new().unwrap());
+        let mut command = Command::new("cat");
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut process = mark.on(&mut command).spawn().unwrap();
+        let found = mark.processes();
+        assert!(matches!(&found[..], [one] if one.contains(&process.id().to_string())), "{found:?}");
+        assert!(other.processes().is_empty());
+        drop(process.stdin.take());
+        process.wait().unwrap();
+        assert!(mark.leftovers().is_empty());
+        let file = mark.directory.path().join("forgotten");
+        fs::write(&file, "").unwrap();
+        assert_eq!(mark.files(), [format!("file {}", file.display())]);
+        assert!(other.files().is_empty());
+    }
 }

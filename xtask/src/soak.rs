@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{process, summary::Counts};
+use crate::{leftovers::Mark, process, summary::Counts};
 
 /// The test program.
 pub(crate) const PROGRAM: &str = "soak";
@@ -26,6 +26,8 @@ pub(crate) struct Soak<'a> {
     pub program: &'a Path,
     /// Where `cargo test` would run it.
     pub directory: &'a Path,
+    /// What tells it from others'.
+    pub mark: &'a Mark,
 }
 
 impl Soak<'_> {
@@ -36,7 +38,10 @@ impl Soak<'_> {
         if env::var_os(VARIABLE).is_none() {
             command.env(VARIABLE, SECONDS);
         }
-        command.output().with_context(|| format!("cannot run `{}`", process::shown(&command)))
+        self.mark
+            .on(&mut command)
+            .output()
+            .with_context(|| format!("cannot run `{}`", process::shown(&command)))
     }
 }
 

@@ -16,12 +16,12 @@ use clap::{Args, ValueEnum as _};
 
 use crate::{
     build, fuzz,
-    leftovers::Snapshot,
+    leftovers::Mark,
     process,
     setup::{self, Group, Report},
     soak::{self, Soak},
     summary::Counts,
-    vm::{self, Image, Job, Kernel, StaleBreakpoint},
+    vm::{self, Image, Job, Kernel, Limits, StaleBreakpoint},
     workspace,
 };
 
@@ -57,8 +57,11 @@ pub(crate) struct Arguments {
     /// Line of kernels to run under, in a virtual machine; may be repeated. All of them by default.
     #[arg(long, value_enum)]
     kernel: Vec<Kernel>,
-    /// Seconds after which a virtual machine is stopped.
-    #[arg(long, default_value_t = 1200, value_name = "SECONDS")]
+    /// Seconds without a word of its tests after which a virtual machine is stopped. While it goes on, it is not.
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    patience: u64,
+    /// Seconds that all of this may take: a virtual machine that still runs then is stopped.
+    #[arg(long, default_value_t = 4800, value_name = "SECONDS")]
     timeout: u64,
     /// Names, or parts of names, of the tests to run, and other arguments of the test programs.
     #[arg(last = true)]
@@ -75,15 +78,16 @@ struct Run {
 
 /// Runs the tests and prints the numbers.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let deadline = Instant::now() + Duration::from_secs(arguments.timeout);
     build::require_root("test")?;
     setup::ensure(&[Group::Build, Group::Run], Report::Changes)?;
     // The tests run the programs that this leaves in the target directory.
     process::run(workspace::cargo().args(["build", "--workspace", "--bins"]))?;
 
     let programs = programs()?;
-    let before = Snapshot::take();
-    let mut here = run_here(&programs, &arguments.filter)?;
-    let left = before.leftovers();
+    let mark = Mark::new()?;
+    let mut here = run_here(&programs, &mark, &arguments.filter)?;
+    let left = mark.leftovers();
     if !left.is_empty() {
         here.trouble = Some(format!("the tests left behind: {}", left.join("; ")));
     }
@@ -93,7 +97,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut not_run = Vec::new();
     for kernel in kernels(arguments) {
         match prepare(kernel, &programs, arguments) {
-            Ok((image, batch)) => runs.push(run_in_vm(&image, &batch)),
+            Ok((image, batch)) => runs.push(run_in_vm(&image, &batch, deadline)),
             Err(reason) => not_run.push(format!("kernel {}: {reason:#}", kernel.line())),
         }
     }
@@ -108,21 +112,21 @@ fn kernels(arguments: &Arguments) -> Vec<Kernel> {
 }
 
 /// Every test of the workspace, on the running kernel. The soak is run beside the others, unless some are asked for by name.
-fn run_here(programs: &Programs, filter: &[String]) -> Result<Run> {
+fn run_here(programs: &Programs, mark: &Mark, filter: &[String]) -> Result<Run> {
     let release =
         fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's release")?;
     let kernel = release.trim().to_owned();
     println!("testing on this machine, kernel {kernel}");
     if !filter.is_empty() {
-        let (counts, trouble) = run_with_cargo(filter)?;
+        let (counts, trouble) = run_with_cargo(mark, filter)?;
         return Ok(Run { kernel, counts, trouble });
     }
     let program = programs.files.iter().find(|file| is_test(file, soak::PROGRAM));
-    let soak = Soak { program: program.context("there is no soak")?, directory: &programs.directory };
+    let soak = Soak { program: program.context("there is no soak")?, directory: &programs.directory, mark };
     let others = ["--skip".to_owned(), soak::TEST.to_owned()];
     let (others, soaked) = thread::scope(|scope| {
         let soaked = scope.spawn(|| soak.run());
-        (run_with_cargo(&others), soaked.join())
+        (run_with_cargo(mark, &others), soaked.join())
     });
     let (mut counts, trouble) = others?;
     let soaked = soaked.map_err(|_panic| anyhow::anyhow!("the soak could not be waited for"))??;
@@ -132,13 +136,14 @@ fn run_here(programs: &Programs, filter: &[String]) -> Result<Run> {
 }
 
 /// Has cargo run the tests, as far as there is no filter: the numbers, and what went wrong apart from failed tests.
-fn run_with_cargo(filter: &[String]) -> Result<(Counts, Option<String>)> {
+fn run_with_cargo(mark: &Mark, filter: &[String]) -> Result<(Counts, Option<String>)> {
     let mut command = workspace::cargo();
     // Tests mostly wait, for the kernel or for an answer that must not come.
     let threads = thread::available_parallelism().map_or(1, NonZero::get) * TESTS_PER_CPU;
     command.args(["test", "--workspace", "--no-fail-fast", "--"]);
     command.arg(format!("--test-threads={threads}")).args(filter);
-    let mut child = command
+    let mut child = mark
+        .on(&mut command)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -194,7 +199,7 @@ fn prepare(kernel: Kernel, programs: &Programs, arguments: &Arguments) -> Result
             programs: programs.files.iter().filter(is_run).cloned().collect(),
             filter: arguments.filter.clone(),
             used: vec![workspace::root(), programs.target_directory.clone()],
-            timeout: Duration::from_secs(arguments.timeout),
+            patience: Duration::from_secs(arguments.patience),
         },
     ))
 }
@@ -218,7 +223,8 @@ struct Batch {
     programs: Vec<PathBuf>,
     filter: Vec<String>,
     used: Vec<PathBuf>,
-    timeout: Duration,
+    /// How long its tests may say nothing.
+    patience: Duration,
 }
 
 /// A shell script that runs the test programs as `cargo test` would, one after the other.
@@ -242,12 +248,11 @@ fn script(directory: &Path, binaries: &[PathBuf], filter: &[String]) -> String {
     script
 }
 
-fn run_in_vm(image: &Image, batch: &Batch) -> Run {
+fn run_in_vm(image: &Image, batch: &Batch, deadline: Instant) -> Run {
     println!(
         "\ntesting in a virtual machine, kernel {}; of many cases alike, one in 24 or 96",
         image.release
     );
-    let deadline = Instant::now() + batch.timeout;
     let mut counts = Counts::default();
     let mut restarts = 0;
     let trouble = loop {
@@ -255,7 +260,10 @@ fn run_in_vm(image: &Image, batch: &Batch) -> Run {
         let job = Job {
             script: script(&batch.directory, left, &batch.filter),
             used: batch.used.iter().collect(),
-            timeout: deadline.saturating_duration_since(Instant::now()),
+            limits: Limits {
+                silence: Some(batch.patience),
+                end: deadline.saturating_duration_since(Instant::now()),
+            },
         };
         let outcome = vm::boot(image, &job, &mut |line| {
             println!("{line}");

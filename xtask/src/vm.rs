@@ -15,7 +15,7 @@ mod kernel_log;
 mod qemu;
 
 pub(crate) use image::Image;
-pub(crate) use qemu::StaleBreakpoint;
+pub(crate) use qemu::{Limits, StaleBreakpoint};
 
 use crate::{
     setup::{self, Group, Report},
@@ -72,7 +72,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let job = Job {
         script: arguments.command.join(" "),
         used: vec![workspace::root()],
-        timeout: Duration::from_secs(arguments.timeout),
+        limits: Limits { silence: None, end: Duration::from_secs(arguments.timeout) },
     };
     let status = boot(&image, &job, &mut |line| println!("{line}"))?;
     Ok(ExitCode::from(status))
@@ -84,8 +84,8 @@ pub(crate) struct Job<P> {
     pub script: String,
     /// Directories that the script must find, even where the guest would rather have its own.
     pub used: Vec<P>,
-    /// How long the machine may take.
-    pub timeout: Duration,
+    /// When the machine is stopped.
+    pub limits: Limits,
 }
 
 /// Boots a machine, hands on each line that the job prints, and returns the job's exit status.
@@ -96,5 +96,5 @@ pub(crate) fn boot<P: AsRef<Path>>(
 ) -> Result<u8> {
     let work = tempfile::Builder::new().prefix("portmap-vm-").tempdir()?;
     let initramfs = initramfs::build(image, job, work.path())?;
-    qemu::Machine::start(image, &initramfs, work.path())?.watch(job.timeout, each_line)
+    qemu::Machine::start(image, &initramfs, work.path())?.watch(job.limits, each_line)
 }

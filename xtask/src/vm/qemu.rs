@@ -53,6 +53,28 @@ impl fmt::Display for StaleBreakpoint {
 
 impl std::error::Error for StaleBreakpoint {}
 
+/// When a machine is stopped that has not come to its end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// How long its job may say nothing. A machine that goes on is not stopped, however busy the one is that emulates it.
+    pub silence: Option<Duration>,
+    /// How long it may take, whatever it says.
+    pub end: Duration,
+}
+
+impl Limits {
+    /// Why a machine is to be stopped that has run for so long and said nothing for so long.
+    fn exceeded(self, run: Duration, silent: Duration) -> Option<String> {
+        match self.silence {
+            _ if run >= self.end => Some(format!("after {} s: its job had not ended by then", run.as_secs())),
+            Some(limit) if silent >= limit => {
+                Some(format!("after {} s in which its job said nothing", silent.as_secs()))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// A running machine; it is stopped when dropped.
 pub(super) struct Machine {
     process: Child,
@@ -108,30 +130,30 @@ impl Machine {
     }
 
     /// Follows the machine to its end and returns the job's exit status.
-    pub(super) fn watch(mut self, timeout: Duration, each_line: &mut dyn FnMut(&str)) -> Result<u8> {
-        let deadline = Instant::now() + timeout;
+    pub(super) fn watch(mut self, limits: Limits, each_line: &mut dyn FnMut(&str)) -> Result<u8> {
+        let start = Instant::now();
+        let mut last_word = start;
         let status = loop {
             match self.lines.recv_timeout(TICK) {
-                Ok(line) => match line.split_once(&self.marker) {
-                    Some((before, status)) => {
-                        if !before.is_empty() {
-                            each_line(before);
+                Ok(line) => {
+                    last_word = Instant::now();
+                    match line.split_once(&self.marker) {
+                        Some((before, status)) => {
+                            if !before.is_empty() {
+                                each_line(before);
+                            }
+                            break status.trim().parse::<u8>().with_context(|| {
+                                format!("the guest's job ended with `{status}`: expected an exit status")
+                            })?;
                         }
-                        break status.trim().parse::<u8>().with_context(|| {
-                            format!("the guest's job ended with `{status}`: expected an exit status")
-                        })?;
+                        None => each_line(&line),
                     }
-                    None => each_line(&line),
-                },
+                }
                 Err(RecvTimeoutError::Timeout) => self.check_fault()?,
                 Err(RecvTimeoutError::Disconnected) => return Err(self.early_end()),
             }
-            if Instant::now() >= deadline {
-                bail!(
-                    "the guest with kernel {} was stopped after {} s: its job had not ended by then",
-                    self.release,
-                    timeout.as_secs()
-                );
+            if let Some(why) = limits.exceeded(start.elapsed(), last_word.elapsed()) {
+                bail!("the guest with kernel {} was stopped {why}", self.release);
             }
         };
         self.wait_for_end();
@@ -229,4 +251,21 @@ fn kvm_works(image: &Image) -> Result<bool> {
     let _ = trial.kill();
     trial.wait()?;
     Ok(status.is_some_and(|status| status.success()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_is_stopped_when_it_does_not_go_on() {
+        let limits = Limits { silence: Some(Duration::from_mins(1)), end: Duration::from_mins(10) };
+        let is_stopped =
+            |run, silent| limits.exceeded(Duration::from_secs(run), Duration::from_secs(silent)).is_some();
+        assert!(!is_stopped(599, 59));
+        assert!(is_stopped(60, 60), "it says nothing");
+        assert!(is_stopped(600, 0), "it says something without end");
+        let limits = Limits { silence: None, ..limits };
+        assert!(limits.exceeded(Duration::from_secs(599), Duration::from_secs(599)).is_none());
+    }
 }
