@@ -178,6 +178,25 @@ fn a_namespace_can_be_given_by_a_process() {
 }
 
 #[test]
+fn a_command_finds_what_has_ended_although_nobody_has_looked_yet() {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    for (name, port) in [("a", "31000"), ("b", "31001"), ("c", "31002")] {
+        sandbox.ok(&["add", name, "--ports", port]);
+    }
+    daemon.kill();
+    sandbox.sh(Place::Host, "ip netns del a; ip netns del b");
+    // Ready comes before it has checked what it found.
+    let mut daemon = sandbox.start_daemon(&DAEMON_FLAGS);
+    assert!(daemon.is_ready(), "{}", daemon.log());
+    assert_eq!(sandbox.json(&["add", "d", "--ports", "31000"])["state"], "ready");
+    assert!(sandbox.fails(&["show", "b"], 3).contains("no container is called"));
+    assert_eq!(sandbox.json(&["update", "c", "--ports", "31001"])["state"], "ready");
+    daemon.has_checked();
+    sandbox.ok(&["doctor"]);
+}
+
+#[test]
 fn what_a_killed_daemon_left_half_done_is_removed() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
