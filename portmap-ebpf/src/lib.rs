@@ -16,6 +16,7 @@ mod object;
 pub mod packet;
 pub mod rate;
 pub mod sample;
+pub mod segments;
 pub mod tables;
 pub mod verdict;
 

@@ -75,8 +75,13 @@ impl Address {
     const fn is_destination(self) -> bool {
         let is_multicast = self.high >> 56 == 0xff;
         let is_link_local = self.high >> 54 == 0xfe80 >> 6;
-        let is_mapped = self.high == 0 && self.low >> 32 == 0xffff;
-        !(self.is_zero() || is_multicast || is_link_local || is_mapped)
+        !(self.is_zero() || is_multicast || is_link_local || self.is_mapped())
+    }
+
+    /// Whether it is an IPv4 address in disguise.
+    #[inline(always)]
+    const fn is_mapped(self) -> bool {
+        self.high == 0 && self.low >> 32 == 0xffff
     }
 }
 
@@ -101,6 +106,11 @@ impl Version for V6 {
     #[inline(always)]
     fn is_loopback_only(address: Address) -> bool {
         Self::is_loopback(address)
+    }
+
+    #[inline(always)]
+    fn is_disguised(address: Address) -> bool {
+        address.is_mapped()
     }
 
     #[inline(always)]

@@ -31,10 +31,21 @@ pub(crate) struct Reading {
     pub(crate) destination: IpAddr,
     /// What the IP header says that follows it.
     pub(crate) protocol: Option<u8>,
+    /// What is behind that and all extensions.
+    pub(crate) transport: Option<Transport>,
     /// What there is if nothing is unreadable.
     pub(crate) content: Content,
     /// Set for a first fragment.
     pub(crate) first_of: Option<Datagram>,
+}
+
+/// What is behind the IP header and its extensions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Transport {
+    pub(crate) protocol: u8,
+    /// Where it starts in the frame.
+    pub(crate) at: usize,
+    pub(crate) is_fragment: bool,
 }
 
 /// What a packet carries.
@@ -94,6 +105,7 @@ pub(crate) fn read(case: &Case<'_>, world: &World, memory: &Memory, now: u64) ->
         source: NOTHING,
         destination: NOTHING,
         protocol: None,
+        transport: None,
         content: Content::None,
         first_of: None,
     };
@@ -124,7 +136,7 @@ pub(crate) fn read(case: &Case<'_>, world: &World, memory: &Memory, now: u64) ->
         Rest::V4 { protocol, .. } => protocol,
         Rest::V6 { next_header } => next_header,
     });
-    match read_content(case, &header, memory, now, &mut reading.first_of) {
+    match read_content(case, &header, memory, now, &mut reading) {
         Ok(content) => reading.content = content,
         Err(reason) => reading.unreadable_content = Some(reason),
     }
@@ -226,12 +238,13 @@ fn read_content(
     header: &Header<'_>,
     memory: &Memory,
     now: u64,
-    first_of: &mut Option<Datagram>,
+    reading: &mut Reading,
 ) -> Result<Content, Reason> {
     let (protocol, offset, piece) = match header.rest {
         Rest::V4 { length, protocol, piece } => (protocol, length, piece),
         Rest::V6 { next_header } => skip_extension_headers(next_header, header.packet, 40)?,
     };
+    reading.transport = Some(Transport { protocol, at: ETHERNET + offset, is_fragment: piece.is_some() });
     let is_ipv4 = header.source.is_ipv4();
     if let Some(piece) = piece {
         let datagram = Datagram {
@@ -249,7 +262,7 @@ fn read_content(
                 None => Err(Reason::Fragment),
             };
         }
-        *first_of = Some(datagram);
+        reading.first_of = Some(datagram);
     }
     let (message, at) = (&header.packet[offset..], ETHERNET + offset);
     if has_ports(protocol) {
