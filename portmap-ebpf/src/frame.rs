@@ -51,8 +51,9 @@ pub trait Frame {
     /// The tag (priority and VLAN) that the kernel has taken off the frame already, if there was one.
     fn vlan_tag(&self) -> Option<u16>;
 
-    /// Whether an interface's MTU allows the frame, or each of the segments that the kernel has yet to cut it into.
-    fn fits(&self, ifindex: u32) -> bool;
+    /// Whether an interface's MTU allows frames of `longest` bytes, Ethernet header included, and, as far as the kernel
+    /// knows, this frame or each of the segments that it has yet to cut it into.
+    fn fits(&self, ifindex: u32, longest: u32) -> bool;
 
     /// Bytes of payload in each of the segments that the kernel has yet to cut the frame into; 0 if it stays whole.
     fn segment(&self) -> u32;

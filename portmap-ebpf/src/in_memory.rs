@@ -87,8 +87,8 @@ impl Frame for InMemory<'_> {
         self.vlan_tag
     }
 
-    fn fits(&self, _ifindex: u32) -> bool {
-        self.longest.is_none_or(|longest| self.length() <= longest)
+    fn fits(&self, _ifindex: u32, longest: u32) -> bool {
+        self.longest.is_none_or(|carried| longest <= carried)
     }
 
     fn segment(&self) -> u32 {

@@ -17,6 +17,7 @@ pub mod packet;
 pub mod rate;
 pub mod reach;
 pub mod sample;
+pub mod segments;
 pub mod tables;
 pub mod verdict;
 

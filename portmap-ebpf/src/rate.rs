@@ -3,57 +3,16 @@
 //! Its own queue holds a container to the limit, without loss. But that queue is inside the container, whose root can do
 //! away with it; what then comes too fast is dropped here. The schedule is as generous as a queue can be late.
 
-use core::num::NonZero;
+use crate::tables::Tables;
 
-use crate::{
-    frame::Frame,
-    packet::{Content, Version, content::Kind},
-    tables::Tables,
-};
-
-/// Bytes of a UDP header.
-const UDP_HEADER: u32 = 8;
-/// `IPPROTO_TCP`.
-const TCP: u32 = 6;
-
-/// Whether the packet may pass. If so, it has used up its part of the limit.
+/// Whether a packet of so many bytes on the wire may pass. If so, it has used up its part of the limit.
 #[inline(always)]
-pub fn admits<V: Version>(
-    frame: &impl Frame,
-    tables: &impl Tables,
-    content: &Content<V>,
-    protocol: u32,
-    slot: u16,
-    is_local: bool,
-) -> bool {
+pub fn admits(tables: &impl Tables, bytes: u32, slot: u16, is_local: bool) -> bool {
     let Some(limit) = tables.limit(slot) else { return true };
     if limit.cost == 0 || (is_local && limit.counts_local == 0) {
         return true;
     }
-    let bytes = match NonZero::new(frame.segment()) {
-        Some(segment) if content.kind == Kind::Ports => on_wire::<V>(frame, protocol, segment),
-        _ => frame.length(),
-    };
     tables.schedule(slot, limit.time_of(bytes), tables.now(), limit.slack)
-}
-
-/// Bytes of all segments that a frame is to be cut into, each with headers of its own, as the kernel's queues count them
-/// (`qdisc_pkt_len_init`). Headers with options or extensions count as if they had none.
-#[inline(always)]
-fn on_wire<V: Version>(frame: &impl Frame, protocol: u32, segment: NonZero<u32>) -> u32 {
-    #[expect(clippy::cast_possible_truncation, reason = "it is a small constant")]
-    let in_front = V::PLAIN as u32;
-    let transport = if protocol == TCP { tcp_header(frame, V::PLAIN) } else { UDP_HEADER };
-    let headers = in_front + transport;
-    let payload = frame.length().saturating_sub(headers);
-    let segments = (payload + segment.get() - 1) / segment;
-    frame.length() + segments.saturating_sub(1) * headers
-}
-
-/// Bytes of the TCP header at `offset`: four times the upper half of its thirteenth byte.
-#[inline(always)]
-fn tcp_header(frame: &impl Frame, offset: usize) -> u32 {
-    frame.words(offset + 12).map_or(0, |[word]| (word >> 28) * 4)
 }
 
 #[cfg(test)]
@@ -69,10 +28,6 @@ mod tests {
     };
 
     use super::*;
-    use crate::{
-        InMemory,
-        packet::{V4, content::Ports},
-    };
 
     /// Tables with nothing but one limit and a clock.
     struct Clock {
@@ -137,26 +92,17 @@ mod tests {
         }
     }
 
-    fn passes(clock: &Clock, frame: &InMemory<'_>, is_local: bool) -> bool {
-        admits::<V4>(
-            frame,
-            clock,
-            &Content::new(Kind::Ports, Ports { source: 1, destination: 2 }, 0, 0),
-            TCP,
-            1,
-            is_local,
-        )
+    fn passes(clock: &Clock, is_local: bool) -> bool {
+        admits(clock, 1000, 1, is_local)
     }
 
     #[test]
     fn the_rate_holds_after_the_burst() {
         // A byte takes a microsecond, and ten thousand of them may come at once.
         let clock = clock(1_000_000, 10_000_000, true);
-        let bytes = [0; 1000];
-        let frame = InMemory { bytes: &bytes, ..InMemory::default() };
         let mut sent = 0;
         for _ in 0..1000 {
-            sent += u32::from(passes(&clock, &frame, false));
+            sent += u32::from(passes(&clock, false));
             clock.now.set(clock.now.get() + 100_000);
         }
         // In a tenth of a second, a hundred packets besides the eleven of the burst.
@@ -166,35 +112,17 @@ mod tests {
     #[test]
     fn an_idle_container_saves_nothing_up() {
         let clock = clock(1_000_000, 0, true);
-        let bytes = [0; 1000];
-        let frame = InMemory { bytes: &bytes, ..InMemory::default() };
         clock.now.set(clock.now.get() + 1_000_000_000);
-        assert!(passes(&clock, &frame, false));
-        assert!(!passes(&clock, &frame, false));
+        assert!(passes(&clock, false));
+        assert!(!passes(&clock, false));
     }
 
     #[test]
     fn local_packets_count_if_they_are_to() {
-        let bytes = [0; 1000];
-        let frame = InMemory { bytes: &bytes, ..InMemory::default() };
         for counts_local in [false, true] {
             let clock = clock(1_000_000, 0, counts_local);
-            assert!(passes(&clock, &frame, true));
-            assert_eq!(passes(&clock, &frame, true), !counts_local);
+            assert!(passes(&clock, true));
+            assert_eq!(passes(&clock, true), !counts_local);
         }
-    }
-
-    #[test]
-    fn every_segment_has_headers() {
-        let mut bytes = [0; 14 + 20 + 32 + 10_000];
-        // A TCP header of 32 bytes.
-        bytes[14 + 20 + 12] = 8 << 4;
-        let frame = InMemory { bytes: &bytes, ..InMemory::default() };
-        let on_wire =
-            |protocol, segment| on_wire::<V4>(&frame, protocol, NonZero::new(segment).expect("not zero"));
-        assert_eq!(on_wire(TCP, 1000), 10 * (14 + 20 + 32 + 1000));
-        assert_eq!(on_wire(TCP, 999), 11 * (14 + 20 + 32) + 10_000);
-        // A datagram: 24 bytes that were the TCP header's are payload.
-        assert_eq!(on_wire(17, 999), 11 * (14 + 20 + 8) + 10_024);
     }
 }

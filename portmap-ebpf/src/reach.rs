@@ -8,12 +8,13 @@ use portmap_common::{
 
 use crate::{
     frame::Frame,
-    packet::{Ip, Reading, Version, content::Kind},
+    packet::{
+        Ip, Reading, Version,
+        content::{Kind, TCP},
+    },
     tables::Tables,
 };
 
-/// `IPPROTO_TCP`.
-const TCP: u32 = 6;
 /// Where the word with the flags is in a TCP header, and where it ends.
 const TCP_FLAGS: usize = 12;
 const TCP_FLAGS_END: usize = 16;

@@ -115,6 +115,16 @@ fn carry_out(context: &TcContext, verdict: &Verdict, is_asked: bool) -> i32 {
             set_priority(context, priority);
         }
     };
+    // What a container sends into its host veth from a program of its own has kept whatever priority and mark that one has
+    // set. Neither may choose anything on the host or in another container.
+    if let Verdict::ToContainer { origin: Origin::Container(_), .. }
+    | Verdict::ToOutside { .. }
+    | Verdict::ToHost(_) = *verdict
+        && !is_asked
+    {
+        set_priority(0);
+        set_mark(context, 0);
+    }
     match *verdict {
         Verdict::Continue(_) | Verdict::Decided | Verdict::Own(_) => TC_ACT_UNSPEC,
         Verdict::InFlow(flow) => {

@@ -10,6 +10,9 @@ use aya_ebpf::{
 };
 use portmap_ebpf::{Frame, answer::ASKED_MARK, frame::Head};
 
+/// Bytes of an Ethernet header.
+const ETHERNET: u32 = 14;
+
 /// `PACKET_HOST` of `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
 
@@ -42,11 +45,17 @@ pub(super) fn is_asked(context: &TcContext) -> bool {
 /// it into, else such frames always fit.
 #[inline(always)]
 pub(super) fn fits(context: &TcContext, ifindex: u32, flags: u64) -> bool {
+    check_mtu(context, ifindex, flags).0 <= 0
+}
+
+/// The same as the kernel says it: 0 if it fits, negative without such an interface, by which nothing could leave anyway.
+/// And the MTU.
+#[inline(always)]
+fn check_mtu(context: &TcContext, ifindex: u32, flags: u64) -> (i64, u32) {
     let mut mtu = 0;
     // SAFETY: the context is valid, and the pointer is to a local, into which the kernel writes the MTU.
     let result = unsafe { bpf_check_mtu(context.as_ptr(), ifindex, &raw mut mtu, 0, flags) };
-    // Negative without such an interface, by which nothing could leave anyway.
-    result <= 0
+    (result, mtu)
 }
 
 /// Bytes in the linear part of a packet.
@@ -159,8 +168,9 @@ impl Frame for Skb<'_> {
     }
 
     #[inline(always)]
-    fn fits(&self, ifindex: u32) -> bool {
-        fits(self.context, ifindex, u64::from(BPF_MTU_CHK_SEGS))
+    fn fits(&self, ifindex: u32, longest: u32) -> bool {
+        let (result, mtu) = check_mtu(self.context, ifindex, u64::from(BPF_MTU_CHK_SEGS));
+        result < 0 || (result == 0 && longest <= mtu + ETHERNET)
     }
 
     #[inline(always)]

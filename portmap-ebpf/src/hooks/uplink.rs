@@ -40,8 +40,8 @@ impl Hook for Uplink {
             };
         }
         // A container accepts its own address as a source, because other containers have the same one; so nobody
-        // outside may claim it.
-        if ip.source == shared || V::is_loopback(ip.source) {
+        // outside may claim it; nor, by IPv6, any IPv4 address.
+        if ip.source == shared || V::is_loopback(ip.source) || V::is_disguised(ip.source) {
             return Ok(finish.finish(Verdict::Drop { slot: HOST_SLOT, reason: Reason::SourceAddress }));
         }
         let reading = D::read(frame, tables, &ip, HOST_SLOT).map_err(stop)?;

@@ -15,6 +15,7 @@ use crate::{
     frame::Frame,
     packet::{Depth, Ip, Version, content::Kind, ethernet},
     rate, reach,
+    segments::OnWire,
     tables::Tables,
     verdict::{Origin, Renumber, Verdict},
 };
@@ -48,6 +49,7 @@ impl Hook for Veth {
             return Err(stop(Reason::SourceAddress));
         }
         let reading = D::read(frame, tables, &ip, slot).map_err(stop)?;
+        let on_wire = OnWire::of(frame, &reading).map_err(stop)?;
         let ip = D::again(frame, ip).ok_or(Reason::Malformed).map_err(stop)?;
         let is_own = |port| tables.port(port).ifindex == frame.ifindex();
         let content = &reading.content;
@@ -72,10 +74,10 @@ impl Hook for Veth {
         if !stays(&ip, shared) {
             let next_hop = V::next_hop(ip.destination, config).map_err(stop)?;
             // A redirect passes by the checks of the kernel's own way out, and not every device has one of its own.
-            if !frame.fits(config.uplink_ifindex) {
+            if !frame.fits(config.uplink_ifindex, on_wire.longest) {
                 return Err(stop(Reason::TooBig));
             }
-            if !rate::admits(frame, tables, content, ip.protocol, slot, false) {
+            if !rate::admits(tables, on_wire.bytes, slot, false) {
                 return Err(stop(Reason::Rate));
             }
             // A later fragment of an echo request has no identifier that could be changed; the first one's is.
@@ -101,7 +103,7 @@ impl Hook for Veth {
         if owner.is_host() {
             reach::check(frame, tables, &ip, &reading, slot).map_err(stop)?;
         }
-        if !rate::admits(frame, tables, content, ip.protocol, slot, true) {
+        if !rate::admits(tables, on_wire.bytes, slot, true) {
             return Err(stop(Reason::Rate));
         }
         reading.remember(tables, &ip, slot);

@@ -5,10 +5,10 @@ use portmap_common::{memory::FRAGMENT_LIFETIME, memory::Fragment, reason::Reason
 use super::ip::{Ip, Message, Place, Version};
 use crate::{frame::Frame, tables::Tables};
 
-const TCP: u32 = 6;
-const UDP: u32 = 17;
+pub(crate) const TCP: u32 = 6;
+pub(crate) const UDP: u32 = 17;
 const DCCP: u32 = 33;
-const SCTP: u32 = 132;
+pub(crate) const SCTP: u32 = 132;
 const UDP_LITE: u32 = 136;
 
 /// Bytes of a transport header that must be there: the whole of UDP's, which is the shortest, and what the first
@@ -103,12 +103,18 @@ impl<V: Version> Content<V> {
     }
 }
 
-/// What a packet carries, and what later fragments of it will need to know.
+/// What a packet carries, where, and what later fragments of it will need to know.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading<V: Version> {
     /// What it carries.
     pub content: Content<V>,
-    /// Whether it is the first fragment of a datagram.
+    /// Protocol of the transport; for IPv6 the one behind the extensions.
+    pub protocol: u32,
+    /// Where that starts in the frame.
+    pub transport: usize,
+    /// Whether it is a fragment of a datagram, the first or a later one.
+    pub is_fragment: bool,
+    /// Whether it is the first one.
     is_first: bool,
     /// That datagram's identification; 0 if it is none.
     datagram: u32,
@@ -119,6 +125,12 @@ pub struct Reading<V: Version> {
 }
 
 impl<V: Version> Reading<V> {
+    /// What a whole packet with this transport carries.
+    #[cfg(test)]
+    pub(crate) fn whole(content: Content<V>, protocol: u32, transport: usize) -> Self {
+        Self { content, protocol, transport, is_fragment: false, is_first: false, datagram: 0 }
+    }
+
     /// Writes down what the first fragment of a datagram carried. To be done for those that may pass.
     #[inline(always)]
     pub fn remember(&self, tables: &impl Tables, ip: &Ip<V>, scope: u16) {
@@ -191,10 +203,11 @@ impl Depth for Plain {
         let word = V::first_word(frame).ok_or(Reason::Malformed)?;
         Ok(Reading {
             content: Content::of_ports(ports_of(word)),
-            is_first: false,
-            datagram: 0,
             protocol: ip.protocol,
             transport: V::PLAIN,
+            is_fragment: false,
+            is_first: false,
+            datagram: 0,
         })
     }
 
@@ -234,9 +247,17 @@ fn read<V: Version>(
     scope: u16,
 ) -> Result<Reading<V>, Reason> {
     let place = V::place(frame, ip)?;
+    let (protocol, transport) = (place.protocol, place.offset);
     if place.is_later() {
         let content = recall(tables, ip, place.datagram, scope).ok_or(Reason::Fragment)?;
-        return Ok(Reading { content, is_first: false, datagram: 0, protocol: 0, transport: 0 });
+        return Ok(Reading {
+            content,
+            protocol: 0,
+            transport: 0,
+            is_fragment: true,
+            is_first: false,
+            datagram: 0,
+        });
     }
     let content = if has_ports(place.protocol) {
         Content::of_ports(ports(frame, ip, place.offset).ok_or(Reason::Malformed)?)
@@ -245,13 +266,8 @@ fn read<V: Version>(
     } else {
         return Err(Reason::Protocol);
     };
-    Ok(Reading {
-        content,
-        is_first: place.is_first(),
-        datagram: place.datagram,
-        protocol: place.protocol,
-        transport: place.offset,
-    })
+    let is_first = place.is_first();
+    Ok(Reading { content, protocol, transport, is_fragment: is_first, is_first, datagram: place.datagram })
 }
 
 /// Whether a protocol's header starts with ports.

@@ -36,6 +36,10 @@ pub trait Version: Copy + Debug {
     /// Whether an address leads to the daemon's listener, if that is there and for nobody but the host.
     fn is_listener(address: Self::Address, listener: &Listener) -> bool;
 
+    /// Whether an address is an IPv4 address in disguise (`::ffff:0:0/96`), which no packet has reason to carry: a socket
+    /// of both versions takes it for that IPv4 address.
+    fn is_disguised(address: Self::Address) -> bool;
+
     /// The address as 16 bytes, an IPv4 address as `::ffff:a.b.c.d`.
     fn mapped(address: Self::Address) -> Address6;
 

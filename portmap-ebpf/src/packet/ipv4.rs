@@ -64,6 +64,11 @@ impl Version for V4 {
     }
 
     #[inline(always)]
+    fn is_disguised(_address: u32) -> bool {
+        false
+    }
+
+    #[inline(always)]
     fn mapped(address: u32) -> Address6 {
         let mapped = 0xffff << 32 | u128::from(address);
         Address6 { bytes: mapped.to_be_bytes() }

@@ -75,8 +75,13 @@ impl Address {
     const fn is_destination(self) -> bool {
         let is_multicast = self.high >> 56 == 0xff;
         let is_link_local = self.high >> 54 == 0xfe80 >> 6;
-        let is_mapped = self.high == 0 && self.low >> 32 == 0xffff;
-        !(self.is_zero() || is_multicast || is_link_local || is_mapped)
+        !(self.is_zero() || is_multicast || is_link_local || self.is_mapped())
+    }
+
+    /// Whether it is an IPv4 address in disguise.
+    #[inline(always)]
+    const fn is_mapped(self) -> bool {
+        self.high == 0 && self.low >> 32 == 0xffff
     }
 }
 
@@ -107,6 +112,11 @@ impl Version for V6 {
     fn is_listener(address: Address, listener: &Listener) -> bool {
         let (mask, wanted) = (Address::from_bytes(listener.mask6), Address::from_bytes(listener.address6));
         Address { high: address.high & mask.high, low: address.low & mask.low } == wanted
+    }
+
+    #[inline(always)]
+    fn is_disguised(address: Address) -> bool {
+        address.is_mapped()
     }
 
     #[inline(always)]

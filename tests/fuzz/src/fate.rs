@@ -192,7 +192,8 @@ impl<'a> Judge<'a> {
         if packet.destination != shared {
             return None;
         }
-        if packet.source == shared || is_loopback(packet.source) {
+        let is_disguised = packet.is_v6 && packet.source.starts_with(&mapped([0; 4])[..12]);
+        if packet.source == shared || is_loopback(packet.source) || is_disguised {
             return Some(Fate::Dropped(HOST_SLOT));
         }
         let place = |at: usize| Packet::START + at;

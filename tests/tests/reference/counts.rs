@@ -6,7 +6,7 @@ use portmap_common::{
     reason::{HostHook, Reason},
     slot::HOST_SLOT,
 };
-use portmap_ebpf::{Verdict, verdict::Origin};
+use portmap_ebpf::{Verdict, hooks::DECIDED_MARK, verdict::Origin};
 use portmap_tests::random::Random;
 
 use crate::{
@@ -40,13 +40,18 @@ pub(crate) fn check(kernel: &mut Kernel, random: &mut Random, forms: &[Form]) {
         let mut case = Case::new(hook, &frame);
         case.priority = random::priority(random);
         if matches!(hook, Hook::Veth(_)) && random.once_in(2) {
-            // A test run does not tell the kernel of which transport they are, so for it segments of any size fit.
             case.segment = random.pick(&[1, 7, 536, 1448]);
         }
-        if let Some((_, priority)) = kernel.deliver(&case) {
+        if matches!(hook, Hook::Veth(_)) {
+            case.mark = random.pick(&[0, 7]);
+        }
+        if let Some((priority, mark)) = kernel.deliver(&case) {
             let verdict = judge.ask(&form.name, &case);
             let left = priority_after(&world, &case, verdict);
             assert_eq!(priority, left, "priority of {}\n{case:?}\n{verdict:?}", form.name);
+            if let Some(left) = mark_after(verdict) {
+                assert_eq!(mark, left, "mark of {}\n{case:?}\n{verdict:?}", form.name);
+            }
             count(hook, verdict, &mut expected);
             frames.push((hook, frame));
         }
@@ -65,6 +70,15 @@ pub(crate) fn check(kernel: &mut Kernel, random: &mut Random, forms: &[Form]) {
     judge.forget_in(kernel);
 }
 
+/// The mark with which a container's packet goes on; none if it is not said.
+const fn mark_after(verdict: Verdict) -> Option<u32> {
+    match verdict {
+        Verdict::ToOutside { .. } | Verdict::ToContainer { origin: Origin::Container(_), .. } => Some(0),
+        Verdict::ToHost(_) => Some(DECIDED_MARK),
+        _ => None,
+    }
+}
+
 /// The priority with which a packet goes on.
 fn priority_after(world: &World, case: &Case<'_>, verdict: Verdict) -> u32 {
     const OF_UPLINK: u32 = 0x504d_0000;
@@ -74,8 +88,15 @@ fn priority_after(world: &World, case: &Case<'_>, verdict: Verdict) -> u32 {
         Verdict::ToOutside { slot, .. } if world.config.uplink_flows != 0 => OF_UPLINK + 2 + u32::from(slot),
         Verdict::ToContainer { origin, owner, .. } => {
             let flag = if origin == Origin::Outside { 1 } else { 2 };
-            if owner.flags & flag != 0 { 0x1_0001 } else { case.priority }
+            if owner.flags & flag != 0 {
+                0x1_0001
+            } else if matches!(origin, Origin::Container(_)) {
+                0
+            } else {
+                case.priority
+            }
         }
+        Verdict::ToOutside { .. } | Verdict::ToHost(_) => 0,
         Verdict::ToEth0(_) => 0x1_0002,
         _ => case.priority,
     }

@@ -153,11 +153,11 @@ impl Kernel {
         Some(answer::decode(words).expect("the program has answered"))
     }
 
-    /// Gives a frame to the program at a hook: what it returns, and which priority it leaves.
-    pub(crate) fn deliver(&self, case: &Case<'_>) -> Option<(i32, u32)> {
+    /// Gives a frame to the program at a hook: which priority and which mark it leaves.
+    pub(crate) fn deliver(&self, case: &Case<'_>) -> Option<(u32, u32)> {
         is_possible(case).then(|| {
-            let (code, after) = self.run(case, case.mark);
-            (code, after[PRIORITY])
+            let (_, after) = self.run(case, case.mark);
+            (after[PRIORITY], after[MARK])
         })
     }
 

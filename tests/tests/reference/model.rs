@@ -24,6 +24,9 @@ use crate::{
 
 /// `IPPROTO_TCP`.
 pub(crate) const TCP: u8 = 6;
+/// `IPPROTO_SCTP`, which alone has chains of packets in place of segments, told by this size.
+const SCTP: u8 = 132;
+const CHAIN: u32 = 0xffff;
 
 /// All that a row may look at.
 pub(crate) struct Situation<'a> {
@@ -72,8 +75,9 @@ const UPLINK: &[Row] = &[
     row("not to the shared address", |s| {
         (!s.world.is_shared(s.packet.destination)).then_some(Verdict::Continue(Reason::OtherAddress))
     }),
-    row("from the shared or a loopback address", |s| {
-        s.world.is_local(s.packet.source).then(|| drop_from_outside(Reason::SourceAddress))
+    row("from the shared or a loopback address, or by IPv6 from an IPv4 address", |s| {
+        let is_disguised = matches!(s.packet.source, IpAddr::V6(source) if source.to_ipv4_mapped().is_some());
+        (s.world.is_local(s.packet.source) || is_disguised).then(|| drop_from_outside(Reason::SourceAddress))
     }),
     row("unreadable (5, 6)", |s| s.packet.unreadable_content.map(Verdict::Continue)),
     row("the destination port is the host's", |s| {
@@ -137,6 +141,9 @@ const VETH: &[Row] = &[
         (!allowed).then(|| s.drop(Reason::SourceAddress))
     }),
     row("unreadable (5, 6)", |s| s.packet.unreadable_content.map(|reason| s.drop(reason))),
+    row("to be cut, and it cannot be, or into too many segments", |s| {
+        s.uncuttable().map(|reason| s.drop(reason))
+    }),
     row("the source port is not the sender's", |s| {
         let Content::Ports { source, .. } = s.packet.content else { return None };
         (!s.is_senders(source)).then(|| s.drop(Reason::SourcePort))
@@ -179,7 +186,7 @@ const VETH: &[Row] = &[
         (s.is_to_local() && s.is_by_loopback() && is_private).then(|| s.drop(Reason::Loopback))
     }),
     row("local, TCP, and the destination port is the daemon's listener", |s| {
-        let (Content::Ports { destination, .. }, TCP) = (s.packet.content, s.packet.transport?.protocol)
+        let (Content::Ports { destination, .. }, TCP) = (s.packet.content, s.packet.ports_header?.protocol)
         else {
             return None;
         };
@@ -213,9 +220,7 @@ const VETH: &[Row] = &[
     row("beyond the uplink's network, and the host has no gateway", |s| {
         s.next_hop().is_none().then(|| s.drop(Reason::NoRoute))
     }),
-    row("larger than the uplink's MTU allows", |s| {
-        (s.case.frame.len() > LONGEST as usize).then(|| s.drop(Reason::TooBig))
-    }),
+    row("larger than the uplink's MTU allows", |s| s.is_too_big().then(|| s.drop(Reason::TooBig))),
     row("more than the container's limit", |s| s.exceeds_limit().then(|| s.drop(Reason::Rate))),
     row("an echo request, and all identifiers that could be used are taken", |s| {
         // A later fragment has no identifier that could be taken.
@@ -380,24 +385,58 @@ impl Situation<'_> {
         if is_at_veth && is_let_through && self.is_limited() { self.bytes_on_wire() } else { 0 }
     }
 
-    /// All segments with their headers, which are taken to be as short as they can be.
-    fn bytes_on_wire(&self) -> u64 {
-        let frame = self.case.frame;
-        let length = frame.len() as u64;
-        let segment = u64::from(self.case.segment);
-        if segment == 0 || !matches!(self.packet.content, Content::Ports { .. }) {
-            return length;
+    /// Why a frame cannot be cut, if it is to be.
+    fn uncuttable(&self) -> Option<Reason> {
+        let segment = self.case.segment;
+        let transport = self.packet.transport?;
+        if segment == 0 || (transport.protocol == SCTP && segment == CHAIN && !transport.is_fragment) {
+            return None;
         }
-        let ip = if self.packet.source.is_ipv4() { 20 } else { 40 };
-        let transport = if self.packet.protocol == Some(TCP) {
+        if transport.is_fragment || segment == CHAIN || self.headers().is_none() {
+            return Some(Reason::Malformed);
+        }
+        (self.segments()? > 1000).then_some(Reason::TooBig)
+    }
+
+    /// Bytes of the headers that each segment has; none if it is neither TCP nor UDP, or is to stay whole.
+    fn headers(&self) -> Option<usize> {
+        const UDP: u8 = 17;
+        let transport = self.packet.transport?;
+        let bytes = match transport.protocol {
             // Where the length of a TCP header is, in words of four bytes. It is read as a word of the frame.
-            frame.get(14 + ip + 12..14 + ip + 16).map_or(0, |word| usize::from(word[0] >> 4) * 4)
-        } else {
-            8
+            TCP => usize::from(self.case.frame.get(transport.at + 12..transport.at + 16)?[0] >> 4) * 4,
+            UDP => 8,
+            _ => return None,
         };
-        let headers = (14 + ip + transport) as u64;
-        let segments = length.saturating_sub(headers).div_ceil(segment);
-        length + headers * segments.saturating_sub(1)
+        let is_whole = transport.protocol == UDP || bytes >= 20;
+        (self.case.segment != 0 && is_whole).then_some(transport.at + bytes)
+    }
+
+    /// How many segments there are.
+    fn segments(&self) -> Option<usize> {
+        let payload = self.case.frame.len().saturating_sub(self.headers()?);
+        Some(payload.div_ceil(usize::try_from(self.case.segment).ok()?))
+    }
+
+    /// All segments with their headers.
+    fn bytes_on_wire(&self) -> u64 {
+        let more = self
+            .headers()
+            .zip(self.segments())
+            .map_or(0, |(headers, segments)| headers * segments.saturating_sub(1));
+        (self.case.frame.len() + more) as u64
+    }
+
+    /// Whether the frame, or a segment of it, is larger than the uplink carries.
+    fn is_too_big(&self) -> bool {
+        let length = self.case.frame.len();
+        let longest = match self.headers() {
+            Some(headers) => length.min(headers + self.case.segment as usize),
+            // The kernel knows how long the packets of a chain are; here, they fit.
+            None if self.case.segment != 0 => 0,
+            None => length,
+        };
+        longest > LONGEST as usize
     }
 
     fn is_to_local(&self) -> bool {
@@ -411,14 +450,14 @@ impl Situation<'_> {
 
     /// The key of what passes between a container's port and one of the host's.
     pub(crate) fn host_flow(&self, slot: u16, container_port: u16, host_port: u16) -> Option<HostFlowKey> {
-        let protocol = self.packet.transport?.protocol.into();
+        let protocol = self.packet.ports_header?.protocol.into();
         let version = if self.packet.source.is_ipv4() { 4 } else { 6 };
         Some(HostFlowKey { slot, container_port, host_port, protocol, version })
     }
 
     /// Whether a packet for the host's port belongs to what the host has begun; none of a later fragment.
     fn answers_the_host(&self) -> Option<bool> {
-        let (transport, content) = (self.packet.transport?, self.packet.content);
+        let (transport, content) = (self.packet.ports_header?, self.packet.content);
         if transport.protocol == TCP {
             return Some(transport.flags.is_some_and(|(syn, ack)| !syn || ack));
         }

@@ -31,20 +31,31 @@ pub(crate) struct Reading {
     pub(crate) destination: IpAddr,
     /// What the IP header says that follows it.
     pub(crate) protocol: Option<u8>,
+    /// What is behind that and all extensions.
+    pub(crate) transport: Option<Transport>,
     /// What there is if nothing is unreadable.
     pub(crate) content: Content,
     /// The transport header with ports, if it is in this packet.
-    pub(crate) transport: Option<Transport>,
+    pub(crate) ports_header: Option<PortsHeader>,
     /// Set for a first fragment.
     pub(crate) first_of: Option<Datagram>,
 }
 
 /// A transport header with ports.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Transport {
+pub(crate) struct PortsHeader {
     pub(crate) protocol: u8,
     /// SYN and ACK of TCP, if they and the two bytes behind them are there.
     pub(crate) flags: Option<(bool, bool)>,
+}
+
+/// What is behind the IP header and its extensions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Transport {
+    pub(crate) protocol: u8,
+    /// Where it starts in the frame.
+    pub(crate) at: usize,
+    pub(crate) is_fragment: bool,
 }
 
 /// What a packet carries.
@@ -104,8 +115,9 @@ pub(crate) fn read(case: &Case<'_>, world: &World, memory: &Memory, now: u64) ->
         source: NOTHING,
         destination: NOTHING,
         protocol: None,
-        content: Content::None,
         transport: None,
+        content: Content::None,
+        ports_header: None,
         first_of: None,
     };
     let is_ipv6 = match read_ethernet(case, &mut reading) {
@@ -135,8 +147,7 @@ pub(crate) fn read(case: &Case<'_>, world: &World, memory: &Memory, now: u64) ->
         Rest::V4 { protocol, .. } => protocol,
         Rest::V6 { next_header } => next_header,
     });
-    let Reading { first_of, transport, .. } = &mut reading;
-    match read_content(case, &header, memory, now, (first_of, transport)) {
+    match read_content(case, &header, memory, now, &mut reading) {
         Ok(content) => reading.content = content,
         Err(reason) => reading.unreadable_content = Some(reason),
     }
@@ -238,12 +249,13 @@ fn read_content(
     header: &Header<'_>,
     memory: &Memory,
     now: u64,
-    (first_of, transport): (&mut Option<Datagram>, &mut Option<Transport>),
+    reading: &mut Reading,
 ) -> Result<Content, Reason> {
     let (protocol, offset, piece) = match header.rest {
         Rest::V4 { length, protocol, piece } => (protocol, length, piece),
         Rest::V6 { next_header } => skip_extension_headers(next_header, header.packet, 40)?,
     };
+    reading.transport = Some(Transport { protocol, at: ETHERNET + offset, is_fragment: piece.is_some() });
     let is_ipv4 = header.source.is_ipv4();
     if let Some(piece) = piece {
         let datagram = Datagram {
@@ -261,14 +273,14 @@ fn read_content(
                 None => Err(Reason::Fragment),
             };
         }
-        *first_of = Some(datagram);
+        reading.first_of = Some(datagram);
     }
     let (message, at) = (&header.packet[offset..], ETHERNET + offset);
     if has_ports(protocol) {
         // All of them have the ports where UDP has them.
         let ports = UdpHeaderSlice::from_slice(message).map_err(|_short| Reason::Malformed)?;
         let flags = message.get(..16).map(|header| (header[13] & 0x02 != 0, header[13] & 0x10 != 0));
-        *transport = Some(Transport { protocol, flags });
+        reading.ports_header = Some(PortsHeader { protocol, flags });
         return Ok(Content::Ports { source: ports.source_port(), destination: ports.destination_port() });
     }
     if protocol != icmp(is_ipv4) {
