@@ -99,7 +99,10 @@ impl Daemon {
 
     /// Kills it.
     pub fn kill(mut self) {
-        self.signal("KILL");
+        // It may have been killed at a step that it takes by itself.
+        if matches!(self.process.try_wait(), Ok(None)) {
+            self.signal("KILL");
+        }
         let _ = self.process.wait();
     }
 

@@ -108,9 +108,9 @@ impl<V: Version> Content<V> {
 pub struct Reading<V: Version> {
     /// What it carries.
     pub content: Content<V>,
-    /// Protocol of the transport; for IPv6 the one behind the extensions.
+    /// The protocol of the transport header that is in the packet, behind all extensions; 0 in a later fragment, which has none.
     pub protocol: u32,
-    /// Where that starts in the frame.
+    /// Where that header starts in the frame.
     pub transport: usize,
     /// Whether it is a fragment of a datagram, the first or a later one.
     pub is_fragment: bool,
@@ -118,10 +118,6 @@ pub struct Reading<V: Version> {
     is_first: bool,
     /// That datagram's identification; 0 if it is none.
     datagram: u32,
-    /// The protocol of the transport header that is in the packet; 0 in a later fragment, which has none.
-    pub protocol: u32,
-    /// Where that header starts in the frame.
-    pub transport: usize,
 }
 
 impl<V: Version> Reading<V> {
