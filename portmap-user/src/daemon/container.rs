@@ -286,7 +286,7 @@ pub(super) fn dismantle(mechanism: Mechanism, pins: &Pins, record: &ContainerRec
     match open_same(record) {
         Ok(Some(_)) if record.owns_netns => failures.note(namespace::remove(&record.name)),
         Ok(Some(namespace)) => {
-            forget_inside(record, namespace.run(|| inside::restore(mechanism, pins, record)))
+            forget_inside(record, namespace.run(|| inside::restore(mechanism, pins, record)));
         }
         Ok(None) if record.owns_netns => failures.note(namespace::remove_rest(&record.name)),
         Ok(None) => {}
