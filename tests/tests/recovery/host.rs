@@ -127,10 +127,13 @@ fn an_uplink_without_a_carrier_is_waited_for() {
     let before = sandbox.inventory();
     sandbox.sh(Place::Outside, "ip link set eth0 down");
     wait::until("no carrier", || sandbox.sh(Place::Host, "ip link show uplink").contains("NO-CARRIER"));
-    // What stays on the host works on, and nothing is wrong with portmap.
+    // What stays on the host works on; only the uplink itself is wrong.
     let answer = ask(&sandbox, Place::Host, Transport::Udp, (HOST, 31000)).expect("an answer");
     assert_eq!(answer.from, "a");
-    sandbox.ok(&["doctor"]);
+    let doctor = sandbox.portmap(&["doctor"]);
+    let found = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert_eq!(doctor.status.code(), Some(7), "{found}");
+    assert!(found.matches("PROBLEM").count() == 1 && found.contains("uplink has no carrier"), "{found}");
     let sent = *b"sent without a carrier";
     client.write_all(&sent).expect("it waits");
     // Outside loses its IPv6 addresses with it.
