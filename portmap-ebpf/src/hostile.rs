@@ -68,6 +68,12 @@ mod programs {
     #[map(name = "hostile_words")]
     static WORDS: Array<u32> = Array::with_max_entries(256, 0);
 
+    /// Number of marks, the first of which is none.
+    const MARKS: u32 = 4;
+    /// Where the packets are counted that [`operators_witness`] has seen with one of the
+    /// marks.
+    const MARKED: u32 = 240;
+
     fn word(index: u32) -> u32 {
         WORDS.get(index).copied().unwrap_or_default()
     }
@@ -144,6 +150,24 @@ mod programs {
         // SAFETY: a helper that takes two integers.
         let code = unsafe { bpf_redirect_peer(ETH0, 0) };
         code as i32
+    }
+
+    /// No attacker's, but what an operator has at the uplink: counts the packets that leave with a
+    /// mark of the attacker's.
+    #[classifier]
+    fn operators_witness(context: TcContext) -> i32 {
+        let skb = context.as_ptr().cast::<__sk_buff>();
+        // SAFETY: the kernel passes a valid context that lives as long as the program runs.
+        let mark = unsafe { (*skb).mark };
+        // The kernel's own reports on multicast groups have something else in that place.
+        let is_theirs = mark != 0 && (1..MARKS).any(|index| word(index) == mark);
+        if is_theirs
+            && let Some(marked) = WORDS.get_ptr_mut(MARKED)
+        {
+            // SAFETY: the pointer is to an entry of the map; one that is lost beside another does not matter.
+            unsafe { *marked += 1 };
+        }
+        TC_ACT_UNSPEC
     }
 }
 

@@ -20,23 +20,21 @@ use portmap_tests::{
 
 use crate::{
     frames::{self, FIRST_PORT, Frame, OWN, Size},
-    reading::{ETHERNET, TCP},
+    reading::{self, Datagram, ETHERNET, Part, TCP},
     sockets::{Socket, VIRTIO},
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("BPF_OBJECTS"), "/portmap-hostile"));
 
-/// Marks: those that mean something to portmap's programs, and one that does to the operator.
-const MARKS: [u32; 4] = [0, 0x504d_3f3f, DECIDED, OPERATORS];
-/// Tells the program at the host's loopback device that all is decided.
-const DECIDED: u32 = 0x504d_4c4f;
-/// What the operator's filters at the uplink look for.
-pub(crate) const OPERATORS: u32 = 7;
+/// Marks: that of a program that is only asked, that of what is decided already, and one that means nothing.
+const MARKS: [u32; 4] = [0, 0x504d_3f3f, 0x504d_4c4f, 7];
 /// Priorities: a class of the operator's, and all classes' own number, which leads past them.
 const PRIORITIES: [u32; 4] = [0, 0x1_0020, 0x1_0000, 7];
 /// Where they and a tunnel's headers are among the words of the attacker's programs.
 const PRIORITIES_AT: u32 = 16;
 const TUNNEL_AT: u32 = 200;
+/// Where those programs count what leaves with a mark.
+const MARKED_AT: u32 = 240;
 /// Orders for those programs, see `portmap-ebpf/src/hostile.rs`.
 const ORDER: u8 = 0x06;
 const TO_PEER: u8 = 0;
@@ -102,6 +100,8 @@ pub(crate) struct Shot {
     pub(crate) priority: u32,
     /// Bytes of segments that a socket asks for.
     segment: u16,
+    /// The datagram of which it is the first fragment, if it has a port of the container's.
+    pub(crate) begins: Option<Datagram>,
     /// How often it is to be counted: at least, and at most if that is known.
     pub(crate) least: u64,
     pub(crate) most: Option<u64>,
@@ -115,9 +115,9 @@ impl Shot {
         index: u16,
         number: u32,
         ephemeral: (u16, u16),
-        mostly_large: bool,
+        has_limit: bool,
     ) -> Self {
-        let is_cut = entry.has_virtio() && !random.once_in(if mostly_large { 10 } else { 2 });
+        let is_cut = entry.has_virtio() && !random.once_in(if has_limit { 10 } else { 2 });
         let size = if is_cut && !random.once_in(4) { Size::Large } else { Size::Small };
         let frame = frames::any(random, size, index, number, ephemeral);
         let is_short = frame.bytes.len() < ETHERNET + 10;
@@ -129,6 +129,7 @@ impl Shot {
             mark: random.pick(&MARKS),
             priority: random.pick(&PRIORITIES),
             segment: if random.once_in(2) { random.pick(&[1, 8, 100, 1000, 1472]) } else { 0 },
+            begins: begun(&frame, ephemeral),
             frame: frame.bytes.clone(),
             least: 0,
             most: None,
@@ -138,7 +139,7 @@ impl Shot {
             Entry::Packet { .. } | Entry::Virtio { .. } if fits && !is_short => (shot.least, shot.most) = (1, Some(1)),
             Entry::Program | Entry::Pair => {
                 let way = random.pick(&[TO_PEER, TO_PEER, TO_PEER, TO_PEER, TO_ETH0, CLONE, 3]);
-                shot.order(random, &frame, way);
+                shot.order(random, &frame, way, has_limit);
                 let is_sure = !is_short && (entry == Entry::Program || !is_cut);
                 match way {
                     TO_PEER if is_sure => (shot.least, shot.most) = (1, Some(1)),
@@ -153,7 +154,7 @@ impl Shot {
 
     /// A frame without fault by the same way.
     pub(crate) fn honest(entry: Entry, number: u32) -> Self {
-        let mut frame = frames::honest(FIRST_PORT - 1, number);
+        let mut frame = frames::honest(number);
         let entry = if matches!(entry, Entry::Program | Entry::Pair) {
             frame[..6].copy_from_slice(&[ORDER, TO_PEER, 0, 0, 0, PRIORITIES_AT.to_le_bytes()[0]]);
             entry
@@ -169,13 +170,14 @@ impl Shot {
             mark: 0,
             priority: 0,
             segment: 0,
+            begins: None,
             least: 1,
             most: Some(1),
         }
     }
 
     /// Has a program do something to it.
-    fn order(&mut self, random: &mut Random, frame: &Frame, way: u8) {
+    fn order(&mut self, random: &mut Random, frame: &Frame, way: u8, has_limit: bool) {
         let (mut what, mut amount) = (way, 0);
         let decoy = decoy(frame.is_ipv6);
         match random.below(10) {
@@ -193,7 +195,8 @@ impl Shot {
                     self.frame = sent;
                 }
             }
-            3 if !frame.is_ipv6 => what = way | WRAP | random.pick(&[0, FIXED]),
+            // What a tunnel has inside is not charged, as docs/security.md says.
+            3 if !frame.is_ipv6 && !has_limit => what = way | WRAP | random.pick(&[0, FIXED]),
             4 => (what, amount) = (way | TAG, random.byte()),
             _ => {}
         }
@@ -227,6 +230,15 @@ impl fmt::Display for Shot {
             if frame.len() > SHOWN { "…" } else { "" },
         )
     }
+}
+
+/// The datagram of which a frame is the first fragment, if it has a port of the container's.
+fn begun(frame: &Frame, ephemeral: (u16, u16)) -> Option<Datagram> {
+    let rest = frame.bytes.get(ETHERNET..)?;
+    let packet = reading::packet(rest, frame.is_ipv6, false).ok()?;
+    let is_own = |port: u16| OWN.contains(&port) || (ephemeral.0..=ephemeral.1).contains(&port);
+    let may_pass = !packet.has_ports() || packet.ports().is_some_and(|(from, _)| is_own(from));
+    (packet.part == Part::First && may_pass).then(|| packet.datagram())
 }
 
 /// An IP header and a transport header, to be found in a frame by whoever looks for some.
@@ -287,8 +299,8 @@ pub(crate) struct Entries {
     pair: Socket,
     headers: [Socket; 2],
     datagrams: [UdpSocket; 2],
-    /// The attacker's programs, attached.
-    _programs: Ebpf,
+    /// The attacker's programs, attached, and the operator's.
+    programs: Ebpf,
 }
 
 impl Entries {
@@ -313,15 +325,18 @@ impl Entries {
         for (index, word) in (TUNNEL_AT..).zip(frames::tunnel()) {
             words.set(index, word, 0).expect("a word");
         }
+        let attach = |programs: &mut Ebpf, name, interface, at| {
+            let program: &mut SchedClassifier =
+                programs.program_mut(name).expect("it is there").try_into().expect("a classifier");
+            program.load().expect("the kernel takes it");
+            // Only where the kernel has no TCX links; portmap's may be there already.
+            let _ = tc::qdisc_add_clsact(interface);
+            program.attach(interface, at).expect("root may");
+        };
+        sandbox.inside(Place::Host, || attach(&mut programs, "operators_witness", "uplink", TcAttachType::Egress));
         sandbox.inside(place, || {
-            for (name, at) in [("hostile_in", TcAttachType::Ingress), ("hostile_out", TcAttachType::Egress)] {
-                let program: &mut SchedClassifier =
-                    programs.program_mut(name).expect("it is there").try_into().expect("a classifier");
-                program.load().expect("the kernel takes it");
-                // Only where the kernel has no TCX links.
-                let _ = tc::qdisc_add_clsact("v1");
-                program.attach("v1", at).expect("a container's root may");
-            }
+            attach(&mut programs, "hostile_in", "v1", TcAttachType::Ingress);
+            attach(&mut programs, "hostile_out", "v1", TcAttachType::Egress);
             let datagrams = ["0.0.0.0", "::"].map(|any| {
                 let socket = UdpSocket::bind((any, 0)).expect("an ephemeral port");
                 socket.set_nonblocking(true).expect("a socket");
@@ -336,9 +351,15 @@ impl Entries {
                 pair: Socket::sender("v0", true, false),
                 headers: [false, true].map(Socket::headers_included),
                 datagrams,
-                _programs: programs,
+                programs,
             }
         })
+    }
+
+    /// Packets that have left by the uplink with a mark.
+    pub(crate) fn marked(&self) -> u32 {
+        let words = self.programs.map("hostile_words").expect("it is there");
+        Array::<_, u32>::try_from(words).and_then(|words| words.get(&MARKED_AT, 0)).expect("a word")
     }
 
     /// Sends a frame; an error if the kernel refuses.

@@ -14,6 +14,9 @@ pub(crate) const OWN: std::ops::RangeInclusive<u16> = 31000..=31009;
 pub(crate) const OTHERS: std::ops::RangeInclusive<u16> = 31010..=31019;
 /// The first of the ports that frames go to, by which they are told apart wherever nothing else of them is left.
 pub(crate) const FIRST_PORT: u16 = 9000;
+/// Where frames without fault go, and what the attacker's programs put into a tunnel.
+pub(crate) const HONEST_PORT: u16 = 8999;
+pub(crate) const TUNNEL_PORT: u16 = 8998;
 /// What payloads are full of, with the frame's number behind it.
 pub(crate) const PATTERN: [u8; 4] = *b"wire";
 /// Fewer hops than any other packet starts with.
@@ -40,10 +43,10 @@ pub(crate) enum Size {
 }
 
 /// A frame that is as it should be.
-pub(crate) fn honest(to_port: u16, number: u32) -> Vec<u8> {
+pub(crate) fn honest(number: u32) -> Vec<u8> {
     let mut udp = Vec::new();
     udp.extend(OWN.start().to_be_bytes());
-    udp.extend(to_port.to_be_bytes());
+    udp.extend(HONEST_PORT.to_be_bytes());
     udp.extend([0, 16, 0, 0]);
     udp.extend(PATTERN);
     udp.extend(number.to_be_bytes());
@@ -416,7 +419,8 @@ pub(crate) fn checksum(bytes: &[u8]) -> [u8; 2] {
 /// The headers of a tunnel, IPv4 and UDP, as words of memory. What the kernel cuts gets its length and checksum anew.
 pub(crate) fn tunnel() -> [u32; 7] {
     let mut udp = OWN.start().to_be_bytes().to_vec();
-    udp.extend([0x23, 0x27, 0, 8, 0, 0]);
+    udp.extend(TUNNEL_PORT.to_be_bytes());
+    udp.extend([0, 8, 0, 0]);
     let header = Header { hops: 34, protocol: UDP, lies: Lies::Length(1000), ..Header::default() };
     let bytes = ipv4(&header, HOST, OUTSIDE, &udp);
     std::array::from_fn(|word| u32::from_ne_bytes(bytes[4 * word..][..4].try_into().expect("four bytes")))

@@ -10,13 +10,13 @@ use portmap_tests::sandbox::{HOST, HOST_MAC, HOST6, OUTSIDE_MAC};
 
 use crate::{
     entry::LARGEST,
-    frames::{FIRST_PORT, OTHERS, OWN, PATTERN},
+    frames::{FIRST_PORT, OTHERS, OWN, PATTERN, TUNNEL_PORT},
     reading::{self, Datagram, ETHERNET, ICMP, ICMP6, Packet, Part},
     sockets::Received,
 };
 
-/// Segments that one frame may become.
-pub(crate) const MOST_SEGMENTS: usize = 1024;
+/// Segments that one frame may become, which may be there twice.
+pub(crate) const MOST_SEGMENTS: usize = 2 * 1024;
 /// Frames of a batch.
 pub(crate) const BATCH: usize = 64;
 
@@ -46,7 +46,9 @@ pub(crate) struct Sum {
 #[derive(Debug)]
 pub(crate) struct Judge {
     ephemeral: RangeInclusive<u16>,
-    /// Datagrams whose first fragment was seen, with a port of the container's.
+    /// Those of the other one.
+    others: RangeInclusive<u16>,
+    /// Datagrams whose first fragment was sent or seen, with a port of the container's.
     begun: HashSet<Datagram>,
     /// What this batch has become, by place.
     pub(crate) sums: [Sum; 3],
@@ -57,14 +59,22 @@ pub(crate) struct Judge {
 }
 
 impl Judge {
-    pub(crate) fn new(ephemeral: (u16, u16)) -> Self {
+    /// Knows of two containers' ephemeral ports, those of the one that is judged first.
+    pub(crate) fn new(ephemeral: (u16, u16), others: (u16, u16)) -> Self {
         Self {
             ephemeral: ephemeral.0..=ephemeral.1,
+            others: others.0..=others.1,
             begun: HashSet::new(),
             sums: [Sum::default(); 3],
             segments: [0; BATCH],
             total: 0,
         }
+    }
+
+    /// Tells it of datagrams whose first fragments are sent, each with a port of the container's. They may pass, and be lost
+    /// behind that.
+    pub(crate) fn expect(&mut self, datagrams: impl Iterator<Item = Datagram>) {
+        self.begun.extend(datagrams);
     }
 
     pub(crate) fn begin(&mut self) {
@@ -114,7 +124,7 @@ impl Judge {
         let sum = &mut self.sums[at as usize];
         sum.packets += 1;
         sum.bytes += bytes.len() as u64;
-        sum.payload += packet.payload() as u64;
+        sum.payload += payload(&packet) as u64;
         self.total += bytes.len() as u64;
         self.segment(at, &packet)
     }
@@ -159,10 +169,11 @@ impl Judge {
 
     /// Whether what goes to a port is to be seen here.
     fn destination(&self, at: At, port: u16) -> Result<(), String> {
+        let is_others = OTHERS.contains(&port) || self.others.contains(&port);
         let is_right = match at {
             At::Outside => true,
-            At::Host => !OTHERS.contains(&port) && !self.is_own(port),
-            At::Other => OTHERS.contains(&port),
+            At::Host => !is_others && !self.is_own(port),
+            At::Other => is_others,
         };
         if is_right { Ok(()) } else { Err(format!("destination port {port}")) }
     }
@@ -219,6 +230,10 @@ impl Judge {
             let packet = reading::packet(&received.bytes, false, false)?;
             (packet.source, packet.ports().map(|(from, _)| from))
         };
+        // To a receiver a length of 0 means what it says, and there is nothing that could be a port.
+        if received.bytes.is_empty() {
+            return Ok(());
+        }
         let is_shared = from == HOST || from == HOST6;
         if !is_shared && (at == At::Outside || !from.is_loopback()) {
             return Err(format!("a datagram of {from}"));
@@ -232,6 +247,15 @@ impl Judge {
         }
         Ok(())
     }
+}
+
+/// Bytes of a packet without the headers that each segment has. What has been put into a tunnel has more of them.
+fn payload(packet: &Packet<'_>) -> usize {
+    if packet.ports().is_none_or(|(_, to)| to != TUNNEL_PORT) {
+        return packet.payload();
+    }
+    let inside = packet.rest.get(8..).unwrap_or_default();
+    reading::packet(inside, false, true).map_or(0, |inside| inside.payload())
 }
 
 fn is_group(address: IpAddr) -> bool {

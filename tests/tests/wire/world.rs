@@ -23,7 +23,7 @@ use portmap_tests::{
 
 use crate::{
     entry::{self, Entries, Shot},
-    frames::{FIRST_PORT, PATTERN},
+    frames::{FIRST_PORT, HONEST_PORT, PATTERN},
     judge::{At, Judge, number_of},
     reading::{ETHERNET, WITH_PORTS, packet},
     sockets::{Received, Socket},
@@ -134,21 +134,21 @@ impl World {
         let mut add = vec!["add".to_owned(), "a".to_owned(), "--ports=31000-31009".to_owned()];
         add.extend(rate.map(|rate| format!("--egress-rate={}bit", 8 * rate)));
         let a = sandbox.json(&add.iter().map(String::as_str).collect::<Vec<_>>());
-        sandbox.ok(&["add", "b", "--ports", "31010-31019"]);
+        let b = sandbox.json(&["add", "b", "--ports", "31010-31019"]);
         let port = |value: &serde_json::Value| u16::try_from(value.as_u64().expect("a port")).expect("a port");
-        let ephemeral = (port(&a["ephemeral_ports"][0]), port(&a["ephemeral_ports"][1]));
+        let block = |of: &serde_json::Value| (port(&of["ephemeral_ports"][0]), port(&of["ephemeral_ports"][1]));
+        let ephemeral = block(&a);
         assert_eq!(a["slot"], SLOT);
         let limit = rate.map(|rate| (rate, a["egress"]["burst"].as_u64().expect("a number")));
-        // Nobody has to be asked for an address, and the operator has classes and filters of his own.
+        // Nobody has to be asked for an address, and the operator has classes of his own.
         sandbox.sh(
             Place::Host,
             "ip neigh replace 10.0.0.2 lladdr 02:00:00:00:01:02 dev uplink nud permanent
              ip neigh replace 2001:db8:0:1::2 lladdr 02:00:00:00:01:02 dev uplink nud permanent
              tc qdisc add dev uplink root handle 1: htb default 10
-             for c in 10 20 30; do
+             for c in 10 20; do
                tc class add dev uplink parent 1: classid 1:$c htb rate 30gbit burst 20mb cburst 20mb quantum 60000
-             done
-             tc filter add dev uplink parent 1: prio 1 protocol all u32 match mark 7 0xffffffff flowid 1:30",
+             done",
         );
         if rate.is_some() {
             // Its root can do without it.
@@ -182,7 +182,7 @@ impl World {
             witnesses,
             queues,
             uplink,
-            judge: Judge::new(ephemeral),
+            judge: Judge::new(ephemeral, block(&b)),
             ephemeral,
             limit,
             start: Instant::now(),
@@ -200,6 +200,7 @@ impl World {
     pub(crate) fn fire(&mut self, shots: &[Shot]) -> Result<(), String> {
         let before = self.counts();
         self.judge.begin();
+        self.judge.expect(shots.iter().filter_map(|shot| shot.begins));
         let was_late = self.is_late;
         let (mut least, mut most) = (0, Some(0));
         for shot in shots {
@@ -210,6 +211,14 @@ impl World {
             } else {
                 self.refused += 1;
             }
+        }
+        if self.limit.is_some() {
+            // What shows the end would be dropped as well as anything else, so only the sum counts.
+            self.drain(shots, self.fences);
+            for trouble in self.over_limit() {
+                self.troubles.note(&trouble, || format!("{}: {trouble}\nlast of:{}", self.at, listed(shots)));
+            }
+            return Ok(());
         }
         let fences = self.look(shots)?;
         least += 1;
@@ -241,20 +250,27 @@ impl World {
                     .push(format!("{at:?}: {packets} packets with {bytes} bytes are counted, and {sum:?} is seen"));
             }
         }
+        let marked = self.entries.marked();
+        if marked != 0 {
+            troubles.push(format!("{marked} packets leave with a mark"));
+        }
         let queues = self.queues();
         let packets =
             |kind: &str| queues.iter().find(|(name, _)| name == kind).map_or(0, |(_, packets)| *packets);
-        if packets("htb") != packets("class 1:10") {
+        // What has no class is in none of them. They are read after the queue itself.
+        if packets("class 1:20") > 0 || packets("htb") > packets("class 1:10") {
             troubles.push(format!("packets in classes that are the operator's to choose: {queues:?}"));
         }
-        if let Some((rate, burst)) = self.limit {
-            let time = self.start.elapsed() + LATE;
-            let allowed = u128::from(rate) * time.as_micros() / 1_000_000 + u128::from(burst + SLACK + ONE_MORE);
-            if u128::from(self.judge.total) > allowed {
-                troubles.push(format!("{} bytes in {time:?}, of which {allowed} are allowed", self.judge.total));
-            }
-        }
         troubles
+    }
+
+    /// Says so if more has been seen than the limit allows.
+    fn over_limit(&self) -> Option<String> {
+        let (rate, burst) = self.limit?;
+        let time = self.start.elapsed() + LATE;
+        let allowed = u128::from(rate) * time.as_micros() / 1_000_000 + u128::from(burst + SLACK + ONE_MORE);
+        let total = self.judge.total;
+        (u128::from(total) > allowed).then(|| format!("{total} bytes in {time:?}, of which {allowed} are allowed"))
     }
 
     /// Looks at everything that arrives until a frame that was sent last has.
@@ -357,7 +373,7 @@ fn is_fence(frame: &[u8], newest: u32, how_many: u32) -> bool {
         return false;
     };
     let number = number.first_chunk().map_or(0, |number| u32::from_be_bytes(*number));
-    u16::from_be_bytes([*p, *q]) == FIRST_PORT - 1 && (u32::MAX - newest..u32::MAX - newest + how_many).contains(&number)
+    u16::from_be_bytes([*p, *q]) == HONEST_PORT && (u32::MAX - newest..u32::MAX - newest + how_many).contains(&number)
 }
 
 /// What is wrong with what was seen, and with which frame that was sent.
