@@ -107,11 +107,11 @@ mod programs {
         };
         let skb = context.as_ptr().cast::<__sk_buff>();
         // What fails leaves the frame as it is, which is another one to be tried.
+        let fixed = if what & FIXED != 0 { BPF_F_ADJ_ROOM_FIXED_GSO } else { 0 };
         if what & POP != 0 {
-            let _ = context.skb.adjust_room(-4 * i32::from(amount), BPF_ADJ_ROOM_MAC, 0);
+            let _ = context.skb.adjust_room(-8 * i32::from(amount), BPF_ADJ_ROOM_MAC, fixed.into());
         }
         if what & WRAP != 0 {
-            let fixed = if what & FIXED != 0 { BPF_F_ADJ_ROOM_FIXED_GSO } else { 0 };
             let flags = BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | fixed;
             if context.skb.adjust_room(4 * TUNNEL_WORDS as i32, BPF_ADJ_ROOM_MAC, flags.into()).is_ok() {
                 for index in 0..TUNNEL_WORDS {
@@ -161,9 +161,7 @@ mod programs {
         let mark = unsafe { (*skb).mark };
         // The kernel's own reports on multicast groups have something else in that place.
         let is_theirs = mark != 0 && (1..MARKS).any(|index| word(index) == mark);
-        if is_theirs
-            && let Some(marked) = WORDS.get_ptr_mut(MARKED)
-        {
+        if is_theirs && let Some(marked) = WORDS.get_ptr_mut(MARKED) {
             // SAFETY: the pointer is to an entry of the map; one that is lost beside another does not matter.
             unsafe { *marked += 1 };
         }

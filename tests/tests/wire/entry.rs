@@ -12,14 +12,17 @@ use aya::{
     maps::Array,
     programs::{SchedClassifier, TcAttachType, tc},
 };
-use nix::{libc, sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg}};
+use nix::{
+    libc,
+    sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg},
+};
 use portmap_tests::{
     random::Random,
     sandbox::{HOST, HOST6, OUTSIDE, OUTSIDE6, Place, Sandbox},
 };
 
 use crate::{
-    frames::{self, FIRST_PORT, Frame, OWN, Size},
+    frames::{self, FIRST_PORT, Frame, OWN, Taste, Theme},
     reading::{self, Datagram, ETHERNET, Part, TCP},
     sockets::{Socket, VIRTIO},
 };
@@ -111,21 +114,27 @@ impl Shot {
     /// A frame of a batch that comes in by `entry`.
     pub(crate) fn any(
         random: &mut Random,
+        theme: Theme,
         entry: Entry,
         index: u16,
         number: u32,
         ephemeral: (u16, u16),
-        has_limit: bool,
     ) -> Self {
-        let is_cut = entry.has_virtio() && !random.once_in(if has_limit { 10 } else { 2 });
-        let size = if is_cut && !random.once_in(4) { Size::Large } else { Size::Small };
-        let frame = frames::any(random, size, index, number, ephemeral);
+        let is_cut = entry.has_virtio()
+            && match theme {
+                Theme::Any => random.once_in(2),
+                Theme::Parts => index > 0,
+                _ => true,
+            };
+        let taste = Taste { theme, is_large: is_cut && (theme != Theme::Any || !random.once_in(4)) };
+        let frame = frames::any(random, taste, index, number, ephemeral);
         let is_short = frame.bytes.len() < ETHERNET + 10;
+        let is_odd = theme == Theme::Any && random.once_in(20);
         let mut shot = Self {
             number,
             entry,
-            virtio: entry.has_virtio().then(|| virtio(random, &frame, is_cut)),
-            protocol: if random.once_in(20) { random.pick(&[0x0800, 0x86dd, 0x0806, 0x8100]) } else { 0 },
+            virtio: entry.has_virtio().then(|| virtio(random, &frame, theme, is_cut)),
+            protocol: if is_odd { random.pick(&[0x0800, 0x86dd, 0x0806, 0x8100]) } else { 0 },
             mark: random.pick(&MARKS),
             priority: random.pick(&PRIORITIES),
             segment: if random.once_in(2) { random.pick(&[1, 8, 100, 1000, 1472]) } else { 0 },
@@ -136,10 +145,13 @@ impl Shot {
         };
         let fits = !is_cut && shot.frame.len() <= LARGEST;
         match entry {
-            Entry::Packet { .. } | Entry::Virtio { .. } if fits && !is_short => (shot.least, shot.most) = (1, Some(1)),
+            Entry::Packet { .. } | Entry::Virtio { .. } if fits && !is_short => {
+                (shot.least, shot.most) = (1, Some(1));
+            }
             Entry::Program | Entry::Pair => {
-                let way = random.pick(&[TO_PEER, TO_PEER, TO_PEER, TO_PEER, TO_ETH0, CLONE, 3]);
-                shot.order(random, &frame, way, has_limit);
+                let ways = [TO_PEER, TO_PEER, TO_PEER, TO_PEER, TO_ETH0, CLONE, 3];
+                let way = if theme == Theme::Any { random.pick(&ways) } else { TO_PEER };
+                shot.order(random, &frame, theme, way);
                 let is_sure = !is_short && (entry == Entry::Program || !is_cut);
                 match way {
                     TO_PEER if is_sure => (shot.least, shot.most) = (1, Some(1)),
@@ -150,6 +162,11 @@ impl Shot {
             _ => {}
         }
         shot
+    }
+
+    /// Whether somebody is to cut it.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.virtio.is_some_and(|header| header[1] != 0) || self.entry == Entry::Datagrams
     }
 
     /// A frame without fault by the same way.
@@ -177,16 +194,24 @@ impl Shot {
     }
 
     /// Has a program do something to it.
-    fn order(&mut self, random: &mut Random, frame: &Frame, way: u8, has_limit: bool) {
+    fn order(&mut self, random: &mut Random, frame: &Frame, theme: Theme, way: u8) {
         let (mut what, mut amount) = (way, 0);
         let decoy = decoy(frame.is_ipv6);
-        match random.below(10) {
-            0 => {
-                // Headers in front, which are taken off again: what was said about them is about others then.
-                (what, amount) = (way | POP, 7);
-                self.frame.splice(ETHERNET..ETHERNET, decoy[..28].iter().copied());
+        let which = match theme {
+            Theme::Any => random.below(10),
+            Theme::Moved => random.below(3),
+            _ => 9,
+        };
+        match which {
+            0..2 => {
+                // Headers in front, which are taken off again: what was found out about them is about others then.
+                let room = 8 * random.pick(&[4_usize, 8, 64, 128, 180]);
+                (what, amount) =
+                    (way | POP | random.pick(&[0, FIXED]), u8::try_from(room / 8).expect("small"));
+                let front = decoy.into_iter().chain(std::iter::repeat(0)).take(room);
+                self.frame.splice(ETHERNET..ETHERNET, front);
             }
-            1..3 => {
+            2 => {
                 // Headers that the kernel has looked at; the real ones are put in front of them.
                 let room = 8 * random.pick(&[1_usize, 16, 64, 160, 180]);
                 if let Some(rest) = self.frame.get(room + ETHERNET + DECOY + HEAD..) {
@@ -195,8 +220,7 @@ impl Shot {
                     self.frame = sent;
                 }
             }
-            // What a tunnel has inside is not charged, as docs/security.md says.
-            3 if !frame.is_ipv6 && !has_limit => what = way | WRAP | random.pick(&[0, FIXED]),
+            3 if !frame.is_ipv6 => what = way | WRAP | random.pick(&[0, FIXED]),
             4 => (what, amount) = (way | TAG, random.byte()),
             _ => {}
         }
@@ -213,13 +237,6 @@ impl Shot {
 impl fmt::Display for Shot {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 512;
-        let hex = |bytes: &[u8]| {
-            bytes.iter().fold(String::new(), |mut text, byte| {
-                // Writing to a string does not fail.
-                let _ = write!(text, "{byte:02x}");
-                text
-            })
-        };
         let Self { number, entry, virtio, frame, protocol, mark, priority, segment, .. } = self;
         write!(
             formatter,
@@ -241,6 +258,15 @@ fn begun(frame: &Frame, ephemeral: (u16, u16)) -> Option<Datagram> {
     (packet.part == Part::First && may_pass).then(|| packet.datagram())
 }
 
+/// Bytes for people.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// An IP header and a transport header, to be found in a frame by whoever looks for some.
 fn decoy(is_ipv6: bool) -> [u8; DECOY] {
     let mut bytes = [0; DECOY];
@@ -260,28 +286,44 @@ fn decoy(is_ipv6: bool) -> [u8; DECOY] {
     bytes
 }
 
-/// A `struct virtio_net_hdr`: mostly what suits the frame.
-fn virtio(random: &mut Random, frame: &Frame, is_cut: bool) -> [u8; VIRTIO] {
+/// A `struct virtio_net_hdr`: what suits the frame, or mostly that if the theme is everything.
+fn virtio(random: &mut Random, frame: &Frame, theme: Theme, is_cut: bool) -> [u8; VIRTIO] {
     const NEEDS_CHECKSUM: u8 = 1;
+    let is_any = theme == Theme::Any;
     let is_tcp = frame.protocol == TCP;
-    let start = u16::try_from(frame.transport).unwrap_or(0);
+    let start = match theme {
+        // That of what is put in front of it.
+        Theme::Moved => ETHERNET + if frame.is_ipv6 { 40 } else { 20 },
+        _ => frame.transport,
+    };
+    let start = u16::try_from(start).unwrap_or(0);
     let header = if is_tcp { 20 } else { 8 };
     let suits = match (is_tcp, frame.is_ipv6) {
         (true, false) => 1,
         (true, true) => 4,
+        (false, _) if theme == Theme::Parts => 3,
+        (false, _) if theme == Theme::Tiny => 5,
         (false, _) => random.pick(&[3, 5]),
     };
-    let kind = if random.once_in(6) { random.pick(&[1, 3, 4, 5, 0x81, 0x84, 7]) } else { suits };
-    let kind = if random.once_in(8) { kind | 0x80 } else { kind };
-    let sizes = [1_u16, 2, 8, 72, 100, 536, 536, 1000, 1000, 1200, 1400, 1400, 1448, 1460, 1480, 1500, 2800, 9000, 65535];
-    let any = |random: &mut Random, right: u16, wrong: &[u16]| if random.once_in(4) { random.pick(wrong) } else { right };
-    let flags = if random.once_in(5) { random.pick(&[0, 2]) } else { NEEDS_CHECKSUM };
-    let length = any(random, start + header, &[0, 14, 34, 60, 1000]);
-    let any_start = [0, 14, 34, 35, 54, 62, 74, u16::from(random.byte())];
-    let from = any(random, start, &any_start);
-    let any_place = [0, 1, 2, 4, 22, u16::from(random.byte() & 31)];
-    let at = any(random, if is_tcp { 16 } else { 6 }, &any_place);
-    let size = if is_cut { random.pick(&sizes) } else { 0 };
+    let kind = if is_any && random.once_in(6) { random.pick(&[1, 3, 4, 5, 0x81, 0x84, 7]) } else { suits };
+    let kind = if is_any && random.once_in(8) { kind | 0x80 } else { kind };
+    let size = match theme {
+        _ if !is_cut => 0,
+        Theme::Any => random.pick(&[
+            1, 2, 8, 72, 100, 536, 536, 1000, 1000, 1200, 1400, 1400, 1448, 1460, 1480, 1500, 2800, 9000,
+            65535,
+        ]),
+        Theme::Parts => random.pick(&[8, 536, 1000, 1400]),
+        Theme::Moved => random.pick(&[1000, 1400, 1460, 1500, 2000, 2800]),
+        Theme::Tiny => random.pick(&[1, 2, 8]),
+        Theme::Headers => random.pick(&[72, 100, 536]),
+    };
+    let flags = if is_any && random.once_in(5) { random.pick(&[0, 2]) } else { NEEDS_CHECKSUM };
+    let mut any =
+        |right: u16, wrong: &[u16]| if is_any && random.once_in(4) { random.pick(wrong) } else { right };
+    let length = any(start + header, &[0, 14, 34, 60, 1000]);
+    let from = any(start, &[0, 14, 34, 35, 54, 62, 74, 90, 134]);
+    let at = any(if is_tcp { 16 } else { 6 }, &[0, 1, 2, 4, 8, 12, 22, 30]);
     let mut bytes = [0; VIRTIO];
     bytes[..2].copy_from_slice(&[flags, if is_cut { kind } else { 0 }]);
     for (place, field) in [length, size, from, at].into_iter().enumerate() {
@@ -333,7 +375,9 @@ impl Entries {
             let _ = tc::qdisc_add_clsact(interface);
             program.attach(interface, at).expect("root may");
         };
-        sandbox.inside(Place::Host, || attach(&mut programs, "operators_witness", "uplink", TcAttachType::Egress));
+        sandbox.inside(Place::Host, || {
+            attach(&mut programs, "operators_witness", "uplink", TcAttachType::Egress);
+        });
         sandbox.inside(place, || {
             attach(&mut programs, "hostile_in", "v1", TcAttachType::Ingress);
             attach(&mut programs, "hostile_out", "v1", TcAttachType::Egress);
@@ -392,10 +436,13 @@ impl Entries {
     }
 
     fn send_datagram(&self, shot: &Shot) -> io::Result<()> {
-        let is_ipv6 = shot.number % 3 == 0;
+        let is_ipv6 = shot.number.is_multiple_of(3);
         let index = u16::try_from(shot.number % 64).expect("small");
-        let (to_outside, to_host) =
-            if is_ipv6 { (OUTSIDE6.into(), HOST6.into()) } else { (std::net::IpAddr::from(OUTSIDE), HOST.into()) };
+        let (to_outside, to_host) = if is_ipv6 {
+            (OUTSIDE6.into(), HOST6.into())
+        } else {
+            (std::net::IpAddr::from(OUTSIDE), HOST.into())
+        };
         let to = match shot.number % 5 {
             0 => (to_host, FIRST_PORT + index),
             1 => (to_host, *frames::OTHERS.start()),

@@ -33,13 +33,34 @@ pub(crate) struct Frame {
     pub(crate) is_ipv6: bool,
 }
 
-/// How large a frame is to be.
+/// What a batch is mostly about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Size {
-    /// As the uplink carries it.
-    Small,
-    /// To be cut.
-    Large,
+pub(crate) enum Theme {
+    /// Everything.
+    Any,
+    /// Parts of datagrams, which are to be cut once more.
+    Parts,
+    /// Headers that move after the kernel has looked at them.
+    Moved,
+    /// Many small segments.
+    Tiny,
+    /// Small segments with many headers.
+    Headers,
+}
+
+/// What a frame is to be like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taste {
+    pub(crate) theme: Theme,
+    /// Whether it is to be cut, and so can be larger than what the uplink carries.
+    pub(crate) is_large: bool,
+}
+
+impl Taste {
+    /// Whether it is to be right where nothing else is asked for.
+    fn is_right(self) -> bool {
+        self.theme != Theme::Any
+    }
 }
 
 /// A frame that is as it should be.
@@ -58,47 +79,75 @@ pub(crate) fn honest(number: u32) -> Vec<u8> {
 }
 
 /// A frame of any kind. `number` is its own, `index` its place in its batch, of which all have `datagrams` in common.
-pub(crate) fn any(random: &mut Random, size: Size, index: u16, number: u32, ephemeral: (u16, u16)) -> Frame {
+pub(crate) fn any(
+    random: &mut Random,
+    taste: Taste,
+    index: u16,
+    number: u32,
+    ephemeral: (u16, u16),
+) -> Frame {
+    let is_right = taste.is_right();
     let is_ipv6 = random.once_in(3);
-    let protocol = protocol(random, size, is_ipv6);
-    let (from, to) = addresses(random, is_ipv6);
+    let protocol = protocol(random, taste, is_ipv6);
+    let (from, to) = if is_right && is_ipv6 {
+        (HOST6.into(), OUTSIDE6.into())
+    } else if is_right {
+        (HOST.into(), OUTSIDE.into())
+    } else {
+        addresses(random, is_ipv6)
+    };
     let is_local = is_local(to);
-    let ports = (source_port(random, ephemeral), destination_port(random, is_local, index));
-    let length = match size {
-        Size::Small => random.pick(&[0, 1, 7, 8, 20, 100, 500, 1200, 1400]),
-        Size::Large => random.pick(&[600, 3000, 3000, 8000, 8000, 20_000, 60_000]),
+    let from_port = if is_right { *OWN.start() } else { source_port(random, ephemeral) };
+    let ports = (from_port, destination_port(random, is_local, index));
+    let length = match (taste.is_large, taste.theme) {
+        (false, _) => random.pick(&[0, 1, 7, 8, 20, 100, 500, 1200, 1400]),
+        (true, Theme::Parts) => random.pick(&[600, 3000]),
+        (true, Theme::Moved) => random.pick(&[3000, 8000]),
+        (true, Theme::Tiny | Theme::Headers) => random.pick(&[20_000, 60_000]),
+        (true, Theme::Any) => random.pick(&[600, 3000, 3000, 8000, 8000, 20_000, 60_000]),
     };
     let payload = payload(number, length);
     let mut rest = transport(random, protocol, ports, (from, to), &payload);
-    let datagram = u32::from(number & !63) + u32::from(random.once_in(2)) * 2;
-    let identification = datagram + u32::try_from(random.below(2)).expect("small");
-    let fragment = fragment(random);
+    let others = if taste.theme == Theme::Parts { 1 } else { 4 };
+    let identification = (number & !63) + u32::try_from(random.below(others)).expect("small");
+    let fragment = match taste.theme {
+        Theme::Any => fragment(random),
+        Theme::Parts if taste.is_large => u16::try_from(1 + random.below(90)).expect("small"),
+        Theme::Parts => 0x2000,
+        _ => 0,
+    };
     if fragment & 0x1fff != 0 && random.once_in(2) {
         // What a later fragment begins with is no header, but may become one.
         rest = payload;
     }
     let hops = u8::try_from(1 + random.below(MOST_HOPS)).expect("small");
-    let header = Header { hops, protocol, identification, fragment, lies: lies(random), ..Header::default() };
+    let lies = if is_right { Lies::None } else { lies(random) };
+    let header = Header { hops, protocol, identification, fragment, lies, ..Header::default() };
     let (packet, transport) = match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
-            let header = Header { options: options(random), ..header };
+            let header = Header { options: options(random, taste.theme), ..header };
             (ipv4(&header, from, to, &rest), 20 + header.options.len())
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
-            let (first, extensions) = extensions(random, &header);
+            let (first, extensions) = extensions(random, &header, taste.theme);
             let header = Header { protocol: first, options: extensions, ..header };
             (ipv6(&header, from, to, &rest, number), 40 + header.options.len())
         }
         _ => unreachable!("both are of one kind"),
     };
-    let mut bytes = ethernet(random, is_ipv6);
+    let mut bytes = if is_right { right_ethernet(is_ipv6) } else { ethernet(random, is_ipv6) };
     let transport = bytes.len() + transport;
     bytes.extend(packet);
-    if random.once_in(50) {
+    if !is_right && random.once_in(50) {
         let rest = bytes.len() - ETHERNET;
         bytes.truncate(ETHERNET + random.below(rest));
     }
     Frame { bytes, transport, protocol, is_ipv6 }
+}
+
+fn right_ethernet(is_ipv6: bool) -> Vec<u8> {
+    let kind: [u8; 2] = if is_ipv6 { [0x86, 0xdd] } else { [8, 0] };
+    [&HOST_MAC[..], &HOST_MAC, &kind].concat()
 }
 
 fn ethernet(random: &mut Random, is_ipv6: bool) -> Vec<u8> {
@@ -115,11 +164,17 @@ fn ethernet(random: &mut Random, is_ipv6: bool) -> Vec<u8> {
     bytes
 }
 
-fn protocol(random: &mut Random, size: Size, is_ipv6: bool) -> u8 {
+fn protocol(random: &mut Random, taste: Taste, is_ipv6: bool) -> u8 {
     let icmp = if is_ipv6 { ICMP6 } else { ICMP };
-    match (size, random.below(20)) {
+    match taste.theme {
+        Theme::Any => {}
+        Theme::Parts => return UDP,
+        Theme::Moved | Theme::Headers => return TCP,
+        Theme::Tiny => return random.pick(&[TCP, TCP, UDP]),
+    }
+    match (taste.is_large, random.below(20)) {
         (_, 0..8) => UDP,
-        (Size::Large, _) | (_, 8..13) => TCP,
+        (true, _) | (_, 8..13) => TCP,
         (_, 13..15) => random.pick(&[33, 132, 136]),
         (_, 15..19) => icmp,
         _ => random.pick(&[0, ICMP, ICMP6, 4, 41, 47, 50, 51, 59, 89, 255]),
@@ -137,11 +192,15 @@ fn addresses(random: &mut Random, is_ipv6: bool) -> (IpAddr, IpAddr) {
             mapped,
             HOST.to_ipv6_mapped(),
         ];
-        let to = random.pick(&[OUTSIDE6, OUTSIDE6, OUTSIDE6, OUTSIDE6, FAR6, HOST6, HOST6, Ipv6Addr::LOCALHOST]);
+        let to =
+            random.pick(&[OUTSIDE6, OUTSIDE6, OUTSIDE6, OUTSIDE6, FAR6, HOST6, HOST6, Ipv6Addr::LOCALHOST]);
         let to = if is_odd { random.pick(&odd) } else { to };
         let local = if to.is_loopback() { Ipv6Addr::LOCALHOST } else { HOST6 };
-        let from =
-            if random.once_in(12) { random.pick(&[OUTSIDE6, FAR6, Ipv6Addr::LOCALHOST, odd[2], mapped]) } else { local };
+        let from = if random.once_in(12) {
+            random.pick(&[OUTSIDE6, FAR6, Ipv6Addr::LOCALHOST, odd[2], mapped])
+        } else {
+            local
+        };
         (from.into(), to.into())
     } else {
         let odd = [
@@ -152,11 +211,24 @@ fn addresses(random: &mut Random, is_ipv6: bool) -> (IpAddr, IpAddr) {
             Ipv4Addr::new(224, 0, 0, 251),
         ];
         let loopback = Ipv4Addr::new(127, 9, 9, 9);
-        let to = random.pick(&[OUTSIDE, OUTSIDE, OUTSIDE, OUTSIDE, FAR, HOST, HOST, Ipv4Addr::LOCALHOST, loopback]);
+        let to = random.pick(&[
+            OUTSIDE,
+            OUTSIDE,
+            OUTSIDE,
+            OUTSIDE,
+            FAR,
+            HOST,
+            HOST,
+            Ipv4Addr::LOCALHOST,
+            loopback,
+        ]);
         let to = if is_odd { random.pick(&odd) } else { to };
         let local = if to.is_loopback() { random.pick(&[HOST, Ipv4Addr::LOCALHOST, loopback]) } else { HOST };
-        let from =
-            if random.once_in(12) { random.pick(&[OUTSIDE, FAR, loopback, Ipv4Addr::UNSPECIFIED]) } else { local };
+        let from = if random.once_in(12) {
+            random.pick(&[OUTSIDE, FAR, loopback, Ipv4Addr::UNSPECIFIED])
+        } else {
+            local
+        };
         (from.into(), to.into())
     }
 }
@@ -188,9 +260,7 @@ fn destination_port(random: &mut Random, is_local: bool, index: u16) -> u16 {
 
 /// The same four bytes and the frame's number, again and again.
 fn payload(number: u32, length: usize) -> Vec<u8> {
-    let [a, b, c, d] = number.to_be_bytes();
-    let [p, q, r, s] = PATTERN;
-    [p, q, r, s, a, b, c, d].into_iter().cycle().take(length).collect()
+    [PATTERN, number.to_be_bytes()].concat().into_iter().cycle().take(length).collect()
 }
 
 fn transport(
@@ -209,7 +279,20 @@ fn transport(
         TCP => {
             let options = if random.once_in(3) { 4 * random.below(11) } else { 0 };
             let length = u8::try_from(5 + options / 4).expect("small");
-            bytes.extend([0, 0, 0, 1, 0, 0, 0, 0, length << 4, random.pick(&[0x10, 0x18, 0x02, 0x90]), 255, 255]);
+            bytes.extend([
+                0,
+                0,
+                0,
+                1,
+                0,
+                0,
+                0,
+                0,
+                length << 4,
+                random.pick(&[0x10, 0x18, 0x02, 0x90]),
+                255,
+                255,
+            ]);
             bytes.extend([0; 4]);
             bytes.resize(20 + options, 1);
         }
@@ -233,7 +316,11 @@ fn icmp(
     (from, to): (IpAddr, IpAddr),
     payload: &[u8],
 ) -> Vec<u8> {
-    let errors = if is_ipv6 { [[1, 4], [2, 0], [3, 0], [3, 1], [4, 1]] } else { [[3, 3], [3, 4], [11, 0], [11, 1], [12, 0]] };
+    let errors = if is_ipv6 {
+        [[1, 4], [2, 0], [3, 0], [3, 1], [4, 1]]
+    } else {
+        [[3, 3], [3, 4], [11, 0], [11, 1], [12, 0]]
+    };
     let (kind, quoted) = match random.below(8) {
         0..2 => ([if is_ipv6 { 128 } else { 8 }, 0], None),
         2 => ([if is_ipv6 { 129 } else { 0 }, 0], None),
@@ -311,11 +398,12 @@ struct Header {
     options: Vec<u8>,
 }
 
-fn options(random: &mut Random) -> Vec<u8> {
-    if !random.once_in(4) {
-        return Vec::new();
-    }
-    let length = 4 * (1 + random.below(10));
+fn options(random: &mut Random, theme: Theme) -> Vec<u8> {
+    let length = match theme {
+        Theme::Headers => 40,
+        Theme::Any if random.once_in(4) => 4 * (1 + random.below(10)),
+        _ => return Vec::new(),
+    };
     let kind = random.pick(&[1_u8, 1, 7, 131, 137, 148, 0x44]);
     let mut options = vec![1; length];
     if kind != 1 {
@@ -325,12 +413,15 @@ fn options(random: &mut Random) -> Vec<u8> {
 }
 
 /// The first header's number, and the headers, the last of which says what the header would have said.
-fn extensions(random: &mut Random, header: &Header) -> (u8, Vec<u8>) {
-    let mut kinds: Vec<u8> = Vec::new();
-    if random.once_in(3) {
-        kinds = (0..1 + random.below(6)).map(|_| random.pick(&[0, 43, 60, 60, 51])).collect();
-    }
-    let is_fragment = header.fragment & 0x3fff != 0 || random.once_in(20);
+fn extensions(random: &mut Random, header: &Header, theme: Theme) -> (u8, Vec<u8>) {
+    let kinds = match theme {
+        Theme::Headers => 1,
+        Theme::Any if random.once_in(3) => 1 + random.below(6),
+        _ => 0,
+    };
+    let kind = |random: &mut Random| if theme == Theme::Any { random.pick(&[0, 43, 60, 60, 51]) } else { 60 };
+    let mut kinds: Vec<u8> = (0..kinds).map(|_| kind(random)).collect();
+    let is_fragment = header.fragment & 0x3fff != 0 || (theme == Theme::Any && random.once_in(20));
     if is_fragment {
         kinds.insert(random.below(kinds.len() + 1), 44);
     }
@@ -348,7 +439,8 @@ fn extensions(random: &mut Random, header: &Header) -> (u8, Vec<u8>) {
                 bytes.extend([0; 8]);
             }
             _ => {
-                let units = if random.once_in(4) { random.pick(&[20, 100, 160]) } else { 0 };
+                let is_long = theme == Theme::Headers || random.once_in(4);
+                let units = if is_long { random.pick(&[20, 100, 160]) } else { 0 };
                 bytes.push(u8::try_from(units).expect("a byte"));
                 // Padding of this length at most.
                 let mut left = 6 + 8 * units;

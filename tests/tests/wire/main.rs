@@ -24,13 +24,16 @@ use portmap_tests::{faults::sample, random::Random};
 
 use crate::{
     entry::{Entry, Shot},
+    frames::Theme,
     judge::BATCH,
     world::World,
 };
 
 /// Frames that are sent if nobody says otherwise, and with a limit.
 const FRAMES: usize = 20_000;
-const FRAMES_WITH_LIMIT: usize = 2_000;
+const FRAMES_WITH_LIMIT: usize = 8_000;
+/// A limit that they exceed, in bytes per second.
+const LIMIT: u64 = 12_500_000;
 
 fn number(variable: &str) -> Option<u64> {
     env::var(variable).ok().map(|text| text.parse().expect("a number"))
@@ -48,7 +51,8 @@ impl Plan {
     fn new(frames: usize) -> Self {
         let seed = number("PORTMAP_WIRE_SEED").unwrap_or(1);
         let frames = number("PORTMAP_WIRE_FRAMES").unwrap_or_else(|| (frames / sample()) as u64);
-        let ends = number("PORTMAP_WIRE_SECONDS").map(|seconds| Instant::now() + Duration::from_secs(seconds));
+        let ends =
+            number("PORTMAP_WIRE_SECONDS").map(|seconds| Instant::now() + Duration::from_secs(seconds));
         Self { seed, only: number("PORTMAP_WIRE_BATCH"), batches: frames.div_ceil(BATCH as u64), ends }
     }
 
@@ -63,15 +67,37 @@ impl Plan {
     }
 
     /// The frames of a batch, which all come by one way.
-    fn batch(&self, batch: u64, ephemeral: (u16, u16), mostly_large: bool) -> Vec<Shot> {
+    fn batch(&self, batch: u64, ephemeral: (u16, u16), has_limit: bool) -> Vec<Shot> {
         let mut random = Random::new(self.seed.wrapping_mul(1_000_003).wrapping_add(batch));
-        let entry = random.pick(&Entry::ALL);
-        // Those that see most of what others do not.
-        let entry = if random.once_in(3) { Entry::Program } else { entry };
-        (0..u16::try_from(BATCH).expect("few"))
+        let theme = if has_limit {
+            random.pick(&[Theme::Headers, Theme::Headers, Theme::Tiny, Theme::Any])
+        } else {
+            random.pick(&[
+                Theme::Any,
+                Theme::Any,
+                Theme::Any,
+                Theme::Any,
+                Theme::Parts,
+                Theme::Moved,
+                Theme::Tiny,
+            ])
+        };
+        let entry = match theme {
+            // Those that see most of what others do not.
+            Theme::Any => random.pick(&[&Entry::ALL[..], &[Entry::Program; 4]].concat()),
+            Theme::Parts | Theme::Moved => Entry::Program,
+            Theme::Tiny | Theme::Headers => random.pick(&[
+                Entry::Virtio { bypass: true },
+                Entry::Virtio { bypass: false },
+                Entry::Program,
+            ]),
+        };
+        // Many large ones at once would be too much for the kernel's queue of what has come in.
+        let frames = if theme == Theme::Tiny { BATCH / 16 } else { BATCH };
+        (0..u16::try_from(frames).expect("few"))
             .map(|index| {
                 let number = u32::try_from(batch % (1 << 20)).expect("small") * 64 + u32::from(index);
-                Shot::any(&mut random, entry, index, number, ephemeral, mostly_large)
+                Shot::any(&mut random, theme, entry, index, number, ephemeral)
             })
             .collect()
     }
@@ -112,5 +138,5 @@ fn whatever_is_seen_of_a_container_is_its_own() {
 #[test]
 fn whatever_is_seen_of_a_container_is_within_its_limit() {
     let plan = Plan::new(FRAMES_WITH_LIMIT);
-    run(&mut World::new(Some(125_000)), &plan);
+    run(&mut World::new(Some(LIMIT)), &plan);
 }

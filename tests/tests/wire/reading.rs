@@ -84,7 +84,8 @@ fn ipv4(bytes: &[u8], is_quoted: bool) -> Result<Packet<'_>, &'static str> {
         end = bytes.len();
     }
     let rest = bytes.get(length..end).ok_or("an IPv4 header that does not end in the packet")?;
-    let address = |at: usize| Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]).into();
+    let address =
+        |at: usize| Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]).into();
     let fragment = u16::from_be_bytes([header[6], header[7]]);
     Ok(Packet {
         source: address(12),
@@ -148,7 +149,8 @@ fn ipv6(bytes: &[u8], is_quoted: bool) -> Result<Packet<'_>, &'static str> {
         };
         let length = length.ok_or("an extension header that is not whole")?;
         packet.protocol = next.ok_or("an extension header that is not whole")?;
-        packet.rest = packet.rest.get(length..).ok_or("an extension header that does not end in the packet")?;
+        packet.rest =
+            packet.rest.get(length..).ok_or("an extension header that does not end in the packet")?;
         if packet.part == Part::Later {
             return Ok(packet);
         }

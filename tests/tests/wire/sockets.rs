@@ -9,8 +9,8 @@ use std::{
 use nix::{
     libc,
     sys::socket::{
-        AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, recvmsg,
-        socket,
+        AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage,
+        recvmsg, socket,
     },
 };
 
@@ -98,7 +98,9 @@ impl Socket {
         let socket = Self { fd: fd.expect("root may"), index };
         let address = socket.address(protocol);
         // SAFETY: the address is a whole sockaddr_ll, and its size is passed with it.
-        let bound = unsafe { libc::bind(socket.fd.as_raw_fd(), (&raw const address).cast(), size_of_val_u32(&address)) };
+        let bound = unsafe {
+            libc::bind(socket.fd.as_raw_fd(), (&raw const address).cast(), size_of_val_u32(&address))
+        };
         assert_eq!(bound, 0, "cannot bind to {interface}: {}", io::Error::last_os_error());
         socket
     }
@@ -122,9 +124,8 @@ impl Socket {
     fn try_set(&self, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
         let size = size_of_val_u32(&value);
         // SAFETY: the option's value is a whole int, and its size is passed with it.
-        let set = unsafe {
-            libc::setsockopt(self.fd.as_raw_fd(), level, option, (&raw const value).cast(), size)
-        };
+        let set =
+            unsafe { libc::setsockopt(self.fd.as_raw_fd(), level, option, (&raw const value).cast(), size) };
         if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
@@ -142,7 +143,8 @@ impl Socket {
 
     /// Sends an IPv4 packet with its header to where that says.
     pub(crate) fn send_ipv4(&self, packet: &[u8]) -> io::Result<()> {
-        let [a, b, c, d] = *packet.get(16..).and_then(<[u8]>::first_chunk).ok_or(io::ErrorKind::InvalidInput)?;
+        let [a, b, c, d] =
+            *packet.get(16..).and_then(<[u8]>::first_chunk).ok_or(io::ErrorKind::InvalidInput)?;
         let address = libc::sockaddr_in {
             sin_family: u16::try_from(libc::AF_INET).expect("a small number"),
             sin_port: 0,
@@ -183,12 +185,17 @@ impl Socket {
     /// Takes what has come next, if something has. `buffer` has room for the largest packet.
     pub(crate) fn receive(&self, buffer: &mut [u8], control: &mut Vec<u8>) -> Option<Received> {
         let mut parts = [io::IoSliceMut::new(buffer)];
-        let message =
-            recvmsg::<SockaddrStorage>(self.fd.as_raw_fd(), &mut parts, Some(control), MsgFlags::MSG_DONTWAIT);
+        let message = recvmsg::<SockaddrStorage>(
+            self.fd.as_raw_fd(),
+            &mut parts,
+            Some(control),
+            MsgFlags::MSG_DONTWAIT,
+        );
         let message = message.ok()?;
         let link = message.address.as_ref().and_then(SockaddrStorage::as_link_addr);
         let is_outgoing = link.is_some_and(|link| link.pkttype() == libc::PACKET_OUTGOING);
-        let from4 = message.address.as_ref().and_then(SockaddrStorage::as_sockaddr_in).map(|from| from.ip().into());
+        let from4 =
+            message.address.as_ref().and_then(SockaddrStorage::as_sockaddr_in).map(|from| from.ip().into());
         let from6 = message.address.as_ref().and_then(SockaddrStorage::as_sockaddr_in6);
         let from = from4.or_else(|| from6.map(|from| Ipv6Addr::from(from.ip().octets()).into()));
         let (mut tag, mut mark) = (None, 0);

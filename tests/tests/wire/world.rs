@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
+    io::{Read as _, Seek as _},
     thread,
     time::{Duration, Instant},
 };
@@ -22,9 +24,9 @@ use portmap_tests::{
 };
 
 use crate::{
-    entry::{self, Entries, Shot},
+    entry::{self, Entries, LARGEST, Shot},
     frames::{FIRST_PORT, HONEST_PORT, PATTERN},
-    judge::{At, Judge, number_of},
+    judge::{At, Judge, MOST_SEGMENTS, number_of},
     reading::{ETHERNET, WITH_PORTS, packet},
     sockets::{Received, Socket},
 };
@@ -32,10 +34,11 @@ use crate::{
 const A: Place<'_> = Place::Container("a");
 /// The slot of the container that attacks.
 const SLOT: u16 = 1;
-/// What may come too early for a limit, see `docs/shaping.md`: 128 KiB, and 50 ms; and one packet that was begun in time.
+/// What may come too early for a limit, see `docs/shaping.md`: 128 KiB, and 50 ms; and one frame that came in time, with as
+/// many segments as it may have.
 const SLACK: u64 = 128 << 10;
 const LATE: Duration = Duration::from_millis(50);
-const ONE_MORE: u64 = 128 << 10;
+const ONE_MORE: u64 = (MOST_SEGMENTS * LARGEST) as u64;
 /// Packets that the container's own stack may have sent meanwhile.
 const UNASKED: u64 = 4;
 /// After this long a frame that shows the end is taken for lost, and sent again.
@@ -82,6 +85,10 @@ pub(crate) struct World {
     witnesses: Vec<Witness>,
     queues: Netlink,
     uplink: u32,
+    /// The host's interfaces with their counters.
+    interfaces: File,
+    /// Bytes that its queue believed to have sent when the last batch was over.
+    charged: u64,
     judge: Judge,
     pub(crate) ephemeral: (u16, u16),
     /// Bytes per second that the container may send, and its burst.
@@ -122,7 +129,7 @@ impl Troubles {
     }
 
     pub(crate) fn told(&self) -> String {
-        self.0.values().map(|trouble| format!("\n\n{trouble}")).collect()
+        self.0.values().flat_map(|trouble| ["\n\n", trouble]).collect()
     }
 }
 
@@ -135,8 +142,10 @@ impl World {
         add.extend(rate.map(|rate| format!("--egress-rate={}bit", 8 * rate)));
         let a = sandbox.json(&add.iter().map(String::as_str).collect::<Vec<_>>());
         let b = sandbox.json(&["add", "b", "--ports", "31010-31019"]);
-        let port = |value: &serde_json::Value| u16::try_from(value.as_u64().expect("a port")).expect("a port");
-        let block = |of: &serde_json::Value| (port(&of["ephemeral_ports"][0]), port(&of["ephemeral_ports"][1]));
+        let port =
+            |value: &serde_json::Value| u16::try_from(value.as_u64().expect("a port")).expect("a port");
+        let block =
+            |of: &serde_json::Value| (port(&of["ephemeral_ports"][0]), port(&of["ephemeral_ports"][1]));
         let ephemeral = block(&a);
         assert_eq!(a["slot"], SLOT);
         let limit = rate.map(|rate| (rate, a["egress"]["burst"].as_u64().expect("a number")));
@@ -168,9 +177,10 @@ impl World {
             witness(At::Host, Place::Host, "lo"),
             witness(At::Other, Place::Container("b"), "eth0"),
         ];
-        let (queues, uplink) = sandbox.inside(Place::Host, || {
+        let (queues, uplink, interfaces) = sandbox.inside(Place::Host, || {
             let index = nix::net::if_::if_nametoindex("uplink").expect("the interface exists");
-            (Netlink::open().expect("a connection"), index)
+            let interfaces = File::open("/proc/thread-self/net/dev").expect("a file");
+            (Netlink::open().expect("a connection"), index, interfaces)
         });
         let maps = Maps::open(&Pins::new(sandbox.path("/sys/fs/bpf/portmap"))).expect("the daemon's maps");
         stay_on_this_cpu();
@@ -182,6 +192,8 @@ impl World {
             witnesses,
             queues,
             uplink,
+            interfaces,
+            charged: 0,
             judge: Judge::new(ephemeral, block(&b)),
             ephemeral,
             limit,
@@ -198,7 +210,7 @@ impl World {
 
     /// Sends a batch and judges what becomes of it; an error if the world is not as it was made.
     pub(crate) fn fire(&mut self, shots: &[Shot]) -> Result<(), String> {
-        let before = self.counts();
+        let (before, made) = (self.counts(), self.made());
         self.judge.begin();
         self.judge.expect(shots.iter().filter_map(|shot| shot.begins));
         let was_late = self.is_late;
@@ -215,7 +227,7 @@ impl World {
         if self.limit.is_some() {
             // What shows the end would be dropped as well as anything else, so only the sum counts.
             self.drain(shots, self.fences);
-            for trouble in self.over_limit() {
+            if let Some(trouble) = self.over_limit() {
                 self.troubles.note(&trouble, || format!("{}: {trouble}\nlast of:{}", self.at, listed(shots)));
             }
             return Ok(());
@@ -223,20 +235,41 @@ impl World {
         let fences = self.look(shots)?;
         least += 1;
         most = most.map(|most| most + fences + UNASKED + if was_late { fences } else { 0 });
-        let after = self.counts();
-        for trouble in self.compare(&before, &after, least, most) {
+        let (after, made) = (self.counts(), self.made() - made);
+        let is_whole = !shots.iter().any(Shot::is_cut);
+        let mut troubles = self.compare(&before, &after, least, most, is_whole);
+        let whole = after.outside.0 - before.outside.0;
+        if made > whole.max(1) * MOST_SEGMENTS as u64 {
+            troubles.push(format!("{made} segments are made of {whole} frames"));
+        }
+        // What the operator's queue takes a frame for is time in which nobody else sends.
+        let charged = self.charged();
+        let more = charged - self.charged;
+        self.charged = charged;
+        if more > whole.max(1) * (MOST_SEGMENTS * LARGEST) as u64 {
+            troubles.push(format!("{whole} frames are taken for {more} bytes by the uplink's queue"));
+        }
+        for trouble in troubles {
             self.troubles.note(&trouble, || format!("{}: {trouble}\nof one of:{}", self.at, listed(shots)));
         }
         Ok(())
     }
 
     /// What the host has counted, compared with what was sent and with what was seen.
-    fn compare(&self, before: &Counts, after: &Counts, least: u64, most: Option<u64>) -> Vec<String> {
+    fn compare(
+        &self,
+        before: &Counts,
+        after: &Counts,
+        least: u64,
+        most: Option<u64>,
+        is_whole: bool,
+    ) -> Vec<String> {
         let mut troubles = Vec::new();
         let counted = after.total() - before.total();
         // What is over the limit is dropped, and counted, as well.
         if counted < least || most.is_some_and(|most| counted > most) {
-            let range = format!("{least} to {}", most.map_or("any number".to_owned(), |most| most.to_string()));
+            let range =
+                format!("{least} to {}", most.map_or("any number".to_owned(), |most| most.to_string()));
             troubles.push(format!("{counted} packets are counted, of {range}: {before:?}, {after:?}"));
         }
         for at in At::ALL {
@@ -244,10 +277,11 @@ impl World {
             let ((packets, bytes), (packets_before, bytes_before)) = (after.at(at), before.at(at));
             let (packets, bytes) = (packets - packets_before, bytes - bytes_before);
             // What is cut later has more packets and headers than were counted.
-            let is_whole = at != At::Outside || most.is_some();
+            let is_whole = at != At::Outside || is_whole;
             if sum.payload > bytes || (is_whole && (sum.packets > packets || sum.bytes > bytes)) {
-                troubles
-                    .push(format!("{at:?}: {packets} packets with {bytes} bytes are counted, and {sum:?} is seen"));
+                troubles.push(format!(
+                    "{at:?}: {packets} packets with {bytes} bytes are counted, and {sum:?} is seen"
+                ));
             }
         }
         let marked = self.entries.marked();
@@ -270,7 +304,8 @@ impl World {
         let time = self.start.elapsed() + LATE;
         let allowed = u128::from(rate) * time.as_micros() / 1_000_000 + u128::from(burst + SLACK + ONE_MORE);
         let total = self.judge.total;
-        (u128::from(total) > allowed).then(|| format!("{total} bytes in {time:?}, of which {allowed} are allowed"))
+        (u128::from(total) > allowed)
+            .then(|| format!("{total} bytes in {time:?}, of which {allowed} are allowed"))
     }
 
     /// Looks at everything that arrives until a frame that was sent last has.
@@ -285,7 +320,9 @@ impl World {
                 self.is_late = fences > 0;
                 self.fences += 1;
                 fences += 1;
-                self.entries.send(&Shot::honest(entry, u32::MAX - self.fences)).map_err(|error| format!("{error}"))?;
+                self.entries
+                    .send(&Shot::honest(entry, u32::MAX - self.fences))
+                    .map_err(|error| format!("{error}"))?;
                 sent = Some(Instant::now());
             }
             if self.drain(shots, first) {
@@ -319,8 +356,8 @@ impl World {
                 while let Some(received) = socket.receive(&mut buffer, &mut control) {
                     if let Err(trouble) = self.judge.whole(*at, *is_ipv6, &received) {
                         self.troubles.note(&format!("{at:?}: {trouble}"), || {
-                        format!("{}: {}", self.at, told(*at, &received, &trouble, shots))
-                    });
+                            format!("{}: {}", self.at, told(*at, &received, &trouble, shots))
+                        });
                     }
                 }
             }
@@ -338,6 +375,27 @@ impl World {
             container: pair(counters.tx_container),
             dropped: Reason::ALL.iter().map(|reason| drops.get(*reason)).sum(),
         }
+    }
+
+    /// Packets that were made for the uplink, whether or not there was room for them at its other end.
+    fn made(&self) -> u64 {
+        let mut text = String::new();
+        (&self.interfaces)
+            .rewind()
+            .and_then(|()| (&self.interfaces).read_to_string(&mut text))
+            .expect("a file");
+        let line =
+            text.lines().find_map(|line| line.trim().strip_prefix("uplink:")).expect("the interface exists");
+        let counters: Vec<u64> =
+            line.split_whitespace().map(|word| word.parse().expect("a number")).collect();
+        // Sent, and dropped while they were sent.
+        counters[9] + counters[11]
+    }
+
+    /// Bytes that the uplink's queue believes to have sent.
+    fn charged(&self) -> u64 {
+        let stats = qdisc::stats_of(&self.queues, self.uplink).expect("the kernel tells");
+        stats.iter().find(|stats| stats.kind == "htb").map_or(0, |stats| stats.bytes)
     }
 
     /// Packets in the uplink's queue and in each of its classes.
@@ -373,16 +431,18 @@ fn is_fence(frame: &[u8], newest: u32, how_many: u32) -> bool {
         return false;
     };
     let number = number.first_chunk().map_or(0, |number| u32::from_be_bytes(*number));
-    u16::from_be_bytes([*p, *q]) == HONEST_PORT && (u32::MAX - newest..u32::MAX - newest + how_many).contains(&number)
+    u16::from_be_bytes([*p, *q]) == HONEST_PORT
+        && (u32::MAX - newest..u32::MAX - newest + how_many).contains(&number)
 }
 
 /// What is wrong with what was seen, and with which frame that was sent.
 fn told(at: At, received: &Received, trouble: &str, shots: &[Shot]) -> String {
     let bytes = &received.bytes;
-    let number = number_of(bytes, shots[0].number).or_else(|| by_port(bytes).map(|index| shots[0].number + index));
+    let number =
+        number_of(bytes, shots[0].number).or_else(|| by_port(bytes).map(|index| shots[0].number + index));
     let sent = number.and_then(|number| shots.iter().find(|shot| shot.number == number));
     let sent = sent.map_or_else(|| listed(shots), |shot| format!("\n  {shot}"));
-    let shown: String = bytes.iter().take(256).map(|byte| format!("{byte:02x}")).collect();
+    let shown = entry::hex(&bytes[..bytes.len().min(256)]);
     format!("{at:?}: {trouble}: {} bytes: {shown}\nof:{sent}", bytes.len())
 }
 
@@ -394,5 +454,5 @@ fn by_port(frame: &[u8]) -> Option<u32> {
 }
 
 fn listed(shots: &[Shot]) -> String {
-    shots.iter().map(|shot| format!("\n  {shot}")).collect()
+    shots.iter().flat_map(|shot| ["\n  ".to_owned(), shot.to_string()]).collect()
 }
