@@ -8,7 +8,13 @@ use aya_ebpf::{
     helpers::bpf_check_mtu,
     programs::TcContext,
 };
-use portmap_ebpf::{Frame, answer::ASKED_MARK, frame::Head};
+use portmap_ebpf::{
+    Frame,
+    answer::{ASKED_MARK, ASKED_TIME},
+    frame::Head,
+};
+
+use super::offload;
 
 /// `PACKET_HOST` of `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
@@ -35,7 +41,9 @@ fn skb(context: &TcContext) -> &__sk_buff {
 /// Whether the program is only asked what it would do, see [`portmap_ebpf::answer`].
 #[inline(always)]
 pub(super) fn is_asked(context: &TcContext) -> bool {
-    skb(context).mark == ASKED_MARK
+    let skb = skb(context);
+    // SAFETY: the reference is valid. Volatile, because the kernel takes loads of the whole number only.
+    skb.mark == ASKED_MARK && unsafe { (&raw const skb.hwtstamp).read_volatile() } == ASKED_TIME
 }
 
 /// Whether an interface's MTU allows a frame; with `BPF_MTU_CHK_SEGS` each of the segments that the kernel has yet to cut
@@ -161,6 +169,12 @@ impl Frame for Skb<'_> {
     #[inline(always)]
     fn fits(&self, ifindex: u32) -> bool {
         fits(self.context, ifindex, u64::from(BPF_MTU_CHK_SEGS))
+    }
+
+    #[inline(always)]
+    fn is_sound(&self, transport: usize, is_sctp: bool) -> bool {
+        // A test run says nothing of what is left to others.
+        is_asked(self.context) || offload::is_sound(self.context, self.segment(), transport, is_sctp)
     }
 
     #[inline(always)]

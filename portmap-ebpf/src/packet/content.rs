@@ -119,6 +119,19 @@ pub struct Reading<V: Version> {
 }
 
 impl<V: Version> Reading<V> {
+    /// Where the transport header starts whose checksum a sender can leave to the interface: that of a whole packet. 0 if
+    /// there is none; of fragments and of ICMP, kernels compute it themselves.
+    #[inline(always)]
+    pub fn summed(&self) -> usize {
+        if self.is_first || !has_ports(self.protocol) { 0 } else { self.transport }
+    }
+
+    /// Whether it is a packet of SCTP.
+    #[inline(always)]
+    pub const fn is_sctp(&self) -> bool {
+        self.protocol == SCTP
+    }
+
     /// Writes down what the first fragment of a datagram carried. To be done for those that may pass.
     #[inline(always)]
     pub fn remember(&self, tables: &impl Tables, ip: &Ip<V>, scope: u16) {
