@@ -11,7 +11,7 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
+        __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
         bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
     helpers::{bpf_skb_adjust_room, bpf_skb_change_tail},
@@ -35,6 +35,7 @@ const KEPT: usize = 6;
 /// starts that is all in this packet; 0 if there is none, and then the sender has to sum up for itself.
 #[inline(always)]
 pub(super) fn is_sound(context: &TcContext, segment: u32, transport: usize, is_sctp: bool) -> bool {
+    let (transport, is_sctp) = forgotten(context, transport, is_sctp);
     let is_cut = segment != 0;
     if is_cut && !is_cut_as_usual(context, segment, is_sctp) {
         return false;
@@ -46,6 +47,23 @@ pub(super) fn is_sound(context: &TcContext, segment: u32, transport: usize, is_s
         Some(false) => !is_cut,
         None => false,
     }
+}
+
+/// The same values, of which the verifier no longer knows which ones they may be: else it takes the ways from here once
+/// more for each of them, and with IPv6's extensions they are many. They pass through a place in the context that belongs
+/// to programs.
+#[inline(always)]
+fn forgotten(context: &TcContext, transport: usize, is_sctp: bool) -> (usize, bool) {
+    #[expect(clippy::cast_possible_truncation, reason = "headers are not that long")]
+    let word = (transport as u32) << 1 | u32::from(is_sctp);
+    // SAFETY: the kernel passes a valid context, which nothing else refers to now.
+    let place = unsafe { &raw mut (*context.as_ptr().cast::<__sk_buff>()).cb[0] };
+    // SAFETY: the pointer is to a word of the context. Volatile, because the compiler knows what was written.
+    let word = unsafe {
+        place.write_volatile(word);
+        place.read_volatile()
+    };
+    ((word >> 1) as usize, word & 1 != 0)
 }
 
 /// Whether a frame that is to be cut is one of TCP, of UDP with datagrams of one size (`UDP_SEGMENT`) or of SCTP, and not

@@ -123,7 +123,8 @@ impl<V: Version> Reading<V> {
     /// there is none; of fragments and of ICMP, kernels compute it themselves.
     #[inline(always)]
     pub fn summed(&self) -> usize {
-        if self.is_first || !has_ports(self.protocol) { 0 } else { self.transport }
+        // A later fragment has none in any case.
+        if self.is_first || self.content.kind != Kind::Ports { 0 } else { self.transport }
     }
 
     /// Whether it is a packet of SCTP.
