@@ -1,7 +1,8 @@
 //! A verdict as a program reports it when it is asked rather than given a packet.
 //!
-//! A test run (`BPF_PROG_TEST_RUN`) of a program on a frame with [`ASKED_MARK`] counts nothing and writes nothing
-//! down. The program says what it would do in seven words of the `__sk_buff`, which a test run hands back. A real packet can get this mark from the host's own root only; it is delivered as any other, uncounted.
+//! A test run (`BPF_PROG_TEST_RUN`) of a program on a frame with [`ASKED_MARK`] and [`ASKED_TIME`] counts nothing and writes
+//! nothing down. The program says what it would do in seven words of the `__sk_buff`, which a test run hands back. A mark
+//! alone, which a container's root can give a packet, makes no difference.
 
 use portmap_common::{reason::Reason, tables::PortEntry};
 
@@ -9,6 +10,11 @@ use crate::verdict::{NextHop, Origin, Renumber, Verdict};
 
 /// Mark of a frame about which a program is asked.
 pub const ASKED_MARK: u32 = 0x504d_3f3f;
+
+/// What such a frame has besides, which no packet can have: the moment at which hardware has seen it (`hwtstamp`). Programs
+/// cannot write that and senders cannot set it, drivers of hardware alone can. This moment is centuries from now (and, where
+/// a kernel keeps an address in its place, no address).
+pub const ASKED_TIME: u64 = 0x504d_3f3f_504d_3f3f;
 
 /// The words: five of `cb`, then `priority` and `mark`.
 pub type Words = [u32; 7];

@@ -115,16 +115,15 @@ fn carry_out(context: &TcContext, verdict: &Verdict, is_asked: bool) -> i32 {
             set_priority(context, priority);
         }
     };
-    // What a container sends into its host veth from a program of its own has kept whatever priority and mark that one has
-    // set. Neither may choose anything on the host or in another container.
-    if let Verdict::ToContainer { origin: Origin::Container(_), .. }
-    | Verdict::ToOutside { .. }
-    | Verdict::ToHost(_) = *verdict
-        && !is_asked
-    {
-        set_priority(0);
-        set_mark(context, 0);
-    }
+    // What a sender has said beside the packet is for its own namespace. A redirect would take it along, to where a class of
+    // a queue, a route or a firewall's rule may be chosen by it.
+    let forget = || {
+        if !is_asked {
+            set_mark(context, 0);
+            set_priority(0);
+            set_tc_index(context, 0);
+        }
+    };
     match *verdict {
         Verdict::Continue(_) | Verdict::Decided | Verdict::Own(_) => TC_ACT_UNSPEC,
         Verdict::InFlow(flow) => {
@@ -136,6 +135,7 @@ fn carry_out(context: &TcContext, verdict: &Verdict, is_asked: bool) -> i32 {
             if !renumbered(context, renumber) {
                 return TC_ACT_SHOT;
             }
+            forget();
             let queued = if origin == Origin::Outside { QUEUE_OUTSIDE } else { QUEUE_LOCAL };
             // A datagram from a loopback device can be larger than the queue's interface carries.
             if owner.flags & queued != 0 && fits(context, owner.ifindex, 0) {
@@ -155,12 +155,14 @@ fn carry_out(context: &TcContext, verdict: &Verdict, is_asked: bool) -> i32 {
             if !renumbered(context, renumber) {
                 return TC_ACT_SHOT;
             }
+            forget();
             if maps::config().uplink_flows != 0 {
                 set_priority(queue::priority_of(queue::flow_of(slot)));
             }
             to_neighbour(next_hop)
         }
         Verdict::ToHost(_) => {
+            forget();
             set_mark(context, DECIDED_MARK);
             let mac = maps::config().lo_mac.octets();
             to_loopback(context, Some(mac))
@@ -265,6 +267,13 @@ fn answer(context: &TcContext, verdict: &Verdict) {
 pub(super) fn set_mark(context: &TcContext, mark: u32) {
     // SAFETY: the kernel passes a valid context, which nothing else refers to now.
     unsafe { (*context.as_ptr().cast::<__sk_buff>()).mark = mark };
+}
+
+/// Gives a packet an index for whoever sorts packets by that.
+#[inline(always)]
+fn set_tc_index(context: &TcContext, index: u32) {
+    // SAFETY: the kernel passes a valid context, which nothing else refers to now.
+    unsafe { (*context.as_ptr().cast::<__sk_buff>()).tc_index = index };
 }
 
 /// Says where in a queue a packet is to go.

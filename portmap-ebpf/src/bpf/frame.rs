@@ -8,7 +8,13 @@ use aya_ebpf::{
     helpers::bpf_check_mtu,
     programs::TcContext,
 };
-use portmap_ebpf::{Frame, answer::ASKED_MARK, frame::Head};
+use portmap_ebpf::{
+    Frame,
+    answer::{ASKED_MARK, ASKED_TIME},
+    frame::Head,
+};
+
+use super::offload;
 
 /// Bytes of an Ethernet header.
 const ETHERNET: u32 = 14;
@@ -38,7 +44,9 @@ fn skb(context: &TcContext) -> &__sk_buff {
 /// Whether the program is only asked what it would do, see [`portmap_ebpf::answer`].
 #[inline(always)]
 pub(super) fn is_asked(context: &TcContext) -> bool {
-    skb(context).mark == ASKED_MARK
+    let skb = skb(context);
+    // SAFETY: the reference is valid. Volatile, because the kernel takes loads of the whole number only.
+    skb.mark == ASKED_MARK && unsafe { (&raw const skb.hwtstamp).read_volatile() } == ASKED_TIME
 }
 
 /// Whether an interface's MTU allows a frame; with `BPF_MTU_CHK_SEGS` each of the segments that the kernel has yet to cut
@@ -171,6 +179,12 @@ impl Frame for Skb<'_> {
     fn fits(&self, ifindex: u32, longest: u32) -> bool {
         let (result, mtu) = check_mtu(self.context, ifindex, u64::from(BPF_MTU_CHK_SEGS));
         result < 0 || (result == 0 && longest <= mtu + ETHERNET)
+    }
+
+    #[inline(always)]
+    fn is_sound(&self, transport: usize, is_sctp: bool) -> bool {
+        // A test run says nothing of what is left to others.
+        is_asked(self.context) || offload::is_sound(self.context, self.segment(), transport, is_sctp)
     }
 
     #[inline(always)]

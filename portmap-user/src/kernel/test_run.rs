@@ -1,7 +1,7 @@
 //! Asking a loaded program what it would do with a packet (`BPF_PROG_TEST_RUN`).
 
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use portmap_ebpf::answer::Words;
+use portmap_ebpf::answer::{ASKED_MARK, ASKED_TIME, Words};
 
 use crate::{
     error::{Context as _, Result},
@@ -15,6 +15,7 @@ const MARK: usize = 8;
 const PRIORITY: usize = 32;
 const IFINDEX: usize = 40;
 const CB: [usize; 5] = [48, 52, 56, 60, 64];
+const HWTSTAMP: usize = 184;
 
 /// What a program has left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +35,7 @@ impl Run {
 }
 
 /// Runs a pinned program once on a frame that has a mark and is at an interface of the calling thread's namespace.
-/// The frame goes nowhere; whether it is counted is up to the program.
+/// The frame goes nowhere; whether it is counted is up to the program. With [`ASKED_MARK`] it is asked and counts nothing.
 pub fn run(pins: &Pins, program: &str, frame: &[u8], ifindex: u32, mark: u32) -> Result<Run> {
     let pin = pins.program(program);
     let running = || format!("cannot run {}", pin.display());
@@ -42,6 +43,9 @@ pub fn run(pins: &Pins, program: &str, frame: &[u8], ifindex: u32, mark: u32) ->
     let (mut before, mut after) = ([0; CONTEXT], [0; CONTEXT]);
     set_word(&mut before, MARK, mark);
     set_word(&mut before, IFINDEX, ifindex);
+    if mark == ASKED_MARK {
+        before[HWTSTAMP..].copy_from_slice(&ASKED_TIME.to_ne_bytes());
+    }
     let options = TestRunOptions {
         data_in: Some(frame),
         ctx_in: Some(&before),

@@ -35,13 +35,13 @@ use portmap_common::{
 };
 use portmap_ebpf::{
     Verdict,
-    answer::{self, ASKED_MARK},
+    answer::{self, ASKED_MARK, ASKED_TIME},
 };
 
 use crate::{
     judge::NOW,
     memory::Entry,
-    test_run::{self, CB, GSO_SIZE, IFINDEX, INGRESS_IFINDEX, MARK, PRIORITY, Skb},
+    test_run::{self, CB, GSO_SIZE, HWTSTAMP, IFINDEX, INGRESS_IFINDEX, MARK, PRIORITY, Skb},
     world::{A, B, C, Case, Hook, MAC, MTU, NOBODY, UPLINK, World},
 };
 
@@ -146,7 +146,7 @@ impl Kernel {
         if case.mark != 0 || !is_possible(case) {
             return None;
         }
-        let (_, after) = self.run(case, ASKED_MARK);
+        let (_, after) = self.run(case, ASKED_MARK, ASKED_TIME);
         let mut words = [0; 7];
         words[..5].copy_from_slice(&after[CB..CB + 5]);
         words[5..].copy_from_slice(&[after[PRIORITY], after[MARK]]);
@@ -156,7 +156,7 @@ impl Kernel {
     /// Gives a frame to the program at a hook: which priority and which mark it leaves.
     pub(crate) fn deliver(&self, case: &Case<'_>) -> Option<(u32, u32)> {
         is_possible(case).then(|| {
-            let (_, after) = self.run(case, case.mark);
+            let (_, after) = self.run(case, case.mark, 0);
             (after[PRIORITY], after[MARK])
         })
     }
@@ -167,8 +167,11 @@ impl Kernel {
         self.limits.get(&slot.into(), 0).expect("an entry").scheduled - before.scheduled
     }
 
-    fn run(&self, case: &Case<'_>, mark: u32) -> (i32, Skb) {
+    fn run(&self, case: &Case<'_>, mark: u32, time: u64) -> (i32, Skb) {
         let mut context: Skb = [0; 48];
+        for (word, bytes) in context[HWTSTAMP..].iter_mut().zip(time.to_ne_bytes().as_chunks().0) {
+            *word = u32::from_ne_bytes(*bytes);
+        }
         context[MARK] = mark;
         context[INGRESS_IFINDEX] = case.ingress;
         context[IFINDEX] = case.hook.ifindex();

@@ -15,6 +15,8 @@ pub(crate) const MARK: usize = 2;
 pub(crate) const PRIORITY: usize = 8;
 pub(crate) const INGRESS_IFINDEX: usize = 9;
 pub(crate) const IFINDEX: usize = 10;
+/// The first of two.
+pub(crate) const HWTSTAMP: usize = 46;
 /// The first of five.
 pub(crate) const CB: usize = 12;
 

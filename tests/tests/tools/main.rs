@@ -10,6 +10,7 @@ mod mtu;
 mod refused;
 mod routers;
 mod scapy;
+mod segments;
 mod tags;
 mod transfers;
 
