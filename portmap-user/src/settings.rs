@@ -152,7 +152,7 @@ pub struct RawSettings {
     #[arg(long, value_name = "BOOL", alias = "listen_to_containers", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[serde(alias = "listen_to_containers")]
     listen_to_containers: Option<bool>,
-    /// Whose 127.0.0.0/8 and ::1 are in containers: everybody's on the host, or each one's own [default: shared]
+    /// Whose loopback addresses are in containers: everybody's on the host, or each one's own [default: shared]
     #[arg(long, value_enum)]
     loopback: Option<Loopback>,
     /// Which of the host's ports containers may reach: all, none, or ports such as 53,8080-8090 [default: all]

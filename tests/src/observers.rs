@@ -82,8 +82,6 @@ pub fn observed<T>(sandbox: &Sandbox, work: impl FnOnce(&Answers) -> T) -> T {
                     }
                     match ask(&socket, number) {
                         Ok(true) => _ = answers.0[number].fetch_add(1, Ordering::Relaxed),
-                        // While a container or a daemon comes or goes, some questions have no answer.
-                        Ok(false) => {}
                         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                             let (method, path, body) = QUESTIONS[number];
                             eprintln!(
@@ -94,8 +92,8 @@ pub fn observed<T>(sandbox: &Sandbox, work: impl FnOnce(&Answers) -> T) -> T {
                             let _ = kill(first_process, Signal::SIGKILL);
                             break;
                         }
-                        // Nobody is there, or not any more.
-                        Err(_) => {}
+                        // Nobody is there, or not any more; or what is asked about comes or goes just now.
+                        Ok(false) | Err(_) => {}
                     }
                     thread::sleep(REST);
                 }

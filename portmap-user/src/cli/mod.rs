@@ -206,7 +206,7 @@ struct TrafficOptions {
     /// CPUs that it has, for limits that depend on them [default: 1]
     #[arg(long, value_name = "F")]
     cpus: Option<Cpus>,
-    /// Whose 127.0.0.0/8 and ::1 are in it: everybody's on the host, or its own [default: the daemon's]
+    /// Whose loopback addresses are in it: everybody's on the host, or its own [default: the daemon's]
     #[arg(long, value_enum, hide_possible_values = true, value_name = "shared|private")]
     loopback: Option<Loopback>,
 }

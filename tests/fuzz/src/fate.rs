@@ -308,7 +308,7 @@ impl<'a> Judge<'a> {
         }
         if protocol == 6 {
             // Flags are the fourteenth byte of sixteen; SYN is 2, ACK is 16.
-            return packet.bytes.get(at..at + 16).is_none_or(|header| header[13] & 18 == 2);
+            return packet.bytes.get(at..at + 16).is_none_or(|header| header[13] & 0x12 == 0x02);
         }
         let key = flow(packet, slot, (from, to), protocol);
         let seen = self.memory.host_flows.get(&key);

@@ -259,6 +259,7 @@ fn lengths(table: &mut Table, name: &str, short: Frame) {
     table.add(&format!("longer {name} to the host"), &Frame { to: HOST, ..too_long }, Verdict::ToHost(A));
 }
 
+#[expect(clippy::too_many_lines, reason = "a row for each rule of the page")]
 fn at_veth_of_a() -> Vec<Fixture> {
     let mut table = Table::of(Hook::VethOfA);
     for (protocol, name) in [(UDP, "UDP"), (TCP, "TCP")] {
