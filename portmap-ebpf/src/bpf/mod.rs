@@ -5,5 +5,4 @@ mod finish;
 mod frame;
 mod limits;
 mod maps;
-mod offload;
 mod programs;
