@@ -26,21 +26,20 @@ fn datagrams_that_are_sent_at_once_arrive_outside() {
     for address in [IpAddr::V4(OUTSIDE), OUTSIDE6.into()] {
         let to = (address, HOST_PORT).into();
         let socket = world.sandbox.inside(A, || UdpSocket::bind(any(to, 0))).expect("a port");
-        let bytes: Vec<u8> =
-            (0..SEGMENT).flat_map(|number| number.to_le_bytes()).cycle().take(23_500).collect();
+        let bytes: Vec<u8> = (0..SEGMENT).flat_map(u16::to_le_bytes).cycle().take(23_500).collect();
         let all = [IoSlice::new(&bytes)];
         let how = [ControlMessage::UdpGsoSegments(&SEGMENT)];
         let sent =
             sendmsg(socket.as_raw_fd(), &all, &how, MsgFlags::empty(), Some(&SockaddrStorage::from(to)));
         assert_eq!(sent, Ok(bytes.len()), "{address}");
-        let mut received = Vec::new();
+        let mut arrived = Vec::new();
         for datagram in 0..DATAGRAMS {
             let mut buffer = [0; 2000];
             let what = format!("datagram {datagram} at {address}");
             let length = wait::for_value(&what, || receiver.recv(&mut buffer).ok());
-            received.extend_from_slice(&buffer[..length]);
+            arrived.extend_from_slice(&buffer[..length]);
         }
-        assert!(received == bytes, "{address}: {} bytes of {}", received.len(), bytes.len());
+        assert!(arrived == bytes, "{address}: {} bytes of {}", arrived.len(), bytes.len());
     }
     assert_eq!(world.drops("a").get("malformed").copied().unwrap_or_default(), 0);
 }
