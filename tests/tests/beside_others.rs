@@ -299,6 +299,8 @@ fn what_is_there_in_a_namespace_or_at_the_host_is_named_or_passed_by() {
     );
     let look = || sandbox.sh(THEIRS, "ip -o link; ip -o address; ip route");
     let add = ["add", "a", "--netns", "/run/netns/theirs", "--ports", "31000"];
+    // The kernel notes that e1 has no carrier a moment later.
+    wait::until("e1's state to be known", || look().contains("NO-CARRIER"));
     let before = look();
     let error = sandbox.fails(&add, 4);
     assert!(error.contains("eth0"), "{error}");
