@@ -12,6 +12,10 @@ pub const ENTRIES: usize = 8192;
 /// of a datagram (`net.ipv4.ipfrag_time`).
 pub const FRAGMENT_LIFETIME: u64 = 30_000_000_000;
 
+/// Nanoseconds within which two first fragments of one datagram that say different things contradict each other. Identifications
+/// come again (there are 65,536 over IPv4), so what is older is another datagram.
+pub const CONTRADICTION: u64 = 1_000_000_000;
+
 /// Flag in the scope of what a container's loopback device remembers.
 pub const SCOPE_LOOPBACK: u16 = 0x8000;
 
@@ -69,6 +73,8 @@ impl Fragment {
     pub const ECHO_REQUEST: u32 = 1;
     /// An echo reply.
     pub const ECHO_REPLY: u32 = 2;
+    /// Two first fragments said different things within [`CONTRADICTION`], so neither counts.
+    pub const CONTRADICTED: u32 = 3;
 }
 
 /// An echo request that is out, by what its reply will carry.

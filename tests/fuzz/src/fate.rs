@@ -21,6 +21,9 @@ use crate::{
 /// Nanoseconds for which a first fragment counts.
 const LIFETIME: u64 = 30_000_000_000;
 
+/// Nanoseconds for which another first fragment contradicts it.
+const CONTRADICTION: u64 = 1_000_000_000;
+
 /// Nanoseconds for which a container may answer what the host has sent.
 const FLOW_LIFETIME: u64 = 180_000_000_000;
 
@@ -152,13 +155,26 @@ impl<'a> Judge<'a> {
                     Content::Echo { id, .. } => (Fragment::ECHO_REPLY, id, 0),
                     Content::Error { .. } => return None,
                 };
-                self.first = Some((key(id), Fragment { seen: self.world.now, kind, source, destination }));
+                let says = Fragment { seen: self.world.now, kind, source, destination };
+                let before = self.memory.fragments.get(&key(id)).copied().filter(|before| {
+                    self.world.now.checked_sub(before.seen).is_some_and(|age| age <= CONTRADICTION)
+                });
+                let contradicted = Fragment { seen: says.seen, kind: 3, source: 0, destination: 0 };
+                let is_same = |before: Fragment| Fragment { seen: says.seen, ..before } == says;
+                self.first = Some((
+                    key(id),
+                    match before {
+                        Some(before) if before.kind == 3 => before,
+                        Some(before) if !is_same(before) => contradicted,
+                        _ => says,
+                    },
+                ));
                 Some(content)
             }
             Piece::Later(id) => {
                 let fragment = self.memory.fragments.get(&key(id))?;
                 let Fragment { seen, kind, source, destination } = *fragment;
-                if self.world.now.checked_sub(seen)? > LIFETIME {
+                if self.world.now.checked_sub(seen)? > LIFETIME || kind == 3 {
                     return None;
                 }
                 Some(if kind == Fragment::PORTS {

@@ -178,7 +178,13 @@ fn model_notes(situation: &Situation<'_>, verdict: Verdict) -> Vec<Note> {
             Content::EchoReply { id, .. } => Some(Carried::EchoReply(id)),
             Content::Error { .. } | Content::None => None,
         };
-        notes.extend(carried.map(|carried| Note::Fragment(datagram, NOW, carried)));
+        // What first fragments say within a moment counts as long as they say the same.
+        let counts = match situation.memory.just_carried(&datagram, NOW) {
+            Some(Carried::Contradicted) => None,
+            Some(before) if Some(before) != carried => carried.map(|_other| Carried::Contradicted),
+            _ => carried,
+        };
+        notes.extend(counts.map(|counts| Note::Fragment(datagram, NOW, counts)));
     }
     if let Content::EchoRequest { id, at: Some(_) } = packet.content {
         let peer = packet.destination;

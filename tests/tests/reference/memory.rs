@@ -3,7 +3,10 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use portmap_common::{
-    memory::{Echo, EchoKey, FRAGMENT_LIFETIME, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
+    memory::{
+        CONTRADICTION, Echo, EchoKey, FRAGMENT_LIFETIME, Fragment, FragmentKey4, FragmentKey6, HostFlow,
+        HostFlowKey,
+    },
     slot::HOST_SLOT,
     tables::{Address4, Address6},
 };
@@ -25,9 +28,14 @@ pub(crate) struct Datagram {
 /// What the first fragment of a datagram carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Carried {
-    Ports { source: u16, destination: u16 },
+    Ports {
+        source: u16,
+        destination: u16,
+    },
     EchoRequest(u16),
     EchoReply(u16),
+    /// First fragments said different things.
+    Contradicted,
 }
 
 /// Who sent an echo request; the host has slot and generation 0.
@@ -89,6 +97,12 @@ impl Memory {
         (now - seen <= FRAGMENT_LIFETIME).then_some(*carried)
     }
 
+    /// What a first fragment carried that is so young that another one is of the same datagram.
+    pub(crate) fn just_carried(&self, datagram: &Datagram, now: u64) -> Option<Carried> {
+        let (seen, carried) = self.fragments.get(datagram)?;
+        (now - seen <= CONTRADICTION).then_some(*carried)
+    }
+
     /// The host, or the container that still exists, to which an answer with this identifier belongs.
     pub(crate) fn asker(&self, world: &World, peer: IpAddr, id: u16) -> Option<Asker> {
         let asker = self.echoes.get(&(peer, id))?;
@@ -115,6 +129,7 @@ impl From<Note> for Entry {
                     Carried::Ports { source, destination } => (Fragment::PORTS, source, destination),
                     Carried::EchoRequest(id) => (Fragment::ECHO_REQUEST, id, 0),
                     Carried::EchoReply(id) => (Fragment::ECHO_REPLY, id, 0),
+                    Carried::Contradicted => (Fragment::CONTRADICTED, 0, 0),
                 };
                 let fragment = Fragment { seen, kind, source: source_port, destination: destination_port };
                 match (source, destination) {
