@@ -89,6 +89,9 @@ pub struct EchoKey {
     pub version: u32,
 }
 
+/// Nanoseconds after its last request for which nobody else gets an identifier.
+pub const ECHO_LIFETIME: u64 = 60_000_000_000;
+
 /// Who has asked for an echo.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,6 +102,16 @@ pub struct Echo {
     pub slot: u16,
     /// The identifier that it used itself.
     pub id: u16,
+    /// When it asked last, in nanoseconds of the monotonic clock.
+    pub seen: u64,
+}
+
+impl Echo {
+    /// Whether two requests are of the same asker, with the same identifier of its own.
+    #[inline(always)]
+    pub const fn is_like(&self, other: &Self) -> bool {
+        self.generation == other.generation && self.slot == other.slot && self.id == other.id
+    }
 }
 
 /// Nanoseconds for which the host waits for answers to what it has sent without a connection: as long as the kernel's
@@ -135,4 +148,4 @@ const _: () = assert!(size_of::<FragmentKey4>() == 16);
 const _: () = assert!(size_of::<FragmentKey6>() == 40);
 const _: () = assert!(size_of::<Fragment>() == 16);
 const _: () = assert!(size_of::<EchoKey>() == 24);
-const _: () = assert!(size_of::<Echo>() == 8);
+const _: () = assert!(size_of::<Echo>() == 16);

@@ -169,6 +169,8 @@ pub struct Config {
     pub reach: u32,
     /// Where the daemon listens, if that is not for containers.
     pub listener: Listener,
+    /// A number that no container knows, from which follows which other identifiers a ping may get.
+    pub secret: u64,
 }
 
 /// Flag of [`Config::reach`]: of the host's ports, containers may reach those that
@@ -212,7 +214,7 @@ const _: () = assert!(size_of::<PortEntry>() == 8);
 const _: () = assert!(size_of::<Endpoint>() == 20);
 const _: () = assert!(size_of::<Guarded>() == 4);
 const _: () = assert!(size_of::<Listener>() == 48);
-const _: () = assert!(size_of::<Config>() == 136);
+const _: () = assert!(size_of::<Config>() == 144);
 
 #[cfg(test)]
 mod tests {

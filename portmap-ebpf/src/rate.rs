@@ -61,6 +61,7 @@ mod tests {
             None
         }
         fn set_echo(&self, _key: &EchoKey, _echo: &Echo) {}
+        fn renew_echo(&self, _key: &EchoKey, _seen: u64) {}
         fn claim_echo(&self, _key: &EchoKey, _echo: &Echo, _stale: Option<Echo>) -> bool {
             false
         }

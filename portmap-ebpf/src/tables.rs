@@ -38,7 +38,10 @@ pub trait Tables {
     /// Writes down who asks for the echo with this key, whoever did before.
     fn set_echo(&self, key: &EchoKey, echo: &Echo);
 
-    /// The same, but if somebody else has the key by now, it returns false. `stale` is what may be replaced.
+    /// Writes down when the asker of the echo with this key has asked last.
+    fn renew_echo(&self, key: &EchoKey, seen: u64);
+
+    /// As [`Self::set_echo`], but if somebody else has the key by now, it returns false. `stale` is what may be replaced.
     fn claim_echo(&self, key: &EchoKey, echo: &Echo, stale: Option<Echo>) -> bool;
 
     /// Whether a port is one of the host's that containers may reach, where not all are.

@@ -130,7 +130,8 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn echo(&self, key: &EchoKey) -> Option<Echo> {
-        // SAFETY: an entry is one aligned word, read whole.
+        // SAFETY: the pointer is valid as long as the program runs. Who has asked is one aligned word, read whole; the time may
+        // be that of another entry, if this one is used for that meanwhile.
         unsafe { PM_ECHO.get(key) }.copied()
     }
 
@@ -138,6 +139,18 @@ impl Tables for Maps<'_> {
     fn set_echo(&self, key: &EchoKey, echo: &Echo) {
         if !is_asked(self.context) {
             let _ = PM_ECHO.insert(key, echo, u64::from(BPF_ANY));
+        }
+    }
+
+    #[inline(always)]
+    fn renew_echo(&self, key: &EchoKey, seen: u64) {
+        if is_asked(self.context) {
+            return;
+        }
+        // In place, so that it takes the identifier from nobody who has claimed it meanwhile.
+        if let Some(echo) = PM_ECHO.get_ptr_mut(key) {
+            // SAFETY: the pointer is to a map's entry, whose time is an aligned word.
+            unsafe { (&raw mut (*echo).seen).write_volatile(seen) };
         }
     }
 
@@ -204,6 +217,7 @@ static NO_CONFIG: Config = Config {
     uplink_flows: 0,
     reach: 0,
     listener: Listener::NONE,
+    secret: 0,
 };
 
 /// The host's addresses.

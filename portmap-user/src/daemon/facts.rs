@@ -1,6 +1,10 @@
 //! What the host is like: its uplink, and the addresses that containers share with it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::LazyLock,
+};
 
 use netlink_packet_route::AddressFamily;
 use portmap_common::{
@@ -63,6 +67,9 @@ impl<A> Shared<A> {
     }
 }
 
+/// Known to nobody, and another one each time the daemon starts: keys of the standard library's hashes come from the kernel.
+static SECRET: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()));
+
 /// Smallest MTU of a link on which Linux speaks IPv6 (RFC 8200, section 5).
 const SMALLEST_IPV6_MTU: u32 = 1280;
 
@@ -113,6 +120,7 @@ impl HostFacts {
             mac: MacEntry::new(self.mac),
             lo_mac: MacEntry::new(self.lo_mac),
             uplink_flows: if has_flows { queue::UPLINK_FLOWS } else { 0 },
+            secret: *SECRET,
             ..Config::default()
         };
         if let Some(v6) = &self.v6 {

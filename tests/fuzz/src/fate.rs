@@ -261,7 +261,8 @@ impl<'a> Judge<'a> {
                 if self.world.has_used_up(slot, false) {
                     return None;
                 }
-                let asker = Echo { generation: self.world.endpoint(slot).generation, slot, id };
+                let generation = self.world.endpoint(slot).generation;
+                let asker = Echo { generation, slot, id, seen: self.world.now };
                 // A later fragment goes where the first one has gone, whose identifier it shares.
                 let Some(at) = at else { return Some(Fate::Outside(slot, next_hop)) };
                 let (peer, message) = ((packet.is_v6, packet.destination), Packet::START + at);

@@ -153,7 +153,12 @@ fn remember(world: &World, scene: &Scene, frame: &[u8], memories: [u8; 7]) {
         }
         _ => {}
     }
-    let live = |slot| Echo { generation: world.endpoint(slot).generation, slot, id: one_of(&IDS, own_id) };
+    // Now, and around the time for which nobody else gets an identifier.
+    let seen = world.now - one_of(&[0, 60_000_000_000, 60_000_000_001], echo >> 4);
+    let live = |slot| {
+        let generation = world.endpoint(slot).generation;
+        Echo { generation, slot, id: one_of(&IDS, own_id), seen }
+    };
     let entry = match echo & 0x0f {
         0 => return,
         1..=5 => live(A),

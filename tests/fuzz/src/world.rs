@@ -71,6 +71,7 @@ impl World {
             uplink_flows: if state & 4 != 0 { 4097 } else { 0 },
             reach: if state & 64 != 0 { HOST_ACCESS_LIMITED } else { 0 },
             // By IPv4 at one address, by IPv6 at all.
+            secret: u64::from_le_bytes(choices),
             listener: if state & 128 != 0 {
                 Listener {
                     port: 80,
@@ -214,6 +215,13 @@ impl Tables for World {
         self.memory.borrow_mut().echoes.insert(parts(key), *echo);
     }
 
+    fn renew_echo(&self, key: &EchoKey, seen: u64) {
+        let (peer, id) = parts(key);
+        let mut memory = self.memory.borrow_mut();
+        let echo = memory.echo(peer, id).expect("it has been looked up");
+        memory.echoes.insert((peer, id), Echo { seen, ..echo });
+    }
+
     fn claim_echo(&self, key: &EchoKey, echo: &Echo, stale: Option<Echo>) -> bool {
         let (peer, id) = parts(key);
         assert_eq!(self.memory.borrow().echo(peer, id), stale, "only what was seen may be replaced");
@@ -222,7 +230,7 @@ impl Tables for World {
         if lost {
             self.races.set(races - 1);
         }
-        let entry = if lost { Echo { generation: 0, slot: HOST_SLOT, id } } else { *echo };
+        let entry = if lost { Echo { generation: 0, slot: HOST_SLOT, id, seen: self.now } } else { *echo };
         self.memory.borrow_mut().echoes.insert((peer, id), entry);
         !lost
     }

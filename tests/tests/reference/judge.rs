@@ -192,10 +192,10 @@ fn model_notes(situation: &Situation<'_>, verdict: Verdict) -> Vec<Note> {
             (Hook::Veth(slot), Verdict::ToOutside { .. }) => {
                 let outside = situation.outside_id(id).expect("the verdict depends on it");
                 let generation = situation.world.containers[&slot];
-                notes.push(Note::Echo(peer, outside, Asker { slot, generation, id }));
+                notes.push(Note::Echo(peer, outside, NOW, Asker { slot, generation, id }));
             }
             (Hook::UplinkOut, _) if case.ingress == 0 && situation.world.is_shared(packet.source) => {
-                notes.push(Note::Echo(peer, id, Asker { slot: HOST_SLOT, generation: 0, id }));
+                notes.push(Note::Echo(peer, id, NOW, Asker { slot: HOST_SLOT, generation: 0, id }));
             }
             _ => {}
         }

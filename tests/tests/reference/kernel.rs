@@ -123,7 +123,9 @@ impl Kernel {
         match entry {
             Entry::Fragment4(key, fragment) => self.fragments4.insert(key, at_kernels_time(fragment), 0),
             Entry::Fragment6(key, fragment) => self.fragments6.insert(key, at_kernels_time(fragment), 0),
-            Entry::Echo(key, echo) => self.echoes.insert(key, echo, 0),
+            Entry::Echo(key, echo) => {
+                self.echoes.insert(key, Echo { seen: by_kernels_clock(echo.seen), ..echo }, 0)
+            }
             Entry::HostFlow(key, HostFlow { seen }) => {
                 self.host_flows.insert(key, HostFlow { seen: by_kernels_clock(seen) }, 0)
             }

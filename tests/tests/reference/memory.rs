@@ -4,8 +4,8 @@ use std::{collections::HashMap, net::IpAddr};
 
 use portmap_common::{
     memory::{
-        CONTRADICTION, Echo, EchoKey, FRAGMENT_LIFETIME, Fragment, FragmentKey4, FragmentKey6, HostFlow,
-        HostFlowKey,
+        CONTRADICTION, ECHO_LIFETIME, Echo, EchoKey, FRAGMENT_LIFETIME, Fragment, FragmentKey4, FragmentKey6,
+        HostFlow, HostFlowKey,
     },
     slot::HOST_SLOT,
     tables::{Address4, Address6},
@@ -51,8 +51,8 @@ pub(crate) struct Asker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Note {
     Fragment(Datagram, u64, Carried),
-    /// Pinged address and identifier in the answer.
-    Echo(IpAddr, u16, Asker),
+    /// Pinged address and identifier in the answer, and when who has asked last.
+    Echo(IpAddr, u16, u64, Asker),
     /// The host has sent something at that time.
     HostFlow(HostFlowKey, u64),
 }
@@ -61,7 +61,7 @@ pub(crate) enum Note {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memory {
     pub(crate) fragments: HashMap<Datagram, (u64, Carried)>,
-    pub(crate) echoes: HashMap<(IpAddr, u16), Asker>,
+    pub(crate) echoes: HashMap<(IpAddr, u16), (u64, Asker)>,
     pub(crate) host_flows: HashMap<HostFlowKey, u64>,
 }
 
@@ -71,8 +71,8 @@ impl Memory {
             Note::Fragment(datagram, seen, carried) => {
                 self.fragments.insert(datagram, (seen, carried));
             }
-            Note::Echo(peer, id, asker) => {
-                self.echoes.insert((peer, id), asker);
+            Note::Echo(peer, id, seen, asker) => {
+                self.echoes.insert((peer, id), (seen, asker));
             }
             Note::HostFlow(key, seen) => {
                 self.host_flows.insert(key, seen);
@@ -86,7 +86,8 @@ impl Memory {
             .fragments
             .iter()
             .map(|(datagram, (seen, carried))| Note::Fragment(*datagram, *seen, *carried));
-        let echoes = self.echoes.iter().map(|((peer, id), asker)| Note::Echo(*peer, *id, *asker));
+        let echoes =
+            self.echoes.iter().map(|((peer, id), (seen, asker))| Note::Echo(*peer, *id, *seen, *asker));
         let host_flows = self.host_flows.iter().map(|(key, seen)| Note::HostFlow(*key, *seen));
         fragments.chain(echoes).chain(host_flows)
     }
@@ -105,10 +106,16 @@ impl Memory {
 
     /// The host, or the container that still exists, to which an answer with this identifier belongs.
     pub(crate) fn asker(&self, world: &World, peer: IpAddr, id: u16) -> Option<Asker> {
-        let asker = self.echoes.get(&(peer, id))?;
+        let (_, asker) = self.echoes.get(&(peer, id))?;
         let is_there =
             asker.slot == HOST_SLOT || world.containers.get(&asker.slot) == Some(&asker.generation);
         is_there.then_some(*asker)
+    }
+
+    /// The same, if it has asked so lately that nobody else gets the identifier.
+    pub(crate) fn keeper(&self, world: &World, peer: IpAddr, id: u16, now: u64) -> Option<Asker> {
+        let (seen, _) = self.echoes.get(&(peer, id))?;
+        if now - seen > ECHO_LIFETIME { None } else { self.asker(world, peer, id) }
     }
 }
 
@@ -151,12 +158,12 @@ impl From<Note> for Entry {
                 }
             }
             Note::HostFlow(key, seen) => Self::HostFlow(key, HostFlow { seen }),
-            Note::Echo(peer, id, asker) => {
+            Note::Echo(peer, id, seen, asker) => {
                 let (peer, version) = match peer {
                     IpAddr::V4(peer) => (peer.to_ipv6_mapped().octets(), 4),
                     IpAddr::V6(peer) => (peer.octets(), 6),
                 };
-                let echo = Echo { generation: asker.generation, slot: asker.slot, id: asker.id };
+                let echo = Echo { generation: asker.generation, slot: asker.slot, id: asker.id, seen };
                 let key = EchoKey { peer: Address6::new(peer), id: id.into(), version };
                 Self::Echo(key, echo)
             }

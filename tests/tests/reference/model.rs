@@ -500,14 +500,15 @@ impl Situation<'_> {
     }
 
     /// The identifier with which the sender's echo request leaves: of those that were tried the first that nobody
-    /// has, or that it has already for this identifier of its own. None if at least eight were tried in vain.
+    /// keeps, or that it has already for this identifier of its own. None if at least eight were tried in vain.
     pub(crate) fn outside_id(&self, id: u16) -> Option<u16> {
         const TRIES: usize = 8;
         let peer = self.packet.destination;
         let generation = self.world.containers.get(&self.sender()).copied().unwrap_or_default();
         let own = Asker { slot: self.sender(), generation, id };
+        let is_own = |tried: u16| self.memory.asker(self.world, peer, tried) == Some(own);
         let is_free =
-            |tried: u16| self.memory.asker(self.world, peer, tried).is_none_or(|asker| asker == own);
+            |tried: u16| is_own(tried) || self.memory.keeper(self.world, peer, tried, NOW).is_none();
         if is_free(id) {
             return Some(id);
         }

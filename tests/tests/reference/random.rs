@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use portmap_common::{
-    memory::{FRAGMENT_LIFETIME, HOST_FLOW_LIFETIME, HostFlowKey},
+    memory::{ECHO_LIFETIME, FRAGMENT_LIFETIME, HOST_FLOW_LIFETIME, HostFlowKey},
     queue::UPLINK_FLOWS,
     slot::{HOST_SLOT, loopback_mac},
     tables::{Address4, Address6},
@@ -124,7 +124,8 @@ fn remember_something(judge: &mut Judge<'_>, random: &mut Random) {
         generation += 1;
     }
     let asker = Asker { slot, generation, id: random.pick(&NUMBERS) };
-    judge.remember(Note::Echo(peer, random.pick(&NUMBERS), asker));
+    let age = random.pick(&[0, ECHO_LIFETIME / 2, ECHO_LIFETIME + 1]);
+    judge.remember(Note::Echo(peer, random.pick(&NUMBERS), NOW - age, asker));
     let age = random.pick(&[0, HOST_FLOW_LIFETIME / 2, HOST_FLOW_LIFETIME + 1]);
     let key = HostFlowKey {
         slot: random.pick(&[A, B, C]),

@@ -183,6 +183,11 @@ impl Tables for Maps<'_> {
         self.note(Entry::Echo(*key, *echo));
     }
 
+    fn renew_echo(&self, key: &EchoKey, seen: u64) {
+        let there = self.echoes.borrow()[key];
+        self.note(Entry::Echo(*key, Echo { seen, ..there }));
+    }
+
     fn claim_echo(&self, key: &EchoKey, echo: &Echo, stale: Option<Echo>) -> bool {
         let there = self.echoes.borrow().get(key).copied();
         assert_eq!(there, stale, "nobody else writes here");

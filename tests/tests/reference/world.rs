@@ -89,6 +89,7 @@ impl World {
                 uplink_flows: UPLINK_FLOWS,
                 reach: 0,
                 listener: Listener::NONE,
+                secret: 0xfedc_ba98_7654_3210,
             },
             containers: BTreeMap::from([(A, 11), (B, 12), (C, u32::MAX)]),
             owners: owners.collect(),

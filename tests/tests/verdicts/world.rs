@@ -68,6 +68,7 @@ pub(crate) const CONFIG: Config = Config {
         mask4: Address4::new([255; 4]),
         ..Listener::NONE
     },
+    secret: 0x0123_4567_89ab_cdef,
 };
 
 /// What the maps hold.
@@ -146,6 +147,10 @@ impl Tables for World {
 
     fn set_echo(&self, key: &EchoKey, echo: &Echo) {
         self.echoes.borrow_mut().insert(*key, *echo);
+    }
+
+    fn renew_echo(&self, key: &EchoKey, seen: u64) {
+        self.echoes.borrow_mut().entry(*key).and_modify(|echo| echo.seen = seen);
     }
 
     fn claim_echo(&self, key: &EchoKey, echo: &Echo, _stale: Option<Echo>) -> bool {

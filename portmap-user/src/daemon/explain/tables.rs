@@ -77,6 +77,8 @@ impl Tables for Live<'_> {
 
     fn set_echo(&self, _key: &EchoKey, _echo: &Echo) {}
 
+    fn renew_echo(&self, _key: &EchoKey, _seen: u64) {}
+
     fn claim_echo(&self, _key: &EchoKey, _echo: &Echo, _stale: Option<Echo>) -> bool {
         true
     }
