@@ -395,7 +395,7 @@ impl Situation<'_> {
         if transport.is_fragment || segment == CHAIN || self.headers().is_none() {
             return Some(Reason::Malformed);
         }
-        (self.segments()? > 1000).then_some(Reason::TooBig)
+        (self.segments()? > 2048 || self.bytes_on_wire() > 1 << 24).then_some(Reason::TooBig)
     }
 
     /// Bytes of the headers that each segment has; none if it is neither TCP nor UDP, or is to stay whole.
