@@ -1,5 +1,5 @@
-//! What the programs remember between packets: the first fragments of datagrams, who has asked for an echo, and
-//! to whom the host has spoken.
+//! What the programs remember between packets: the first fragments of datagrams, who has asked for an echo, to whom the
+//! host has spoken, and which neighbours containers have asked for.
 //!
 //! Identifications, identifiers and ports are native integers, addresses bytes in network order.
 
@@ -142,6 +142,47 @@ pub struct HostFlow {
     pub seen: u64,
 }
 
+/// Nanoseconds for which a neighbour that a container has asked for is not new. However often it is asked for meanwhile: the
+/// kernel keeps one that does not answer for about as long, and so a container's share of its table is bounded.
+pub const NEIGHBOUR_LIFETIME: u64 = 60_000_000_000;
+
+/// Nanoseconds that a container has to wait for each new neighbour.
+pub const NEIGHBOUR_TIME: u64 = 125_000_000;
+
+/// Nanoseconds by which it may be ahead of that: 64 new neighbours may come at once.
+pub const NEIGHBOUR_SLACK: u64 = 63 * NEIGHBOUR_TIME;
+
+/// A neighbour on the uplink's network that a container has asked for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NeighbourKey {
+    /// Its address; an IPv4 address as `::ffff:a.b.c.d`.
+    pub address: Address6,
+    /// The container's slot.
+    pub slot: u32,
+    /// Version of IP.
+    pub version: u32,
+}
+
+/// When it was asked for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Neighbour {
+    /// The first time, in nanoseconds of the monotonic clock.
+    pub seen: u64,
+}
+
+/// When what a container has asked for so far would have been asked for at the pace that it has.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NeighbourBudget {
+    /// In nanoseconds of the monotonic clock.
+    pub scheduled: u64,
+}
+
+const _: () = assert!(size_of::<NeighbourKey>() == 24);
+const _: () = assert!(size_of::<Neighbour>() == 8);
+const _: () = assert!(size_of::<NeighbourBudget>() == 8);
 const _: () = assert!(size_of::<HostFlowKey>() == 12);
 const _: () = assert!(size_of::<HostFlow>() == 8);
 const _: () = assert!(size_of::<FragmentKey4>() == 16);

@@ -13,6 +13,7 @@ use super::{Finish, Finished, Hook};
 use crate::{
     echo,
     frame::Frame,
+    neighbours,
     packet::{Depth, Ip, Version, content::Kind, ethernet},
     rate, reach,
     segments::OnWire,
@@ -72,13 +73,16 @@ impl Hook for Veth {
         };
         passes.map_err(stop)?;
         if !stays(&ip, shared) {
-            let next_hop = V::next_hop(ip.destination, config).map_err(stop)?;
+            let next_hop = V::next_hop(ip.destination, tables).map_err(stop)?;
             // A redirect passes by the checks of the kernel's own way out, and not every device has one of its own.
             if !frame.fits(config.uplink_ifindex, on_wire.longest) {
                 return Err(stop(Reason::TooBig));
             }
             if !rate::admits(tables, on_wire.bytes, slot, false) {
                 return Err(stop(Reason::Rate));
+            }
+            if !neighbours::admits::<V>(tables, ip.destination, slot) {
+                return Err(stop(Reason::Neighbours));
             }
             // A later fragment of an echo request has no identifier that could be changed; the first one's is.
             let renumber = if content.kind == Kind::EchoRequest && content.has_message {

@@ -242,7 +242,7 @@ impl Daemon {
         if let (true, Some(parent)) = (self.has_flows, self.settings.shaping.flows) {
             mending.note("the uplink's queue", uplink_queue::restore(&facts, parent));
         }
-        mending.note("pm_config and pm_host_access", self.restore_config(&facts));
+        mending.note("pm_config, pm_broadcasts and pm_host_access", self.restore_config(&facts));
         let Mending { mended, failures } = mending;
         if !mended.is_empty() {
             info!("put back what was missing at the host: {}", mended.join(", "));
@@ -265,7 +265,8 @@ impl Daemon {
     fn restore_config(&self, facts: &HostFacts) -> Result<bool> {
         let config = self.config(facts);
         let maps = &self.maps;
-        let are_other = maps.set_host_ports(&self.settings.reach)?;
+        let are_other =
+            maps.set_host_ports(&self.settings.reach)? | maps.set_broadcasts(&facts.broadcasts)?;
         let is_other = maps.config()? != config;
         if is_other {
             maps.set_config(&config)?;

@@ -175,6 +175,9 @@ impl Case<'_> {
         if let Some(key) = outcome.host_speaks {
             model.host_flows.insert(key, self.before.now);
         }
+        if let Some(key) = outcome.asks_for {
+            model.neighbours.insert(key, self.before.now);
+        }
         if let Fate::Ask(question) = outcome.fate {
             self.asked(&question, world, model);
         }

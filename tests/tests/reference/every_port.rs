@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use portmap_common::{
-    memory::{CONTRADICTION, FRAGMENT_LIFETIME},
+    memory::{CONTRADICTION, FRAGMENT_LIFETIME, NEIGHBOUR_LIFETIME},
     slot::{HOST_SLOT, loopback_mac},
 };
 use portmap_ebpf::hooks::DECIDED_MARK;
@@ -239,6 +239,19 @@ pub(crate) fn frames(judge: &mut Judge<'_>, form: &Form) {
                 }
             }
         }
+    }
+}
+
+/// A form to a neighbour, for which the sender, or somebody else, has asked so long ago.
+pub(crate) fn neighbours(judge: &mut Judge<'_>, form: &Form) {
+    let [own, others, _] = ports(judge.world);
+    let [shared, _, near, _] = forms::four(form.is_ipv6);
+    let mut template = form.frame(Hook::Veth(A), A, &Ends::new(shared, near));
+    template.set(own, others);
+    for (slot, age) in [(A, 0), (A, NEIGHBOUR_LIFETIME), (A, NEIGHBOUR_LIFETIME + 1), (B, 0)] {
+        judge.remember(Note::Neighbour(slot, near, NOW - age));
+        ask(judge, Hook::Veth(A), form, &template);
+        judge.forget();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, mem};
 
-use portmap_common::slot::HOST_SLOT;
+use portmap_common::{reason::Reason, slot::HOST_SLOT};
 use portmap_ebpf::Verdict;
 
 use crate::{
@@ -185,6 +185,11 @@ fn model_notes(situation: &Situation<'_>, verdict: Verdict) -> Vec<Note> {
             _ => carried,
         };
         notes.extend(counts.map(|counts| Note::Fragment(datagram, NOW, counts)));
+    }
+    let was_sent_on =
+        matches!(verdict, Verdict::ToOutside { .. } | Verdict::Drop { reason: Reason::EchoBusy, .. });
+    if was_sent_on && situation.is_for_new_neighbour() {
+        notes.push(Note::Neighbour(situation.sender(), packet.destination, NOW));
     }
     if let Content::EchoRequest { id, at: Some(_) } = packet.content {
         let peer = packet.destination;

@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::IpAddr};
 use portmap_common::{
     memory::{
         CONTRADICTION, ECHO_LIFETIME, Echo, EchoKey, FRAGMENT_LIFETIME, Fragment, FragmentKey4, FragmentKey6,
-        HostFlow, HostFlowKey,
+        HostFlow, HostFlowKey, Neighbour, NeighbourKey,
     },
     slot::HOST_SLOT,
     tables::{Address4, Address6},
@@ -55,6 +55,8 @@ pub(crate) enum Note {
     Echo(IpAddr, u16, u64, Asker),
     /// The host has sent something at that time.
     HostFlow(HostFlowKey, u64),
+    /// A container has asked for a neighbour at that time.
+    Neighbour(u16, IpAddr, u64),
 }
 
 /// The fragments and echo requests of the past.
@@ -63,6 +65,7 @@ pub(crate) struct Memory {
     pub(crate) fragments: HashMap<Datagram, (u64, Carried)>,
     pub(crate) echoes: HashMap<(IpAddr, u16), (u64, Asker)>,
     pub(crate) host_flows: HashMap<HostFlowKey, u64>,
+    pub(crate) neighbours: HashMap<(u16, IpAddr), u64>,
 }
 
 impl Memory {
@@ -77,6 +80,9 @@ impl Memory {
             Note::HostFlow(key, seen) => {
                 self.host_flows.insert(key, seen);
             }
+            Note::Neighbour(slot, address, seen) => {
+                self.neighbours.insert((slot, address), seen);
+            }
         }
     }
 
@@ -89,7 +95,9 @@ impl Memory {
         let echoes =
             self.echoes.iter().map(|((peer, id), (seen, asker))| Note::Echo(*peer, *id, *seen, *asker));
         let host_flows = self.host_flows.iter().map(|(key, seen)| Note::HostFlow(*key, *seen));
-        fragments.chain(echoes).chain(host_flows)
+        let neighbours =
+            self.neighbours.iter().map(|((slot, address), seen)| Note::Neighbour(*slot, *address, *seen));
+        fragments.chain(echoes).chain(host_flows).chain(neighbours)
     }
 
     /// What the first fragment carried, if it is known and not too old.
@@ -126,6 +134,7 @@ pub(crate) enum Entry {
     Fragment6(FragmentKey6, Fragment),
     Echo(EchoKey, Echo),
     HostFlow(HostFlowKey, HostFlow),
+    Neighbour(NeighbourKey, Neighbour),
 }
 
 impl From<Note> for Entry {
@@ -158,15 +167,26 @@ impl From<Note> for Entry {
                 }
             }
             Note::HostFlow(key, seen) => Self::HostFlow(key, HostFlow { seen }),
+            Note::Neighbour(slot, address, seen) => {
+                let (address, version) = in_map(address);
+                let key = NeighbourKey { address, slot: slot.into(), version };
+                Self::Neighbour(key, Neighbour { seen })
+            }
             Note::Echo(peer, id, seen, asker) => {
-                let (peer, version) = match peer {
-                    IpAddr::V4(peer) => (peer.to_ipv6_mapped().octets(), 4),
-                    IpAddr::V6(peer) => (peer.octets(), 6),
-                };
+                let (peer, version) = in_map(peer);
                 let echo = Echo { generation: asker.generation, slot: asker.slot, id: asker.id, seen };
-                let key = EchoKey { peer: Address6::new(peer), id: id.into(), version };
+                let key = EchoKey { peer, id: id.into(), version };
                 Self::Echo(key, echo)
             }
         }
     }
+}
+
+/// An address as a key has it, and its version.
+fn in_map(address: IpAddr) -> (Address6, u32) {
+    let (octets, version) = match address {
+        IpAddr::V4(address) => (address.to_ipv6_mapped().octets(), 4),
+        IpAddr::V6(address) => (address.octets(), 6),
+    };
+    (Address6::new(octets), version)
 }
