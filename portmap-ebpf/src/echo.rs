@@ -24,9 +24,7 @@ fn step(secret: u64, slot: u16, id: u16) -> u16 {
     let mut mixed = secret ^ (u64::from(slot) << 16 | u64::from(id));
     mixed = (mixed ^ mixed >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
     mixed = (mixed ^ mixed >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    #[expect(clippy::cast_possible_truncation, reason = "the upper bits are as good as any")]
-    let step = (mixed >> 48) as u16;
-    step | 1
+    (mixed >> 48) as u16 | 1
 }
 
 #[inline(always)]

@@ -281,7 +281,8 @@ mod tests {
     #[test]
     fn networks_of_more_than_two_have_broadcasts() {
         let ends = |text: &str, prefix| ends(text.parse().expect("an address"), prefix);
-        let addresses = |texts: [&str; 2]| texts.map(|text| text.parse().expect("an address")).to_vec();
+        let addresses =
+            |texts: [&str; 2]| texts.map(|text| text.parse::<Ipv4Addr>().expect("an address")).to_vec();
         assert_eq!(ends("10.0.0.17", 28), addresses(["10.0.0.16", "10.0.0.31"]));
         assert_eq!(ends("10.0.0.2", 30), addresses(["10.0.0.0", "10.0.0.3"]));
         assert_eq!(ends("10.0.0.2", 0), addresses(["0.0.0.0", "255.255.255.255"]));
