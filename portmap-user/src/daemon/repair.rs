@@ -234,8 +234,10 @@ impl Daemon {
         let facts = self.facts();
         // Everything else goes by them.
         let are_pins_back = self.restore_pins()?;
+        let is_state_back = self.restore_state();
         let mut mending = host::mend(&self.settings, &self.sysctls, &facts, self.mechanism);
         mending.note("the pins", Ok(are_pins_back));
+        mending.note("the state", is_state_back);
         if let Some(guard) = &self.guard {
             mending.note("the bind guard", guard.ensure());
         }
