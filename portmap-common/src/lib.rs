@@ -13,6 +13,7 @@ pub mod memory;
 pub mod names;
 pub mod queue;
 pub mod reason;
+pub mod skb;
 pub mod slot;
 pub mod tables;
 
@@ -21,4 +22,4 @@ mod pod;
 
 /// Version of everything that is pinned. It is part of the pin path (`<bpffs-dir>/v<LAYOUT_VERSION>`), so that
 /// a daemon never takes over maps whose layout it does not know.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;

@@ -42,8 +42,7 @@ impl Limit {
 }
 
 const _: () = assert!(size_of::<Limit>() == 32);
-// The longest packet in the kernel (512 KiB with all options on), with the longest headers that programs follow in front of as
-// many segments as they let pass.
+// The longest that programs let pass, with all that it becomes on the wire.
 const _: () = assert!(Limit::new(SMALLEST_RATE, 0, true).cost.checked_mul(1 << 24).is_some());
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! What the programs remember between packets: the first fragments of datagrams, who has asked for an echo, and
-//! to whom the host has spoken.
+//! What the programs remember between packets: the first fragments of datagrams, who has asked for an echo, to whom the
+//! host has spoken, and which neighbours containers have asked for.
 //!
 //! Identifications, identifiers and ports are native integers, addresses bytes in network order.
 
@@ -11,6 +11,10 @@ pub const ENTRIES: usize = 8192;
 /// Nanoseconds after which a first fragment no longer speaks for later ones: as long as Linux waits for the rest
 /// of a datagram (`net.ipv4.ipfrag_time`).
 pub const FRAGMENT_LIFETIME: u64 = 30_000_000_000;
+
+/// Nanoseconds within which two first fragments of one datagram that say different things contradict each other. Identifications
+/// come again (there are 65,536 over IPv4), so what is older is another datagram.
+pub const CONTRADICTION: u64 = 1_000_000_000;
 
 /// Flag in the scope of what a container's loopback device remembers.
 pub const SCOPE_LOOPBACK: u16 = 0x8000;
@@ -69,6 +73,8 @@ impl Fragment {
     pub const ECHO_REQUEST: u32 = 1;
     /// An echo reply.
     pub const ECHO_REPLY: u32 = 2;
+    /// Two first fragments said different things within [`CONTRADICTION`], so neither counts.
+    pub const CONTRADICTED: u32 = 3;
 }
 
 /// An echo request that is out, by what its reply will carry.
@@ -83,6 +89,9 @@ pub struct EchoKey {
     pub version: u32,
 }
 
+/// Nanoseconds after its last request for which nobody else gets an identifier.
+pub const ECHO_LIFETIME: u64 = 60_000_000_000;
+
 /// Who has asked for an echo.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,6 +102,16 @@ pub struct Echo {
     pub slot: u16,
     /// The identifier that it used itself.
     pub id: u16,
+    /// When it asked last, in nanoseconds of the monotonic clock.
+    pub seen: u64,
+}
+
+impl Echo {
+    /// Whether two requests are of the same asker, with the same identifier of its own.
+    #[inline(always)]
+    pub const fn is_like(&self, other: &Self) -> bool {
+        self.generation == other.generation && self.slot == other.slot && self.id == other.id
+    }
 }
 
 /// Nanoseconds for which the host waits for answers to what it has sent without a connection: as long as the kernel's
@@ -123,10 +142,51 @@ pub struct HostFlow {
     pub seen: u64,
 }
 
+/// Nanoseconds for which a neighbour that a container has asked for is not new. However often it is asked for meanwhile: the
+/// kernel keeps one that does not answer for about as long, and so a container's share of its table is bounded.
+pub const NEIGHBOUR_LIFETIME: u64 = 60_000_000_000;
+
+/// Nanoseconds that a container has to wait for each new neighbour.
+pub const NEIGHBOUR_TIME: u64 = 125_000_000;
+
+/// Nanoseconds by which it may be ahead of that: 64 new neighbours may come at once.
+pub const NEIGHBOUR_SLACK: u64 = 63 * NEIGHBOUR_TIME;
+
+/// A neighbour on the uplink's network that a container has asked for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NeighbourKey {
+    /// Its address; an IPv4 address as `::ffff:a.b.c.d`.
+    pub address: Address6,
+    /// The container's slot.
+    pub slot: u32,
+    /// Version of IP.
+    pub version: u32,
+}
+
+/// When it was asked for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Neighbour {
+    /// The first time, in nanoseconds of the monotonic clock.
+    pub seen: u64,
+}
+
+/// When what a container has asked for so far would have been asked for at the pace that it has.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NeighbourBudget {
+    /// In nanoseconds of the monotonic clock.
+    pub scheduled: u64,
+}
+
+const _: () = assert!(size_of::<NeighbourKey>() == 24);
+const _: () = assert!(size_of::<Neighbour>() == 8);
+const _: () = assert!(size_of::<NeighbourBudget>() == 8);
 const _: () = assert!(size_of::<HostFlowKey>() == 12);
 const _: () = assert!(size_of::<HostFlow>() == 8);
 const _: () = assert!(size_of::<FragmentKey4>() == 16);
 const _: () = assert!(size_of::<FragmentKey6>() == 40);
 const _: () = assert!(size_of::<Fragment>() == 16);
 const _: () = assert!(size_of::<EchoKey>() == 24);
-const _: () = assert!(size_of::<Echo>() == 8);
+const _: () = assert!(size_of::<Echo>() == 16);

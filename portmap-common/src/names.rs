@@ -1,5 +1,8 @@
 //! Names of maps and programs, as `bpftool` shows them (the kernel keeps 15 characters) and as they are pinned.
 
+/// Name of the constant of the programs that says where fields of the kernel's are, see [`SkbLayout`](crate::skb::SkbLayout).
+pub const SKB_LAYOUT: &str = "SKB_LAYOUT";
+
 /// Port to owner: `ARRAY` of 65,536 [`PortEntry`](crate::tables::PortEntry), mapped into the daemon's memory.
 pub const MAP_PORTS: &str = "pm_ports";
 /// Slot to container: `ARRAY` of [`Endpoint`](crate::tables::Endpoint).
@@ -36,6 +39,16 @@ pub const MAP_HOST_ACCESS: &str = "pm_host_access";
 /// [`HostFlow`](crate::memory::HostFlow).
 pub const MAP_HOST_FLOWS: &str = "pm_host_flows";
 
+/// Neighbours that containers have asked for: `LRU_HASH` of [`NeighbourKey`](crate::memory::NeighbourKey) to
+/// [`Neighbour`](crate::memory::Neighbour).
+pub const MAP_NEIGHBOURS: &str = "pm_neighbours";
+/// Slot to how many more it may ask for: `ARRAY` of [`NeighbourBudget`](crate::memory::NeighbourBudget).
+pub const MAP_NEIGHBOUR_BUDGETS: &str = "pm_neigh_budget";
+
+/// Broadcast addresses of the host's networks, besides those of the shared one: `HASH` of
+/// [`Address4`](crate::tables::Address4) to 1.
+pub const MAP_BROADCASTS: &str = "pm_broadcasts";
+
 /// The programs that others leave to: `PROG_ARRAY`, in the order of [`REST`].
 pub const MAP_REST: &str = "pm_rest";
 
@@ -44,7 +57,7 @@ pub const MAP_REST: &str = "pm_rest";
 pub const MAP_GUARDED: &str = "pm_guarded";
 
 /// All maps that are always there, in the order in which they are described above.
-pub const MAPS: [&str; 15] = [
+pub const MAPS: [&str; 18] = [
     MAP_PORTS,
     MAP_ENDPOINTS,
     MAP_CONFIG,
@@ -59,6 +72,9 @@ pub const MAPS: [&str; 15] = [
     MAP_LIMITS,
     MAP_HOST_ACCESS,
     MAP_HOST_FLOWS,
+    MAP_NEIGHBOURS,
+    MAP_NEIGHBOUR_BUDGETS,
+    MAP_BROADCASTS,
     MAP_REST,
 ];
 

@@ -7,9 +7,12 @@ use crate::{
     counters::Counters,
     event::{DropEvent, EventBudget},
     limit::Limit,
-    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
+    memory::{
+        Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour,
+        NeighbourBudget, NeighbourKey,
+    },
     reason::{Drops, ReasonCounts},
-    tables::{Config, Endpoint, Guarded, PortEntry},
+    tables::{Address4, Config, Endpoint, Guarded, PortEntry},
 };
 
 macro_rules! pod {
@@ -21,6 +24,7 @@ macro_rules! pod {
 }
 
 pod!(
+    Address4,
     PortEntry,
     Endpoint,
     Guarded,
@@ -35,6 +39,9 @@ pod!(
     Echo,
     HostFlowKey,
     HostFlow,
+    NeighbourKey,
+    Neighbour,
+    NeighbourBudget,
     DropEvent,
     EventBudget,
     Limit

@@ -81,7 +81,8 @@ reasons! {
     22 Loopback loopback "The packet is from or for a loopback address, which its sender or its receiver keeps to itself."
     23 Listener listener "The packet is for the daemon's own TCP listener, which is not for containers."
     24 HostAccess host_access "The port is one of the host's that containers may not reach."
-    ; 7 unused
+    25 Neighbours neighbours "The destination is a neighbour on the uplink's network, and its sender has asked for too many new ones."
+    ; 6 unused
 }
 
 /// The hooks at which packets are left to the host: index of [`MAP_HOST`](crate::names::MAP_HOST).

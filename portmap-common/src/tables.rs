@@ -169,7 +169,16 @@ pub struct Config {
     pub reach: u32,
     /// Where the daemon listens, if that is not for containers.
     pub listener: Listener,
+    /// A number that no container knows, from which follows which other identifiers a ping may get.
+    pub secret: u64,
+    /// Number of entries of [`MAP_BROADCASTS`](crate::names::MAP_BROADCASTS), which is looked at if there are any.
+    pub broadcasts: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
 }
+
+/// Most broadcast addresses of the host's networks that programs know, besides those of the shared network.
+pub const BROADCASTS: usize = 1024;
 
 /// Flag of [`Config::reach`]: of the host's ports, containers may reach those that
 /// [`MAP_HOST_ACCESS`](crate::names::MAP_HOST_ACCESS) has.
@@ -212,7 +221,7 @@ const _: () = assert!(size_of::<PortEntry>() == 8);
 const _: () = assert!(size_of::<Endpoint>() == 20);
 const _: () = assert!(size_of::<Guarded>() == 4);
 const _: () = assert!(size_of::<Listener>() == 48);
-const _: () = assert!(size_of::<Config>() == 136);
+const _: () = assert!(size_of::<Config>() == 152);
 
 #[cfg(test)]
 mod tests {

@@ -12,6 +12,7 @@ pub mod echo;
 pub mod frame;
 pub mod hooks;
 pub mod in_memory;
+pub mod neighbours;
 mod object;
 pub mod packet;
 pub mod rate;

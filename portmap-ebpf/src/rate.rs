@@ -23,8 +23,11 @@ mod tests {
 
     use portmap_common::{
         limit::Limit,
-        memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
-        tables::{Config, Endpoint, PortEntry},
+        memory::{
+            Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour,
+            NeighbourKey,
+        },
+        tables::{Address4, Config, Endpoint, PortEntry},
     };
 
     use super::*;
@@ -61,6 +64,7 @@ mod tests {
             None
         }
         fn set_echo(&self, _key: &EchoKey, _echo: &Echo) {}
+        fn renew_echo(&self, _key: &EchoKey, _seen: u64) {}
         fn claim_echo(&self, _key: &EchoKey, _echo: &Echo, _stale: Option<Echo>) -> bool {
             false
         }
@@ -71,6 +75,16 @@ mod tests {
             None
         }
         fn set_host_flow(&self, _key: &HostFlowKey, _flow: &HostFlow) {}
+        fn neighbour(&self, _key: &NeighbourKey) -> Option<Neighbour> {
+            None
+        }
+        fn set_neighbour(&self, _key: &NeighbourKey, _neighbour: &Neighbour) {}
+        fn may_ask(&self, _slot: u16, _now: u64) -> bool {
+            true
+        }
+        fn is_broadcast(&self, _address: Address4) -> bool {
+            false
+        }
         fn limit(&self, _slot: u16) -> Option<&Limit> {
             Some(&self.limit)
         }

@@ -15,9 +15,12 @@ use crate::{
     },
 };
 
-/// Most segments that a frame may be cut into. The longest frames of TCP with the smallest segments that Linux sends
-/// (88 bytes; 536 where it has larger frames) stay below.
-const MOST: u32 = 1000;
+/// Most segments that a frame may be cut into. A peer of TCP may take no more than 48 bytes at once (Linux goes no lower,
+/// `tcp_min_snd_mss`), of which a time stamp leaves 36: a frame of 64 KiB becomes 1,820 segments. Longer frames, of 512 KiB, are
+/// for segments of 536 bytes and more: 978.
+const MOST: u32 = 2048;
+/// Most bytes that a frame may become, far more than segments with headers of any use: what a limit counts with.
+const MOST_BYTES: u32 = 1 << 24;
 /// Bytes of a UDP header.
 const UDP_HEADER: u32 = 8;
 /// Bytes of a TCP header without options.
@@ -63,10 +66,11 @@ impl OnWire {
             return Err(Reason::TooBig);
         }
         let whole = headers + segment.get();
-        Ok(Self {
-            longest: if length < whole { length } else { whole },
-            bytes: length + segments.saturating_sub(1) * headers,
-        })
+        let bytes = length + segments.saturating_sub(1) * headers;
+        if bytes > MOST_BYTES {
+            return Err(Reason::TooBig);
+        }
+        Ok(Self { longest: if length < whole { length } else { whole }, bytes })
     }
 }
 
@@ -136,15 +140,18 @@ mod tests {
     #[test]
     fn tcp_may_send_small_segments_but_not_crumbs() {
         // The smallest segments that Linux sends on its own account, in frames of the usual and of the largest size.
-        for (payload, segment) in [(65_000, 536), (65_000, 88), (524_000, 536)] {
+        for (payload, segment) in [(65_495, 536), (65_495, 36), (524_000, 536)] {
             assert!(on_wire(TCP, 14 + 20, payload, segment).is_ok(), "{segment}");
         }
         for protocol in [TCP, UDP] {
-            for (payload, segment) in [(65_000, 1), (65_000, 64), (2000, 1)] {
+            for (payload, segment) in [(65_000, 1), (65_000, 31), (2073, 1)] {
                 assert_eq!(on_wire(protocol, 14 + 20, payload, segment), Err(Reason::TooBig), "{segment}");
             }
         }
-        assert!(on_wire(TCP, 14 + 20, 1000, 1).is_ok());
+        assert!(on_wire(TCP, 14 + 20, 2048, 1).is_ok());
+        // The longest chain of headers in front of each.
+        assert_eq!(on_wire(TCP, 14 + 40 + 6 * 2048, 2048, 1), Err(Reason::TooBig));
+        assert!(on_wire(TCP, 14 + 40 + 6 * 2048, 1350, 1).is_ok());
     }
 
     #[test]

@@ -2,8 +2,10 @@
 
 use portmap_common::{
     limit::Limit,
-    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
-    tables::{Config, Endpoint, PortEntry},
+    memory::{
+        Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour, NeighbourKey,
+    },
+    tables::{Address4, Config, Endpoint, PortEntry},
 };
 
 /// The maps, or a stand-in for them.
@@ -38,7 +40,10 @@ pub trait Tables {
     /// Writes down who asks for the echo with this key, whoever did before.
     fn set_echo(&self, key: &EchoKey, echo: &Echo);
 
-    /// The same, but if somebody else has the key by now, it returns false. `stale` is what may be replaced.
+    /// Writes down when the asker of the echo with this key has asked last.
+    fn renew_echo(&self, key: &EchoKey, seen: u64);
+
+    /// As [`Self::set_echo`], but if somebody else has the key by now, it returns false. `stale` is what may be replaced.
     fn claim_echo(&self, key: &EchoKey, echo: &Echo, stale: Option<Echo>) -> bool;
 
     /// Whether a port is one of the host's that containers may reach, where not all are.
@@ -49,6 +54,18 @@ pub trait Tables {
 
     /// Writes down when the host has sent something between two ports.
     fn set_host_flow(&self, key: &HostFlowKey, flow: &HostFlow);
+
+    /// When a container has asked for a neighbour.
+    fn neighbour(&self, key: &NeighbourKey) -> Option<Neighbour>;
+
+    /// Writes down when a container has asked for a neighbour.
+    fn set_neighbour(&self, key: &NeighbourKey, neighbour: &Neighbour);
+
+    /// Whether a slot may ask for one more neighbour now; if so, it has used up its part.
+    fn may_ask(&self, slot: u16, now: u64) -> bool;
+
+    /// Whether an address is a broadcast of one of the host's networks other than the shared one, if there are any.
+    fn is_broadcast(&self, address: Address4) -> bool;
 
     /// The limit on what a slot sends, if it has one.
     fn limit(&self, slot: u16) -> Option<&Limit>;

@@ -14,6 +14,7 @@ pub mod error;
 pub mod fault;
 pub mod kernel;
 pub mod locks;
+pub mod log;
 pub mod object;
 pub mod paths;
 pub mod ports;

@@ -9,6 +9,7 @@ use std::{
     io::{ErrorKind, Write as _},
     os::unix::fs::DirBuilderExt as _,
     path::Path,
+    sync::{Mutex, PoisonError},
 };
 
 use nix::fcntl::Flock;
@@ -52,29 +53,16 @@ struct Versioned<T> {
 #[derive(Debug)]
 pub struct Store {
     directory: StateDir,
-    _lock: Flock<File>,
+    /// Nothing else is locked while it is replaced.
+    lock: Mutex<Flock<File>>,
 }
 
 impl Store {
     /// Makes the directory if need be and locks it. A conflict if a daemon holds it.
     pub fn lock(directory: &StateDir) -> Result<Self> {
-        for path in [directory.path(), &directory.containers()] {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o755)
-                .create(path)
-                .context(|| format!("cannot make the state directory {}", path.display()))?;
-        }
-        let path = directory.lock();
-        let socket = directory.socket();
-        let lock = locked::file(&path, || locked::is_served(&socket));
-        let lock = lock.context(|| format!("cannot lock {}", path.display()))?.ok_or_else(|| {
-            Error::conflict(format!(
-                "another portmapd, or a teardown, is at work in {}: stop it, or name another --state-dir",
-                directory.path().display()
-            ))
-        })?;
-        let store = Self { directory: directory.clone(), _lock: lock };
+        make(directory)?;
+        let lock = Mutex::new(take_lock(directory)?);
+        let store = Self { directory: directory.clone(), lock };
         store.remove_unfinished()?;
         store.forget_earlier_boot()?;
         Ok(store)
@@ -110,6 +98,23 @@ impl Store {
         }
         remove(&self.directory.resting())?;
         self.remove_host()
+    }
+
+    /// Makes the directory and its lock again if somebody has removed them. Returns whether what has been done to the host is
+    /// not written down any more.
+    pub fn restore(&self) -> Result<bool> {
+        make(&self.directory)?;
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if !locked::is_at(&lock, &self.directory.lock()) {
+            *lock = take_lock(&self.directory)?;
+        }
+        Ok(!self.directory.host().exists())
+    }
+
+    /// Whether there is a record of a container.
+    pub fn has_container(&self, name: &str) -> bool {
+        let file = self.directory.container(name);
+        file.exists() || file.with_extension(MARKED).exists()
     }
 
     /// The directory.
@@ -238,6 +243,28 @@ impl Store {
         remove(&file.with_extension(MARKED))?;
         remove(&file)
     }
+}
+
+fn take_lock(directory: &StateDir) -> Result<Flock<File>> {
+    let (path, socket) = (directory.lock(), directory.socket());
+    let lock = locked::file(&path, || locked::is_served(&socket));
+    lock.context(|| format!("cannot lock {}", path.display()))?.ok_or_else(|| {
+        Error::conflict(format!(
+            "another portmapd, or a teardown, is at work in {}: stop it, or name another --state-dir",
+            directory.path().display()
+        ))
+    })
+}
+
+fn make(directory: &StateDir) -> Result<()> {
+    for path in [directory.path(), &directory.containers()] {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(path)
+            .context(|| format!("cannot make the state directory {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// What is in a file.

@@ -4,9 +4,12 @@
 use std::{io::Write as _, os::unix::net::UnixStream};
 
 use aya::maps::{HashMap, Map, MapData};
-use portmap::{kernel::maps::Maps, paths::Pins};
+use portmap::{
+    kernel::{clock, maps::Maps},
+    paths::Pins,
+};
 use portmap_common::{
-    memory::{Echo, EchoKey},
+    memory::{ECHO_LIFETIME, Echo, EchoKey},
     names,
     tables::Address6,
 };
@@ -254,10 +257,15 @@ fn an_identifier_that_another_container_uses_is_changed() {
     let mut echoes: HashMap<_, EchoKey, Echo> = HashMap::try_from(Map::LruHashMap(map)).expect("a map");
     let peer = Address6::new([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 2]);
     let key = EchoKey { peer, id: 1, version: 4 };
-    echoes.insert(key, Echo { generation, slot: 2, id: 1 }, 0).expect("written");
+    let seen = clock::monotonic().expect("every kernel has it");
+    echoes.insert(key, Echo { generation, slot: 2, id: 1, seen }, 0).expect("written");
     let (_, text) = explain(&sandbox, "--from a --to 10.0.0.2 --proto icmp");
     assert!(text.starts_with("to the outside by 10.0.0.2, with the identifier "), "{text}");
     check(&sandbox, "--from b --to 10.0.0.2 --proto icmp", TO_OUTSIDE, "to the outside by 10.0.0.2");
+    // Whoever asks no more keeps nothing.
+    let seen = seen.saturating_sub(ECHO_LIFETIME + 1);
+    echoes.insert(key, Echo { generation, slot: 2, id: 1, seen }, 0).expect("written");
+    check(&sandbox, "--from a --to 10.0.0.2 --proto icmp", TO_OUTSIDE, "to the outside by 10.0.0.2");
     assert_eq!(echoes.keys().count(), 1, "asking writes nothing down");
 }
 

@@ -213,3 +213,54 @@ fn a_first_start_that_fails_leaves_nothing() {
         sandbox.expect_inventory(&virgin, &at);
     }
 }
+
+#[test]
+fn state_that_is_removed_comes_back() {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a", "--ports", "31000"]);
+    let (before, container) = (sandbox.inventory(), sandbox.json(&["show", "a"]));
+    sandbox.sh(Place::Host, "rm -r /run/portmap /run/portmap-places");
+    wait::until("the socket to come back", || sandbox.portmap(&["list"]).status.success());
+    sandbox.ok(&["doctor", "--repair"]);
+    sandbox.expect_inventory(&before, "with its state again");
+    let (code, log) = sandbox.refused_daemon(&[&DAEMON_FLAGS[..], &["--state-dir", "/run/other"]].concat());
+    assert_eq!(code, 4, "{log}");
+    daemon.kill();
+    let _daemon = sandbox.daemon();
+    assert_eq!(sandbox.json(&["show", "a"]), container);
+    sandbox.ok(&["update", "a", "--ports", "31001"]);
+}
+
+#[test]
+fn a_read_only_file_system_changes_no_container() {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a", "--ports", "31000"]);
+    let (before, list) = (sandbox.inventory(), sandbox.json(&["list"]));
+    // The directory itself has an open file, the lock.
+    let read_only =
+        "cd /run/portmap; mount --bind containers containers; mount -o remount,ro,bind containers";
+    sandbox.sh(Place::Host, read_only);
+    let refused: [&[&str]; 5] = [
+        &["add", "b", "--ports", "31001"],
+        &["update", "a", "--ports", "31002"],
+        &["update", "a", "--egress-rate", "10mbit"],
+        &["update", "a", "--loopback", "private"],
+        &["del", "a"],
+    ];
+    let unchanged = |sandbox: &Sandbox, at: &str| {
+        assert_eq!(sandbox.json(&["list"]), list, "{at}");
+        sandbox.ok(&["doctor"]);
+    };
+    for command in refused {
+        let error = sandbox.fails(command, 1);
+        assert!(error.contains("Read-only file system"), "{error}");
+        unchanged(&sandbox, &error);
+    }
+    daemon.stop();
+    let _daemon = sandbox.daemon();
+    unchanged(&sandbox, "after a start");
+    sandbox.sh(Place::Host, "umount /run/portmap/containers");
+    sandbox.expect_inventory(&before, "after refusals");
+}

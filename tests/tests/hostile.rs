@@ -235,3 +235,95 @@ fn a_port_belongs_to_its_new_owner_alone() {
     assert_eq!(stats["slot"], 1);
     assert_eq!(stats["traffic"]["own"]["packets"], 0);
 }
+
+#[test]
+fn broadcasts_of_all_the_hosts_networks_are_no_destination() {
+    let (sandbox, _daemon) = world();
+    // One network inside the shared one, one beside it, one of another interface, and one of two addresses.
+    sandbox.sh(
+        Place::Host,
+        "ip addr add 10.0.0.17/28 dev uplink; ip addr add 10.9.9.1/24 broadcast 10.9.9.127 dev uplink; \
+         ip addr add 10.0.0.40/31 dev uplink; ip link add br0 type bridge; ip addr add 10.8.8.1/24 dev br0",
+    );
+    let others = ["10.0.0.16", "10.0.0.31", "10.9.9.0", "10.9.9.127", "10.9.9.255", "10.8.8.255"];
+    let hosts = ["10.0.0.30", "10.0.0.41", "10.9.9.2", "10.8.8.2"];
+    let is_refused = |to: &str| {
+        let explained = sandbox.json(&["explain", "--from", "a", "--to", &format!("{to}:9")]);
+        explained["reason"] == "destination"
+    };
+    for broadcast in others {
+        wait::until(broadcast, || is_refused(broadcast));
+    }
+    for host in hosts {
+        assert!(!is_refused(host), "{host}");
+    }
+    let before = total_dropped(&sandbox);
+    let socket = sandbox.inside(A, || PacketSocket::open("eth0"));
+    for (number, broadcast) in (1..).zip(others) {
+        let to = broadcast.parse().expect("an address");
+        let frame = Frame { from_mac: HOST_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, 31000), (to, 9)) };
+        socket.send(&frame.bytes());
+        wait::until(broadcast, || total_dropped(&sandbox) >= before + number);
+    }
+    sandbox.ok(&["doctor"]);
+    // A frame from outside to one is the host's own affair.
+    let socket = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
+    let left =
+        || sandbox.json(&["stats"])["host"]["passed"]["uplink"]["other_address"].as_u64().unwrap_or_default();
+    let before = left();
+    for to in [Ipv4Addr::new(10, 0, 0, 31), Ipv4Addr::new(10, 9, 9, 255)] {
+        let frame =
+            Frame { from_mac: OUTSIDE_MAC, to_mac: [0xff; 6], ..Frame::udp((OUTSIDE, 9), (to, 31000)) };
+        socket.send(&frame.bytes());
+    }
+    wait::until("both are left to the host", || left() >= before + 2);
+    let arrived = sandbox.json(&["stats", "a"])["traffic"]["rx_outside"]["packets"].as_u64();
+    assert_eq!(arrived, Some(0));
+    // What is not the host's any more is a destination again.
+    sandbox.sh(
+        Place::Host,
+        "ip link del br0; ip addr del 10.0.0.17/28 dev uplink; ip addr del 10.9.9.1/24 dev uplink",
+    );
+    for broadcast in others {
+        wait::until(broadcast, || !is_refused(broadcast));
+    }
+}
+
+#[test]
+fn unknown_neighbours_are_a_few_at_a_time() {
+    let (sandbox, _daemon) = world();
+    let socket = sandbox.inside(A, || PacketSocket::open("eth0"));
+    let to =
+        |to| Frame { from_mac: HOST_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, 31000), (to, 9)) }.bytes();
+    // The uplink's network has so many addresses that nobody has. Asked for again, each has been paid for.
+    for _ in 0..2 {
+        for number in 3..=40 {
+            socket.send(&to(Ipv4Addr::new(10, 0, 0, number)));
+        }
+    }
+    let sent = || sandbox.json(&["stats", "a"])["traffic"]["tx_outside"]["packets"].as_u64();
+    wait::until("76 packets are sent", || sent() == Some(76));
+    let dropped = || {
+        let stats = sandbox.json(&["stats", "a"]);
+        stats["drops"]["tx"]["neighbours"].as_u64().unwrap_or_default()
+    };
+    assert_eq!(dropped(), 0);
+    for number in 41..=254 {
+        socket.send(&to(Ipv4Addr::new(10, 0, 0, number)));
+    }
+    wait::until("all are decided on", || sent().is_some_and(|sent| sent + dropped() == 76 + 214));
+    assert_ne!(dropped(), 0, "of 214 neighbours at once");
+    // Who is known is reached, and so is what is beyond the gateway; so is everybody by others.
+    let before = dropped();
+    socket.send(&to(Ipv4Addr::new(10, 0, 0, 3)));
+    socket.send(&to(OUTSIDE));
+    socket.send(&to(FAR));
+    wait::until("three more are sent", || sent().is_some_and(|sent| sent + before == 76 + 214 + 3));
+    assert_eq!(dropped(), before);
+    let other = sandbox.inside(Place::Container("b"), || PacketSocket::open("eth0"));
+    let from_b = |to| Frame { from_mac: HOST_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, 31010), (to, 9)) };
+    other.send(&from_b(Ipv4Addr::new(10, 0, 0, 200)).bytes());
+    wait::until("b's is sent", || {
+        sandbox.json(&["stats", "b"])["traffic"]["tx_outside"]["packets"].as_u64() == Some(1)
+    });
+}

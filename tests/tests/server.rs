@@ -1,17 +1,18 @@
 //! The daemon's sockets under those who use them badly, and its end whatever hangs.
 
 use std::{
-    io::{Error, ErrorKind, Read as _, Write as _},
+    io::{BufRead as _, BufReader, Error, ErrorKind, Read as _, Write as _},
     net::TcpStream,
     os::unix::net::UnixStream,
-    process::Stdio,
+    process::{Command, Stdio},
     time::Duration,
 };
 
+use nix::fcntl::{FcntlArg, fcntl};
 use portmap_tests::{
     daemon::Daemon,
     faults::Fault,
-    sandbox::{DAEMON_FLAGS, Place, Sandbox},
+    sandbox::{DAEMON_FLAGS, Place, Sandbox, binary},
     wait,
 };
 use serde_json::{Value, json};
@@ -242,6 +243,61 @@ fn signals_mean_what_they_usually_do() {
     assert_eq!(daemon.ends_by("QUIT"), Some(0));
     assert_eq!(sandbox.daemon().ends_by("INT"), Some(0));
     assert!(!sandbox.path("/run/portmap/portmapd.sock").exists());
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_nothing_up() {
+    let sandbox = Sandbox::new();
+    for has_reader in [false, true] {
+        let mut daemon = sandbox.command(Place::Host, binary("portmapd"));
+        daemon.args(DAEMON_FLAGS).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut daemon = daemon.spawn().expect("nsenter is part of util-linux");
+        let mut line = String::new();
+        let _ = BufReader::new(daemon.stdout.take().expect("piped")).read_line(&mut line);
+        assert_eq!(line, "ready\n");
+        let reader = daemon.stderr.take().filter(|_| has_reader);
+        if let Some(reader) = &reader {
+            // The least room that a pipe can have; a few lines fill it.
+            fcntl(reader, FcntlArg::F_SETPIPE_SZ(4096)).expect("a pipe");
+        }
+        for _ in 0..30 {
+            sandbox.fails(&["del", "nobody"], 3);
+        }
+        sandbox.ok(&["add", "a", "--ports", "31000"]);
+        sandbox.ok(&["del", "a"]);
+        let children = format!("/proc/{0}/task/{0}/children", daemon.id());
+        let pid = std::fs::read_to_string(children).expect("it runs");
+        assert!(Command::new("kill").args(["-TERM", pid.trim()]).status().expect("kill").success());
+        assert!(daemon.wait().expect("it ends").success(), "with a reader: {has_reader}");
+    }
+}
+
+#[test]
+fn a_daemon_without_files_for_connections_has_them_wait() {
+    let sandbox = Sandbox::new();
+    let daemon = listening(&sandbox);
+    let limit = |files: usize| {
+        let pid = daemon.pid();
+        let script = format!("prlimit --pid {pid} --nofile={files}:");
+        let status = Command::new("sh").args(["-c", &script]).status().expect("a shell");
+        assert!(status.success(), "prlimit is part of util-linux");
+    };
+    limit(daemon.open_files());
+    let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let mut by_tcp = connect(&sandbox);
+    let mut by_socket = UnixStream::connect(sandbox.path("/run/portmap/portmapd.sock")).expect("connected");
+    by_tcp.write_all(request).expect("sent");
+    by_socket.write_all(request).expect("sent");
+    let told = || daemon.log().matches("cannot accept connections: Too many open files").count();
+    wait::until("both sockets to have no files", || told() == 2);
+    limit(1024);
+    let mut answers = [String::new(), String::new()];
+    by_tcp.read_to_string(&mut answers[0]).expect("an answer");
+    by_socket.read_to_string(&mut answers[1]).expect("an answer");
+    assert!(answers.iter().all(|answer| answer.ends_with("ok\n")), "{answers:?}");
+    assert_eq!(told(), 2, "it is not told again at each attempt");
+    sandbox.ok(&["list"]);
+    daemon.stop();
 }
 
 #[test]

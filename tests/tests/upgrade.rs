@@ -115,7 +115,7 @@ fn an_earlier_layout_is_taken_over_under_load() {
         assert_ne!(counted, 0);
         daemon.kill();
         // As an earlier version would have left it, in which these two maps had another form.
-        sandbox.sh(Place::Host, "cd /sys/fs/bpf/portmap; mv v4 v3; rm v3/maps/pm_ports v3/maps/pm_endpoints");
+        sandbox.sh(Place::Host, "cd /sys/fs/bpf/portmap; mv v5 v4; rm v4/maps/pm_ports v4/maps/pm_endpoints");
         let _daemon = sandbox.daemon();
         assert!(received(&sandbox) > counted, "what has been counted is kept");
         sandbox.ok(&["doctor"]);

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
-    btf_maps::{Array, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
     helpers::bpf_ktime_get_ns,
     macros::btf_map,
     maps::ring_buf::RingBufEntry,
@@ -12,11 +12,16 @@ use portmap_common::{
     counters::Counters,
     event::{DropEvent, EventBudget, RING_BYTES},
     limit::Limit,
-    memory::{ENTRIES, Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
+    memory::{
+        ENTRIES, Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, NEIGHBOUR_SLACK,
+        NEIGHBOUR_TIME, Neighbour, NeighbourBudget, NeighbourKey,
+    },
     names::REST,
     reason::{Drops, HostHook, ReasonCounts},
     slot::SLOTS,
-    tables::{Address4, Address6, Config, Endpoint, HOST_ACCESS_WORDS, Listener, Mac, PORTS, PortEntry},
+    tables::{
+        Address4, Address6, BROADCASTS, Config, Endpoint, HOST_ACCESS_WORDS, Listener, Mac, PORTS, PortEntry,
+    },
 };
 use portmap_ebpf::Tables;
 
@@ -55,6 +60,14 @@ static PM_LIMITS: Array<Limit, { SLOTS as usize }> = Array::new();
 static PM_HOST_ACCESS: Array<u64, HOST_ACCESS_WORDS> = Array::new();
 #[btf_map(name = "pm_host_flows")]
 static PM_HOST_FLOWS: LruHashMap<HostFlowKey, HostFlow, ENTRIES> = LruHashMap::new();
+
+#[btf_map(name = "pm_neighbours")]
+static PM_NEIGHBOURS: LruHashMap<NeighbourKey, Neighbour, ENTRIES> = LruHashMap::new();
+#[btf_map(name = "pm_neigh_budget")]
+static PM_NEIGHBOUR_BUDGETS: Array<NeighbourBudget, { SLOTS as usize }> = Array::new();
+
+#[btf_map(name = "pm_broadcasts")]
+static PM_BROADCASTS: HashMap<Address4, u32, BROADCASTS> = HashMap::new();
 
 #[btf_map(name = "pm_rest")]
 static PM_REST: ProgramArray<{ REST.len() }> = ProgramArray::new();
@@ -130,7 +143,8 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn echo(&self, key: &EchoKey) -> Option<Echo> {
-        // SAFETY: an entry is one aligned word, read whole.
+        // SAFETY: the pointer is valid as long as the program runs. Who has asked is one aligned word, read whole; the time may
+        // be that of another entry, if this one is used for that meanwhile.
         unsafe { PM_ECHO.get(key) }.copied()
     }
 
@@ -138,6 +152,18 @@ impl Tables for Maps<'_> {
     fn set_echo(&self, key: &EchoKey, echo: &Echo) {
         if !is_asked(self.context) {
             let _ = PM_ECHO.insert(key, echo, u64::from(BPF_ANY));
+        }
+    }
+
+    #[inline(always)]
+    fn renew_echo(&self, key: &EchoKey, seen: u64) {
+        if is_asked(self.context) {
+            return;
+        }
+        // In place, so that it takes the identifier from nobody who has claimed it meanwhile.
+        if let Some(echo) = PM_ECHO.get_ptr_mut(key) {
+            // SAFETY: the pointer is to a map's entry, whose time is an aligned word.
+            unsafe { (&raw mut (*echo).seen).write_volatile(seen) };
         }
     }
 
@@ -173,6 +199,38 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
+    fn neighbour(&self, key: &NeighbourKey) -> Option<Neighbour> {
+        // SAFETY: an entry is one aligned word, read whole.
+        unsafe { PM_NEIGHBOURS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_neighbour(&self, key: &NeighbourKey, neighbour: &Neighbour) {
+        if !is_asked(self.context) {
+            // It fails only when the kernel has no element free on this CPU; the next packet pays once more.
+            let _ = PM_NEIGHBOURS.insert(key, neighbour, u64::from(BPF_ANY));
+        }
+    }
+
+    #[inline(always)]
+    fn may_ask(&self, slot: u16, now: u64) -> bool {
+        if is_asked(self.context) {
+            return true;
+        }
+        let Some(budget) = PM_NEIGHBOUR_BUDGETS.get_ptr_mut(u32::from(slot)) else { return true };
+        // SAFETY: the pointer is to a map's entry.
+        let scheduled = unsafe { &raw mut (*budget).scheduled };
+        // SAFETY: it is into a map's entry and aligned as all of it.
+        unsafe { limits::schedule(scheduled, NEIGHBOUR_TIME, now, NEIGHBOUR_SLACK) }
+    }
+
+    #[inline(always)]
+    fn is_broadcast(&self, address: Address4) -> bool {
+        // SAFETY: only whether it is there is looked at.
+        unsafe { PM_BROADCASTS.get(&address) }.is_some()
+    }
+
+    #[inline(always)]
     fn limit(&self, slot: u16) -> Option<&Limit> {
         PM_LIMITS.get(u32::from(slot))
     }
@@ -204,6 +262,9 @@ static NO_CONFIG: Config = Config {
     uplink_flows: 0,
     reach: 0,
     listener: Listener::NONE,
+    secret: 0,
+    broadcasts: 0,
+    reserved: 0,
 };
 
 /// The host's addresses.

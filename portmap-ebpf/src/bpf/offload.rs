@@ -5,8 +5,9 @@
 //! comes to. Written over what a verdict has read, it makes another packet of this one. How a frame is cut depends on a
 //! type (`gso_type`) that a program does not see.
 //!
-//! So the kernel is asked, by helpers that refuse what must not be, and are called so that they refuse in any case: then
-//! they change nothing. Packet pointers from before are invalid afterwards.
+//! Where the checksum goes is read from the kernel's own `struct sk_buff`: no helper tells, and what helpers refuse because of
+//! it has changed between releases of one line. The daemon says where the fields are, by the kernel's type information. For
+//! the type, a helper is called so that it refuses in any case. Packet pointers from before are invalid afterwards.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -14,9 +15,14 @@ use aya_ebpf::{
         __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
         bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
-    helpers::{bpf_skb_adjust_room, bpf_skb_change_tail},
+    helpers::{bpf_probe_read_kernel, bpf_skb_adjust_room},
     programs::TcContext,
 };
+use portmap_common::skb::{CHECKSUM_PARTIAL, SkbLayout};
+
+/// Where fields of `struct sk_buff` are, as [`SkbLayout`] packs it. The daemon sets it before it loads a program.
+#[unsafe(no_mangle)]
+static SKB_LAYOUT: u64 = 0;
 
 /// `EINVAL`, as helpers return it.
 const EINVAL: i64 = -22;
@@ -28,6 +34,8 @@ const CUT_ALREADY: u32 = 0xffff;
 /// Bytes at the front of a transport header that no checksum may be written to. It is where ports are; the checksum of UDP
 /// follows, those of other transports are further behind.
 const KEPT: usize = 6;
+/// More bytes than any frame has.
+const MOST: usize = 1 << 31;
 
 /// Whether only such things are left to do as a container's own kernel leaves.
 ///
@@ -40,12 +48,13 @@ pub(super) fn is_sound(context: &TcContext, segment: u32, transport: usize, is_s
     if is_cut && !is_cut_as_usual(context, segment, is_sctp) {
         return false;
     }
-    match is_partial(context) {
-        Some(true) => transport != 0 && is_summed_behind(context, transport + KEPT),
-        // Every segment needs a sum of its own, so honest ones leave it. Of others a program has moved the headers, and what
-        // the kernel knows of where they are is no longer true.
-        Some(false) => !is_cut,
-        None => false,
+    let Some(sum) = Sum::read(context) else { return false };
+    match sum {
+        Sum::Left { start, place } => {
+            transport != 0 && place >= transport + KEPT && place < MOST && (!is_cut || start == transport)
+        }
+        // Every segment needs a sum of its own, so honest ones leave it.
+        Sum::Done => !is_cut,
     }
 }
 
@@ -89,32 +98,38 @@ fn is_cut_as_usual(context: &TcContext, segment: u32, is_sctp: bool) -> bool {
     if segment == CUT_ALREADY { is_sctp && refused == ENOTSUPP } else { refused == EINVAL }
 }
 
-/// Whether the frame's checksum is left to others (`CHECKSUM_PARTIAL`); none if there is no memory to find out.
-///
-/// The helper for changing a checksum leaves that alone which has yet to be computed
-/// (`inet_proto_csum_replace4`). The destination MAC address stands in for a checksum: it gets another value if anything
-/// else does, and whoever sends the frame on writes the neighbour's over it.
-#[inline(always)]
-fn is_partial(context: &TcContext) -> Option<bool> {
-    let before = context.load::<u16>(0).ok()?;
-    context.l4_csum_replace(0, 0, 1, size_of::<u16>() as u64).ok()?;
-    let after = context.load::<u16>(0).ok()?;
-    if before == after {
-        return Some(true);
-    }
-    context.store(0, &before, 0).ok()?;
-    Some(false)
+/// What the kernel knows of a frame's checksum.
+enum Sum {
+    /// It is left to others: what is summed up begins at `start`, and the sum goes to `place`, in bytes from the frame's
+    /// beginning. What is in front of that is a very large number.
+    Left { start: usize, place: usize },
+    /// Nobody has to write it.
+    Done,
 }
 
-/// Whether the checksum that is left to others will be written at `offset` or behind.
-///
-/// No frame can be made so short that its checksum has no place (`__bpf_skb_min_len`): to end one byte behind `offset` is
-/// refused if the second byte of the checksum is further behind. Else the frame is cut off, and must be dropped.
+impl Sum {
+    /// None if the kernel's memory cannot be read, which does not happen.
+    #[inline(always)]
+    fn read(context: &TcContext) -> Option<Self> {
+        // SAFETY: it is a constant. Volatile, because its value is not the one that the compiler sees.
+        let layout = SkbLayout::unpack(unsafe { (&raw const SKB_LAYOUT).read_volatile() });
+        let summed: u8 = field(context, layout.summed)?;
+        if summed >> (layout.summed_shift & 7) & 3 != CHECKSUM_PARTIAL {
+            return Some(Self::Done);
+        }
+        let [start, offset]: [u16; 2] = field(context, layout.checksum)?;
+        let [head, data]: [usize; 2] = field(context, layout.head)?;
+        // Classifiers see the frame from its Ethernet header, at which `data` points while they run.
+        let start = head.wrapping_add(usize::from(start)).wrapping_sub(data);
+        Some(Self::Left { start, place: start.wrapping_add(usize::from(offset)) })
+    }
+}
+
+/// Reads a field of the `struct sk_buff` behind a context.
 #[inline(always)]
-fn is_summed_behind(context: &TcContext, offset: usize) -> bool {
-    #[expect(clippy::cast_possible_truncation, reason = "headers are not that long")]
-    let end = offset as u32 + 1;
-    // SAFETY: the context is valid, and nobody has pointers into the packet any more: the verifier sees to that. No header
-    // that is followed is long enough for the helper to refuse because of its own limit (16 KiB).
-    unsafe { bpf_skb_change_tail(context.as_ptr().cast(), end, 0) == EINVAL }
+fn field<T>(context: &TcContext, at: u16) -> Option<T> {
+    let skb = context.as_ptr().cast::<u8>();
+    // SAFETY: to a classifier the kernel passes the `struct sk_buff` itself, of which `at` is the offset of a field; the
+    // helper fails if there is nothing to be read.
+    unsafe { bpf_probe_read_kernel(skb.wrapping_add(usize::from(at)).cast::<T>()) }.ok()
 }

@@ -13,6 +13,7 @@ use super::{Finish, Finished, Hook};
 use crate::{
     echo,
     frame::Frame,
+    neighbours,
     packet::{Depth, Ip, Version, content::Kind, ethernet},
     rate, reach,
     segments::OnWire,
@@ -72,7 +73,7 @@ impl Hook for Veth {
         };
         passes.map_err(stop)?;
         if !stays(&ip, shared) {
-            let next_hop = V::next_hop(ip.destination, config).map_err(stop)?;
+            let next_hop = V::next_hop(ip.destination, tables).map_err(stop)?;
             // What is on the wire must be what has been read here.
             if !frame.is_sound(reading.summed(), reading.is_sctp()) {
                 return Err(stop(Reason::Malformed));
@@ -83,6 +84,9 @@ impl Hook for Veth {
             }
             if !rate::admits(tables, on_wire.bytes, slot, false) {
                 return Err(stop(Reason::Rate));
+            }
+            if !neighbours::admits::<V>(tables, ip.destination, slot) {
+                return Err(stop(Reason::Neighbours));
             }
             // A later fragment of an echo request has no identifier that could be changed; the first one's is.
             let renumber = if content.kind == Kind::EchoRequest && content.has_message {

@@ -1,6 +1,9 @@
 //! What a packet carries: ports, an echo message, or an error about another packet.
 
-use portmap_common::{memory::FRAGMENT_LIFETIME, memory::Fragment, reason::Reason};
+use portmap_common::{
+    memory::{CONTRADICTION, FRAGMENT_LIFETIME, Fragment},
+    reason::Reason,
+};
 
 use super::ip::{Ip, Message, Place, Version};
 use crate::{frame::Frame, tables::Tables};
@@ -154,7 +157,19 @@ impl<V: Version> Reading<V> {
             Kind::EchoReply => (Fragment::ECHO_REPLY, content.id, 0),
             Kind::ErrorAboutPorts | Kind::ErrorAboutEcho => return,
         };
-        let fragment = Fragment { seen: tables.now(), kind, source, destination };
+        let mut fragment = Fragment { seen: tables.now(), kind, source, destination };
+        // Of two that say different things, the receiver may take either, so neither speaks for later ones.
+        if let Some(before) = V::fragment(tables, ip, self.datagram, scope)
+            && fragment.seen.wrapping_sub(before.seen) <= CONTRADICTION
+        {
+            if before.kind == Fragment::CONTRADICTED {
+                return;
+            }
+            if before.kind != kind || before.source != source || before.destination != destination {
+                fragment =
+                    Fragment { seen: fragment.seen, kind: Fragment::CONTRADICTED, source: 0, destination: 0 };
+            }
+        }
         V::set_fragment(tables, ip, self.datagram, scope, &fragment);
     }
 }
@@ -291,6 +306,9 @@ pub(crate) const fn has_ports(protocol: u32) -> bool {
 fn recall<V: Version>(tables: &impl Tables, ip: &Ip<V>, datagram: u32, scope: u16) -> Option<Content<V>> {
     let fragment = V::fragment(tables, ip, datagram, scope)?;
     if tables.now().wrapping_sub(fragment.seen) > FRAGMENT_LIFETIME {
+        return None;
+    }
+    if fragment.kind == Fragment::CONTRADICTED {
         return None;
     }
     Some(match fragment.kind {

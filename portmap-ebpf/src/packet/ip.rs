@@ -44,7 +44,10 @@ pub trait Version: Copy + Debug {
     fn mapped(address: Self::Address) -> Address6;
 
     /// The neighbour that leads to a destination outside.
-    fn next_hop(destination: Self::Address, config: &Config) -> Result<NextHop, Reason>;
+    fn next_hop(destination: Self::Address, tables: &impl Tables) -> Result<NextHop, Reason>;
+
+    /// Whether an address is on the uplink's network, and not that of a gateway.
+    fn is_mere_neighbour(address: Self::Address, config: &Config) -> bool;
 
     /// Whether a packet is as most are: the shortest header, no extensions, no fragment, and a transport with ports.
     fn is_plain(frame: &impl Frame) -> bool;

@@ -75,14 +75,19 @@ impl Version for V4 {
     }
 
     #[inline(always)]
-    fn next_hop(destination: u32, config: &Config) -> Result<NextHop, Reason> {
+    fn next_hop(destination: u32, tables: &impl Tables) -> Result<NextHop, Reason> {
+        let config = tables.config();
         // 0.0.0.0/8 is no destination; 224.0.0.0/4 and above are multicast, reserved and the limited broadcast.
         let first = destination >> 24;
         if first == 0 || first >= 224 {
             return Err(Reason::Destination);
         }
+        // Of a network that lies inside the shared one, the kernel would make it a broadcast of a frame.
+        if config.broadcasts != 0 && tables.is_broadcast(Address4 { bytes: destination.to_be_bytes() }) {
+            return Err(Reason::Destination);
+        }
         let mask = u32::from_be_bytes(config.netmask.bytes);
-        if (destination ^ u32::from_be_bytes(config.host_ip.bytes)) & mask != 0 {
+        if !is_on_link(destination, config) {
             let gateway = u32::from_be_bytes(config.gateway.bytes);
             return if gateway == 0 { Err(Reason::NoRoute) } else { Ok(NextHop::V4(gateway.to_be_bytes())) };
         }
@@ -92,6 +97,11 @@ impl Version for V4 {
             return Err(Reason::Destination);
         }
         Ok(NextHop::V4(destination.to_be_bytes()))
+    }
+
+    #[inline(always)]
+    fn is_mere_neighbour(address: u32, config: &Config) -> bool {
+        is_on_link(address, config) && address != u32::from_be_bytes(config.gateway.bytes)
     }
 
     #[inline(always)]
@@ -176,6 +186,12 @@ impl Version for V4 {
     fn set_fragment(tables: &impl Tables, ip: &Ip<Self>, id: u32, scope: u16, fragment: &Fragment) {
         tables.set_fragment4(&key(ip, id, scope), fragment);
     }
+}
+
+#[inline(always)]
+fn is_on_link(address: u32, config: &Config) -> bool {
+    let mask = u32::from_be_bytes(config.netmask.bytes);
+    (address ^ u32::from_be_bytes(config.host_ip.bytes)) & mask == 0
 }
 
 #[inline(always)]

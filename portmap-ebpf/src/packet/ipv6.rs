@@ -125,19 +125,21 @@ impl Version for V6 {
     }
 
     #[inline(always)]
-    fn next_hop(destination: Address, config: &Config) -> Result<NextHop, Reason> {
+    fn next_hop(destination: Address, tables: &impl Tables) -> Result<NextHop, Reason> {
+        let config = tables.config();
         if !destination.is_destination() {
             return Err(Reason::Destination);
         }
-        let shared = Address::from_bytes(config.host_ip6);
-        let mask = Address::from_bytes(config.netmask6);
-        let differs =
-            (destination.high ^ shared.high) & mask.high | (destination.low ^ shared.low) & mask.low;
-        if differs == 0 {
+        if is_on_link(destination, config) {
             return Ok(NextHop::V6(destination.to_bytes().bytes));
         }
         let gateway = Address::from_bytes(config.gateway6);
         if gateway.is_zero() { Err(Reason::NoRoute) } else { Ok(NextHop::V6(gateway.to_bytes().bytes)) }
+    }
+
+    #[inline(always)]
+    fn is_mere_neighbour(address: Address, config: &Config) -> bool {
+        is_on_link(address, config) && address != Address::from_bytes(config.gateway6)
     }
 
     #[inline(always)]
@@ -261,6 +263,12 @@ fn follow(frame: &impl Frame, protocol: u32, offset: usize, end: usize) -> Resul
         }
     }
     Err(Reason::ExtensionHeaders)
+}
+
+#[inline(always)]
+fn is_on_link(address: Address, config: &Config) -> bool {
+    let (shared, mask) = (Address::from_bytes(config.host_ip6), Address::from_bytes(config.netmask6));
+    (address.high ^ shared.high) & mask.high | (address.low ^ shared.low) & mask.low == 0
 }
 
 #[inline(always)]

@@ -9,6 +9,7 @@ use clap::Parser;
 use portmap::{
     daemon::{self, Daemon, End},
     error::{Context as _, Result},
+    log::Lines,
     settings::RawSettings,
 };
 use tracing::error;
@@ -27,7 +28,8 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info"));
     fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(Lines::on_standard_error())
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
         .init();

@@ -14,6 +14,7 @@ use std::{
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use nix::unistd::geteuid;
 
 use crate::{
     api::{AddRequest, Finding, Health, UpdateRequest, Wishes},
@@ -21,6 +22,7 @@ use crate::{
     daemon,
     error::{Error, Kind, Result},
     kernel::{bpffs, programs::Mechanism},
+    log,
     paths::{DEFAULT_BPFFS_DIR, DEFAULT_STATE_DIR, STATE_DIR_VARIABLE, StateDir},
     ports::PortSet,
     rates::Cpus,
@@ -290,7 +292,7 @@ impl Command {
                     Err(error) if error.kind == Kind::Unreachable => {
                         let torn_down = daemon::teardown(&state_dir, &bpffs_dir)?;
                         for notice in &torn_down.notices {
-                            eprintln!("portmap: {notice}");
+                            log::line(format_args!("portmap: {notice}"));
                         }
                         torn_down.anything
                     }
@@ -315,28 +317,32 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 }
 
 fn doctor(client: &Client, output: Output, repair: bool) -> Result<ExitCode> {
-    let findings = match if repair { client.repair() } else { client.doctor() } {
-        Ok(findings) => findings,
-        Err(error) => without_daemon(&error),
+    let (findings, code) = match if repair { client.repair() } else { client.doctor() } {
+        Ok(findings) => {
+            let healthy = findings.iter().all(|finding| finding.health != Health::Problem);
+            (findings, if healthy { 0 } else { Kind::Unhealthy.exit_code() })
+        }
+        // As of any other command.
+        Err(error) => (without_daemon(&error), error.kind.exit_code()),
     };
     print::findings(output, &findings)?;
-    let healthy = findings.iter().all(|finding| finding.health != Health::Problem);
-    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::from(Kind::Unhealthy.exit_code()) })
+    Ok(ExitCode::from(code))
 }
 
 /// What can be said when the daemon does not answer.
 fn without_daemon(error: &Error) -> Vec<Finding> {
     let bpffs = bpffs::check_mounted(DEFAULT_BPFFS_DIR.as_ref());
-    vec![
+    let mut findings = vec![
         Finding::new("daemon", Health::Problem, error.message.clone()),
         match bpffs {
             Ok(()) => Finding::new("bpffs", Health::Ok, "mounted"),
             Err(error) => Finding::new("bpffs", Health::Problem, error.message),
         },
-        Finding::new(
-            "attachment",
-            Health::Ok,
-            format!("this kernel would use {}", Mechanism::detect().name()),
-        ),
-    ]
+    ];
+    // The kernel tells nobody else.
+    if geteuid().is_root() {
+        let text = format!("this kernel would use {}", Mechanism::detect().name());
+        findings.push(Finding::new("attachment", Health::Ok, text));
+    }
+    findings
 }

@@ -12,18 +12,18 @@ use crate::{
         Traffic,
     },
     error::{Context as _, Error, Result},
-    sizes,
+    log, sizes,
 };
 
 /// One line on standard error.
 pub(super) fn error(error: &Error) {
-    eprintln!("portmap: {error}");
+    log::line(format_args!("portmap: {error}"));
 }
 
 /// A line on standard error for each thing that a command did to others.
 pub(super) fn warnings(changed: &Changed) {
     for warning in &changed.warnings {
-        eprintln!("warning: {warning}");
+        log::line(format_args!("warning: {warning}"));
     }
 }
 

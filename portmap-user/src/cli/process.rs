@@ -9,6 +9,7 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     sys::{
         prctl,
         signal::{SigSet, SigmaskHow, Signal, kill},
@@ -104,7 +105,12 @@ fn wait_for(words: &[OsString]) -> Result<ExitCode> {
         if let Some(status) = child.try_wait().context(doing)? {
             return Ok(exit_code(status));
         }
-        let Some(signal) = signals.read_signal().context(doing)? else { continue };
+        let signal = match signals.read_signal() {
+            Ok(Some(signal)) => signal,
+            // One that this process has a handler for, such as the runtime's for a full stack.
+            Ok(None) | Err(Errno::EINTR) => continue,
+            Err(error) => return Err(error).context(doing),
+        };
         // A terminal sends to the command as well.
         let by_process = signal.ssi_code <= 0;
         let number = i32::try_from(signal.ssi_signo).context(doing)?;

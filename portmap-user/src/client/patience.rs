@@ -8,7 +8,10 @@ use std::{fmt::Display, pin::pin, time::Duration};
 
 use tokio::time::{self, Instant};
 
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    log,
+};
 
 /// How long a daemon may be silent before a command says that it waits.
 const SILENCE: Duration = Duration::from_secs(4);
@@ -48,9 +51,7 @@ pub(super) async fn to_the_end<T>(daemon: &impl Display, answer: impl Future<Out
     }
 }
 
-/// One line on standard error, so that who waits knows for what. Nobody needs to read it.
+/// One line on standard error, so that who waits knows for what.
 fn tell(text: &str) {
-    use std::io::Write as _;
-
-    let _ = writeln!(std::io::stderr(), "portmap: {text}");
+    log::line(format_args!("portmap: {text}"));
 }

@@ -1,11 +1,16 @@
 //! What the host is like: its uplink, and the addresses that containers share with it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    hash::{BuildHasher as _, RandomState},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::LazyLock,
+};
 
 use netlink_packet_route::AddressFamily;
 use portmap_common::{
     queue,
-    tables::{Address4, Address6, Config, Mac as MacEntry},
+    tables::{Address4, Address6, BROADCASTS, Config, Mac as MacEntry},
 };
 use tracing::{info, warn};
 
@@ -39,6 +44,8 @@ pub struct HostFacts {
     pub v6: Option<Shared<Ipv6Addr>>,
     /// MAC address of the host's loopback device.
     pub lo_mac: Mac,
+    /// Broadcast addresses of all networks of the host, besides those of the one that is shared.
+    pub broadcasts: BTreeSet<Ipv4Addr>,
 }
 
 /// An address that containers share with the host, and the way from it to elsewhere.
@@ -62,6 +69,9 @@ impl<A> Shared<A> {
         Address { address: self.address, prefix_length: self.prefix_length }
     }
 }
+
+/// Known to nobody, and another one each time the daemon starts: keys of the standard library's hashes come from the kernel.
+static SECRET: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()));
 
 /// Smallest MTU of a link on which Linux speaks IPv6 (RFC 8200, section 5).
 const SMALLEST_IPV6_MTU: u32 = 1280;
@@ -87,6 +97,7 @@ impl HostFacts {
             )));
         }
         let (v4, v6) = look_at_addresses(&netlink, &uplink, &routes, settings.ipv6)?;
+        let broadcasts = other_broadcasts(address::broadcasts(&netlink)?, &v4);
         let lo = link::find_by_index(&netlink, LOOPBACK)?
             .filter(|lo| lo.is_up)
             .ok_or_else(|| Error::usage("the loopback device is down: run `ip link set lo up`"))?;
@@ -99,6 +110,7 @@ impl HostFacts {
             v4,
             v6,
             lo_mac: lo.mac,
+            broadcasts,
         })
     }
 
@@ -113,6 +125,8 @@ impl HostFacts {
             mac: MacEntry::new(self.mac),
             lo_mac: MacEntry::new(self.lo_mac),
             uplink_flows: if has_flows { queue::UPLINK_FLOWS } else { 0 },
+            secret: *SECRET,
+            broadcasts: u32::try_from(self.broadcasts.len()).unwrap_or(u32::MAX),
             ..Config::default()
         };
         if let Some(v6) = &self.v6 {
@@ -173,6 +187,17 @@ fn gateway<A>(
 ) -> Option<A> {
     let routes = routes.iter().filter(|route| route.interface == interface.index);
     routes.filter_map(|route| route.gateway).find_map(right_version)
+}
+
+/// Those that the shared network has not, as many as programs can know.
+fn other_broadcasts(mut all: BTreeSet<Ipv4Addr>, shared: &Shared<Ipv4Addr>) -> BTreeSet<Ipv4Addr> {
+    for own in address::ends(shared.address, shared.prefix_length) {
+        all.remove(&own);
+    }
+    if all.len() > BROADCASTS {
+        warn!("the host has {} broadcast addresses: of {BROADCASTS} is known that they are", all.len());
+    }
+    all.into_iter().take(BROADCASTS).collect()
 }
 
 /// Says what containers will have to do without.

@@ -24,6 +24,15 @@ impl Daemon {
         if *before == now {
             return Ok(());
         }
+        // Before the programs are told to look there.
+        self.maps.set_broadcasts(&now.broadcasts)?;
+        let concerns_programs_only =
+            HostFacts { broadcasts: now.broadcasts.clone(), ..(*before).clone() } == now;
+        if concerns_programs_only {
+            self.maps.set_config(&self.config(&now))?;
+            *self.facts.write() = Arc::new(now);
+            return Ok(());
+        }
         info!("the host has changed: sharing {} of {}", now.addresses(), now.uplink);
         if (now.uplink_index, &now.uplink) != (before.uplink_index, &before.uplink) {
             let mut place = self.place.lock();

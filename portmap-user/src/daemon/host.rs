@@ -310,8 +310,9 @@ pub(super) fn teardown_locked(store: &Store, place: &Place, bpffs_dir: &Path) ->
     failures.note(remove_pins(&pins));
     failures.note(layout::remove_earlier(pins.bpffs()));
     failures.into_result()?;
-    store.remove_host()?;
+    // In this order: what the place has is for a state that is lost, and would be taken for that of a lost one.
     place.leave()?;
+    store.remove_host()?;
     Ok(TornDown { anything, notices })
 }
 

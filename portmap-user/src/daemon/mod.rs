@@ -14,6 +14,7 @@ mod health;
 mod host;
 mod inside;
 mod journal;
+mod kept;
 mod lost;
 mod metrics;
 mod owner;

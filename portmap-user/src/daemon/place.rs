@@ -118,6 +118,21 @@ impl Place {
         self.owner.host.as_ref()
     }
 
+    /// Takes the network namespace again if somebody has removed the file that says whose it is. Returns whether that was so.
+    pub(super) fn restore(&mut self) -> Result<bool> {
+        if locked::is_at(&self.file, &self.path) {
+            return Ok(false);
+        }
+        let doing = || format!("cannot make {} again", self.path.display());
+        DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY).context(doing)?;
+        let lock = locked::file(&self.path, || false).context(doing)?;
+        self.file = lock.ok_or_else(|| {
+            Error::conflict(format!("{} is another daemon's or teardown's now", self.path.display()))
+        })?;
+        self.write()?;
+        Ok(true)
+    }
+
     /// Forgets the network namespace.
     pub(super) fn leave(&self) -> Result<()> {
         let doing = || format!("cannot remove {}", self.path.display());

@@ -89,6 +89,7 @@ impl Daemon {
         let held = Held::open(&settings.pins)?;
         // Before the programs are told to look there.
         maps.set_host_ports(&settings.reach)?;
+        maps.set_broadcasts(&facts.broadcasts)?;
         maps.set_config(&settings.reach.enter(facts.config(has_flows)))?;
         let registry = Registry { pool, containers: BTreeMap::new() };
         let daemon = Self {

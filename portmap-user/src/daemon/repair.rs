@@ -234,15 +234,17 @@ impl Daemon {
         let facts = self.facts();
         // Everything else goes by them.
         let are_pins_back = self.restore_pins()?;
+        let is_state_back = self.restore_state();
         let mut mending = host::mend(&self.settings, &self.sysctls, &facts, self.mechanism);
         mending.note("the pins", Ok(are_pins_back));
+        mending.note("the state", is_state_back);
         if let Some(guard) = &self.guard {
             mending.note("the bind guard", guard.ensure());
         }
         if let (true, Some(parent)) = (self.has_flows, self.settings.shaping.flows) {
             mending.note("the uplink's queue", uplink_queue::restore(&facts, parent));
         }
-        mending.note("pm_config and pm_host_access", self.restore_config(&facts));
+        mending.note("pm_config, pm_broadcasts and pm_host_access", self.restore_config(&facts));
         let Mending { mended, failures } = mending;
         if !mended.is_empty() {
             info!("put back what was missing at the host: {}", mended.join(", "));
@@ -265,7 +267,8 @@ impl Daemon {
     fn restore_config(&self, facts: &HostFacts) -> Result<bool> {
         let config = self.config(facts);
         let maps = &self.maps;
-        let are_other = maps.set_host_ports(&self.settings.reach)?;
+        let are_other =
+            maps.set_host_ports(&self.settings.reach)? | maps.set_broadcasts(&facts.broadcasts)?;
         let is_other = maps.config()? != config;
         if is_other {
             maps.set_config(&config)?;

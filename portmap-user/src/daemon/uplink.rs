@@ -79,6 +79,11 @@ impl Daemon {
         if self.maps.config()? != self.config(&facts) {
             return Err(Error::failure(format!("the map pm_config is not what the daemon wrote: {REPAIR}")));
         }
+        if self.maps.broadcasts()? != facts.broadcasts {
+            return Err(Error::failure(format!(
+                "the map pm_broadcasts is not what the daemon wrote: {REPAIR}"
+            )));
+        }
         if self.maps.lacks_host_ports(&self.settings.reach)? {
             return Err(Error::failure(format!(
                 "the map pm_host_access is not what --host-access says: {REPAIR}"

@@ -1,6 +1,7 @@
 //! Addresses and routes, of both IP versions.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
@@ -77,6 +78,46 @@ pub fn has_v4(netlink: &Netlink, index: u32) -> Result<bool> {
         })
         .context(|| format!("cannot look at the addresses of interface {index}"))?;
     Ok(!found.is_empty())
+}
+
+/// The broadcast addresses of all networks in which the host has an IPv4 address: the lowest and the highest address of
+/// each, and what else an interface has been told. None of loopback networks.
+pub fn broadcasts(netlink: &Netlink) -> Result<BTreeSet<Ipv4Addr>> {
+    let mut question = AddressMessage::default();
+    question.header.family = AddressFamily::Inet;
+    let found = netlink
+        .list(&RouteNetlinkMessage::GetAddress(question), |answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) => Some(broadcasts_of(&message)),
+            _ => None,
+        })
+        .context(|| "cannot look at the host's addresses".to_owned())?;
+    Ok(found.into_iter().flatten().filter(|address| !address.is_loopback()).collect())
+}
+
+/// Those of the network that comes with one address.
+fn broadcasts_of(message: &AddressMessage) -> Vec<Ipv4Addr> {
+    let mut found = Vec::new();
+    let (mut own, mut network) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(IpAddr::V4(address)) => own = Some(*address),
+            // Of a point-to-point link, the other end's.
+            AddressAttribute::Address(IpAddr::V4(address)) => network = Some(*address),
+            AddressAttribute::Broadcast(address) if !address.is_broadcast() => found.push(*address),
+            _ => {}
+        }
+    }
+    found.extend(network.or(own).into_iter().flat_map(|address| ends(address, message.header.prefix_len)));
+    found
+}
+
+/// The lowest and the highest address of a network, if those are broadcasts: in networks of one or two they are not.
+pub fn ends(address: Ipv4Addr, prefix_length: u8) -> Vec<Ipv4Addr> {
+    let hosts = u32::MAX.checked_shr(prefix_length.into()).unwrap_or_default();
+    if hosts <= 1 {
+        return Vec::new();
+    }
+    vec![(address.to_bits() & !hosts).into(), (address.to_bits() | hosts).into()]
 }
 
 /// Flags of IPv6 addresses that are not to be relied on: privacy addresses (the flag of secondary ones), those
@@ -231,4 +272,22 @@ pub fn add_default_route6(netlink: &Netlink, index: u32) -> Result<()> {
     netlink
         .request(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
         .map_err(|error| no_route(netlink, AddressFamily::Inet6, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_of_more_than_two_have_broadcasts() {
+        let ends = |text: &str, prefix| ends(text.parse().expect("an address"), prefix);
+        let addresses =
+            |texts: [&str; 2]| texts.map(|text| text.parse::<Ipv4Addr>().expect("an address")).to_vec();
+        assert_eq!(ends("10.0.0.17", 28), addresses(["10.0.0.16", "10.0.0.31"]));
+        assert_eq!(ends("10.0.0.2", 30), addresses(["10.0.0.0", "10.0.0.3"]));
+        assert_eq!(ends("10.0.0.2", 0), addresses(["0.0.0.0", "255.255.255.255"]));
+        for prefix in [31, 32] {
+            assert_eq!(ends("10.0.0.2", prefix), Vec::<Ipv4Addr>::new());
+        }
+    }
 }

@@ -91,8 +91,12 @@ impl Guard {
         // A link leaves room for others' without being told to, and takes no such flag (`cgroup_bpf_link_attach`).
         let id = program.attach(cgroup, CgroupAttachMode::Single).context(doing)?;
         let link = FdLink::try_from(program.take_link(id).context(doing)?).context(doing)?;
-        programs::replace_pin(&self.pins.link(name), &new_link(&self.pins, name), |new| {
-            link.pin(new).map(drop)
+        let before = self.pins.link(name);
+        programs::replace_pin(&before, &new_link(&self.pins, name), |new| {
+            link.pin(new).context(doing)?;
+            // What it refuses, at another cgroup perhaps, is refused no more when this has been done. One that only loses its pin
+            // goes on for a moment.
+            end_link(&before)
         })
     }
 

@@ -1,6 +1,8 @@
 //! The pinned maps, each behind a type that knows what lies in it.
 
 use std::{
+    collections::BTreeSet,
+    net::Ipv4Addr,
     num::NonZeroUsize,
     os::fd::AsFd as _,
     path::Path,
@@ -20,7 +22,7 @@ use portmap_common::{
     memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
     names,
     reason::{Drops, HostHook, ReasonCounts},
-    tables::{Config, Endpoint, PORTS, PortEntry},
+    tables::{Address4, Config, Endpoint, PORTS, PortEntry},
 };
 
 use crate::{
@@ -53,6 +55,7 @@ struct Tables {
     echoes: HashMap<MapData, EchoKey, Echo>,
     host_ports: Array<MapData, u64>,
     host_flows: HashMap<MapData, HostFlowKey, HostFlow>,
+    broadcasts: HashMap<MapData, Address4, u32>,
 }
 
 impl Maps {
@@ -71,6 +74,8 @@ impl Maps {
             echoes: lru_hash(pins, names::MAP_ECHO)?,
             host_ports: array(pins, names::MAP_HOST_ACCESS)?,
             host_flows: lru_hash(pins, names::MAP_HOST_FLOWS)?,
+            broadcasts: HashMap::try_from(Map::HashMap(open(&pins.map(names::MAP_BROADCASTS))?))
+                .context(|| reading(names::MAP_BROADCASTS))?,
         };
         let ports = PortTable::open(&pins.map(names::MAP_PORTS))?;
         Ok(Self { ports, tables: Ranked::new(Rank::Maps, tables) })
@@ -182,6 +187,34 @@ impl Maps {
     /// When the host has sent something between two ports, as far as the programs remember.
     pub fn host_flow(&self, key: &HostFlowKey) -> Result<Option<HostFlow>> {
         found(self.tables.lock().host_flows.get(key, 0), names::MAP_HOST_FLOWS)
+    }
+
+    /// Whether programs take an address for a broadcast of one of the host's networks other than the shared one.
+    pub fn is_broadcast(&self, address: Address4) -> Result<bool> {
+        Ok(found(self.tables.lock().broadcasts.get(&address, 0), names::MAP_BROADCASTS)?.is_some())
+    }
+
+    /// The broadcast addresses that programs know.
+    pub fn broadcasts(&self) -> Result<BTreeSet<Ipv4Addr>> {
+        let tables = self.tables.lock();
+        let keys = tables.broadcasts.keys().map(|key| key.map(|key| Ipv4Addr::from(key.bytes)));
+        keys.collect::<std::result::Result<_, _>>().context(|| reading(names::MAP_BROADCASTS))
+    }
+
+    /// Tells the programs the broadcast addresses of the host's networks. Returns whether they did not know.
+    pub fn set_broadcasts(&self, wanted: &BTreeSet<Ipv4Addr>) -> Result<bool> {
+        let known = self.broadcasts()?;
+        let key = |address: &Ipv4Addr| Address4::new(address.octets());
+        let doing = || writing(names::MAP_BROADCASTS);
+        for address in known.difference(wanted) {
+            fault::step("write a map").context(doing)?;
+            self.tables.lock().broadcasts.remove(&key(address)).context(doing)?;
+        }
+        for address in wanted.difference(&known) {
+            fault::step("write a map").context(doing)?;
+            self.tables.lock().broadcasts.insert(key(address), 1, 0).context(doing)?;
+        }
+        Ok(known != *wanted)
     }
 
     /// Sets all counters of a slot to zero, so that its next owner starts afresh.

@@ -1,6 +1,11 @@
 //! What is asserted of one verdict.
 
-use portmap_common::{event::DropEvent, memory::Echo, reason::Reason, slot::HOST_SLOT};
+use portmap_common::{
+    event::DropEvent,
+    memory::{ECHO_LIFETIME, Echo},
+    reason::Reason,
+    slot::HOST_SLOT,
+};
 use portmap_ebpf::{
     Tables as _, Verdict, answer, sample,
     verdict::{NextHop, Renumber},
@@ -159,7 +164,8 @@ impl Case<'_> {
         }
         if let Some((peer, id)) = outcome.host_asks {
             let noted = world.memory.borrow().echo(peer, id);
-            self.assert(noted.is_some_and(|echo| echo.slot == HOST_SLOT && echo.id == id), || {
+            let host = Echo { generation: 0, slot: HOST_SLOT, id, seen: self.before.now };
+            self.assert(noted == Some(host), || {
                 format!("the host's request with identifier {id} is not noted")
             });
             if model.echo(peer, id) != noted {
@@ -168,6 +174,9 @@ impl Case<'_> {
         }
         if let Some(key) = outcome.host_speaks {
             model.host_flows.insert(key, self.before.now);
+        }
+        if let Some(key) = outcome.asks_for {
+            model.neighbours.insert(key, self.before.now);
         }
         if let Fate::Ask(question) = outcome.fate {
             self.asked(&question, world, model);
@@ -179,7 +188,11 @@ impl Case<'_> {
     /// Identifiers are taken from nobody who still waits for an answer, and changed only if they must be.
     fn asked(&self, question: &Question, world: &World, model: &mut Memory) {
         let Question { asker, peer, message, .. } = *question;
-        let is_taken = |echo: Echo| echo != asker && (echo.slot == HOST_SLOT || is_live(world, echo));
+        let is_taken = |echo: Echo| {
+            let is_own = Echo { seen: asker.seen, ..echo } == asker;
+            let is_over = self.before.now - echo.seen > ECHO_LIFETIME;
+            !is_own && !is_over && (echo.slot == HOST_SLOT || is_live(world, echo))
+        };
         let own_was_taken = model.echo(peer, asker.id).is_some_and(is_taken);
         let mut claimed = 0;
         let lost = usize::from(self.before.races.get() - world.races.get());

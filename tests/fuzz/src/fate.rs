@@ -1,9 +1,9 @@
 //! What `docs/datapath.md` says becomes of a frame: its tables under "By hook", row by row, but for the reasons.
 
 use portmap_common::{
-    memory::{Echo, Fragment, HostFlowKey},
+    memory::{Echo, Fragment, HostFlowKey, NeighbourKey},
     slot::HOST_SLOT,
-    tables::{Config, PortEntry},
+    tables::{Address6, Config, PortEntry},
 };
 use portmap_ebpf::{
     Tables as _,
@@ -15,14 +15,20 @@ use crate::{
     memory::{Datagram, Memory, Peer},
     reader::{self, Behind, Content, Packet, Piece, Quote, is_loopback, is_one, mapped},
     scene::{Hook, Scene},
-    world::World,
+    world::{OTHER_BROADCAST, World},
 };
 
 /// Nanoseconds for which a first fragment counts.
 const LIFETIME: u64 = 30_000_000_000;
 
+/// Nanoseconds for which another first fragment contradicts it.
+const CONTRADICTION: u64 = 1_000_000_000;
+
 /// Nanoseconds for which a container may answer what the host has sent.
 const FLOW_LIFETIME: u64 = 180_000_000_000;
+
+/// Nanoseconds for which a neighbour is not new.
+const NEIGHBOUR_LIFETIME: u64 = 60_000_000_000;
 
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,11 +94,14 @@ pub struct Outcome {
     pub host_asks: Option<(Peer, u16)>,
     /// The two ports between which the host speaks.
     pub host_speaks: Option<HostFlowKey>,
+    /// The neighbour that a container asks for.
+    pub asks_for: Option<NeighbourKey>,
 }
 
 /// What the specification says.
 pub fn of(scene: &Scene, frame: &[u8], world: &World, memory: &Memory) -> Outcome {
-    let mut judge = Judge { frame, world, config: *world.config(), memory, first: None, speaks: None };
+    let mut judge =
+        Judge { frame, world, config: *world.config(), memory, first: None, speaks: None, asks: None };
     let mut host_asks = None;
     let fate = match scene.hook {
         Hook::Uplink => judge.uplink(scene.vlan_tag).unwrap_or(Fate::Left),
@@ -108,7 +117,7 @@ pub fn of(scene: &Scene, frame: &[u8], world: &World, memory: &Memory) -> Outcom
     };
     // What was dropped is not remembered.
     let first = if matches!(fate, Fate::Dropped(_)) { None } else { judge.first };
-    Outcome { fate, first, host_asks, host_speaks: judge.speaks }
+    Outcome { fate, first, host_asks, host_speaks: judge.speaks, asks_for: judge.asks }
 }
 
 fn container_eth0(frame: &[u8], tag: Option<u16>) -> Fate {
@@ -127,6 +136,7 @@ struct Judge<'a> {
     memory: &'a Memory,
     first: Option<(Datagram, Fragment)>,
     speaks: Option<HostFlowKey>,
+    asks: Option<NeighbourKey>,
 }
 
 impl<'a> Judge<'a> {
@@ -152,13 +162,26 @@ impl<'a> Judge<'a> {
                     Content::Echo { id, .. } => (Fragment::ECHO_REPLY, id, 0),
                     Content::Error { .. } => return None,
                 };
-                self.first = Some((key(id), Fragment { seen: self.world.now, kind, source, destination }));
+                let says = Fragment { seen: self.world.now, kind, source, destination };
+                let before = self.memory.fragments.get(&key(id)).copied().filter(|before| {
+                    self.world.now.checked_sub(before.seen).is_some_and(|age| age <= CONTRADICTION)
+                });
+                let contradicted = Fragment { seen: says.seen, kind: 3, source: 0, destination: 0 };
+                let is_same = |before: Fragment| Fragment { seen: says.seen, ..before } == says;
+                self.first = Some((
+                    key(id),
+                    match before {
+                        Some(before) if before.kind == 3 => before,
+                        Some(before) if !is_same(before) => contradicted,
+                        _ => says,
+                    },
+                ));
                 Some(content)
             }
             Piece::Later(id) => {
                 let fragment = self.memory.fragments.get(&key(id))?;
                 let Fragment { seen, kind, source, destination } = *fragment;
-                if self.world.now.checked_sub(seen)? > LIFETIME {
+                if self.world.now.checked_sub(seen)? > LIFETIME || kind == 3 {
                     return None;
                 }
                 Some(if kind == Fragment::PORTS {
@@ -242,10 +265,11 @@ impl<'a> Judge<'a> {
             Content::Ports(source, destination) if is_own(source) => destination,
             Content::Echo { is_request: true, id, at } if !is_local => {
                 let next_hop = next_hop(&self.config, &packet)?;
-                if self.world.has_used_up(slot, false) {
+                if self.world.has_used_up(slot, false) || self.is_one_too_many(&packet, slot) {
                     return None;
                 }
-                let asker = Echo { generation: self.world.endpoint(slot).generation, slot, id };
+                let generation = self.world.endpoint(slot).generation;
+                let asker = Echo { generation, slot, id, seen: self.world.now };
                 // A later fragment goes where the first one has gone, whose identifier it shares.
                 let Some(at) = at else { return Some(Fate::Outside(slot, next_hop)) };
                 let (peer, message) = ((packet.is_v6, packet.destination), Packet::START + at);
@@ -274,7 +298,8 @@ impl<'a> Judge<'a> {
             return None;
         }
         if !is_local {
-            return Some(Fate::Outside(slot, next_hop(&self.config, &packet)?));
+            let next_hop = next_hop(&self.config, &packet)?;
+            return (!self.is_one_too_many(&packet, slot)).then_some(Fate::Outside(slot, next_hop));
         }
         Some(match self.owner(target) {
             None => Fate::Host(slot),
@@ -285,6 +310,32 @@ impl<'a> Judge<'a> {
                 renumber: Renumber::NONE,
             }),
         })
+    }
+
+    /// Whether a packet is for a neighbour that a container may not ask for; if it may, that is noted.
+    fn is_one_too_many(&mut self, packet: &Packet<'_>, slot: u16) -> bool {
+        let Config { gateway, gateway6, .. } = self.config;
+        let gateway = if packet.is_v6 { gateway6.bytes } else { mapped(gateway.bytes) };
+        let hop = match next_hop(&self.config, packet) {
+            Some(NextHop::V4(hop)) => mapped(hop),
+            Some(NextHop::V6(hop)) => hop,
+            None => return false,
+        };
+        let key = NeighbourKey {
+            address: Address6::new(packet.destination),
+            slot: slot.into(),
+            version: if packet.is_v6 { 6 } else { 4 },
+        };
+        let asked = self.memory.neighbours.get(&key);
+        let is_known = asked.is_some_and(|asked| self.world.now - asked <= NEIGHBOUR_LIFETIME);
+        if hop == gateway || is_known {
+            return false;
+        }
+        let is_enough = self.world.has_asked_enough(slot);
+        if !is_enough {
+            self.asks = Some(key);
+        }
+        is_enough
     }
 
     /// The protocol of the transport header in a packet with ports, and where that starts.
@@ -452,7 +503,8 @@ fn next_hop(config: &Config, packet: &Packet<'_>) -> Option<NextHop> {
     }
     let [.., a, b, c, d] = packet.destination;
     let to = u32::from_be_bytes([a, b, c, d]);
-    if a == 0 || a >= 224 {
+    let is_broadcast = config.broadcasts != 0 && [a, b, c, d] == OTHER_BROADCAST;
+    if a == 0 || a >= 224 || is_broadcast {
         return None;
     }
     let prefix = u32::from_be_bytes(config.netmask.bytes).count_ones();

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use portmap_common::memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlowKey};
+use portmap_common::memory::{
+    Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlowKey, NeighbourKey,
+};
 
 use crate::reader::mapped;
 
@@ -52,6 +54,8 @@ pub struct Memory {
     pub echoes: BTreeMap<(Peer, u16), Echo>,
     /// When the host has sent something between two ports.
     pub host_flows: BTreeMap<HostFlowKey, u64>,
+    /// When containers have asked for neighbours.
+    pub neighbours: BTreeMap<NeighbourKey, u64>,
     /// Who has every identifier that is not in `echoes`, towards whomever.
     pub crowd: Option<Echo>,
 }

@@ -22,8 +22,8 @@ use crate::{
 const STEPS: usize = 32;
 /// What an event with a smaller first byte brings is a frame.
 const FRAMES: u8 = 0xd0;
-/// Times between frames, around the one for which a first fragment counts.
-const PAUSES: [u64; 6] = [0, 1, 10_000_000_000, 29_999_999_999, 30_000_000_000, 30_000_000_001];
+/// Times between frames, around those for which a first fragment counts, and contradicts another.
+const PAUSES: [u64; 6] = [0, 1, 1_000_000_000, 1_000_000_001, 30_000_000_000, 30_000_000_001];
 
 /// One frame, in a world that remembers something about its datagram or its echo.
 pub fn verdict(data: &[u8]) {
@@ -136,7 +136,7 @@ fn remember(world: &World, scene: &Scene, frame: &[u8], memories: [u8; 7]) {
         && fragment != 0
     {
         let kind = one_of(&[Fragment::PORTS, Fragment::ECHO_REQUEST, Fragment::ECHO_REPLY], fragment);
-        let ages = [0, 1, 30_000_000_000, 30_000_000_001, 60_000_000_000];
+        let ages = [0, 1_000_000_000, 30_000_000_000, 30_000_000_001, 1_000_000_001];
         let seen = world.now - one_of(&ages, fragment >> 2);
         let source = if kind == Fragment::PORTS { one_of(&PORTS, source) } else { one_of(&IDS, source) };
         let destination = if kind == Fragment::PORTS { one_of(&PORTS, destination) } else { 0 };
@@ -153,7 +153,12 @@ fn remember(world: &World, scene: &Scene, frame: &[u8], memories: [u8; 7]) {
         }
         _ => {}
     }
-    let live = |slot| Echo { generation: world.endpoint(slot).generation, slot, id: one_of(&IDS, own_id) };
+    // Now, and around the time for which nobody else gets an identifier.
+    let seen = world.now - one_of(&[0, 60_000_000_000, 60_000_000_001], echo >> 4);
+    let live = |slot| {
+        let generation = world.endpoint(slot).generation;
+        Echo { generation, slot, id: one_of(&IDS, own_id), seen }
+    };
     let entry = match echo & 0x0f {
         0 => return,
         1..=5 => live(A),

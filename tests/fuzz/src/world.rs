@@ -4,7 +4,9 @@ use std::cell::{Cell, RefCell};
 
 use portmap_common::{
     limit::Limit,
-    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
+    memory::{
+        Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour, NeighbourKey,
+    },
     slot::{HOST_SLOT, veth_ifindex},
     tables::{
         Address4, Address6, Config, Endpoint, HOST_ACCESS_LIMITED, LOOPBACK_PRIVATE, Listener, Mac, PortEntry,
@@ -30,6 +32,8 @@ const NETMASKS: [[u8; 4]; 8] = [
     [255, 255, 255, 128],
     [255, 255, 255, 0],
 ];
+/// A broadcast address of another network of the host's, if it has one.
+pub const OTHER_BROADCAST: [u8; 4] = [10, 0, 0, 2];
 /// Lengths of the IPv6 prefix.
 const PREFIXES: [usize; 4] = [64, 128, 127, 0];
 
@@ -44,6 +48,8 @@ pub struct World {
     pub now: u64,
     /// What A may send: none if it is as much as it likes.
     limit: Option<Limit>,
+    /// Whether A may ask for no new neighbour.
+    asked_enough: bool,
     /// What is remembered.
     pub memory: RefCell<Memory>,
     /// How many more times somebody else is faster in taking an echo's identifier.
@@ -70,6 +76,9 @@ impl World {
             lo_mac: Mac::new(LO_MAC),
             uplink_flows: if state & 4 != 0 { 4097 } else { 0 },
             reach: if state & 64 != 0 { HOST_ACCESS_LIMITED } else { 0 },
+            secret: u64::from_le_bytes(choices),
+            broadcasts: u32::from(owner_q >> 7),
+            reserved: 0,
             // By IPv4 at one address, by IPv6 at all.
             listener: if state & 128 != 0 {
                 Listener {
@@ -93,6 +102,7 @@ impl World {
                 counts_local: u32::from(state & 16 != 0),
                 ..Limit::default()
             }),
+            asked_enough: owner_p >= 0x80,
             memory: RefCell::default(),
             races: Cell::default(),
         };
@@ -156,6 +166,11 @@ impl World {
         slot == A && self.limit.is_some_and(|limit| !is_local || limit.counts_local == 1)
     }
 
+    /// Whether a slot may ask for no new neighbour.
+    pub fn has_asked_enough(&self, slot: u16) -> bool {
+        slot == A && self.asked_enough
+    }
+
     /// The slots whose host veths are there.
     pub const fn slots() -> [u16; 4] {
         [A, B, C, GONE]
@@ -214,6 +229,13 @@ impl Tables for World {
         self.memory.borrow_mut().echoes.insert(parts(key), *echo);
     }
 
+    fn renew_echo(&self, key: &EchoKey, seen: u64) {
+        let (peer, id) = parts(key);
+        let mut memory = self.memory.borrow_mut();
+        let echo = memory.echo(peer, id).expect("it has been looked up");
+        memory.echoes.insert((peer, id), Echo { seen, ..echo });
+    }
+
     fn claim_echo(&self, key: &EchoKey, echo: &Echo, stale: Option<Echo>) -> bool {
         let (peer, id) = parts(key);
         assert_eq!(self.memory.borrow().echo(peer, id), stale, "only what was seen may be replaced");
@@ -222,7 +244,7 @@ impl Tables for World {
         if lost {
             self.races.set(races - 1);
         }
-        let entry = if lost { Echo { generation: 0, slot: HOST_SLOT, id } } else { *echo };
+        let entry = if lost { Echo { generation: 0, slot: HOST_SLOT, id, seen: self.now } } else { *echo };
         self.memory.borrow_mut().echoes.insert((peer, id), entry);
         !lost
     }
@@ -237,6 +259,24 @@ impl Tables for World {
 
     fn set_host_flow(&self, key: &HostFlowKey, flow: &HostFlow) {
         self.memory.borrow_mut().host_flows.insert(*key, flow.seen);
+    }
+
+    fn neighbour(&self, key: &NeighbourKey) -> Option<Neighbour> {
+        self.memory.borrow().neighbours.get(key).copied().map(|seen| Neighbour { seen })
+    }
+
+    fn set_neighbour(&self, key: &NeighbourKey, neighbour: &Neighbour) {
+        self.memory.borrow_mut().neighbours.insert(*key, neighbour.seen);
+    }
+
+    fn may_ask(&self, slot: u16, now: u64) -> bool {
+        assert_eq!(now, self.now, "nothing else is the time");
+        !self.has_asked_enough(slot)
+    }
+
+    fn is_broadcast(&self, address: Address4) -> bool {
+        assert_ne!(self.config.broadcasts, 0, "nobody needs to look");
+        address.bytes == OTHER_BROADCAST
     }
 
     fn limit(&self, slot: u16) -> Option<&Limit> {

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use portmap_common::{reason::Reason, slot::HOST_SLOT};
+use portmap_common::{memory::ECHO_LIFETIME, reason::Reason, slot::HOST_SLOT};
 use portmap_ebpf::{Verdict, verdict::Renumber};
 
 use crate::{
     forms,
-    judge::Judge,
+    judge::{Judge, NOW},
     memory::{Asker, Note},
     packets::{Content, Ends, Form, Template},
     world::{A, B, Case, Hook, NOBODY},
@@ -16,18 +16,23 @@ use crate::{
 const VETH: Hook = Hook::Veth(A);
 
 /// Everybody who may have an identifier already: the host, a container, one that is gone, and the next one in its slot.
-fn holders(judge: &Judge<'_>, id: u16) -> [Asker; 8] {
+fn holders(judge: &Judge<'_>, id: u16) -> [(u64, Asker); 11] {
     let generation = |slot: u16| judge.world.containers.get(&slot).copied().unwrap_or_default();
     let asker = |slot, id| Asker { slot, generation: generation(slot), id };
+    let host = Asker { slot: HOST_SLOT, generation: 0, id };
+    let old = NOW - ECHO_LIFETIME - 1;
     [
-        Asker { slot: HOST_SLOT, generation: 0, id },
-        asker(A, id),
-        asker(A, !id),
-        asker(B, id),
-        asker(B, id.swap_bytes()),
-        Asker { generation: generation(A) - 1, ..asker(A, id) },
-        Asker { generation: generation(B) + 1, ..asker(B, !id) },
-        Asker { generation: 1, ..asker(NOBODY, id) },
+        (NOW, host),
+        (old, host),
+        (NOW, asker(A, id)),
+        (old, asker(A, id)),
+        (NOW - ECHO_LIFETIME / 2, asker(A, !id)),
+        (NOW, asker(B, id)),
+        (NOW - ECHO_LIFETIME / 2, asker(B, id.swap_bytes())),
+        (old, asker(B, id)),
+        (NOW, Asker { generation: generation(A) - 1, ..asker(A, id) }),
+        (NOW, Asker { generation: generation(B) + 1, ..asker(B, !id) }),
+        (NOW, Asker { generation: 1, ..asker(NOBODY, id) }),
     ]
 }
 
@@ -51,8 +56,8 @@ pub(crate) fn every_id(judge: &mut Judge<'_>, is_ipv6: bool, step: usize) {
         for id in (0..=u16::MAX).step_by(step) {
             let holders = holders(judge, id);
             for holder in [None].into_iter().chain(holders.map(Some)) {
-                if let Some(holder) = holder {
-                    judge.remember(Note::Echo(peer, id, holder));
+                if let Some((seen, holder)) = holder {
+                    judge.remember(Note::Echo(peer, id, seen, holder));
                 }
                 for (hook, template) in &mut frames {
                     template.set(id, 0);
@@ -71,12 +76,12 @@ pub(crate) fn busy(judge: &mut Judge<'_>, is_ipv6: bool, id: u16) {
     let mut template: Template = form.frame(VETH, A, &Ends::new(shared, peer));
     template.set(id, 0);
     let case = Case::new(VETH, &template.bytes);
-    let others = Asker { slot: B, ..holders(judge, !id)[3] };
+    let others = Asker { slot: B, generation: judge.world.containers[&B], id: !id };
     let mut taken = BTreeSet::new();
     let mut next = id;
     loop {
         assert!(taken.insert(next), "{next} is tried twice");
-        judge.remember(Note::Echo(peer, next, others));
+        judge.remember(Note::Echo(peer, next, NOW, others));
         match judge.ask_once("more and more are taken", &case) {
             Verdict::ToOutside { renumber: Renumber { from, to, .. }, .. } => {
                 assert_eq!(from, id);
@@ -87,7 +92,7 @@ pub(crate) fn busy(judge: &mut Judge<'_>, is_ipv6: bool, id: u16) {
         }
     }
     assert_eq!(taken.len(), TRIES, "identifiers that are tried: {taken:?}");
-    // Each of them that is given back, or is that of somebody who is gone, is used.
+    // Each of them that is that of somebody who is gone, or asks no more, is used.
     for free in taken {
         free_one(judge, &case, peer, free, others);
     }
@@ -98,8 +103,11 @@ pub(crate) fn busy(judge: &mut Judge<'_>, is_ipv6: bool, id: u16) {
 const TRIES: usize = 8;
 
 fn free_one(judge: &mut Judge<'_>, case: &Case<'_>, peer: IpAddr, id: u16, others: Asker) {
-    judge.remember(Note::Echo(peer, id, Asker { generation: others.generation + 1, ..others }));
-    let verdict = judge.ask_once("one is free again", case);
-    assert!(matches!(verdict, Verdict::ToOutside { .. }), "{id}: {verdict:?}");
-    judge.remember(Note::Echo(peer, id, others));
+    let gone = Asker { generation: others.generation + 1, ..others };
+    for (seen, holder) in [(NOW, gone), (NOW - ECHO_LIFETIME - 1, others)] {
+        judge.remember(Note::Echo(peer, id, seen, holder));
+        let verdict = judge.ask_once("one is free again", case);
+        assert!(matches!(verdict, Verdict::ToOutside { .. }), "{id}: {verdict:?}");
+    }
+    judge.remember(Note::Echo(peer, id, NOW, others));
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use portmap_common::{
-    memory::FRAGMENT_LIFETIME,
+    memory::{CONTRADICTION, FRAGMENT_LIFETIME, NEIGHBOUR_LIFETIME},
     slot::{HOST_SLOT, loopback_mac},
 };
 use portmap_ebpf::hooks::DECIDED_MARK;
@@ -11,7 +11,7 @@ use portmap_ebpf::hooks::DECIDED_MARK;
 use crate::{
     forms,
     judge::{Judge, NOW},
-    memory::Note,
+    memory::{Carried, Note},
     packets::{Ends, Form, Template},
     world::{A, B, Case, Hook, LONGEST, MAC, NOBODY, OTHER_MAC, UPLINK, World},
 };
@@ -242,7 +242,29 @@ pub(crate) fn frames(judge: &mut Judge<'_>, form: &Form) {
     }
 }
 
-/// Later fragments at every hook, whose first one passed so long ago.
+/// A form to a neighbour, for which the sender, or somebody else, has asked so long ago.
+pub(crate) fn neighbours(judge: &mut Judge<'_>, form: &Form) {
+    let [own, others, _] = ports(judge.world);
+    let [shared, _, near, _] = forms::four(form.is_ipv6);
+    let mut template = form.frame(Hook::Veth(A), A, &Ends::new(shared, near));
+    template.set(own, others);
+    for (slot, age) in [(A, 0), (A, NEIGHBOUR_LIFETIME), (A, NEIGHBOUR_LIFETIME + 1), (B, 0)] {
+        judge.remember(Note::Neighbour(slot, near, NOW - age));
+        ask(judge, Hook::Veth(A), form, &template);
+        judge.forget();
+    }
+}
+
+const AGES: [u64; 6] = [
+    0,
+    CONTRADICTION,
+    CONTRADICTION + 1,
+    FRAGMENT_LIFETIME / 3,
+    FRAGMENT_LIFETIME + 1,
+    FRAGMENT_LIFETIME * 100,
+];
+
+/// Fragments at every hook, of whose datagram a first one has passed so long ago, which said the same or something else.
 pub(crate) fn ages(judge: &mut Judge<'_>, form: &Form) {
     let [own, others, _] = ports(judge.world);
     let [shared, _, near, _] = forms::four(form.is_ipv6);
@@ -250,10 +272,13 @@ pub(crate) fn ages(judge: &mut Judge<'_>, form: &Form) {
         for (source, destination) in [(near, shared), (shared, near), (shared, shared)] {
             let mut template = form.frame(hook, A, &Ends::new(source, destination));
             template.set(own, others);
-            let Some((datagram, carried)) = template.later else { return };
-            for age in [0, FRAGMENT_LIFETIME / 3, FRAGMENT_LIFETIME + 1, FRAGMENT_LIFETIME * 100] {
-                judge.remember(Note::Fragment(datagram, NOW - age, carried));
-                judge.ask_once(&form.name, &Case::new(hook, &template.bytes));
+            let Some((datagram, carried)) = template.first.or(template.later) else { return };
+            let others = [Carried::Ports { source: others, destination: own }, Carried::EchoReply(own)];
+            for age in AGES {
+                for carried in [carried, Carried::Contradicted].into_iter().chain(others) {
+                    judge.remember(Note::Fragment(datagram, NOW - age, carried));
+                    judge.ask_once(&form.name, &Case::new(hook, &template.bytes));
+                }
             }
             judge.forget();
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, mem};
 
-use portmap_common::slot::HOST_SLOT;
+use portmap_common::{reason::Reason, slot::HOST_SLOT};
 use portmap_ebpf::Verdict;
 
 use crate::{
@@ -178,7 +178,18 @@ fn model_notes(situation: &Situation<'_>, verdict: Verdict) -> Vec<Note> {
             Content::EchoReply { id, .. } => Some(Carried::EchoReply(id)),
             Content::Error { .. } | Content::None => None,
         };
-        notes.extend(carried.map(|carried| Note::Fragment(datagram, NOW, carried)));
+        // What first fragments say within a moment counts as long as they say the same.
+        let counts = match situation.memory.just_carried(&datagram, NOW) {
+            Some(Carried::Contradicted) => None,
+            Some(before) if Some(before) != carried => carried.map(|_other| Carried::Contradicted),
+            _ => carried,
+        };
+        notes.extend(counts.map(|counts| Note::Fragment(datagram, NOW, counts)));
+    }
+    let was_sent_on =
+        matches!(verdict, Verdict::ToOutside { .. } | Verdict::Drop { reason: Reason::EchoBusy, .. });
+    if was_sent_on && situation.is_for_new_neighbour() {
+        notes.push(Note::Neighbour(situation.sender(), packet.destination, NOW));
     }
     if let Content::EchoRequest { id, at: Some(_) } = packet.content {
         let peer = packet.destination;
@@ -186,10 +197,10 @@ fn model_notes(situation: &Situation<'_>, verdict: Verdict) -> Vec<Note> {
             (Hook::Veth(slot), Verdict::ToOutside { .. }) => {
                 let outside = situation.outside_id(id).expect("the verdict depends on it");
                 let generation = situation.world.containers[&slot];
-                notes.push(Note::Echo(peer, outside, Asker { slot, generation, id }));
+                notes.push(Note::Echo(peer, outside, NOW, Asker { slot, generation, id }));
             }
             (Hook::UplinkOut, _) if case.ingress == 0 && situation.world.is_shared(packet.source) => {
-                notes.push(Note::Echo(peer, id, Asker { slot: HOST_SLOT, generation: 0, id }));
+                notes.push(Note::Echo(peer, id, NOW, Asker { slot: HOST_SLOT, generation: 0, id }));
             }
             _ => {}
         }

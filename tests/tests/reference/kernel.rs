@@ -28,7 +28,10 @@ use portmap::{
 };
 use portmap_common::{
     limit::Limit,
-    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
+    memory::{
+        Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour,
+        NeighbourBudget, NeighbourKey,
+    },
     names,
     slot::{HOST_SLOT, veth_ifindex},
     tables::Endpoint,
@@ -59,6 +62,8 @@ pub(crate) struct Kernel {
     fragments6: HashMap<MapData, FragmentKey6, Fragment>,
     echoes: HashMap<MapData, EchoKey, Echo>,
     host_flows: HashMap<MapData, HostFlowKey, HostFlow>,
+    neighbours: HashMap<MapData, NeighbourKey, Neighbour>,
+    neighbour_budgets: Array<MapData, NeighbourBudget>,
 }
 
 impl Kernel {
@@ -97,6 +102,9 @@ impl Kernel {
             fragments6: hash(&pins, names::MAP_FRAGMENTS6),
             echoes: hash(&pins, names::MAP_ECHO),
             host_flows: hash(&pins, names::MAP_HOST_FLOWS),
+            neighbours: hash(&pins, names::MAP_NEIGHBOURS),
+            neighbour_budgets: Array::try_from(Map::Array(open(&pins, names::MAP_NEIGHBOUR_BUDGETS)))
+                .expect("an array"),
         }
     }
 
@@ -108,11 +116,15 @@ impl Kernel {
             }));
             self.maps.set_host_ports(&Reach { host, ..Reach::default() }).expect("written");
         }
+        self.maps.set_broadcasts(&world.broadcasts).expect("written");
         self.maps.set_config(&world.config).expect("written");
         for slot in SLOTS {
             self.endpoints.set(slot.into(), world.endpoint(slot), 0).expect("written");
             let limit = world.limits.get(&slot).copied().unwrap_or_default();
             self.limits.set(slot.into(), limit, 0).expect("written");
+            // Far beyond what any clock says.
+            let scheduled = if world.asked_enough.contains(&slot) { 1 << 61 } else { 0 };
+            self.neighbour_budgets.set(slot.into(), NeighbourBudget { scheduled }, 0).expect("written");
         }
         for port in 0..=u16::MAX {
             self.maps.ports.set(port, world.entry(world.owner(port)));
@@ -123,9 +135,14 @@ impl Kernel {
         match entry {
             Entry::Fragment4(key, fragment) => self.fragments4.insert(key, at_kernels_time(fragment), 0),
             Entry::Fragment6(key, fragment) => self.fragments6.insert(key, at_kernels_time(fragment), 0),
-            Entry::Echo(key, echo) => self.echoes.insert(key, echo, 0),
+            Entry::Echo(key, echo) => {
+                self.echoes.insert(key, Echo { seen: by_kernels_clock(echo.seen), ..echo }, 0)
+            }
             Entry::HostFlow(key, HostFlow { seen }) => {
                 self.host_flows.insert(key, HostFlow { seen: by_kernels_clock(seen) }, 0)
+            }
+            Entry::Neighbour(key, Neighbour { seen }) => {
+                self.neighbours.insert(key, Neighbour { seen: by_kernels_clock(seen) }, 0)
             }
         }
         .expect("written");
@@ -138,6 +155,7 @@ impl Kernel {
             Entry::Fragment6(key, _) => self.fragments6.remove(&key),
             Entry::Echo(key, _) => self.echoes.remove(&key),
             Entry::HostFlow(key, _) => self.host_flows.remove(&key),
+            Entry::Neighbour(key, _) => self.neighbours.remove(&key),
         };
     }
 

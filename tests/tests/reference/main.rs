@@ -80,6 +80,7 @@ fn every_form_between_addresses_of_every_kind() {
             let elsewhere = [
                 "no gateway",
                 "identifiers",
+                "new neighbour",
                 "limit",
                 "to be cut",
                 "(3, 4)",
@@ -114,6 +115,26 @@ fn every_form_of_a_container_with_a_limit() {
         let is_from_here = ["limit", "to be cut"].iter().any(|word| row.packet.contains(word));
         assert!(!is_from_here || times > 0, "no packet is {:?}", row.packet);
     }
+}
+
+#[test]
+fn every_form_of_a_container_that_has_asked_for_enough_neighbours() {
+    let mut tally = Tally::default();
+    let mut world = World { asked_enough: [A].into(), ..World::new() };
+    for gateway in [world::GATEWAY, std::net::Ipv4Addr::new(10, 0, 0, 9)] {
+        world.config.gateway.bytes = gateway.octets();
+        let mut judge = Judge::new(&world, None);
+        for form in forms_with_numbers().iter().step_by(sample()) {
+            every_port::addresses(&mut judge, form, &[Hook::Veth(A), Hook::Veth(B)]);
+            every_port::neighbours(&mut judge, form);
+        }
+        tally = tally.plus(judge.tally);
+    }
+    tally.expect_agreement();
+    let rows = model::rows(Hook::Veth(A)).iter();
+    let number = rows.take_while(|row| !row.packet.contains("new neighbour")).count();
+    let times = tally.rows.get(&(Hook::Veth(A).program(), number)).copied().unwrap_or_default();
+    assert!(times > 0, "nothing is for a neighbour too many");
 }
 
 #[test]

@@ -3,7 +3,10 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use portmap_common::{
-    memory::{Echo, EchoKey, FRAGMENT_LIFETIME, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
+    memory::{
+        CONTRADICTION, ECHO_LIFETIME, Echo, EchoKey, FRAGMENT_LIFETIME, Fragment, FragmentKey4, FragmentKey6,
+        HostFlow, HostFlowKey, Neighbour, NeighbourKey,
+    },
     slot::HOST_SLOT,
     tables::{Address4, Address6},
 };
@@ -25,9 +28,14 @@ pub(crate) struct Datagram {
 /// What the first fragment of a datagram carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Carried {
-    Ports { source: u16, destination: u16 },
+    Ports {
+        source: u16,
+        destination: u16,
+    },
     EchoRequest(u16),
     EchoReply(u16),
+    /// First fragments said different things.
+    Contradicted,
 }
 
 /// Who sent an echo request; the host has slot and generation 0.
@@ -43,18 +51,21 @@ pub(crate) struct Asker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Note {
     Fragment(Datagram, u64, Carried),
-    /// Pinged address and identifier in the answer.
-    Echo(IpAddr, u16, Asker),
+    /// Pinged address and identifier in the answer, and when who has asked last.
+    Echo(IpAddr, u16, u64, Asker),
     /// The host has sent something at that time.
     HostFlow(HostFlowKey, u64),
+    /// A container has asked for a neighbour at that time.
+    Neighbour(u16, IpAddr, u64),
 }
 
 /// The fragments and echo requests of the past.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memory {
     pub(crate) fragments: HashMap<Datagram, (u64, Carried)>,
-    pub(crate) echoes: HashMap<(IpAddr, u16), Asker>,
+    pub(crate) echoes: HashMap<(IpAddr, u16), (u64, Asker)>,
     pub(crate) host_flows: HashMap<HostFlowKey, u64>,
+    pub(crate) neighbours: HashMap<(u16, IpAddr), u64>,
 }
 
 impl Memory {
@@ -63,11 +74,14 @@ impl Memory {
             Note::Fragment(datagram, seen, carried) => {
                 self.fragments.insert(datagram, (seen, carried));
             }
-            Note::Echo(peer, id, asker) => {
-                self.echoes.insert((peer, id), asker);
+            Note::Echo(peer, id, seen, asker) => {
+                self.echoes.insert((peer, id), (seen, asker));
             }
             Note::HostFlow(key, seen) => {
                 self.host_flows.insert(key, seen);
+            }
+            Note::Neighbour(slot, address, seen) => {
+                self.neighbours.insert((slot, address), seen);
             }
         }
     }
@@ -78,9 +92,12 @@ impl Memory {
             .fragments
             .iter()
             .map(|(datagram, (seen, carried))| Note::Fragment(*datagram, *seen, *carried));
-        let echoes = self.echoes.iter().map(|((peer, id), asker)| Note::Echo(*peer, *id, *asker));
+        let echoes =
+            self.echoes.iter().map(|((peer, id), (seen, asker))| Note::Echo(*peer, *id, *seen, *asker));
         let host_flows = self.host_flows.iter().map(|(key, seen)| Note::HostFlow(*key, *seen));
-        fragments.chain(echoes).chain(host_flows)
+        let neighbours =
+            self.neighbours.iter().map(|((slot, address), seen)| Note::Neighbour(*slot, *address, *seen));
+        fragments.chain(echoes).chain(host_flows).chain(neighbours)
     }
 
     /// What the first fragment carried, if it is known and not too old.
@@ -89,12 +106,24 @@ impl Memory {
         (now - seen <= FRAGMENT_LIFETIME).then_some(*carried)
     }
 
+    /// What a first fragment carried that is so young that another one is of the same datagram.
+    pub(crate) fn just_carried(&self, datagram: &Datagram, now: u64) -> Option<Carried> {
+        let (seen, carried) = self.fragments.get(datagram)?;
+        (now - seen <= CONTRADICTION).then_some(*carried)
+    }
+
     /// The host, or the container that still exists, to which an answer with this identifier belongs.
     pub(crate) fn asker(&self, world: &World, peer: IpAddr, id: u16) -> Option<Asker> {
-        let asker = self.echoes.get(&(peer, id))?;
+        let (_, asker) = self.echoes.get(&(peer, id))?;
         let is_there =
             asker.slot == HOST_SLOT || world.containers.get(&asker.slot) == Some(&asker.generation);
         is_there.then_some(*asker)
+    }
+
+    /// The same, if it has asked so lately that nobody else gets the identifier.
+    pub(crate) fn keeper(&self, world: &World, peer: IpAddr, id: u16, now: u64) -> Option<Asker> {
+        let (seen, _) = self.echoes.get(&(peer, id))?;
+        if now - seen > ECHO_LIFETIME { None } else { self.asker(world, peer, id) }
     }
 }
 
@@ -105,6 +134,7 @@ pub(crate) enum Entry {
     Fragment6(FragmentKey6, Fragment),
     Echo(EchoKey, Echo),
     HostFlow(HostFlowKey, HostFlow),
+    Neighbour(NeighbourKey, Neighbour),
 }
 
 impl From<Note> for Entry {
@@ -115,6 +145,7 @@ impl From<Note> for Entry {
                     Carried::Ports { source, destination } => (Fragment::PORTS, source, destination),
                     Carried::EchoRequest(id) => (Fragment::ECHO_REQUEST, id, 0),
                     Carried::EchoReply(id) => (Fragment::ECHO_REPLY, id, 0),
+                    Carried::Contradicted => (Fragment::CONTRADICTED, 0, 0),
                 };
                 let fragment = Fragment { seen, kind, source: source_port, destination: destination_port };
                 match (source, destination) {
@@ -136,15 +167,26 @@ impl From<Note> for Entry {
                 }
             }
             Note::HostFlow(key, seen) => Self::HostFlow(key, HostFlow { seen }),
-            Note::Echo(peer, id, asker) => {
-                let (peer, version) = match peer {
-                    IpAddr::V4(peer) => (peer.to_ipv6_mapped().octets(), 4),
-                    IpAddr::V6(peer) => (peer.octets(), 6),
-                };
-                let echo = Echo { generation: asker.generation, slot: asker.slot, id: asker.id };
-                let key = EchoKey { peer: Address6::new(peer), id: id.into(), version };
+            Note::Neighbour(slot, address, seen) => {
+                let (address, version) = in_map(address);
+                let key = NeighbourKey { address, slot: slot.into(), version };
+                Self::Neighbour(key, Neighbour { seen })
+            }
+            Note::Echo(peer, id, seen, asker) => {
+                let (peer, version) = in_map(peer);
+                let echo = Echo { generation: asker.generation, slot: asker.slot, id: asker.id, seen };
+                let key = EchoKey { peer, id: id.into(), version };
                 Self::Echo(key, echo)
             }
         }
     }
+}
+
+/// An address as a key has it, and its version.
+fn in_map(address: IpAddr) -> (Address6, u32) {
+    let (octets, version) = match address {
+        IpAddr::V4(address) => (address.to_ipv6_mapped().octets(), 4),
+        IpAddr::V6(address) => (address.octets(), 6),
+    };
+    (Address6::new(octets), version)
 }

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use portmap_common::{
-    memory::{HOST_FLOW_LIFETIME, HostFlowKey},
+    memory::{HOST_FLOW_LIFETIME, HostFlowKey, NEIGHBOUR_LIFETIME},
     reason::Reason,
     slot::{HOST_SLOT, loopback_mac},
 };
@@ -222,6 +222,10 @@ const VETH: &[Row] = &[
     }),
     row("larger than the uplink's MTU allows", |s| s.is_too_big().then(|| s.drop(Reason::TooBig))),
     row("more than the container's limit", |s| s.exceeds_limit().then(|| s.drop(Reason::Rate))),
+    row("for a new neighbour, and the container has asked for enough", |s| {
+        let has_enough = s.world.asked_enough.contains(&s.sender());
+        (has_enough && s.is_for_new_neighbour()).then(|| s.drop(Reason::Neighbours))
+    }),
     row("an echo request, and all identifiers that could be used are taken", |s| {
         // A later fragment has no identifier that could be taken.
         let Content::EchoRequest { id, at: Some(_) } = s.packet.content else { return None };
@@ -380,8 +384,11 @@ impl Situation<'_> {
     /// What a packet with this verdict has used of the sender's limit, in bytes.
     pub(crate) fn spent(&self, verdict: Verdict) -> u64 {
         let is_at_veth = matches!(self.case.hook, Hook::Veth(_));
-        // An echo request that finds no identifier has been let through by then.
-        let is_let_through = !matches!(verdict, Verdict::Drop { reason, .. } if reason != Reason::EchoBusy);
+        // An echo request that finds no identifier has been let through by then, and what is for one neighbour too many.
+        let is_let_through = !matches!(
+            verdict,
+            Verdict::Drop { reason, .. } if !matches!(reason, Reason::EchoBusy | Reason::Neighbours)
+        );
         if is_at_veth && is_let_through && self.is_limited() { self.bytes_on_wire() } else { 0 }
     }
 
@@ -395,7 +402,7 @@ impl Situation<'_> {
         if transport.is_fragment || segment == CHAIN || self.headers().is_none() {
             return Some(Reason::Malformed);
         }
-        (self.segments()? > 1000).then_some(Reason::TooBig)
+        (self.segments()? > 2048 || self.bytes_on_wire() > 1 << 24).then_some(Reason::TooBig)
     }
 
     /// Bytes of the headers that each segment has; none if it is neither TCP nor UDP, or is to stay whole.
@@ -441,6 +448,16 @@ impl Situation<'_> {
 
     fn is_to_local(&self) -> bool {
         self.world.is_local(self.packet.destination)
+    }
+
+    /// Whether a packet from a container is for a neighbour that is no gateway, and for which that container has not asked
+    /// in the last minute.
+    pub(crate) fn is_for_new_neighbour(&self) -> bool {
+        let destination = self.packet.destination;
+        let is_neighbour =
+            self.world.is_on_link(destination) && self.world.gateway(destination) != Some(destination);
+        let asked = self.memory.neighbours.get(&(self.sender(), destination));
+        is_neighbour && asked.is_none_or(|seen| NOW - seen > NEIGHBOUR_LIFETIME)
     }
 
     /// Whether a packet is to or from a loopback address.
@@ -500,14 +517,15 @@ impl Situation<'_> {
     }
 
     /// The identifier with which the sender's echo request leaves: of those that were tried the first that nobody
-    /// has, or that it has already for this identifier of its own. None if at least eight were tried in vain.
+    /// keeps, or that it has already for this identifier of its own. None if at least eight were tried in vain.
     pub(crate) fn outside_id(&self, id: u16) -> Option<u16> {
         const TRIES: usize = 8;
         let peer = self.packet.destination;
         let generation = self.world.containers.get(&self.sender()).copied().unwrap_or_default();
         let own = Asker { slot: self.sender(), generation, id };
+        let is_own = |tried: u16| self.memory.asker(self.world, peer, tried) == Some(own);
         let is_free =
-            |tried: u16| self.memory.asker(self.world, peer, tried).is_none_or(|asker| asker == own);
+            |tried: u16| is_own(tried) || self.memory.keeper(self.world, peer, tried, NOW).is_none();
         if is_free(id) {
             return Some(id);
         }

@@ -69,6 +69,8 @@ pub(crate) struct Ends {
 pub(crate) struct Template {
     pub(crate) bytes: Vec<u8>,
     numbers: Numbers,
+    /// Of which datagram it is the first fragment.
+    pub(crate) first: Option<(Datagram, Carried)>,
     /// Of which datagram it is a later fragment.
     pub(crate) later: Option<(Datagram, Carried)>,
 }
@@ -147,8 +149,9 @@ impl Form {
             id: ID.into(),
             protocol: (!self.is_ipv6).then(|| self.content.protocol(false)),
         };
-        let later = (self.piece == Piece::Later && self.has_numbers()).then_some((datagram, carried));
-        Template { bytes, numbers: numbers.behind(ETHERNET), later }
+        let is = |piece| (self.piece == piece && self.has_numbers()).then_some((datagram, carried));
+        let (first, later) = (is(Piece::First), is(Piece::Later));
+        Template { bytes, numbers: numbers.behind(ETHERNET), first, later }
     }
 
     fn packet(&self, ends: &Ends) -> (Vec<u8>, Numbers) {
@@ -287,11 +290,12 @@ impl Template {
             }
             Numbers::Id(at) => put(&mut self.bytes, at, source),
         }
-        if let Some((_, carried)) = &mut self.later {
+        for (_, carried) in self.first.iter_mut().chain(&mut self.later) {
             *carried = match carried {
                 Carried::Ports { .. } => Carried::Ports { source, destination },
                 Carried::EchoRequest(_) => Carried::EchoRequest(source),
                 Carried::EchoReply(_) => Carried::EchoReply(source),
+                Carried::Contradicted => Carried::Contradicted,
             };
         }
     }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use portmap_common::{
-    memory::{FRAGMENT_LIFETIME, HOST_FLOW_LIFETIME, HostFlowKey},
+    memory::{ECHO_LIFETIME, FRAGMENT_LIFETIME, HOST_FLOW_LIFETIME, HostFlowKey},
     queue::UPLINK_FLOWS,
     slot::{HOST_SLOT, loopback_mac},
     tables::{Address4, Address6},
@@ -55,6 +55,16 @@ pub(crate) fn world(random: &mut Random) -> World {
         world.open_only(open);
     }
     if random.once_in(2) {
+        let [.., near, far] = forms::four(false);
+        let others = [near, far, IpAddr::from([10, 0, 0, 77]), IpAddr::from([127, 0, 0, 1])];
+        let addresses = others.into_iter().filter_map(|address| match address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        });
+        let addresses: Vec<_> = addresses.filter(|_| random.once_in(3)).collect();
+        world.broadcast(addresses);
+    }
+    if random.once_in(2) {
         world.listen(random.pick(&NUMBERS));
     }
     for slot in [A, B, C] {
@@ -71,6 +81,9 @@ pub(crate) fn limited_world(random: &mut Random) -> World {
     for slot in [A, B, C] {
         if random.once_in(2) {
             world.limits.insert(slot, limit(random.once_in(3), random.once_in(2)));
+        }
+        if random.once_in(3) {
+            world.asked_enough.insert(slot);
         }
         world.queues.insert(slot, random.pick(&[0, 1, 2, 3]));
     }
@@ -124,7 +137,8 @@ fn remember_something(judge: &mut Judge<'_>, random: &mut Random) {
         generation += 1;
     }
     let asker = Asker { slot, generation, id: random.pick(&NUMBERS) };
-    judge.remember(Note::Echo(peer, random.pick(&NUMBERS), asker));
+    let age = random.pick(&[0, ECHO_LIFETIME / 2, ECHO_LIFETIME + 1]);
+    judge.remember(Note::Echo(peer, random.pick(&NUMBERS), NOW - age, asker));
     let age = random.pick(&[0, HOST_FLOW_LIFETIME / 2, HOST_FLOW_LIFETIME + 1]);
     let key = HostFlowKey {
         slot: random.pick(&[A, B, C]),

@@ -270,7 +270,7 @@ fn read_content(
                 Some(Carried::Ports { source, destination }) => Ok(Content::Ports { source, destination }),
                 Some(Carried::EchoRequest(id)) => Ok(Content::EchoRequest { id, at: None }),
                 Some(Carried::EchoReply(id)) => Ok(Content::EchoReply { id, at: None }),
-                None => Err(Reason::Fragment),
+                Some(Carried::Contradicted) | None => Err(Reason::Fragment),
             };
         }
         reading.first_of = Some(datagram);

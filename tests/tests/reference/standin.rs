@@ -7,8 +7,10 @@ use std::{
 
 use portmap_common::{
     limit::Limit,
-    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
-    tables::{Config, Endpoint, PortEntry},
+    memory::{
+        Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour, NeighbourKey,
+    },
+    tables::{Address4, Config, Endpoint, PortEntry},
 };
 use portmap_ebpf::{
     InMemory, Tables, Verdict,
@@ -28,6 +30,7 @@ pub(crate) struct Maps<'a> {
     fragments6: RefCell<HashMap<FragmentKey6, Fragment>>,
     echoes: RefCell<HashMap<EchoKey, Echo>>,
     host_flows: RefCell<HashMap<HostFlowKey, HostFlow>>,
+    neighbours: RefCell<HashMap<NeighbourKey, Neighbour>>,
     /// Everything that was changed by the last decision, with what was there before.
     changes: RefCell<Vec<(Entry, Option<Entry>)>>,
     /// The identifiers that the last decision looked up, each once.
@@ -45,6 +48,7 @@ impl<'a> Maps<'a> {
             fragments6: RefCell::default(),
             echoes: RefCell::default(),
             host_flows: RefCell::default(),
+            neighbours: RefCell::default(),
             changes: RefCell::default(),
             tried: RefCell::default(),
             spent: Cell::default(),
@@ -57,6 +61,7 @@ impl<'a> Maps<'a> {
             Entry::Fragment6(key, fragment) => drop(self.fragments6.borrow_mut().insert(key, fragment)),
             Entry::Echo(key, echo) => drop(self.echoes.borrow_mut().insert(key, echo)),
             Entry::HostFlow(key, flow) => drop(self.host_flows.borrow_mut().insert(key, flow)),
+            Entry::Neighbour(key, value) => drop(self.neighbours.borrow_mut().insert(key, value)),
         }
     }
 
@@ -67,6 +72,7 @@ impl<'a> Maps<'a> {
             Entry::Fragment6(key, _) => self.fragment6(&key).map(|fragment| Entry::Fragment6(key, fragment)),
             Entry::Echo(key, _) => self.echoes.borrow().get(&key).map(|echo| Entry::Echo(key, *echo)),
             Entry::HostFlow(key, _) => self.host_flow(&key).map(|flow| Entry::HostFlow(key, flow)),
+            Entry::Neighbour(key, _) => self.neighbour(&key).map(|value| Entry::Neighbour(key, value)),
         }
     }
 
@@ -76,6 +82,7 @@ impl<'a> Maps<'a> {
             Entry::Fragment6(key, _) => drop(self.fragments6.borrow_mut().remove(&key)),
             Entry::Echo(key, _) => drop(self.echoes.borrow_mut().remove(&key)),
             Entry::HostFlow(key, _) => drop(self.host_flows.borrow_mut().remove(&key)),
+            Entry::Neighbour(key, _) => drop(self.neighbours.borrow_mut().remove(&key)),
         }
     }
 
@@ -107,6 +114,7 @@ impl<'a> Maps<'a> {
         self.fragments6.take();
         self.echoes.take();
         self.host_flows.take();
+        self.neighbours.take();
     }
 
     /// What the decision code says.
@@ -184,6 +192,11 @@ impl Tables for Maps<'_> {
         self.note(Entry::Echo(*key, *echo));
     }
 
+    fn renew_echo(&self, key: &EchoKey, seen: u64) {
+        let there = self.echoes.borrow()[key];
+        self.note(Entry::Echo(*key, Echo { seen, ..there }));
+    }
+
     fn claim_echo(&self, key: &EchoKey, echo: &Echo, stale: Option<Echo>) -> bool {
         let there = self.echoes.borrow().get(key).copied();
         assert_eq!(there, stale, "nobody else writes here");
@@ -201,6 +214,23 @@ impl Tables for Maps<'_> {
 
     fn set_host_flow(&self, key: &HostFlowKey, flow: &HostFlow) {
         self.note(Entry::HostFlow(*key, *flow));
+    }
+
+    fn neighbour(&self, key: &NeighbourKey) -> Option<Neighbour> {
+        self.neighbours.borrow().get(key).copied()
+    }
+
+    fn set_neighbour(&self, key: &NeighbourKey, neighbour: &Neighbour) {
+        self.note(Entry::Neighbour(*key, *neighbour));
+    }
+
+    fn may_ask(&self, slot: u16, now: u64) -> bool {
+        assert_eq!(now, self.now, "nothing else is the time");
+        !self.world.asked_enough.contains(&slot)
+    }
+
+    fn is_broadcast(&self, address: Address4) -> bool {
+        self.world.broadcasts.contains(&address.bytes.into())
     }
 
     fn limit(&self, slot: u16) -> Option<&Limit> {

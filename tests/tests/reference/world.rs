@@ -52,6 +52,10 @@ pub(crate) struct World {
     pub(crate) private: BTreeSet<u16>,
     /// Ports of the host that containers may reach, if those are not all.
     pub(crate) open: Option<BTreeSet<u16>>,
+    /// Broadcast addresses of other networks of the host's.
+    pub(crate) broadcasts: BTreeSet<Ipv4Addr>,
+    /// Slots that may ask for no new neighbours now.
+    pub(crate) asked_enough: BTreeSet<u16>,
 }
 
 /// A limit at which a byte takes a nanosecond, and either no time is left or more than will ever be needed.
@@ -89,6 +93,9 @@ impl World {
                 uplink_flows: UPLINK_FLOWS,
                 reach: 0,
                 listener: Listener::NONE,
+                secret: 0xfedc_ba98_7654_3210,
+                broadcasts: 0,
+                reserved: 0,
             },
             containers: BTreeMap::from([(A, 11), (B, 12), (C, u32::MAX)]),
             owners: owners.collect(),
@@ -96,6 +103,8 @@ impl World {
             queues: BTreeMap::new(),
             private: BTreeSet::new(),
             open: None,
+            broadcasts: BTreeSet::new(),
+            asked_enough: BTreeSet::new(),
         }
     }
 
@@ -131,6 +140,12 @@ impl World {
 
     pub(crate) fn is_private(&self, slot: u16) -> bool {
         self.private.contains(&slot)
+    }
+
+    /// Gives the host other networks, with these broadcast addresses.
+    pub(crate) fn broadcast(&mut self, addresses: impl IntoIterator<Item = Ipv4Addr>) {
+        self.broadcasts.extend(addresses);
+        self.config.broadcasts = u32::try_from(self.broadcasts.len()).expect("few");
     }
 
     /// Lets containers reach these ports of the host only.
@@ -210,6 +225,7 @@ impl World {
                 let [first, ..] = address.octets();
                 first == 0
                     || first >= 224
+                    || self.broadcasts.contains(&address)
                     || (has_broadcasts && self.is_on_link(address.into()) && is_broadcast)
             }
             IpAddr::V6(address) => {

@@ -56,6 +56,22 @@ fn everybody_gets_the_answers_to_his_own_pings() {
 }
 
 #[test]
+fn nobody_can_take_all_identifiers_of_another() {
+    const OWN: u16 = 4242;
+    let world = World::new();
+    let sandbox = &world.sandbox;
+    ping(sandbox, Place::Host, OUTSIDE, "");
+    // Distances between identifiers that somebody might think of, as many of each as are tried for a request.
+    for distance in [1, 2, 3, 5, 7, 0x2a6b] {
+        let taken = (0..8_u16).map(|number| OWN.wrapping_add(number.wrapping_mul(distance)).to_string());
+        let ids = taken.collect::<Vec<_>>().join(" ");
+        sandbox.sh(A, &format!("for id in {ids}; do ping -n -c 1 -W 30 -e $id {OUTSIDE} || exit; done"));
+    }
+    ping(sandbox, B, OUTSIDE, &format!("-e {OWN}"));
+    assert_eq!(world.drops("b"), BTreeMap::new());
+}
+
+#[test]
 fn pings_larger_than_the_mtu_are_answered() {
     let world = World::new();
     for to in [IpAddr::V4(OUTSIDE), OUTSIDE6.into(), FAR.into(), FAR6.into()] {

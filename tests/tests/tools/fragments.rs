@@ -37,7 +37,7 @@ for version, host, outside in (4, HOST, OUTSIDE), (6, HOST6, OUTSIDE6):
         case("overlap", (0, True, mine[:16]), (8, True, b"overlap!" * 2), (24, False, mine[24:]))
         # Linux takes what is there already for a repetition.
         case("contained", (0, True, mine[:16]), (8, True, b"overlap!"), (16, False, mine[16:]))
-        # Two first ones, of which the second belongs to somebody else.
+        # Two first ones, of which the second belongs to somebody else: neither speaks for the last piece.
         case("two first", (0, True, mine[:16]), (0, True, other[:16]), (16, False, mine[16:]))
         case("atomic", (0, False, mine))
         case("four bytes", (0, True, mine[:4]))
@@ -77,7 +77,7 @@ const CASES: [Case; 11] = [
     case("alone", [false; 3], Some("fragment"), Some("fragment")),
     case("overlap", [false; 3], None, None),
     case("contained", [true, false, true], None, None),
-    case("two first", [false, true, true], None, Some("source_port")),
+    case("two first", [false, false, true], Some("fragment"), Some("source_port")),
     case("four bytes", [false; 3], Some("malformed"), Some("malformed")),
     case("tiny TCP", [false; 3], None, None),
     case("rewritten TCP", [false; 3], None, None),

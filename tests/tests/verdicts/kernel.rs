@@ -19,7 +19,7 @@ use portmap_common::{
 };
 use portmap_ebpf::{Tables as _, Verdict, verdict::Origin};
 
-use crate::world::{A, B, CONFIG, FREE, Hook, LISTENER, MAC, MTU, P, UPLINK, World};
+use crate::world::{A, B, CONFIG, FREE, Hook, LISTENER, MAC, MTU, OTHER_BROADCAST, P, UPLINK, World};
 
 /// What a verdict does that can be seen from outside: the code for the kernel and the counts.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -140,6 +140,7 @@ pub(crate) fn build_world(pins: &Pins) -> Maps {
     let open = format!("{FREE},{LISTENER}");
     let reach = Reach { host: open.parse().expect("ports"), ..Reach::default() };
     maps.set_host_ports(&reach).expect("written");
+    maps.set_broadcasts(&[OTHER_BROADCAST].into()).expect("written");
     maps.set_config(&CONFIG).expect("written");
     for slot in SLOTS {
         maps.set_endpoint(slot, World::default().endpoint(slot)).expect("written");

@@ -15,7 +15,7 @@ use portmap_tests::frames::{Frame, ICMP, TCP, UDP};
 
 use crate::world::{
     A, A_PORT, ALSO_LOCAL, B, B_LOW_PORT, B_PORT, CLOSED, ETH0, FAR, FREE, GATEWAY, HOST, Hook, LISTENER,
-    LOCAL, LONGEST, MAC, OTHER_MAC, P, P_PORT, PEER, entry,
+    LOCAL, LONGEST, MAC, OTHER_BROADCAST, OTHER_MAC, P, P_PORT, PEER, entry,
 };
 
 pub(crate) struct Fixture {
@@ -324,6 +324,7 @@ fn at_veth_of_a() -> Vec<Fixture> {
         Ipv4Addr::BROADCAST,
         Ipv4Addr::new(10, 0, 0, 0),
         Ipv4Addr::new(10, 0, 0, 255),
+        OTHER_BROADCAST,
     ] {
         table.add(
             &format!("to {target}"),

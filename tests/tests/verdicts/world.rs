@@ -4,7 +4,9 @@ use std::{cell::RefCell, collections::HashMap, net::Ipv4Addr};
 
 use portmap_common::{
     limit::Limit,
-    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
+    memory::{
+        Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour, NeighbourKey,
+    },
     names,
     slot::veth_ifindex,
     tables::{
@@ -20,6 +22,8 @@ use portmap_ebpf::{
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 pub(crate) const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
+/// The broadcast address of another network of the host's, inside the shared one.
+pub(crate) const OTHER_BROADCAST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 31);
 pub(crate) const FAR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
 pub(crate) const LOCAL: Ipv4Addr = Ipv4Addr::LOCALHOST;
 pub(crate) const ALSO_LOCAL: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 254);
@@ -68,6 +72,9 @@ pub(crate) const CONFIG: Config = Config {
         mask4: Address4::new([255; 4]),
         ..Listener::NONE
     },
+    secret: 0x0123_4567_89ab_cdef,
+    broadcasts: 1,
+    reserved: 0,
 };
 
 /// What the maps hold.
@@ -148,6 +155,10 @@ impl Tables for World {
         self.echoes.borrow_mut().insert(*key, *echo);
     }
 
+    fn renew_echo(&self, key: &EchoKey, seen: u64) {
+        self.echoes.borrow_mut().entry(*key).and_modify(|echo| echo.seen = seen);
+    }
+
     fn claim_echo(&self, key: &EchoKey, echo: &Echo, _stale: Option<Echo>) -> bool {
         self.set_echo(key, echo);
         true
@@ -163,6 +174,20 @@ impl Tables for World {
 
     fn set_host_flow(&self, key: &HostFlowKey, flow: &HostFlow) {
         self.host_flows.borrow_mut().insert(*key, *flow);
+    }
+
+    fn neighbour(&self, _key: &NeighbourKey) -> Option<Neighbour> {
+        None
+    }
+
+    fn set_neighbour(&self, _key: &NeighbourKey, _neighbour: &Neighbour) {}
+
+    fn may_ask(&self, _slot: u16, _now: u64) -> bool {
+        true
+    }
+
+    fn is_broadcast(&self, address: Address4) -> bool {
+        address.bytes == OTHER_BROADCAST.octets()
     }
 
     fn limit(&self, _slot: u16) -> Option<&Limit> {

@@ -4,8 +4,10 @@ use std::cell::RefCell;
 
 use portmap_common::{
     limit::Limit,
-    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
-    tables::{Config, Endpoint, PortEntry},
+    memory::{
+        Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour, NeighbourKey,
+    },
+    tables::{Address4, Config, Endpoint, PortEntry},
 };
 use portmap_ebpf::Tables;
 
@@ -77,6 +79,8 @@ impl Tables for Live<'_> {
 
     fn set_echo(&self, _key: &EchoKey, _echo: &Echo) {}
 
+    fn renew_echo(&self, _key: &EchoKey, _seen: u64) {}
+
     fn claim_echo(&self, _key: &EchoKey, _echo: &Echo, _stale: Option<Echo>) -> bool {
         true
     }
@@ -90,6 +94,21 @@ impl Tables for Live<'_> {
     }
 
     fn set_host_flow(&self, _key: &HostFlowKey, _flow: &HostFlow) {}
+
+    fn neighbour(&self, _key: &NeighbourKey) -> Option<Neighbour> {
+        // As with limits.
+        None
+    }
+
+    fn set_neighbour(&self, _key: &NeighbourKey, _neighbour: &Neighbour) {}
+
+    fn may_ask(&self, _slot: u16, _now: u64) -> bool {
+        true
+    }
+
+    fn is_broadcast(&self, address: Address4) -> bool {
+        self.read(self.maps.is_broadcast(address))
+    }
 
     fn limit(&self, _slot: u16) -> Option<&Limit> {
         // What is used up of a limit changes while somebody looks; a program that is asked does not look at it either.

@@ -5,24 +5,18 @@ mod health;
 mod listen;
 mod refusal;
 mod routes;
+mod socket;
 
-use std::{
-    fs,
-    io::ErrorKind,
-    net::TcpListener,
-    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::TcpListener, os::unix::ffi::OsStrExt as _, path::PathBuf, sync::Arc, time::Duration};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::{net::UnixListener, task, time};
+use tokio::{task, time};
 use tracing::{info, warn};
 
 use self::{
     listen::{Bounds, Gate, accept},
     routes::Shared,
+    socket::Socket,
 };
 use super::{Daemon, end::End, owner, takeover::check_all, watch::watch_host};
 use crate::{
@@ -102,14 +96,7 @@ fn part(files: u64, divisor: u64, least: usize, most: usize) -> usize {
 pub async fn serve(daemon: Daemon, listeners: Listeners, end: &End, ready: impl FnOnce()) -> Result<()> {
     let Listeners { tcp, socket, files } = listeners;
     let daemon = Arc::new(daemon);
-    let binding = || format!("cannot listen on {}", socket.display());
-    match fs::remove_file(&socket) {
-        // Left by a daemon that was killed: the lock says that none is there.
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).context(binding),
-        _ => {}
-    }
-    let unix = UnixListener::bind(&socket).context(binding)?;
-    fs::set_permissions(&socket, fs::Permissions::from_mode(0o660)).context(binding)?;
+    let (mut socket, unix) = Socket::bind(socket)?;
     let shared = Shared::new(daemon.clone(), end.clone(), part(files, 32, 4, 64));
     let by_socket = Gate::new(Bounds {
         connections: part(files, 4, 8, 256),
@@ -135,18 +122,29 @@ pub async fn serve(daemon: Daemon, listeners: Listeners, end: &End, ready: impl 
     task::spawn(watch_host(daemon.clone(), end.clone()));
     task::spawn(check_all(daemon.clone(), end.clone()));
     owner::watch_all(&daemon, end);
-    let serving = task::spawn(accept(unix, by_socket.clone(), routes::by_socket(shared), end.clone()));
+    let serve_by_socket =
+        |unix| task::spawn(accept(unix, by_socket.clone(), routes::by_socket(shared.clone()), end.clone()));
+    let mut serving = serve_by_socket(unix);
     if !end.has_begun() {
         ready();
     }
-    end.begun().await;
+    loop {
+        tokio::select! {
+            () = end.begun() => break,
+            again = socket.bind_again() => {
+                // Nobody can come in by the one that has no name.
+                serving.abort();
+                serving = serve_by_socket(again);
+            }
+        }
+    }
     let _ = serving.await;
     tokio::select! {
         () = by_socket.empty() => end.idle().await,
         () = outlasted(end) => info!("somebody does not read the end of an answer, and is left behind"),
     }
     info!("stopping; the datapath stays as it is");
-    let _ = fs::remove_file(&socket);
+    socket.remove();
     daemon.leave()
 }
 
