@@ -68,10 +68,9 @@ fn forgotten(context: &TcContext, transport: usize, is_sctp: bool) -> (usize, bo
     // SAFETY: the kernel passes a valid context, which nothing else refers to now.
     let place = unsafe { &raw mut (*context.as_ptr().cast::<__sk_buff>()).cb[0] };
     // SAFETY: the pointer is to a word of the context. Volatile, because the compiler knows what was written.
-    let word = unsafe {
-        place.write_volatile(word);
-        place.read_volatile()
-    };
+    unsafe { place.write_volatile(word) };
+    // SAFETY: the same.
+    let word = unsafe { place.read_volatile() };
     ((word >> 1) as usize, word & 1 != 0)
 }
 

@@ -62,7 +62,7 @@ pub fn skb_layout() -> Result<SkbLayout> {
     if usize::from(byte("data")?) != usize::from(head) + size_of::<usize>() {
         return Err(what("data"));
     }
-    let summed = u16::try_from(summed / 8).map_err(|_| what("ip_summed"))?;
+    let summed = u16::try_from(summed / 8).ok().ok_or_else(|| what("ip_summed"))?;
     Ok(SkbLayout { summed, summed_shift: shift, checksum, head })
 }
 

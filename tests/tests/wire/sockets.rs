@@ -183,7 +183,7 @@ impl Socket {
     }
 
     /// Takes what has come next, if something has. `buffer` has room for the largest packet.
-    pub(crate) fn receive(&self, buffer: &mut [u8], control: &mut Vec<u8>) -> Option<Received> {
+    pub(crate) fn receive(&self, buffer: &mut [u8], control: &mut [u8]) -> Option<Received> {
         let mut parts = [io::IoSliceMut::new(buffer)];
         let message = recvmsg::<SockaddrStorage>(
             self.fd.as_raw_fd(),

@@ -36,17 +36,17 @@ const UFO: Edit = Edit {
 };
 
 /// Headers that a program has moved pass.
-const MOVED: Edit = Edit { file: OFFLOAD, from: "Some(false) => !is_cut,", to: "Some(false) => true," };
+const MOVED: Edit = Edit { file: OFFLOAD, from: "Sum::Done => !is_cut,", to: "Sum::Done => true," };
 
 /// A checksum may be written anywhere.
 const SUMMED_ANYWHERE: Edit = Edit {
     file: OFFLOAD,
-    from: "Some(true) => transport != 0 && is_summed_behind(context, transport + KEPT),",
-    to: "Some(true) => true,",
+    from: "transport != 0 && place >= transport + KEPT && place < MOST && (!is_cut || start == transport)",
+    to: "true",
 };
 
 /// All of them.
-pub(super) const ALL: [Repair; 11] = [
+pub(super) const ALL: [Repair; 10] = [
     Repair {
         name: "a container's packet asks a program to report instead of to count",
         edits: &[Edit {
@@ -73,9 +73,13 @@ pub(super) const ALL: [Repair; 11] = [
     },
     Repair {
         name: "a fragment is cut, from offset 0",
-        edits: &[UFO, Edit { file: SEGMENTS, from: "if reading.is_fragment {", to: "if false {" }],
+        edits: &[
+            UFO,
+            MOVED,
+            SUMMED_ANYWHERE,
+            Edit { file: SEGMENTS, from: "if reading.is_fragment {", to: "if false {" },
+        ],
     },
-    Repair { name: "a datagram is cut into fragments of a few bytes", edits: &[UFO] },
     Repair { name: "a checksum is written where its sender likes", edits: &[SUMMED_ANYWHERE] },
     Repair {
         name: "headers are moved after the kernel has looked at them",
