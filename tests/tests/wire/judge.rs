@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Segments that one frame may become.
-pub(crate) const MOST_SEGMENTS: usize = 1024;
+pub(crate) const MOST_SEGMENTS: usize = 2048;
 /// Frames of a batch.
 pub(crate) const BATCH: usize = 64;
 
