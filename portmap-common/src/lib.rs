@@ -13,6 +13,7 @@ pub mod memory;
 pub mod names;
 pub mod queue;
 pub mod reason;
+pub mod skb;
 pub mod slot;
 pub mod tables;
 

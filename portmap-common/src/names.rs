@@ -1,5 +1,8 @@
 //! Names of maps and programs, as `bpftool` shows them (the kernel keeps 15 characters) and as they are pinned.
 
+/// Name of the constant of the programs that says where fields of the kernel's are, see [`SkbLayout`](crate::skb::SkbLayout).
+pub const SKB_LAYOUT: &str = "SKB_LAYOUT";
+
 /// Port to owner: `ARRAY` of 65,536 [`PortEntry`](crate::tables::PortEntry), mapped into the daemon's memory.
 pub const MAP_PORTS: &str = "pm_ports";
 /// Slot to container: `ARRAY` of [`Endpoint`](crate::tables::Endpoint).

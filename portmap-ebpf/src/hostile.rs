@@ -3,11 +3,21 @@
 
 #[cfg(target_arch = "bpf")]
 #[expect(clippy::needless_pass_by_value, reason = "the macro hands the context over by value")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "small numbers, and codes that helpers return"
+)]
 mod programs {
     use aya_ebpf::{
         EbpfContext as _,
-        bindings::{__sk_buff, TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
-        macros::classifier,
+        bindings::{
+            __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
+            BPF_F_INGRESS, TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        },
+        helpers::{bpf_redirect, bpf_redirect_peer, bpf_skb_change_head, bpf_skb_vlan_push},
+        macros::{classifier, map},
+        maps::Array,
         programs::TcContext,
     };
 
@@ -24,6 +34,137 @@ mod programs {
         let headers = if protocol == IPV4 { 20 + 8 } else { 40 + 8 };
         // What is too short stays as it is.
         let _ = context.skb.adjust_room(-headers, BPF_ADJ_ROOM_MAC, 0);
+        TC_ACT_UNSPEC
+    }
+
+    /// What frames with orders begin with: in place of the destination's MAC address they say what is to be done.
+    const ORDER: u8 = 0x06;
+    /// What is to be done: the lowest bits say where the frame goes, the others what happens to it before.
+    const WAY: u8 = 3;
+    const TO_PEER: u8 = 0;
+    const TO_ETH0: u8 = 1;
+    const CLONE_TO_ETH0: u8 = 2;
+    const TAG: u8 = 1 << 2;
+    const PUSH: u8 = 1 << 3;
+    const POP: u8 = 1 << 4;
+    const WRAP: u8 = 1 << 5;
+    const FIXED: u8 = 1 << 6;
+    /// Bytes of the header that moves to the front of a frame which gets room there.
+    const HEAD: usize = 128;
+    /// Bytes of an Ethernet header.
+    const ETHERNET: usize = 14;
+    /// Bytes in front of that header, in which the kernel has found what it believes to be the frame's headers.
+    const DECOY: usize = 64;
+    /// Interfaces, as the kernel's lists have them in a container.
+    const LO: u32 = 1;
+    const ETH0: u32 = 2;
+    /// `PACKET_HOST`: for this station.
+    const FOR_THIS_STATION: u32 = 0;
+    /// Where in [`WORDS`] the headers of a tunnel are, and how many words they have: IPv4 and UDP.
+    const TUNNEL: u32 = 200;
+    const TUNNEL_WORDS: u32 = 7;
+
+    /// Marks and priorities, and a tunnel's headers.
+    #[map(name = "hostile_words")]
+    static WORDS: Array<u32> = Array::with_max_entries(256, 0);
+
+    /// Number of marks, the first of which is none.
+    const MARKS: u32 = 4;
+    /// Where the packets are counted that [`operators_witness`] has seen with one of the
+    /// marks.
+    const MARKED: u32 = 240;
+
+    fn word(index: u32) -> u32 {
+        WORDS.get(index).copied().unwrap_or_default()
+    }
+
+    fn redirect(to: u32, flags: u32) -> i32 {
+        // SAFETY: a helper that takes two integers.
+        let code = unsafe { bpf_redirect(to, u64::from(flags)) };
+        code as i32
+    }
+
+    /// At the egress of an interface: what has orders comes in by it, before the kernel has cut it into segments.
+    #[classifier]
+    fn hostile_out(context: TcContext) -> i32 {
+        match context.load::<u8>(0) {
+            Ok(ORDER) => {
+                let skb = context.as_ptr().cast::<__sk_buff>();
+                // SAFETY: the kernel passes a valid context that lives as long as the program runs.
+                let own = unsafe { (*skb).ifindex };
+                redirect(own, BPF_F_INGRESS)
+            }
+            _ => TC_ACT_UNSPEC,
+        }
+    }
+
+    /// At the ingress of the same: does to a frame what it orders, and sends it on. The orders are the six bytes of the
+    /// destination's address: `ORDER`, what is to be done, how much, any, and the places in [`WORDS`] of mark and priority.
+    #[classifier]
+    fn hostile_in(context: TcContext) -> i32 {
+        let Ok([ORDER, what, amount, _, mark, priority]) = context.load::<[u8; 6]>(0) else {
+            return TC_ACT_UNSPEC;
+        };
+        let skb = context.as_ptr().cast::<__sk_buff>();
+        // What fails leaves the frame as it is, which is another one to be tried.
+        let fixed = if what & FIXED != 0 { BPF_F_ADJ_ROOM_FIXED_GSO } else { 0 };
+        if what & POP != 0 {
+            let _ = context.skb.adjust_room(-8 * i32::from(amount), BPF_ADJ_ROOM_MAC, fixed.into());
+        }
+        if what & WRAP != 0 {
+            let flags = BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | fixed;
+            if context.skb.adjust_room(4 * TUNNEL_WORDS as i32, BPF_ADJ_ROOM_MAC, flags.into()).is_ok() {
+                for index in 0..TUNNEL_WORDS {
+                    let _ = context.store(ETHERNET + 4 * index as usize, &word(TUNNEL + index), 0);
+                }
+            }
+        }
+        if what & PUSH != 0 {
+            let room = 8 * u32::from(amount);
+            // SAFETY: the helper gets the kernel's context and two integers.
+            let made = unsafe { bpf_skb_change_head(skb, room, 0) };
+            if made == 0
+                && let Ok(head) = context.load::<[u8; HEAD]>(room as usize + ETHERNET + DECOY)
+            {
+                let _ = context.store(0, &head, 0);
+            }
+        }
+        if what & TAG != 0 {
+            // SAFETY: the helper gets the kernel's context and two integers.
+            let _ = unsafe { bpf_skb_vlan_push(skb, 0x8100_u16.to_be(), u16::from(amount)) };
+        }
+        let _ = context.skb.change_type(FOR_THIS_STATION);
+        let (mark, priority) = (word(mark.into()), word(priority.into()));
+        // SAFETY: the kernel passes a valid context, which nothing else refers to now.
+        unsafe { (*skb).mark = mark };
+        // SAFETY: the same.
+        unsafe { (*skb).priority = priority };
+        match what & WAY {
+            TO_PEER => {}
+            TO_ETH0 => return redirect(ETH0, 0),
+            CLONE_TO_ETH0 => {
+                let _ = context.skb.clone_redirect(ETH0, 0);
+            }
+            _ => return redirect(LO, 0),
+        }
+        // SAFETY: a helper that takes two integers.
+        let code = unsafe { bpf_redirect_peer(ETH0, 0) };
+        code as i32
+    }
+
+    /// No attacker's, but what an operator has at the uplink: counts the packets that leave with a
+    /// mark of the attacker's.
+    #[classifier]
+    fn operators_witness(context: TcContext) -> i32 {
+        let skb = context.as_ptr().cast::<__sk_buff>();
+        // SAFETY: the kernel passes a valid context that lives as long as the program runs.
+        let mark = unsafe { (*skb).mark };
+        // The kernel's own reports on multicast groups have something else in that place.
+        let is_theirs = mark != 0 && (1..MARKS).any(|index| word(index) == mark);
+        if is_theirs && let Some(marked) = WORDS.get_ptr_mut(MARKED) {
+            // SAFETY: the pointer is to an entry of the map; one that is lost beside another does not matter.
+            unsafe { *marked += 1 };
+        }
         TC_ACT_UNSPEC
     }
 }

@@ -49,6 +49,8 @@ pub struct InMemory<'a> {
     pub segment: u32,
     /// Length in bytes of the longest frame that interfaces carry; none if they carry any.
     pub longest: Option<u32>,
+    /// Whether its sender has left to others what no kernel leaves.
+    pub is_unsound: bool,
     /// Whether there is no memory to settle it in.
     pub is_unsettled: bool,
 }
@@ -89,6 +91,10 @@ impl Frame for InMemory<'_> {
 
     fn fits(&self, _ifindex: u32, longest: u32) -> bool {
         self.longest.is_none_or(|carried| longest <= carried)
+    }
+
+    fn is_sound(&self, _transport: usize, _is_sctp: bool) -> bool {
+        !self.is_unsound
     }
 
     fn segment(&self) -> u32 {

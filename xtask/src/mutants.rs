@@ -3,6 +3,9 @@
 //! A broken tree is first put to the unit tests and the fuzz targets' inputs, which takes seconds. What they do not notice is put to the
 //! reference model and the tables of verdicts, with the programs in the kernel. What those do not notice either must be
 //! on record, with the reason.
+//!
+//! With `--wire` what is broken are the checks that keep what leaves the machine what it was when it was checked. The
+//! wire oracle has to notice each.
 
 use std::{
     collections::BTreeMap,
@@ -18,8 +21,9 @@ use clap::Args;
 
 mod mutation;
 mod record;
+mod repair;
 
-use self::{mutation::Mutation, record::Record};
+use self::{mutation::Mutation, record::Record, repair::Repair};
 use crate::{
     build, process,
     setup::{self, Group, Report},
@@ -38,6 +42,9 @@ const PATIENCE: &str = "900";
 pub(crate) struct Arguments {
     /// Only what has one of these in its description, which begins with the file's name.
     only: Vec<String>,
+    /// Take out what keeps packets as they were checked, and see whether the test `wire` notices.
+    #[arg(long)]
+    wire: bool,
 }
 
 /// What a broken tree came to.
@@ -57,6 +64,9 @@ enum Fate {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     build::require_root("mutants")?;
     setup::ensure(&[Group::Build, Group::Run, Group::Fuzz, Group::Mutants], Report::Changes)?;
+    if arguments.wire {
+        return wire(&arguments.only);
+    }
     let mut mutations = mutation::all()?;
     let is_complete = arguments.only.is_empty();
     mutations
@@ -87,6 +97,26 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         println!("kernel {}/{count}: {} {}", number + 1, fate.shown(), mutation.name);
     }
     conclude(&mutations, &fates, is_complete)
+}
+
+/// Takes out each of the checks behind a verdict, and prints what the wire oracle sees then.
+fn wire(only: &[String]) -> Result<ExitCode> {
+    let work = workspace::metadata()?.target_directory.join("mutants");
+    let tree = Tree::copy(work.join("0"))?;
+    if let Some(trouble) = tree.wire()?.first() {
+        bail!("the test `wire` does not pass before anything is taken out: {trouble}");
+    }
+    let mut is_blind = false;
+    let is_wanted = |repair: &&Repair| only.is_empty() || only.iter().any(|part| repair.name.contains(part));
+    for repair in repair::ALL.iter().filter(is_wanted) {
+        let troubles = repair.without(&tree.directory, || tree.wire())?;
+        is_blind |= troubles.is_empty();
+        println!("{} {}", if troubles.is_empty() { "NOT noticed:" } else { "noticed:" }, repair.name);
+        for trouble in troubles {
+            println!("    {trouble}");
+        }
+    }
+    Ok(if is_blind { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// Puts every broken tree to the inputs.
@@ -232,15 +262,50 @@ impl Tree {
         Ok(Some(daemon && run(&["shared_memory"])? && run(&["tools", "--", "echo::"])?))
     }
 
+    /// What the wire oracle sees that must not be, a line for each kind; nothing if its tests pass.
+    fn wire(&self) -> Result<Vec<String>> {
+        /// Letters of a line that people read.
+        const SHOWN: usize = 160;
+        let manifest = self.directory.join("Cargo.toml");
+        let daemon = self.cargo(&["build", "--workspace", "--bins", "--manifest-path"], &manifest, &[])?;
+        let tests = ["--package", "portmap-tests", "--test", "wire"];
+        let is_built = daemon && self.cargo(&["test", "--no-run", "--manifest-path"], &manifest, &tests)?;
+        if !is_built {
+            bail!("{} does not compile", self.directory.display());
+        }
+        let mut command = self.command(&["test", "--manifest-path"], &manifest, &tests);
+        let output =
+            command.output().with_context(|| format!("cannot run `{}`", process::shown(&command)))?;
+        if output.status.success() {
+            return Ok(Vec::new());
+        }
+        let text = String::from_utf8_lossy(&output.stdout);
+        let mut seen: Vec<String> = text
+            .lines()
+            .filter(|line| line.starts_with("PORTMAP_WIRE_SEED="))
+            .map(|line| line.chars().take(SHOWN).collect())
+            .collect();
+        if seen.is_empty() {
+            seen.push(format!("the tests end with {}", output.status));
+        }
+        Ok(seen)
+    }
+
     /// Whether a cargo command succeeds in time.
     fn cargo(&self, first: &[&str], manifest: &Path, rest: &[&str]) -> Result<bool> {
-        let mut command = Command::new("timeout");
-        command.args([PATIENCE, "cargo"]).args(first).arg(manifest).args(rest);
-        command.current_dir(&self.directory).env("CARGO_TARGET_DIR", self.directory.join("target"));
-        command.env_remove("CARGO_MANIFEST_DIR");
+        let mut command = self.command(first, manifest, rest);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let status =
             command.status().with_context(|| format!("cannot run `{}`", process::shown(&command)))?;
         Ok(status.success())
+    }
+
+    /// A cargo command in this tree, which is ended if it takes too long.
+    fn command(&self, first: &[&str], manifest: &Path, rest: &[&str]) -> Command {
+        let mut command = Command::new("timeout");
+        command.args([PATIENCE, "cargo"]).args(first).arg(manifest).args(rest);
+        command.current_dir(&self.directory).env("CARGO_TARGET_DIR", self.directory.join("target"));
+        command.env_remove("CARGO_MANIFEST_DIR");
+        command
     }
 }

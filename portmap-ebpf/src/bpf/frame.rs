@@ -14,6 +14,8 @@ use portmap_ebpf::{
     frame::Head,
 };
 
+use super::offload;
+
 /// Bytes of an Ethernet header.
 const ETHERNET: u32 = 14;
 
@@ -177,6 +179,12 @@ impl Frame for Skb<'_> {
     fn fits(&self, ifindex: u32, longest: u32) -> bool {
         let (result, mtu) = check_mtu(self.context, ifindex, u64::from(BPF_MTU_CHK_SEGS));
         result < 0 || (result == 0 && longest <= mtu + ETHERNET)
+    }
+
+    #[inline(always)]
+    fn is_sound(&self, transport: usize, is_sctp: bool) -> bool {
+        // A test run says nothing of what is left to others.
+        is_asked(self.context) || offload::is_sound(self.context, self.segment(), transport, is_sctp)
     }
 
     #[inline(always)]

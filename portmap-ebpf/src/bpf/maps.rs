@@ -162,8 +162,10 @@ impl Tables for Maps<'_> {
         }
         // In place, so that it takes the identifier from nobody who has claimed it meanwhile.
         if let Some(echo) = PM_ECHO.get_ptr_mut(key) {
-            // SAFETY: the pointer is to a map's entry, whose time is an aligned word.
-            unsafe { (&raw mut (*echo).seen).write_volatile(seen) };
+            // SAFETY: the pointer is to a map's entry.
+            let time = unsafe { &raw mut (*echo).seen };
+            // SAFETY: it is an aligned word of that entry.
+            unsafe { time.write_volatile(seen) };
         }
     }
 
@@ -227,7 +229,7 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn is_broadcast(&self, address: Address4) -> bool {
         // SAFETY: only whether it is there is looked at.
-        unsafe { PM_BROADCASTS.get(&address) }.is_some()
+        unsafe { PM_BROADCASTS.get(address) }.is_some()
     }
 
     #[inline(always)]

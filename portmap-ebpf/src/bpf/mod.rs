@@ -5,4 +5,5 @@ mod finish;
 mod frame;
 mod limits;
 mod maps;
+mod offload;
 mod programs;

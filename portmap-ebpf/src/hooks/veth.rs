@@ -74,6 +74,10 @@ impl Hook for Veth {
         passes.map_err(stop)?;
         if !stays(&ip, shared) {
             let next_hop = V::next_hop(ip.destination, tables).map_err(stop)?;
+            // What is on the wire must be what has been read here.
+            if !frame.is_sound(reading.summed(), reading.is_sctp()) {
+                return Err(stop(Reason::Malformed));
+            }
             // A redirect passes by the checks of the kernel's own way out, and not every device has one of its own.
             if !frame.fits(config.uplink_ifindex, on_wire.longest) {
                 return Err(stop(Reason::TooBig));

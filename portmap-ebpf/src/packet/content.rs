@@ -130,6 +130,20 @@ impl<V: Version> Reading<V> {
         Self { content, protocol, transport, is_fragment: false, is_first: false, datagram: 0 }
     }
 
+    /// Where the transport header starts whose checksum a sender can leave to the interface: that of a whole packet. 0 if
+    /// there is none; of fragments and of ICMP, kernels compute it themselves.
+    #[inline(always)]
+    pub fn summed(&self) -> usize {
+        // A later fragment has none in any case.
+        if self.is_first || self.content.kind != Kind::Ports { 0 } else { self.transport }
+    }
+
+    /// Whether it is a packet of SCTP.
+    #[inline(always)]
+    pub const fn is_sctp(&self) -> bool {
+        self.protocol == SCTP
+    }
+
     /// Writes down what the first fragment of a datagram carried. To be done for those that may pass.
     #[inline(always)]
     pub fn remember(&self, tables: &impl Tables, ip: &Ip<V>, scope: u16) {

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod bpffs;
+pub mod btf;
 pub mod cgroup;
 pub mod clock;
 pub mod clsact;

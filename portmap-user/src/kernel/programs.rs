@@ -24,7 +24,7 @@ use aya_obj::generated::bpf_cmd;
 use nix::libc::{ENOENT, ENOLINK};
 use portmap_common::names;
 
-use super::{bpffs, clsact, netlink::Netlink};
+use super::{bpffs, btf, clsact, netlink::Netlink};
 use crate::{
     error::{Context as _, Error, Result},
     fault, object,
@@ -87,10 +87,8 @@ impl Hook {
 pub fn load(pins: &Pins) -> Result<()> {
     bpffs::prepare(pins)?;
     check_pinned_maps(pins, object::bytes())?;
-    let mut loader = EbpfLoader::new();
-    for name in names::MAPS {
-        loader.map_pin_path(name, pins.map(name));
-    }
+    let layout = btf::skb_layout()?.pack();
+    let mut loader = loader(pins, &layout);
     let mut object: Ebpf =
         loader.load(object::bytes()).context(|| "cannot load the BPF object".to_owned())?;
     let rest = MapData::from_pin(pins.map(names::MAP_REST)).context(|| "cannot open a map".to_owned())?;
@@ -108,6 +106,16 @@ pub fn load(pins: &Pins) -> Result<()> {
         replace_pin(&pins.program(name), &pins.new_program(name), |new| program.pin(new))?;
     }
     Ok(())
+}
+
+/// Loads the object with what is pinned, for packets that are as the layout says.
+fn loader<'a>(pins: &Pins, layout: &'a u64) -> EbpfLoader<'a> {
+    let mut loader = EbpfLoader::new();
+    for name in names::MAPS {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    loader.override_global(names::SKB_LAYOUT, layout, true);
+    loader
 }
 
 fn load_program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
@@ -276,11 +284,8 @@ pub fn go_in_front(pins: &Pins, hook: &Hook) -> Result<bool> {
         return Ok(false);
     }
     let doing = || format!("cannot put {} first at {}", hook.program, hook.interface);
-    let mut loader = EbpfLoader::new();
-    for name in names::MAPS {
-        loader.map_pin_path(name, pins.map(name));
-    }
-    let mut object: Ebpf = loader.load(object::bytes()).context(doing)?;
+    let layout = btf::skb_layout()?.pack();
+    let mut object: Ebpf = loader(pins, &layout).load(object::bytes()).context(doing)?;
     let link = link_in_front(load_program(&mut object, hook.program)?, hook)?;
     let old = bpffs::open(&hook.link).context(doing)?;
     let new = hook.link.with_file_name(format!("{}_new", hook.program));

@@ -132,6 +132,7 @@ impl<'a> Maps<'a> {
             priority: case.priority,
             segment: case.segment,
             longest: Some(LONGEST),
+            is_unsound: false,
             is_unsettled: false,
         };
         match case.hook {

@@ -3,7 +3,7 @@
 use std::fs;
 
 use aya::{EbpfLoader, programs::SchedClassifier};
-use portmap::object;
+use portmap::{kernel::btf, object};
 use portmap_common::names;
 
 /// The record.
@@ -16,7 +16,11 @@ fn line(kernel: &str, program: &str, translated: u32, verified: u32) -> String {
 
 /// The numbers of this kernel, in the record's form.
 fn measure(kernel: &str) -> Vec<String> {
-    let mut loaded = EbpfLoader::new().load(object::bytes()).expect("an object");
+    let layout = btf::skb_layout().expect("the kernel has type information").pack();
+    let mut loaded = EbpfLoader::new()
+        .override_global(names::SKB_LAYOUT, &layout, true)
+        .load(object::bytes())
+        .expect("an object");
     let programs = names::PROGRAMS.iter().chain(&names::REST);
     programs
         .map(|name| {

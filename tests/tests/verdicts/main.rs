@@ -72,6 +72,15 @@ fn frames_are_dropped_if_there_is_no_memory_to_look_at_them() {
 
 /// What others are to do with a frame must not make another one of it.
 #[test]
+fn what_no_kernel_leaves_to_others_does_not_leave() {
+    let bytes = from_a((HOST, A_PORT), (PEER, FREE)).bytes();
+    let frame = InMemory { is_unsound: true, ..Hook::VethOfA.frame(&bytes) };
+    let dropped = Verdict::Drop { slot: A, reason: Reason::Malformed };
+    assert_eq!(Veth::decide(&frame, &World::default()), dropped);
+    assert_ne!(Hook::VethOfA.decide(&bytes, &World::default()), dropped);
+}
+
+#[test]
 fn next_hops_follow_the_network() {
     const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
     const NONE: Ipv4Addr = Ipv4Addr::UNSPECIFIED;

@@ -1,0 +1,281 @@
+//! What may be seen of a container, at each place where it is seen.
+
+use std::{collections::HashSet, net::IpAddr, ops::RangeInclusive};
+
+use portmap_tests::sandbox::{HOST, HOST_MAC, HOST6, OUTSIDE_MAC};
+
+use crate::{
+    entry::LARGEST,
+    frames::{FIRST_PORT, OTHERS, OWN, PATTERN, TUNNEL_PORT},
+    reading::{self, Datagram, ETHERNET, ICMP, ICMP6, Packet, Part},
+    sockets::Received,
+};
+
+/// Segments that one frame may become.
+pub(crate) const MOST_SEGMENTS: usize = 2048;
+/// Frames of a batch.
+pub(crate) const BATCH: usize = 64;
+
+/// Where something is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum At {
+    Outside,
+    Host,
+    Other,
+}
+
+impl At {
+    pub(crate) const ALL: [Self; 3] = [Self::Outside, Self::Host, Self::Other];
+}
+
+/// What has been seen of a container, and of one batch at one place.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sum {
+    pub(crate) packets: u64,
+    /// Bytes of frames.
+    pub(crate) bytes: u64,
+    /// Bytes without headers.
+    pub(crate) payload: u64,
+}
+
+/// Knows what is the container's.
+#[derive(Debug)]
+pub(crate) struct Judge {
+    ephemeral: RangeInclusive<u16>,
+    /// Those of the other one.
+    others: RangeInclusive<u16>,
+    /// Datagrams whose first fragment was sent or seen, with a port of the container's.
+    begun: HashSet<Datagram>,
+    /// What this batch has become, by place.
+    pub(crate) sums: [Sum; 3],
+    /// What each frame of this batch has become outside.
+    segments: [usize; BATCH],
+    /// All bytes of frames so far, at all places.
+    pub(crate) total: u64,
+}
+
+impl Judge {
+    /// Knows of two containers' ephemeral ports, those of the one that is judged first.
+    pub(crate) fn new(ephemeral: (u16, u16), others: (u16, u16)) -> Self {
+        Self {
+            ephemeral: ephemeral.0..=ephemeral.1,
+            others: others.0..=others.1,
+            begun: HashSet::new(),
+            sums: [Sum::default(); 3],
+            segments: [0; BATCH],
+            total: 0,
+        }
+    }
+
+    /// Tells it of datagrams whose first fragments are sent, each with a port of the container's. They may pass, and be lost
+    /// behind that.
+    pub(crate) fn expect(&mut self, datagrams: impl Iterator<Item = Datagram>) {
+        self.begun.extend(datagrams);
+    }
+
+    pub(crate) fn begin(&mut self) {
+        self.sums = [Sum::default(); 3];
+        self.segments = [0; BATCH];
+    }
+
+    fn is_own(&self, port: u16) -> bool {
+        OWN.contains(&port) || self.ephemeral.contains(&port)
+    }
+
+    /// Judges a frame; an error says what is wrong with it.
+    pub(crate) fn frame(&mut self, at: At, frame: &Received) -> Result<(), String> {
+        if frame.is_outgoing {
+            return Ok(());
+        }
+        let bytes = &frame.bytes;
+        let Some((header, rest)) = bytes.split_first_chunk::<ETHERNET>() else {
+            return Err("no Ethernet header".to_owned());
+        };
+        let kind = u16::from_be_bytes([header[12], header[13]]);
+        let is_ipv6 = kind == 0x86dd;
+        let is_ours = bytes.windows(PATTERN.len()).any(|part| part == PATTERN);
+        let packet = match kind {
+            // The host's own.
+            0x0806 if !is_ours => return Ok(()),
+            0x0800 | 0x86dd => reading::packet(rest, is_ipv6, false)?,
+            other => return Err(format!("ethertype {other:#x}")),
+        };
+        // The others' own: neighbour discovery outside, and the host's answers, which all start with more hops.
+        let is_of_others =
+            !is_ours && packet.protocol == ICMP6 && matches!(packet.rest, [130..=137 | 143, ..]);
+        if is_of_others || (at != At::Outside && packet.hops >= 64) {
+            return Ok(());
+        }
+        if let Some(tag) = frame.tag {
+            return Err(format!("VLAN tag {tag:#x}"));
+        }
+        if at == At::Outside {
+            if header[..6] != OUTSIDE_MAC || header[6..12] != HOST_MAC {
+                return Err("MAC addresses that are not the host's and the neighbour's".to_owned());
+            }
+            if bytes.len() > LARGEST {
+                return Err(format!("{} bytes, of which the uplink carries {LARGEST}", bytes.len()));
+            }
+        }
+        self.packet(at, &packet)?;
+        let sum = &mut self.sums[at as usize];
+        sum.packets += 1;
+        sum.bytes += bytes.len() as u64;
+        sum.payload += payload(&packet) as u64;
+        self.total += bytes.len() as u64;
+        self.segment(at, &packet)
+    }
+
+    fn packet(&mut self, at: At, packet: &Packet<'_>) -> Result<(), String> {
+        let shared: IpAddr = if packet.source.is_ipv4() { HOST.into() } else { HOST6.into() };
+        let is_local = |address: IpAddr| address == shared || address.is_loopback();
+        let stays = is_local(packet.destination);
+        if stays == (at == At::Outside) {
+            return Err(format!("destination {}", packet.destination));
+        }
+        if packet.source != shared && !(stays && packet.source.is_loopback()) {
+            return Err(format!("source {}", packet.source));
+        }
+        if at == At::Outside && is_group(packet.destination) {
+            return Err(format!("destination {}", packet.destination));
+        }
+        if packet.part == Part::Later {
+            let known = self.begun.contains(&packet.datagram());
+            return if known { Ok(()) } else { Err("a later fragment of nothing".to_owned()) };
+        }
+        let icmp = if packet.source.is_ipv4() { ICMP } else { ICMP6 };
+        if packet.protocol == icmp {
+            self.icmp(at, packet, shared)?;
+        } else if packet.has_ports() {
+            let (from, to) = packet.ports().ok_or("no ports")?;
+            if packet.rest.len() < 8 {
+                return Err(format!("{} bytes of a transport header", packet.rest.len()));
+            }
+            if !self.is_own(from) {
+                return Err(format!("source port {from}"));
+            }
+            self.destination(at, to)?;
+        } else {
+            return Err(format!("protocol {}", packet.protocol));
+        }
+        if packet.part == Part::First {
+            self.begun.insert(packet.datagram());
+        }
+        Ok(())
+    }
+
+    /// Whether what goes to a port is to be seen here.
+    fn destination(&self, at: At, port: u16) -> Result<(), String> {
+        let is_others = OTHERS.contains(&port) || self.others.contains(&port);
+        let is_right = match at {
+            At::Outside => true,
+            At::Host => !is_others && !self.is_own(port),
+            At::Other => is_others,
+        };
+        if is_right { Ok(()) } else { Err(format!("destination port {port}")) }
+    }
+
+    fn icmp(&self, at: At, packet: &Packet<'_>, shared: IpAddr) -> Result<(), String> {
+        let [kind, code, ..] = packet.rest else { return Err("no ICMP message".to_owned()) };
+        let is_ipv6 = packet.source.is_ipv6();
+        let wrong = || format!("ICMP type {kind}, code {code}");
+        let is_error = match (is_ipv6, kind, code) {
+            (false, 8, _) | (true, 128, _) => false,
+            (false, 3, code) if *code != 4 => true,
+            (false, 11, 1) | (true, 3, 1) | (false, 12, _) | (true, 1 | 4, _) => true,
+            _ => return Err(wrong()),
+        };
+        if !is_error {
+            return if at == At::Outside { Ok(()) } else { Err(wrong()) };
+        }
+        if packet.part != Part::Whole {
+            return Err("a part of an ICMP error".to_owned());
+        }
+        let quoted = packet.rest.get(8..).ok_or("an ICMP error that quotes nothing")?;
+        let quoted = reading::packet(quoted, is_ipv6, true)?;
+        let (from, to) = quoted.ports().ok_or("an ICMP error that quotes no ports")?;
+        let is_received =
+            quoted.destination == shared || (at != At::Outside && quoted.destination.is_loopback());
+        if !quoted.has_ports() || quoted.part == Part::Later || !is_received || !self.is_own(to) {
+            return Err(format!("an ICMP error about {quoted:?}"));
+        }
+        if quoted.source != packet.destination {
+            return Err(format!(
+                "an ICMP error to {} about a packet of {}",
+                packet.destination, quoted.source
+            ));
+        }
+        self.destination(at, from)
+    }
+
+    /// Counts what becomes of each frame outside.
+    fn segment(&mut self, at: At, packet: &Packet<'_>) -> Result<(), String> {
+        let to = packet.ports().map_or(0, |(_, to)| to);
+        let place = usize::from(to.wrapping_sub(FIRST_PORT));
+        if at != At::Outside || !packet.has_ports() || packet.part != Part::Whole || place >= BATCH {
+            return Ok(());
+        }
+        self.segments[place] += 1;
+        // It may have been sent twice.
+        if self.segments[place] > 2 * MOST_SEGMENTS {
+            return Err(format!("more than {MOST_SEGMENTS} segments of one frame"));
+        }
+        Ok(())
+    }
+
+    /// Judges what a raw socket gets of a packet, with its header or without, when all fragments are there.
+    pub(crate) fn whole(&self, at: At, is_ipv6: bool, received: &Received) -> Result<(), String> {
+        let (from, port) = if is_ipv6 {
+            let port = received.bytes.first_chunk().map(|port| u16::from_be_bytes(*port));
+            (received.from.ok_or("a packet of nobody")?, port)
+        } else {
+            let packet = reading::packet(&received.bytes, false, false)?;
+            (packet.source, packet.ports().map(|(from, _)| from))
+        };
+        // To a receiver a length of 0 means what it says, and there is nothing that could be a port.
+        if received.bytes.is_empty() {
+            return Ok(());
+        }
+        let is_shared = from == HOST || from == HOST6;
+        if !is_shared && (at == At::Outside || !from.is_loopback()) {
+            return Err(format!("a datagram of {from}"));
+        }
+        let port = port.ok_or("a datagram without ports")?;
+        if !self.is_own(port) {
+            return Err(format!("a datagram from port {port}"));
+        }
+        if received.mark != 0 {
+            return Err(format!("mark {:#x}", received.mark));
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of a packet without the headers that each segment has. What has been put into a tunnel has more of them.
+fn payload(packet: &Packet<'_>) -> usize {
+    if packet.ports().is_none_or(|(_, to)| to != TUNNEL_PORT) {
+        return packet.payload();
+    }
+    let inside = packet.rest.get(8..).unwrap_or_default();
+    reading::packet(inside, false, true).map_or(0, |inside| inside.payload())
+}
+
+fn is_group(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            address.is_multicast()
+                || address.is_broadcast()
+                || address.is_unspecified()
+                || address == std::net::Ipv4Addr::new(10, 0, 0, 255)
+        }
+        IpAddr::V6(address) => address.is_multicast() || address.is_unspecified(),
+    }
+}
+
+/// The number of the frame that some bytes are of, by what its payload is full of; if there is none, what is known by its
+/// port.
+pub(crate) fn number_of(bytes: &[u8], first: u32) -> Option<u32> {
+    let after = bytes.windows(8).find(|part| part[..4] == PATTERN)?;
+    let number = u32::from_be_bytes(after[4..].try_into().ok()?);
+    (first..first + u32::try_from(BATCH).ok()?).contains(&number).then_some(number)
+}

@@ -1,0 +1,144 @@
+//! The checks that keep what leaves the machine what it was when it was checked, and how to take each out.
+//!
+//! The test `wire` has to notice without being told what is missing.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// What the text of a file becomes.
+struct Edit {
+    file: &'static str,
+    from: &'static str,
+    to: &'static str,
+}
+
+/// A check, and what takes it out.
+pub(super) struct Repair {
+    /// What is possible without it.
+    pub name: &'static str,
+    edits: &'static [Edit],
+}
+
+const FINISH: &str = "portmap-ebpf/src/bpf/finish.rs";
+const OFFLOAD: &str = "portmap-ebpf/src/bpf/offload.rs";
+const SEGMENTS: &str = "portmap-ebpf/src/segments.rs";
+const FRAME: &str = "portmap-ebpf/src/bpf/frame.rs";
+
+/// Cutting as no stack does any more passes.
+const UFO: Edit = Edit {
+    file: OFFLOAD,
+    from: "if is_cut && !is_cut_as_usual(context, segment, is_sctp) {",
+    to: "if is_cut && segment == CUT_ALREADY && !is_cut_as_usual(context, segment, is_sctp) {",
+};
+
+/// Headers that a program has moved pass.
+const MOVED: Edit = Edit { file: OFFLOAD, from: "Sum::Done => !is_cut,", to: "Sum::Done => true," };
+
+/// A checksum may be written anywhere.
+const SUMMED_ANYWHERE: Edit = Edit {
+    file: OFFLOAD,
+    from: "transport != 0 && place >= transport + KEPT && place < MOST && (!is_cut || start == transport)",
+    to: "true",
+};
+
+/// All of them.
+pub(super) const ALL: [Repair; 10] = [
+    Repair {
+        name: "a container's packet asks a program to report instead of to count",
+        edits: &[Edit {
+            file: FRAME,
+            from: "skb.mark == ASKED_MARK && unsafe { (&raw const skb.hwtstamp).read_volatile() } == ASKED_TIME",
+            to: "skb.mark == ASKED_MARK",
+        }],
+    },
+    Repair {
+        name: "marks leave with a packet",
+        edits: &[Edit {
+            file: FINISH,
+            from: "set_mark(context, 0);\n            set_priority(0);",
+            to: "set_priority(0);",
+        }],
+    },
+    Repair {
+        name: "priorities leave with a packet",
+        edits: &[Edit {
+            file: FINISH,
+            from: "set_mark(context, 0);\n            set_priority(0);",
+            to: "set_mark(context, 0);",
+        }],
+    },
+    Repair {
+        name: "a fragment is cut, from offset 0",
+        edits: &[
+            UFO,
+            MOVED,
+            SUMMED_ANYWHERE,
+            Edit { file: SEGMENTS, from: "if reading.is_fragment {", to: "if false {" },
+        ],
+    },
+    Repair { name: "a checksum is written where its sender likes", edits: &[SUMMED_ANYWHERE] },
+    Repair {
+        name: "headers are moved after the kernel has looked at them",
+        edits: &[MOVED, SUMMED_ANYWHERE],
+    },
+    Repair {
+        name: "segments are as large as the kernel's idea of their headers says",
+        edits: &[
+            UFO,
+            MOVED,
+            SUMMED_ANYWHERE,
+            Edit {
+                file: FRAME,
+                from: "result < 0 || (result == 0 && longest <= mtu + ETHERNET)",
+                to: "result <= 0",
+            },
+        ],
+    },
+    Repair {
+        name: "segments are as large as their sender likes",
+        edits: &[Edit {
+            file: FRAME,
+            from: "result < 0 || (result == 0 && longest <= mtu + ETHERNET)",
+            to: "true",
+        }],
+    },
+    Repair {
+        name: "the headers of segments are not charged",
+        edits: &[Edit {
+            file: SEGMENTS,
+            from: "bytes: length + segments.saturating_sub(1) * headers,",
+            to: "bytes: length,",
+        }],
+    },
+    Repair {
+        name: "a frame becomes tens of thousands of segments",
+        edits: &[Edit { file: SEGMENTS, from: "if segments > MOST {", to: "if segments > MOST * 100 {" }],
+    },
+];
+
+impl Repair {
+    /// Takes the check out of the tree in `directory` while something is done.
+    pub(super) fn without<T>(&self, directory: &Path, check: impl FnOnce() -> Result<T>) -> Result<T> {
+        let mut files: Vec<(PathBuf, String)> = Vec::new();
+        for edit in self.edits {
+            let file = directory.join(edit.file);
+            let whole =
+                fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            if whole.matches(edit.from).count() != 1 {
+                bail!("{} does not have `{}` once: correct the list of repairs", edit.file, edit.from);
+            }
+            fs::write(&file, whole.replace(edit.from, edit.to))?;
+            files.push((file, whole));
+        }
+        let result = check();
+        // The last first: a file that is changed twice becomes what it was before the first change.
+        for (file, whole) in files.into_iter().rev() {
+            fs::write(&file, whole)?;
+        }
+        result
+    }
+}
