@@ -287,7 +287,7 @@ fn killed_while_starting_with_a_container() {
 #[test]
 fn killed_while_taking_an_earlier_layout_over() {
     // One map is of another form.
-    let earlier = "cd /sys/fs/bpf/portmap; mv v4 v3; rm v3/maps/pm_ports";
+    let earlier = "cd /sys/fs/bpf/portmap; mv v5 v4; rm v4/maps/pm_ports";
     killed_while_starting_after("a start from an earlier layout", earlier);
 }
 

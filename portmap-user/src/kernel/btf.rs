@@ -2,7 +2,7 @@
 //!
 //! The format is that of `Documentation/bpf/btf.rst`. aya-obj reads it for itself, but does not give out members.
 
-use std::fs;
+use std::{fs, sync::OnceLock};
 
 use portmap_common::skb::SkbLayout;
 
@@ -35,6 +35,26 @@ const DEPTH: u32 = 8;
 ///
 /// The kernel has no type information, or its packets are of another kind than is known here.
 pub fn skb_layout() -> Result<SkbLayout> {
+    static LAYOUT: OnceLock<SkbLayout> = OnceLock::new();
+    if let Some(layout) = LAYOUT.get() {
+        return Ok(*layout);
+    }
+    let layout = read_skb_layout()?;
+    give_memory_back();
+    Ok(*LAYOUT.get_or_init(|| layout))
+}
+
+/// Gives memory back to the kernel that is free. The C library would keep it: type information is megabytes, and once
+/// blocks of that size were freed it takes later ones from where it does not return them.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: a function without arguments that may be called at any time.
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
+}
+
+fn read_skb_layout() -> Result<SkbLayout> {
     let bytes = fs::read(VMLINUX).context(|| {
         format!(
             "cannot read {VMLINUX}, by which programs find the kernel's fields: portmap needs a kernel with CONFIG_DEBUG_INFO_BTF"

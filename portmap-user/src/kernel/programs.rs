@@ -105,6 +105,8 @@ pub fn load(pins: &Pins) -> Result<()> {
         let program = load_program(&mut object, name)?;
         replace_pin(&pins.program(name), &pins.new_program(name), |new| program.pin(new))?;
     }
+    drop(object);
+    btf::give_memory_back();
     Ok(())
 }
 
@@ -286,6 +288,8 @@ pub fn go_in_front(pins: &Pins, hook: &Hook) -> Result<bool> {
     let doing = || format!("cannot put {} first at {}", hook.program, hook.interface);
     let layout = btf::skb_layout()?.pack();
     let mut object: Ebpf = loader(pins, &layout).load(object::bytes()).context(doing)?;
+    // The loader has read the kernel's type information, which is large.
+    btf::give_memory_back();
     let link = link_in_front(load_program(&mut object, hook.program)?, hook)?;
     let old = bpffs::open(&hook.link).context(doing)?;
     let new = hook.link.with_file_name(format!("{}_new", hook.program));
