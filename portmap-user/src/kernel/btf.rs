@@ -50,7 +50,7 @@ pub fn give_memory_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: a function without arguments that may be called at any time.
     unsafe {
-        nix::libc::malloc_trim(0);
+        libc::malloc_trim(0);
     }
 }
 
