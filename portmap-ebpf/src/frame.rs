@@ -57,7 +57,7 @@ pub trait Frame {
 
     /// Whether what the sender has left to others is what a kernel leaves: a checksum, which is written behind the ports of
     /// the transport header at `transport` (0: there is none, and no checksum may be left), and segments of TCP, UDP or
-    /// SCTP. It may cost the frame its end if not; what an earlier [`head`](Self::head) has returned must not be used later.
+    /// SCTP. What an earlier [`head`](Self::head) has returned must not be used later.
     fn is_sound(&self, transport: usize, is_sctp: bool) -> bool;
 
     /// Bytes of payload in each of the segments that the kernel has yet to cut the frame into; 0 if it stays whole.

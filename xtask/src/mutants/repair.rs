@@ -46,7 +46,7 @@ const SUMMED_ANYWHERE: Edit = Edit {
 };
 
 /// All of them.
-pub(super) const ALL: [Repair; 10] = [
+pub(super) const ALL: [Repair; 9] = [
     Repair {
         name: "a container's packet asks a program to report instead of to count",
         edits: &[Edit {
@@ -86,7 +86,7 @@ pub(super) const ALL: [Repair; 10] = [
         edits: &[MOVED, SUMMED_ANYWHERE],
     },
     Repair {
-        name: "segments are as large as the kernel's idea of their headers says",
+        name: "segments are as large as their sender likes",
         edits: &[
             UFO,
             MOVED,
@@ -94,29 +94,24 @@ pub(super) const ALL: [Repair; 10] = [
             Edit {
                 file: FRAME,
                 from: "result < 0 || (result == 0 && longest <= mtu + ETHERNET)",
-                to: "result <= 0",
+                to: "true",
             },
         ],
-    },
-    Repair {
-        name: "segments are as large as their sender likes",
-        edits: &[Edit {
-            file: FRAME,
-            from: "result < 0 || (result == 0 && longest <= mtu + ETHERNET)",
-            to: "true",
-        }],
     },
     Repair {
         name: "the headers of segments are not charged",
         edits: &[Edit {
             file: SEGMENTS,
-            from: "bytes: length + segments.saturating_sub(1) * headers,",
-            to: "bytes: length,",
+            from: "let bytes = length + segments.saturating_sub(1) * headers;",
+            to: "let bytes = length;",
         }],
     },
     Repair {
         name: "a frame becomes tens of thousands of segments",
-        edits: &[Edit { file: SEGMENTS, from: "if segments > MOST {", to: "if segments > MOST * 100 {" }],
+        edits: &[
+            Edit { file: SEGMENTS, from: "if segments > MOST {", to: "if segments > MOST * 100 {" },
+            Edit { file: SEGMENTS, from: "if bytes > MOST_BYTES {", to: "if bytes > MOST_BYTES * 100 {" },
+        ],
     },
 ];
 
@@ -124,6 +119,16 @@ impl Repair {
     /// Takes the check out of the tree in `directory` while something is done.
     pub(super) fn without<T>(&self, directory: &Path, check: impl FnOnce() -> Result<T>) -> Result<T> {
         let mut files: Vec<(PathBuf, String)> = Vec::new();
+        let result = self.take_out(directory, &mut files).and_then(|()| check());
+        // The last first: a file that is changed twice becomes what it was before the first change.
+        for (file, whole) in files.into_iter().rev() {
+            fs::write(&file, whole)?;
+        }
+        result
+    }
+
+    /// Notes what each file was before it is changed.
+    fn take_out(&self, directory: &Path, files: &mut Vec<(PathBuf, String)>) -> Result<()> {
         for edit in self.edits {
             let file = directory.join(edit.file);
             let whole =
@@ -134,11 +139,6 @@ impl Repair {
             fs::write(&file, whole.replace(edit.from, edit.to))?;
             files.push((file, whole));
         }
-        let result = check();
-        // The last first: a file that is changed twice becomes what it was before the first change.
-        for (file, whole) in files.into_iter().rev() {
-            fs::write(&file, whole)?;
-        }
-        result
+        Ok(())
     }
 }
