@@ -23,10 +23,14 @@ pub enum Rank {
     Registry,
     /// The index of the turns; held to look one up.
     Turns,
-    /// The writable maps, inside `Maps`: held for one system call.
+    /// The writable maps, inside `Maps`: held for one system call, or to list the few keys of one.
     Maps,
     /// `Daemon::facts`: held to copy a pointer.
     Facts,
+    /// The lock file, inside `Store`: held while it is looked for, and taken again if somebody has removed it.
+    LockFile,
+    /// What has been lost of the log, inside `log::Lines`: a line may be written while any other lock is held.
+    Log,
 }
 
 /// A mutex with a rank.

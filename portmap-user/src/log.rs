@@ -4,7 +4,6 @@
 use std::{
     io::{self, Write},
     os::fd::{AsFd, BorrowedFd},
-    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use nix::{
@@ -13,6 +12,8 @@ use nix::{
     unistd,
 };
 use tracing_subscriber::fmt::MakeWriter;
+
+use crate::locks::{Rank, Ranked};
 
 /// How long a reader may be behind before lines are lost, in milliseconds. Only the first line that finds no room waits.
 const PATIENCE: u16 = 250;
@@ -28,7 +29,7 @@ pub fn line(text: impl std::fmt::Display) {
 #[derive(Debug)]
 pub struct Lines<F> {
     file: F,
-    state: Mutex<State>,
+    state: Ranked<State>,
 }
 
 #[derive(Debug, Default)]
@@ -46,13 +47,12 @@ impl Lines<io::Stderr> {
 
 impl<F: AsFd> Lines<F> {
     fn new(file: F) -> Self {
-        Self { file, state: Mutex::default() }
+        Self { file, state: Ranked::new(Rank::Log, State::default()) }
     }
 
     /// Writes a line, or counts it as lost.
     fn put(&self, line: &[u8]) {
-        // A panic while it is held leaves no half-done change.
-        let mut state: MutexGuard<'_, State> = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let patience = if state.lost > 0 { 0 } else { PATIENCE };
         if state.lost > 0 {
             let told = format!("{} lines of the log are lost here, nobody read them\n", state.lost);
@@ -128,7 +128,7 @@ mod tests {
         for _ in 0..2000 {
             lines.put(&long);
         }
-        let lost = lines.state.lock().expect("nobody panics").lost;
+        let lost = lines.state.lock().lost;
         assert!(lost > 0 && lost < 2000, "{lost}");
         // SAFETY: the descriptor is this value's own from here on.
         let mut reader = unsafe { File::from_raw_fd(reader.into_raw_fd()) };
@@ -149,6 +149,6 @@ mod tests {
         drop(reader);
         let lines = Lines::new(writer);
         Writer(&lines).write_all(b"nobody reads this\n").expect("no error");
-        assert_eq!(lines.state.lock().expect("nobody panics").lost, 0);
+        assert_eq!(lines.state.lock().lost, 0);
     }
 }

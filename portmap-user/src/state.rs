@@ -9,7 +9,6 @@ use std::{
     io::{ErrorKind, Write as _},
     os::unix::fs::DirBuilderExt as _,
     path::Path,
-    sync::{Mutex, PoisonError},
 };
 
 use nix::fcntl::Flock;
@@ -21,6 +20,7 @@ use crate::{
     error::{Context as _, Error, Result},
     fault,
     kernel::{clock, locked},
+    locks::{Rank, Ranked},
     paths::StateDir,
     records::{ContainerRecord, HostRecord, Phase},
 };
@@ -53,15 +53,14 @@ struct Versioned<T> {
 #[derive(Debug)]
 pub struct Store {
     directory: StateDir,
-    /// Nothing else is locked while it is replaced.
-    lock: Mutex<Flock<File>>,
+    lock: Ranked<Flock<File>>,
 }
 
 impl Store {
     /// Makes the directory if need be and locks it. A conflict if a daemon holds it.
     pub fn lock(directory: &StateDir) -> Result<Self> {
         make(directory)?;
-        let lock = Mutex::new(take_lock(directory)?);
+        let lock = Ranked::new(Rank::LockFile, take_lock(directory)?);
         let store = Self { directory: directory.clone(), lock };
         store.remove_unfinished()?;
         store.forget_earlier_boot()?;
@@ -104,7 +103,7 @@ impl Store {
     /// not written down any more.
     pub fn restore(&self) -> Result<bool> {
         make(&self.directory)?;
-        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lock = self.lock.lock();
         if !locked::is_at(&lock, &self.directory.lock()) {
             *lock = take_lock(&self.directory)?;
         }
