@@ -10,6 +10,8 @@ const FAULTS: [&str; 6] =
 
 /// How many lines of the log explain a guest that ended too early.
 const EXPLAINING_LINES: usize = 25;
+/// Number of messages of a fault that are shown: registers, and calls with those of an interrupt.
+const FAULT_LINES: usize = 90;
 
 /// A file that collects the kernel's messages.
 pub(super) struct KernelLog {
@@ -34,10 +36,12 @@ impl KernelLog {
         self.lines().into_iter().find(|line| is_fault(line))
     }
 
-    /// The last messages, one a line.
+    /// The messages that explain an end, one a line: those of the first fault, with the calls that led there, or the last.
     pub(super) fn end(&self) -> String {
         let lines = self.lines();
-        lines[lines.len().saturating_sub(EXPLAINING_LINES)..].join("\n")
+        let last = lines.len().saturating_sub(EXPLAINING_LINES);
+        let first = lines.iter().position(|line| is_fault(line)).unwrap_or(last);
+        lines[first..lines.len().min(first + FAULT_LINES)].join("\n")
     }
 
     fn lines(&self) -> Vec<String> {

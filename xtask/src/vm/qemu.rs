@@ -178,7 +178,7 @@ impl Machine {
             None => format!("the guest with kernel {} ended before its job", self.release),
         };
         // Writing to a string does not fail.
-        let _ = write!(text, "\nits last messages:\n{}", self.kernel_log.end());
+        let _ = write!(text, "\nits messages:\n{}", self.kernel_log.end());
         if self.emulated && self.kernel_log.is_stale_breakpoint() {
             return StaleBreakpoint(text).into();
         }
