@@ -33,7 +33,7 @@ const FUZZ_SECONDS: u64 = 12;
 
 /// Test programs about what hardly depends on the kernel: what commands print, how they fail, and what is in files. What
 /// they rest on, the programs' verdicts and counters, others test under every kernel.
-const HERE_ONLY: [&str; 8] = ["commands", "demo", "drops", "explain", "metrics", "server", "state", "wire"];
+const HERE_ONLY: [&str; 7] = ["commands", "demo", "drops", "explain", "metrics", "server", "state"];
 
 /// What programs of others see, which start slowly on emulated machines: under the earliest kernel, and here under the
 /// latest.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use nix::{
+    libc,
     sched::{CpuSet, sched_getcpu, sched_setaffinity},
     unistd::Pid,
 };
@@ -322,7 +323,7 @@ impl World {
                 fences += 1;
                 match self.entries.send(&Shot::honest(entry, u32::MAX - self.fences)) {
                     // A slow machine still has the batch before it.
-                    Err(error) if error.raw_os_error() != Some(nix::libc::ENOBUFS) => {
+                    Err(error) if !matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EAGAIN)) => {
                         return Err(format!("{error}"));
                     }
                     _ => {}
