@@ -160,6 +160,8 @@ impl World {
                tc class add dev uplink parent 1: classid 1:$c htb rate 30gbit burst 20mb cburst 20mb quantum 60000
              done",
         );
+        // Outside takes what is larger than the uplink's MTU, or nobody would see it.
+        sandbox.sh(Place::Outside, "ip link set eth0 mtu 65000");
         if rate.is_some() {
             // Its root can do without it.
             sandbox.sh(A, "tc qdisc del dev eth0 root");

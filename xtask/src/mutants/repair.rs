@@ -20,6 +20,8 @@ struct Edit {
 pub(super) struct Repair {
     /// What is possible without it.
     pub name: &'static str,
+    /// What the oracle has to say of it then, among other things perhaps.
+    pub seen: &'static str,
     edits: &'static [Edit],
 }
 
@@ -49,6 +51,7 @@ const SUMMED_ANYWHERE: Edit = Edit {
 pub(super) const ALL: [Repair; 9] = [
     Repair {
         name: "a container's packet asks a program to report instead of to count",
+        seen: "packets are counted",
         edits: &[Edit {
             file: FRAME,
             from: "skb.mark == ASKED_MARK && unsafe { (&raw const skb.hwtstamp).read_volatile() } == ASKED_TIME",
@@ -57,6 +60,7 @@ pub(super) const ALL: [Repair; 9] = [
     },
     Repair {
         name: "marks leave with a packet",
+        seen: "leave with a mark",
         edits: &[Edit {
             file: FINISH,
             from: "set_mark(context, 0);\n            set_priority(0);",
@@ -65,6 +69,7 @@ pub(super) const ALL: [Repair; 9] = [
     },
     Repair {
         name: "priorities leave with a packet",
+        seen: "classes that are the operator's",
         edits: &[Edit {
             file: FINISH,
             from: "set_mark(context, 0);\n            set_priority(0);",
@@ -73,33 +78,39 @@ pub(super) const ALL: [Repair; 9] = [
     },
     Repair {
         name: "a fragment is cut, from offset 0",
+        seen: "source port",
         edits: &[
             UFO,
-            MOVED,
-            SUMMED_ANYWHERE,
+            Edit {
+                file: OFFLOAD,
+                from: "transport != 0 && place >= transport + KEPT && place < MOST",
+                to: "(transport == 0 && is_cut) || place >= transport + KEPT && place < MOST",
+            },
             Edit { file: SEGMENTS, from: "if reading.is_fragment {", to: "if false {" },
         ],
     },
-    Repair { name: "a checksum is written where its sender likes", edits: &[SUMMED_ANYWHERE] },
+    Repair {
+        name: "a checksum is written where its sender likes",
+        seen: "source port",
+        edits: &[SUMMED_ANYWHERE],
+    },
     Repair {
         name: "headers are moved after the kernel has looked at them",
+        seen: "are taken for",
         edits: &[MOVED, SUMMED_ANYWHERE],
     },
     Repair {
         name: "segments are as large as their sender likes",
-        edits: &[
-            UFO,
-            MOVED,
-            SUMMED_ANYWHERE,
-            Edit {
-                file: FRAME,
-                from: "result < 0 || (result == 0 && longest <= mtu + ETHERNET)",
-                to: "true",
-            },
-        ],
+        seen: "of which the uplink carries",
+        edits: &[Edit {
+            file: FRAME,
+            from: "result < 0 || (result == 0 && longest <= mtu + ETHERNET)",
+            to: "true",
+        }],
     },
     Repair {
         name: "the headers of segments are not charged",
+        seen: "are allowed",
         edits: &[Edit {
             file: SEGMENTS,
             from: "let bytes = length + segments.saturating_sub(1) * headers;",
@@ -108,6 +119,7 @@ pub(super) const ALL: [Repair; 9] = [
     },
     Repair {
         name: "a frame becomes tens of thousands of segments",
+        seen: "segments are made",
         edits: &[
             Edit { file: SEGMENTS, from: "if segments > MOST {", to: "if segments > MOST * 100 {" },
             Edit { file: SEGMENTS, from: "if bytes > MOST_BYTES {", to: "if bytes > MOST_BYTES * 100 {" },
