@@ -50,6 +50,8 @@ const WRAP: u8 = 1 << 5;
 const FIXED: u8 = 1 << 6;
 const HEAD: usize = 128;
 const DECOY: usize = 64;
+/// The address of the container's loopback device, by which its program knows whose frames they are.
+const LO_MAC: [u8; 6] = [2, b'P', b'M', 0, 0, 1];
 /// Bytes of the largest frame that the uplink carries.
 pub(crate) const LARGEST: usize = ETHERNET + 1500;
 
@@ -143,6 +145,10 @@ impl Shot {
             least: 0,
             most: None,
         };
+        if entry == Entry::Loopback && !is_short && !random.once_in(8) {
+            shot.frame[..6].copy_from_slice(&LO_MAC);
+            shot.frame[6..12].copy_from_slice(&LO_MAC);
+        }
         let fits = !is_cut && shot.frame.len() <= LARGEST;
         match entry {
             Entry::Packet { .. } | Entry::Virtio { .. } if fits && !is_short => {
@@ -322,7 +328,12 @@ fn virtio(random: &mut Random, frame: &Frame, theme: Theme, is_cut: bool) -> [u8
         Theme::Tiny => random.pick(&[1, 2, 8]),
         Theme::Headers => random.pick(&[72, 100, 536]),
     };
-    let flags = if is_any && random.once_in(5) { random.pick(&[0, 2]) } else { NEEDS_CHECKSUM };
+    let flags = match theme {
+        Theme::Any if random.once_in(5) => random.pick(&[0, 2]),
+        // Of a first fragment nobody leaves it, and one that is dropped speaks for no others.
+        Theme::Parts if !is_cut => 0,
+        _ => NEEDS_CHECKSUM,
+    };
     let mut any =
         |right: u16, wrong: &[u16]| if is_any && random.once_in(4) { random.pick(wrong) } else { right };
     let length = any(start + header, &[0, 14, 34, 60, 1000]);

@@ -211,8 +211,9 @@ impl World {
         }
     }
 
-    /// Sends a batch and judges what becomes of it; an error if the world is not as it was made.
-    pub(crate) fn fire(&mut self, shots: &[Shot]) -> Result<(), String> {
+    /// Sends a batch and judges what becomes of it; an error if the world is not as it was made. Returns how many of its
+    /// packets have not been dropped, at least.
+    pub(crate) fn fire(&mut self, shots: &[Shot]) -> Result<u64, String> {
         let (before, made) = (self.counts(), self.made());
         self.judge.begin();
         self.judge.expect(shots.iter().filter_map(|shot| shot.begins));
@@ -233,7 +234,7 @@ impl World {
             if let Some(trouble) = self.over_limit() {
                 self.troubles.note(&trouble, || format!("{}: {trouble}\nlast of:{}", self.at, listed(shots)));
             }
-            return Ok(());
+            return Ok(0);
         }
         let fences = self.look(shots)?;
         least += 1;
@@ -255,7 +256,8 @@ impl World {
         for trouble in troubles {
             self.troubles.note(&trouble, || format!("{}: {trouble}\nof one of:{}", self.at, listed(shots)));
         }
-        Ok(())
+        let left = |counts: &Counts| counts.total() - counts.dropped;
+        Ok((left(&after) - left(&before)).saturating_sub(fences))
     }
 
     /// What the host has counted, compared with what was sent and with what was seen.

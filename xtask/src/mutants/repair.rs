@@ -78,15 +78,20 @@ pub(super) const ALL: [Repair; 9] = [
     },
     Repair {
         name: "a fragment is cut, from offset 0",
-        seen: "source port",
+        // What the payload begins with, read as a port.
+        seen: "source port 30569",
         edits: &[
             UFO,
             Edit {
                 file: OFFLOAD,
                 from: "transport != 0 && place >= transport + KEPT && place < MOST",
-                to: "(transport == 0 && is_cut) || place >= transport + KEPT && place < MOST",
+                to: "(is_cut && transport == 0 && place >= 40) || transport != 0 && place >= transport + KEPT && place < MOST",
             },
-            Edit { file: SEGMENTS, from: "if reading.is_fragment {", to: "if false {" },
+            Edit {
+                file: SEGMENTS,
+                from: "if reading.is_fragment {\n            return Err(Reason::Malformed);",
+                to: "if reading.is_fragment {\n            return Ok(Self { longest: 0, bytes: length });",
+            },
         ],
     },
     Repair {
