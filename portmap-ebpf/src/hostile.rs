@@ -2,6 +2,9 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
+mod orders;
+
+#[cfg(target_arch = "bpf")]
 #[expect(clippy::needless_pass_by_value, reason = "the macro hands the context over by value")]
 #[expect(
     clippy::cast_possible_truncation,
@@ -21,6 +24,10 @@ mod programs {
         programs::TcContext,
     };
 
+    use crate::orders::{
+        CLONE_TO_ETH0, DECOY, FIXED, HEAD, MARKED, ORDER, POP, PUSH, TAG, TO_ETH0, TO_PEER, TUNNEL, WRAP,
+    };
+
     /// `ETH_P_IP` in network order, as the context has it.
     const IPV4: u32 = 0x0800_u16.to_be() as u32;
 
@@ -37,31 +44,16 @@ mod programs {
         TC_ACT_UNSPEC
     }
 
-    /// What frames with orders begin with: in place of the destination's MAC address they say what is to be done.
-    const ORDER: u8 = 0x06;
-    /// What is to be done: the lowest bits say where the frame goes, the others what happens to it before.
+    /// The bits of an order that say where the frame goes.
     const WAY: u8 = 3;
-    const TO_PEER: u8 = 0;
-    const TO_ETH0: u8 = 1;
-    const CLONE_TO_ETH0: u8 = 2;
-    const TAG: u8 = 1 << 2;
-    const PUSH: u8 = 1 << 3;
-    const POP: u8 = 1 << 4;
-    const WRAP: u8 = 1 << 5;
-    const FIXED: u8 = 1 << 6;
-    /// Bytes of the header that moves to the front of a frame which gets room there.
-    const HEAD: usize = 128;
     /// Bytes of an Ethernet header.
     const ETHERNET: usize = 14;
-    /// Bytes in front of that header, in which the kernel has found what it believes to be the frame's headers.
-    const DECOY: usize = 64;
     /// Interfaces, as the kernel's lists have them in a container.
     const LO: u32 = 1;
     const ETH0: u32 = 2;
     /// `PACKET_HOST`: for this station.
     const FOR_THIS_STATION: u32 = 0;
-    /// Where in [`WORDS`] the headers of a tunnel are, and how many words they have: IPv4 and UDP.
-    const TUNNEL: u32 = 200;
+    /// How many words the headers of a tunnel have: IPv4 and UDP.
     const TUNNEL_WORDS: u32 = 7;
 
     /// Marks and priorities, and a tunnel's headers.
@@ -70,9 +62,6 @@ mod programs {
 
     /// Number of marks, the first of which is none.
     const MARKS: u32 = 4;
-    /// Where the packets are counted that [`operators_witness`] has seen with one of the
-    /// marks.
-    const MARKED: u32 = 240;
 
     fn word(index: u32) -> u32 {
         WORDS.get(index).copied().unwrap_or_default()

@@ -23,6 +23,9 @@ use portmap_tests::{
 
 use crate::{
     frames::{self, FIRST_PORT, Frame, OWN, Taste, Theme},
+    orders::{
+        CLONE_TO_ETH0, DECOY, FIXED, HEAD, MARKED, ORDER, POP, PUSH, TAG, TO_ETH0, TO_PEER, TUNNEL, WRAP,
+    },
     reading::{self, Datagram, ETHERNET, Part, TCP},
     sockets::{Socket, VIRTIO},
 };
@@ -33,23 +36,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("BPF_OBJECTS"), 
 const MARKS: [u32; 4] = [0, 0x504d_3f3f, 0x504d_4c4f, 7];
 /// Priorities: a class of the operator's, and all classes' own number, which leads past them.
 const PRIORITIES: [u32; 4] = [0, 0x1_0020, 0x1_0000, 7];
-/// Where they and a tunnel's headers are among the words of the attacker's programs.
+/// Where they are among the words of the attacker's programs.
 const PRIORITIES_AT: u32 = 16;
-const TUNNEL_AT: u32 = 200;
-/// Where those programs count what leaves with a mark.
-const MARKED_AT: u32 = 240;
-/// Orders for those programs, see `portmap-ebpf/src/hostile.rs`.
-const ORDER: u8 = 0x06;
-const TO_PEER: u8 = 0;
-const TO_ETH0: u8 = 1;
-const CLONE: u8 = 2;
-const TAG: u8 = 1 << 2;
-const PUSH: u8 = 1 << 3;
-const POP: u8 = 1 << 4;
-const WRAP: u8 = 1 << 5;
-const FIXED: u8 = 1 << 6;
-const HEAD: usize = 128;
-const DECOY: usize = 64;
 /// The address of the container's loopback device, by which its program knows whose frames they are.
 const LO_MAC: [u8; 6] = [2, b'P', b'M', 0, 0, 1];
 /// Bytes of the largest frame that the uplink carries.
@@ -155,13 +143,13 @@ impl Shot {
                 (shot.least, shot.most) = (1, Some(1));
             }
             Entry::Program | Entry::Pair => {
-                let ways = [TO_PEER, TO_PEER, TO_PEER, TO_PEER, TO_ETH0, CLONE, 3];
+                let ways = [TO_PEER, TO_PEER, TO_PEER, TO_PEER, TO_ETH0, CLONE_TO_ETH0, 3];
                 let way = if theme == Theme::Any { random.pick(&ways) } else { TO_PEER };
                 shot.order(random, &frame, theme, way);
                 let is_sure = !is_short && (entry == Entry::Program || !is_cut);
                 match way {
                     TO_PEER if is_sure => (shot.least, shot.most) = (1, Some(1)),
-                    CLONE if is_sure => shot.least = 1,
+                    CLONE_TO_ETH0 if is_sure => shot.least = 1,
                     _ => {}
                 }
             }
@@ -379,7 +367,7 @@ impl Entries {
         for (index, word) in (PRIORITIES_AT..).zip(PRIORITIES) {
             words.set(index, word, 0).expect("a word");
         }
-        for (index, word) in (TUNNEL_AT..).zip(frames::tunnel()) {
+        for (index, word) in (TUNNEL..).zip(frames::tunnel()) {
             words.set(index, word, 0).expect("a word");
         }
         let attach = |programs: &mut Ebpf, name, interface, at| {
@@ -418,7 +406,7 @@ impl Entries {
     /// Packets that have left by the uplink with a mark.
     pub(crate) fn marked(&self) -> u32 {
         let words = self.programs.map("hostile_words").expect("it is there");
-        Array::<_, u32>::try_from(words).and_then(|words| words.get(&MARKED_AT, 0)).expect("a word")
+        Array::<_, u32>::try_from(words).and_then(|words| words.get(&MARKED, 0)).expect("a word")
     }
 
     /// Sends a frame; an error if the kernel refuses.

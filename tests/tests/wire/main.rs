@@ -11,6 +11,8 @@
 mod entry;
 mod frames;
 mod judge;
+#[path = "../../../portmap-ebpf/src/orders.rs"]
+mod orders;
 mod reading;
 mod sockets;
 mod world;
@@ -136,7 +138,7 @@ fn run(world: &mut World, plan: &Plan) {
         world.troubles.told()
     );
     // What is all dropped shows nothing of what is behind the drop. Headers that are moved, and crumbs, have to be.
-    let is_whole = plan.only.is_none() && plan.batches >= (FRAMES / BATCH) as u64;
+    let is_whole = plan.only.is_none() && world.limit.is_none() && plan.batches >= (FRAMES / BATCH) as u64;
     let may_be_dropped = |of: &str| ["Moved", "Tiny"].contains(&of);
     let dropped: Vec<_> =
         passed.iter().filter(|(of, packets)| **packets == 0 && !may_be_dropped(of)).collect();
