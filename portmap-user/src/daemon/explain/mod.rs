@@ -35,6 +35,9 @@ const ATTEMPTS: u32 = 3;
 const OUTSIDE_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const OUTSIDE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
+/// How often programs and decision code are asked before they are said to differ.
+const ATTEMPTS: u32 = 4;
+
 /// Who sends the packet.
 enum Sender {
     Outside,
@@ -45,6 +48,17 @@ enum Sender {
 impl Daemon {
     /// What would become of a packet. Nothing is counted and nothing changed.
     pub fn explain(&self, request: &ExplainRequest) -> Result<Explanation> {
+        // The programs and the decision code are asked one after the other: what changes in between makes them differ once.
+        for _ in 1..ATTEMPTS {
+            let explanation = self.explain_once(request)?;
+            if explanation.agrees {
+                return Ok(explanation);
+            }
+        }
+        self.explain_once(request)
+    }
+
+    fn explain_once(&self, request: &ExplainRequest) -> Result<Explanation> {
         let sender = self.sender(&request.from)?;
         let packet = self.complete(request, &sender, &self.maps.ports)?;
         let config = self.maps.config()?;
