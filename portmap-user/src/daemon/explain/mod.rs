@@ -29,14 +29,11 @@ use crate::{
 const USUAL_PORT: u16 = 40_000;
 /// First port that is tried for the host after those.
 const LOWEST_PORT: u16 = 1024;
-/// How often a hook is asked whose program and decision code say different things.
+/// How often programs and decision code are asked that say different things.
 const ATTEMPTS: u32 = 3;
 /// Addresses for documentation (RFC 5737, RFC 3849).
 const OUTSIDE_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const OUTSIDE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
-
-/// How often programs and decision code are asked before they are said to differ.
-const ATTEMPTS: u32 = 4;
 
 /// Who sends the packet.
 enum Sender {
@@ -48,7 +45,8 @@ enum Sender {
 impl Daemon {
     /// What would become of a packet. Nothing is counted and nothing changed.
     pub fn explain(&self, request: &ExplainRequest) -> Result<Explanation> {
-        // The programs and the decision code are asked one after the other: what changes in between makes them differ once.
+        // Both read the maps, one after the other: what changes in between, a port's owner or the host's addresses, makes them
+        // differ once.
         for _ in 1..ATTEMPTS {
             let explanation = self.explain_once(request)?;
             if explanation.agrees {
@@ -108,20 +106,12 @@ impl Daemon {
         Ok(Explanation { packet, steps, outcome, agrees })
     }
 
-    /// What the decision code says, and the loaded program. They read the maps one after the other, so what differs is
-    /// asked again: a port may have changed hands in between.
+    /// What the decision code says, and the loaded program.
     fn ask_both(&self, place: Place, frame: &[u8], config: &Config) -> Result<(Verdict, Option<Verdict>)> {
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            let tables = Live::new(&self.maps, config)?;
-            let expected = place.decide(frame, config, &tables);
-            tables.into_result()?;
-            let verdict = place.ask(&self.settings.pins, frame, config)?;
-            if verdict == Some(expected) || attempts == ATTEMPTS {
-                return Ok((expected, verdict));
-            }
-        }
+        let tables = Live::new(&self.maps, config)?;
+        let expected = place.decide(frame, config, &tables);
+        tables.into_result()?;
+        Ok((expected, place.ask(&self.settings.pins, frame, config)?))
     }
 
     /// The hook to which a verdict sends a packet.
