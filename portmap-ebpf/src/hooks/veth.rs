@@ -72,12 +72,13 @@ impl Hook for Veth {
             Kind::ErrorAboutPorts | Kind::ErrorAboutEcho => Err(Reason::Quoted),
         };
         passes.map_err(stop)?;
+        // What leaves the machine must be what has been read here: at once, or after the host's stack or another container
+        // has sent it on.
+        if !frame.is_sound(reading.summed(), reading.is_sctp()) {
+            return Err(stop(Reason::Malformed));
+        }
         if !stays(&ip, shared) {
             let next_hop = V::next_hop(ip.destination, tables).map_err(stop)?;
-            // What is on the wire must be what has been read here.
-            if !frame.is_sound(reading.summed(), reading.is_sctp()) {
-                return Err(stop(Reason::Malformed));
-            }
             // A redirect passes by the checks of the kernel's own way out, and not every device has one of its own.
             if !frame.fits(config.uplink_ifindex, on_wire.longest) {
                 return Err(stop(Reason::TooBig));

@@ -17,6 +17,7 @@ use crate::{
         clsact, inherit,
         link::{self, LOOPBACK, Mac},
         netlink::Netlink,
+        offloads,
         programs::{self, Mechanism},
         sysctl::{self, Sysctls},
     },
@@ -102,6 +103,8 @@ pub(super) fn set_up(
     sysctls.set_local_port_range(record.ephemeral_ports)?;
     link::change_loopback(&netlink, Some(loopback_mac(record.slot)), facts.mtu)?;
     link::set_up(&netlink, LOOPBACK, "lo")?;
+    // The host cannot see what a tunnel would have its segments be.
+    offloads::cut_tunnels(ETH0)?;
     link::set_up(&netlink, eth0, ETH0)?;
     conform(&netlink, sysctls, facts, record, eth0)?;
     Ok(())

@@ -13,6 +13,7 @@ mod scapy;
 mod segments;
 mod tags;
 mod transfers;
+mod tunnels;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
