@@ -127,16 +127,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         (0..count).map(|number| Ok(timed(|| client.delete(&name(number)))?.0)).collect::<Result<_>>()?;
     levels.push(level(&daemon, &client)?);
     let veth = veths(&sandbox)?;
+    // While the programs are pinned.
+    let attach = [Mechanism::Tcx, Mechanism::Clsact]
+        .map(|mechanism| Ok((mechanism.name(), attach(&sandbox, mechanism)?)))
+        .into_iter()
+        .collect::<Result<_>>()?;
     for number in 0..count {
         let request = AddRequest { name: name(number), ports: ports(number, PORTS), ..AddRequest::default() };
         client.add(&request)?;
     }
     let teardown = timed(|| client.teardown())?.0;
     daemon.wait();
-    let attach = [Mechanism::Tcx, Mechanism::Clsact]
-        .map(|mechanism| Ok((mechanism.name(), attach(&sandbox, mechanism)?)))
-        .into_iter()
-        .collect::<Result<_>>()?;
     let findings = Findings {
         machine: Machine::read()?,
         levels,
