@@ -1,52 +1,57 @@
-//! Builds the BPF object that the library embeds, or leaves an empty stub where no toolchain can build it.
+//! Provides the BPF objects that the library embeds: the committed ones, if they are of these sources, or new ones.
 
-use std::{env, fs, path::PathBuf, process::Command};
+use std::{env, fs};
 
-use anyhow::{Context as _, Result};
-use aya_build::{Package, Toolchain};
+use anyhow::{Context as _, Result, bail};
 
-#[path = "../portmap-ebpf/toolchain.rs"]
-mod toolchain;
+#[path = "../portmap-ebpf/build_bpf.rs"]
+mod build_bpf;
+#[path = "../portmap-ebpf/objects.rs"]
+mod objects;
 
-/// Binaries of the BPF package.
-const OBJECTS: [&str; 4] = ["portmap-ebpf", "portmap-guard", "portmap-bench", "portmap-hostile"];
+/// Environment variable with which somebody has the objects built whether or not that is needed.
+const VARIABLE: &str = "PORTMAP_BPF";
 
 fn main() -> Result<()> {
-    let out = PathBuf::from(env::var("OUT_DIR").context("cargo sets OUT_DIR")?);
+    println!("cargo::rerun-if-env-changed={VARIABLE}");
+    let must_build = match env::var(VARIABLE).as_deref() {
+        Err(_) | Ok("" | "auto") => false,
+        Ok("source") => true,
+        Ok(other) => bail!(
+            "{VARIABLE} is {other:?}: expected \"auto\" (the committed objects, if they are of these sources) or \"source\""
+        ),
+    };
+    let committed = if must_build { None } else { take_committed()? };
+    let compiler = match committed {
+        Some(compiler) => Some(compiler),
+        None => build_bpf::build("portmap-ebpf", &objects::NAMES)?,
+    };
     println!("cargo::rustc-check-cfg=cfg(bpf_stub)");
-    println!("cargo::rerun-if-env-changed={}", toolchain::VARIABLE);
-    println!("cargo::rerun-if-env-changed=PATH");
-    println!("cargo::rerun-if-changed=../portmap-ebpf");
-    println!("cargo::rerun-if-changed=../portmap-common");
-    println!("cargo::metadata=directory={}", out.display());
-    if let Some(name) = toolchain::find().filter(|_| toolchain::linker_runs()) {
-        // `-Z build-std` is for nightly compilers; this lets any other one do the same.
-        // SAFETY: the build script has a single thread.
-        unsafe { env::set_var("RUSTC_BOOTSTRAP", "1") };
-        println!("cargo::rustc-env=PORTMAP_BPF_COMPILER={}", compiler(&name));
-        let package = Package { name: "portmap-ebpf", root_dir: "../portmap-ebpf", ..Package::default() };
-        return aya_build::build_ebpf([package], Toolchain::Custom(&name));
+    if compiler.is_none() {
+        println!("cargo::rustc-cfg=bpf_stub");
     }
-    println!("cargo::rustc-cfg=bpf_stub");
-    println!("cargo::rustc-env=PORTMAP_BPF_COMPILER=none");
-    // Nothing that cargo watches changes when the tools are installed; a file that does not exist counts as changed.
-    println!("cargo::rerun-if-changed={}", out.join("no-such-file").display());
-    for object in OBJECTS {
-        fs::write(out.join(object), []).with_context(|| format!("cannot write the stub {object}"))?;
-    }
+    println!("cargo::rustc-env=PORTMAP_BPF_COMPILER={}", compiler.as_deref().unwrap_or("none"));
     Ok(())
 }
 
-/// What compiles the object, in one line.
-fn compiler(toolchain: &str) -> String {
-    let version = |command: &mut Command| {
-        let output = command.env_remove("RUSTC").env_remove("RUSTUP_TOOLCHAIN").output();
-        let output = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-        let text = output.unwrap_or_default();
-        // Name and version; what follows is when and where from.
-        text.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
-    };
-    let rustc = version(Command::new("rustup").args(["run", toolchain, "rustc", "--version"]));
-    let linker = version(Command::new("bpf-linker").arg("--version"));
-    format!("{rustc}, {linker}")
+/// Copies the committed objects to where the library expects them, if they are of these sources and for this kind of machine.
+/// Returns what compiled them.
+fn take_committed() -> Result<Option<String>> {
+    let workspace = build_bpf::workspace()?;
+    for sources in ["portmap-ebpf", "portmap-common"] {
+        println!("cargo::rerun-if-changed={}", workspace.join(sources).display());
+    }
+    let Some(record) = objects::Record::read(&workspace) else { return Ok(None) };
+    let is_for_here = env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == objects::ARCHITECTURE);
+    if !is_for_here
+        || objects::digest(&workspace).context("cannot read the programs' sources")? != record.sources
+    {
+        return Ok(None);
+    }
+    let out = build_bpf::out()?;
+    for object in objects::NAMES {
+        let file = objects::file(&workspace, object);
+        fs::copy(&file, out.join(object)).with_context(|| format!("cannot copy {}", file.display()))?;
+    }
+    Ok(Some(record.compiler))
 }

@@ -1,10 +1,15 @@
-//! Tells the benchmarks where the BPF objects are.
+//! Builds the BPF objects of the tests and benchmarks, and tells where they are.
 
 use std::env;
 
-fn main() {
-    // From the build script of portmap-user.
-    let directory = env::var("DEP_PORTMAP_BPF_OBJECTS_DIRECTORY").unwrap_or_default();
-    println!("cargo::rustc-env=BPF_OBJECTS={directory}");
-    println!("cargo::rerun-if-changed=build.rs");
+use anyhow::{Context as _, Result};
+
+#[path = "../portmap-ebpf/build_bpf.rs"]
+mod build_bpf;
+
+fn main() -> Result<()> {
+    println!("cargo::rerun-if-changed=ebpf");
+    build_bpf::build("portmap-tests-ebpf", &["packet-source", "hostile"])?;
+    println!("cargo::rustc-env=BPF_OBJECTS={}", env::var("OUT_DIR").context("cargo sets OUT_DIR")?);
+    Ok(())
 }

@@ -24,7 +24,7 @@ use portmap_tests::{
     wait,
 };
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("BPF_OBJECTS"), "/portmap-hostile"));
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("BPF_OBJECTS"), "/hostile"));
 
 const A: Place<'_> = Place::Container("a");
 /// A port of the container, and one that it does not own.

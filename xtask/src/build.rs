@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::{
-    process,
+    objects, process,
     setup::{self, Group, Report},
     workspace,
 };
@@ -27,7 +27,7 @@ pub(crate) struct Forwarded {
 
 /// Builds the daemon and the command-line tools.
 pub(crate) fn release() -> Result<()> {
-    setup::ensure(&[Group::Build], Report::Changes)?;
+    ensure_objects()?;
     build(&[])?;
     let directory = workspace::metadata()?.target_directory.join("release");
     println!("built {}", PROGRAMS.map(|program| directory.join(program).display().to_string()).join(" and "));
@@ -36,7 +36,11 @@ pub(crate) fn release() -> Result<()> {
 
 /// Builds everything the demonstration needs and becomes it.
 pub(crate) fn demo(forwarded: &Forwarded) -> Result<Infallible> {
-    become_program("demo", "portmap-demo", forwarded)
+    require_root("demo")?;
+    ensure_objects()?;
+    setup::ensure(&[Group::Run], Report::Changes)?;
+    let file = built("portmap-demo")?;
+    become_file(Command::new(file).args(&forwarded.arguments))
 }
 
 /// Fails, in one line, unless this process may make network namespaces.
@@ -47,15 +51,20 @@ pub(crate) fn require_root(task: &str) -> Result<()> {
     Ok(())
 }
 
-fn become_program(task: &str, program: &str, forwarded: &Forwarded) -> Result<Infallible> {
-    let file = with(task, program)?;
-    become_file(Command::new(file).args(&forwarded.arguments))
+/// Sees to it that there are BPF objects to embed: the committed ones will do as long as they are of these sources.
+fn ensure_objects() -> Result<()> {
+    if objects::must_be_built() { setup::ensure(&[Group::Build], Report::Changes) } else { Ok(()) }
 }
 
-/// Builds a program, and everything that it runs, and returns where it is.
+/// Builds a program of the tests, and everything that it runs, with a compiler for BPF, and returns where it is.
 pub(crate) fn with(task: &str, program: &str) -> Result<PathBuf> {
     require_root(task)?;
     setup::ensure(&[Group::Build, Group::Run], Report::Changes)?;
+    built(program)
+}
+
+/// Builds a program of the tests, and everything that it runs, and returns where it is.
+fn built(program: &str) -> Result<PathBuf> {
     build(&[program])?;
     Ok(workspace::metadata()?.target_directory.join("release").join(program))
 }

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    fuzz, process,
+    fuzz, objects, process,
     setup::{self, Group, Report},
     toolchain, workspace,
 };
@@ -26,12 +26,13 @@ enum Outcome {
 /// A name for people, and what it does.
 type Check = (&'static str, fn() -> Result<Outcome>);
 
-const CHECKS: [Check; 8] = [
+const CHECKS: [Check; 9] = [
     ("format", format),
     ("workspace lints in every manifest", manifests),
     ("lints, host", host_lints),
     ("lints, BPF", bpf_lints),
     ("lints, fuzz targets", fuzz_lints),
+    ("committed BPF objects", committed_objects),
     ("documentation", documentation),
     ("licences and sources", licences),
     ("advisories", advisories),
@@ -156,6 +157,8 @@ fn bpf_lints() -> Result<Outcome> {
             "--quiet",
             "--package",
             "portmap-ebpf",
+            "--package",
+            "portmap-tests-ebpf",
             "--lib",
             "--bins",
             "--target",
@@ -169,6 +172,11 @@ fn bpf_lints() -> Result<Outcome> {
         // The layout of a traced process's registers, which BPF programs may ask for, is the host's.
         .env("CARGO_ENCODED_RUSTFLAGS", format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH));
     pass(&mut command)
+}
+
+/// What users without a BPF toolchain get.
+fn committed_objects() -> Result<Outcome> {
+    Ok(objects::check()?.map_or(Outcome::Passed, Outcome::NotChecked))
 }
 
 /// The fuzz targets, which no other check sees. Nothing is linked, so libFuzzer is not needed, nor its compiler.

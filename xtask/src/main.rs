@@ -1,6 +1,6 @@
 //! Development tasks, run as `cargo xtask TASK`.
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -10,6 +10,7 @@ mod check;
 mod fuzz;
 mod leftovers;
 mod mutants;
+mod objects;
 mod process;
 mod setup;
 mod soak;
@@ -34,6 +35,8 @@ enum Task {
     Setup(setup::Arguments),
     /// Builds the release binaries.
     Build,
+    /// Builds the BPF objects that are committed for those who have no BPF toolchain.
+    Objects,
     /// Shows portmap at work in namespaces of its own (needs root).
     Demo(build::Forwarded),
     /// Measures portmap against its alternatives (needs root).
@@ -51,9 +54,16 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    let result = match Arguments::parse().task {
+    let task = Arguments::parse().task;
+    // What users build may have the committed objects; what is tested and measured is built from its sources.
+    if !matches!(task, Task::Build | Task::Demo(_)) && env::var_os(objects::VARIABLE).is_none() {
+        // SAFETY: there is no other thread yet.
+        unsafe { env::set_var(objects::VARIABLE, objects::SOURCE) };
+    }
+    let result = match task {
         Task::Setup(arguments) => setup::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Build => build::release().map(|()| ExitCode::SUCCESS),
+        Task::Objects => objects::make().map(|()| ExitCode::SUCCESS),
         Task::Demo(arguments) => build::demo(&arguments).map(|never| match never {}),
         Task::Bench(arguments) => bench::run(&arguments).map(|never| match never {}),
         Task::Test(arguments) => test::run(&arguments),

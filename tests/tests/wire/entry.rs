@@ -30,7 +30,7 @@ use crate::{
     sockets::{Socket, VIRTIO},
 };
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("BPF_OBJECTS"), "/portmap-hostile"));
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("BPF_OBJECTS"), "/hostile"));
 
 /// Marks: that of a program that is only asked, that of what is decided already, and one that means nothing.
 const MARKS: [u32; 4] = [0, 0x504d_3f3f, 0x504d_4c4f, 7];

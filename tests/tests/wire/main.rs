@@ -11,7 +11,7 @@
 mod entry;
 mod frames;
 mod judge;
-#[path = "../../../portmap-ebpf/src/orders.rs"]
+#[path = "../../ebpf/src/orders.rs"]
 mod orders;
 mod reading;
 mod sockets;

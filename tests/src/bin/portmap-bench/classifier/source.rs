@@ -36,7 +36,7 @@ pub(crate) const DELIVER: &str = "bench_deliver";
 /// Who sends.
 pub(crate) const SENDER: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 0, 0, 2), 40_000);
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("BPF_OBJECTS"), "/portmap-bench"));
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("BPF_OBJECTS"), "/packet-source"));
 
 /// The loaded object.
 pub(crate) struct Source {

@@ -158,4 +158,4 @@ mod programs {
     }
 }
 
-portmap_ebpf::object!("portmap-hostile is a BPF object; run the tests with `cargo xtask test`");
+portmap_ebpf::object!("hostile is a BPF object; run the tests with `cargo xtask test`");

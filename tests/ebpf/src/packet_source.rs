@@ -110,4 +110,4 @@ mod programs {
     }
 }
 
-portmap_ebpf::object!("portmap-bench is a BPF object; run the benchmarks with `cargo xtask bench`");
+portmap_ebpf::object!("packet-source is a BPF object; run the benchmarks with `cargo xtask bench`");
