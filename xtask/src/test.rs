@@ -35,6 +35,13 @@ const FUZZ_SECONDS: u64 = 12;
 /// they rest on, the programs' verdicts and counters, others test under every kernel.
 const HERE_ONLY: [&str; 7] = ["commands", "demo", "drops", "explain", "metrics", "server", "state"];
 
+/// Test programs of which one or the other fails after most mistakes, and that take seconds.
+const QUICK: [&str; 7] = ["commands", "drops", "explain", "paths", "reference", "verdicts", "wire"];
+
+/// One in how many cases that are alike is tried on emulated machines, which are about ten times slower: what takes minutes there
+/// has been done in full outside. And in a hurry.
+const SAMPLE: u32 = 24;
+
 /// What programs of others see, which start slowly on emulated machines: under the earliest kernel, and here under the
 /// latest.
 const EARLIEST_AND_HERE: [&str; 1] = ["tools"];
@@ -51,6 +58,10 @@ const RESTARTS: u32 = 2;
 /// What to test.
 #[derive(Args)]
 pub(crate) struct Arguments {
+    /// Run what finds most mistakes within three minutes: unit tests, and on this machine's kernel verdicts, paths and commands,
+    /// of many cases alike one in 24. No virtual machine, no soak, no fuzzing.
+    #[arg(long, conflicts_with_all = ["kernel", "no_vm"])]
+    quick: bool,
     /// Run on this machine's kernel only.
     #[arg(long, conflicts_with = "kernel")]
     no_vm: bool,
@@ -84,6 +95,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     // The tests run the programs that this leaves in the target directory.
     process::run(workspace::cargo().args(["build", "--workspace", "--bins"]))?;
 
+    if arguments.quick {
+        let mark = Mark::new()?;
+        let (counts, trouble) = run_with_cargo(&mark, Selection::Quick, &arguments.filter)?;
+        let runs = [Run { kernel: this_kernel()?, counts, trouble }];
+        let failed = print_summary(&runs, &[], &["all but the quick ones".to_owned()]);
+        return Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+    }
     let programs = programs()?;
     let mark = Mark::new()?;
     let mut here = run_here(&programs, &mark, &arguments.filter)?;
@@ -113,12 +131,10 @@ fn kernels(arguments: &Arguments) -> Vec<Kernel> {
 
 /// Every test of the workspace, on the running kernel. The soak is run beside the others, unless some are asked for by name.
 fn run_here(programs: &Programs, mark: &Mark, filter: &[String]) -> Result<Run> {
-    let release =
-        fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's release")?;
-    let kernel = release.trim().to_owned();
+    let kernel = this_kernel()?;
     println!("testing on this machine, kernel {kernel}");
     if !filter.is_empty() {
-        let (counts, trouble) = run_with_cargo(mark, filter)?;
+        let (counts, trouble) = run_with_cargo(mark, Selection::All, filter)?;
         return Ok(Run { kernel, counts, trouble });
     }
     let program = programs.files.iter().find(|file| is_test(file, soak::PROGRAM));
@@ -126,7 +142,7 @@ fn run_here(programs: &Programs, mark: &Mark, filter: &[String]) -> Result<Run> 
     let others = ["--skip".to_owned(), soak::TEST.to_owned()];
     let (others, soaked) = thread::scope(|scope| {
         let soaked = scope.spawn(|| soak.run());
-        (run_with_cargo(mark, &others), soaked.join())
+        (run_with_cargo(mark, Selection::All, &others), soaked.join())
     });
     let (mut counts, trouble) = others?;
     let soaked = soaked.map_err(|_panic| anyhow::anyhow!("the soak could not be waited for"))??;
@@ -135,12 +151,32 @@ fn run_here(programs: &Programs, mark: &Mark, filter: &[String]) -> Result<Run> 
     Ok(Run { kernel, counts, trouble: trouble.or(of_the_soak) })
 }
 
+/// The running kernel's release.
+fn this_kernel() -> Result<String> {
+    let release =
+        fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's release")?;
+    Ok(release.trim().to_owned())
+}
+
+/// Which tests cargo runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Selection {
+    All,
+    /// Unit tests and [`QUICK`], with samples.
+    Quick,
+}
+
 /// Has cargo run the tests, as far as there is no filter: the numbers, and what went wrong apart from failed tests.
-fn run_with_cargo(mark: &Mark, filter: &[String]) -> Result<(Counts, Option<String>)> {
+fn run_with_cargo(mark: &Mark, selection: Selection, filter: &[String]) -> Result<(Counts, Option<String>)> {
     let mut command = workspace::cargo();
     // Tests mostly wait, for the kernel or for an answer that must not come.
     let threads = thread::available_parallelism().map_or(1, NonZero::get) * TESTS_PER_CPU;
-    command.args(["test", "--workspace", "--no-fail-fast", "--"]);
+    command.args(["test", "--workspace", "--no-fail-fast"]);
+    if selection == Selection::Quick {
+        command.args(["--lib", "--bins"]).args(QUICK.iter().flat_map(|program| ["--test", program]));
+        command.env("PORTMAP_SAMPLE", SAMPLE.to_string());
+    }
+    command.arg("--");
     command.arg(format!("--test-threads={threads}")).args(filter);
     let mut child = mark
         .on(&mut command)
@@ -231,9 +267,8 @@ struct Batch {
 fn script(directory: &Path, binaries: &[PathBuf], filter: &[String]) -> String {
     let filter: Vec<_> = filter.iter().map(|word| quoted(word)).collect();
     let filter = filter.join(" ");
-    // An emulated machine is about ten times slower; what takes minutes there has been done in full outside.
     let mut script = format!(
-        "cd {0} || exit\nexport CARGO_MANIFEST_DIR={0} PORTMAP_SAMPLE=24\nstatus=0\n",
+        "cd {0} || exit\nexport CARGO_MANIFEST_DIR={0} PORTMAP_SAMPLE={SAMPLE}\nstatus=0\n",
         quoted_path(directory)
     );
     for binary in binaries {
