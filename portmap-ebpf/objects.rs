@@ -16,7 +16,7 @@ pub(crate) const NAMES: [&str; 2] = ["portmap-ebpf", "portmap-guard"];
 pub(crate) const ARCHITECTURE: &str = "x86_64";
 
 /// The file that says what they were made from and by.
-const RECORD: &str = "RECORD";
+pub(crate) const RECORD: &str = "RECORD";
 
 /// Files and directories that an object is made from.
 const SOURCES: [&str; 4] =
@@ -40,12 +40,6 @@ impl Record {
             line.map(str::to_owned)
         };
         Some(Self { sources: value("sources")?, compiler: value("compiler")? })
-    }
-
-    /// The record's file and its contents.
-    pub(crate) fn file(&self, workspace: &Path) -> (PathBuf, String) {
-        let Self { sources, compiler } = self;
-        (workspace.join(DIRECTORY).join(RECORD), format!("sources: {sources}\ncompiler: {compiler}\n"))
     }
 }
 

@@ -23,6 +23,8 @@ pub struct EphemeralPool {
     rest: Duration,
     /// Blocks that have been given back; the oldest first.
     resting: Vec<Resting>,
+    /// Blocks that have rested long enough and that nobody has had since; the oldest first. They are free.
+    rested: Vec<Resting>,
     /// Blocks that who had them before has again, as they rested until then.
     again: Vec<Resting>,
     /// Ports that somebody else uses, although they are free here.
@@ -66,12 +68,13 @@ impl EphemeralPool {
             managed,
             rest,
             resting: Vec::new(),
+            rested: Vec::new(),
             again: Vec::new(),
             used: PortSet::default(),
         }
     }
 
-    /// A block for a container: that which it had, if it still rests and has this size, or else the first free one. Peers that
+    /// A block for a container: that which it had, if nobody else has had it since and it has this size, or else a free one. Peers that
     /// remember its connections remember them as of the same container.
     pub fn allocate_to(&mut self, name: &str, size: u16, now: Duration) -> Result<PortRange> {
         check_block_size(size)?;
@@ -83,14 +86,22 @@ impl EphemeralPool {
                 && block.difference(&self.managed).is_empty()
                 && block.intersection(&self.used).is_empty()
         };
-        let Some(place) = self.resting.iter().rposition(is_own) else { return self.allocate(size, now) };
-        let resting = self.resting.remove(place);
+        let resting = if let Some(place) = self.resting.iter().rposition(is_own) {
+            self.resting.remove(place)
+        } else if let Some(place) = self.rested.iter().rposition(is_own) {
+            let rested = self.rested.remove(place);
+            self.free = self.free.difference(&rested.block.into());
+            rested
+        } else {
+            return self.allocate(size, now);
+        };
         let block = resting.block;
         self.again.push(resting);
         Ok(block)
     }
 
-    /// The first free block of `size` ports whose first port is a multiple of `size`.
+    /// The first free block of `size` ports whose first port is a multiple of `size`, of those that nobody has had as long as
+    /// there are any.
     ///
     /// A conflict if there is none.
     pub fn allocate(&mut self, size: u16, now: Duration) -> Result<PortRange> {
@@ -98,7 +109,10 @@ impl EphemeralPool {
         self.wake(now);
         // A block is passed over as a whole: what is left of it is not aligned.
         let free = self.free.difference(&self.used);
-        let block = free.ranges().iter().find_map(|range| first_block(*range, size)).ok_or_else(|| {
+        let unused =
+            self.rested.iter().fold(free.clone(), |free, rested| free.difference(&rested.block.into()));
+        let first = |ports: &PortSet| ports.ranges().iter().find_map(|range| first_block(*range, size));
+        let block = first(&unused).or_else(|| first(&free)).ok_or_else(|| {
             Error::conflict(format!(
                 "no aligned block of {size} ephemeral ports is free in {} ({} of {} ports are in use{}{}): delete a \
                  container or start the daemon with more --ephemeral-ports",
@@ -109,8 +123,15 @@ impl EphemeralPool {
                 self.about_used(),
             ))
         })?;
-        self.free = self.free.difference(&block.into());
+        self.take(block);
         Ok(block)
+    }
+
+    /// Takes a block that is free. Who has had part of it before has lost it.
+    fn take(&mut self, block: PortRange) {
+        let block = PortSet::from(block);
+        self.free = self.free.difference(&block);
+        self.rested.retain(|rested| block.intersection(&rested.block.into()).is_empty());
     }
 
     /// Takes a particular block, that of a container found again. A conflict if part of it is not free.
@@ -121,7 +142,7 @@ impl EphemeralPool {
             let why = if missing.difference(&self.managed).is_empty() { "in use" } else { "not managed" };
             return Err(Error::conflict(format!("the ephemeral ports {missing} are {why}")));
         }
-        self.free = self.free.difference(&wanted);
+        self.take(block);
         Ok(())
     }
 
@@ -146,7 +167,7 @@ impl EphemeralPool {
     /// Gives back the block that a container had.
     pub fn release(&mut self, name: &str, block: PortRange, now: Duration) {
         // That of a container whose removal an earlier daemon began was not taken from this pool, and may rest already.
-        self.free = self.free.difference(&block.into());
+        self.take(block);
         self.resting.retain(|resting| resting.block != block);
         self.again.retain(|resting| resting.block != block);
         self.resting.push(Resting { name: Some(name.to_owned()), block, since: now });
@@ -157,7 +178,7 @@ impl EphemeralPool {
     pub fn rest(&mut self, resting: Resting, now: Duration) {
         let is_free = PortSet::from(resting.block).difference(&self.free).is_empty();
         if is_free && resting.since <= now {
-            self.free = self.free.difference(&resting.block.into());
+            self.take(resting.block);
             self.resting.push(resting);
             self.resting.sort_by_key(|resting| resting.since);
             self.wake(now);
@@ -174,8 +195,9 @@ impl EphemeralPool {
         let rest = self.rest;
         let enough = self.resting.partition_point(|resting| now.saturating_sub(resting.since) >= rest);
         let rested: Vec<_> = self.resting.drain(..enough).collect();
-        for Resting { block, .. } in rested {
-            self.free_again(block);
+        for resting in rested {
+            self.free_again(resting.block);
+            self.rested.push(resting);
         }
     }
 
@@ -319,6 +341,26 @@ mod tests {
         pool.cancel(first);
         assert!(pool.allocate_to("c", 1024, NOW + rest).is_err(), "it rests again");
         assert_eq!(pool.allocate_to("c", 1024, NOW + rest + rest), Ok(first));
+    }
+
+    #[test]
+    fn a_block_is_kept_for_its_name_as_long_as_there_are_unused_ones() {
+        let mut pool = pool("32768-36863");
+        let first = pool.allocate_to("a", 1024, NOW).expect("a block");
+        pool.release("a", first, NOW);
+        let second = pool.allocate_to("b", 1024, NOW).expect("an unused one");
+        assert_ne!(second, first);
+        assert_eq!(pool.allocate_to("a", 1024, NOW), Ok(first));
+        pool.release("a", first, NOW);
+        for name in ["c", "d", "e"] {
+            pool.allocate_to(name, 1024, NOW).expect("a block");
+        }
+        // It was the last one that was free.
+        assert!(pool.allocate_to("a", 1024, NOW).is_err());
+        pool.release("e", first, NOW);
+        pool.reserve(first).expect("it is free");
+        pool.cancel(first);
+        assert_eq!(pool.allocate_to("a", 1024, NOW), Ok(first));
     }
 
     #[test]

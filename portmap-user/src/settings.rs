@@ -6,6 +6,8 @@ use clap::{ArgAction, Args, ValueEnum};
 use netlink_packet_route::tc::TcHandle;
 use serde::Deserialize;
 
+use tracing::warn;
+
 use crate::{
     durations::Length,
     ephemeral,
@@ -349,6 +351,14 @@ impl RawSettings {
             None => Resources::default(),
         };
         let given = |flag: &Option<String>| flag.as_deref().map(str::parse::<PortSet>).transpose();
+        for (flag, value, other) in [
+            ("--ports", &self.ports, &resources.ports),
+            ("--ephemeral-ports", &self.ephemeral_ports, &resources.ephemeral_ports),
+        ] {
+            if let (Some(value), Some(other)) = (value, other) {
+                warn!("{flag} {value} is used, and not what --resources has of these ports, {other}");
+            }
+        }
         let ports = given(&self.ports)?.or(resources.ports).unwrap_or_default();
         let ephemeral_ports = given(&self.ephemeral_ports)?.or(resources.ephemeral_ports).unwrap_or_default();
         let block = self.ephemeral_ports_per_container.unwrap_or(DEFAULT_BLOCK);

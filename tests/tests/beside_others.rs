@@ -96,6 +96,26 @@ fn sockets_of_the_host_keep_their_ports_unless_they_are_taken() {
 }
 
 #[test]
+fn the_name_of_a_process_commands_no_terminal() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    let listen = "import socket, time; open('/proc/self/comm', 'w').write('a\\n\\x1b[31mOK'); \
+                  s = socket.create_server(('', 31000)); time.sleep(600)";
+    let mut process =
+        sandbox.command(Place::Host, "python3").args(["-c", listen]).spawn().expect("it is installed");
+    let listens = || !sandbox.sh(Place::Host, "ss -Hlnt 'sport = :31000'").is_empty();
+    wait::until("the process to listen", listens);
+    for text in [
+        sandbox.fails(&["add", "a", "--ports", "31000"], 4),
+        sandbox.portmap(&["doctor"]).stdout.iter().copied().map(char::from).collect(),
+    ] {
+        assert!(text.contains(r"a\n\u{1b}[31mOK") && !text.contains('\u{1b}'), "{text}");
+    }
+    process.kill().expect("it runs");
+    process.wait().expect("it ends");
+}
+
+#[test]
 fn the_log_has_a_line_for_each_change() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
@@ -214,13 +234,14 @@ fn our_programs_are_first_at_the_uplink() {
 }
 
 /// Settings, and values that no new namespace has of them.
-const SETTINGS: [(&str, &str); 8] = [
+const SETTINGS: [(&str, &str); 9] = [
     ("ipv4/ping_group_range", "0\t100"),
     ("ipv4/tcp_keepalive_time", "601"),
     ("ipv4/tcp_rmem", "4096\t131072\t12582912"),
     ("ipv4/ipfrag_high_thresh", "9000000"),
     ("ipv4/ipfrag_low_thresh", "8000000"),
     ("ipv6/bindv6only", "1"),
+    ("ipv6/icmp/echo_ignore_all", "1"),
     ("core/somaxconn", "4097"),
     ("unix/max_dgram_qlen", "77"),
 ];
@@ -267,7 +288,7 @@ fn a_new_namespace_has_the_hosts_settings_and_somebody_elses_on_request() {
     // Somebody else's is as it was, before and after, unless it is to be like the host. That its loopback device has been up
     // once the kernel does not forget (`noqueue`).
     let look = || {
-        let script = "cd /proc/sys/net; ip -o link show lo; ip -o address; head -n 100 $(find core ipv4 ipv6 unix -maxdepth 1 -type f \
+        let script = "cd /proc/sys/net; ip -o link show lo; ip -o address; grep -H . $(find core ipv4 ipv6 ipv6/icmp unix -maxdepth 1 -type f \
                       -perm -600 ! -name tcp_fastopen_key) ipv4/conf/*/*";
         sandbox.sh(THEIRS, script).replace(" noop ", " noqueue ")
     };

@@ -1,7 +1,13 @@
 //! Nothing of the host is lost, and nothing and nobody keeps portmap from starting and ending.
 
+use std::os::{
+    linux::net::SocketAddrExt as _,
+    unix::net::{SocketAddr, UnixListener},
+};
+
+use nix::libc;
 use portmap_tests::{
-    sandbox::{DAEMON_FLAGS, HOST, Place, Sandbox},
+    sandbox::{DAEMON_FLAGS, HOST, Place, Sandbox, binary},
     service::{Service, Transport, ask},
     wait,
 };
@@ -97,6 +103,67 @@ fn one_daemon_in_a_network_namespace() {
     let _daemon = sandbox.daemon();
     sandbox.ok(&["doctor"]);
     sandbox.sh(Place::Host, "test ! -e /run/other");
+}
+
+#[test]
+fn one_daemon_in_a_network_namespace_whatever_files_it_sees() {
+    let sandbox = Sandbox::new();
+    // A name that anybody may take keeps nobody away.
+    let user = sandbox.inside(Place::Host, || {
+        // SAFETY: the system call takes integers, and is of the calling thread alone, which ends with this.
+        let changed = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
+        assert_eq!(changed, 0);
+        let name = SocketAddr::from_abstract_name("portmap").expect("a name");
+        UnixListener::bind_addr(&name).expect("nobody has it")
+    });
+    let daemon = sandbox.daemon();
+    assert!(daemon.log().contains("a process that is not root listens on the abstract socket @portmap"));
+    daemon.stop();
+    drop(user);
+    let _daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a", "--ports", "31000"]);
+    let before = sandbox.inventory();
+    let with_other_files = |command: &str| {
+        let script = format!(
+            "mount -t tmpfs none /run && exec {command} --state-dir /run/other --bpffs-dir /sys/fs/bpf/other"
+        );
+        let output = sandbox
+            .command(Place::Host, "unshare")
+            .args(["--mount", "sh", "-c", &script])
+            .output()
+            .expect("unshare is part of util-linux");
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(4), "{log}");
+        assert!(log.contains("with another /run is at work in this network namespace"), "{log}");
+        sandbox.expect_inventory(&before, command);
+    };
+    with_other_files(&format!("{} {}", binary("portmapd").display(), DAEMON_FLAGS.join(" ")));
+    with_other_files(&format!("{} teardown", binary("portmap").display()));
+    sandbox.ok(&["doctor"]);
+}
+
+#[test]
+fn a_containers_namespace_is_no_host() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a", "--ports", "31000"]);
+    let before = sandbox.inventory();
+    let other = "--state-dir /run/other --bpffs-dir /sys/fs/bpf/other";
+    for command in [
+        format!("{} {} {other}", binary("portmapd").display(), DAEMON_FLAGS.join(" ")),
+        format!("{} --ports 70000 {other}", binary("portmapd").display()),
+        format!("{} teardown {other}", binary("portmap").display()),
+    ] {
+        let output = sandbox
+            .command(Place::Container("a"), "sh")
+            .args(["-c", &format!("exec {command}")])
+            .output()
+            .expect("a shell");
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{command}: {log}");
+        sandbox.expect_inventory(&before, &command);
+        sandbox.ok(&["doctor"]);
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use portmap_tests::{
-    sandbox::{DAEMON_FLAGS, Place, Sandbox},
+    sandbox::{DAEMON_FLAGS, Place, Sandbox, binary},
     wait,
 };
 use serde_json::json;
@@ -59,6 +59,22 @@ fn signals_are_passed_on_to_the_command() {
         signal(&sandbox, name);
         assert_eq!(child.wait().expect("it ends").code(), Some(128 + number), "{name}");
         assert!(nothing_is_left(&sandbox), "{name}");
+    }
+}
+
+#[test]
+fn a_command_is_waited_for_by_who_ignores_its_children() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    for script in ["exit 5", "sleep 0.5; exit 5"] {
+        let output = sandbox
+            .command(Place::Host, "env")
+            .args(["--ignore-signal=CHLD", binary("portmap").to_str().expect("a path")])
+            .args(["run", "--name", "job", "--", "sh", "-c", script])
+            .output()
+            .expect("env is part of coreutils");
+        assert_eq!(output.status.code(), Some(5), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(nothing_is_left(&sandbox), "{script}");
     }
 }
 

@@ -30,7 +30,9 @@ pub(crate) fn make() -> Result<()> {
     setup::ensure(&[Group::Build], Report::Changes)?;
     let root = workspace::root();
     let (record, objects) = build(&root)?;
-    let (file, text) = record.file(&root);
+    let committed::Record { sources, compiler } = &record;
+    let text = format!("sources: {sources}\ncompiler: {compiler}\n");
+    let file = root.join(committed::DIRECTORY).join(committed::RECORD);
     fs::create_dir_all(root.join(committed::DIRECTORY)).context("cannot make the directory of objects")?;
     for (name, bytes) in objects {
         let file = committed::file(&root, name);

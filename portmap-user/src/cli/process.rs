@@ -12,7 +12,7 @@ use nix::{
     errno::Errno,
     sys::{
         prctl,
-        signal::{SigSet, SigmaskHow, Signal, kill},
+        signal::{self, SigHandler, SigSet, SigmaskHow, Signal, kill},
         signalfd::SignalFd,
     },
     unistd::{Pid, getpid, getppid},
@@ -22,7 +22,7 @@ use super::print;
 use crate::{
     api::{AddRequest, Container},
     client::Client,
-    error::{Context as _, Error, Result},
+    error::{Context as _, Error, Kind, Result},
     kernel::namespace::Namespace,
 };
 
@@ -52,7 +52,10 @@ pub(super) fn run(client: &Client, request: AddRequest, command: &[OsString]) ->
     let container = added.container;
     let ended = enter(&container.netns).and_then(|()| wait_for(command));
     // The socket is reached from inside the container just as well: it is a file.
-    if let Err(error) = client.delete(&container.name) {
+    if let Err(error) = client.delete(&container.name)
+        // A teardown has removed it with everything else, the daemon included.
+        && (error.kind != Kind::Unreachable || container.netns.exists())
+    {
         print::error(&Error::new(
             error.kind,
             format!(
@@ -92,6 +95,9 @@ fn wait_for(words: &[OsString]) -> Result<ExitCode> {
     let doing = || format!("cannot run {}", name_of(words));
     let mut awaited: SigSet = PASSED_ON.into_iter().collect();
     awaited.add(Signal::SIGCHLD);
+    // Whoever ignores it is not told of children that end, and cannot ask what became of them.
+    // SAFETY: it sets no handler.
+    unsafe { signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) }.context(doing)?;
     // They are read from a file, one by one.
     let before = awaited.thread_swap_mask(SigmaskHow::SIG_BLOCK).context(doing)?;
     let signals = SignalFd::new(&awaited).context(doing)?;

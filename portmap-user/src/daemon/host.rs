@@ -3,13 +3,21 @@
 use std::path::Path;
 
 use nix::unistd::geteuid;
-use portmap_common::names::{PROG_LO_INGRESS, PROG_UPLINK_EGRESS, PROG_UPLINK_INGRESS};
+use portmap_common::{
+    names::{PROG_LO_INGRESS, PROG_UPLINK_EGRESS, PROG_UPLINK_INGRESS},
+    slot::slot_of_loopback,
+};
 
-use super::{HostFacts, Place, container, lost, uplink_queue};
+use super::{
+    HostFacts, Place,
+    container::{self, ETH0},
+    lost, uplink_queue,
+};
 use crate::{
     error::{Error, Failures, Kind, Result},
     kernel::{
-        bpffs, clock, clsact, layout, link,
+        bpffs, clock, clsact, layout,
+        link::{self, LOOPBACK},
         namespace::{Namespace, NamespaceId},
         netlink::Netlink,
         pins,
@@ -32,6 +40,19 @@ pub(super) fn check_root() -> Result<()> {
         Kind::NotPermitted,
         "portmap changes network namespaces and loads BPF programs: run it as root",
     ))
+}
+
+/// Refuses the network namespace of a container: what is there under names of ours belongs to the host's daemon.
+pub(super) fn check_namespace() -> Result<()> {
+    let netlink = Netlink::open()?;
+    let slot = link::find_by_index(&netlink, LOOPBACK)?.and_then(|lo| slot_of_loopback(lo.mac));
+    // A namespace that was one keeps the address.
+    if slot.is_some() && link::find(&netlink, ETH0)?.is_some() {
+        return Err(Error::usage(
+            "this network namespace is that of a container of portmap (see the address of its `lo`): run this in the host's",
+        ));
+    }
+    Ok(())
 }
 
 /// Refuses ports that the host gives out by itself.
@@ -255,6 +276,7 @@ pub fn teardown(state_dir: &StateDir, bpffs_dir: &Path) -> Result<TornDown> {
 /// The same, but the state directory itself may stay.
 pub(super) fn teardown_but(state_dir: &StateDir, bpffs_dir: &Path, keep_directory: bool) -> Result<TornDown> {
     check_root()?;
+    check_namespace()?;
     let keep_directory = keep_directory && state_dir.path().exists();
     let store = Store::lock(state_dir)?;
     let place = Namespace::current().and_then(|current| Place::take(current.id()?, state_dir));

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, DirBuilder, File},
     io::{Seek as _, Write as _},
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::{fs::DirBuilderExt as _, net::UnixListener},
     path::{Path, PathBuf},
     process,
 };
@@ -15,7 +15,11 @@ use tracing::warn;
 use crate::{
     error::{Context as _, Error, Result},
     fault,
-    kernel::{clock, layout, locked, namespace::NamespaceId},
+    kernel::{
+        clock, layout, locked,
+        namespace::NamespaceId,
+        netns_lock::{self, Attempt},
+    },
     paths::{Pins, StateDir},
     records::HostRecord,
 };
@@ -38,6 +42,8 @@ struct Owner {
 pub(super) struct Place {
     path: PathBuf,
     file: Flock<File>,
+    /// Says the same to daemons that see another `/run`. None if an ordinary user has taken the name.
+    _socket: Option<UnixListener>,
     /// Of the directories of pins.
     pins: Vec<(PathBuf, Flock<File>)>,
     owner: Owner,
@@ -62,6 +68,23 @@ impl Place {
                 "another portmapd{who} is at work in this network namespace: stop it, or start this one in another namespace"
             )));
         };
+        let socket = match netns_lock::take()? {
+            Attempt::Taken(socket) => Some(socket),
+            Attempt::Foreign => {
+                warn!(
+                    "a process that is not root listens on the abstract socket @portmap: a second portmapd that sees \
+                     another /run would not notice this one"
+                );
+                None
+            }
+            Attempt::Held(pid) => {
+                let who = pid.map_or_else(String::new, |pid| format!(", pid {pid},"));
+                return Err(Error::conflict(format!(
+                    "another portmapd{who} with another /run is at work in this network namespace: stop it, or start this \
+                     one in another namespace"
+                )));
+            }
+        };
         let own = state_dir.path();
         if let Some(other) =
             found.as_ref().filter(|owner| owner.state_dir != own && is_kept(owner, namespace))
@@ -76,7 +99,7 @@ impl Place {
             host.namespace.is_same(namespace) && host.boot.is_some() && host.boot == clock::boot().ok()
         });
         let owner = Owner { pid: process::id(), state_dir: own.to_owned(), host };
-        let mut place = Self { path, file, pins: Vec::new(), owner };
+        let mut place = Self { path, file, _socket: socket, pins: Vec::new(), owner };
         place.write()?;
         Ok(place)
     }

@@ -39,6 +39,7 @@ impl Daemon {
     /// One that fails leaves containers in service that were, and nothing where nothing was.
     pub fn start(settings: Settings) -> Result<Self> {
         host::check_root()?;
+        host::check_namespace()?;
         let first = FirstStart::look(&settings);
         Self::start_over(settings).map_err(|error| match first {
             Some(first) => first.undo(error),

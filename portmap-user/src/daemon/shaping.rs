@@ -89,8 +89,9 @@ impl Daemon {
     /// Brings a running container's limits about. None of its packets is lost, unless it had no queue before, or one of its
     /// own making that takes none of ours.
     ///
-    /// What is inside comes last, and is no reason to fail: its root could keep its limits by that.
-    pub(super) fn apply(&self, record: &ContainerRecord) -> Result<()> {
+    /// What is inside comes last, and is no reason to fail: its root could keep its limits by that. Returns what there is to
+    /// warn of then.
+    pub(super) fn apply(&self, record: &ContainerRecord) -> Result<Option<String>> {
         self.limit_ingress(record)?;
         self.publish_flags(record)?;
         let namespace = namespace_of(record)?;
@@ -107,13 +108,14 @@ impl Daemon {
                 self.limit_egress(record, eth0)
             })
         });
-        if let Err(error) = inside {
-            warn!("container {:?}: {HOST_ONLY}: {error}", record.name);
+        let warning = inside.err().map(|error| format!("{HOST_ONLY}: {error}"));
+        if let Some(warning) = &warning {
+            warn!("container {:?}: {warning}", record.name);
         }
         if is_lower {
             self.maps.set_limit(record.slot, after)?;
         }
-        Ok(())
+        Ok(warning)
     }
 
     /// The same for a container that stays in service even if not all of it can be done. Then its limit is held at the host

@@ -28,7 +28,7 @@ impl Daemon {
             self.turns.take(name, || {
                 self.check_first(name)?;
                 let request = request.clone();
-                let warnings = self.check_claims(name, request.ports.as_ref(), request.take)?;
+                let mut warnings = self.check_claims(name, request.ports.as_ref(), request.take)?;
                 let before = self.in_service(name, request.ports.as_ref())?;
                 let mut after = before.clone();
                 after.wishes = request.traffic.or(before.wishes);
@@ -37,7 +37,10 @@ impl Daemon {
                     after.ports = ports;
                 }
                 match self.change(&before, &after) {
-                    Ok(()) => Ok(Changed { container: self.enter_service(after), warnings }),
+                    Ok(warning) => {
+                        warnings.extend(warning);
+                        Ok(Changed { container: self.enter_service(after), warnings })
+                    }
                     Err(error) => {
                         if let Some(entry) = self.registry().containers.get_mut(name) {
                             entry.coming = PortSet::default();
@@ -81,17 +84,18 @@ impl Daemon {
         Ok(entry.record.clone())
     }
 
-    /// Brings the new limits about and writes the new form down.
-    fn change(&self, before: &ContainerRecord, after: &ContainerRecord) -> Result<()> {
+    /// Brings the new limits about and writes the new form down. Returns what there is to warn of.
+    fn change(&self, before: &ContainerRecord, after: &ContainerRecord) -> Result<Option<String>> {
         // A daemon that is killed up to here leaves the old record, whose limits the next one applies again.
         let limited = ContainerRecord { ports: before.ports.clone(), ..after.clone() };
-        if let Err(error) = self.apply(&limited).and_then(|()| self.store.set_container(after)) {
+        let applied =
+            self.apply(&limited).and_then(|warning| self.store.set_container(after).map(|()| warning));
+        if applied.is_err() {
             if let Err(left) = self.apply(before) {
                 warn!("container {:?}: its limits are neither the old nor the new ones: {left}", before.name);
             }
-            return Err(error);
         }
         // What follows cannot fail, and the next daemon does it by itself.
-        Ok(())
+        applied
     }
 }

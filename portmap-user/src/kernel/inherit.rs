@@ -27,7 +27,8 @@ const ROOT: &str = "/proc/sys/net";
 
 /// Directories whose files are the namespace's as a whole. Below them are settings of interfaces, routes and neighbours, which
 /// a container has as portmap sets them.
-const DIRECTORIES: [&str; 6] = ["core", "ipv4", "ipv6", "unix", "mptcp", "sctp"];
+const DIRECTORIES: [&str; 9] =
+    ["bridge", "core", "ipv4", "ipv6", "ipv6/icmp", "mptcp", "netfilter", "sctp", "unix"];
 
 /// What a container does not get: ports that the host gives out or keeps, whether it forwards, keys, sizes of tables that only
 /// concern namespaces made inside it, and masks of CPUs for devices to come.
@@ -93,7 +94,7 @@ impl Inheritance {
     /// the namespace will give out: the kernel takes no value that has it reserved for the privileged.
     pub fn differing(&self, first_port: u16) -> Vec<(String, String)> {
         let differs = |(setting, new): &(String, String)| {
-            let (directory, file) = setting.split_once('/')?;
+            let (directory, file) = split(setting)?;
             let (_, opened) = self.directories.iter().find(|(name, _)| *name == directory)?;
             let mut value = read(opened, file).ok()?;
             if setting == UNPRIVILEGED_START && value.parse::<u16>().is_ok_and(|start| start > first_port) {
@@ -122,13 +123,14 @@ pub fn apply(settings: &[(String, String)]) -> Result<()> {
     }
     let mut opened = Vec::new();
     for name in DIRECTORIES {
-        if settings.iter().any(|(setting, _)| setting.split('/').next() == Some(name)) {
+        if settings.iter().any(|(setting, _)| split(setting).is_some_and(|(directory, _)| directory == name))
+        {
             opened.extend(directory(name)?.map(|directory| (name, directory)));
         }
     }
     let write = |setting: &str, value: &str| -> io::Result<()> {
         fault::step("write a setting")?;
-        let (directory, file) = setting.split_once('/').ok_or(Errno::ENOENT)?;
+        let (directory, file) = split(setting).ok_or(Errno::ENOENT)?;
         let found = opened.iter().find(|(name, _)| *name == directory);
         let Some((_, directory)) = found else { return Ok(()) };
         match openat(directory.as_fd(), file, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()) {
@@ -153,6 +155,12 @@ pub fn put_back(saved: &[SavedSysctl]) -> Result<()> {
     let settings: Vec<_> =
         saved.iter().filter(is_ours).map(|saved| (saved.name.clone(), saved.before.clone())).collect();
     apply(&settings)
+}
+
+/// The innermost of [`DIRECTORIES`] that a setting is in, and the rest of its name.
+fn split(setting: &str) -> Option<(&'static str, &str)> {
+    let inside = |name: &'static str| Some((name, setting.strip_prefix(name)?.strip_prefix('/')?));
+    DIRECTORIES.iter().filter_map(|name| inside(name)).max_by_key(|(name, _)| name.len())
 }
 
 /// One of the directories, if the kernel has it.
@@ -182,7 +190,16 @@ fn value_of(mut file: File) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::NOT_INHERITED;
+    use super::{NOT_INHERITED, split};
+
+    #[test]
+    fn settings_are_found_in_their_directories() {
+        assert_eq!(split("ipv6/icmp/ratelimit"), Some(("ipv6/icmp", "ratelimit")));
+        assert_eq!(split("ipv6/bindv6only"), Some(("ipv6", "bindv6only")));
+        assert_eq!(split("ipv4/conf/all/rp_filter"), Some(("ipv4", "conf/all/rp_filter")));
+        assert_eq!(split("ipv4"), None);
+        assert_eq!(split("netrom/a"), None);
+    }
 
     #[test]
     fn what_is_not_inherited_is_named_as_settings_are() {

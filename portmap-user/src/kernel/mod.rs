@@ -14,6 +14,7 @@ pub mod locked;
 pub mod maps;
 pub mod namespace;
 pub mod netlink;
+pub mod netns_lock;
 pub mod offloads;
 pub mod pins;
 pub mod process;

@@ -289,7 +289,8 @@ pub fn owners(mut wanted: BTreeSet<u64>) -> BTreeMap<u64, Owner> {
             if wanted.remove(&inode) {
                 let name = name.get_or_insert_with(|| {
                     fs::read_to_string(process.path().join("comm"))
-                        .map_or_else(|_gone| "?".to_owned(), |name| name.trim().to_owned())
+                        // Anybody may call a process what they like, with what commands a terminal.
+                        .map_or_else(|_gone| "?".to_owned(), |name| name.trim().escape_debug().to_string())
                 });
                 owners.insert(inode, Owner { name: name.clone(), pid });
             }
