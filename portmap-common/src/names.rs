@@ -49,8 +49,8 @@ pub const MAP_NEIGHBOUR_BUDGETS: &str = "pm_neigh_budget";
 /// [`Address4`](crate::tables::Address4) to 1.
 pub const MAP_BROADCASTS: &str = "pm_broadcasts";
 
-/// The programs that others leave to: `PROG_ARRAY`, in the order of [`REST`].
-pub const MAP_REST: &str = "pm_rest";
+/// The programs that others leave to: `PROG_ARRAY`, in the order of [`TAIL_CALLS`].
+pub const MAP_TAIL_CALLS: &str = "pm_rest";
 
 /// Network namespace, by its cookie, to container: `HASH` of [`Guarded`](crate::tables::Guarded). It is there with the
 /// bind guard only.
@@ -75,7 +75,7 @@ pub const MAPS: [&str; 18] = [
     MAP_NEIGHBOURS,
     MAP_NEIGHBOUR_BUDGETS,
     MAP_BROADCASTS,
-    MAP_REST,
+    MAP_TAIL_CALLS,
 ];
 
 /// Program at the uplink's ingress.
@@ -106,8 +106,8 @@ pub const PROGRAMS: [&str; 6] = [
 ];
 
 /// The programs that those leave to, by a tail call: for each hook what is not plain, by version of IP, and what is
-/// dropped. A program's place here is its place in [`MAP_REST`].
-pub const REST: [&str; 11] = [
+/// dropped. A program's place here is its place in [`MAP_TAIL_CALLS`].
+pub const TAIL_CALLS: [&str; 11] = [
     "pm_uplink_in4",
     "pm_uplink_in6",
     "pm_veth_in4",
@@ -121,15 +121,15 @@ pub const REST: [&str; 11] = [
     "pm_dropped",
 ];
 
-/// The place of a program in [`REST`].
+/// The place of a program in [`TAIL_CALLS`].
 ///
 /// # Panics
 ///
 /// If it is not there; when a constant is computed, that is an error of the compiler's.
-pub const fn rest(name: &str) -> u32 {
+pub const fn tail_call_index(name: &str) -> u32 {
     let mut place = 0;
-    while place < REST.len() {
-        if is_same(REST[place], name) {
+    while place < TAIL_CALLS.len() {
+        if is_same(TAIL_CALLS[place], name) {
             #[expect(clippy::cast_possible_truncation, reason = "there are few")]
             return place as u32;
         }

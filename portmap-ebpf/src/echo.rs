@@ -1,7 +1,7 @@
 //! Echo requests and replies: whose reply is it?
 //!
 //! An echo message has no port, only an identifier that its sender makes up. Who has asked whom with which one is
-//! written down when the request leaves. If an identifier is in use towards an address, a later asker gets another
+//! written down when the request leaves. If an identifier is in use towards an address, a later lookup_owner gets another
 //! one on the way out, and its own back on the way in. Which ones are tried nobody can foresee, so that nobody can take
 //! all of them from another by a few requests of its own, and whoever asks no more loses them to who does.
 
@@ -34,7 +34,7 @@ fn key<V: Version>(peer: V::Address, id: u16) -> EchoKey {
 
 /// Who gets a reply, or an error about a request, with this identifier, and the identifier that it used itself.
 #[inline(always)]
-pub fn asker<V: Version>(tables: &impl Tables, peer: V::Address, id: u16) -> Option<(PortEntry, u16)> {
+pub fn lookup_owner<V: Version>(tables: &impl Tables, peer: V::Address, id: u16) -> Option<(PortEntry, u16)> {
     let echo = tables.echo(&key::<V>(peer, id))?;
     container(tables, echo).map(|owner| (owner, echo.id))
 }
@@ -80,7 +80,7 @@ pub fn ask<V: Version>(tables: &impl Tables, peer: V::Address, id: u16, slot: u1
 
 /// Writes down that the host itself asks, which it does with the identifier that it likes.
 #[inline(always)]
-pub fn host_asks<V: Version>(tables: &impl Tables, peer: V::Address, id: u16) {
+pub fn reserve_for_host<V: Version>(tables: &impl Tables, peer: V::Address, id: u16) {
     let host = Echo { generation: 0, slot: HOST_SLOT, id, seen: tables.now() };
     let key = key::<V>(peer, id);
     if tables.echo(&key).is_some_and(|echo| echo.is_like(&host)) {

@@ -34,7 +34,7 @@ pub trait Frame {
     /// what is read of them from then on is what will be sent. False if there is no memory for that.
     ///
     /// [`head`](Self::head) does the same with what it returns.
-    fn settle(&self, most: u32) -> bool;
+    fn linearize(&self, most: u32) -> bool;
 
     /// Length of the frame in bytes, Ethernet header included.
     fn length(&self) -> u32;
@@ -46,7 +46,7 @@ pub trait Frame {
     fn ingress_ifindex(&self) -> u32;
 
     /// Whether the destination MAC address is that of the interface.
-    fn is_for_this_station(&self) -> bool;
+    fn is_packet_host(&self) -> bool;
 
     /// The tag (priority and VLAN) that the kernel has taken off the frame already, if there was one.
     fn vlan_tag(&self) -> Option<u16>;

@@ -6,20 +6,20 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-pub mod answer;
 pub mod bind;
 pub mod echo;
 pub mod frame;
 pub mod hooks;
-pub mod in_memory;
 pub mod neighbours;
 mod object;
 pub mod packet;
+pub mod packet_buf;
 pub mod rate;
 pub mod reach;
 pub mod sample;
 pub mod segments;
 pub mod tables;
 pub mod verdict;
+pub mod verdict_codec;
 
-pub use crate::{frame::Frame, in_memory::InMemory, tables::Tables, verdict::Verdict};
+pub use crate::{frame::Frame, packet_buf::PacketBuf, tables::Tables, verdict::Verdict};

@@ -90,7 +90,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        InMemory,
+        PacketBuf,
         packet::{
             V4, V6,
             content::{Content, Kind, Ports},
@@ -106,7 +106,7 @@ mod tests {
     fn on_wire(protocol: u32, transport: usize, payload: usize, segment: u32) -> Result<OnWire, Reason> {
         let mut bytes = vec![0; transport + 32 + payload];
         bytes[transport + 12] = 8 << 4;
-        let frame = InMemory { bytes: &bytes, segment, ..InMemory::default() };
+        let frame = PacketBuf { bytes: &bytes, segment, ..PacketBuf::default() };
         let of_v4 = OnWire::of::<V4>(&frame, &reading(protocol, transport));
         assert_eq!(of_v4, OnWire::of::<V6>(&frame, &reading(protocol, transport)));
         of_v4
@@ -172,15 +172,15 @@ mod tests {
         // TCP headers that are shorter than any, or not there.
         for length in [14 + 20 + 12, 14 + 20 + 1000] {
             let bytes = vec![0; length];
-            let frame = InMemory { bytes: &bytes, segment: 100, ..InMemory::default() };
+            let frame = PacketBuf { bytes: &bytes, segment: 100, ..PacketBuf::default() };
             assert_eq!(OnWire::of::<V4>(&frame, &reading(TCP, 14 + 20)), Err(Reason::Malformed));
         }
         let bytes = [0; 3000];
-        let frame = InMemory { bytes: &bytes, segment: 1400, ..InMemory::default() };
+        let frame = PacketBuf { bytes: &bytes, segment: 1400, ..PacketBuf::default() };
         let mut fragment = reading::<V4>(UDP, 14 + 20);
         fragment.is_fragment = true;
         assert_eq!(OnWire::of(&frame, &fragment), Err(Reason::Malformed));
-        let alone = InMemory { segment: 0, ..frame };
+        let alone = PacketBuf { segment: 0, ..frame };
         assert!(OnWire::of(&alone, &fragment).is_ok());
     }
 }

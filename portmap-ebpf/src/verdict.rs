@@ -27,7 +27,7 @@ pub enum NextHop {
 /// No `Option` goes with it: of one, the compiler makes code that computes with registers which nobody has set, and the
 /// verifier refuses that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Renumber {
+pub struct IcmpIdRewrite {
     /// Where the message starts, in bytes from the start of the frame.
     pub message: usize,
     /// The identifier that it has.
@@ -36,7 +36,7 @@ pub struct Renumber {
     pub to: u16,
 }
 
-impl Renumber {
+impl IcmpIdRewrite {
     /// No change.
     pub const NONE: Self = Self { message: 0, from: 0, to: 0 };
 
@@ -80,7 +80,7 @@ pub enum Verdict {
         /// Whether it is to or from `::1`, which Linux accepts on a loopback device only.
         by_loopback: bool,
         /// What is changed in it.
-        renumber: Renumber,
+        renumber: IcmpIdRewrite,
     },
     /// From the container in `slot` out of the uplink.
     ToOutside {
@@ -89,7 +89,7 @@ pub enum Verdict {
         /// The neighbour that gets the frame.
         next_hop: NextHop,
         /// What is changed in it.
-        renumber: Renumber,
+        renumber: IcmpIdRewrite,
     },
     /// From the container in this slot into the host's own stack, through its loopback device.
     ToHost(u16),

@@ -10,8 +10,8 @@ use aya_ebpf::{
 };
 use portmap_ebpf::{
     Frame,
-    answer::{ASKED_MARK, ASKED_TIME},
     frame::Head,
+    verdict_codec::{DRY_RUN_MARK, DRY_RUN_TIME},
 };
 
 use super::offload;
@@ -41,12 +41,12 @@ fn skb(context: &TcContext) -> &__sk_buff {
     unsafe { &*context.as_ptr().cast::<__sk_buff>() }
 }
 
-/// Whether the program is only asked what it would do, see [`portmap_ebpf::answer`].
+/// Whether the program is only asked what it would do, see [`portmap_ebpf::verdict_codec`].
 #[inline(always)]
-pub(super) fn is_asked(context: &TcContext) -> bool {
+pub(super) fn is_dry_run(context: &TcContext) -> bool {
     let skb = skb(context);
     // SAFETY: the reference is valid. Volatile, because the kernel takes loads of the whole number only.
-    skb.mark == ASKED_MARK && unsafe { (&raw const skb.hwtstamp).read_volatile() } == ASKED_TIME
+    skb.mark == DRY_RUN_MARK && unsafe { (&raw const skb.hwtstamp).read_volatile() } == DRY_RUN_TIME
 }
 
 /// Whether an interface's MTU allows a frame; with `BPF_MTU_CHK_SEGS` each of the segments that the kernel has yet to cut
@@ -143,7 +143,7 @@ impl Frame for Skb<'_> {
     }
 
     #[inline(always)]
-    fn settle(&self, most: u32) -> bool {
+    fn linearize(&self, most: u32) -> bool {
         // What lies in fragments of the buffer may be a sender's own pages; the front is always the kernel's.
         let length = self.context.len();
         self.context.skb.pull_data(if length < most { length } else { most }).is_ok()
@@ -165,7 +165,7 @@ impl Frame for Skb<'_> {
     }
 
     #[inline(always)]
-    fn is_for_this_station(&self) -> bool {
+    fn is_packet_host(&self) -> bool {
         skb(self.context).pkt_type == PACKET_HOST
     }
 
@@ -184,7 +184,7 @@ impl Frame for Skb<'_> {
     #[inline(always)]
     fn is_sound(&self, transport: usize, is_sctp: bool) -> bool {
         // A test run says nothing of what is left to others.
-        is_asked(self.context) || offload::is_sound(self.context, self.segment(), transport, is_sctp)
+        is_dry_run(self.context) || offload::is_sound(self.context, self.segment(), transport, is_sctp)
     }
 
     #[inline(always)]

@@ -16,7 +16,7 @@ use portmap_common::{
         ENTRIES, Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, NEIGHBOUR_SLACK,
         NEIGHBOUR_TIME, Neighbour, NeighbourBudget, NeighbourKey,
     },
-    names::REST,
+    names::TAIL_CALLS,
     reason::{Drops, HostHook, ReasonCounts},
     slot::SLOTS,
     tables::{
@@ -25,7 +25,7 @@ use portmap_common::{
 };
 use portmap_ebpf::Tables;
 
-use super::{frame::is_asked, limits};
+use super::{frame::is_dry_run, limits};
 
 /// The daemon writes ports through a mapping of this map (`BPF_F_MMAPABLE`).
 const MMAPABLE: usize = 1 << 10;
@@ -70,13 +70,13 @@ static PM_NEIGHBOUR_BUDGETS: Array<NeighbourBudget, { SLOTS as usize }> = Array:
 static PM_BROADCASTS: HashMap<Address4, u32, BROADCASTS> = HashMap::new();
 
 #[btf_map(name = "pm_rest")]
-static PM_REST: ProgramArray<{ REST.len() }> = ProgramArray::new();
+static PM_TAIL_CALLS: ProgramArray<{ TAIL_CALLS.len() }> = ProgramArray::new();
 
 /// Leaves to another program, and comes back only if it is not there.
 #[inline(always)]
-pub(super) fn leave_to(context: &TcContext, program: u32) {
+pub(super) fn tail_call(context: &TcContext, program: u32) {
     // SAFETY: the program is of the same kind and takes the same context.
-    unsafe { PM_REST.tail_call(context, program) };
+    unsafe { PM_TAIL_CALLS.tail_call(context, program) };
 }
 
 /// The maps as [`Tables`], for one run of a program.
@@ -122,7 +122,7 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn set_fragment4(&self, key: &FragmentKey4, fragment: &Fragment) {
-        if !is_asked(self.context) {
+        if !is_dry_run(self.context) {
             // It fails only when the kernel has no element free on this CPU; later fragments are then unknown.
             let _ = PM_FRAGMENTS4.insert(key, fragment, u64::from(BPF_ANY));
         }
@@ -136,7 +136,7 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn set_fragment6(&self, key: &FragmentKey6, fragment: &Fragment) {
-        if !is_asked(self.context) {
+        if !is_dry_run(self.context) {
             let _ = PM_FRAGMENTS6.insert(key, fragment, u64::from(BPF_ANY));
         }
     }
@@ -150,14 +150,14 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn set_echo(&self, key: &EchoKey, echo: &Echo) {
-        if !is_asked(self.context) {
+        if !is_dry_run(self.context) {
             let _ = PM_ECHO.insert(key, echo, u64::from(BPF_ANY));
         }
     }
 
     #[inline(always)]
     fn renew_echo(&self, key: &EchoKey, seen: u64) {
-        if is_asked(self.context) {
+        if is_dry_run(self.context) {
             return;
         }
         // In place, so that it takes the identifier from nobody who has claimed it meanwhile.
@@ -171,7 +171,7 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn claim_echo(&self, key: &EchoKey, echo: &Echo, stale: Option<Echo>) -> bool {
-        if is_asked(self.context) {
+        if is_dry_run(self.context) {
             return true;
         }
         if stale.is_some() {
@@ -194,7 +194,7 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn set_host_flow(&self, key: &HostFlowKey, flow: &HostFlow) {
-        if !is_asked(self.context) {
+        if !is_dry_run(self.context) {
             // It fails only when the kernel has no element free on this CPU; an answer is then refused.
             let _ = PM_HOST_FLOWS.insert(key, flow, u64::from(BPF_ANY));
         }
@@ -208,7 +208,7 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn set_neighbour(&self, key: &NeighbourKey, neighbour: &Neighbour) {
-        if !is_asked(self.context) {
+        if !is_dry_run(self.context) {
             // It fails only when the kernel has no element free on this CPU; the next packet pays once more.
             let _ = PM_NEIGHBOURS.insert(key, neighbour, u64::from(BPF_ANY));
         }
@@ -216,7 +216,7 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn may_ask(&self, slot: u16, now: u64) -> bool {
-        if is_asked(self.context) {
+        if is_dry_run(self.context) {
             return true;
         }
         let Some(budget) = PM_NEIGHBOUR_BUDGETS.get_ptr_mut(u32::from(slot)) else { return true };
@@ -239,7 +239,7 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn schedule(&self, slot: u16, time: u64, now: u64, slack: u64) -> bool {
-        if is_asked(self.context) {
+        if is_dry_run(self.context) {
             return true;
         }
         let Some(limit) = PM_LIMITS.get_ptr_mut(u32::from(slot)) else { return true };

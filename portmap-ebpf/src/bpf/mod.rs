@@ -1,7 +1,7 @@
 //! Everything that touches the kernel: the maps, the frame behind a `__sk_buff`, and carrying out a verdict.
 
-mod dropping;
-mod finish;
+mod apply;
+mod drops;
 mod frame;
 mod limits;
 mod maps;

@@ -6,15 +6,15 @@ use aya_ebpf::{
     macros::classifier,
     programs::TcContext,
 };
-use portmap_common::{names::rest, reason::HostHook};
+use portmap_common::{names::tail_call_index, reason::HostHook};
 use portmap_ebpf::{
-    hooks::{ContainerEth0, ContainerLo, Finish as _, Hook, HostLo, Uplink, UplinkEgress, Veth},
-    packet::{Depth, Full, Plain, V4, V6, Version, ethernet::Kind},
+    hooks::{ContainerEth0, ContainerLo, Hook, HostLo, Uplink, UplinkEgress, VerdictSink as _, Veth},
+    packet::{FastPath, ParsePath, SlowPath, V4, V6, Version, ethernet::Kind},
 };
 
 use super::{
-    dropping,
-    finish::Finisher,
+    apply::SkbSink,
+    drops,
     frame::Skb,
     maps::{self, Maps},
 };
@@ -30,38 +30,38 @@ macro_rules! programs {
         fn $name(context: TcContext) -> i32 {
             let frame = Skb::new(&context);
             match $hook::open(&frame, &Maps::new(&context)) {
-                Ok(Kind::V4) if V4::is_plain(&frame) => decide_ip::<$hook, V4, Plain>(&context, $at),
-                Ok(Kind::V6) if V6::is_plain(&frame) => decide_ip::<$hook, V6, Plain>(&context, $at),
-                Ok(Kind::V4) => leave_to(&context, const { rest(stringify!($name4)) }, $lost),
-                Ok(Kind::V6) => leave_to(&context, const { rest(stringify!($name6)) }, $lost),
-                Err(verdict) => Finisher { context: &context, at: $at }.finish(verdict),
+                Ok(Kind::V4) if V4::is_fast_path(&frame) => decide_ip::<$hook, V4, FastPath>(&context, $at),
+                Ok(Kind::V6) if V6::is_fast_path(&frame) => decide_ip::<$hook, V6, FastPath>(&context, $at),
+                Ok(Kind::V4) => tail_call(&context, const { tail_call_index(stringify!($name4)) }, $lost),
+                Ok(Kind::V6) => tail_call(&context, const { tail_call_index(stringify!($name6)) }, $lost),
+                Err(verdict) => SkbSink { context: &context, at: $at }.apply(verdict),
             }
         }
 
         #[classifier]
         fn $name4(context: TcContext) -> i32 {
-            decide_ip::<$hook, V4, Full>(&context, $at)
+            decide_ip::<$hook, V4, SlowPath>(&context, $at)
         }
 
         #[classifier]
         fn $name6(context: TcContext) -> i32 {
-            decide_ip::<$hook, V6, Full>(&context, $at)
+            decide_ip::<$hook, V6, SlowPath>(&context, $at)
         }
     };
 }
 
 #[inline(always)]
-fn decide_ip<H: Hook, V: Version, D: Depth>(context: &TcContext, at: Option<HostHook>) -> i32 {
+fn decide_ip<H: Hook, V: Version, D: ParsePath>(context: &TcContext, at: Option<HostHook>) -> i32 {
     let (frame, tables) = (Skb::new(context), Maps::new(context));
-    match H::decide_ip::<V, D, _>(&frame, &tables, &Finisher { context, at }) {
+    match H::decide_ip::<V, D, _>(&frame, &tables, &SkbSink { context, at }) {
         Ok(code) | Err(code) => code,
     }
 }
 
 /// Goes on in another program.
 #[inline(always)]
-fn leave_to(context: &TcContext, program: u32, lost: i32) -> i32 {
-    maps::leave_to(context, program);
+fn tail_call(context: &TcContext, program: u32, lost: i32) -> i32 {
+    maps::tail_call(context, program);
     // Only if the daemon has not put the program there, which it does before it attaches any.
     lost
 }
@@ -76,14 +76,14 @@ programs!(pm_uplink_out, pm_uplink_out4, pm_uplink_out6, UplinkEgress, None, TC_
 fn pm_ctr_eth0_in(context: TcContext) -> i32 {
     let frame = Skb::new(&context);
     match ContainerEth0::open(&frame, &Maps::new(&context)) {
-        Ok(_) => decide_ip::<ContainerEth0, V6, Full>(&context, None),
-        Err(verdict) => Finisher { context: &context, at: None }.finish(verdict),
+        Ok(_) => decide_ip::<ContainerEth0, V6, SlowPath>(&context, None),
+        Err(verdict) => SkbSink { context: &context, at: None }.apply(verdict),
     }
 }
 
 /// Counts a packet that another program drops.
 #[classifier]
 fn pm_dropped(context: TcContext) -> i32 {
-    dropping::note(&context);
+    drops::record(&context);
     TC_ACT_SHOT
 }

@@ -1,10 +1,10 @@
 //! Ingress of a container's `eth0`: packets to or from `::1` go on to its loopback device, because Linux drops them
 //! everywhere else. All others pass. Nothing here is a defence, and nothing is counted.
 
-use super::{Finish, Finished, Hook};
+use super::{Applied, Hook, VerdictSink};
 use crate::{
     frame::Frame,
-    packet::{Depth, Version, ethernet},
+    packet::{ParsePath, Version, ethernet},
     tables::Tables,
     verdict::Verdict,
 };
@@ -23,16 +23,16 @@ impl Hook for ContainerEth0 {
     }
 
     #[inline(always)]
-    fn decide_ip<V: Version, D: Depth, F: Finish>(
+    fn decide_ip<V: Version, D: ParsePath, F: VerdictSink>(
         frame: &impl Frame,
         _tables: &impl Tables,
-        finish: &F,
-    ) -> Finished<F> {
+        sink: &F,
+    ) -> Applied<F> {
         Ok(match V::parse(frame) {
             Ok(ip) if V::is_loopback_only(ip.source) || V::is_loopback_only(ip.destination) => {
-                finish.finish(Verdict::ToLoopback)
+                sink.apply(Verdict::ToLoopback)
             }
-            _ => finish.finish(Verdict::Decided),
+            _ => sink.apply(Verdict::Decided),
         })
     }
 }

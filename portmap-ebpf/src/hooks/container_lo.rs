@@ -7,10 +7,10 @@
 
 use portmap_common::{memory::SCOPE_LOOPBACK, slot::slot_of_loopback, tables::LOOPBACK_PRIVATE};
 
-use super::{Finish, Finished, Hook};
+use super::{Applied, Hook, VerdictSink};
 use crate::{
     frame::Frame,
-    packet::{Depth, Version, content::Kind, ethernet},
+    packet::{ParsePath, Version, content::Kind, ethernet},
     reach,
     tables::Tables,
     verdict::Verdict,
@@ -27,17 +27,17 @@ impl Hook for ContainerLo {
     }
 
     #[inline(always)]
-    fn decide_ip<V: Version, D: Depth, F: Finish>(
+    fn decide_ip<V: Version, D: ParsePath, F: VerdictSink>(
         frame: &impl Frame,
         tables: &impl Tables,
-        finish: &F,
-    ) -> Finished<F> {
+        sink: &F,
+    ) -> Applied<F> {
         let slot = slot_of(frame);
         if is_for_another::<V, D>(frame, tables, slot) != Some(true) {
-            return Err(finish.finish(Verdict::Own(slot)));
+            return Err(sink.apply(Verdict::Own(slot)));
         }
         let eth0 = tables.endpoint(slot).eth0_ifindex;
-        Ok(if eth0 == 0 { finish.finish(Verdict::Own(slot)) } else { finish.finish(Verdict::ToEth0(eth0)) })
+        Ok(if eth0 == 0 { sink.apply(Verdict::Own(slot)) } else { sink.apply(Verdict::ToEth0(eth0)) })
     }
 }
 
@@ -50,7 +50,11 @@ fn slot_of(frame: &impl Frame) -> u16 {
 /// Whether somebody else than the container in `slot` owns the port that the packet is for; none if it is for no
 /// port.
 #[inline(always)]
-fn is_for_another<V: Version, D: Depth>(frame: &impl Frame, tables: &impl Tables, slot: u16) -> Option<bool> {
+fn is_for_another<V: Version, D: ParsePath>(
+    frame: &impl Frame,
+    tables: &impl Tables,
+    slot: u16,
+) -> Option<bool> {
     let shared = V::shared(tables.config())?;
     let ip = V::parse(frame).ok()?;
     let is_local = |address| address == shared || V::is_loopback(address);
@@ -62,7 +66,7 @@ fn is_for_another<V: Version, D: Depth>(frame: &impl Frame, tables: &impl Tables
     let content = &reading.content;
     let target = match content.kind {
         Kind::Ports => content.ports.destination,
-        Kind::ErrorAboutPorts if is_local(content.quoted_source) => content.ports.source,
+        Kind::IcmpErrorPorts if is_local(content.inner_source) => content.ports.source,
         _ => return None,
     };
     let owner = tables.port(target);

@@ -2,13 +2,13 @@
 
 use portmap_common::{reason::Reason, slot::HOST_SLOT};
 
-use super::{DECIDED_MARK, Finish, Finished, Hook};
+use super::{Applied, HANDLED_MARK, Hook, VerdictSink};
 use crate::{
     frame::Frame,
-    packet::{Depth, Version, content::Kind, ethernet},
+    packet::{ParsePath, Version, content::Kind, ethernet},
     reach,
     tables::Tables,
-    verdict::{Origin, Renumber, Verdict},
+    verdict::{IcmpIdRewrite, Origin, Verdict},
 };
 
 /// The hook.
@@ -19,19 +19,19 @@ impl Hook for HostLo {
     #[inline(always)]
     fn open(frame: &impl Frame, _tables: &impl Tables) -> Result<ethernet::Kind, Verdict> {
         // A container's packet for the host passes here on its way from the hook at the host veth.
-        if frame.mark() == DECIDED_MARK {
+        if frame.mark() == HANDLED_MARK {
             return Err(Verdict::Decided);
         }
         ethernet::kind(frame).map_err(Verdict::Continue)
     }
 
     #[inline(always)]
-    fn decide_ip<V: Version, D: Depth, F: Finish>(
+    fn decide_ip<V: Version, D: ParsePath, F: VerdictSink>(
         frame: &impl Frame,
         tables: &impl Tables,
-        finish: &F,
-    ) -> Finished<F> {
-        let stop = |reason| finish.finish(Verdict::Continue(reason));
+        sink: &F,
+    ) -> Applied<F> {
+        let stop = |reason| sink.apply(Verdict::Continue(reason));
         let shared = V::shared(tables.config()).ok_or(Reason::Ipv6).map_err(stop)?;
         let ip = V::parse(frame).map_err(stop)?;
         let is_local = |address| address == shared || V::is_loopback(address);
@@ -44,8 +44,8 @@ impl Hook for HostLo {
         let content = &reading.content;
         let target = match content.kind {
             Kind::Ports => content.ports.destination,
-            Kind::ErrorAboutPorts if is_local(content.quoted_source) => content.ports.source,
-            Kind::ErrorAboutPorts | Kind::ErrorAboutEcho => return Err(stop(Reason::Quoted)),
+            Kind::IcmpErrorPorts if is_local(content.inner_source) => content.ports.source,
+            Kind::IcmpErrorPorts | Kind::IcmpErrorEcho => return Err(stop(Reason::Quoted)),
             Kind::EchoRequest | Kind::EchoReply => return Err(stop(Reason::Icmp)),
         };
         let owner = tables.port(target);
@@ -58,11 +58,11 @@ impl Hook for HostLo {
         }
         reach::host_speaks(tables, &reading, owner.slot);
         let by_loopback = V::is_loopback_only(ip.source) || V::is_loopback_only(ip.destination);
-        Ok(finish.finish(Verdict::ToContainer {
+        Ok(sink.apply(Verdict::ToContainer {
             origin: Origin::Host,
             owner,
             by_loopback,
-            renumber: Renumber::NONE,
+            renumber: IcmpIdRewrite::NONE,
         }))
     }
 }

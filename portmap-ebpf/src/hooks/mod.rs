@@ -13,40 +13,40 @@ pub use self::{
 };
 use crate::{
     frame::Frame,
-    packet::{Depth, Full, V4, V6, Version, ethernet::Kind},
+    packet::{ParsePath, SlowPath, V4, V6, Version, ethernet::Kind},
     tables::Tables,
     verdict::Verdict,
 };
 
 /// Mark of a packet that a host veth's hook has put into the host's loopback device, so that the hook there leaves
 /// it alone and takes the mark off. Only the host's own root could set it otherwise.
-pub const DECIDED_MARK: u32 = 0x504d_4c4f;
+pub const HANDLED_MARK: u32 = 0x504d_4c4f;
 
 /// What becomes of a verdict.
-pub trait Finish {
+pub trait VerdictSink {
     /// What finishing results in.
     type Output;
 
     /// Carries a verdict out, or whatever else is to be done with it. To be inlined: where the verdict is found, most
     /// of the code for other verdicts falls away.
-    fn finish(&self, verdict: Verdict) -> Self::Output;
+    fn apply(&self, verdict: Verdict) -> Self::Output;
 }
 
 /// Nothing becomes of a verdict, it is what is wanted.
 #[derive(Clone, Copy, Debug)]
-struct JustTell;
+struct ReturnVerdict;
 
-impl Finish for JustTell {
+impl VerdictSink for ReturnVerdict {
     type Output = Verdict;
 
     #[inline(always)]
-    fn finish(&self, verdict: Verdict) -> Verdict {
+    fn apply(&self, verdict: Verdict) -> Verdict {
         verdict
     }
 }
 
 /// What a finished verdict results in. Either variant is the end; the second one only comes early, which `?` is for.
-pub type Finished<F> = Result<<F as Finish>::Output, <F as Finish>::Output>;
+pub type Applied<F> = Result<<F as VerdictSink>::Output, <F as VerdictSink>::Output>;
 
 /// A hook.
 ///
@@ -55,22 +55,22 @@ pub trait Hook {
     /// Looks at a frame: the version of IP that it carries, or the verdict on a frame that carries none.
     fn open(frame: &impl Frame, tables: &impl Tables) -> Result<Kind, Verdict>;
 
-    /// Decides on an IP packet and returns what `finish` makes of the verdict.
+    /// Decides on an IP packet and returns what `sink` makes of the verdict.
     ///
     /// A verdict is finished where it is found. Brought together first, its fields would share registers, some of
     /// them set by one verdict only, and the kernel refuses a program that computes with those.
-    fn decide_ip<V: Version, D: Depth, F: Finish>(
+    fn decide_ip<V: Version, D: ParsePath, F: VerdictSink>(
         frame: &impl Frame,
         tables: &impl Tables,
-        finish: &F,
-    ) -> Finished<F>;
+        sink: &F,
+    ) -> Applied<F>;
 
     /// Decides on a frame.
     #[inline(always)]
     fn decide(frame: &impl Frame, tables: &impl Tables) -> Verdict {
         let finished = match Self::open(frame, tables) {
-            Ok(Kind::V4) => Self::decide_ip::<V4, Full, _>(frame, tables, &JustTell),
-            Ok(Kind::V6) => Self::decide_ip::<V6, Full, _>(frame, tables, &JustTell),
+            Ok(Kind::V4) => Self::decide_ip::<V4, SlowPath, _>(frame, tables, &ReturnVerdict),
+            Ok(Kind::V6) => Self::decide_ip::<V6, SlowPath, _>(frame, tables, &ReturnVerdict),
             Err(verdict) => Err(verdict),
         };
         match finished {

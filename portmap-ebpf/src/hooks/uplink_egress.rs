@@ -7,11 +7,11 @@ use portmap_common::{
     slot::HOST_SLOT,
 };
 
-use super::{Finish, Finished, Hook};
+use super::{Applied, Hook, VerdictSink};
 use crate::{
     echo,
     frame::Frame,
-    packet::{Depth, Version, content::Kind, ethernet},
+    packet::{ParsePath, Version, content::Kind, ethernet},
     tables::Tables,
     verdict::Verdict,
 };
@@ -33,15 +33,15 @@ impl Hook for UplinkEgress {
     }
 
     #[inline(always)]
-    fn decide_ip<V: Version, D: Depth, F: Finish>(
+    fn decide_ip<V: Version, D: ParsePath, F: VerdictSink>(
         frame: &impl Frame,
         tables: &impl Tables,
-        finish: &F,
-    ) -> Finished<F> {
+        sink: &F,
+    ) -> Applied<F> {
         // Whatever cannot be read is no echo request.
         let _noted = note::<V, D>(frame, tables);
         let is_control = V::parse(frame).is_ok_and(|ip| ip.protocol == V::ICMP);
-        Ok(finish.finish(in_flow(frame, tables, if is_control { CONTROL_FLOW } else { HOST_FLOW })))
+        Ok(sink.apply(in_flow(frame, tables, if is_control { CONTROL_FLOW } else { HOST_FLOW })))
     }
 }
 
@@ -56,14 +56,14 @@ fn in_flow(frame: &impl Frame, tables: &impl Tables, flow: u16) -> Verdict {
 }
 
 #[inline(always)]
-fn note<V: Version, D: Depth>(frame: &impl Frame, tables: &impl Tables) -> Result<(), Reason> {
+fn note<V: Version, D: ParsePath>(frame: &impl Frame, tables: &impl Tables) -> Result<(), Reason> {
     let ip = V::parse(frame)?;
     if V::shared(tables.config()) != Some(ip.source) {
         return Ok(());
     }
     let content = D::read(frame, tables, &ip, HOST_SLOT)?.content;
     if content.kind == Kind::EchoRequest && content.has_message {
-        echo::host_asks::<V>(tables, ip.destination, content.id);
+        echo::reserve_for_host::<V>(tables, ip.destination, content.id);
     }
     Ok(())
 }

@@ -9,16 +9,16 @@ use portmap_common::{
     tables::Mac,
 };
 
-use super::{Finish, Finished, Hook};
+use super::{Applied, Hook, VerdictSink};
 use crate::{
     echo,
     frame::Frame,
     neighbours,
-    packet::{Depth, Ip, Version, content::Kind, ethernet},
+    packet::{Ip, ParsePath, Version, content::Kind, ethernet},
     rate, reach,
     segments::OnWire,
     tables::Tables,
-    verdict::{Origin, Renumber, Verdict},
+    verdict::{IcmpIdRewrite, Origin, Verdict},
 };
 
 /// The hook.
@@ -33,20 +33,20 @@ impl Hook for Veth {
     }
 
     #[inline(always)]
-    fn decide_ip<V: Version, D: Depth, F: Finish>(
+    fn decide_ip<V: Version, D: ParsePath, F: VerdictSink>(
         frame: &impl Frame,
         tables: &impl Tables,
-        finish: &F,
-    ) -> Finished<F> {
+        sink: &F,
+    ) -> Applied<F> {
         let slot = slot_of_veth(frame.ifindex());
-        let stop = |reason| finish.finish(Verdict::Drop { slot, reason });
-        if !D::settle(frame) {
+        let stop = |reason| sink.apply(Verdict::Drop { slot, reason });
+        if !D::linearize(frame) {
             return Err(stop(Reason::Malformed));
         }
         let config = tables.config();
         let shared = V::shared(config).ok_or(Reason::Ipv6).map_err(stop)?;
         let ip = V::parse(frame).map_err(stop)?;
-        if !may_have(&ip, shared, ip.source) {
+        if !is_allowed_source(&ip, shared, ip.source) {
             return Err(stop(Reason::SourceAddress));
         }
         let reading = D::read(frame, tables, &ip, slot).map_err(stop)?;
@@ -60,16 +60,16 @@ impl Hook for Veth {
             Kind::EchoRequest if !stays(&ip, shared) => Ok(()),
             Kind::EchoRequest | Kind::EchoReply => Err(Reason::Icmp),
             // It would speak of the path to the address that all containers share.
-            Kind::ErrorAboutPorts | Kind::ErrorAboutEcho if content.by_router => Err(Reason::Icmp),
+            Kind::IcmpErrorPorts | Kind::IcmpErrorEcho if content.by_router => Err(Reason::Icmp),
             // The container must be able to have got the packet, and the error must go to where that came from.
-            Kind::ErrorAboutPorts
-                if may_have(&ip, shared, content.quoted_destination)
-                    && content.quoted_source == ip.destination
+            Kind::IcmpErrorPorts
+                if is_allowed_source(&ip, shared, content.inner_destination)
+                    && content.inner_source == ip.destination
                     && is_own(content.ports.destination) =>
             {
                 Ok(())
             }
-            Kind::ErrorAboutPorts | Kind::ErrorAboutEcho => Err(Reason::Quoted),
+            Kind::IcmpErrorPorts | Kind::IcmpErrorEcho => Err(Reason::Quoted),
         };
         passes.map_err(stop)?;
         // What leaves the machine must be what has been read here: at once, or after the host's stack or another container
@@ -92,12 +92,12 @@ impl Hook for Veth {
             // A later fragment of an echo request has no identifier that could be changed; the first one's is.
             let renumber = if content.kind == Kind::EchoRequest && content.has_message {
                 let outside = echo::ask::<V>(tables, ip.destination, content.id, slot).map_err(stop)?;
-                Renumber::new(content.message, content.id, outside)
+                IcmpIdRewrite::new(content.message, content.id, outside)
             } else {
-                Renumber::NONE
+                IcmpIdRewrite::NONE
             };
             reading.remember(tables, &ip, slot);
-            return Ok(finish.finish(Verdict::ToOutside { slot, next_hop, renumber }));
+            return Ok(sink.apply(Verdict::ToOutside { slot, next_hop, renumber }));
         }
         // An error goes to whoever sent what it quotes.
         let (own, target) = if content.kind == Kind::Ports {
@@ -117,11 +117,11 @@ impl Hook for Veth {
         }
         reading.remember(tables, &ip, slot);
         if owner.is_host() {
-            return Ok(finish.finish(Verdict::ToHost(slot)));
+            return Ok(sink.apply(Verdict::ToHost(slot)));
         }
         let by_loopback = V::is_loopback_only(ip.source) || V::is_loopback_only(ip.destination);
         let origin = Origin::Container(slot);
-        Ok(finish.finish(Verdict::ToContainer { origin, owner, by_loopback, renumber: Renumber::NONE }))
+        Ok(sink.apply(Verdict::ToContainer { origin, owner, by_loopback, renumber: IcmpIdRewrite::NONE }))
     }
 }
 
@@ -149,6 +149,6 @@ fn stays<V: Version>(ip: &Ip<V>, shared: V::Address) -> bool {
 /// Whether a container may have an address, as far as this packet goes: a loopback address is fine as long as the
 /// packet stays on the host.
 #[inline(always)]
-fn may_have<V: Version>(ip: &Ip<V>, shared: V::Address, address: V::Address) -> bool {
+fn is_allowed_source<V: Version>(ip: &Ip<V>, shared: V::Address, address: V::Address) -> bool {
     address == shared || (stays(ip, shared) && V::is_loopback(address))
 }

@@ -49,9 +49,9 @@ pub enum Kind {
     /// An echo reply.
     EchoReply,
     /// An ICMP error that quotes a transport with ports.
-    ErrorAboutPorts,
+    IcmpErrorPorts,
     /// An ICMP error that quotes an echo request.
-    ErrorAboutEcho,
+    IcmpErrorEcho,
 }
 
 /// What a packet carries.
@@ -73,9 +73,9 @@ pub struct Content<V: Version> {
     /// For an error: whether only routers have reason to send it.
     pub by_router: bool,
     /// For an error: source of the quoted packet; else unspecified.
-    pub quoted_source: V::Address,
+    pub inner_source: V::Address,
     /// For an error: destination of the quoted packet; else unspecified.
-    pub quoted_destination: V::Address,
+    pub inner_destination: V::Address,
 }
 
 impl<V: Version> Content<V> {
@@ -92,7 +92,7 @@ impl<V: Version> Content<V> {
 
     #[inline(always)]
     pub(crate) fn new(kind: Kind, ports: Ports, id: u16, message: usize) -> Self {
-        let (quoted_source, quoted_destination) = (V::Address::default(), V::Address::default());
+        let (inner_source, inner_destination) = (V::Address::default(), V::Address::default());
         Self {
             kind,
             ports,
@@ -100,8 +100,8 @@ impl<V: Version> Content<V> {
             message,
             has_message: false,
             by_router: false,
-            quoted_source,
-            quoted_destination,
+            inner_source,
+            inner_destination,
         }
     }
 }
@@ -155,7 +155,7 @@ impl<V: Version> Reading<V> {
             Kind::Ports => (Fragment::PORTS, content.ports.source, content.ports.destination),
             Kind::EchoRequest => (Fragment::ECHO_REQUEST, content.id, 0),
             Kind::EchoReply => (Fragment::ECHO_REPLY, content.id, 0),
-            Kind::ErrorAboutPorts | Kind::ErrorAboutEcho => return,
+            Kind::IcmpErrorPorts | Kind::IcmpErrorEcho => return,
         };
         let mut fragment = Fragment { seen: tables.now(), kind, source, destination };
         // Of two that say different things, the receiver may take either, so neither speaks for later ones.
@@ -176,10 +176,10 @@ impl<V: Version> Reading<V> {
 
 /// How much of a packet is read: one decision serves both, and a program can decide on most packets without the code
 /// that the others need.
-pub trait Depth {
+pub trait ParsePath {
     /// Whether what [`Self::read`] reads can be changed by nobody any more: a container's root can have the kernel send
     /// memory that it goes on writing to. False if the kernel has no memory to see to that.
-    fn settle(frame: &impl Frame) -> bool;
+    fn linearize(frame: &impl Frame) -> bool;
 
     /// Reads what a packet carries. The error says why it carries nothing that could be trusted.
     ///
@@ -200,17 +200,17 @@ pub trait Depth {
     fn again<V: Version>(frame: &impl Frame, ip: Ip<V>) -> Option<Ip<V>>;
 }
 
-/// For packets that [are plain](Version::is_plain).
+/// For packets that [are plain](Version::is_fast_path).
 #[derive(Clone, Copy, Debug)]
-pub struct Plain;
+pub struct FastPath;
 
 /// For all packets.
 #[derive(Clone, Copy, Debug)]
-pub struct Full;
+pub struct SlowPath;
 
-impl Depth for Plain {
+impl ParsePath for FastPath {
     #[inline(always)]
-    fn settle(_frame: &impl Frame) -> bool {
+    fn linearize(_frame: &impl Frame) -> bool {
         // All is read from the head.
         true
     }
@@ -242,10 +242,10 @@ impl Depth for Plain {
     }
 }
 
-impl Depth for Full {
+impl ParsePath for SlowPath {
     #[inline(always)]
-    fn settle(frame: &impl Frame) -> bool {
-        frame.settle(READ_AT_MOST)
+    fn linearize(frame: &impl Frame) -> bool {
+        frame.linearize(READ_AT_MOST)
     }
 
     #[inline(always)]
@@ -362,7 +362,7 @@ fn quoted<V: Version>(frame: &impl Frame, ip: &Ip<V>, offset: usize) -> Option<C
         if packet.offset + 4 > ip.end {
             return None;
         }
-        (Kind::ErrorAboutPorts, ports_of(frame.words(packet.offset).map(|[word]| word)?), 0, 0)
+        (Kind::IcmpErrorPorts, ports_of(frame.words(packet.offset).map(|[word]| word)?), 0, 0)
     } else if packet.protocol == V::ICMP {
         if packet.offset + ICMP_HEADER > ip.end {
             return None;
@@ -371,22 +371,13 @@ fn quoted<V: Version>(frame: &impl Frame, ip: &Ip<V>, offset: usize) -> Option<C
         if message::<V>(kind_and_sum) != Message::EchoRequest {
             return None;
         }
-        (Kind::ErrorAboutEcho, Ports::NONE, high(id_and_number), packet.offset)
+        (Kind::IcmpErrorEcho, Ports::NONE, high(id_and_number), packet.offset)
     } else {
         return None;
     };
-    let (quoted_source, quoted_destination) = (packet.source, packet.destination);
-    let has_message = kind == Kind::ErrorAboutEcho;
-    Some(Content {
-        kind,
-        ports,
-        id,
-        message,
-        has_message,
-        by_router: false,
-        quoted_source,
-        quoted_destination,
-    })
+    let (inner_source, inner_destination) = (packet.source, packet.destination);
+    let has_message = kind == Kind::IcmpErrorEcho;
+    Some(Content { kind, ports, id, message, has_message, by_router: false, inner_source, inner_destination })
 }
 
 /// What kind of ICMP message starts with this word.

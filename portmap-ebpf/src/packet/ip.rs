@@ -50,7 +50,7 @@ pub trait Version: Copy + Debug {
     fn is_mere_neighbour(address: Self::Address, config: &Config) -> bool;
 
     /// Whether a packet is as most are: the shortest header, no extensions, no fragment, and a transport with ports.
-    fn is_plain(frame: &impl Frame) -> bool;
+    fn is_fast_path(frame: &impl Frame) -> bool;
 
     /// Reads the IP header of a frame that is said to have one.
     fn parse(frame: &impl Frame) -> Result<Ip<Self>, Reason>;

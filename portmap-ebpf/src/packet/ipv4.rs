@@ -105,7 +105,7 @@ impl Version for V4 {
     }
 
     #[inline(always)]
-    fn is_plain(frame: &impl Frame) -> bool {
+    fn is_fast_path(frame: &impl Frame) -> bool {
         let Some(head) = frame.head::<HEAD>() else { return false };
         let is_whole = head.half::<20>() & FRAGMENT == 0;
         head.byte::<14>() == 0x45 && is_whole && has_ports(u32::from(head.byte::<23>()))

@@ -143,7 +143,7 @@ impl Version for V6 {
     }
 
     #[inline(always)]
-    fn is_plain(frame: &impl Frame) -> bool {
+    fn is_fast_path(frame: &impl Frame) -> bool {
         frame.head::<HEAD>().is_some_and(|head| has_ports(u32::from(head.byte::<20>())))
     }
 

@@ -9,7 +9,7 @@ mod ipv4;
 mod ipv6;
 
 pub use self::{
-    content::{Content, Depth, Full, Plain, Reading},
+    content::{Content, FastPath, ParsePath, Reading, SlowPath},
     ip::{Ip, Version},
     ipv4::V4,
     ipv6::V6,

@@ -78,7 +78,8 @@ pub fn adopt(pins: &Pins) -> Result<()> {
         info!("taking over from {}", old.root().display());
         bpffs::prepare(pins)?;
         // Programs that call others by this map must not find those of another version in it.
-        for shape in object::maps(object::bytes())?.iter().filter(|shape| shape.name != names::MAP_REST) {
+        for shape in object::maps(object::bytes())?.iter().filter(|shape| shape.name != names::MAP_TAIL_CALLS)
+        {
             let (from, to) = (old.map(&shape.name), pins.map(&shape.name));
             if to.exists() || !from.exists() {
                 continue;

@@ -91,14 +91,15 @@ pub fn load(pins: &Pins) -> Result<()> {
     let mut loader = loader(pins, &layout);
     let mut object: Ebpf =
         loader.load(object::bytes()).context(|| "cannot load the BPF object".to_owned())?;
-    let rest = MapData::from_pin(pins.map(names::MAP_REST)).context(|| "cannot open a map".to_owned())?;
+    let rest =
+        MapData::from_pin(pins.map(names::MAP_TAIL_CALLS)).context(|| "cannot open a map".to_owned())?;
     let mut rest =
         ProgramArray::try_from(Map::ProgramArray(rest)).context(|| "cannot use a map".to_owned())?;
-    for (place, name) in (0..).zip(names::REST) {
+    for (place, name) in (0..).zip(names::TAIL_CALLS) {
         let program = load_program(&mut object, name)?;
         let fd = program.fd().context(|| format!("the program {name} is not loaded"))?;
-        fault::step("write a map").context(|| format!("cannot write the map {}", names::MAP_REST))?;
-        rest.set(place, fd, 0).context(|| format!("cannot write the map {}", names::MAP_REST))?;
+        fault::step("write a map").context(|| format!("cannot write the map {}", names::MAP_TAIL_CALLS))?;
+        rest.set(place, fd, 0).context(|| format!("cannot write the map {}", names::MAP_TAIL_CALLS))?;
     }
     // Those that leave to them are not there before them.
     for name in names::PROGRAMS {

@@ -1,7 +1,7 @@
 //! Asking a loaded program what it would do with a packet (`BPF_PROG_TEST_RUN`).
 
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use portmap_ebpf::answer::{ASKED_MARK, ASKED_TIME, Words};
+use portmap_ebpf::verdict_codec::{DRY_RUN_MARK, DRY_RUN_TIME, EncodedVerdict};
 
 use crate::{
     error::{Context as _, Result},
@@ -23,7 +23,7 @@ pub struct Run {
     /// The code that it returned.
     pub code: i32,
     /// Its answer, if it was asked: `cb`, `priority` and `mark` of the packet.
-    pub words: Words,
+    pub words: EncodedVerdict,
 }
 
 impl Run {
@@ -35,7 +35,7 @@ impl Run {
 }
 
 /// Runs a pinned program once on a frame that has a mark and is at an interface of the calling thread's namespace.
-/// The frame goes nowhere; whether it is counted is up to the program. With [`ASKED_MARK`] it is asked and counts nothing.
+/// The frame goes nowhere; whether it is counted is up to the program. With [`DRY_RUN_MARK`] it is asked and counts nothing.
 pub fn run(pins: &Pins, program: &str, frame: &[u8], ifindex: u32, mark: u32) -> Result<Run> {
     let pin = pins.program(program);
     let running = || format!("cannot run {}", pin.display());
@@ -43,8 +43,8 @@ pub fn run(pins: &Pins, program: &str, frame: &[u8], ifindex: u32, mark: u32) ->
     let (mut before, mut after) = ([0; CONTEXT], [0; CONTEXT]);
     set_word(&mut before, MARK, mark);
     set_word(&mut before, IFINDEX, ifindex);
-    if mark == ASKED_MARK {
-        before[HWTSTAMP..].copy_from_slice(&ASKED_TIME.to_ne_bytes());
+    if mark == DRY_RUN_MARK {
+        before[HWTSTAMP..].copy_from_slice(&DRY_RUN_TIME.to_ne_bytes());
     }
     let options = TestRunOptions {
         data_in: Some(frame),

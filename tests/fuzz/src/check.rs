@@ -8,7 +8,7 @@ use portmap_common::{
 };
 use portmap_ebpf::{
     Tables as _, Verdict, answer, sample,
-    verdict::{NextHop, Renumber},
+    verdict::{NextHop, IcmpIdRewrite},
 };
 
 use crate::{
@@ -66,7 +66,7 @@ fn agrees(verdict: &Verdict, fate: &Fate) -> bool {
             Delivery { origin, owner, by_loopback, renumber } == specified
         }
         (Verdict::ToOutside { slot, next_hop, renumber }, Fate::Outside(by, to)) => {
-            (slot, next_hop, renumber) == (by, to, Renumber::NONE)
+            (slot, next_hop, renumber) == (by, to, IcmpIdRewrite::NONE)
         }
         (Verdict::ToOutside { slot, next_hop, .. }, Fate::Ask(question)) => {
             (slot, next_hop) == (question.asker.slot, question.next_hop)
@@ -142,9 +142,9 @@ impl Case<'_> {
     }
 
     /// What gets another identifier is an echo message in the frame that has the one it is said to have.
-    fn message(&self, renumber: Renumber) {
-        let Renumber { message, from, to } = renumber;
-        if renumber == Renumber::NONE {
+    fn message(&self, renumber: IcmpIdRewrite) {
+        let IcmpIdRewrite { message, from, to } = renumber;
+        if renumber == IcmpIdRewrite::NONE {
             return;
         }
         let bytes = self.frame.get(message..).and_then(|rest| rest.first_chunk::<8>());
@@ -217,7 +217,7 @@ impl Case<'_> {
             self.assert(claimed == 0 && is_busy, || "identifiers are free".to_owned());
             return;
         };
-        let is_changed = renumber != Renumber::NONE;
+        let is_changed = renumber != IcmpIdRewrite::NONE;
         let outside = if is_changed { renumber.to } else { asker.id };
         let is_kept = model.echo(peer, outside) == Some(asker);
         self.assert(is_kept, || "the answer would not come back".to_owned());
@@ -263,7 +263,7 @@ impl Case<'_> {
 
     /// A verdict survives being reported, and a sample says what can be read.
     fn reports(&self) {
-        let reported = answer::decode(answer::encode(&self.verdict));
+        let reported = verdict_codec::decode(verdict_codec::encode(&self.verdict));
         self.assert(reported == Some(self.verdict), || format!("reported as {reported:?}"));
         let mut event = DropEvent::default();
         sample::describe(&self.scene.view(self.frame), &mut event);

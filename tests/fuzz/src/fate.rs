@@ -7,8 +7,8 @@ use portmap_common::{
 };
 use portmap_ebpf::{
     Tables as _,
-    hooks::DECIDED_MARK,
-    verdict::{NextHop, Origin, Renumber},
+    hooks::HANDLED_MARK,
+    verdict::{NextHop, Origin, IcmpIdRewrite},
 };
 
 use crate::{
@@ -67,7 +67,7 @@ pub struct Delivery {
     /// Whether to or from `::1`.
     pub by_loopback: bool,
     /// The identifier that changes.
-    pub renumber: Renumber,
+    pub renumber: IcmpIdRewrite,
 }
 
 /// An echo request of a container.
@@ -106,7 +106,7 @@ pub fn of(scene: &Scene, frame: &[u8], world: &World, memory: &Memory) -> Outcom
     let fate = match scene.hook {
         Hook::Uplink => judge.uplink(scene.vlan_tag).unwrap_or(Fate::Left),
         Hook::Veth(slot) => judge.veth(scene, slot).unwrap_or(Fate::Dropped(slot)),
-        Hook::HostLo if scene.mark == DECIDED_MARK => Fate::Decided,
+        Hook::HostLo if scene.mark == HANDLED_MARK => Fate::Decided,
         Hook::HostLo => judge.host_lo(scene.vlan_tag).unwrap_or(Fate::Left),
         Hook::ContainerLo => judge.container_lo(scene.vlan_tag),
         Hook::ContainerEth0 => container_eth0(frame, scene.vlan_tag),
@@ -224,7 +224,7 @@ impl<'a> Judge<'a> {
             Content::Echo { is_request: true, .. } => return None,
             Content::Echo { id, at, .. } => {
                 let (owner, own) = self.asker((packet.is_v6, packet.source), id)?;
-                (owner, at.map_or(Renumber::NONE, |at| change(place(at), id, own)))
+                (owner, at.map_or(IcmpIdRewrite::NONE, |at| change(place(at), id, own)))
             }
             Content::Error { source, destination, .. }
                 if source != shared || destination == shared || is_loopback(destination) =>
@@ -232,7 +232,7 @@ impl<'a> Judge<'a> {
                 return None;
             }
             Content::Ports(_, port) | Content::Error { quote: Quote::Ports(port, _), .. } => {
-                (self.owner(port)?, Renumber::NONE)
+                (self.owner(port)?, IcmpIdRewrite::NONE)
             }
             Content::Error { quote: Quote::Request(id, at), destination, .. } => {
                 let (owner, own) = self.asker((packet.is_v6, destination), id)?;
@@ -307,7 +307,7 @@ impl<'a> Judge<'a> {
                 origin: Origin::Container(slot),
                 owner,
                 by_loopback: is_one(packet.source) || is_one(packet.destination),
-                renumber: Renumber::NONE,
+                renumber: IcmpIdRewrite::NONE,
             }),
         })
     }
@@ -403,7 +403,7 @@ impl<'a> Judge<'a> {
             origin: Origin::Host,
             owner,
             by_loopback: is_one(packet.source) || is_one(packet.destination),
-            renumber: Renumber::NONE,
+            renumber: IcmpIdRewrite::NONE,
         }))
     }
 
@@ -484,8 +484,8 @@ pub fn is_live(world: &World, echo: Echo) -> bool {
     echo.slot != HOST_SLOT && endpoint.host_ifindex != 0 && endpoint.generation == echo.generation
 }
 
-fn change(message: usize, from: u16, to: u16) -> Renumber {
-    if from == to { Renumber::NONE } else { Renumber { message, from, to } }
+fn change(message: usize, from: u16, to: u16) -> IcmpIdRewrite {
+    if from == to { IcmpIdRewrite::NONE } else { IcmpIdRewrite { message, from, to } }
 }
 
 /// The neighbour that leads to a packet's destination, if that is a unicast address and there is a way.

@@ -2,10 +2,10 @@
 
 use portmap_common::{slot::veth_ifindex, tables::Mac};
 use portmap_ebpf::{
-    InMemory, Verdict,
-    answer::ASKED_MARK,
-    hooks::{self, DECIDED_MARK, Finish, Hook as _},
-    packet::{Plain, V4, V6, Version as _, ethernet::Kind},
+    PacketBuf, Verdict,
+    verdict_codec::DRY_RUN_MARK,
+    hooks::{self, HANDLED_MARK, VerdictSink, Hook as _},
+    packet::{FastPath, V4, V6, Version as _, ethernet::Kind},
 };
 
 use crate::{
@@ -69,8 +69,8 @@ impl Scene {
         };
         let mark = match rest & 0x0f {
             13 => 1,
-            14 => ASKED_MARK,
-            15 => DECIDED_MARK,
+            14 => DRY_RUN_MARK,
+            15 => HANDLED_MARK,
             _ => 0,
         };
         let priority = match rest & 0x0f {
@@ -84,7 +84,7 @@ impl Scene {
     }
 
     /// The frame as the hook sees it.
-    pub fn view<'a>(&self, bytes: &'a [u8]) -> InMemory<'a> {
+    pub fn view<'a>(&self, bytes: &'a [u8]) -> PacketBuf<'a> {
         let ifindex = match self.hook {
             Hook::Uplink | Hook::UplinkEgress => 77,
             Hook::Veth(slot) => veth_ifindex(slot),
@@ -92,7 +92,7 @@ impl Scene {
             Hook::ContainerEth0 => 2,
         };
         let Self { vlan_tag, mark, ingress_ifindex, priority, .. } = *self;
-        InMemory {
+        PacketBuf {
             bytes,
             ifindex,
             ingress_ifindex,
@@ -100,7 +100,7 @@ impl Scene {
             vlan_tag,
             mark,
             priority,
-            ..InMemory::default()
+            ..PacketBuf::default()
         }
     }
 
@@ -134,18 +134,18 @@ impl Scene {
 /// Nothing becomes of a verdict.
 struct Tell;
 
-impl Finish for Tell {
+impl VerdictSink for Tell {
     type Output = Verdict;
 
-    fn finish(&self, verdict: Verdict) -> Verdict {
+    fn apply(&self, verdict: Verdict) -> Verdict {
         verdict
     }
 }
 
-fn plain<H: hooks::Hook>(frame: &InMemory<'_>, world: &World) -> Option<Verdict> {
+fn plain<H: hooks::Hook>(frame: &PacketBuf<'_>, world: &World) -> Option<Verdict> {
     let finished = match H::open(frame, world) {
-        Ok(Kind::V4) if V4::is_plain(frame) => H::decide_ip::<V4, Plain, _>(frame, world, &Tell),
-        Ok(Kind::V6) if V6::is_plain(frame) => H::decide_ip::<V6, Plain, _>(frame, world, &Tell),
+        Ok(Kind::V4) if V4::is_fast_path(frame) => H::decide_ip::<V4, FastPath, _>(frame, world, &Tell),
+        Ok(Kind::V6) if V6::is_fast_path(frame) => H::decide_ip::<V6, FastPath, _>(frame, world, &Tell),
         _ => return None,
     };
     match finished {

@@ -6,7 +6,7 @@ use portmap_common::{
     reason::{HostHook, Reason},
     slot::HOST_SLOT,
 };
-use portmap_ebpf::{Verdict, hooks::DECIDED_MARK, verdict::Origin};
+use portmap_ebpf::{Verdict, hooks::HANDLED_MARK, verdict::Origin};
 use portmap_tests::random::Random;
 
 use crate::{
@@ -75,7 +75,7 @@ pub(crate) fn check(kernel: &mut Kernel, random: &mut Random, forms: &[Form]) {
 const fn mark_after(verdict: Verdict) -> Option<u32> {
     match verdict {
         Verdict::ToOutside { .. } | Verdict::ToContainer { origin: Origin::Container(_), .. } => Some(0),
-        Verdict::ToHost(_) => Some(DECIDED_MARK),
+        Verdict::ToHost(_) => Some(HANDLED_MARK),
         _ => None,
     }
 }

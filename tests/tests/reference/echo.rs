@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use portmap_common::{memory::ECHO_LIFETIME, reason::Reason, slot::HOST_SLOT};
-use portmap_ebpf::{Verdict, verdict::Renumber};
+use portmap_ebpf::{Verdict, verdict::IcmpIdRewrite};
 
 use crate::{
     forms,
@@ -83,7 +83,7 @@ pub(crate) fn busy(judge: &mut Judge<'_>, is_ipv6: bool, id: u16) {
         assert!(taken.insert(next), "{next} is tried twice");
         judge.remember(Note::Echo(peer, next, NOW, others));
         match judge.ask_once("more and more are taken", &case) {
-            Verdict::ToOutside { renumber: Renumber { from, to, .. }, .. } => {
+            Verdict::ToOutside { renumber: IcmpIdRewrite { from, to, .. }, .. } => {
                 assert_eq!(from, id);
                 next = to;
             }

@@ -6,7 +6,7 @@ use portmap_common::{
     memory::{CONTRADICTION, FRAGMENT_LIFETIME, NEIGHBOUR_LIFETIME},
     slot::{HOST_SLOT, loopback_mac},
 };
-use portmap_ebpf::hooks::DECIDED_MARK;
+use portmap_ebpf::hooks::HANDLED_MARK;
 
 use crate::{
     forms,
@@ -207,7 +207,7 @@ pub(crate) fn frames(judge: &mut Judge<'_>, form: &Form) {
                     );
                 }
             }
-            for mark in [DECIDED_MARK, 1, u32::MAX] {
+            for mark in [HANDLED_MARK, 1, u32::MAX] {
                 judge.ask_once(&form.name, &Case { mark, ..Case::new(hook, &template.bytes) });
                 judge.ask_once(&form.name, &Case { mark, ..Case::new(hook, &template.bytes[..7]) });
             }

@@ -38,7 +38,7 @@ use portmap_common::{
 };
 use portmap_ebpf::{
     Verdict,
-    answer::{self, ASKED_MARK, ASKED_TIME},
+    verdict_codec::{self, DRY_RUN_MARK, DRY_RUN_TIME},
 };
 
 use crate::{
@@ -164,11 +164,11 @@ impl Kernel {
         if case.mark != 0 || !is_possible(case) {
             return None;
         }
-        let (_, after) = self.run(case, ASKED_MARK, ASKED_TIME);
+        let (_, after) = self.run(case, DRY_RUN_MARK, DRY_RUN_TIME);
         let mut words = [0; 7];
         words[..5].copy_from_slice(&after[CB..CB + 5]);
         words[5..].copy_from_slice(&[after[PRIORITY], after[MARK]]);
-        Some(answer::decode(words).expect("the program has answered"))
+        Some(verdict_codec::decode(words).expect("the program has answered"))
     }
 
     /// Gives a frame to the program at a hook: which priority and which mark it leaves.

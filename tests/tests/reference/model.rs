@@ -11,8 +11,8 @@ use portmap_common::{
 };
 use portmap_ebpf::{
     Verdict,
-    hooks::DECIDED_MARK,
-    verdict::{NextHop, Origin, Renumber},
+    hooks::HANDLED_MARK,
+    verdict::{IcmpIdRewrite, NextHop, Origin},
 };
 
 use crate::{
@@ -116,9 +116,9 @@ const UPLINK: &[Row] = &[
             Content::EchoReply { id, at } => s.answer_to(s.packet.source, id, at),
             Content::Error { quoted: Quoted { destination, content, .. }, .. } => match content {
                 QuotedContent::EchoRequest { id, at } => s.answer_to(destination, id, Some(at)),
-                QuotedContent::Ports { source, .. } => (s.world.owner(source), Renumber::NONE),
+                QuotedContent::Ports { source, .. } => (s.world.owner(source), IcmpIdRewrite::NONE),
             },
-            _ => (s.deciding_owner()?, Renumber::NONE),
+            _ => (s.deciding_owner()?, IcmpIdRewrite::NONE),
         };
         let (origin, owner) = (Origin::Outside, s.world.entry(slot));
         Some(Verdict::ToContainer { origin, owner, by_loopback: false, renumber })
@@ -211,7 +211,7 @@ const VETH: &[Row] = &[
             origin,
             owner,
             by_loopback,
-            renumber: Renumber::NONE,
+            renumber: IcmpIdRewrite::NONE,
         })
     }),
     row("the destination is no unicast address", |s| {
@@ -237,8 +237,8 @@ const VETH: &[Row] = &[
             IpAddr::V6(address) => NextHop::V6(address.octets()),
         };
         let renumber = match s.packet.content {
-            Content::EchoRequest { id, at: Some(at) } => Renumber::new(at, id, s.outside_id(id)?),
-            _ => Renumber::NONE,
+            Content::EchoRequest { id, at: Some(at) } => IcmpIdRewrite::new(at, id, s.outside_id(id)?),
+            _ => IcmpIdRewrite::NONE,
         };
         Some(Verdict::ToOutside { slot: s.sender(), next_hop, renumber })
     }),
@@ -246,7 +246,7 @@ const VETH: &[Row] = &[
 
 const HOST_LO: &[Row] = &[
     row("put there by the program at the host veth", |s| {
-        (s.case.mark == DECIDED_MARK).then_some(Verdict::Decided)
+        (s.case.mark == HANDLED_MARK).then_some(Verdict::Decided)
     }),
     row("unreadable (1-4)", |s| s.packet.unreadable_1_to_4().map(Verdict::Continue)),
     row("not to a local address", |s| (!s.is_to_local()).then_some(Verdict::Continue(Reason::OtherAddress))),
@@ -274,7 +274,7 @@ const HOST_LO: &[Row] = &[
     row("everything else", |s| {
         let (origin, owner) = (Origin::Host, s.world.entry(s.deciding_owner()?));
         let by_loopback = s.concerns_loopback6();
-        Some(Verdict::ToContainer { origin, owner, by_loopback, renumber: Renumber::NONE })
+        Some(Verdict::ToContainer { origin, owner, by_loopback, renumber: IcmpIdRewrite::NONE })
     }),
 ];
 
@@ -511,9 +511,9 @@ impl Situation<'_> {
     }
 
     /// Who gets the answer to an echo request, and with which identifier.
-    fn answer_to(&self, peer: IpAddr, id: u16, at: Option<usize>) -> (u16, Renumber) {
+    fn answer_to(&self, peer: IpAddr, id: u16, at: Option<usize>) -> (u16, IcmpIdRewrite) {
         let asker = self.asking_container(peer, id).expect("an earlier row has found it");
-        (asker.slot, at.map_or(Renumber::NONE, |at| Renumber::new(at, id, asker.id)))
+        (asker.slot, at.map_or(IcmpIdRewrite::NONE, |at| IcmpIdRewrite::new(at, id, asker.id)))
     }
 
     /// The identifier with which the sender's echo request leaves: of those that were tried the first that nobody

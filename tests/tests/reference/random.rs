@@ -8,7 +8,7 @@ use portmap_common::{
     slot::{HOST_SLOT, loopback_mac},
     tables::{Address4, Address6},
 };
-use portmap_ebpf::hooks::DECIDED_MARK;
+use portmap_ebpf::hooks::HANDLED_MARK;
 use portmap_tests::random::Random;
 
 use crate::{
@@ -118,7 +118,7 @@ pub(crate) fn packets(judge: &mut Judge<'_>, random: &mut Random, forms: &[Form]
             case.tag = Some(random.pick(&[0, 0x2000, 1, any]));
         }
         if hook == Hook::HostLo && random.once_in(20) {
-            case.mark = DECIDED_MARK;
+            case.mark = HANDLED_MARK;
         }
         if random.once_in(2) {
             case.ingress = random.pick(&[0, UPLINK, Hook::Veth(A).ifindex()]);

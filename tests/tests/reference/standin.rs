@@ -13,7 +13,7 @@ use portmap_common::{
     tables::{Address4, Config, Endpoint, PortEntry},
 };
 use portmap_ebpf::{
-    InMemory, Tables, Verdict,
+    PacketBuf, Tables, Verdict,
     hooks::{ContainerEth0, ContainerLo, Hook as _, HostLo, Uplink, UplinkEgress, Veth},
 };
 
@@ -122,7 +122,7 @@ impl<'a> Maps<'a> {
         self.changes.borrow_mut().clear();
         self.tried.borrow_mut().clear();
         self.spent.set(0);
-        let view = InMemory {
+        let view = PacketBuf {
             bytes: case.frame,
             ifindex: case.hook.ifindex(),
             station: self.world.config.mac,
@@ -133,7 +133,7 @@ impl<'a> Maps<'a> {
             segment: case.segment,
             longest: Some(LONGEST),
             is_unsound: false,
-            is_unsettled: false,
+            needs_linearize: false,
         };
         match case.hook {
             Hook::Uplink => Uplink::decide(&view, self),

@@ -21,7 +21,7 @@ fn measure(kernel: &str) -> Vec<String> {
         .override_global(names::SKB_LAYOUT, &layout, true)
         .load(object::bytes())
         .expect("an object");
-    let programs = names::PROGRAMS.iter().chain(&names::REST);
+    let programs = names::PROGRAMS.iter().chain(&names::TAIL_CALLS);
     programs
         .map(|name| {
             let program: &mut SchedClassifier =

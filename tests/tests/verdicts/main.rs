@@ -19,9 +19,9 @@ use portmap_common::{
     tables::{Address4, Address6, Config},
 };
 use portmap_ebpf::{
-    InMemory, Verdict,
+    PacketBuf, Verdict,
     hooks::{Hook as _, Veth},
-    verdict::{NextHop, Renumber},
+    verdict::{IcmpIdRewrite, NextHop},
 };
 use portmap_tests::{frames::Frame, private::in_namespaces};
 
@@ -64,7 +64,7 @@ fn frames_of_every_length_are_decided() {
 #[test]
 fn frames_are_dropped_if_there_is_no_memory_to_look_at_them() {
     let options = Frame { options: vec![1; 4], ..from_a((HOST, A_PORT), (PEER, FREE)) }.bytes();
-    let frame = InMemory { is_unsettled: true, ..Hook::VethOfA.frame(&options) };
+    let frame = PacketBuf { needs_linearize: true, ..Hook::VethOfA.frame(&options) };
     let dropped = Verdict::Drop { slot: A, reason: Reason::Malformed };
     assert_eq!(Veth::decide(&frame, &World::default()), dropped);
     assert_ne!(Hook::VethOfA.decide(&options, &World::default()), dropped);
@@ -74,7 +74,7 @@ fn frames_are_dropped_if_there_is_no_memory_to_look_at_them() {
 #[test]
 fn what_no_kernel_leaves_to_others_does_not_leave() {
     let bytes = from_a((HOST, A_PORT), (PEER, FREE)).bytes();
-    let frame = InMemory { is_unsound: true, ..Hook::VethOfA.frame(&bytes) };
+    let frame = PacketBuf { is_unsound: true, ..Hook::VethOfA.frame(&bytes) };
     let dropped = Verdict::Drop { slot: A, reason: Reason::Malformed };
     assert_eq!(Veth::decide(&frame, &World::default()), dropped);
     assert_ne!(Hook::VethOfA.decide(&bytes, &World::default()), dropped);
@@ -89,7 +89,7 @@ fn next_hops_follow_the_network() {
     let to = |next_hop: Ipv4Addr| Verdict::ToOutside {
         slot: A,
         next_hop: NextHop::V4(next_hop.octets()),
-        renumber: Renumber::NONE,
+        renumber: IcmpIdRewrite::NONE,
     };
     let dropped = |reason| Verdict::Drop { slot: A, reason };
     for (netmask, gateway, destination, expected) in [
@@ -155,7 +155,7 @@ fn next_hops_follow_the_ipv6_network() {
             Ok(next_hop) => Verdict::ToOutside {
                 slot: A,
                 next_hop: NextHop::V6(address(next_hop).octets()),
-                renumber: Renumber::NONE,
+                renumber: IcmpIdRewrite::NONE,
             },
             Err(reason) => Verdict::Drop { slot: A, reason },
         };

@@ -9,7 +9,7 @@ use portmap_common::{
 };
 use portmap_ebpf::{
     Verdict,
-    verdict::{NextHop, Origin, Renumber},
+    verdict::{IcmpIdRewrite, NextHop, Origin},
 };
 use portmap_tests::frames::{Frame, ICMP, TCP, UDP};
 
@@ -126,11 +126,11 @@ impl Table {
 }
 
 const fn to(origin: Origin, slot: u16) -> Verdict {
-    Verdict::ToContainer { origin, owner: entry(slot), by_loopback: false, renumber: Renumber::NONE }
+    Verdict::ToContainer { origin, owner: entry(slot), by_loopback: false, renumber: IcmpIdRewrite::NONE }
 }
 
 const fn outside(next_hop: Ipv4Addr) -> Verdict {
-    Verdict::ToOutside { slot: A, next_hop: NextHop::V4(next_hop.octets()), renumber: Renumber::NONE }
+    Verdict::ToOutside { slot: A, next_hop: NextHop::V4(next_hop.octets()), renumber: IcmpIdRewrite::NONE }
 }
 
 const fn drop_a(reason: Reason) -> Verdict {
@@ -378,7 +378,7 @@ fn at_veth_of_a() -> Vec<Fixture> {
         origin: Origin::Container(A),
         owner: PortEntry { flags: LOOPBACK_PRIVATE, ..entry(P) },
         by_loopback: false,
-        renumber: Renumber::NONE,
+        renumber: IcmpIdRewrite::NONE,
     };
     table.add(
         "to a private container by the host's address",

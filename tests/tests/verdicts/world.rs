@@ -14,7 +14,7 @@ use portmap_common::{
     },
 };
 use portmap_ebpf::{
-    InMemory, Verdict,
+    PacketBuf, Verdict,
     hooks::{ContainerLo, Hook as _, HostLo, Uplink, Veth},
     tables::Tables,
 };
@@ -228,13 +228,13 @@ impl Hook {
     }
 
     /// A frame at the hook.
-    pub(crate) fn frame(self, bytes: &[u8]) -> InMemory<'_> {
-        InMemory {
+    pub(crate) fn frame(self, bytes: &[u8]) -> PacketBuf<'_> {
+        PacketBuf {
             bytes,
             ifindex: self.ifindex(),
             station: Mac::new(MAC),
             longest: Some(LONGEST),
-            ..InMemory::default()
+            ..PacketBuf::default()
         }
     }
 

@@ -25,7 +25,7 @@ pub(super) struct Repair {
     edits: &'static [Edit],
 }
 
-const FINISH: &str = "portmap-ebpf/src/bpf/finish.rs";
+const FINISH: &str = "portmap-ebpf/src/bpf/apply.rs";
 const OFFLOAD: &str = "portmap-ebpf/src/bpf/offload.rs";
 const SEGMENTS: &str = "portmap-ebpf/src/segments.rs";
 const FRAME: &str = "portmap-ebpf/src/bpf/frame.rs";
@@ -54,8 +54,8 @@ pub(super) const ALL: [Repair; 9] = [
         seen: "packets are counted",
         edits: &[Edit {
             file: FRAME,
-            from: "skb.mark == ASKED_MARK && unsafe { (&raw const skb.hwtstamp).read_volatile() } == ASKED_TIME",
-            to: "skb.mark == ASKED_MARK",
+            from: "skb.mark == DRY_RUN_MARK && unsafe { (&raw const skb.hwtstamp).read_volatile() } == DRY_RUN_TIME",
+            to: "skb.mark == DRY_RUN_MARK",
         }],
     },
     Repair {

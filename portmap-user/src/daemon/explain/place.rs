@@ -8,9 +8,9 @@ use portmap_common::{
     tables::{Config, Mac},
 };
 use portmap_ebpf::{
-    InMemory, Verdict,
-    answer::{self, ASKED_MARK},
-    hooks::{ContainerEth0, ContainerLo, DECIDED_MARK, Hook as _, HostLo, Uplink, Veth},
+    PacketBuf, Verdict,
+    hooks::{ContainerEth0, ContainerLo, HANDLED_MARK, Hook as _, HostLo, Uplink, Veth},
+    verdict_codec::{self, DRY_RUN_MARK},
 };
 
 use super::tables::Live;
@@ -111,13 +111,13 @@ impl Place {
 
     /// The verdict of the decision code in this binary.
     pub(super) fn decide(self, bytes: &[u8], config: &Config, tables: &Live<'_>) -> Verdict {
-        let mark = if self.is_decided() { DECIDED_MARK } else { 0 };
-        let frame = InMemory {
+        let mark = if self.is_decided() { HANDLED_MARK } else { 0 };
+        let frame = PacketBuf {
             bytes,
             ifindex: self.ifindex(config),
             station: self.mac(config),
             mark,
-            ..InMemory::default()
+            ..PacketBuf::default()
         };
         match self {
             Self::Uplink => Uplink::decide(&frame, tables),
@@ -132,10 +132,10 @@ impl Place {
     pub(super) fn ask(self, pins: &Pins, bytes: &[u8], config: &Config) -> Result<Option<Verdict>> {
         let run = |mark| test_run::run(pins, self.program(), bytes, self.ifindex(config), mark);
         if !self.is_decided() {
-            return Ok(answer::decode(run(ASKED_MARK)?.words));
+            return Ok(verdict_codec::decode(run(DRY_RUN_MARK)?.words));
         }
         // There is no room for two marks. This one makes the program do nothing but take it off.
-        let run = run(DECIDED_MARK)?;
+        let run = run(HANDLED_MARK)?;
         Ok((run.code == GOES_ON && run.mark() == 0).then_some(Verdict::Decided))
     }
 }

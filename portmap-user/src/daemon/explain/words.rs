@@ -8,7 +8,7 @@ use std::{
 use portmap_common::{reason::Reason, tables::PortEntry};
 use portmap_ebpf::{
     Verdict,
-    verdict::{NextHop, Renumber},
+    verdict::{IcmpIdRewrite, NextHop},
 };
 
 use super::place::Place;
@@ -79,7 +79,7 @@ impl Names {
         }
     }
 
-    fn to_container(&self, owner: PortEntry, renumber: Renumber) -> Outcome {
+    fn to_container(&self, owner: PortEntry, renumber: IcmpIdRewrite) -> Outcome {
         let PortEntry { ifindex, slot, .. } = owner;
         let place = format!("slot {slot}, pm{slot}, ifindex {ifindex}");
         let target = self.0.get(&slot).cloned();
@@ -96,7 +96,7 @@ fn with_reason(verdict: &str, what: &str, reason: Reason) -> Outcome {
     Outcome { reason: Some(reason.name().to_owned()), ..outcome(verdict, text) }
 }
 
-fn renumbered(Renumber { from, to, .. }: Renumber) -> String {
+fn renumbered(IcmpIdRewrite { from, to, .. }: IcmpIdRewrite) -> String {
     if from == to { String::new() } else { format!(", with the identifier {to} instead of {from}") }
 }
 
@@ -114,7 +114,7 @@ mod tests {
             origin: Origin::Outside,
             owner: PortEntry { ifindex: 1_000_000 + u32::from(slot), slot, flags: 0 },
             by_loopback: false,
-            renumber: Renumber::NONE,
+            renumber: IcmpIdRewrite::NONE,
         };
         assert_eq!(text(to(2)), "to container b (slot 2, pm2, ifindex 1000002)");
         assert_eq!(text(to(3)), "to a container that is not known (slot 3, pm3, ifindex 1000003)");
@@ -123,7 +123,7 @@ mod tests {
             "dropped: source_port - The source port is not owned by the sending container."
         );
         assert!(text(Verdict::Continue(Reason::HostPort)).starts_with("left to the host: host_port - "));
-        let renumber = Renumber { message: 34, from: 1, to: 9 };
+        let renumber = IcmpIdRewrite { message: 34, from: 1, to: 9 };
         let next_hop = NextHop::V4([10, 0, 0, 2]);
         assert_eq!(
             text(Verdict::ToOutside { slot: 2, next_hop, renumber }),

@@ -18,14 +18,14 @@ use portmap_common::{
     tables::{PortEntry, QUEUE_LOCAL, QUEUE_OUTSIDE},
 };
 use portmap_ebpf::{
-    answer,
-    hooks::{DECIDED_MARK, Finish},
-    verdict::{NextHop, Origin, Renumber, Verdict},
+    hooks::{HANDLED_MARK, VerdictSink},
+    verdict::{IcmpIdRewrite, NextHop, Origin, Verdict},
+    verdict_codec,
 };
 
 use super::{
-    dropping,
-    frame::{fits, is_asked},
+    drops,
+    frame::{fits, is_dry_run},
     maps,
 };
 
@@ -47,23 +47,23 @@ struct Neighbour(bpf_redir_neigh);
 const NEIGHBOUR_SIZE: i32 = size_of::<bpf_redir_neigh>() as i32;
 
 /// Carries out verdicts on the packet of one run of a program.
-pub(super) struct Finisher<'a> {
+pub(super) struct SkbSink<'a> {
     /// The packet.
     pub(super) context: &'a TcContext,
     /// Where packets that are left to the host are counted; none on a container's interfaces.
     pub(super) at: Option<HostHook>,
 }
 
-impl Finish for Finisher<'_> {
+impl VerdictSink for SkbSink<'_> {
     type Output = i32;
 
     #[inline(always)]
-    fn finish(&self, verdict: Verdict) -> i32 {
-        let is_asked = is_asked(self.context);
-        if is_asked {
-            answer(self.context, &verdict);
+    fn apply(&self, verdict: Verdict) -> i32 {
+        let is_dry_run = is_dry_run(self.context);
+        if is_dry_run {
+            report(self.context, &verdict);
         } else if let Verdict::Drop { reason, .. } = verdict {
-            return dropping::leave(self.context, reason);
+            return drops::tail_call(self.context, reason);
         } else {
             self.count(&verdict);
         }
@@ -71,11 +71,11 @@ impl Finish for Finisher<'_> {
             // The mark has told the hook so, and is nothing that the host's stack should see.
             set_mark(self.context, 0);
         }
-        carry_out(self.context, &verdict, is_asked)
+        carry_out(self.context, &verdict, is_dry_run)
     }
 }
 
-impl Finisher<'_> {
+impl SkbSink<'_> {
     /// Counts a packet for whom it concerns.
     #[inline(always)]
     fn count(&self, verdict: &Verdict) {
@@ -108,17 +108,17 @@ impl Finisher<'_> {
 
 /// Sends a packet where the verdict says.
 #[inline(always)]
-fn carry_out(context: &TcContext, verdict: &Verdict, is_asked: bool) -> i32 {
+fn carry_out(context: &TcContext, verdict: &Verdict, is_dry_run: bool) -> i32 {
     // The priority of a packet about which the program is asked is part of the answer.
     let set_priority = |priority| {
-        if !is_asked {
+        if !is_dry_run {
             set_priority(context, priority);
         }
     };
     // What a sender has said beside the packet is for its own namespace. A redirect would take it along, to where a class of
     // a queue, a route or a firewall's rule may be chosen by it.
     let forget = || {
-        if !is_asked {
+        if !is_dry_run {
             set_mark(context, 0);
             set_priority(0);
             set_tc_index(context, 0);
@@ -163,7 +163,7 @@ fn carry_out(context: &TcContext, verdict: &Verdict, is_asked: bool) -> i32 {
         }
         Verdict::ToHost(_) => {
             forget();
-            set_mark(context, DECIDED_MARK);
+            set_mark(context, HANDLED_MARK);
             let mac = maps::config().lo_mac.octets();
             to_loopback(context, Some(mac))
         }
@@ -224,11 +224,11 @@ fn to_loopback(context: &TcContext, mac: Option<[u8; 6]>) -> i32 {
 
 /// Gives an echo message its other identifier, if it gets one; false if the kernel cannot.
 #[inline(always)]
-fn renumbered(context: &TcContext, renumber: Renumber) -> bool {
+fn renumbered(context: &TcContext, renumber: IcmpIdRewrite) -> bool {
     if renumber.is_none() {
         return true;
     }
-    let Renumber { message, from, to } = renumber;
+    let IcmpIdRewrite { message, from, to } = renumber;
     // Both change together, so a sum over the packet (the hardware's, or that of an ICMP error around the message)
     // stays what it is.
     let sum = context.l4_csum_replace(
@@ -242,8 +242,8 @@ fn renumbered(context: &TcContext, renumber: Renumber) -> bool {
 
 /// Reports a verdict to whoever asks for it.
 #[inline(always)]
-fn answer(context: &TcContext, verdict: &Verdict) {
-    let [first, a, b, c, d, priority, mark] = answer::encode(verdict);
+fn report(context: &TcContext, verdict: &Verdict) {
+    let [first, a, b, c, d, priority, mark] = verdict_codec::encode(verdict);
     let skb = context.as_ptr().cast::<__sk_buff>();
     // SAFETY: the kernel passes a valid context, which nothing else refers to now.
     let skb = unsafe { &mut *skb };

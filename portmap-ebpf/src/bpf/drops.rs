@@ -5,14 +5,14 @@ use core::arch::asm;
 use aya_ebpf::{bindings::TC_ACT_SHOT, programs::TcContext};
 use portmap_common::{
     event::{DROP_MARK, DropEvent, EventBudget, SAMPLES, WINDOW},
-    names::rest,
+    names::tail_call_index,
     reason::Reason,
     slot::{HOST_SLOT, slot_of_veth},
 };
 use portmap_ebpf::{Frame as _, sample};
 
 use super::{
-    finish::{place, set_mark},
+    apply::{place, set_mark},
     frame::Skb,
     maps,
 };
@@ -20,16 +20,16 @@ use super::{
 /// Leaves a packet to the program that counts it and drops it. The mark tells that one the reason, and the kernel's
 /// tracers, too.
 #[inline(always)]
-pub(super) fn leave(context: &TcContext, reason: Reason) -> i32 {
+pub(super) fn tail_call(context: &TcContext, reason: Reason) -> i32 {
     set_mark(context, DROP_MARK | reason as u32);
-    maps::leave_to(context, const { rest("pm_dropped") });
+    maps::tail_call(context, const { tail_call_index("pm_dropped") });
     // Only if the daemon has not put the program there, which it does before it attaches any.
     TC_ACT_SHOT
 }
 
 /// Does all that is done about a dropped packet, besides dropping it.
 #[inline(always)]
-pub(super) fn note(context: &TcContext) {
+pub(super) fn record(context: &TcContext) {
     let frame = Skb::new(context);
     // A packet that came in by no host veth came from outside, and is counted for the host.
     let slot = slot_of_veth(frame.ifindex());

@@ -1,23 +1,23 @@
 //! A verdict as a program reports it when it is asked rather than given a packet.
 //!
-//! A test run (`BPF_PROG_TEST_RUN`) of a program on a frame with [`ASKED_MARK`] and [`ASKED_TIME`] counts nothing and writes
+//! A test run (`BPF_PROG_TEST_RUN`) of a program on a frame with [`DRY_RUN_MARK`] and [`DRY_RUN_TIME`] counts nothing and writes
 //! nothing down. The program says what it would do in seven words of the `__sk_buff`, which a test run hands back. A mark
 //! alone, which a container's root can give a packet, makes no difference.
 
 use portmap_common::{reason::Reason, tables::PortEntry};
 
-use crate::verdict::{NextHop, Origin, Renumber, Verdict};
+use crate::verdict::{IcmpIdRewrite, NextHop, Origin, Verdict};
 
 /// Mark of a frame about which a program is asked.
-pub const ASKED_MARK: u32 = 0x504d_3f3f;
+pub const DRY_RUN_MARK: u32 = 0x504d_3f3f;
 
 /// What such a frame has besides, which no packet can have: the moment at which hardware has seen it (`hwtstamp`). Programs
 /// cannot write that and senders cannot set it, drivers of hardware alone can. This moment is centuries from now (and, where
 /// a kernel keeps an address in its place, no address).
-pub const ASKED_TIME: u64 = 0x504d_3f3f_504d_3f3f;
+pub const DRY_RUN_TIME: u64 = 0x504d_3f3f_504d_3f3f;
 
 /// The words: five of `cb`, then `priority` and `mark`.
-pub type Words = [u32; 7];
+pub type EncodedVerdict = [u32; 7];
 
 const CONTINUE: u8 = 1;
 const DECIDED: u8 = 2;
@@ -35,7 +35,7 @@ const IN_FLOW: u8 = 13;
 
 /// Writes a verdict down.
 #[inline(always)]
-pub fn encode(verdict: &Verdict) -> Words {
+pub fn encode(verdict: &Verdict) -> EncodedVerdict {
     let short = |kind, detail, slot| [first(kind, detail, slot), 0, 0, 0, 0, 0, 0];
     match *verdict {
         Verdict::Continue(reason) => short(CONTINUE, reason as u8, 0),
@@ -72,7 +72,7 @@ pub fn encode(verdict: &Verdict) -> Words {
 }
 
 /// Reads a verdict back; none if no program can have written these words.
-pub fn decode(words: Words) -> Option<Verdict> {
+pub fn decode(words: EncodedVerdict) -> Option<Verdict> {
     let [first, a, b, c, d, ids, message] = words;
     let [kind, detail, low, high] = first.to_le_bytes();
     let slot = u16::from_le_bytes([low, high]);
@@ -117,14 +117,14 @@ fn first(kind: u8, detail: u8, slot: u16) -> u32 {
 /// Both identifiers in one word, and the place of the message in another.
 #[expect(clippy::cast_possible_truncation, reason = "no frame is that long")]
 #[inline(always)]
-const fn encode_renumber(renumber: Renumber) -> (u32, u32) {
+const fn encode_renumber(renumber: IcmpIdRewrite) -> (u32, u32) {
     (renumber.from as u32 | (renumber.to as u32) << 16, renumber.message as u32)
 }
 
-const fn decode_renumber(ids: u32, message: u32) -> Renumber {
+const fn decode_renumber(ids: u32, message: u32) -> IcmpIdRewrite {
     let [f0, f1, t0, t1] = ids.to_le_bytes();
     let (from, to) = (u16::from_le_bytes([f0, f1]), u16::from_le_bytes([t0, t1]));
-    Renumber { message: message as usize, from, to }
+    IcmpIdRewrite { message: message as usize, from, to }
 }
 
 #[cfg(test)]
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn every_verdict_survives_being_reported() {
         let owner = PortEntry { ifindex: 1_000_007, slot: 7, flags: 3 };
-        let renumber = Renumber { message: 14 + 40 + 2048, from: 0xfffe, to: 1 };
+        let renumber = IcmpIdRewrite { message: 14 + 40 + 2048, from: 0xfffe, to: 1 };
         let mut verdicts: Vec<Verdict> = vec![
             Verdict::Decided,
             Verdict::InFlow(4097),
@@ -148,7 +148,7 @@ mod tests {
             Verdict::ToLoopback,
             Verdict::ToOutside { slot: 9, next_hop: NextHop::V4([10, 0, 0, 254]), renumber },
             Verdict::ToOutside { slot: 9, next_hop: NextHop::V6(*b"0123456789abcdef"), renumber },
-            Verdict::ToOutside { slot: 9, next_hop: NextHop::V6([0xff; 16]), renumber: Renumber::NONE },
+            Verdict::ToOutside { slot: 9, next_hop: NextHop::V6([0xff; 16]), renumber: IcmpIdRewrite::NONE },
         ];
         for reason in Reason::ALL {
             verdicts.push(Verdict::Continue(*reason));
@@ -157,7 +157,12 @@ mod tests {
         for origin in [Origin::Outside, Origin::Host, Origin::Container(12)] {
             for by_loopback in [false, true] {
                 verdicts.push(Verdict::ToContainer { origin, owner, by_loopback, renumber });
-                verdicts.push(Verdict::ToContainer { origin, owner, by_loopback, renumber: Renumber::NONE });
+                verdicts.push(Verdict::ToContainer {
+                    origin,
+                    owner,
+                    by_loopback,
+                    renumber: IcmpIdRewrite::NONE,
+                });
             }
         }
         for verdict in verdicts {

@@ -30,7 +30,7 @@ fn at<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
 
 /// A frame outside of the kernel, at a hook that it is said to be at.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct InMemory<'a> {
+pub struct PacketBuf<'a> {
     /// Its bytes.
     pub bytes: &'a [u8],
     /// Index of the interface at which the hook is.
@@ -51,11 +51,11 @@ pub struct InMemory<'a> {
     pub longest: Option<u32>,
     /// Whether its sender has left to others what no kernel leaves.
     pub is_unsound: bool,
-    /// Whether there is no memory to settle it in.
-    pub is_unsettled: bool,
+    /// Whether there is no memory to linearize it in.
+    pub needs_linearize: bool,
 }
 
-impl Frame for InMemory<'_> {
+impl Frame for PacketBuf<'_> {
     fn head<const N: usize>(&self) -> Option<impl Head> {
         self.bytes.get(..N)
     }
@@ -65,8 +65,8 @@ impl Frame for InMemory<'_> {
         words.first_chunk::<N>().map(|words| words.map(u32::from_be_bytes))
     }
 
-    fn settle(&self, _most: u32) -> bool {
-        !self.is_unsettled
+    fn linearize(&self, _most: u32) -> bool {
+        !self.needs_linearize
     }
 
     fn length(&self) -> u32 {
@@ -81,7 +81,7 @@ impl Frame for InMemory<'_> {
         self.ingress_ifindex
     }
 
-    fn is_for_this_station(&self) -> bool {
+    fn is_packet_host(&self) -> bool {
         self.bytes.starts_with(&self.station.octets())
     }
 
