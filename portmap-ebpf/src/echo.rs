@@ -1,7 +1,7 @@
 //! Echo requests and replies: whose reply is it?
 //!
 //! An echo message has no port, only an identifier that its sender makes up. Who has asked whom with which one is
-//! written down when the request leaves. If an identifier is in use towards an address, a later lookup_owner gets another
+//! written down when the request leaves. If an identifier is in use towards an address, a later asker gets another
 //! one on the way out, and its own back on the way in. Which ones are tried nobody can foresee, so that nobody can take
 //! all of them from another by a few requests of its own, and whoever asks no more loses them to who does.
 

@@ -40,7 +40,7 @@ pub trait Tables {
     /// Writes down who asks for the echo with this key, whoever did before.
     fn set_echo(&self, key: &EchoKey, echo: &Echo);
 
-    /// Writes down when the lookup_owner of the echo with this key has asked last.
+    /// Writes down when the asker of the echo with this key has asked last.
     fn renew_echo(&self, key: &EchoKey, seen: u64);
 
     /// As [`Self::set_echo`], but if somebody else has the key by now, it returns false. `stale` is what may be replaced.

@@ -25,6 +25,9 @@ pub(crate) const SOURCE: &str = "source";
 /// Names of the program that takes debug information out of an object, of which the kernel needs none but BTF.
 const STRIP: [&str; 2] = ["/usr/lib/llvm-22/bin/llvm-objcopy", "llvm-objcopy"];
 
+/// Names and contents of objects.
+type Objects = Vec<(&'static str, Vec<u8>)>;
+
 /// Builds the objects from their sources and puts them where they are committed.
 pub(crate) fn make() -> Result<()> {
     setup::ensure(&[Group::Build], Report::Changes)?;
@@ -86,7 +89,7 @@ pub(crate) fn check() -> Result<Option<String>> {
 }
 
 /// The objects as their sources make them here.
-fn build(root: &Path) -> Result<(committed::Record, Vec<(&'static str, Vec<u8>)>)> {
+fn build(root: &Path) -> Result<(committed::Record, Objects)> {
     let toolchain = toolchain::find().context("no BPF toolchain: run `cargo xtask setup build`")?;
     let target = workspace::metadata()?.target_directory;
     let host = Host { architecture: committed::ARCHITECTURE, is_big_endian: false };

@@ -174,7 +174,7 @@ impl<V: Version> Reading<V> {
     }
 }
 
-/// How much of a packet is read: one decision serves both, and a program can decide on most packets without the code
+/// How much of a packet is parsed: one decision serves both paths, and a program can decide on most packets without the code
 /// that the others need.
 pub trait ParsePath {
     /// Whether what [`Self::read`] reads can be changed by nobody any more: a container's root can have the kernel send
@@ -200,11 +200,11 @@ pub trait ParsePath {
     fn again<V: Version>(frame: &impl Frame, ip: Ip<V>) -> Option<Ip<V>>;
 }
 
-/// For packets that [are plain](Version::is_fast_path).
+/// The fast path, for plain packets: [`Version::is_fast_path`].
 #[derive(Clone, Copy, Debug)]
 pub struct FastPath;
 
-/// For all packets.
+/// The slow path, for all packets.
 #[derive(Clone, Copy, Debug)]
 pub struct SlowPath;
 

@@ -90,10 +90,10 @@ impl Daemon {
         let limited = ContainerRecord { ports: before.ports.clone(), ..after.clone() };
         let applied =
             self.apply(&limited).and_then(|warning| self.store.set_container(after).map(|()| warning));
-        if applied.is_err() {
-            if let Err(left) = self.apply(before) {
-                warn!("container {:?}: its limits are neither the old nor the new ones: {left}", before.name);
-            }
+        if applied.is_err()
+            && let Err(left) = self.apply(before)
+        {
+            warn!("container {:?}: its limits are neither the old nor the new ones: {left}", before.name);
         }
         // What follows cannot fail, and the next daemon does it by itself.
         applied

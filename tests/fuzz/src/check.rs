@@ -7,8 +7,9 @@ use portmap_common::{
     slot::HOST_SLOT,
 };
 use portmap_ebpf::{
-    Tables as _, Verdict, answer, sample,
-    verdict::{NextHop, IcmpIdRewrite},
+    Tables as _, Verdict, sample,
+    verdict::{IcmpIdRewrite, NextHop},
+    verdict_codec,
 };
 
 use crate::{

@@ -8,7 +8,7 @@ use portmap_common::{
 use portmap_ebpf::{
     Tables as _,
     hooks::HANDLED_MARK,
-    verdict::{NextHop, Origin, IcmpIdRewrite},
+    verdict::{IcmpIdRewrite, NextHop, Origin},
 };
 
 use crate::{

@@ -3,9 +3,9 @@
 use portmap_common::{slot::veth_ifindex, tables::Mac};
 use portmap_ebpf::{
     PacketBuf, Verdict,
-    verdict_codec::DRY_RUN_MARK,
-    hooks::{self, HANDLED_MARK, VerdictSink, Hook as _},
+    hooks::{self, HANDLED_MARK, Hook as _, VerdictSink},
     packet::{FastPath, V4, V6, Version as _, ethernet::Kind},
+    verdict_codec::DRY_RUN_MARK,
 };
 
 use crate::{
