@@ -105,16 +105,16 @@ impl Build<'_> {
 
 /// Compiler and linker, with versions, in one line.
 pub(crate) fn compiler(toolchain: &str) -> String {
-    let version = |command: &mut Command| {
+    let output = |command: &mut Command| {
         let output = without_outer(command).output();
-        let output = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-        let text = output.unwrap_or_default();
-        // Name and version; what follows is when and where from.
-        text.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
+        output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
     };
-    let rustc = version(Command::new("rustup").args(["run", toolchain, "rustc", "--version"]));
-    let linker = version(Command::new("bpf-linker").arg("--version"));
-    format!("{rustc}, {linker}")
+    // Name and version; what follows is when and where from.
+    let version = |text: &str| text.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+    let rustc = output(Command::new("rustup").args(["run", toolchain, "rustc", "--version", "--verbose"]));
+    let llvm = rustc.lines().find_map(|line| line.strip_prefix("LLVM version: ")).unwrap_or("unknown");
+    let linker = output(Command::new("bpf-linker").arg("--version"));
+    format!("{} with LLVM {llvm}, {}", version(&rustc), version(&linker))
 }
 
 /// Whether the toolchain is installed together with the sources of the standard library.
