@@ -159,3 +159,19 @@ impl Repair {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::ALL;
+    use crate::workspace;
+
+    #[test]
+    fn every_check_is_where_it_is_taken_out() {
+        for edit in ALL.iter().flat_map(|repair| repair.edits) {
+            let text = fs::read_to_string(workspace::root().join(edit.file)).expect(edit.file);
+            assert_eq!(text.matches(edit.from).count(), 1, "{}: {}", edit.file, edit.from);
+        }
+    }
+}
