@@ -38,10 +38,10 @@ fn signals_are_passed_on_to_the_command() {
     let _daemon = sandbox.daemon();
     let names = ["INT", "QUIT", "HUP", "USR1", "USR2"];
     let traps = names.map(|name| format!("trap 'echo {name} >> /run/seen' {name}; ")).concat();
-    // One process for all the time: dash forgets signals that come while it starts one (`onsig`, `vforked`).
-    let script = format!(
-        "{traps}sleep 600 & trap \"kill $!; exit 9\" TERM; touch /run/started; while :; do wait; done"
-    );
+    // It starts nothing any more when it is sent signals: dash forgets those that come until it has noticed that a program has
+    // begun to run (`onsig`, `vforked`).
+    let script =
+        format!("{traps}sleep 600 & trap \"kill $!; exit 9\" TERM; : > /run/started; while :; do wait; done");
     let mut child = run(&sandbox, &script);
     for (count, name) in names.iter().enumerate() {
         signal(&sandbox, name);
