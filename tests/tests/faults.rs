@@ -1,11 +1,7 @@
 //! Whatever step of an operation the daemon is killed before, or sees fail: the next start, or the next attempt, brings
 //! one of two documented states, nothing is lost that is in service, and nothing is left behind.
 
-use std::{
-    env,
-    net::Ipv4Addr,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::net::Ipv4Addr;
 
 use portmap_tests::{
     cgroup::Cgroup,
@@ -31,18 +27,11 @@ const ADD_TO_THEIRS: [&str; 6] = ["add", "a", "--netns", "/run/netns/theirs", "-
 /// More steps than any operation has.
 const MANY: usize = 500;
 
-/// The first step to be tried, and how many further on the next. One in three, others each day, so that three days try all;
-/// `PORTMAP_FAULT_STRIDE=1` tries all at once. On emulated machines a few, which are not the same in every test.
+/// The first step to be tried, and how many further on the next: all, and on emulated machines a few, which are not the same
+/// in every test.
 fn steps(test: &str) -> (usize, usize) {
-    if sample() > 1 {
-        let stride = 4 * sample();
-        return (1 + test.len() % stride, stride);
-    }
-    let stride = env::var("PORTMAP_FAULT_STRIDE").map_or(3, |number| number.parse().expect("a number"));
-    let days = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later").as_secs() / 86_400;
-    let first = usize::try_from(days).expect("a small number") % stride;
-    println!("{test}: of all steps one in {stride}, beginning with {}", 1 + first);
-    (1 + first, stride)
+    let stride = if sample() == 1 { 1 } else { 4 * sample() };
+    (1 + test.len() % stride, stride)
 }
 
 /// Has something happen at every step of an operation, one after the other, until the operation comes to its end before

@@ -42,9 +42,9 @@ const QUICK: [&str; 7] = ["commands", "drops", "explain", "paths", "reference", 
 /// has been done in full outside. And in a hurry.
 const SAMPLE: u32 = 24;
 
-/// What would differ by the earliest kernel or the latest, and takes long on emulated machines: what programs of others see, and
-/// what becomes of the daemon. The kernels between are asked for by name to run it (`--kernel`).
-const EARLIEST_AND_HERE: [&str; 5] = ["bind_guard", "faults", "host_kept", "run", "tools"];
+/// What programs of others see, which start slowly on emulated machines: under the earliest kernel, and here under the
+/// latest.
+const EARLIEST_AND_HERE: [&str; 1] = ["tools"];
 
 /// Tests that run at a time for each CPU of this machine.
 const TESTS_PER_CPU: usize = 2;
@@ -225,7 +225,7 @@ fn prepare(kernel: Kernel, programs: &Programs, arguments: &Arguments) -> Result
         anyhow::bail!("--no-vm");
     }
     setup::ensure(&[Group::Vm], Report::Changes)?;
-    let left_out = left_out(kernel, arguments.kernel.contains(&kernel));
+    let left_out = left_out(kernel);
     println!("not run under {}: {} (see CONTRIBUTING.md)", kernel.line(), left_out.join(", "));
     let is_run = |program: &&PathBuf| !left_out.iter().any(|name| is_test(program, name));
     Ok((
@@ -241,8 +241,8 @@ fn prepare(kernel: Kernel, programs: &Programs, arguments: &Arguments) -> Result
 }
 
 /// The test programs that are not run under a kernel.
-fn left_out(kernel: Kernel, is_asked_for: bool) -> Vec<&'static str> {
-    let more: &[&str] = if kernel == Kernel::V6_1 || is_asked_for { &[] } else { &EARLIEST_AND_HERE };
+fn left_out(kernel: Kernel) -> Vec<&'static str> {
+    let more: &[&str] = if kernel == Kernel::V6_1 { &[] } else { &EARLIEST_AND_HERE };
     HERE_ONLY.iter().chain(more).copied().collect()
 }
 
