@@ -6,6 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Environment variable that says where a build takes the objects from: `auto`, or [`SOURCE`].
+pub(crate) const VARIABLE: &str = "PORTMAP_BPF";
+
+/// Its value for objects that are built, whether or not that is needed.
+pub(crate) const SOURCE: &str = "source";
+
 /// Where they are, from the workspace's directory.
 pub(crate) const DIRECTORY: &str = "portmap-ebpf/objects";
 

@@ -9,16 +9,14 @@ mod build_bpf;
 #[path = "../portmap-ebpf/objects.rs"]
 mod objects;
 
-/// Environment variable with which somebody has the objects built whether or not that is needed.
-const VARIABLE: &str = "PORTMAP_BPF";
-
 fn main() -> Result<()> {
-    println!("cargo::rerun-if-env-changed={VARIABLE}");
-    let must_build = match env::var(VARIABLE).as_deref() {
+    let variable = objects::VARIABLE;
+    println!("cargo::rerun-if-env-changed={variable}");
+    let must_build = match env::var(variable).as_deref() {
         Err(_) | Ok("" | "auto") => false,
-        Ok("source") => true,
+        Ok(objects::SOURCE) => true,
         Ok(other) => bail!(
-            "{VARIABLE} is {other:?}: expected \"auto\" (the committed objects, if they are of these sources) or \"source\""
+            "{variable} is {other:?}: expected \"auto\" (the committed objects, if they are of these sources) or \"source\""
         ),
     };
     let committed = if must_build { None } else { take_committed()? };

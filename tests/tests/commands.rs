@@ -353,3 +353,18 @@ fn completions_are_printed() {
         }
     }
 }
+
+#[test]
+fn what_of_resources_is_not_used_is_named() {
+    let sandbox = Sandbox::new();
+    let resources = ["--resources", "ports:[100-200];ephemeral_ports:[50000-51023];cpus:4"];
+    let daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], &resources].concat());
+    let log = daemon.log();
+    for (flag, ports) in
+        [("--ports 31000-32000", "100-200"), ("--ephemeral-ports 61440-65535", "50000-51023")]
+    {
+        let line = format!("{flag} is used, and not what --resources has of these ports, {ports}");
+        assert!(log.contains(&line), "{line} in {log}");
+    }
+    assert!(log.contains("--resources: cpus are none of portmap's business"), "{log}");
+}

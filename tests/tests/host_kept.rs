@@ -117,7 +117,7 @@ fn one_daemon_in_a_network_namespace_whatever_files_it_sees() {
         UnixListener::bind_addr(&name).expect("nobody has it")
     });
     let daemon = sandbox.daemon();
-    assert!(daemon.log().contains("a process that is not root listens on the abstract socket @portmap"));
+    assert!(daemon.log().contains("the abstract socket @portmap is taken"));
     daemon.stop();
     drop(user);
     let _daemon = sandbox.daemon();

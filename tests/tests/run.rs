@@ -79,6 +79,20 @@ fn a_command_is_waited_for_by_who_ignores_its_children() {
 }
 
 #[test]
+fn a_command_that_a_teardown_outruns_leaves_no_container() {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    let child = run(&sandbox, ": > /run/started; while [ ! -e /run/end ]; do sleep 0.05; done; exit 7");
+    sandbox.ok(&["teardown"]);
+    drop(daemon);
+    sandbox.sh(Place::Host, "touch /run/end");
+    let output = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), said.as_ref()), (Some(7), ""));
+    assert_eq!(sandbox.sh(Place::Host, "ls /run/netns"), "outside\n");
+}
+
+#[test]
 fn what_is_killed_leaves_no_container() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();

@@ -11,16 +11,14 @@ use anyhow::{Context as _, Result, bail};
 #[path = "../../portmap-ebpf/objects.rs"]
 mod committed;
 
+pub(crate) use committed::{SOURCE, VARIABLE};
+
 use crate::{
     process,
     setup::{self, Group, Report},
     toolchain::{self, Build, Host},
     workspace,
 };
-
-/// Environment variable that says where the build script of the daemon takes the objects from, and that they are to be built.
-pub(crate) const VARIABLE: &str = "PORTMAP_BPF";
-pub(crate) const SOURCE: &str = "source";
 
 /// Names of the program that takes debug information out of an object, of which the kernel needs none but BTF.
 const STRIP: [&str; 2] = ["/usr/lib/llvm-22/bin/llvm-objcopy", "llvm-objcopy"];

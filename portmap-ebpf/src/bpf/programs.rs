@@ -1,4 +1,4 @@
-//! The programs: each one looks at the frame, decides and finishes.
+//! The programs: each one looks at the frame, decides and applies its verdict.
 #![expect(clippy::needless_pass_by_value, reason = "the macro hands the context over by value")]
 
 use aya_ebpf::{

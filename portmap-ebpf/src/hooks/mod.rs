@@ -22,17 +22,17 @@ use crate::{
 /// it alone and takes the mark off. Only the host's own root could set it otherwise.
 pub const HANDLED_MARK: u32 = 0x504d_4c4f;
 
-/// What becomes of a verdict.
+/// Takes verdicts: applies them to a packet, or returns them.
 pub trait VerdictSink {
-    /// What finishing results in.
+    /// What applying a verdict returns.
     type Output;
 
-    /// Carries a verdict out, or whatever else is to be done with it. To be inlined: where the verdict is found, most
+    /// Applies a verdict. To be inlined: where the verdict is found, most
     /// of the code for other verdicts falls away.
     fn apply(&self, verdict: Verdict) -> Self::Output;
 }
 
-/// Nothing becomes of a verdict, it is what is wanted.
+/// Returns the verdict without applying it.
 #[derive(Clone, Copy, Debug)]
 struct ReturnVerdict;
 
@@ -45,7 +45,7 @@ impl VerdictSink for ReturnVerdict {
     }
 }
 
-/// What a finished verdict results in. Either variant is the end; the second one only comes early, which `?` is for.
+/// What applying a verdict returned. Either variant is the end; the second one only comes early, which `?` is for.
 pub type Applied<F> = Result<<F as VerdictSink>::Output, <F as VerdictSink>::Output>;
 
 /// A hook.
@@ -57,7 +57,7 @@ pub trait Hook {
 
     /// Decides on an IP packet and returns what `sink` makes of the verdict.
     ///
-    /// A verdict is finished where it is found. Brought together first, its fields would share registers, some of
+    /// A verdict is applied where it is found. Brought together first, its fields would share registers, some of
     /// them set by one verdict only, and the kernel refuses a program that computes with those.
     fn decide_ip<V: Version, D: ParsePath, F: VerdictSink>(
         frame: &impl Frame,
@@ -68,12 +68,12 @@ pub trait Hook {
     /// Decides on a frame.
     #[inline(always)]
     fn decide(frame: &impl Frame, tables: &impl Tables) -> Verdict {
-        let finished = match Self::open(frame, tables) {
+        let applied = match Self::open(frame, tables) {
             Ok(Kind::V4) => Self::decide_ip::<V4, SlowPath, _>(frame, tables, &ReturnVerdict),
             Ok(Kind::V6) => Self::decide_ip::<V6, SlowPath, _>(frame, tables, &ReturnVerdict),
             Err(verdict) => Err(verdict),
         };
-        match finished {
+        match applied {
             Ok(verdict) | Err(verdict) => verdict,
         }
     }

@@ -42,7 +42,7 @@ struct Owner {
 pub(super) struct Place {
     path: PathBuf,
     file: Flock<File>,
-    /// Says the same to daemons that see another `/run`. None if an ordinary user has taken the name.
+    /// Says the same to daemons that see another `/run`. None if another user has taken the name.
     _socket: Option<UnixListener>,
     /// Of the directories of pins.
     pins: Vec<(PathBuf, Flock<File>)>,
@@ -72,8 +72,8 @@ impl Place {
             Attempt::Taken(socket) => Some(socket),
             Attempt::Foreign => {
                 warn!(
-                    "a process that is not root listens on the abstract socket @portmap: a second portmapd that sees \
-                     another /run would not notice this one"
+                    "the abstract socket @portmap is taken, as far as can be told by a process that is not root: a second \
+                     portmapd that sees another /run would not notice this one"
                 );
                 None
             }

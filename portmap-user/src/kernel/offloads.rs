@@ -4,7 +4,10 @@ use std::{io, mem, os::fd::AsRawFd as _};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    fault,
+};
 
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
@@ -22,12 +25,18 @@ const UNSUPPORTED: i32 = 1;
 const TUNNELS: [&str; 2] = ["tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation"];
 
 /// Has the kernel cut what is inside UDP tunnels before it leaves by an interface of the calling thread's namespace.
-///
-/// A failure if the kernel cannot; a feature that the kernel does not know or cannot turn off is left.
 pub fn cut_tunnels(interface: &str) -> Result<()> {
+    turn_off(interface, |feature| TUNNELS.contains(&feature))
+}
+
+/// Turns features of an interface of the calling thread's namespace off, by the names that `ethtool -k` has for them.
+///
+/// A failure if the kernel refuses to say or change anything; a feature that it does not know or cannot turn off is left.
+pub fn turn_off(interface: &str, is_meant: impl Fn(&str) -> bool) -> Result<()> {
     let failed = |error: io::Error| {
-        Error::failure(format!("cannot turn off the segmentation of UDP tunnels at {interface}: {error}"))
+        Error::failure(format!("cannot turn off what {interface} leaves to others (`ethtool -k`): {error}"))
     };
+    fault::step("turn offloads off").map_err(failed)?;
     let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
         .map_err(|errno| failed(errno.into()))?;
     // Every command is a structure of 32-bit words, or ends in an array of bytes that is a multiple of them.
@@ -59,7 +68,7 @@ pub fn cut_tunnels(interface: &str) -> Result<()> {
     set[1] = u32::try_from(blocks).expect("fewer than there are features");
     for (feature, name) in names.chunks(NAME).enumerate() {
         let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-        if TUNNELS.iter().any(|tunnel| tunnel.as_bytes() == name) {
+        if str::from_utf8(name).is_ok_and(&is_meant) {
             set[2 + 2 * (feature / BLOCK)] |= 1 << (feature % BLOCK);
         }
     }

@@ -70,6 +70,18 @@ fn a_queue_of_its_own_does_not_keep_a_container_from_being_limited() {
 }
 
 #[test]
+fn a_limit_that_has_no_queue_to_wait_in_is_warned_of() {
+    let (sandbox, _daemon) = world(&["--egress-rate", "1mbit"]);
+    let away = "unshare --net sleep 600 >&- 2>&- & until ip link set eth0 netns $! 2> /run/away; do sleep 0.05; done; echo $!";
+    let pid = sandbox.sh(A, away);
+    let changed = sandbox.json(&["update", "a", "--egress-rate", "2mbit"]);
+    let warnings = changed["warnings"].as_array().expect("warnings");
+    let first = warnings.first().and_then(|warning| warning.as_str()).unwrap_or_default();
+    assert!(first.starts_with("what it sends is limited at the host only"), "{changed}");
+    sandbox.sh(Place::Host, &format!("kill {pid}"));
+}
+
+#[test]
 fn a_socket_past_the_queue_does_not_free_it() {
     let (sandbox, _daemon) = world(&["--egress-rate", "1mbit"]);
     let socket = sandbox.inside(A, || PacketSocket::open("eth0"));

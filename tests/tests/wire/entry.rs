@@ -12,10 +12,8 @@ use aya::{
     maps::Array,
     programs::{SchedClassifier, TcAttachType, tc},
 };
-use nix::{
-    libc,
-    sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg},
-};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
+use portmap::kernel::offloads;
 use portmap_tests::{
     random::Random,
     sandbox::{HOST, HOST6, OUTSIDE, OUTSIDE6, Place, Sandbox},
@@ -465,40 +463,7 @@ impl Entries {
 
 /// Has the kernel cut and sum up what leaves an interface of the calling thread's namespace, as where a card can do neither.
 pub(crate) fn without_offloads(interface: &str) {
-    const ETHTOOL_GSSET_INFO: u32 = 0x37;
-    const ETHTOOL_GSTRINGS: u32 = 0x1b;
-    const ETHTOOL_SFEATURES: u32 = 0x3b;
-    const ETH_SS_FEATURES: u32 = 4;
-    const NAME: usize = 32;
-    let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
-    let ask = |words: &mut [u32]| {
-        let mut request: libc::ifreq =
-            // SAFETY: a structure of integers and pointers, all of which may be zero.
-            unsafe { std::mem::zeroed() };
-        for (place, byte) in request.ifr_name.iter_mut().zip(interface.bytes()) {
-            *place = byte.cast_signed();
-        }
-        request.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
-        // SAFETY: the request points to memory that is as large as what it says is there.
-        let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
-        assert!(done >= 0, "ethtool {:#x} of {interface}: {}", words[0], io::Error::last_os_error());
-    };
-    let mut info = [ETHTOOL_GSSET_INFO, 0, 1 << ETH_SS_FEATURES, 0, 0];
-    ask(&mut info);
-    let number = usize::try_from(info[4]).expect("a number");
-    let mut strings = vec![0; 3 + number * NAME / 4];
-    strings[..3].copy_from_slice(&[ETHTOOL_GSTRINGS, ETH_SS_FEATURES, info[4]]);
-    ask(&mut strings);
-    let names: Vec<u8> = strings[3..].iter().flat_map(|word| word.to_ne_bytes()).collect();
-    let blocks = number.div_ceil(32);
-    let mut set = vec![ETHTOOL_SFEATURES, u32::try_from(blocks).expect("few")];
-    set.resize(2 + 2 * blocks, 0);
-    for (place, name) in names.chunks(NAME).enumerate() {
-        // This one is no feature that can be set.
-        if name.starts_with(b"tx-") && !name.starts_with(b"tx-lockless") {
-            set[2 + 2 * (place / 32)] |= 1 << (place % 32);
-        }
-    }
-    // Those that cannot be changed are left as they are.
-    ask(&mut set);
+    // This one is no feature that can be set.
+    let is_meant = |name: &str| name.starts_with("tx-") && !name.starts_with("tx-lockless");
+    offloads::turn_off(interface, is_meant).expect("it is there");
 }

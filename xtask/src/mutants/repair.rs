@@ -25,7 +25,7 @@ pub(super) struct Repair {
     edits: &'static [Edit],
 }
 
-const FINISH: &str = "portmap-ebpf/src/bpf/apply.rs";
+const APPLY: &str = "portmap-ebpf/src/bpf/apply.rs";
 const OFFLOAD: &str = "portmap-ebpf/src/bpf/offload.rs";
 const SEGMENTS: &str = "portmap-ebpf/src/segments.rs";
 const FRAME: &str = "portmap-ebpf/src/bpf/frame.rs";
@@ -62,7 +62,7 @@ pub(super) const ALL: [Repair; 9] = [
         name: "marks leave with a packet",
         seen: "leave with a mark",
         edits: &[Edit {
-            file: FINISH,
+            file: APPLY,
             from: "set_mark(context, 0);\n            set_priority(0);",
             to: "set_priority(0);",
         }],
@@ -71,7 +71,7 @@ pub(super) const ALL: [Repair; 9] = [
         name: "priorities leave with a packet",
         seen: "classes that are the operator's",
         edits: &[Edit {
-            file: FINISH,
+            file: APPLY,
             from: "set_mark(context, 0);\n            set_priority(0);",
             to: "set_mark(context, 0);",
         }],
