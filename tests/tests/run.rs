@@ -68,8 +68,8 @@ fn a_command_is_waited_for_by_who_ignores_its_children() {
     let _daemon = sandbox.daemon();
     for script in ["exit 5", "sleep 0.5; exit 5"] {
         let output = sandbox
-            .command(Place::Host, "env")
-            .args(["--ignore-signal=CHLD", binary("portmap").to_str().expect("a path")])
+            .command(Place::Host, "timeout")
+            .args(["60", "env", "--ignore-signal=CHLD", binary("portmap").to_str().expect("a path")])
             .args(["run", "--name", "job", "--", "sh", "-c", script])
             .output()
             .expect("env is part of coreutils");
