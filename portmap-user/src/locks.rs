@@ -1,5 +1,5 @@
-//! Locks with an order. Whoever holds one takes only locks of a higher rank; then no two threads can ever wait for each
-//! other. A debug build checks that at every lock and panics where it is not so, whether or not anybody waits.
+//! Locks with an order. A thread that holds one must take only locks of a higher rank; then no two threads can ever wait for each
+//! other. A debug build checks that at every lock and panics at a violation, whether or not another thread waits.
 
 use std::{
     fmt,
@@ -7,29 +7,31 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-/// All locks of the daemon, in the order in which a thread may take them.
+/// All locks of the daemon under which another one is taken, in the order in which a thread may take them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
-    /// `Daemon::open`: held for reading by every operation, so that a teardown waits for it.
-    Open,
-    /// `Daemon::following`: held by whoever looks whether the host has changed, and has containers follow.
-    Following,
-    /// `Daemon::place`: what says that no other daemon works here; held while pins are put back, and by a teardown.
-    Place,
-    /// One of `Daemon::turns`: held by whoever adds, changes, checks or removes that container.
-    Turn,
-    /// `Daemon::registry`: who has what. Held for as long as it takes to read or change that; what may take long, such as a
-    /// netlink request or a look into a namespace, is done before or after.
+    /// `Operations::accepting`: held for reading by every operation, so that a teardown waits for all of them.
+    Accepting,
+    /// `Host::refresh`: held by the thread that compares the host's state with the kernel, and has containers follow.
+    HostRefresh,
+    /// `Host::ownership`: the claim that no other daemon works here; held while pins are restored, and by a teardown.
+    Ownership,
+    /// The lock of one container, in `Operations::containers`: held while it is added, changed, checked or removed.
+    Container,
+    /// `Registry::state`: who owns what. Held to change that and its records on disk; work that may take long, such as a netlink
+    /// request or a visit to a namespace, is done before or after.
     Registry,
-    /// The index of the turns; held to look one up.
-    Turns,
-    /// The writable maps, inside `Maps`: held for one system call, or to list the few keys of one.
+    /// The index of the containers' locks; held to look one up.
+    ContainerIndex,
+    /// The maps that are accessed by system calls, inside `Maps`: held for one system call, or to list the few keys of one map.
     Maps,
-    /// `Daemon::facts`: held to copy a pointer.
-    Facts,
-    /// The lock file, inside `Store`: held while it is looked for, and taken again if somebody has removed it.
+    /// `Host::state`: held to copy a pointer.
+    HostState,
+    /// `Registry::published`: held to copy a pointer.
+    Snapshot,
+    /// The lock file, inside `Store`: held while it is checked, and taken again if it has been removed.
     LockFile,
-    /// What has been lost of the log, inside `log::Lines`: a line may be written while any other lock is held.
+    /// The count of lost lines, inside `log::Lines`: a line may be written while any other lock is held.
     Log,
 }
 
@@ -67,13 +69,13 @@ impl<T> RankedRw<T> {
         Self { rank, lock: RwLock::new(value) }
     }
 
-    /// Waits until nobody writes.
+    /// Waits until no thread writes.
     pub fn read(&self) -> Held<RwLockReadGuard<'_, T>> {
         let rank = held::take(self.rank);
         Held { guard: self.lock.read().unwrap_or_else(PoisonError::into_inner), _rank: rank }
     }
 
-    /// Waits until nobody reads or writes.
+    /// Waits until no thread reads or writes.
     pub fn write(&self) -> Held<RwLockWriteGuard<'_, T>> {
         let rank = held::take(self.rank);
         Held { guard: self.lock.write().unwrap_or_else(PoisonError::into_inner), _rank: rank }
@@ -112,7 +114,7 @@ impl<T> fmt::Debug for RankedRw<T> {
     }
 }
 
-/// What each thread holds, in debug builds.
+/// The locks that each thread holds, in debug builds.
 #[cfg(debug_assertions)]
 mod held {
     use std::{cell::RefCell, marker::PhantomData, thread};
@@ -166,29 +168,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn locks_are_taken_in_their_order() {
+    fn lock_in_the_right_order_is_granted() {
         let (registry, maps) = (Ranked::new(Rank::Registry, 1), Ranked::new(Rank::Maps, 2));
-        let facts = RankedRw::new(Rank::Facts, 3);
+        let state = RankedRw::new(Rank::HostState, 3);
         let mut held = registry.lock();
-        *held += *maps.lock() + *facts.read();
+        *held += *maps.lock() + *state.read();
         assert_eq!(*held, 6);
         drop(held);
-        assert_eq!(*maps.lock(), 2, "what has been released is forgotten");
+        assert_eq!(*maps.lock(), 2, "a released lock is forgotten");
         assert_eq!(*registry.lock(), 6);
     }
 
     #[test]
     #[should_panic(expected = "the lock Registry is taken while Maps is held")]
-    fn the_wrong_order_is_noticed_although_nobody_waits() {
+    fn lock_in_the_wrong_order_panics() {
         let (registry, maps) = (Ranked::new(Rank::Registry, ()), Ranked::new(Rank::Maps, ()));
         let _maps = maps.lock();
         let _registry = registry.lock();
     }
 
     #[test]
-    #[should_panic(expected = "the lock Open is taken while Open is held")]
-    fn a_lock_is_not_taken_twice() {
-        let open = RankedRw::new(Rank::Open, true);
+    #[should_panic(expected = "the lock Accepting is taken while Accepting is held")]
+    fn lock_taken_twice_panics() {
+        let open = RankedRw::new(Rank::Accepting, true);
         let _one = open.read();
         // A writer that waits in between would make this wait for ever.
         let _another = open.read();

@@ -1,6 +1,9 @@
 //! Everything that portmap may make or change on a host: what is the same before and after is neither lost nor leaked.
 
-use portmap::{kernel::maps::Maps, paths::Pins};
+use portmap::{
+    kernel::{maps::Maps, port_table::PortTable},
+    paths::Pins,
+};
 use portmap_common::slot::SLOTS;
 
 use crate::sandbox::{Place, Sandbox};
@@ -78,8 +81,9 @@ impl Sandbox {
 
     /// The ports that are owned and the slots that are in use, as the maps have them; nothing if there are none.
     fn in_maps(&self) -> Option<String> {
-        let maps = Maps::open(&Pins::new(self.path("/sys/fs/bpf/portmap"))).ok()?;
-        let owned = (0..=u16::MAX).filter(|port| maps.ports.get(*port).slot != 0).count();
+        let pins = Pins::new(self.path("/sys/fs/bpf/portmap"));
+        let (maps, ports) = (Maps::open(&pins).ok()?, PortTable::open(&pins).ok()?);
+        let owned = (0..=u16::MAX).filter(|port| ports.get(*port).slot != 0).count();
         let is_in_use = |slot: &u16| {
             maps.endpoint(*slot).expect("a map").host_ifindex != 0
                 || maps.limit(*slot).expect("a map").cost != 0

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use portmap::{kernel::maps::Maps, paths::Pins};
+use portmap::{kernel::port_table::PortTable, paths::Pins};
 use portmap_common::{slot::veth_ifindex, tables::PortEntry};
 use portmap_tests::sandbox::{HOST, Place, Sandbox};
 
@@ -41,10 +41,11 @@ fn a_moving_port_leads_to_its_owner_only() {
         })
         .collect();
     sandbox.ok(&["add", BYSTANDER, "--ephemeral-ports-per-container", "16"]);
-    let maps = Maps::open(&Pins::new(sandbox.path("/sys/fs/bpf/portmap"))).expect("the pinned maps");
+    let pins = Pins::new(sandbox.path("/sys/fs/bpf/portmap"));
+    let ports = PortTable::open(&pins).expect("the pinned port map");
     let give = |moves: usize| {
         let slot = slots[owner(moves)];
-        maps.ports.set(PORT, PortEntry { ifindex: veth_ifindex(slot), slot, flags: 0 });
+        ports.set(PORT, PortEntry { ifindex: veth_ifindex(slot), slot, flags: 0 });
     };
 
     // The number of moves that have begun and that are complete: while they differ, either owner is right.

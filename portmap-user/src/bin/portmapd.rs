@@ -7,7 +7,7 @@ use std::{
 
 use clap::Parser;
 use portmap::{
-    daemon::{self, Daemon, End},
+    daemon::{Daemon, http, shutdown::Shutdown},
     error::{Context as _, Result},
     log::Lines,
     settings::RawSettings,
@@ -43,20 +43,20 @@ fn main() -> ExitCode {
 }
 
 fn run(settings: RawSettings) -> Result<()> {
-    let end = End::on_signals()?;
+    let shutdown = Shutdown::on_signals()?;
     let settings = settings.resolve()?;
-    let listeners = daemon::bind(&settings)?;
-    let starting = end.operation("the start");
+    let listeners = http::bind(&settings)?;
+    let starting = shutdown.operation("the start");
     let daemon = Daemon::start(settings)?;
     drop(starting);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context(|| "cannot start".to_owned())?;
-    let served = runtime.block_on(daemon::serve(daemon, listeners, &end, || {
-        // Whoever waits for either of these may be gone; that is no reason to stop.
+    let served = runtime.block_on(http::serve(daemon, listeners, &shutdown, || {
+        // The process that waits for either of these may have ended; the daemon goes on.
         let _ = writeln!(io::stdout(), "ready");
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     }));
-    // A look at the daemon's health may hang; nobody waits for it.
+    // A health probe may hang; it is not waited for.
     runtime.shutdown_background();
     served
 }

@@ -290,7 +290,7 @@ impl Command {
             Verb::Teardown { bpffs_dir } => {
                 let removed = match client()?.teardown() {
                     Err(error) if error.kind == Kind::Unreachable => {
-                        let torn_down = daemon::teardown(&state_dir, &bpffs_dir)?;
+                        let torn_down = daemon::teardown::teardown(&state_dir, &bpffs_dir)?;
                         for notice in &torn_down.notices {
                             log::line(format_args!("portmap: {notice}"));
                         }

@@ -2,13 +2,13 @@
 
 use tracing::{info, warn};
 
-use super::LONGEST_NAME;
+use super::container::add::LONGEST_NAME;
 use crate::{api::Container, error::Result};
 
-/// Longest part of an error in the log, in characters: it may name all that was asked for.
+/// Longest part of an error in the log, in characters: it may name every port of a request.
 const LONGEST_REASON: usize = 500;
 
-/// Notes how a command on a container went: `done` tells what it did. Returns its result.
+/// Logs the outcome of a command on a container; `done` describes a success. Returns the result.
 pub(super) fn note<T>(
     name: &str,
     what: &str,
@@ -23,7 +23,7 @@ pub(super) fn note<T>(
     result
 }
 
-/// What a container has, after the word for what was done to it.
+/// A container's slot, ports and limits, after the word for what was done to it.
 pub(super) fn form(done: &str, container: &Container) -> String {
     let or_none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
     let limit = |limit: &Option<crate::api::Limit>| {

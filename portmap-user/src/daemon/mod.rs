@@ -1,438 +1,283 @@
-//! The daemon: what it knows, and the operations on it.
+//! The daemon. Each directory below is a wing with one job; this file is the facade over them.
+//!
+//! | wing | job |
+//! |---|---|
+//! | [`registry`] | owns the containers' entries, the pool of ephemeral ports, and the table of ports |
+//! | [`container`] | adds, changes and removes one container |
+//! | [`host`] | the state of the host, and what the daemon changes there |
+//! | [`reconcile`] | makes the kernel agree with the records: start, events, resyncs, `doctor` |
+//! | [`observe`] | statistics, metrics, drops, `explain` |
+//! | [`http`] | the daemon's interface |
 
-mod claims;
 mod container;
-mod doctor;
-mod drops;
-mod end;
-mod explain;
-mod facts;
-mod first;
-mod follow;
-mod followers;
-mod health;
+mod env;
 mod host;
-mod inside;
+pub mod http;
 mod journal;
-mod kept;
-mod lost;
-mod metrics;
-mod owner;
-mod place;
-mod recovery;
-mod repair;
-mod server;
-mod shaping;
-mod stats;
-mod sweep;
-mod takeover;
-mod turns;
-mod update;
-mod uplink;
-mod uplink_queue;
-mod watch;
+mod keyed_lock;
+mod leftovers;
+mod observe;
+mod operations;
+mod preconditions;
+mod reconcile;
+mod registry;
+pub mod shutdown;
+pub mod teardown;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-    sync::{Arc, MutexGuard, RwLockReadGuard},
+use std::{collections::BTreeMap, sync::Arc};
+
+use self::{
+    container::{Containers, add, limits},
+    env::Env,
+    host::Host,
+    observe::{containers::describe, drops, explain::Explainer, metrics, stats},
+    operations::Operations,
+    reconcile::{Reconciler, events::HostEvents, startup},
+    registry::{Refusal, Registry},
 };
-
-use portmap_common::slot::{SLOTS, veth_ifindex};
-
-pub use self::{
-    end::End,
-    facts::HostFacts,
-    host::{TornDown, teardown},
-    server::{Listeners, bind, serve},
-};
-use self::{place::Place, takeover::Progress, turns::Turns};
 use crate::{
-    api::{AddRequest, Changed, Container, ContainerState, HOST, OUTSIDE},
-    ephemeral::EphemeralPool,
-    error::{Error, Kind, Result},
-    kernel::{
-        clock, guard::Guard, inherit::Inheritance, link, maps::Maps, namespace, netlink::Netlink,
-        pins::Held as HeldPins, programs::Mechanism, qdisc::Leaf, sysctl::Sysctls,
+    api::{
+        AddRequest, Changed, Container, ContainerStats, DropCount, ExplainRequest, Explanation, Finding,
+        HOST, OUTSIDE, Stats, UpdateRequest,
     },
-    locks::{Held, Ranked, RankedRw},
-    ports::PortSet,
-    records::{ContainerRecord, Phase},
+    error::{Context as _, Result},
+    fault,
+    kernel::{link, netlink::Netlink, process::Process},
+    paths::Pins,
     settings::Settings,
-    state::Store,
 };
 
-/// Longest name of a container: the identifiers of other container systems fit.
-const LONGEST_NAME: usize = 128;
-
-/// A running daemon.
+/// A running daemon: its operations, each of which blocks.
 ///
-/// Its methods block; the server calls them on threads that may. The order of its locks is that of [`crate::locks::Rank`].
+/// The order of all locks behind it is that of [`crate::locks::Rank`].
 pub struct Daemon {
-    settings: Settings,
-    /// What the host is like; replaced when it changes.
-    facts: RankedRw<Arc<HostFacts>>,
-    mechanism: Mechanism,
-    /// Held by whoever looks whether the host has changed.
-    following: Ranked<()>,
-    /// What packets over a limit wait in.
-    leaf: Leaf,
-    /// Whether the uplink has a queue in which each container has a flow.
-    has_flows: bool,
-    /// Bytes per second of the uplink for each CPU, if they are known.
-    speed_per_cpu: Option<u64>,
-    /// The host's own.
-    sysctls: Sysctls,
-    /// What a new namespace gets of them.
-    inheritance: Inheritance,
-    store: Store,
-    maps: Maps,
-    /// Refuses `bind()` to ports that are not the container's.
-    guard: Option<Guard>,
-    registry: Ranked<Registry>,
-    /// What is pinned.
-    held: HeldPins,
-    /// No other daemon works in the same network namespace, or with the same pins.
-    place: Ranked<Place>,
-    /// Taken by whoever adds, changes or removes a container.
-    turns: Turns,
-    /// Whether containers can still be added and removed; a teardown waits for those that are being.
-    open: RankedRw<bool>,
-    /// How far the containers of an earlier daemon have been checked.
-    progress: Progress,
-}
-
-/// Who has what.
-struct Registry {
-    pool: EphemeralPool,
-    containers: BTreeMap<String, Entry>,
-}
-
-struct Entry {
-    record: ContainerRecord,
-    /// Ports that it is about to have.
-    coming: PortSet,
-    /// It has lost its interface, and cannot be given another.
-    broken: bool,
-    /// It is of an earlier daemon, and this one has not looked at it yet.
-    unchecked: bool,
-}
-
-impl Entry {
-    /// A container as it has been written down.
-    fn new(record: ContainerRecord, broken: bool) -> Self {
-        Self { record, coming: PortSet::default(), broken, unchecked: false }
-    }
-
-    /// A container of an earlier daemon.
-    fn found(record: ContainerRecord) -> Self {
-        Self { unchecked: true, ..Self::new(record, false) }
-    }
-
-    fn state(&self) -> ContainerState {
-        match self.record.phase {
-            Phase::Adding => ContainerState::Adding,
-            Phase::Deleting => ContainerState::Deleting,
-            Phase::Ready if self.broken => ContainerState::Broken,
-            Phase::Ready => ContainerState::Ready,
-        }
-    }
+    env: Arc<Env>,
+    registry: Arc<Registry>,
+    host: Arc<Host>,
+    containers: Arc<Containers>,
+    operations: Arc<Operations>,
+    reconciler: Arc<Reconciler>,
 }
 
 impl Daemon {
-    /// Adds a container: everything is checked first, then done, and undone if any of it fails.
-    pub fn add(&self, request: &AddRequest) -> Result<Changed> {
-        journal::note(&request.name, "added", self.check_and_add(request), |added| {
-            journal::form("added", &added.container)
-        })
+    /// Starts a daemon: checks everything, takes over what an earlier one left, then does the rest.
+    ///
+    /// # Errors
+    ///
+    /// The first failure. Containers that were in service stay in service; a host without any is left as it was.
+    pub fn start(settings: Settings) -> Result<Self> {
+        let startup::Started { env, registry, host, containers, operations, reconciler } =
+            startup::start(settings)?;
+        Ok(Self { env, registry, host, containers, operations, reconciler })
     }
 
-    fn check_and_add(&self, request: &AddRequest) -> Result<Changed> {
-        check_request(request)?;
-        self.check_wishes(&request.traffic)?;
-        let _open = self.open()?;
-        let name = &request.name;
-        self.after_checks(|| {
-            self.turns.take(name, || {
-                self.check_first(name)?;
-                let (mut record, warnings) = self.admit(request.clone())?;
-                let made = self.make(&mut record);
-                if let Err(error) = made {
-                    let undone = self.remove(&record);
-                    return Err(match undone {
-                        Ok(()) => error,
-                        Err(left) => {
-                            Error::new(error.kind, format!("{error}; and undoing it failed: {left}"))
-                        }
-                    });
-                }
-                Ok(Changed { container: self.enter_service(record), warnings })
-            })
-        })
+    /// Adds a container. Either all of it happens or nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the request makes no sense, other containers or the host have what it needs, or a step fails.
+    pub fn add(&self, request: &AddRequest) -> Result<Changed> {
+        let checked =
+            add::check_request(request).and_then(|()| limits::check_allowed(&self.env, &request.traffic));
+        let added = checked
+            .and_then(|()| self.on_container(&request.name, || self.containers.add(request.clone())))
+            .map(|changed| self.changed(changed));
+        journal::note(&request.name, "added", added, |added| journal::form("added", &added.container))
+    }
+
+    /// Changes a container's static ports, and its limits. Either all of it happens or nothing.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such container, other containers or the host have the ports, or a step fails.
+    pub fn update(&self, name: &str, request: &UpdateRequest) -> Result<Changed> {
+        let updated = limits::check_allowed(&self.env, &request.traffic)
+            .and_then(|()| self.on_container(name, || self.containers.update(name, request.clone())))
+            .map(|changed| self.changed(changed));
+        journal::note(name, "updated", updated, |updated| journal::form("updated", &updated.container))
     }
 
     /// Removes a container and everything that was made for it.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such container, or a step fails; then the container stays in state `deleting`.
     pub fn delete(&self, name: &str) -> Result<()> {
-        let removed = self.open().and_then(|_open| {
-            self.turns.take(name, || {
-                self.check_first(name)?;
-                self.delete_in_turn(name)
+        let removed = self.operations.begin().and_then(|_operation| {
+            self.operations.on(name, || {
+                self.reconciler.take_over_first(name)?;
+                self.containers.delete(name)
             })
         });
         journal::note(name, "removed", removed, |()| "removed".to_owned())
     }
 
-    /// The same for whoever has the turn.
-    fn delete_in_turn(&self, name: &str) -> Result<()> {
-        let found = self.registry().containers.get(name).map(|entry| entry.record.clone());
-        let mut record = found.ok_or_else(|| Error::no_container(name))?;
-        record.phase = Phase::Deleting;
-        self.store.mark_deleting(&record)?;
-        if let Some(entry) = self.registry().containers.get_mut(name) {
-            entry.record.phase = Phase::Deleting;
+    /// Removes a container if it belongs to this process. False if it does not, or there is no such container.
+    fn delete_owned(&self, name: &str, owner: Process) -> Result<bool> {
+        let is_owned =
+            || self.registry.snapshot().get(name).is_some_and(|entry| entry.record.owner == Some(owner));
+        if !is_owned() {
+            return Ok(false);
         }
-        self.remove(&record)
+        let _operation = self.operations.begin()?;
+        self.operations.on(name, || {
+            self.reconciler.take_over_first(name)?;
+            if is_owned() { self.containers.delete(name).map(|()| true) } else { Ok(false) }
+        })
     }
 
-    /// Removes all containers and everything else; nothing can be added afterwards.
+    /// All containers that end with a process.
+    fn owned(&self) -> Vec<(String, Process)> {
+        let containers = self.registry.snapshot();
+        containers.records().filter_map(|record| Some((record.name.clone(), record.owner?))).collect()
+    }
+
+    /// Removes all containers and everything else. No operation is accepted afterwards.
+    ///
+    /// # Errors
+    ///
+    /// All that could not be removed, after everything else has been.
     pub fn teardown(&self) -> Result<bool> {
-        *self.open.write() = false;
-        let place = self.place.lock();
-        Ok(host::teardown_locked(&self.store, &place, self.settings.pins.bpffs())?.anything)
+        self.operations.stop_accepting();
+        let ownership = self.host.ownership();
+        let bpffs = self.env.settings.pins.bpffs();
+        Ok(teardown::teardown_locked(&self.env.store, &ownership, bpffs)?.anything)
     }
 
-    /// Removes the state directory if there has been a teardown.
-    pub fn leave(&self) -> Result<()> {
-        let open = self.open.read();
-        if *open { Ok(()) } else { self.store.remove() }
+    /// Removes the state directory if there has been a teardown; the daemon's last act.
+    fn finish_teardown(&self) -> Result<()> {
+        if self.operations.has_stopped() { self.env.store.remove() } else { Ok(()) }
     }
 
     /// All containers, by name.
     pub fn list(&self) -> Vec<Container> {
-        self.registry().containers.values().map(|entry| self.describe(entry)).collect()
+        let (containers, state) = (self.registry.snapshot(), self.host.state());
+        containers.entries().map(|entry| describe(&self.env, &state, entry)).collect()
     }
 
     /// One container.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such container.
     pub fn show(&self, name: &str) -> Result<Container> {
-        self.checked(name)?;
-        let registry = self.registry();
-        let entry = registry.containers.get(name).ok_or_else(|| Error::no_container(name))?;
-        Ok(self.describe(entry))
+        self.reconciler.take_over_if_unchecked(name)?;
+        let containers = self.registry.snapshot();
+        Ok(describe(&self.env, &self.host.state(), containers.entry(name)?))
     }
 
-    /// Gives a new container its slot and its ports, and writes down that it is being made.
-    fn admit(&self, request: AddRequest) -> Result<(ContainerRecord, Vec<String>)> {
-        let AddRequest {
-            name,
-            netns,
-            pid,
-            ports,
-            take,
-            inherit_sysctls,
-            ephemeral_ports_per_container,
-            traffic,
-            owner,
-            ..
-        } = request;
-        let check = |registry: &Registry| {
-            if registry.containers.contains_key(&name) {
-                return Err(Error::conflict(format!(
-                    "a container is already called {name:?}: choose another name"
-                )));
-            }
-            self.check_static_ports(registry, &name, &ports)
-        };
-        check(&self.registry())?;
-        let claims = self.claims(&ports.union(&self.settings.ephemeral_ports));
-        let warnings = claims.check(&ports, take)?;
-        let foreign = self.foreign_slots()?;
-        let mut registry = self.registry();
-        // Others may have come in between.
-        check(&registry)?;
-        let slot = registry.free_slot(&foreign)?;
-        registry.pool.pass_over(claims.ports());
-        let ephemeral_ports = registry.pool.allocate_to(
-            &name,
-            ephemeral_ports_per_container.unwrap_or(self.settings.block),
-            clock::since_boot()?,
-        )?;
-        let (egress, ingress) = self.limits(&traffic);
-        let owns_netns = netns.is_none() && pid.is_none();
-        let netns = netns
-            .or_else(|| pid.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net"))))
-            .unwrap_or_else(|| namespace::path_of(&name));
-        let record = ContainerRecord {
-            name: name.clone(),
-            slot,
-            netns,
-            namespace: None,
-            owns_netns,
-            pid,
-            owner,
-            ports,
-            ephemeral_ports,
-            ipv6: self.facts().v6.is_some(),
-            wishes: traffic,
-            egress,
-            ingress,
-            inherit_sysctls,
-            before: None,
-            phase: Phase::Adding,
-        };
-        if let Err(error) = self.store.set_container(&record) {
-            registry.pool.cancel(ephemeral_ports);
-            return Err(error);
+    /// The statistics of all containers and of the host.
+    ///
+    /// # Errors
+    ///
+    /// If a map cannot be read.
+    pub fn stats(&self) -> Result<Stats> {
+        stats::all(&self.env, &self.registry.snapshot())
+    }
+
+    /// The statistics of one container.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such container, or a map cannot be read.
+    pub fn container_stats(&self, name: &str) -> Result<ContainerStats> {
+        self.reconciler.take_over_if_unchecked(name)?;
+        stats::one(&self.env, &self.registry.snapshot(), name)
+    }
+
+    /// All metrics, in the text format of `OpenMetrics`.
+    fn metrics(&self) -> Result<String> {
+        metrics::all(&self.env, &self.registry.snapshot())
+    }
+
+    /// The drops, by container, direction and reason; with a name, only those of that container.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such container, or a map cannot be read.
+    pub fn drops(&self, name: Option<&str>) -> Result<Vec<DropCount>> {
+        drops::all(&self.env, &self.registry.snapshot(), name)
+    }
+
+    /// Fails unless `name` is a container, or [`OUTSIDE`].
+    fn check_drops_of(&self, name: &str) -> Result<()> {
+        drops::slot_of(&self.registry.snapshot(), name).map(drop)
+    }
+
+    /// The names of all containers, by slot.
+    fn names_by_slot(&self) -> BTreeMap<u16, String> {
+        self.registry.snapshot().names_by_slot()
+    }
+
+    /// Where the maps and programs are pinned.
+    fn pins(&self) -> &Pins {
+        &self.env.settings.pins
+    }
+
+    /// The fate of a packet. Nothing is counted and nothing changed.
+    ///
+    /// # Errors
+    ///
+    /// If the request makes no sense, or names no container in service.
+    pub fn explain(&self, request: &ExplainRequest) -> Result<Explanation> {
+        if ![HOST, OUTSIDE].contains(&request.from.as_str()) {
+            self.reconciler.take_over_if_unchecked(&request.from)?;
         }
-        registry.containers.insert(name, Entry::new(record.clone(), false));
-        Ok((record, warnings))
+        Explainer { env: &self.env, registry: &self.registry, host: &self.host }.explain(request)
     }
 
-    /// Slots that a new container would have, if somebody else's interface did not have the name or the index that go with
-    /// them.
-    fn foreign_slots(&self) -> Result<BTreeSet<u16>> {
-        let (netlink, mut foreign) = (Netlink::open()?, BTreeSet::new());
-        loop {
-            let slot = self.registry().free_slot(&foreign)?;
-            let is_taken = link::find_by_index(&netlink, veth_ifindex(slot))?.is_some()
-                || link::find(&netlink, &format!("pm{slot}"))?.is_some();
-            if !is_taken {
-                return Ok(foreign);
-            }
-            foreign.insert(slot);
-        }
+    /// Compares the actual state with the desired one.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked at all.
+    pub fn doctor(&self) -> Result<Vec<Finding>> {
+        self.reconciler.doctor()
     }
 
-    /// Refuses static ports that the container `name` cannot have.
-    fn check_static_ports(&self, registry: &Registry, name: &str, ports: &PortSet) -> Result<()> {
-        if ports.contains(0) {
-            return Err(Error::usage("port 0 cannot be owned: expected ports between 1 and 65535"));
-        }
-        let unmanaged = ports.difference(&self.settings.ports);
-        if !unmanaged.is_empty() {
-            let managed = if self.settings.ports.is_empty() {
-                "none; start it with --ports".to_owned()
-            } else {
-                self.settings.ports.to_string()
-            };
-            return Err(Error::usage(format!(
-                "the daemon does not manage the ports {unmanaged}: expected ports of {managed}"
-            )));
-        }
-        for (owner, entry) in registry.containers.iter().filter(|(owner, _)| *owner != name) {
-            let taken = ports.intersection(&entry.record.ports.union(&entry.coming));
-            if !taken.is_empty() {
-                return Err(Error::conflict(format!("the ports {taken} are owned by container {owner:?}")));
-            }
-        }
-        Ok(())
+    /// Repairs what can be repaired, then compares the actual state with the desired one.
+    ///
+    /// # Errors
+    ///
+    /// After a teardown, or if the kernel cannot be asked at all.
+    pub fn repair(&self) -> Result<Vec<Finding>> {
+        self.reconciler.repair()?;
+        self.reconciler.doctor()
     }
 
-    fn describe(&self, entry: &Entry) -> Container {
-        let (record, facts) = (&entry.record, self.facts());
-        Container {
-            name: record.name.clone(),
-            slot: record.slot,
-            netns: record.netns.clone(),
-            pid: record.pid,
-            host_veth: record.host_veth(),
-            ip: facts.v4.address,
-            ip6: facts.v6.filter(|_| record.ipv6).map(|v6| v6.address),
-            ports: record.ports.clone(),
-            ephemeral_ports: record.ephemeral_ports,
-            egress: record.egress.clone(),
-            ingress: record.ingress.clone(),
-            loopback: self.loopback(record),
-            state: entry.state(),
-        }
+    /// Reconciles what these events concern.
+    fn reconcile(&self, events: &HostEvents) -> Result<()> {
+        self.reconciler.reconcile(events)
     }
 
-    /// Holds off a teardown, unless there has been one.
-    fn open(&self) -> Result<Held<RwLockReadGuard<'_, bool>>> {
-        let open = self.open.read();
-        if *open {
-            Ok(open)
-        } else {
-            Err(Error::conflict("portmap has been torn down here: start portmapd again"))
-        }
+    /// Waits for each part that commands wait for, one after the other. `step` is told which is next, so that `/healthz` can name
+    /// the one that does not answer.
+    fn probe(&self, step: impl Fn(&'static str)) -> Result<()> {
+        step("the registry of containers");
+        self.registry.probe();
+        step("the state of the host");
+        let _state = self.host.state();
+        step("the BPF maps");
+        let _config = self.env.maps.config()?;
+        step("the kernel's netlink");
+        fault::step("ask whether the kernel answers").context(|| "the kernel does not answer".to_owned())?;
+        link::find(&Netlink::open()?, "lo").map(drop)
     }
 
-    /// What the host is like now.
-    fn facts(&self) -> Arc<HostFacts> {
-        self.facts.read().clone()
+    /// Does a command's work on a container under its lock, after the container has been taken over; again if containers that have
+    /// ended had what it needs.
+    fn on_container<T>(&self, name: &str, work: impl Fn() -> Result<T, Refusal>) -> Result<T> {
+        let _operation = self.operations.begin()?;
+        self.reconciler.after_takeover(|| {
+            self.operations.on(name, || {
+                self.reconciler.take_over_first(name)?;
+                work()
+            })
+        })
     }
 
-    fn registry(&self) -> Held<MutexGuard<'_, Registry>> {
-        self.registry.lock()
-    }
-}
-
-impl Registry {
-    /// The lowest slot that no container has, and that is not among the `foreign` ones.
-    fn free_slot(&self, foreign: &BTreeSet<u16>) -> Result<u16> {
-        let taken: BTreeSet<u16> = self.containers.values().map(|entry| entry.record.slot).collect();
-        (1..SLOTS)
-            .find(|slot| !taken.contains(slot) && !foreign.contains(slot))
-            .ok_or_else(|| Error::conflict(format!("all {} slots are in use: delete a container", SLOTS - 1)))
-    }
-}
-
-fn check_request(request: &AddRequest) -> Result<()> {
-    check_name(&request.name)?;
-    if request.inherit_sysctls && request.netns.is_none() && request.pid.is_none() {
-        return Err(Error::usage(
-            "--inherit-sysctls is for a namespace of somebody else's: expected --netns or --pid with it, others have the \
-             host's settings anyway",
-        ));
-    }
-    if request.netns.is_some() && request.pid.is_some() {
-        return Err(Error::usage(
-            "both a network namespace and a pid are given: expected one of them, or neither",
-        ));
-    }
-    if let Some(netns) = &request.netns
-        && !netns.is_absolute()
-    {
-        return Err(Error::usage(format!(
-            "the network namespace {} is a relative path: expected an absolute one",
-            netns.display()
-        )));
-    }
-    Ok(())
-}
-
-/// A name is part of file names and of what `ip` shows, and is not what commands call somebody else.
-fn check_name(name: &str) -> Result<()> {
-    if [HOST, OUTSIDE].contains(&name) {
-        return Err(Error::usage(format!(
-            "{name:?} cannot be a container's name, commands know somebody else by it: expected another one"
-        )));
-    }
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
-    let starts_well = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-    if starts_well && name.len() <= LONGEST_NAME && name.bytes().all(is_plain) {
-        return Ok(());
-    }
-    let name: String = name.chars().take(LONGEST_NAME + 1).collect();
-    Err(Error::new(
-        Kind::Usage,
-        format!(
-            "{name:?} cannot be a container's name: expected a letter or digit followed by letters, digits, '_', '.' \
-             or '-', at most {LONGEST_NAME} in all"
-        ),
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_that_are_file_names() {
-        for name in ["a", "web-1", "A.b_c", "0", &"x".repeat(128)] {
-            assert!(check_name(name).is_ok(), "{name}");
-        }
-        for name in ["host", "outside", "", "-a", ".", "..", "a/b", "a b", "ä", "a\0", &"x".repeat(129)] {
-            assert!(check_name(name).is_err(), "{name}");
-        }
+    fn changed(&self, changed: add::Changed) -> Changed {
+        let add::Changed { entry, warnings } = changed;
+        Changed { container: describe(&self.env, &self.host.state(), &entry), warnings }
     }
 }

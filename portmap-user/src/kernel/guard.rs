@@ -23,7 +23,7 @@ use portmap_common::{
     tables::Guarded,
 };
 
-use super::{bpffs, cgroup, namespace::Namespace, pins::end_link, programs};
+use super::{bpffs, cgroup, pins::end_link, programs};
 use crate::{
     error::{Context as _, Error, Result},
     fault, object,
@@ -123,9 +123,8 @@ impl Guard {
         Ok(self.pins.link(name).exists() && cgroup::programs(&self.cgroup, call)?.contains(&id))
     }
 
-    /// Guards a container's namespace. Returns whether it was not guarded.
-    pub fn add(&self, slot: u16, namespace: &Namespace) -> Result<bool> {
-        let cookie = namespace.cookie()?;
+    /// Guards the network namespace with this cookie, a container's. Returns whether it was not guarded.
+    pub fn add(&self, slot: u16, cookie: u64) -> Result<bool> {
         let mut known = self.known();
         if known.cookies.get(&slot) == Some(&cookie) && known.map.get(&cookie, 0).is_ok() {
             return Ok(false);
@@ -164,10 +163,9 @@ impl Guard {
         Ok(())
     }
 
-    /// Whether a container's namespace is guarded.
-    pub fn knows(&self, slot: u16, namespace: &Namespace) -> Result<bool> {
-        let (cookie, known) = (namespace.cookie()?, self.known());
-        Ok(known.map.get(&cookie, 0).is_ok_and(|guarded| guarded.slot == u32::from(slot)))
+    /// Whether a container's network namespace, by its cookie, is guarded.
+    pub fn knows(&self, slot: u16, cookie: u64) -> bool {
+        self.known().map.get(&cookie, 0).is_ok_and(|guarded| guarded.slot == u32::from(slot))
     }
 
     /// The cgroup for whose processes it is.

@@ -1,20 +1,11 @@
 //! The pinned maps, each behind a type that knows what lies in it.
 
-use std::{
-    collections::BTreeSet,
-    net::Ipv4Addr,
-    num::NonZeroUsize,
-    os::fd::AsFd as _,
-    path::Path,
-    ptr::NonNull,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::{collections::BTreeSet, net::Ipv4Addr, path::Path};
 
 use aya::{
     Pod,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
 };
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use portmap_common::{
     counters::Counters,
     event::EventBudget,
@@ -22,7 +13,7 @@ use portmap_common::{
     memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
     names,
     reason::{Drops, HostHook, ReasonCounts},
-    tables::{Address4, Config, Endpoint, PORTS, PortEntry},
+    tables::{Address4, Config, Endpoint},
 };
 
 use crate::{
@@ -33,11 +24,9 @@ use crate::{
     reach::Reach,
 };
 
-/// All maps of one daemon. Any thread may use them at any time: the table of ports needs no lock, and what has one holds it
-/// for a single system call, so that nothing else is ever done under it.
+/// The maps of one daemon that are read and written by system calls. Any thread may use them at any time: the lock is held for a
+/// single system call, so that nothing else is ever done under it.
 pub struct Maps {
-    /// Port to owner.
-    pub ports: PortTable,
     tables: Ranked<Tables>,
 }
 
@@ -77,8 +66,7 @@ impl Maps {
             broadcasts: HashMap::try_from(Map::HashMap(open(&pins.map(names::MAP_BROADCASTS))?))
                 .context(|| reading(names::MAP_BROADCASTS))?,
         };
-        let ports = PortTable::open(&pins.map(names::MAP_PORTS))?;
-        Ok(Self { ports, tables: Ranked::new(Rank::Maps, tables) })
+        Ok(Self { tables: Ranked::new(Rank::Maps, tables) })
     }
 
     /// Tells the programs the host's addresses.
@@ -246,7 +234,7 @@ fn put<V: Pod>(map: &mut Array<MapData, V>, index: u32, value: V, name: &str) ->
     map.set(index, value, 0).context(|| writing(name))
 }
 
-fn open(path: &Path) -> Result<MapData> {
+pub(super) fn open(path: &Path) -> Result<MapData> {
     fault::step("open a map").context(|| format!("cannot open the pinned map {}", path.display()))?;
     MapData::from_pin(path).context(|| format!("cannot open the pinned map {}", path.display()))
 }
@@ -271,54 +259,3 @@ fn found<V>(looked_up: std::result::Result<V, MapError>, name: &str) -> Result<O
         Err(error) => Err(error).context(|| reading(name)),
     }
 }
-
-/// The port map, mapped into memory: publishing a port is one store, without a system call.
-pub struct PortTable {
-    words: NonNull<AtomicU64>,
-}
-
-const PORT_TABLE_BYTES: NonZeroUsize = NonZeroUsize::new(PORTS * size_of::<PortEntry>()).expect("not empty");
-
-impl PortTable {
-    fn open(path: &Path) -> Result<Self> {
-        let map = open(path)?;
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping is placed where nothing else is. It has the size of the map, which the loader has
-        // checked, and outlives the descriptor.
-        let address =
-            unsafe { mmap(None, PORT_TABLE_BYTES, protection, MapFlags::MAP_SHARED, map.fd().as_fd(), 0) };
-        let words = address.context(|| format!("cannot map {} into memory", path.display()))?.cast();
-        Ok(Self { words })
-    }
-
-    fn word(&self, port: u16) -> &AtomicU64 {
-        // SAFETY: the mapping has one word for each of the 65,536 ports.
-        let word = unsafe { self.words.add(usize::from(port)) };
-        // SAFETY: the mapping lives as long as `self`, is aligned to a page, and everybody, the kernel included,
-        // reads and writes its words whole.
-        unsafe { word.as_ref() }
-    }
-
-    /// The owner of a port.
-    pub fn get(&self, port: u16) -> PortEntry {
-        PortEntry::from_word(self.word(port).load(Ordering::Relaxed))
-    }
-
-    /// Gives a port to an owner, or back to the host. Programs see either the old or the new owner.
-    pub fn set(&self, port: u16, owner: PortEntry) {
-        self.word(port).store(owner.to_word(), Ordering::Relaxed);
-    }
-}
-
-impl Drop for PortTable {
-    fn drop(&mut self) {
-        // SAFETY: `open` made the mapping with this size, and no reference into it outlives `self`.
-        let unmapped = unsafe { munmap(self.words.cast(), PORT_TABLE_BYTES.get()) };
-        debug_assert_eq!(unmapped, Ok(()));
-    }
-}
-
-// SAFETY: the words are atomics; any thread may use them.
-unsafe impl Send for PortTable {}
-// SAFETY: see above.
-unsafe impl Sync for PortTable {}

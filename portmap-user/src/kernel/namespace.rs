@@ -5,10 +5,11 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     os::{
-        fd::{AsRawFd as _, OwnedFd},
+        fd::AsRawFd as _,
         unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
+    sync::OnceLock,
     thread,
 };
 
@@ -17,13 +18,11 @@ use nix::{
     libc,
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
-    sys::{
-        socket::{AddressFamily, SockFlag, SockType, socket},
-        statfs::{NSFS_MAGIC, fstatfs},
-    },
+    sys::statfs::{NSFS_MAGIC, fstatfs},
 };
 use serde::{Deserialize, Serialize};
 
+use super::session::NetSession;
 use crate::{
     error::{Context as _, Error, Kind, Result},
     fault,
@@ -73,6 +72,8 @@ impl fmt::Display for NamespaceId {
 pub struct Namespace {
     file: File,
     path: PathBuf,
+    /// Its cookie, once a thread has been inside: the file stands for one namespace as long as it is open.
+    cookie: OnceLock<u64>,
 }
 
 /// Why a file cannot be opened as a network namespace.
@@ -136,7 +137,7 @@ impl Namespace {
         if kind != libc::CLONE_NEWNET {
             return Err(NotOpened::Other(path.to_owned()));
         }
-        Ok(Self { file, path: path.to_owned() })
+        Ok(Self { file, path: path.to_owned(), cookie: OnceLock::new() })
     }
 
     /// The namespace of the calling thread.
@@ -146,8 +147,9 @@ impl Namespace {
 
     /// Makes a namespace that has no file yet, and ends with this value if it gets none.
     pub fn create() -> Result<Self> {
-        Self::scratch(|| {
+        Self::scratch(|session| {
             let own = Self::current()?;
+            let _ = own.cookie.set(session.cookie()?);
             Ok(Self { path: PathBuf::from(format!("/proc/self/fd/{}", own.file.as_raw_fd())), ..own })
         })
     }
@@ -175,12 +177,12 @@ impl Namespace {
     }
 
     /// Does `work` in a new namespace, which ends with it.
-    pub fn scratch<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    pub fn scratch<T: Send>(work: impl FnOnce(&NetSession) -> Result<T> + Send) -> Result<T> {
         let doing = || "cannot make a network namespace".to_owned();
         on_own_thread(|| {
             fault::step("make a namespace").context(doing)?;
             unshare(CloneFlags::CLONE_NEWNET).context(doing)?;
-            work()
+            work(&NetSession::open()?)
         })
     }
 
@@ -212,12 +214,11 @@ impl Namespace {
 
     /// Its cookie, a number that no other namespace has before the next boot.
     pub fn cookie(&self) -> Result<u64> {
-        let doing = || format!("cannot ask for the cookie of {}", self.path.display());
-        self.run(|| {
-            fault::step("ask for a cookie").context(doing)?;
-            let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
-            cookie_of(&socket.context(doing)?).context(doing)
-        })
+        if let Some(cookie) = self.cookie.get() {
+            return Ok(*cookie);
+        }
+        let cookie = self.run(NetSession::cookie)?;
+        Ok(*self.cookie.get_or_init(|| cookie))
     }
 
     /// Moves the calling thread into the namespace.
@@ -234,33 +235,33 @@ impl Namespace {
         })
     }
 
-    /// Does `work` inside the namespace.
+    /// Does `work` inside the namespace, with a session there.
     ///
     /// It runs on a thread of its own, which ends with it, so that no thread that does anything else is ever in
     /// the wrong namespace.
-    pub fn run<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    pub fn run<T: Send>(&self, work: impl FnOnce(&NetSession) -> Result<T> + Send) -> Result<T> {
         on_own_thread(|| {
             self.enter()?;
-            work()
+            work(&NetSession::open()?)
         })
     }
-}
 
-/// The cookie of a socket's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
-fn cookie_of(socket: &OwnedFd) -> io::Result<u64> {
-    let mut cookie = 0_u64;
-    let mut length: libc::socklen_t = 8;
-    // SAFETY: the socket is open, and the pointers are to a number of the given length and to that length.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut length,
-        )
-    };
-    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+    /// The same if this is the namespace that was `recorded`, which the visit itself finds out; nothing if it is another.
+    pub fn run_if<T: Send>(
+        &self,
+        recorded: NamespaceId,
+        work: impl FnOnce(&NetSession) -> Result<T> + Send,
+    ) -> Result<Option<T>> {
+        // Most that are another are another file, which costs less to see.
+        if !self.file_id()?.is_same(recorded) {
+            return Ok(None);
+        }
+        self.run(|session| {
+            let cookie = session.cookie()?;
+            let id = NamespaceId { cookie: Some(*self.cookie.get_or_init(|| cookie)), ..self.file_id()? };
+            if id.is_same(recorded) { work(session).map(Some) } else { Ok(None) }
+        })
+    }
 }
 
 /// The file that stands for the namespace that `ip netns` knows as `name`.

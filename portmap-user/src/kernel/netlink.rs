@@ -3,7 +3,11 @@
 //! The kernel carries a request out before `sendto` returns, so there is nothing to wait for, and answers are looked at one by
 //! one as they come: a list of a thousand interfaces is never in memory.
 
-use std::{cell::Cell, io};
+use std::{
+    cell::Cell,
+    io,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd},
+};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload,
@@ -17,6 +21,13 @@ use crate::{
     error::{Context as _, Result},
     fault,
 };
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the socket owns its descriptor, and outlives the borrow.
+        unsafe { BorrowedFd::borrow_raw(self.socket.as_raw_fd()) }
+    }
+}
 
 /// What the kernel is asked to do, and the flags of the question besides those that every question has.
 pub type Request = (RouteNetlinkMessage, u16);

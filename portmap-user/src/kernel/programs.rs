@@ -182,12 +182,12 @@ pub fn shape_of_pin(name: &str, path: &Path) -> Result<object::MapShape> {
 }
 
 /// Puts a program into a hook of an interface in the calling thread's namespace, in place of an earlier one.
-pub fn attach(pins: &Pins, hook: &Hook) -> Result<()> {
+pub fn attach(netlink: &Netlink, pins: &Pins, hook: &Hook) -> Result<()> {
     let doing = || format!("cannot attach {} to {}", hook.program, hook.interface);
     let mut program = SchedClassifier::from_pin(pins.program(hook.program)).context(doing)?;
     match hook.mechanism() {
         Mechanism::Tcx => attach_tcx(&mut program, hook),
-        Mechanism::Clsact => attach_clsact(&program, hook),
+        Mechanism::Clsact => attach_clsact(netlink, &program, hook),
     }
 }
 
@@ -231,34 +231,34 @@ fn pinned_link(path: &Path) -> Result<Option<PinnedLink>> {
     }
 }
 
-fn attach_clsact(program: &SchedClassifier, hook: &Hook) -> Result<()> {
+fn attach_clsact(netlink: &Netlink, program: &SchedClassifier, hook: &Hook) -> Result<()> {
     let doing = || format!("cannot attach {} to {}", hook.program, hook.interface);
     let fd = program.fd().context(doing)?.as_fd().as_raw_fd();
-    clsact::replace_filter(&Netlink::open()?, &hook.interface, hook.ingress, hook.program, fd)
+    clsact::replace_filter(netlink, &hook.interface, hook.ingress, hook.program, fd)
 }
 
 /// Takes our program out of a hook of an interface in the calling thread's namespace. It is no error if there is
 /// none, or no such interface.
-pub fn detach(hook: &Hook) -> Result<()> {
+pub fn detach(netlink: &Netlink, hook: &Hook) -> Result<()> {
     match hook.mechanism() {
         // The pin is what keeps the link alive.
         Mechanism::Tcx => super::pins::end_link(&hook.link),
-        Mechanism::Clsact => clsact::delete_filter(&Netlink::open()?, &hook.interface, hook.ingress),
+        Mechanism::Clsact => clsact::delete_filter(netlink, &hook.interface, hook.ingress),
     }
 }
 
 /// Puts a program into a hook unless it is there. Returns whether it was not.
-pub fn ensure(pins: &Pins, hook: &Hook) -> Result<bool> {
-    if is_attached(pins, hook)? {
+pub fn ensure(netlink: &Netlink, pins: &Pins, hook: &Hook) -> Result<bool> {
+    if is_attached(netlink, pins, hook)? {
         return Ok(false);
     }
-    attach(pins, hook)?;
+    attach(netlink, pins, hook)?;
     Ok(true)
 }
 
 /// What is at a hook of an interface in the calling thread's namespace before our program, for people; nothing if ours is the
 /// first, or not there.
-pub fn ahead(pins: &Pins, hook: &Hook) -> Result<Vec<String>> {
+pub fn ahead(netlink: &Netlink, pins: &Pins, hook: &Hook) -> Result<Vec<String>> {
     let doing = || format!("cannot look at the programs of {}", hook.interface);
     match hook.mechanism() {
         Mechanism::Tcx => {
@@ -273,7 +273,7 @@ pub fn ahead(pins: &Pins, hook: &Hook) -> Result<Vec<String>> {
                 .map(|program| format!("{} (id {})", program.name_as_str().unwrap_or("?"), program.id()))
                 .collect())
         }
-        Mechanism::Clsact => clsact::ahead(&Netlink::open()?, &hook.interface, hook.ingress),
+        Mechanism::Clsact => clsact::ahead(netlink, &hook.interface, hook.ingress),
     }
 }
 
@@ -282,8 +282,8 @@ pub fn ahead(pins: &Pins, hook: &Hook) -> Result<Vec<String>> {
 /// The kernel does not change the order of links, nor take a program twice. So another instance of it goes to the front, the
 /// old link is detached, and the pinned program takes the instance's place. For that moment packets that are not ours pass both,
 /// and are counted twice; no packet passes neither.
-pub fn go_in_front(pins: &Pins, hook: &Hook) -> Result<bool> {
-    if hook.mechanism() != Mechanism::Tcx || ahead(pins, hook)?.is_empty() {
+pub fn go_in_front(netlink: &Netlink, pins: &Pins, hook: &Hook) -> Result<bool> {
+    if hook.mechanism() != Mechanism::Tcx || ahead(netlink, pins, hook)?.is_empty() {
         return Ok(false);
     }
     let doing = || format!("cannot put {} first at {}", hook.program, hook.interface);
@@ -332,7 +332,7 @@ pub fn replace_by_link(pins: &Pins, hook: &Hook) -> Result<()> {
 }
 
 /// Whether our program is in a hook of an interface in the calling thread's namespace.
-pub fn is_attached(pins: &Pins, hook: &Hook) -> Result<bool> {
+pub fn is_attached(netlink: &Netlink, pins: &Pins, hook: &Hook) -> Result<bool> {
     let doing = || format!("cannot look at the programs of {}", hook.interface);
     let id = pinned_id(pins, hook)?;
     match hook.mechanism() {
@@ -341,7 +341,7 @@ pub fn is_attached(pins: &Pins, hook: &Hook) -> Result<bool> {
                 SchedClassifier::query_tcx(&hook.interface, hook.direction()).context(doing)?;
             Ok(programs.iter().any(|program| program.id() == id))
         }
-        Mechanism::Clsact => clsact::has_program(&Netlink::open()?, &hook.interface, hook.ingress, id),
+        Mechanism::Clsact => clsact::has_program(netlink, &hook.interface, hook.ingress, id),
     }
 }
 

@@ -189,7 +189,7 @@ mod tests {
             every(3, 2),
         ];
         let ours: PortSet = "31000-32000,61440-65535".parse().expect("ports");
-        let done = Namespace::scratch(|| {
+        let done = Namespace::scratch(|_session| {
             let sysctls = Sysctls::open()?;
             for list in &lists {
                 sysctls.set_reserved_ports(list)?;

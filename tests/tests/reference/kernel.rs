@@ -20,6 +20,7 @@ use portmap::{
         maps::Maps,
         namespace::Namespace,
         netlink::Netlink,
+        port_table::PortTable,
         programs,
     },
     paths::Pins,
@@ -55,6 +56,7 @@ pub(crate) const SLOTS: [u16; 5] = [HOST_SLOT, A, B, C, NOBODY];
 pub(crate) struct Kernel {
     programs: Vec<(&'static str, SchedClassifier)>,
     pub(crate) maps: Maps,
+    ports: PortTable,
     // Written here, because the daemon's way would choose the generations itself.
     endpoints: Array<MapData, Endpoint>,
     limits: Array<MapData, Limit>,
@@ -96,6 +98,7 @@ impl Kernel {
         Self {
             programs: programs.into(),
             maps: Maps::open(&pins).expect("the maps"),
+            ports: PortTable::open(&pins).expect("the port map"),
             endpoints: Array::try_from(Map::Array(open(&pins, names::MAP_ENDPOINTS))).expect("an array"),
             limits: Array::try_from(Map::Array(open(&pins, names::MAP_LIMITS))).expect("an array"),
             fragments4: hash(&pins, names::MAP_FRAGMENTS4),
@@ -127,7 +130,7 @@ impl Kernel {
             self.neighbour_budgets.set(slot.into(), NeighbourBudget { scheduled }, 0).expect("written");
         }
         for port in 0..=u16::MAX {
-            self.maps.ports.set(port, world.entry(world.owner(port)));
+            self.ports.set(port, world.entry(world.owner(port)));
         }
     }
 

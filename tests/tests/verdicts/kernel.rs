@@ -7,6 +7,7 @@ use portmap::{
         maps::Maps,
         namespace::Namespace,
         netlink::Netlink,
+        port_table::PortTable,
         programs,
     },
     paths::Pins,
@@ -136,7 +137,7 @@ pub(crate) fn build_world(pins: &Pins) -> Maps {
     }
     link::set_up(&netlink, link::LOOPBACK, "lo").expect("up");
     programs::load(pins).expect("the kernel takes the programs");
-    let maps = Maps::open(pins).expect("the maps");
+    let (maps, ports) = (Maps::open(pins).expect("the maps"), PortTable::open(pins).expect("the port map"));
     let open = format!("{FREE},{LISTENER}");
     let reach = Reach { host: open.parse().expect("ports"), ..Reach::default() };
     maps.set_host_ports(&reach).expect("written");
@@ -147,7 +148,7 @@ pub(crate) fn build_world(pins: &Pins) -> Maps {
     }
     let world = World::default();
     for port in 0..=u16::MAX {
-        maps.ports.set(port, world.port(port));
+        ports.set(port, world.port(port));
     }
     maps
 }

@@ -83,9 +83,9 @@ impl Leaf {
 
     /// The best leaf that the kernel has. It is asked in a namespace of its own, where nothing is disturbed.
     pub fn best() -> Result<Self> {
-        Namespace::scratch(|| {
+        Namespace::scratch(|session| {
             let root = add_leaf(super::link::LOOPBACK, TcHandle::ROOT, LEAF, Self::FqCodel, u64::MAX);
-            match Netlink::open()?.request_at_once(vec![root]) {
+            match session.netlink.request_at_once(vec![root]) {
                 Ok(()) => Ok(Self::FqCodel),
                 Err(error) if error.raw_os_error() == Some(ENOENT) => Ok(Self::Bfifo),
                 Err(error) => {

@@ -12,7 +12,10 @@ use clap::Args;
 use portmap::{
     api::{AddRequest, UpdateRequest, Wishes},
     client::Client,
-    kernel::programs::{self, Hook, Mechanism},
+    kernel::{
+        netlink::Netlink,
+        programs::{self, Hook, Mechanism},
+    },
     paths::{Pins, StateDir},
     ports::{PortRange, PortSet},
 };
@@ -187,7 +190,7 @@ fn attach(sandbox: &Sandbox, mechanism: Mechanism) -> Result<Vec<f64>> {
             sandbox.sh(Place::Host, &format!("ip link add {interface} up type veth peer name p-{interface}"));
             let link = pins.link(&interface);
             let hook = Hook { interface, ingress: true, program: PROG_VETH_INGRESS, mechanism, link };
-            let attached = || programs::attach(&pins, &hook);
+            let attached = || programs::attach(&Netlink::open()?, &pins, &hook);
             Ok(sandbox.inside(Place::Host, || timed(attached))?.0)
         })
         .collect()

@@ -56,8 +56,8 @@ impl Ends {
     pub(crate) fn open(world: &World) -> Result<Self> {
         Ok(Self {
             host: NamespaceFile::open("netstat")?,
-            containers: world.containers.run(|| NamespaceFile::open("netstat"))?,
-            interfaces: world.containers.run(|| NamespaceFile::open("dev"))?,
+            containers: world.containers.run(|_session| NamespaceFile::open("netstat"))?,
+            interfaces: world.containers.run(|_session| NamespaceFile::open("dev"))?,
         })
     }
 

@@ -34,7 +34,7 @@ pub(crate) fn run(world: &World) -> Result<Vec<Published>> {
         .map(|ports| {
             let range = FIRST..FIRST + ports;
             let mapped = repeat(|owner| {
-                range.clone().for_each(|port| world.maps.ports.set(port, owner));
+                range.clone().for_each(|port| world.ports.set(port, owner));
                 Ok(())
             })?;
             let syscalls = repeat(|owner| {

@@ -24,6 +24,7 @@ use portmap::{
         maps::Maps,
         namespace::Namespace,
         netlink::Netlink,
+        port_table::PortTable,
         programs::{self, Hook, Mechanism},
         sysctl::{self, Sysctls},
     },
@@ -108,6 +109,8 @@ pub(crate) struct World {
     /// Where containers' `eth0` are, called as [`eth0`] says.
     pub(crate) containers: Namespace,
     pub(crate) maps: Maps,
+    /// Port to owner.
+    pub(crate) ports: PortTable,
     pub(crate) pins: Pins,
     pub(crate) mechanism: Mechanism,
 }
@@ -145,7 +148,7 @@ impl World {
         });
         let containers = containers.join().map_err(std::panic::resume_unwind)??;
         without_ipv6()?;
-        containers.run(without_ipv6)?;
+        containers.run(|_session| without_ipv6())?;
         for slot in layout::slots(layout::MOST_CONTAINERS) {
             let names = (host_veth(slot), eth0(slot));
             pair(&netlink, &containers, &names, (veth_ifindex(slot), FIRST_ETH0 + u32::from(slot)))?;
@@ -156,7 +159,7 @@ impl World {
             pair(&netlink, &containers, &names, (index, index - FIRST_UPLINK + FIRST_PEER))?;
         }
         link::set_up(&netlink, link::LOOPBACK, "lo")?;
-        containers.run(|| {
+        containers.run(|_session| {
             let netlink = Netlink::open()?;
             for classifier in Classifier::ALL {
                 link::set_up(&netlink, classifier.ifindex() - FIRST_UPLINK + FIRST_PEER, "a peer")?;
@@ -167,7 +170,8 @@ impl World {
         let pins = Pins::new(Path::new(BPFFS).join("portmap"));
         let mechanism = Mechanism::detect();
         programs::load(&pins)?;
-        let mut world = Self { containers, maps: Maps::open(&pins)?, pins, mechanism };
+        let (maps, ports) = (Maps::open(&pins)?, PortTable::open(&pins)?);
+        let mut world = Self { containers, maps, ports, pins, mechanism };
         world.fill_fixed_maps()?;
         world.attach(&netlink, source)?;
         Ok(world)
@@ -212,7 +216,7 @@ impl World {
             program: names::PROG_UPLINK_INGRESS,
             link: self.pins.link(&Classifier::Portmap.interface()),
         };
-        programs::attach(&self.pins, &hook)?;
+        programs::attach(netlink, &self.pins, &hook)?;
         for (classifier, name) in [(Classifier::Empty, source::EMPTY), (Classifier::Deliver, source::DELIVER)]
         {
             attach_own(self.mechanism, netlink, &classifier.interface(), name, source.classifier(name)?)?;
@@ -226,7 +230,7 @@ impl World {
     /// Gives every port the owner that a table says.
     pub(crate) fn publish(&self, table: &[PortEntry]) {
         for (port, owner) in (0..=u16::MAX).zip(table) {
-            self.maps.ports.set(port, *owner);
+            self.ports.set(port, *owner);
         }
     }
 }

@@ -1,0 +1,82 @@
+//! The interfaces of a container, and where programs are attached to them.
+
+use portmap_common::names::{PROG_CONTAINER_ETH0, PROG_CONTAINER_LO, PROG_VETH_INGRESS};
+
+use crate::{
+    error::Result,
+    kernel::{
+        netlink::Netlink,
+        programs::{self, Hook, Mechanism},
+    },
+    paths::Pins,
+    records::ContainerRecord,
+};
+
+/// Name of a container's end of its veth pair.
+pub(in crate::daemon) const ETH0: &str = "eth0";
+
+/// How the alias of a host veth begins.
+pub(in crate::daemon) const ALIAS: &str = "portmap:";
+
+/// The alias of a host veth, which `ip link` shows: it names the container to people and to `doctor`.
+pub(in crate::daemon) fn alias(name: &str) -> String {
+    format!("{ALIAS}{name}")
+}
+
+/// The hook at a container's host veth.
+pub(in crate::daemon) fn veth_hook(pins: &Pins, record: &ContainerRecord) -> Hook {
+    let interface = record.host_veth();
+    let (mechanism, link) = (Mechanism::Clsact, pins.link(&interface));
+    Hook { link, interface, ingress: true, program: PROG_VETH_INGRESS, mechanism }
+}
+
+/// How programs are attached inside a container's namespace, where `best` is the best that the kernel has. A link can be updated
+/// without entering the namespace, which may be impossible for a namespace that another tool made.
+const fn mode_inside(best: Mechanism, record: &ContainerRecord) -> Mechanism {
+    if record.owns_netns { Mechanism::Clsact } else { best }
+}
+
+/// The hook at a container's loopback device, for use inside its namespace.
+pub(super) fn loopback_hook(best: Mechanism, pins: &Pins, record: &ContainerRecord) -> Hook {
+    Hook {
+        link: pins.link(&format!("{}-lo", record.host_veth())),
+        interface: "lo".to_owned(),
+        ingress: false,
+        program: PROG_CONTAINER_LO,
+        mechanism: mode_inside(best, record),
+    }
+}
+
+/// The hook at a container's end of its veth pair, for use inside its namespace. Only IPv6 needs it.
+fn eth0_hook(best: Mechanism, pins: &Pins, record: &ContainerRecord) -> Hook {
+    Hook {
+        link: pins.link(&format!("{}-eth0", record.host_veth())),
+        interface: ETH0.to_owned(),
+        ingress: true,
+        program: PROG_CONTAINER_ETH0,
+        mechanism: mode_inside(best, record),
+    }
+}
+
+/// All hooks inside a container's namespace.
+pub(in crate::daemon) fn hooks_inside(best: Mechanism, pins: &Pins, record: &ContainerRecord) -> Vec<Hook> {
+    let mut hooks = vec![loopback_hook(best, pins, record)];
+    if record.ipv6 {
+        hooks.push(eth0_hook(best, pins, record));
+    }
+    hooks
+}
+
+/// Attaches the programs inside a container's namespace, to which the socket belongs.
+///
+/// # Errors
+///
+/// The kernel's refusal of the first program that it refuses.
+pub(super) fn attach_inside(
+    inside: &Netlink,
+    best: Mechanism,
+    pins: &Pins,
+    record: &ContainerRecord,
+) -> Result<()> {
+    hooks_inside(best, pins, record).iter().try_for_each(|hook| programs::attach(inside, pins, hook))
+}

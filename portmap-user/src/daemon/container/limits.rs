@@ -1,0 +1,322 @@
+//! Limits on a container's traffic: which apply, and enforcing them.
+//!
+//! Excess traffic that a container sends waits in a qdisc at its `eth0`, without loss. The root inside can remove that qdisc, so the
+//! program at the host veth polices the excess (`pm_limits`). Traffic that a container receives waits in a qdisc at its host veth,
+//! through which the programs send it.
+
+use portmap_common::{limit::Limit as Policer, slot::veth_ifindex, tables::Endpoint};
+use tracing::warn;
+
+use super::{Containers, lookup};
+use crate::{
+    api::{Limit, QueueStats, Wishes},
+    daemon::{env::Env, host::HostState},
+    error::{Error, Result},
+    kernel::{
+        netlink::Netlink,
+        qdisc::{self, Class, Leaf, Shape},
+    },
+    rates::{Direction, default_burst},
+    records::ContainerRecord,
+    settings::Shaping,
+};
+
+/// Tolerance of the policer in nanoseconds: the qdisc's packets are late when the CPU is busy, and then arrive together.
+const SLACK: u64 = 50_000_000;
+/// Tolerance of the policer in bytes, besides that and the burst: the qdisc sends a packet as long as any of the limit is left, and
+/// the largest packet is 64 KiB before it gets headers for all segments.
+const OVERSHOOT: u64 = 2 * 65_536;
+
+/// The warning where a container has no working qdisc.
+const HOST_ONLY: &str = "excess traffic that it sends is dropped at the host, because it has no queue";
+
+/// Bytes that a class sends before another class's turn, within the kernel's bounds for sane values.
+fn quantum(rate: u64) -> u32 {
+    u32::try_from((rate / 10).clamp(2 * 1514, 60_000)).unwrap_or(u32::MAX)
+}
+
+/// The HTB class of a limit.
+fn class(limit: &Limit) -> Class {
+    Class {
+        rate: limit.rate,
+        ceil: limit.ceil,
+        burst: limit.burst,
+        ceil_burst: default_burst(limit.ceil),
+        quantum: quantum(limit.rate),
+    }
+}
+
+/// The policer of a limit, for the program at the host veth.
+fn policer_of(limit: &Limit, shaping: &Shaping) -> Policer {
+    let burst = u128::from(limit.burst + OVERSHOOT) * 1_000_000_000 / u128::from(limit.rate);
+    let slack = SLACK.saturating_add(u64::try_from(burst).unwrap_or(u64::MAX));
+    Policer::new(limit.rate, slack, shaping.limits_local)
+}
+
+/// The limits on sending and receiving that a container gets, for what was requested and the host's state.
+pub(in crate::daemon) fn for_traffic(
+    env: &Env,
+    state: &HostState,
+    traffic: &Wishes,
+) -> (Option<Limit>, Option<Limit>) {
+    let (shaping, leaf, speed) = (&env.settings.shaping, env.leaf.name(), state.speed_per_cpu());
+    (
+        shaping.egress.limit(traffic.egress_rate, traffic.cpus, speed, leaf),
+        shaping.ingress.limit(traffic.ingress_rate, traffic.cpus, speed, leaf),
+    )
+}
+
+/// Refuses a request for limits that the daemon's flags forbid.
+///
+/// # Errors
+///
+/// Names the flag.
+pub(in crate::daemon) fn check_allowed(env: &Env, traffic: &Wishes) -> Result<()> {
+    env.settings.shaping.egress.check_asked(Direction::Egress, traffic.egress_rate)?;
+    env.settings.shaping.ingress.check_asked(Direction::Ingress, traffic.ingress_rate)
+}
+
+/// The policer of a container at its host veth; the default, which polices nothing, without a limit.
+pub(in crate::daemon) fn policer(env: &Env, record: &ContainerRecord) -> Policer {
+    record.egress.as_ref().map(|limit| policer_of(limit, &env.settings.shaping)).unwrap_or_default()
+}
+
+/// Limits what a container sends, at its `eth0`; `inside` is a socket of its namespace.
+pub(super) fn limit_egress(env: &Env, inside: &Netlink, record: &ContainerRecord, eth0: u32) -> Result<()> {
+    let local_is_free = !env.settings.shaping.limits_local;
+    limit_interface(env, inside, eth0, record.egress.as_ref(), local_is_free)
+}
+
+/// Limits what a container receives, at its host veth.
+pub(super) fn limit_ingress(env: &Env, netlink: &Netlink, record: &ContainerRecord) -> Result<()> {
+    // Local packets that are not limited never pass this qdisc.
+    limit_interface(env, netlink, veth_ifindex(record.slot), record.ingress.as_ref(), false)
+}
+
+fn limit_interface(
+    env: &Env,
+    netlink: &Netlink,
+    index: u32,
+    limit: Option<&Limit>,
+    local_is_free: bool,
+) -> Result<()> {
+    match limit {
+        Some(limit) => {
+            qdisc::shape(netlink, index, &Shape { class: class(limit), local_is_free, leaf: env.leaf })
+        }
+        None => qdisc::unshape(netlink, index, env.leaf),
+    }
+}
+
+impl Containers {
+    /// Applies the limits of a container in service. None of its packets is lost, unless it had no qdisc before, or one of its own
+    /// that rejects portmap's classes.
+    ///
+    /// The qdisc inside is last, and its failure is only a warning, which is returned: otherwise the container's root could refuse
+    /// limits.
+    pub(in crate::daemon) fn apply_limits(
+        &self,
+        netlink: &Netlink,
+        record: &ContainerRecord,
+    ) -> Result<Option<String>> {
+        let env = &self.env;
+        limit_ingress(env, netlink, record)?;
+        self.publish_flags(record)?;
+        // The policer must not be stricter than the qdisc at any moment: a lower limit reaches the qdisc first, a higher one the
+        // policer.
+        let (before, after) = (env.maps.limit(record.slot)?, policer(env, record));
+        let is_lower = after.cost > before.cost;
+        let eth0 = env.maps.endpoint(record.slot)?.eth0_ifindex;
+        let applied = lookup::visit_existing(record, |inside| {
+            if !is_lower {
+                env.maps.set_limit(record.slot, after)?;
+            }
+            Ok(limit_egress(env, &inside.netlink, record, eth0).or_else(|_unfit| {
+                qdisc::clear(&inside.netlink, eth0)?;
+                limit_egress(env, &inside.netlink, record, eth0)
+            }))
+        })?;
+        let warning = applied.err().map(|error| format!("{HOST_ONLY}: {error}"));
+        if let Some(warning) = &warning {
+            warn!("container {:?}: {warning}", record.name);
+        }
+        if is_lower {
+            env.maps.set_limit(record.slot, after)?;
+        }
+        Ok(warning)
+    }
+
+    /// Applies the limits of a container that stays in service even if that fails; then the host alone polices it.
+    pub(in crate::daemon) fn apply_limits_or_police(
+        &self,
+        netlink: &Netlink,
+        record: &ContainerRecord,
+    ) -> Result<()> {
+        if let Err(error) = self.apply_limits(netlink, record) {
+            warn!("container {:?}: {HOST_ONLY}: {error}", record.name);
+            self.env.maps.set_limit(record.slot, policer(&self.env, record))?;
+        }
+        Ok(())
+    }
+
+    /// Ensures that the host's side of a container's limits is in place. Returns true if anything changed.
+    pub(in crate::daemon) fn ensure_host_side_limits(
+        &self,
+        netlink: &Netlink,
+        record: &ContainerRecord,
+    ) -> Result<bool> {
+        if check_host_side(&self.env, netlink, record).is_ok() {
+            return Ok(false);
+        }
+        limit_ingress(&self.env, netlink, record)?;
+        self.publish_flags(record)?;
+        self.env.maps.set_limit(record.slot, policer(&self.env, record))?;
+        Ok(true)
+    }
+
+    /// Has the programs send packets for a container through its qdisc, or past it.
+    fn publish_flags(&self, record: &ContainerRecord) -> Result<()> {
+        let (flags, maps) = (self.env.port_flags(record), &self.env.maps);
+        let endpoint = maps.endpoint(record.slot)?;
+        if endpoint.flags != flags {
+            maps.change_endpoint(record.slot, Endpoint { flags, ..endpoint })?;
+            self.registry.publish_flags(record);
+        }
+        Ok(())
+    }
+}
+
+/// The qdiscs of a container that has limits, as they are in the kernel: none for a direction without a limit.
+pub(in crate::daemon) struct Queues {
+    pub(in crate::daemon) egress: Option<Result<Queue>>,
+    pub(in crate::daemon) ingress: Option<Result<Queue>>,
+}
+
+/// The qdisc that enforces a limit.
+pub(in crate::daemon) struct Queue {
+    /// Its class, and the kind of qdisc in which packets wait; none if another qdisc has replaced it.
+    shape: Option<(Class, String)>,
+    /// Counters of the qdiscs and classes of the interface.
+    pub(in crate::daemon) stats: Vec<QueueStats>,
+}
+
+impl Queue {
+    fn read(netlink: &Netlink, index: u32) -> Result<Self> {
+        Ok(Self { shape: qdisc::shape_of(netlink, index)?, stats: qdisc::stats_of(netlink, index)? })
+    }
+}
+
+impl Queues {
+    /// Reads a container's qdiscs, with one visit to its namespace if it has a limit on sending.
+    pub(in crate::daemon) fn read(env: &Env, netlink: &Netlink, record: &ContainerRecord) -> Self {
+        let egress = record.egress.as_ref().map(|_limit| {
+            let eth0 = env.maps.endpoint(record.slot)?.eth0_ifindex;
+            lookup::visit_existing(record, |inside| Queue::read(&inside.netlink, eth0))
+        });
+        let ingress = record.ingress.as_ref().map(|_limit| Queue::read(netlink, veth_ifindex(record.slot)));
+        Self { egress, ingress }
+    }
+
+    /// Compares them, and the policer, with the container's limits.
+    ///
+    /// # Errors
+    ///
+    /// Names the first difference.
+    pub(in crate::daemon) fn check(self, env: &Env, record: &ContainerRecord) -> Result<()> {
+        if let Some((limit, queue)) = record.egress.as_ref().zip(self.egress) {
+            check_egress(env, record, limit, queue?.shape)?;
+        }
+        if let Some((limit, queue)) = record.ingress.as_ref().zip(self.ingress) {
+            check_shape(env, record, &record.host_veth(), limit, queue?.shape)?;
+        }
+        check_policer(env, record)
+    }
+
+    /// Whether the qdisc of each direction enforces its limit; none for a direction without a limit.
+    pub(in crate::daemon) fn in_place(&self, env: &Env, record: &ContainerRecord) -> [Option<bool>; 2] {
+        let is_in_place = |limit: &Option<Limit>, queue: &Option<Result<Queue>>| {
+            let (limit, queue) = (limit.as_ref()?, queue.as_ref()?);
+            let found = queue.as_ref().ok().and_then(|queue| queue.shape.clone());
+            Some(check_shape(env, record, "", limit, found).is_ok())
+        };
+        [is_in_place(&record.egress, &self.egress), is_in_place(&record.ingress, &self.ingress)]
+    }
+}
+
+/// Compares the host's side of a container's limits with them.
+///
+/// # Errors
+///
+/// Names the first difference.
+pub(in crate::daemon) fn check_host_side(
+    env: &Env,
+    netlink: &Netlink,
+    record: &ContainerRecord,
+) -> Result<()> {
+    if let Some(limit) = &record.ingress {
+        let found = qdisc::shape_of(netlink, veth_ifindex(record.slot))?;
+        check_shape(env, record, &record.host_veth(), limit, found)?;
+    }
+    check_policer(env, record)
+}
+
+fn check_policer(env: &Env, record: &ContainerRecord) -> Result<()> {
+    if env.maps.limit(record.slot)?.cost == policer(env, record).cost {
+        return Ok(());
+    }
+    Err(Error::failure(format!("pm_limits does not have its limit: {}", repair(record))))
+}
+
+fn check_egress(
+    env: &Env,
+    record: &ContainerRecord,
+    limit: &Limit,
+    found: Option<(Class, String)>,
+) -> Result<()> {
+    check_shape(env, record, "eth0", limit, found)
+        .map_err(|error| Error::failure(format!("{error}; the host drops excess traffic that it sends")))
+}
+
+fn check_shape(
+    env: &Env,
+    record: &ContainerRecord,
+    interface: &str,
+    limit: &Limit,
+    found: Option<(Class, String)>,
+) -> Result<()> {
+    let (repair, expected_leaf) = (repair(record), env.leaf.name());
+    let Some((class, leaf)) = found else {
+        return Err(Error::failure(format!("the queue of {interface} that limits it is gone: {repair}")));
+    };
+    if (class.rate, class.ceil) != (limit.rate, limit.ceil) || leaf != expected_leaf {
+        return Err(Error::failure(format!(
+            "the queue of {interface} has {} B/s (at most {}) and {leaf}, expected {} ({}) and {expected_leaf}: {repair}",
+            class.rate, class.ceil, limit.rate, limit.ceil,
+        )));
+    }
+    Ok(())
+}
+
+fn repair(record: &ContainerRecord) -> String {
+    format!("run `portmap update {}` to restore it", record.name)
+}
+
+/// Warns of what limits will lack on this host.
+pub(in crate::daemon) fn warn_of_degraded_limits(shaping: &Shaping, leaf: Leaf, state: &HostState) {
+    if leaf != Leaf::FqCodel {
+        warn!(
+            "this kernel has no fq_codel: excess traffic waits in one queue ({}), which all flows of a container share, and \
+             no packet is marked",
+            leaf.name()
+        );
+    }
+    let is_auto = [&shaping.egress, &shaping.ingress]
+        .iter()
+        .any(|policy| policy.per_cpu == Some(crate::rates::PerCpu::Auto));
+    if is_auto && state.speed_per_cpu().is_none() {
+        warn!(
+            "the link speed of {} is unknown, so `auto` limits no container: give it with --network-link-speed, or name a rate",
+            state.uplink
+        );
+    }
+}

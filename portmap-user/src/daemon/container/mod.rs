@@ -1,0 +1,31 @@
+//! Containers: adding, changing and removing one.
+//!
+//! The caller holds the container's lock. `add` and `update` either happen as a whole or are rolled back.
+
+pub(super) mod add;
+pub(super) mod attach;
+pub(super) mod deprovision;
+pub(super) mod limits;
+pub(super) mod lookup;
+pub(super) mod netns;
+pub(super) mod owner;
+pub(super) mod provision;
+mod update;
+
+use std::sync::Arc;
+
+use super::{env::Env, host::Host, registry::Registry};
+
+/// The operations on single containers.
+pub(super) struct Containers {
+    env: Arc<Env>,
+    registry: Arc<Registry>,
+    host: Arc<Host>,
+}
+
+impl Containers {
+    /// The operations on the containers of this registry.
+    pub(super) const fn new(env: Arc<Env>, registry: Arc<Registry>, host: Arc<Host>) -> Self {
+        Self { env, registry, host }
+    }
+}

@@ -1,0 +1,281 @@
+//! Inside a container's network namespace: what portmap sets there, keeps equal to the host, and restores.
+//!
+//! Each function works in the namespace of the session that it is given.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use netlink_packet_route::AddressFamily;
+use portmap_common::slot::loopback_mac;
+
+use super::attach::{ETH0, loopback_hook};
+use crate::{
+    daemon::host::{HostState, SharedAddress},
+    error::{Error, Failures, Result},
+    kernel::{
+        address::{self, Address, DefaultRoute},
+        clsact, inherit,
+        link::{self, LOOPBACK, Mac},
+        netlink::Netlink,
+        offloads,
+        programs::{self, Mechanism},
+        session::NetSession,
+        sysctl,
+    },
+    paths::Pins,
+    records::{ContainerRecord, NamespaceBefore, SavedSysctl},
+};
+
+/// IPv6 sysctls of a container's `eth0`. Only the host speaks to routers and neighbours: the container neither generates nor
+/// requests addresses, and does not probe whether its address is a duplicate.
+const ETH0_IPV6: [(&str, &str); 5] = [
+    ("accept_dad", "0"),
+    ("accept_ra", "0"),
+    ("autoconf", "0"),
+    ("addr_gen_mode", "1"),
+    ("router_solicitations", "0"),
+];
+
+/// The lowest index that no interface has; usually the one after the loopback device's. A conflict if there is an `eth0`.
+pub(super) fn free_index(inside: &NetSession) -> Result<u32> {
+    let netlink = &inside.netlink;
+    if link::find(netlink, ETH0)?.is_some() {
+        return Err(Error::conflict(format!(
+            "the network namespace has an interface {ETH0} already, which is what the container's is called: rename or remove \
+             it (`ip link set {ETH0} name …`), or pass another namespace"
+        )));
+    }
+    let mut index = LOOPBACK + 1;
+    while link::find_by_index(netlink, index)?.is_some() {
+        index += 1;
+    }
+    Ok(index)
+}
+
+/// The values that [`set_up`] will change, for [`restore`].
+pub(super) fn snapshot(inside: &NetSession) -> Result<NamespaceBefore> {
+    let (netlink, sysctls) = (&inside.netlink, inside.sysctls()?);
+    let lo = link::find_by_index(netlink, LOOPBACK)?
+        .ok_or_else(|| Error::failure("the network namespace has no loopback device"))?;
+    let name = all_rp_filter();
+    let found = sysctls.read_if_present(&name)?.filter(|value| value != RP_FILTER);
+    let rp_filter = found.map(|before| SavedSysctl { name, before, set: RP_FILTER.to_owned() });
+    Ok(NamespaceBefore {
+        lo_mac: lo.mac,
+        lo_mtu: lo.mtu,
+        local_ports: sysctls.local_port_range()?,
+        had_clsact: clsact::has_qdisc(netlink, "lo")?,
+        lo_up: Some(lo.is_up),
+        lo_has_address: address::has_v4(netlink, LOOPBACK)?,
+        sysctls: rp_filter.into_iter().collect(),
+    })
+}
+
+/// Reverse-path filtering is off: a packet may arrive by another interface than the route to its source.
+const RP_FILTER: &str = "0";
+
+/// The one sysctl that [`set_up`] changes and that does not belong to an interface of portmap's.
+fn all_rp_filter() -> String {
+    sysctl::of_interface("ipv4", "all", "rp_filter")
+}
+
+/// The sysctls of a container's namespace, with the required values. Kernels without IPv6 lack some.
+fn settings(record: &ContainerRecord) -> Vec<(String, &'static str)> {
+    // Packets from the host and from other containers have the container's own address as their source, and may
+    // be for 127.0.0.0/8.
+    let mut all = ["accept_local", "route_localnet"]
+        .map(|setting| (sysctl::of_interface("ipv4", ETH0, setting), "1"))
+        .to_vec();
+    // The route back to such a source is not by eth0; the larger of both values counts.
+    all.extend(
+        [all_rp_filter(), sysctl::of_interface("ipv4", ETH0, "rp_filter")].map(|name| (name, RP_FILTER)),
+    );
+    let of_eth0 = |setting| sysctl::of_interface("ipv6", ETH0, setting);
+    all.push((of_eth0("disable_ipv6"), if record.ipv6 { "0" } else { "1" }));
+    if record.ipv6 {
+        all.extend(ETH0_IPV6.map(|(setting, value)| (of_eth0(setting), value)));
+    }
+    all
+}
+
+/// Configures a new container's namespace: the host's address and the container's ports.
+pub(super) fn set_up(
+    inside: &NetSession,
+    state: &HostState,
+    record: &ContainerRecord,
+    eth0: u32,
+) -> Result<()> {
+    let (netlink, sysctls) = (&inside.netlink, inside.sysctls()?);
+    for (setting, value) in settings(record) {
+        sysctls.write_if_present(&setting, value)?;
+    }
+    sysctls.set_local_port_range(record.ephemeral_ports)?;
+    link::change_loopback(netlink, Some(loopback_mac(record.slot)), state.mtu)?;
+    link::set_up(netlink, LOOPBACK, "lo")?;
+    // The host cannot see how a tunnel's inner packet will be segmented.
+    offloads::cut_tunnels(ETH0)?;
+    link::set_up(netlink, eth0, ETH0)?;
+    ensure(inside, state, record, eth0)?;
+    Ok(())
+}
+
+/// Ensures that the namespace has the host's MAC address, MTU, addresses and default routes, and the required sysctls. Idempotent;
+/// returns true if anything changed.
+pub(in crate::daemon) fn ensure(
+    inside: &NetSession,
+    state: &HostState,
+    record: &ContainerRecord,
+    eth0: u32,
+) -> Result<bool> {
+    let (netlink, sysctls) = (&inside.netlink, inside.sysctls()?);
+    let mut changed = false;
+    for (setting, value) in settings(record) {
+        if sysctls.read_if_present(&setting)?.is_some_and(|found| found != value) {
+            sysctls.write(&setting, value)?;
+            changed = true;
+        }
+    }
+    let is_up = link::find_by_index(netlink, eth0)?.is_some_and(|eth0| eth0.is_up);
+    if !is_up {
+        link::set_up(netlink, eth0, ETH0)?;
+        changed = true;
+    }
+    changed |= ensure_link(netlink, state, eth0, ETH0)?;
+    // The loopback device needs the uplink's MTU, too, because its packets for the host or for other containers leave by eth0.
+    if link::find_by_index(netlink, LOOPBACK)?.is_none_or(|lo| lo.mtu != state.mtu) {
+        link::change_loopback(netlink, None, state.mtu)?;
+        changed = true;
+    }
+    let interface = link::find_by_index(netlink, eth0)?.ok_or_else(|| no_eth0(record))?;
+    let found = address::of_interface(netlink, &interface)?;
+    changed |= replace_address(netlink, eth0, found.v4, Some(state.v4.own()))?;
+    let had = default_route(netlink, AddressFamily::Inet, eth0)?;
+    if had.map(|route| route.gateway) != Some(state.v4.gateway.map(IpAddr::V4)) {
+        address::set_default_route(netlink, eth0, state.v4.gateway, had.is_some())?;
+        changed = true;
+    }
+    if record.ipv6 {
+        changed |= replace_address(netlink, eth0, found.v6, state.v6.map(SharedAddress::own))?;
+        if state.v6.is_some() && default_route(netlink, AddressFamily::Inet6, eth0)?.is_none() {
+            address::add_default_route6(netlink, eth0)?;
+            changed = true;
+        }
+    }
+    Ok(changed)
+}
+
+/// Ensures that an end of a container's veth pair has the host's MAC address and MTU. Returns true if anything changed.
+pub(in crate::daemon) fn ensure_link(
+    netlink: &Netlink,
+    state: &HostState,
+    index: u32,
+    name: &str,
+) -> Result<bool> {
+    let found = link::find_by_index(netlink, index)?;
+    if found.is_some_and(|found| found.mac == state.mac && found.mtu == state.mtu) {
+        return Ok(false);
+    }
+    link::change(netlink, index, state.mac, state.mtu, name)?;
+    Ok(true)
+}
+
+/// Names what [`ensure`] would change.
+pub(in crate::daemon) fn differences(
+    inside: &NetSession,
+    state: &HostState,
+    record: &ContainerRecord,
+    eth0: u32,
+) -> Result<Vec<String>> {
+    let (netlink, sysctls) = (&inside.netlink, inside.sysctls()?);
+    let interface = link::find_by_index(netlink, eth0)?.ok_or_else(|| no_eth0(record))?;
+    let lo_mtu = link::find_by_index(netlink, LOOPBACK)?.map(|lo| lo.mtu);
+    let found = address::of_interface(netlink, &interface)?;
+    let route = default_route(netlink, AddressFamily::Inet, eth0)?;
+    let mut all = Vec::new();
+    for (setting, value) in settings(record) {
+        if let Some(found) = sysctls.read_if_present(&setting)?.filter(|found| found != value) {
+            all.push(format!("{setting} is {found}, expected {value}"));
+        }
+    }
+    if !interface.is_up {
+        all.push("eth0 is down".to_owned());
+    }
+    let mut expect = |is_so: bool, what: &str| {
+        if !is_so {
+            all.push(format!("{what} is not the host's"));
+        }
+    };
+    expect(interface.mac == state.mac, "the MAC address of eth0");
+    expect(interface.mtu == state.mtu && lo_mtu == Some(state.mtu), "the MTU");
+    expect(found.v4 == Some(state.v4.own()), "the address of eth0");
+    expect(route.map(|route| route.gateway) == Some(state.v4.gateway.map(IpAddr::V4)), "the default route");
+    if record.ipv6 {
+        let route = default_route(netlink, AddressFamily::Inet6, eth0)?;
+        expect(found.v6 == state.v6.map(SharedAddress::own), "the IPv6 address of eth0");
+        expect(state.v6.is_none() || route.is_some(), "the default route of IPv6");
+    }
+    Ok(all)
+}
+
+fn no_eth0(record: &ContainerRecord) -> Error {
+    Error::failure(format!("container {:?} has no {ETH0} any more", record.name))
+}
+
+/// Replaces an address by another. Returns whether they differ.
+fn replace_address<A: Into<IpAddr> + Copy + PartialEq>(
+    netlink: &Netlink,
+    eth0: u32,
+    old: Option<Address<A>>,
+    new: Option<Address<A>>,
+) -> Result<bool> {
+    if old == new {
+        return Ok(false);
+    }
+    // The old address is deleted first: a new one of the same prefix would become its secondary, and be deleted with it.
+    if let Some(old) = old {
+        address::delete(netlink, eth0, old.address.into(), old.prefix_length)?;
+    }
+    if let Some(new) = new {
+        address::add(netlink, eth0, new.address.into(), new.prefix_length)?;
+    }
+    Ok(true)
+}
+
+/// An interface's default route.
+fn default_route(netlink: &Netlink, family: AddressFamily, index: u32) -> Result<Option<DefaultRoute>> {
+    let routes = address::default_routes(netlink, family)?;
+    Ok(routes.into_iter().find(|route| route.interface == index))
+}
+
+/// Restores what [`set_up`] changed and what was not deleted with `eth0`.
+pub(super) fn restore(
+    inside: &NetSession,
+    attach_mode: Mechanism,
+    pins: &Pins,
+    record: &ContainerRecord,
+) -> Result<()> {
+    let (netlink, mut failures) = (&inside.netlink, Failures::default());
+    failures.note(programs::detach(netlink, &loopback_hook(attach_mode, pins, record)));
+    if let Some(before) = &record.before {
+        // The kernel refuses an all-zero address, which a loopback device starts with; then portmap's stays.
+        let mac = (before.lo_mac != Mac::default()).then_some(before.lo_mac);
+        failures.note(link::change_loopback(netlink, mac, before.lo_mtu));
+        if before.lo_up == Some(false) {
+            failures.note(link::set_down(netlink, LOOPBACK, "lo"));
+            if !before.lo_has_address {
+                failures.note(address::delete(netlink, LOOPBACK, Ipv4Addr::LOCALHOST.into(), 8));
+            }
+        }
+        let sysctls = inside.sysctls()?;
+        // The kernel refuses a port range that overlaps the privileged ports, so one of both orders works.
+        let set_range = || sysctls.set_local_port_range(before.local_ports);
+        let is_range_set = set_range().is_ok();
+        failures.note(inherit::put_back(&before.sysctls));
+        if !is_range_set {
+            failures.note(set_range());
+        }
+        if attach_mode == Mechanism::Clsact && !before.had_clsact {
+            failures.note(clsact::delete_qdisc_if_empty(netlink, "lo"));
+        }
+    }
+    failures.into_result()
+}

@@ -1,0 +1,172 @@
+//! Provisioning: making a container's namespace, interfaces, programs and limits; and removing them.
+
+use portmap_common::{limit::Limit, slot::veth_ifindex, tables::Endpoint};
+
+use super::{
+    Containers,
+    attach::{ETH0, alias, attach_inside, veth_hook},
+    deprovision::deprovision,
+    limits, netns,
+};
+use crate::{
+    daemon::{env::Env, registry::Refusal},
+    error::{Error, Failures, Result},
+    kernel::{
+        inherit,
+        link::{self, LOOPBACK, VethPair},
+        namespace::Namespace,
+        netlink::Netlink,
+        programs, sysctl,
+    },
+    records::{ContainerRecord, Phase},
+};
+
+/// A namespace that is about to become a container.
+struct NewNetns {
+    namespace: Namespace,
+    /// An index that no interface in it has.
+    free_index: u32,
+}
+
+impl Containers {
+    /// Provisions a container that has been admitted. [`Containers::remove`] removes whatever a failure leaves behind.
+    pub(super) fn provision(&self, netlink: &Netlink, record: &mut ContainerRecord) -> Result<(), Refusal> {
+        let mut new = self.netns_for(record)?;
+        self.env.store.set_container(record)?;
+        if record.owns_netns {
+            // The namespace is on record before it gets its name, so that no daemon takes another tool's namespace of this name for
+            // it.
+            new.namespace = new.namespace.give_name(&record.name)?;
+        }
+        self.env.maps.reset_counters(record.slot)?;
+        self.connect_new(netlink, record, &new)?;
+        record.phase = Phase::Ready;
+        Ok(self.env.store.set_container(record)?)
+    }
+
+    /// Makes or opens the container's namespace and enters it into the record.
+    fn netns_for(&self, record: &mut ContainerRecord) -> Result<NewNetns, Refusal> {
+        if record.owns_netns {
+            let namespace = Namespace::create()?;
+            record.namespace = Some(namespace.id()?);
+            return Ok(NewNetns { namespace, free_index: LOOPBACK + 1 });
+        }
+        let namespace = Namespace::open(&record.netns).map_err(Error::from)?;
+        let inherited = self.inherited(record);
+        let (free_index, before) = namespace.run(|inside| {
+            let mut before = netns::snapshot(inside)?;
+            before.sysctls.extend(inherit::before(&inherited)?);
+            Ok((netns::free_index(inside), before))
+        })?;
+        let id = namespace.id()?;
+        if id.is_same(self.host.state().namespace) {
+            return Err(Error::usage(format!(
+                "{} is the host's own network namespace: expected one of its own for the container",
+                record.netns.display()
+            ))
+            .into());
+        }
+        self.registry.claim_netns(&record.name, id)?;
+        record.before = Some(before);
+        record.namespace = Some(id);
+        Ok(NewNetns { namespace, free_index: free_index? })
+    }
+
+    /// Connects a container that has lost its interfaces with the host again.
+    pub(in crate::daemon) fn reconnect(
+        &self,
+        netlink: &Netlink,
+        record: &ContainerRecord,
+        namespace: Namespace,
+    ) -> Result<()> {
+        let free_index = namespace.run(netns::free_index)?;
+        self.connect_new(netlink, record, &NewNetns { namespace, free_index })
+    }
+
+    fn connect_new(&self, netlink: &Netlink, record: &ContainerRecord, new: &NewNetns) -> Result<()> {
+        let (state, env) = (self.host.state(), &self.env);
+        let NewNetns { namespace, free_index: eth0 } = new;
+        let host_veth = record.host_veth();
+        link::create_veth(
+            netlink,
+            &VethPair {
+                host_name: &host_veth,
+                host_index: veth_ifindex(record.slot),
+                alias: &alias(&record.name),
+                container_name: ETH0,
+                container_index: *eth0,
+                container: namespace,
+                mac: state.mac,
+                mtu: state.mtu,
+            },
+        )?;
+        // Otherwise the kernel sends router solicitations and neighbour discovery by it, which the program at the other end drops.
+        self.host.sysctls.write_if_present(&sysctl::of_interface("ipv6", &host_veth, "disable_ipv6"), "1")?;
+        env.maps.set_endpoint(record.slot, endpoint(env, record, *eth0))?;
+        env.maps.set_limit(record.slot, limits::policer(env, record))?;
+        if let Some(guard) = &env.guard {
+            guard.add(record.slot, namespace.cookie()?)?;
+        }
+        // The program must be attached before the link comes up: not a single packet may pass without it.
+        let pins = &env.settings.pins;
+        programs::attach(netlink, pins, &veth_hook(pins, record))?;
+        link::set_up(netlink, veth_ifindex(record.slot), &host_veth)?;
+        let inherited = self.inherited(record);
+        namespace.run(|inside| {
+            if !inherited.is_empty() {
+                // The port range first, where the kernel allows that, because the privileged ports may reach up to its start.
+                // `netns::set_up` sets it again.
+                let _ = inside.sysctls()?.set_local_port_range(record.ephemeral_ports);
+                inherit::apply(&inherited)?;
+            }
+            if record.egress.is_some() {
+                limits::limit_egress(env, &inside.netlink, record, *eth0)?;
+            }
+            netns::set_up(inside, &state, record, *eth0)?;
+            attach_inside(&inside.netlink, env.attach_mode, pins, record)
+        })?;
+        // When both ends of the pair are up, a qdisc works at once. One that is installed earlier would start only when the kernel's
+        // link watcher has seen the other end (`linkwatch_do_dev`), and lose all packets until then.
+        if record.ingress.is_some() {
+            limits::limit_ingress(env, netlink, record)?;
+        }
+        Ok(())
+    }
+
+    /// The host's sysctls that a container's namespace inherits, with their values: all that differ from a new namespace's, if the
+    /// namespace is made for the container or the operator asked for it. The settings that portmap makes itself come afterwards.
+    fn inherited(&self, record: &ContainerRecord) -> Vec<(String, String)> {
+        if !record.owns_netns && !record.inherit_sysctls {
+            return Vec::new();
+        }
+        self.env.inheritance.differing(record.ephemeral_ports.first())
+    }
+
+    /// Removes whatever exists of a container, then forgets it. Idempotent. After a failure the rest is removed all the same, and
+    /// the record stays for another attempt.
+    pub(in crate::daemon) fn remove(&self, netlink: &Netlink, record: &ContainerRecord) -> Result<()> {
+        let env = &self.env;
+        self.registry.withdraw(record);
+        env.maps.set_endpoint(record.slot, Endpoint::default())?;
+        env.maps.set_limit(record.slot, Limit::default())?;
+        let mut failures = Failures::default();
+        if let Some(guard) = &env.guard {
+            failures.note(guard.remove(record.slot));
+        }
+        failures.note(deprovision(netlink, env.attach_mode, &env.settings.pins, record));
+        failures.into_result()?;
+        self.registry.forget(record)
+    }
+}
+
+/// The contents of `pm_endpoints` for a container, apart from the generation.
+pub(in crate::daemon) fn endpoint(env: &Env, record: &ContainerRecord, eth0: u32) -> Endpoint {
+    Endpoint {
+        host_ifindex: veth_ifindex(record.slot),
+        eth0_ifindex: eth0,
+        ephemeral_first: record.ephemeral_ports.first(),
+        ephemeral_last: record.ephemeral_ports.last(),
+        flags: env.port_flags(record),
+        ..Endpoint::default()
+    }
+}

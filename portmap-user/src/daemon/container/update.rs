@@ -1,0 +1,74 @@
+//! Changing a container in service.
+
+use tracing::warn;
+
+use super::{Containers, add::Changed, limits};
+use crate::{
+    api::UpdateRequest,
+    daemon::{host::sockets::HostSockets, registry::Refusal},
+    error::Result,
+    kernel::netlink::Netlink,
+    ports::PortSet,
+    records::ContainerRecord,
+};
+
+impl Containers {
+    /// Changes a container's static ports and its limits. With nothing to change, everything that limits its traffic is restored.
+    ///
+    /// Either all of it happens or nothing. New ports are published before old ones are withdrawn; ports in both sets are not
+    /// touched.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Taken`] if other containers have any of the ports.
+    pub(in crate::daemon) fn update(&self, name: &str, request: UpdateRequest) -> Result<Changed, Refusal> {
+        let mut warnings = self.check_host_sockets(name, request.ports.as_ref(), request.take)?;
+        let before = self.registry.begin_update(name, request.ports.as_ref())?;
+        let mut after = before.clone();
+        after.wishes = request.traffic.or(before.wishes);
+        (after.egress, after.ingress) = limits::for_traffic(&self.env, &self.host.state(), &after.wishes);
+        if let Some(ports) = request.ports {
+            after.ports = ports;
+        }
+        match self.commit(&before, &after) {
+            Ok(warning) => {
+                warnings.extend(warning);
+                Ok(Changed { entry: self.registry.publish(after), warnings })
+            }
+            Err(error) => {
+                self.registry.cancel_update(name);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// The warnings for new ports that the host uses. Ports that the container has already are the host's no more.
+    fn check_host_sockets(
+        &self,
+        name: &str,
+        ports: Option<&PortSet>,
+        take: bool,
+    ) -> Result<Vec<String>, Refusal> {
+        let Some(ports) = ports else { return Ok(Vec::new()) };
+        // Refusals by the registry come first, because the operator cannot override them.
+        let new = self.registry.new_ports(name, ports)?;
+        Ok(HostSockets::read(&self.host.state(), &new).check(&new, take)?)
+    }
+
+    /// Applies the new limits and writes the new record, which is the commit point. Returns a warning, if there is one.
+    fn commit(&self, before: &ContainerRecord, after: &ContainerRecord) -> Result<Option<String>> {
+        let netlink = Netlink::open()?;
+        // A daemon that is killed before the record is written leaves the old one, whose limits the next daemon applies again.
+        let limited = ContainerRecord { ports: before.ports.clone(), ..after.clone() };
+        let applied = self
+            .apply_limits(&netlink, &limited)
+            .and_then(|warning| self.env.store.set_container(after).map(|()| warning));
+        if applied.is_err()
+            && let Err(left) = self.apply_limits(&netlink, before)
+        {
+            warn!("container {:?}: its limits are neither the old nor the new ones: {left}", before.name);
+        }
+        // Publishing cannot fail, and the next daemon publishes whatever is on record.
+        applied
+    }
+}

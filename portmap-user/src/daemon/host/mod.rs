@@ -1,0 +1,63 @@
+//! The host: its state, and what the daemon does to it.
+
+pub(super) mod attach;
+mod ownership;
+pub(super) mod setup;
+pub(super) mod sockets;
+mod state;
+pub(super) mod uplink_qdisc;
+
+use std::sync::{Arc, MutexGuard};
+
+pub(super) use self::{
+    ownership::Ownership,
+    state::{HostState, SharedAddress},
+};
+use crate::{
+    kernel::sysctl::Sysctls,
+    locks::{Held, Rank, Ranked, RankedRw},
+};
+
+/// The host, as the daemon knows and owns it.
+pub(super) struct Host {
+    /// The host's own settings.
+    pub(super) sysctls: Sysctls,
+    /// Replaced as a whole when the host changes.
+    state: RankedRw<Arc<HostState>>,
+    /// Held by the thread that compares the state with the kernel, and has containers follow.
+    refresh: Ranked<()>,
+    /// No other daemon works in the same network namespace, or with the same pins.
+    ownership: Ranked<Ownership>,
+}
+
+impl Host {
+    /// A host in this state, which belongs to this daemon.
+    pub(super) fn new(sysctls: Sysctls, state: HostState, ownership: Ownership) -> Self {
+        Self {
+            sysctls,
+            state: RankedRw::new(Rank::HostState, Arc::new(state)),
+            refresh: Ranked::new(Rank::HostRefresh, ()),
+            ownership: Ranked::new(Rank::Ownership, ownership),
+        }
+    }
+
+    /// The state of the host, as last read.
+    pub(super) fn state(&self) -> Arc<HostState> {
+        self.state.read().clone()
+    }
+
+    /// Replaces the state.
+    pub(super) fn replace_state(&self, state: HostState) {
+        *self.state.write() = Arc::new(state);
+    }
+
+    /// Waits until no other thread refreshes the state.
+    pub(super) fn begin_refresh(&self) -> Held<MutexGuard<'_, ()>> {
+        self.refresh.lock()
+    }
+
+    /// What says that this daemon alone works here.
+    pub(super) fn ownership(&self) -> Held<MutexGuard<'_, Ownership>> {
+        self.ownership.lock()
+    }
+}

@@ -1,0 +1,201 @@
+//! Ownership of a network namespace and of a directory of pins: one daemon's at a time, whatever state directories others are
+//! given.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{Seek as _, Write as _},
+    os::unix::{fs::DirBuilderExt as _, net::UnixListener},
+    path::{Path, PathBuf},
+    process,
+};
+
+use nix::fcntl::Flock;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use crate::{
+    error::{Context as _, Error, Result},
+    fault,
+    kernel::{
+        clock, layout, locked,
+        namespace::NamespaceId,
+        netns_lock::{self, Attempt},
+    },
+    paths::{Pins, StateDir},
+    records::HostRecord,
+};
+
+/// Holds a file for each network namespace in which a daemon has run, for root only. It is outside all state directories, because
+/// a second daemon would be given another one.
+const DIRECTORY: &str = "/run/portmap-places";
+
+/// The daemon of a network namespace.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Owner {
+    pid: u32,
+    state_dir: PathBuf,
+    /// A copy of its record of the host, in case the state directory is lost.
+    host: Option<HostRecord>,
+}
+
+/// A network namespace, and pins, that no other daemon or teardown works with as long as this value exists.
+#[derive(Debug)]
+pub(in crate::daemon) struct Ownership {
+    path: PathBuf,
+    file: Flock<File>,
+    /// The same claim towards daemons that see another `/run`. None if another user has taken the name.
+    _socket: Option<UnixListener>,
+    /// Of the directories of pins.
+    pins: Vec<(PathBuf, Flock<File>)>,
+    owner: Owner,
+}
+
+impl Ownership {
+    /// Takes a network namespace. A conflict if another daemon is at work in it, or if it belongs to the state in another
+    /// directory.
+    pub(in crate::daemon) fn take(namespace: NamespaceId, state_dir: &StateDir) -> Result<Self> {
+        let doing = || format!("cannot make {DIRECTORY}");
+        fault::step("take a network namespace").context(doing)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY).context(doing)?;
+        let cookie = namespace.cookie.unwrap_or_default();
+        let path = Path::new(DIRECTORY).join(format!("{}-{cookie}", namespace.inode));
+        let lock = locked::file(&path, || false).context(|| format!("cannot lock {}", path.display()))?;
+        let found = read(&path);
+        let Some(file) = lock else {
+            let who = found.map_or_else(String::new, |owner| {
+                format!(", pid {} with the state in {},", owner.pid, owner.state_dir.display())
+            });
+            return Err(Error::conflict(format!(
+                "another portmapd{who} is at work in this network namespace: stop it, or start this one in another namespace"
+            )));
+        };
+        let socket = match netns_lock::take()? {
+            Attempt::Taken(socket) => Some(socket),
+            Attempt::Foreign => {
+                warn!(
+                    "a process that is not root has the abstract socket @portmap: a second portmapd that sees another /run would \
+                     not notice this one"
+                );
+                None
+            }
+            Attempt::Held(pid) => {
+                let who = pid.map_or_else(String::new, |pid| format!(", pid {pid},"));
+                return Err(Error::conflict(format!(
+                    "another portmapd{who} with another /run is at work in this network namespace: stop it, or start this \
+                     one in another namespace"
+                )));
+            }
+        };
+        let own = state_dir.path();
+        if let Some(other) =
+            found.as_ref().filter(|owner| owner.state_dir != own && is_kept(owner, namespace))
+        {
+            let other = other.state_dir.display();
+            return Err(Error::conflict(format!(
+                "this network namespace belongs to the state in {other}: name that as --state-dir, or run \
+                 `portmap teardown --state-dir {other}` first"
+            )));
+        }
+        let host = found.and_then(|owner| owner.host).filter(|host| {
+            host.namespace.is_same(namespace) && host.boot.is_some() && host.boot == clock::boot().ok()
+        });
+        let owner = Owner { pid: process::id(), state_dir: own.to_owned(), host };
+        let mut ownership = Self { path, file, _socket: socket, pins: Vec::new(), owner };
+        ownership.write()?;
+        Ok(ownership)
+    }
+
+    /// Takes the pins below a directory; those that have been made anew are taken anew. A conflict if another daemon works with
+    /// them.
+    pub(in crate::daemon) fn take_pins(&mut self, bpffs: &Path) -> Result<()> {
+        let mut directories: Vec<PathBuf> = layout::earlier(bpffs)?.iter().map(Pins::root).collect();
+        directories.push(Pins::new(bpffs).root());
+        self.pins.retain(|(path, lock)| locked::is_at(lock, path));
+        for path in directories.into_iter().filter(|path| path.exists()) {
+            if self.pins.iter().any(|(held, _)| *held == path) {
+                continue;
+            }
+            let lock = locked::directory(&path).context(|| format!("cannot lock {}", path.display()))?;
+            let lock = lock.ok_or_else(|| {
+                Error::conflict(format!(
+                    "another portmapd, or a teardown, is at work with the pins in {}: stop it, or name another --bpffs-dir",
+                    bpffs.display()
+                ))
+            })?;
+            self.pins.push((path, lock));
+        }
+        Ok(())
+    }
+
+    /// Keeps a copy of the record of the host. A failure is only logged, because the state directory has the record.
+    pub(in crate::daemon) fn note(&mut self, host: &HostRecord) {
+        if self.owner.host.as_ref() != Some(host) {
+            self.owner.host = Some(host.clone());
+            if let Err(error) = self.write() {
+                warn!("{error}: if the state is lost, a teardown does not know what was before");
+            }
+        }
+    }
+
+    /// The record of the host by a daemon whose state directory may be lost.
+    pub(in crate::daemon) fn host(&self) -> Option<&HostRecord> {
+        self.owner.host.as_ref()
+    }
+
+    /// Takes the network namespace again if its file has been removed. Returns whether it had.
+    pub(in crate::daemon) fn restore(&mut self) -> Result<bool> {
+        if locked::is_at(&self.file, &self.path) {
+            return Ok(false);
+        }
+        let doing = || format!("cannot make {} again", self.path.display());
+        DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY).context(doing)?;
+        let lock = locked::file(&self.path, || false).context(doing)?;
+        self.file = lock.ok_or_else(|| {
+            Error::conflict(format!("{} is another daemon's or teardown's now", self.path.display()))
+        })?;
+        self.write()?;
+        Ok(true)
+    }
+
+    /// Gives the network namespace up.
+    pub(in crate::daemon) fn remove(&self) -> Result<()> {
+        let doing = || format!("cannot remove {}", self.path.display());
+        fault::step("give a network namespace up").context(doing)?;
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context(doing),
+            _ => {}
+        }
+        // It stays if it holds files of other network namespaces.
+        let _ = fs::remove_dir(DIRECTORY);
+        Ok(())
+    }
+
+    /// Writes in place, because the lock is the file's.
+    fn write(&mut self) -> Result<()> {
+        let doing = || format!("cannot write {}", self.path.display());
+        let text = serde_json::to_vec(&self.owner).context(doing)?;
+        fault::step("write an ownership file").context(doing)?;
+        self.file.rewind().context(doing)?;
+        self.file.write_all(&text).context(doing)?;
+        self.file.set_len(text.len() as u64).context(doing)
+    }
+}
+
+fn read(path: &Path) -> Option<Owner> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// Whether the state of a daemon is still there, and about this network namespace.
+fn is_kept(owner: &Owner, namespace: NamespaceId) -> bool {
+    /// The part of the file that matters here, in every version.
+    #[derive(Deserialize)]
+    struct Kept {
+        record: Record,
+    }
+    #[derive(Deserialize)]
+    struct Record {
+        namespace: NamespaceId,
+    }
+    let text = fs::read(StateDir::new(&owner.state_dir).host()).unwrap_or_default();
+    serde_json::from_slice::<Kept>(&text).is_ok_and(|kept| kept.record.namespace.is_same(namespace))
+}

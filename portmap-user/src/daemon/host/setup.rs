@@ -1,0 +1,245 @@
+//! What the daemon changes at the host: sysctls, reserved ports, programs at `lo` and the uplink; and undoing that.
+
+use super::{
+    HostState, Ownership,
+    attach::{hooks, uplink_hooks},
+    uplink_qdisc,
+};
+use crate::{
+    error::{Error, Failures, Result},
+    kernel::{
+        clock, clsact, link,
+        namespace::NamespaceId,
+        netlink::Netlink,
+        programs::{self, Mechanism},
+        sysctl::{self, Sysctls},
+    },
+    paths::Pins,
+    ports::PortSet,
+    records::{HostRecord, SavedSysctl},
+    settings::Settings,
+    state::Store,
+};
+
+/// Sysctls of the host's loopback device that containers' packets need: those arrive there with the host's own address or one of
+/// 127.0.0.0/8 as source and destination.
+pub(in crate::daemon) const LO_SETTINGS: [&str; 2] = ["accept_local", "route_localnet"];
+
+/// Refuses ports that the host gives out by itself.
+pub(in crate::daemon) fn check_ports(settings: &Settings, sysctls: &Sysctls) -> Result<()> {
+    let (host_range, reserved) = (sysctls.local_port_range()?, sysctls.reserved_ports()?);
+    for (flag, ports) in [("--ports", &settings.ports), ("--ephemeral-ports", &settings.ephemeral_ports)] {
+        // Reserved ports are safe although the range contains them.
+        let both = ports.intersection(&host_range.into()).difference(&reserved);
+        if !both.is_empty() {
+            return Err(Error::usage(format!(
+                "{flag}: the host gives out the ports {both} itself: choose others, or move the host's range \
+                 ({host_range}) in /proc/sys/net/ipv4/ip_local_port_range"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a state directory that belongs to another network namespace.
+pub(in crate::daemon) fn check_same_namespace(record: &HostRecord, namespace: NamespaceId) -> Result<()> {
+    if record.namespace.is_same(namespace) {
+        return Ok(());
+    }
+    Err(Error::conflict(format!(
+        "the state belongs to the network namespace {}, this is {namespace}: run this command there (nsenter --net=…), or \
+         name another --state-dir; if that one has ended, remove the directory",
+        record.namespace
+    )))
+}
+
+/// The desired changes to a host in one state.
+pub(in crate::daemon) struct Setup<'a> {
+    pub(in crate::daemon) netlink: &'a Netlink,
+    pub(in crate::daemon) settings: &'a Settings,
+    pub(in crate::daemon) sysctls: &'a Sysctls,
+    pub(in crate::daemon) state: &'a HostState,
+    pub(in crate::daemon) attach_mode: Mechanism,
+}
+
+impl Setup<'_> {
+    /// Records the changes before any of them is made, and keeps what was recorded before. Takes the programs off an uplink that
+    /// is in use no more.
+    ///
+    /// # Errors
+    ///
+    /// If the records belong to another host, or to other pins, or cannot be written.
+    pub(in crate::daemon) fn record(&self, store: &Store, ownership: &mut Ownership) -> Result<HostRecord> {
+        let Self { netlink, settings, sysctls, state, attach_mode } = *self;
+        // Where the state directory is lost, the ownership file still has the record.
+        let earlier = store.host()?.or_else(|| ownership.host().cloned());
+        if let Some(earlier) = &earlier {
+            check_same_namespace(earlier, state.namespace)?;
+            if earlier.bpffs_dir != settings.pins.bpffs() {
+                return Err(Error::conflict(format!(
+                    "the state in {} belongs to pins in {}: start with that --bpffs-dir, or run `portmap teardown` first",
+                    store.directory().path().display(),
+                    earlier.bpffs_dir.display()
+                )));
+            }
+            // An uplink that has only been renamed keeps its programs.
+            let old = link::find(netlink, &earlier.uplink)?;
+            if earlier.uplink != state.uplink && old.is_some() {
+                // A program leaves the old uplink before it is attached to the new one.
+                for hook in uplink_hooks(attach_mode, &settings.pins, &earlier.uplink) {
+                    programs::detach(netlink, &hook)?;
+                }
+                uplink_qdisc::restore_default(netlink, earlier)?;
+            }
+        }
+        let earlier_reserved = earlier.as_ref().map(|earlier| earlier.reserved.clone()).unwrap_or_default();
+        let ours = self.managed_ports().difference(&sysctls.reserved_ports()?);
+        let mut record = HostRecord {
+            boot: Some(clock::boot()?),
+            reserved: earlier_reserved.union(&ours),
+            namespace: state.namespace,
+            bpffs_dir: settings.pins.bpffs().to_owned(),
+            uplink: state.uplink.clone(),
+            uplink_queue: earlier
+                .as_ref()
+                .filter(|earlier| earlier.uplink == state.uplink)
+                .and_then(|earlier| earlier.uplink_queue),
+            sysctls: earlier.as_ref().map(|earlier| earlier.sysctls.clone()).unwrap_or_default(),
+            clsact: earlier.map(|earlier| earlier.clsact).unwrap_or_default(),
+        };
+        for setting in LO_SETTINGS {
+            let name = sysctl::of_interface("ipv4", "lo", setting);
+            let before = sysctls.read(&name)?;
+            if before != "1" && !record.sysctls.iter().any(|saved| saved.name == name) {
+                record.sysctls.push(SavedSysctl { name, before, set: "1".to_owned() });
+            }
+        }
+        if attach_mode == Mechanism::Clsact {
+            for name in ["lo", state.uplink.as_str()] {
+                if !clsact::has_qdisc(netlink, name)? && !record.clsact.iter().any(|had| had == name) {
+                    record.clsact.push(name.to_owned());
+                }
+            }
+        }
+        if store.host()?.as_ref() != Some(&record) {
+            store.set_host(&record)?;
+        }
+        ownership.note(&record);
+        Ok(record)
+    }
+
+    /// Makes the changes that have been recorded.
+    ///
+    /// # Errors
+    ///
+    /// The first that cannot be made.
+    pub(in crate::daemon) fn apply(&self) -> Result<()> {
+        self.reserve_ports()?;
+        for setting in LO_SETTINGS {
+            self.sysctls.write(&sysctl::of_interface("ipv4", "lo", setting), "1")?;
+        }
+        let pins = &self.settings.pins;
+        for hook in hooks(self.attach_mode, pins, &self.state.uplink) {
+            programs::attach(self.netlink, pins, &hook)?;
+            programs::go_in_front(self.netlink, pins, &hook)?;
+        }
+        Ok(())
+    }
+
+    /// Makes those changes again that have been undone.
+    pub(in crate::daemon) fn ensure(&self) -> RepairReport {
+        let mut report = RepairReport::default();
+        report.note("ip_local_reserved_ports", self.reserve_ports());
+        for setting in LO_SETTINGS {
+            let name = sysctl::of_interface("ipv4", "lo", setting);
+            let was_missing = self.sysctls.read(&name).and_then(|value| {
+                let is_missing = value != "1";
+                if is_missing {
+                    self.sysctls.write(&name, "1")?;
+                }
+                Ok(is_missing)
+            });
+            report.note(format!("/proc/sys/net/{name}"), was_missing);
+        }
+        let pins = &self.settings.pins;
+        for hook in hooks(self.attach_mode, pins, &self.state.uplink) {
+            let was_missing = programs::ensure(self.netlink, pins, &hook);
+            report.note(format!("{} at {}", hook.program, hook.interface), was_missing);
+            let was_behind = programs::go_in_front(self.netlink, pins, &hook);
+            report
+                .note(format!("{} at {}, behind another program", hook.program, hook.interface), was_behind);
+        }
+        report
+    }
+
+    fn managed_ports(&self) -> PortSet {
+        self.settings.ports.union(&self.settings.ephemeral_ports)
+    }
+
+    /// Reserves the managed ports, so that the host gives out none of them by itself, whatever its range is. Returns whether any
+    /// was not reserved.
+    fn reserve_ports(&self) -> Result<bool> {
+        let (before, ours) = (self.sysctls.reserved_ports()?, self.managed_ports());
+        let is_lacking = !ours.difference(&before).is_empty();
+        if is_lacking {
+            self.sysctls.reserve_ports(&ours)?;
+        }
+        Ok(is_lacking)
+    }
+}
+
+/// What a reconciliation has repaired, and what it could not.
+#[derive(Default)]
+pub(in crate::daemon) struct RepairReport {
+    pub(in crate::daemon) repaired: Vec<String>,
+    pub(in crate::daemon) failures: Failures,
+}
+
+impl RepairReport {
+    /// Notes whether something had to be repaired. A failure is kept, and the rest is repaired all the same.
+    pub(in crate::daemon) fn note(&mut self, what: impl Into<String>, was_missing: Result<bool>) {
+        match was_missing {
+            Ok(true) => self.repaired.push(what.into()),
+            Ok(false) => {}
+            Err(error) => self.failures.note(Err(error)),
+        }
+    }
+}
+
+/// Undoes the recorded changes: takes the programs off the host's interfaces and restores its sysctls.
+///
+/// # Errors
+///
+/// All that could not be undone, after everything else has been.
+pub(in crate::daemon) fn undo(
+    netlink: &Netlink,
+    pins: &Pins,
+    attach_mode: Mechanism,
+    host: &HostRecord,
+) -> Result<()> {
+    let mut failures = Failures::default();
+    for hook in hooks(attach_mode, pins, &host.uplink) {
+        failures.note(programs::detach(netlink, &hook));
+    }
+    for name in &host.clsact {
+        failures.note(clsact::delete_qdisc_if_empty(netlink, name));
+    }
+    failures.note(uplink_qdisc::restore_default(netlink, host));
+    failures.note(restore_sysctls(host));
+    failures.into_result()
+}
+
+/// Restores the sysctls that still have the values that the daemon set.
+fn restore_sysctls(host: &HostRecord) -> Result<()> {
+    let (mut failures, sysctls) = (Failures::default(), Sysctls::open()?);
+    if !host.reserved.is_empty() {
+        let now = sysctls.reserved_ports();
+        failures.note(now.and_then(|now| sysctls.set_reserved_ports(&now.difference(&host.reserved))));
+    }
+    for saved in &host.sysctls {
+        failures.note(sysctls.read(&saved.name).and_then(|value| {
+            if value == saved.set { sysctls.write(&saved.name, &saved.before) } else { Ok(()) }
+        }));
+    }
+    failures.into_result()
+}

@@ -1,0 +1,267 @@
+//! Sockets of the host's own processes on managed ports: a listener keeps its port unless the operator takes it, a connection keeps
+//! its block of ephemeral ports.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    net::IpAddr,
+};
+
+use super::HostState;
+use crate::{
+    api::{Finding, Health},
+    error::{Error, Result},
+    kernel::sockets::{self, Socket},
+    ports::{PortRange, PortSet},
+};
+
+/// Most programs that are named one by one.
+const MOST_PROGRAMS: usize = 16;
+/// Most port ranges and process ids that are named for one program.
+const MOST_NAMED: usize = 12;
+
+/// The host's sockets on the ports of a command, as they were when it began.
+pub(in crate::daemon) struct HostSockets {
+    sockets: Vec<Socket>,
+    /// Why the kernel's answer is missing.
+    unknown: Option<Error>,
+}
+
+/// Names the host's programs that use managed ports, a finding for each.
+pub(in crate::daemon) fn findings(state: &HostState, managed: &PortSet, owned: &PortSet) -> Vec<Finding> {
+    const SUBJECT: &str = "host listeners";
+    let sockets = HostSockets::read(state, managed);
+    if let Some(error) = &sockets.unknown {
+        return vec![Finding::new(SUBJECT, Health::Notice, error.message.clone())];
+    }
+    let uses = sockets.by_program();
+    if uses.is_empty() {
+        return vec![Finding::new(SUBJECT, Health::Ok, "no process of the host uses a managed port")];
+    }
+    let mut findings: Vec<Finding> = uses
+        .iter()
+        .take(MOST_PROGRAMS)
+        .map(|(name, usage)| {
+            let text = format!("{} {}", usage.who(name), usage.in_view_of(owned));
+            Finding::new(SUBJECT, Health::Notice, text)
+        })
+        .collect();
+    if uses.len() > MOST_PROGRAMS {
+        let more = uses.len() - MOST_PROGRAMS;
+        findings.push(Finding::new(
+            SUBJECT,
+            Health::Notice,
+            format!("{more} more programs use managed ports"),
+        ));
+    }
+    findings
+}
+
+impl HostSockets {
+    pub(in crate::daemon) fn read(state: &HostState, ports: &PortSet) -> Self {
+        let ranges = ports.ranges();
+        let span = ranges.first().zip(ranges.last());
+        let Some(span) = span.and_then(|(first, last)| PortRange::new(first.first(), last.last())) else {
+            return Self { sockets: Vec::new(), unknown: None };
+        };
+        match sockets::in_range(span) {
+            Ok(mut sockets) => {
+                sockets.retain(|socket| is_shared(state, socket.address) && ports.contains(socket.port));
+                Self { sockets, unknown: None }
+            }
+            Err(error) => Self { sockets: Vec::new(), unknown: Some(error) },
+        }
+    }
+
+    /// All ports on which the host has a socket.
+    pub(in crate::daemon) fn ports(&self) -> PortSet {
+        ports_of(self.sockets.iter())
+    }
+
+    /// The warnings for a container that is given `ports`. A conflict if a process of the host listens on one of them and the
+    /// operator does not `take` it.
+    pub(in crate::daemon) fn check(&self, ports: &PortSet, take: bool) -> Result<Vec<String>> {
+        if let Some(error) = &self.unknown {
+            return Ok(vec![format!(
+                "{error}: processes of the host may use ports that the container has now"
+            )]);
+        }
+        let on_these: Vec<Socket> =
+            self.sockets.iter().filter(|socket| ports.contains(socket.port)).cloned().collect();
+        let uses = by_program(&on_these);
+        let listening: Vec<String> = uses
+            .iter()
+            .filter(|(_, usage)| !usage.listening.is_empty())
+            .map(|(name, usage)| format!("{} by {}", named(&usage.listening), usage.who(name)))
+            .collect();
+        if !listening.is_empty() && !take {
+            return Err(Error::conflict(format!(
+                "the host uses {}: stop that, ask for other ports, or take them from it with --take",
+                at_most(&listening, "; ", "programs")
+            )));
+        }
+        let taken = listening
+            .iter()
+            .map(|use_of| format!("taken from the host: {use_of}, which receives nothing there"));
+        let cut = uses.iter().filter(|(_, usage)| !usage.connected.is_empty()).map(|(name, usage)| {
+            format!(
+                "connections of {} from {} end, because the container has that port",
+                usage.who(name),
+                named(&usage.connected)
+            )
+        });
+        Ok(taken.chain(cut).take(MOST_PROGRAMS).collect())
+    }
+
+    fn by_program(&self) -> BTreeMap<String, Use> {
+        by_program(&self.sockets)
+    }
+}
+
+/// Whether a container receives packets for an address: it is the shared one, a wildcard, or a loopback address.
+fn is_shared(state: &HostState, address: IpAddr) -> bool {
+    address.is_unspecified() || address.is_loopback() || state.shares(address)
+}
+
+/// The ports that the processes of one program use.
+#[derive(Default)]
+struct Use {
+    pids: BTreeSet<u32>,
+    /// Ports on which they listen, by protocol.
+    listening: BTreeMap<&'static str, PortSet>,
+    /// Ports from which they are connected.
+    connected: BTreeMap<&'static str, PortSet>,
+}
+
+impl Use {
+    /// The program and its processes.
+    fn who(&self, name: &str) -> String {
+        let pids: Vec<String> = self.pids.iter().map(u32::to_string).collect();
+        match pids.as_slice() {
+            [] => name.to_owned(),
+            [one] => format!("{name} (pid {one})"),
+            many => format!("{name} (pids {})", at_most(many, ", ", "processes")),
+        }
+    }
+
+    fn ports(&self) -> PortSet {
+        let all = self.listening.values().chain(self.connected.values());
+        all.fold(PortSet::default(), |all, ports| all.union(ports))
+    }
+
+    /// These ports, and the consequence where containers own the ports `owned`.
+    fn in_view_of(&self, owned: &PortSet) -> String {
+        let mut text = String::new();
+        if !self.listening.is_empty() {
+            let _ = write!(text, "uses {}", named(&self.listening));
+        }
+        if !self.connected.is_empty() {
+            let and = if text.is_empty() { "" } else { " and " };
+            let _ = write!(text, "{and}is connected from {}", named(&self.connected));
+        }
+        let taken = self.ports().intersection(owned);
+        if taken.is_empty() {
+            text.push_str(": `add` passes these ports over or refuses them");
+        } else {
+            let _ = write!(text, ": what arrives at {} goes to containers", ranges(&taken));
+        }
+        text
+    }
+}
+
+/// Sockets by whether they listen, and what they speak.
+type Kinds<'a> = BTreeMap<(bool, &'static str), Vec<&'a Socket>>;
+
+/// Sockets by the name of the program that has them.
+fn by_program(sockets: &[Socket]) -> BTreeMap<String, Use> {
+    if sockets.is_empty() {
+        return BTreeMap::new();
+    }
+    let inodes: BTreeSet<u64> =
+        sockets.iter().map(|socket| socket.inode).filter(|inode| *inode != 0).collect();
+    let owners = sockets::owners(inodes);
+    // Sets are made once, of all ports: one socket after the other would take time that grows with the square.
+    let mut all: BTreeMap<String, (BTreeSet<u32>, Kinds<'_>)> = BTreeMap::new();
+    for socket in sockets {
+        let owner = owners.get(&socket.inode);
+        let name =
+            owner.map_or_else(|| "a process that cannot be seen".to_owned(), |owner| owner.name.clone());
+        let (pids, used) = all.entry(name).or_default();
+        pids.extend(owner.map(|owner| owner.pid));
+        used.entry((socket.listens, socket.protocol)).or_default().push(socket);
+    }
+    all.into_iter()
+        .map(|(name, (pids, used))| {
+            let mut usage = Use { pids, ..Use::default() };
+            for ((listens, protocol), sockets) in used {
+                let kind = if listens { &mut usage.listening } else { &mut usage.connected };
+                kind.insert(protocol, ports_of(sockets.into_iter()));
+            }
+            (name, usage)
+        })
+        .collect()
+}
+
+fn ports_of<'a>(sockets: impl Iterator<Item = &'a Socket>) -> PortSet {
+    let ranges = sockets.filter_map(|socket| PortRange::new(socket.port, socket.port));
+    ranges.collect::<Vec<_>>().into()
+}
+
+/// Ports of several protocols.
+fn named(ports: &BTreeMap<&'static str, PortSet>) -> String {
+    let each = ports.iter().map(|(protocol, ports)| {
+        let port = if ports.count() == 1 { "port" } else { "ports" };
+        format!("{protocol} {port} {}", ranges(ports))
+    });
+    each.collect::<Vec<_>>().join(" and ")
+}
+
+/// The first ranges of a set, and how many there are besides.
+fn ranges(ports: &PortSet) -> String {
+    let all: Vec<String> = ports.ranges().iter().map(PortRange::to_string).collect();
+    at_most(&all, ",", "ranges")
+}
+
+fn at_most(all: &[String], between: &str, what: &str) -> String {
+    let some = &all[..all.len().min(MOST_NAMED)];
+    let text = some.join(between);
+    if some.len() == all.len() { text } else { format!("{text} and {} more {what}", all.len() - some.len()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket(protocol: &'static str, port: u16, listens: bool) -> Socket {
+        Socket { protocol, address: IpAddr::from([0, 0, 0, 0]), port, inode: 0, listens }
+    }
+
+    #[test]
+    fn listeners_are_conflicts_unless_taken_and_connections_warnings() {
+        let sockets =
+            vec![socket("TCP", 31000, true), socket("UDP", 31001, true), socket("TCP", 31002, false)];
+        let sockets = HostSockets { sockets, unknown: None };
+        let ports = |text: &str| text.parse::<PortSet>().expect("ports");
+        let error = sockets.check(&ports("31000-31009"), false).expect_err("somebody listens");
+        assert_eq!(error.kind, crate::error::Kind::Conflict);
+        assert!(error.message.contains("TCP port 31000 and UDP port 31001 by a process"), "{error}");
+        let warnings = sockets.check(&ports("31000-31009"), true).expect("they are taken");
+        assert!(warnings[0].contains("31001") && warnings[1].contains("31002"), "{warnings:?}");
+        assert_eq!(sockets.check(&ports("31003"), false), Ok(Vec::new()));
+        assert_eq!(sockets.check(&ports("31002"), false).expect("nobody listens").len(), 1);
+        assert_eq!(sockets.ports(), ports("31000-31002"));
+    }
+
+    #[test]
+    fn thousands_of_ports_are_a_short_line() {
+        let sockets: Vec<Socket> =
+            (0..10_000).map(|number| socket("TCP", 20_000 + 2 * number, true)).collect();
+        let uses = by_program(&sockets);
+        assert_eq!(uses.len(), 1);
+        let text = uses.values().next().expect("one").in_view_of(&PortSet::default());
+        assert!(
+            text.contains("20000,20002") && text.contains("9988 more ranges") && text.len() < 300,
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,283 @@
+//! The state of the host: its uplink, and the addresses that containers share with it. One value, replaced as a whole.
+
+use std::{
+    collections::BTreeSet,
+    hash::{BuildHasher as _, RandomState},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::NonZero,
+    sync::LazyLock,
+};
+
+use netlink_packet_route::AddressFamily;
+use portmap_common::{
+    queue,
+    tables::{Address4, Address6, BROADCASTS, Config, Mac as MacEntry},
+};
+use tracing::{info, warn};
+
+use crate::{
+    error::{Error, Result},
+    kernel::{
+        address::{self, Address, DefaultRoute},
+        link::{self, Interface, LOOPBACK, Mac},
+        namespace::{Namespace, NamespaceId},
+        netlink::Netlink,
+    },
+    settings::Settings,
+};
+
+/// The state of the host, as one look at the kernel found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::daemon) struct HostState {
+    /// The daemon's network namespace.
+    pub namespace: NamespaceId,
+    /// The uplink's name.
+    pub uplink: String,
+    /// The uplink's index.
+    pub uplink_index: u32,
+    /// The uplink's MAC address, which containers have, too.
+    pub mac: Mac,
+    /// The uplink's MTU.
+    pub mtu: u32,
+    /// The IPv4 address that containers share with the host.
+    pub v4: SharedAddress<Ipv4Addr>,
+    /// The IPv6 address that they share, if the uplink has one.
+    pub v6: Option<SharedAddress<Ipv6Addr>>,
+    /// MAC address of the host's loopback device.
+    pub lo_mac: Mac,
+    /// Broadcast addresses of all networks of the host, besides those of the one that is shared.
+    pub broadcasts: BTreeSet<Ipv4Addr>,
+    /// Bytes per second of the uplink, as the operator or else its driver says; none if neither does.
+    pub link_speed: Option<u64>,
+}
+
+/// An address that containers share with the host, and the way from it to elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::daemon) struct SharedAddress<A> {
+    /// The address.
+    pub address: A,
+    /// Length of its network's prefix in bits.
+    pub prefix_length: u8,
+    /// The next hop to everywhere else, if there is one.
+    pub gateway: Option<A>,
+}
+
+impl<A> SharedAddress<A> {
+    fn new(Address { address, prefix_length }: Address<A>, gateway: Option<A>) -> Self {
+        Self { address, prefix_length, gateway }
+    }
+
+    /// The address with its prefix.
+    pub(in crate::daemon) fn own(self) -> Address<A> {
+        Address { address: self.address, prefix_length: self.prefix_length }
+    }
+}
+
+/// A secret of this process: the keys of the standard library's hashes come from the kernel.
+static SECRET: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()));
+
+/// Smallest MTU of a link on which Linux speaks IPv6 (RFC 8200, section 5).
+const SMALLEST_IPV6_MTU: u32 = 1280;
+
+impl HostState {
+    /// Reads the state of the host for the first time, and warns of what containers will lack.
+    ///
+    /// # Errors
+    ///
+    /// If its address cannot be shared.
+    pub(in crate::daemon) fn discover(netlink: &Netlink, settings: &Settings) -> Result<Self> {
+        let state = Self::probe(netlink, settings, None)?;
+        warn_of_limits(&state, settings.ipv6);
+        Ok(state)
+    }
+
+    /// Reads the state of the host. `previous` is the state in use: its uplink stays as long as it can be shared, and the speed
+    /// of a link that is down is the one that it had.
+    ///
+    /// # Errors
+    ///
+    /// If its address cannot be shared.
+    pub(in crate::daemon) fn probe(
+        netlink: &Netlink,
+        settings: &Settings,
+        previous: Option<&Self>,
+    ) -> Result<Self> {
+        let routes = address::default_routes(netlink, AddressFamily::Inet)?;
+        let in_use = previous.map(|previous| previous.uplink_index);
+        let uplink = find_uplink(netlink, settings.uplink.as_deref(), &routes, in_use)?;
+        let name = &uplink.name;
+        if !uplink.is_ethernet || uplink.mac == Mac::default() || uplink.index == LOOPBACK {
+            return Err(Error::usage(format!(
+                "the uplink {name} is no Ethernet interface: expected one with a MAC address, see `ip link`"
+            )));
+        }
+        let (v4, v6) = shared_addresses(netlink, &uplink, &routes, settings.ipv6)?;
+        let broadcasts = other_broadcasts(address::broadcasts(netlink)?, &v4);
+        let lo = link::find_by_index(netlink, LOOPBACK)?
+            .filter(|lo| lo.is_up)
+            .ok_or_else(|| Error::usage("the loopback device is down: run `ip link set lo up`"))?;
+        let last_speed =
+            previous.filter(|last| last.uplink_index == uplink.index).and_then(|last| last.link_speed);
+        Ok(Self {
+            namespace: previous
+                .map_or_else(|| Namespace::current()?.id(), |previous| Ok(previous.namespace))?,
+            uplink_index: uplink.index,
+            mac: uplink.mac,
+            mtu: uplink.mtu,
+            link_speed: settings.shaping.link_speed.or_else(|| link::speed(name)).or(last_speed),
+            uplink: uplink.name,
+            v4,
+            v6,
+            lo_mac: lo.mac,
+            broadcasts,
+        })
+    }
+
+    /// Bytes per second of the uplink for each CPU of the host, if both can be known.
+    pub(in crate::daemon) fn speed_per_cpu(&self) -> Option<u64> {
+        let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Some(self.link_speed? / u64::try_from(cpus).unwrap_or(1))
+    }
+
+    /// Whether an address is one of those that containers share.
+    pub(in crate::daemon) fn shares(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(v4) => v4 == self.v4.address,
+            IpAddr::V6(v6) => self.v6.is_some_and(|shared| shared.address == v6),
+        }
+    }
+
+    /// What the programs have to know of it, for `pm_config`.
+    pub(in crate::daemon) fn config(&self, has_flows: bool) -> Config {
+        let mask = u32::MAX.checked_shl(32 - u32::from(self.v4.prefix_length)).unwrap_or_default();
+        let mut config = Config {
+            host_ip: Address4::new(self.v4.address.octets()),
+            netmask: Address4::new(mask.to_be_bytes()),
+            gateway: Address4::new(self.v4.gateway.unwrap_or(Ipv4Addr::UNSPECIFIED).octets()),
+            uplink_ifindex: self.uplink_index,
+            mac: MacEntry::new(self.mac),
+            lo_mac: MacEntry::new(self.lo_mac),
+            uplink_flows: if has_flows { queue::UPLINK_FLOWS } else { 0 },
+            secret: *SECRET,
+            broadcasts: u32::try_from(self.broadcasts.len()).unwrap_or(u32::MAX),
+            ..Config::default()
+        };
+        if let Some(v6) = &self.v6 {
+            let mask = u128::MAX.checked_shl(128 - u32::from(v6.prefix_length)).unwrap_or_default();
+            config.host_ip6 = Address6::new(v6.address.octets());
+            config.netmask6 = Address6::new(mask.to_be_bytes());
+            config.gateway6 = Address6::new(v6.gateway.unwrap_or(Ipv6Addr::UNSPECIFIED).octets());
+        }
+        config
+    }
+
+    /// The shared addresses with their prefixes, for people.
+    pub(in crate::daemon) fn addresses(&self) -> String {
+        let v4 = format!("{}/{}", self.v4.address, self.v4.prefix_length);
+        match &self.v6 {
+            Some(v6) => format!("{v4} and {}/{}", v6.address, v6.prefix_length),
+            None => v4,
+        }
+    }
+}
+
+/// The addresses of the uplink that can be shared.
+fn shared_addresses(
+    netlink: &Netlink,
+    uplink: &Interface,
+    routes: &[DefaultRoute],
+    ipv6: bool,
+) -> Result<(SharedAddress<Ipv4Addr>, Option<SharedAddress<Ipv6Addr>>)> {
+    let name = &uplink.name;
+    let addresses = address::of_interface(netlink, uplink)?;
+    let v4 = addresses.v4.ok_or_else(|| {
+        Error::usage(format!("the uplink {name} has no IPv4 address: expected one that containers can share"))
+    })?;
+    let v4 = SharedAddress::new(
+        v4,
+        gateway(routes, uplink, |gateway| match gateway {
+            IpAddr::V4(gateway) => Some(gateway),
+            IpAddr::V6(_) => None,
+        }),
+    );
+    let Some(v6) = addresses.v6.filter(|_| ipv6) else { return Ok((v4, None)) };
+    if uplink.mtu < SMALLEST_IPV6_MTU {
+        return Ok((v4, None));
+    }
+    let routes = address::default_routes(netlink, AddressFamily::Inet6)?;
+    let gateway = gateway(&routes, uplink, |gateway| match gateway {
+        IpAddr::V6(gateway) => Some(gateway),
+        IpAddr::V4(_) => None,
+    });
+    Ok((v4, Some(SharedAddress::new(v6, gateway))))
+}
+
+/// The gateway of the preferred default route by an interface.
+fn gateway<A>(
+    routes: &[DefaultRoute],
+    interface: &Interface,
+    right_version: impl Fn(IpAddr) -> Option<A>,
+) -> Option<A> {
+    let routes = routes.iter().filter(|route| route.interface == interface.index);
+    routes.filter_map(|route| route.gateway).find_map(right_version)
+}
+
+/// Those that the shared network has not, as many as programs can know.
+fn other_broadcasts(mut all: BTreeSet<Ipv4Addr>, shared: &SharedAddress<Ipv4Addr>) -> BTreeSet<Ipv4Addr> {
+    for own in address::ends(shared.address, shared.prefix_length) {
+        all.remove(&own);
+    }
+    if all.len() > BROADCASTS {
+        warn!("the host has {} broadcast addresses: of {BROADCASTS} is known that they are", all.len());
+    }
+    all.into_iter().take(BROADCASTS).collect()
+}
+
+/// Warns of what containers will lack.
+fn warn_of_limits(state: &HostState, ipv6: bool) {
+    let uplink = &state.uplink;
+    if state.v4.gateway.is_none() {
+        let SharedAddress { address, prefix_length, .. } = state.v4;
+        warn!(
+            "no default route leaves by {uplink}: containers reach no further than {address}/{prefix_length}"
+        );
+    }
+    match &state.v6 {
+        None if ipv6 && state.mtu < SMALLEST_IPV6_MTU => {
+            warn!(
+                "the MTU of {uplink} is {}: IPv6 needs {SMALLEST_IPV6_MTU}, so containers have none",
+                state.mtu
+            );
+        }
+        None if ipv6 => info!("{uplink} has no global IPv6 address, so containers have none"),
+        Some(SharedAddress { address, prefix_length, gateway: None }) => {
+            warn!(
+                "no IPv6 default route leaves by {uplink}: containers reach no further than {address}/{prefix_length}"
+            );
+        }
+        _ => {}
+    }
+}
+
+/// The interface of this name, or that of the preferred default route. One that is in use is kept: under another name if
+/// its own has gone, and although another default route has come to be preferred.
+fn find_uplink(
+    netlink: &Netlink,
+    wanted: Option<&str>,
+    routes: &[DefaultRoute],
+    in_use: Option<u32>,
+) -> Result<Interface> {
+    if let Some(name) = wanted {
+        let renamed = || in_use.map_or(Ok(None), |index| link::find_by_index(netlink, index));
+        let found = link::find(netlink, name)?.map_or_else(renamed, |found| Ok(Some(found)))?;
+        return found.ok_or_else(|| {
+            Error::usage(format!("there is no interface {name:?}: `ip link` shows those that exist"))
+        });
+    }
+    let route = routes.iter().find(|route| Some(route.interface) == in_use).or(routes.first());
+    let route = route.ok_or_else(|| {
+        Error::usage("there is no default route to find the uplink by: name the uplink with --uplink")
+    })?;
+    link::find_by_index(netlink, route.interface)?
+        .ok_or_else(|| Error::failure(format!("the default route's interface {} is gone", route.interface)))
+}

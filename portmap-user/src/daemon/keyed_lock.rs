@@ -1,0 +1,63 @@
+//! A lock for each container: commands on one container run one after the other, on different containers side by side.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::locks::{Rank, Ranked};
+
+/// A lock for each name that a thread holds, or waits for.
+pub(super) struct KeyedLock(Ranked<BTreeMap<String, Arc<Ranked<()>>>>);
+
+impl Default for KeyedLock {
+    fn default() -> Self {
+        Self(Ranked::new(Rank::ContainerIndex, BTreeMap::new()))
+    }
+}
+
+impl KeyedLock {
+    /// Waits for the lock of `name`, and holds it during `work`.
+    pub(super) fn with<T>(&self, name: &str, work: impl FnOnce() -> T) -> T {
+        let new = || Arc::new(Ranked::new(Rank::Container, ()));
+        let lock = self.0.lock().entry(name.to_owned()).or_insert_with(new).clone();
+        // A holder that panicked left the container as a failure leaves it, which the next holder copes with.
+        let held = lock.lock();
+        let result = work();
+        drop(held);
+        let mut all = self.0.lock();
+        // One reference is in the map and one is here; a third one belongs to a thread that waits.
+        if Arc::strong_count(&lock) == 2 {
+            all.remove(name);
+        }
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use super::*;
+
+    #[test]
+    fn one_name_has_one_holder_at_a_time() {
+        let locks = KeyedLock::default();
+        let (order, seen) = mpsc::channel();
+        thread::scope(|scope| {
+            locks.with("a", || {
+                let (begun, has_begun) = mpsc::channel();
+                let (locks, other) = (&locks, order.clone());
+                scope.spawn(move || {
+                    begun.send(()).expect("the test waits");
+                    locks.with("a", || other.send("second").expect("the test listens"));
+                });
+                has_begun.recv().expect("the thread starts");
+                // Another name does not wait.
+                let beside = || locks.with("b", || order.send("beside").expect("the test listens"));
+                scope.spawn(beside).join().expect("the thread ends");
+                order.send("first").expect("the test listens");
+            });
+        });
+        drop(order);
+        assert_eq!(seen.iter().collect::<Vec<_>>(), ["beside", "first", "second"]);
+        assert!(locks.0.lock().is_empty());
+    }
+}

@@ -1,0 +1,26 @@
+//! Containers as users see them.
+
+use crate::{
+    api::Container,
+    daemon::{env::Env, host::HostState, registry::Entry},
+};
+
+/// A container as users see it.
+pub(in crate::daemon) fn describe(env: &Env, state: &HostState, entry: &Entry) -> Container {
+    let record = &entry.record;
+    Container {
+        name: record.name.clone(),
+        slot: record.slot,
+        netns: record.netns.clone(),
+        pid: record.pid,
+        host_veth: record.host_veth(),
+        ip: state.v4.address,
+        ip6: state.v6.filter(|_| record.ipv6).map(|v6| v6.address),
+        ports: record.ports.clone(),
+        ephemeral_ports: record.ephemeral_ports,
+        egress: record.egress.clone(),
+        ingress: record.ingress.clone(),
+        loopback: env.loopback(record),
+        state: entry.state(),
+    }
+}

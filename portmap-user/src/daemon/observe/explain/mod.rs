@@ -1,0 +1,272 @@
+//! What would become of a packet: the hooks that it passes are asked one after the other, each of them twice, in the
+//! loaded program and in the same decisions compiled into the daemon.
+
+mod frame;
+mod place;
+mod tables;
+mod words;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use portmap_common::tables::Config;
+use portmap_ebpf::Verdict;
+
+use self::{
+    place::Place,
+    tables::Live,
+    words::{NO_DECISION, Names, UNKNOWN},
+};
+use crate::{
+    api::{ContainerState, ExplainRequest, ExplainedPacket, Explanation, HOST, OUTSIDE, Outcome, Step},
+    daemon::{env::Env, host::Host, registry::Registry},
+    error::{Error, Result},
+    protocol::Protocol,
+    records::ContainerRecord,
+};
+
+/// Source port of packets from outside, and the first one that is tried for the host.
+const USUAL_PORT: u16 = 40_000;
+/// First port that is tried for the host after those.
+const LOWEST_PORT: u16 = 1024;
+/// How often programs and decision code are asked that say different things.
+const ATTEMPTS: u32 = 3;
+/// Addresses for documentation (RFC 5737, RFC 3849).
+const OUTSIDE_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const OUTSIDE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+
+/// Who sends the packet.
+enum Sender {
+    Outside,
+    Host,
+    Container(Box<ContainerRecord>),
+}
+
+/// What explanations are read from.
+pub(in crate::daemon) struct Explainer<'a> {
+    pub(in crate::daemon) env: &'a Env,
+    pub(in crate::daemon) registry: &'a Registry,
+    pub(in crate::daemon) host: &'a Host,
+}
+
+impl Explainer<'_> {
+    /// The fate of a packet. Nothing is counted and nothing changed.
+    ///
+    /// # Errors
+    ///
+    /// If the request makes no sense, or names no container in service.
+    pub(in crate::daemon) fn explain(&self, request: &ExplainRequest) -> Result<Explanation> {
+        // Both read the maps, one after the other: what changes in between, a port's owner or the host's addresses, makes them
+        // differ once.
+        for _ in 1..ATTEMPTS {
+            let explanation = self.explain_once(request)?;
+            if explanation.agrees {
+                return Ok(explanation);
+            }
+        }
+        self.explain_once(request)
+    }
+
+    fn explain_once(&self, request: &ExplainRequest) -> Result<Explanation> {
+        let sender = self.sender(&request.from)?;
+        let packet = self.complete(request, &sender)?;
+        let config = self.env.maps.config()?;
+        let Some(first) = first_place(&sender, self.is_local(packet.destination)) else {
+            let outcome = NO_DECISION.to_outcome();
+            return Ok(Explanation { packet, steps: Vec::new(), outcome, agrees: true });
+        };
+        let frame = frame::build(packet, first.source_mac(&config), first.mac(&config))?;
+        self.follow(packet, first, frame, &config)
+    }
+
+    /// Leads a frame from hook to hook.
+    fn follow(
+        &self,
+        packet: ExplainedPacket,
+        first: Place,
+        mut frame: Vec<u8>,
+        config: &Config,
+    ) -> Result<Explanation> {
+        let names = Names(self.registry.snapshot().names_by_slot());
+        let mut steps = Vec::new();
+        let mut decisive: Option<Outcome> = None;
+        let mut next = Some(first);
+        let mut agrees = true;
+        while let Some(place) = next.filter(|_| agrees) {
+            let (expected, verdict) = self.ask_both(place, &frame, config)?;
+            agrees = verdict == Some(expected);
+            let in_words = |verdict| names.outcome(place, verdict);
+            let outcome = verdict.map_or_else(|| UNKNOWN.to_outcome(), in_words);
+            // These two are no more than what an earlier hook has decided.
+            if !agrees || !matches!(expected, Verdict::Decided | Verdict::ToLoopback) {
+                decisive = Some(outcome.clone());
+            }
+            steps.push(Step {
+                hook: place.to_string(),
+                program: place.program().to_owned(),
+                outcome,
+                agrees,
+                decision_code: (!agrees).then(|| in_words(expected)),
+            });
+            next = self.place_behind(place, expected);
+            if let Some(place) = next {
+                place.readdress(&mut frame, config);
+            }
+        }
+        let outcome = decisive.unwrap_or_else(|| NO_DECISION.to_outcome());
+        Ok(Explanation { packet, steps, outcome, agrees })
+    }
+
+    /// What the decision code says, and the loaded program.
+    fn ask_both(&self, place: Place, frame: &[u8], config: &Config) -> Result<(Verdict, Option<Verdict>)> {
+        let tables = Live::new(&self.env.maps, self.registry, config)?;
+        let expected = place.decide(frame, config, &tables);
+        tables.into_result()?;
+        Ok((expected, place.ask(&self.env.settings.pins, frame, config)?))
+    }
+
+    /// The hook to which a verdict sends a packet.
+    fn place_behind(&self, place: Place, verdict: Verdict) -> Option<Place> {
+        match (verdict, place) {
+            (Verdict::ToEth0(_), Place::ContainerLoopback(slot)) => Some(Place::HostVeth(slot)),
+            (Verdict::ToHost(_), _) => Some(Place::HostLoopback { decided: true }),
+            // Other packets pass the program there as if it were not there.
+            (Verdict::ToContainer { owner, by_loopback: true, .. }, _) => {
+                let has_program =
+                    self.registry.snapshot().records().any(|record| record.slot == owner.slot && record.ipv6);
+                has_program.then_some(Place::ContainerEth0(owner.slot))
+            }
+            _ => None,
+        }
+    }
+
+    fn sender(&self, name: &str) -> Result<Sender> {
+        match name {
+            OUTSIDE => return Ok(Sender::Outside),
+            HOST => return Ok(Sender::Host),
+            _ => {}
+        }
+        let containers = self.registry.snapshot();
+        let entry = containers.entry(name)?;
+        match entry.state() {
+            ContainerState::Ready => Ok(Sender::Container(Box::new(entry.record.clone()))),
+            state => Err(Error::conflict(format!(
+                "container {name:?} is {}: expected one in service",
+                state.name()
+            ))),
+        }
+    }
+
+    /// Fills in what the request leaves out.
+    fn complete(&self, request: &ExplainRequest, sender: &Sender) -> Result<ExplainedPacket> {
+        let ExplainRequest { protocol, destination, .. } = *request;
+        let source = request.source.unwrap_or_else(|| self.source(sender, destination));
+        check_families(protocol, source, destination)?;
+        let mut packet =
+            ExplainedPacket { protocol, source, source_port: None, destination, destination_port: None };
+        if !protocol.has_ports() {
+            for (end, port) in [("source", request.source_port), ("destination", request.destination_port)] {
+                if let Some(port) = port {
+                    return Err(Error::usage(format!(
+                        "the {end} port {port} is given, but {protocol} has no ports: expected none"
+                    )));
+                }
+            }
+            return Ok(packet);
+        }
+        packet.destination_port = request.destination_port;
+        if packet.destination_port.is_none() {
+            return Err(Error::usage(format!(
+                "the destination {destination} has no port: expected one, because {protocol} has ports"
+            )));
+        }
+        packet.source_port = Some(match (request.source_port, sender) {
+            (Some(port), _) => port,
+            (None, Sender::Outside) => USUAL_PORT,
+            (None, Sender::Host) => port_of_host(self.registry)?,
+            (None, Sender::Container(record)) => {
+                record.ports.iter().next().unwrap_or(record.ephemeral_ports.first())
+            }
+        });
+        Ok(packet)
+    }
+
+    /// A source address that the sender would use.
+    fn source(&self, sender: &Sender, destination: IpAddr) -> IpAddr {
+        let is_v4 = destination.is_ipv4();
+        let foreign: IpAddr = if is_v4 { OUTSIDE_V4.into() } else { OUTSIDE_V6.into() };
+        match sender {
+            Sender::Outside => foreign,
+            _ if destination.is_loopback() && is_v4 => Ipv4Addr::LOCALHOST.into(),
+            _ if destination.is_loopback() => Ipv6Addr::LOCALHOST.into(),
+            _ if is_v4 => self.host.state().v4.address.into(),
+            // Without a shared address, none of them is right.
+            _ => self.host.state().v6.as_ref().map_or(foreign, |v6| v6.address.into()),
+        }
+    }
+
+    /// Whether the host and all containers take an address for their own.
+    fn is_local(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.host.state().shares(address)
+    }
+}
+
+/// The first hook that a packet passes; none if no program decides on it.
+const fn first_place(sender: &Sender, is_local: bool) -> Option<Place> {
+    match sender {
+        Sender::Outside => Some(Place::Uplink),
+        Sender::Host if is_local => Some(Place::HostLoopback { decided: false }),
+        Sender::Host => None,
+        Sender::Container(record) if is_local => Some(Place::ContainerLoopback(record.slot)),
+        Sender::Container(record) => Some(Place::HostVeth(record.slot)),
+    }
+}
+
+fn check_families(protocol: Protocol, source: IpAddr, destination: IpAddr) -> Result<()> {
+    let version = |address: IpAddr| if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    if source.is_ipv4() != destination.is_ipv4() {
+        return Err(Error::usage(format!(
+            "the source {source} is {} and the destination {destination} is {}: expected the same",
+            version(source),
+            version(destination)
+        )));
+    }
+    let wrong = if destination.is_ipv4() { Protocol::ICMP6 } else { Protocol::ICMP };
+    if protocol == wrong {
+        return Err(Error::usage(format!(
+            "the protocol {protocol} does not go with {destination}, which is {}: expected {}",
+            version(destination),
+            if destination.is_ipv4() { Protocol::ICMP } else { Protocol::ICMP6 },
+        )));
+    }
+    Ok(())
+}
+
+/// A port that no container owns.
+fn port_of_host(registry: &Registry) -> Result<u16> {
+    let mut candidates = (USUAL_PORT..=u16::MAX).chain(LOWEST_PORT..USUAL_PORT);
+    candidates.find(|port| registry.owner_of(*port).is_host()).ok_or_else(|| {
+        Error::conflict("containers own every port that the host could send from: expected a source port")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_must_match() {
+        let (four, six) = (IpAddr::from(OUTSIDE_V4), IpAddr::from(OUTSIDE_V6));
+        assert!(check_families(Protocol::TCP, four, four).is_ok());
+        assert!(check_families(Protocol::ICMP6, six, six).is_ok());
+        for (protocol, source, destination) in [
+            (Protocol::TCP, four, six),
+            (Protocol::TCP, six, four),
+            (Protocol::ICMP, six, six),
+            (Protocol::ICMP6, four, four),
+        ] {
+            let error = check_families(protocol, source, destination).expect_err("they do not match");
+            assert!(error.message.contains(&destination.to_string()), "{error}");
+            assert!(error.message.contains("expected"), "{error}");
+        }
+    }
+}

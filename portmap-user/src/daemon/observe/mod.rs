@@ -1,0 +1,10 @@
+//! Observation: what the kernel has counted, and what a packet's fate would be.
+//!
+//! These functions read the maps, the kernel, and a snapshot of the registry. They take no lock that commands hold.
+
+pub(super) mod containers;
+pub(super) mod drop_stream;
+pub(super) mod drops;
+pub(super) mod explain;
+pub(super) mod metrics;
+pub(super) mod stats;

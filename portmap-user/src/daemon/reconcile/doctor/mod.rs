@@ -1,0 +1,230 @@
+//! `doctor`: compares the actual state with the desired one, and says what differs.
+
+mod uplink;
+
+use portmap_common::{slot::veth_ifindex, tables::Endpoint};
+
+use super::Reconciler;
+use crate::{
+    api::{Finding, Health},
+    daemon::{
+        container::{
+            attach::{alias, hooks_inside, veth_hook},
+            limits::Queues,
+            lookup, netns,
+            provision::endpoint,
+        },
+        host::{attach::hooks, setup::LO_SETTINGS, sockets},
+    },
+    error::{Error, Result},
+    kernel::{
+        link,
+        netlink::Netlink,
+        programs::{self, Hook, Mechanism},
+        qdisc::Leaf,
+        session::NetSession,
+        sysctl,
+    },
+    records::ContainerRecord,
+};
+
+/// How the operator repairs the host's side or a container.
+const REPAIR: &str = "`portmap doctor --repair` repairs it";
+
+impl Reconciler {
+    /// Compares the actual state of the host and all containers with the desired one.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked at all.
+    pub(in crate::daemon) fn doctor(&self) -> Result<Vec<Finding>> {
+        let (env, netlink, state) = (&self.env, Netlink::open()?, self.host.state());
+        let mut findings = vec![attach_mode_finding(env.attach_mode)];
+        if let Err(error) = env.pins.check() {
+            let advice = "they come back within ten seconds where a bpffs is mounted, at once by `portmap doctor --repair`";
+            findings.push(Finding::new(
+                "pins",
+                Health::Problem,
+                format!("{error}: {advice}, or start portmapd again"),
+            ));
+        }
+        findings.push(finding(
+            "host settings",
+            self.check_settings(),
+            "containers reach the host by lo, and it gives out none of their ports",
+        ));
+        findings.push(uplink::finding(&netlink, &state));
+        findings.push(finding(
+            "host addresses",
+            self.check_host_state(&netlink, &state),
+            &format!("{} on {}", state.addresses(), state.uplink),
+        ));
+        for hook in hooks(env.attach_mode, &env.settings.pins, &state.uplink) {
+            let direction = if hook.ingress { "ingress" } else { "egress" };
+            let subject = format!("program at {} {direction}", hook.interface);
+            findings.push(finding(&subject, self.check_host_hook(&netlink, &hook), hook.program));
+        }
+        findings.push(leaf_finding(env.leaf));
+        findings.extend(self.progress.finding());
+        findings.push(finding("port map", self.check_port_map(), "every port belongs to its owner"));
+        let owned = self.registry.snapshot().owned_ports();
+        findings.extend(sockets::findings(&state, &env.managed_ports(), &owned));
+        if let Some(guard) = &env.guard {
+            let checked = guard.check().map_err(|error| Error::failure(format!("{error}: {REPAIR}")));
+            findings.push(finding(
+                "bind guard",
+                checked,
+                &format!("for processes of {}", guard.cgroup().display()),
+            ));
+        }
+        for record in self.registry.snapshot().ready() {
+            let found = self.container_findings(&netlink, record);
+            if found.iter().all(|finding| finding.health == Health::Ok) {
+                findings.extend(found);
+                continue;
+            }
+            // A command may be changing it. A problem that persists while none does is real.
+            self.operations.on(&record.name, || {
+                if let Some(now) = self.registry.snapshot().ready_record(&record.name) {
+                    findings.extend(self.container_findings(&netlink, &now));
+                }
+            });
+        }
+        Ok(findings)
+    }
+
+    /// The findings about a container in service.
+    fn container_findings(&self, netlink: &Netlink, record: &ContainerRecord) -> Vec<Finding> {
+        let name = &record.name;
+        let checked = self.check_container(netlink, record);
+        let mut findings = vec![finding(&format!("container {name}"), checked, "in service")];
+        if record.egress.is_some() || record.ingress.is_some() {
+            let checked = Queues::read(&self.env, netlink, record).check(&self.env, record);
+            findings.push(finding(&format!("limits of {name}"), checked, "enforced by its queues"));
+        }
+        findings
+    }
+
+    fn check_hook(&self, netlink: &Netlink, hook: &Hook) -> Result<()> {
+        if programs::is_attached(netlink, &self.env.settings.pins, hook)? {
+            return Ok(());
+        }
+        Err(Error::failure(format!("{} is not attached to {}: {REPAIR}", hook.program, hook.interface)))
+    }
+
+    /// Compares the port map with the records. While a command gives a container other ports, or removes it, either owner may be
+    /// right; so a difference is checked again while no command works on that container.
+    fn check_port_map(&self) -> Result<()> {
+        let Some(wrong) = self.registry.wrong_port() else { return Ok(()) };
+        let wrong = match &wrong.container {
+            None => Some(wrong),
+            Some(name) => self.operations.on(name, || self.registry.wrong_port()),
+        };
+        let Some(wrong) = wrong else { return Ok(()) };
+        let (port, slot) = (wrong.port, wrong.slot);
+        Err(Error::failure(match wrong.expected {
+            Some(record) => format!(
+                "port {port} of container {:?} belongs to slot {slot} in the map, expected {}: {REPAIR}",
+                record.name, record.slot
+            ),
+            None => format!("port {port} belongs to an unknown container in the map: {REPAIR}"),
+        }))
+    }
+
+    fn check_container(&self, netlink: &Netlink, record: &ContainerRecord) -> Result<()> {
+        let (env, veth) = (&self.env, record.host_veth());
+        let delete = format!("run `portmap del {}`", record.name);
+        let interface = link::find_by_index(netlink, veth_ifindex(record.slot))?
+            .ok_or_else(|| Error::failure(format!("its interface {veth} is gone: {REPAIR}")))?;
+        if interface.alias.as_deref() != Some(&alias(&record.name)) {
+            return Err(Error::failure(format!("{veth} is not its interface: {delete}")));
+        }
+        if !interface.is_up {
+            return Err(Error::failure(format!("{veth} is down: {REPAIR}")));
+        }
+        self.check_hook(netlink, &veth_hook(&env.settings.pins, record))?;
+        let eth0 = interface.peer.unwrap_or_default();
+        let found = env.maps.endpoint(record.slot)?;
+        if found != (Endpoint { generation: found.generation, ..endpoint(env, record, eth0) }) {
+            return Err(Error::failure(format!(
+                "its entry in pm_endpoints differs from its record: {REPAIR}"
+            )));
+        }
+        let inside = lookup::visit(record, |inside| self.check_inside(inside, record, eth0))?;
+        inside.ok_or_else(|| {
+            Error::failure(format!(
+                "{} no longer stands for its network namespace, in which nothing can be repaired; it is in service",
+                record.netns.display()
+            ))
+        })
+    }
+
+    fn check_inside(&self, inside: &NetSession, record: &ContainerRecord, eth0: u32) -> Result<()> {
+        let env = &self.env;
+        if let Some(guard) = &env.guard
+            && !guard.knows(record.slot, inside.cookie()?)
+        {
+            return Err(Error::failure(format!("the bind guard does not know it: {REPAIR}")));
+        }
+        let range = inside.sysctls()?.local_port_range()?;
+        if range != record.ephemeral_ports {
+            return Err(Error::failure(format!(
+                "ip_local_port_range inside is {range}, expected {}: connections from other ports are dropped; {REPAIR}",
+                record.ephemeral_ports
+            )));
+        }
+        let different = netns::differences(inside, &self.host.state(), record, eth0)?;
+        if !different.is_empty() {
+            return Err(Error::failure(format!("inside, {}: {REPAIR}", different.join(", "))));
+        }
+        let hooks = hooks_inside(env.attach_mode, &env.settings.pins, record);
+        hooks.iter().try_for_each(|hook| self.check_hook(&inside.netlink, hook))
+    }
+
+    fn check_settings(&self) -> Result<()> {
+        let sysctls = &self.host.sysctls;
+        let lacking = self.env.managed_ports().difference(&sysctls.reserved_ports()?);
+        if !lacking.is_empty() {
+            return Err(Error::failure(format!(
+                "ip_local_reserved_ports lacks {lacking}, so that the host may give them out: {REPAIR}"
+            )));
+        }
+        for setting in LO_SETTINGS {
+            let name = sysctl::of_interface("ipv4", "lo", setting);
+            let value = sysctls.read(&name)?;
+            if value != "1" {
+                return Err(Error::failure(format!("/proc/sys/net/{name} is {value}, expected 1: {REPAIR}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn leaf_finding(leaf: Leaf) -> Finding {
+    match leaf {
+        Leaf::FqCodel => Finding::new("queues", Health::Ok, "fq_codel"),
+        Leaf::Bfifo => Finding::new(
+            "queues",
+            Health::Notice,
+            "this kernel has no fq_codel: excess traffic waits in one queue (bfifo), which all flows of a container share",
+        ),
+    }
+}
+
+fn attach_mode_finding(attach_mode: Mechanism) -> Finding {
+    match attach_mode {
+        Mechanism::Tcx => Finding::new("attachment", Health::Ok, "pinned TCX links at the host's interfaces"),
+        Mechanism::Clsact => Finding::new(
+            "attachment",
+            Health::Notice,
+            "the kernel has no TCX (Linux 6.6 and later have): filters of the clsact qdisc, which other tools can remove",
+        ),
+    }
+}
+
+fn finding(subject: &str, checked: Result<()>, well: &str) -> Finding {
+    match checked {
+        Ok(()) => Finding::new(subject, Health::Ok, well),
+        Err(error) => Finding::new(subject, Health::Problem, error.message),
+    }
+}

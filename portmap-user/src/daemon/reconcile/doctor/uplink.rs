@@ -1,0 +1,106 @@
+//! What `doctor` checks at the host's own interfaces: the uplink itself, and the programs there.
+
+use netlink_packet_route::AddressFamily;
+
+use super::{REPAIR, Reconciler};
+use crate::{
+    api::{Finding, Health},
+    daemon::host::HostState,
+    error::{Error, Result},
+    kernel::{
+        address, clsact,
+        link::{self, Interface},
+        netlink::Netlink,
+        programs::{self, Hook, Mechanism},
+    },
+};
+
+const SUBJECT: &str = "uplink";
+
+/// Whether packets can leave and arrive by the uplink.
+pub(super) fn finding(netlink: &Netlink, state: &HostState) -> Finding {
+    check(netlink, state).unwrap_or_else(|error| Finding::new(SUBJECT, Health::Problem, error.message))
+}
+
+fn check(netlink: &Netlink, state: &HostState) -> Result<Finding> {
+    let (name, uplink) = (&state.uplink, find(netlink, state)?);
+    if !uplink.is_up {
+        return Err(Error::failure(format!(
+            "{name} is down, so containers reach nothing beyond the host: `ip link set {name} up`"
+        )));
+    }
+    if !uplink.has_carrier {
+        return Err(Error::failure(format!(
+            "{name} has no carrier, so containers reach nothing beyond the host: look at its cable, or at the other end of \
+             the link"
+        )));
+    }
+    let routes = address::default_routes(netlink, AddressFamily::Inet)?;
+    let mut routes = routes.iter().filter(|route| route.interface == uplink.index);
+    Ok(match routes.find_map(|route| route.gateway) {
+        Some(gateway) => Finding::new(SUBJECT, Health::Ok, format!("{name}, default gateway {gateway}")),
+        None => Finding::new(
+            SUBJECT,
+            Health::Notice,
+            format!(
+                "no default route with a gateway leaves by {name}, so containers reach only its own network: \
+                 `ip route add default via GATEWAY dev {name}`"
+            ),
+        ),
+    })
+}
+
+fn find(netlink: &Netlink, state: &HostState) -> Result<Interface> {
+    link::find_by_index(netlink, state.uplink_index)?.ok_or_else(|| {
+        Error::failure(format!("the uplink {} is gone: containers follow when it is back", state.uplink))
+    })
+}
+
+impl Reconciler {
+    /// Compares the host's present state with the one that the programs and the containers have.
+    pub(super) fn check_host_state(&self, netlink: &Netlink, state: &HostState) -> Result<()> {
+        let env = &self.env;
+        // An uplink that is down has lost its routes, and perhaps addresses; containers keep theirs until it is up.
+        if find(netlink, state)?.is_up {
+            // An address that cannot be shared now cannot be repaired, so the error is reported as it is.
+            let now = HostState::probe(netlink, &env.settings, Some(state))?;
+            if (now.v4, now.v6, now.mac) != (state.v4, state.v6, state.mac) {
+                return Err(Error::failure(format!(
+                    "the addresses of {} differ from those of the containers: {REPAIR}",
+                    state.uplink
+                )));
+            }
+        }
+        if env.maps.config()? != env.config(state) {
+            return Err(Error::failure(format!("the map pm_config is not what the daemon wrote: {REPAIR}")));
+        }
+        if env.maps.broadcasts()? != state.broadcasts {
+            return Err(Error::failure(format!(
+                "the map pm_broadcasts is not what the daemon wrote: {REPAIR}"
+            )));
+        }
+        if env.maps.lacks_host_ports(&env.settings.reach)? {
+            return Err(Error::failure(format!(
+                "the map pm_host_access differs from --host-access: {REPAIR}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether a program is attached to an interface of the host, before all other programs.
+    pub(super) fn check_host_hook(&self, netlink: &Netlink, hook: &Hook) -> Result<()> {
+        self.check_hook(netlink, hook)?;
+        let ahead = programs::ahead(netlink, &self.env.settings.pins, hook)?;
+        if ahead.is_empty() {
+            return Ok(());
+        }
+        let remedy = match self.env.attach_mode {
+            Mechanism::Tcx => "`portmap doctor --repair` puts ours first".to_owned(),
+            Mechanism::Clsact => format!("give it a preference above {}", clsact::PRIORITY),
+        };
+        let (ahead, program) = (ahead.join(", "), hook.program);
+        Err(Error::failure(format!(
+            "{ahead} runs before {program}, which does not see the packets that it ends: {remedy}"
+        )))
+    }
+}

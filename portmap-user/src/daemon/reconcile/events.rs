@@ -1,0 +1,144 @@
+//! Watching the host: the kernel notifies the daemon of changes to interfaces, addresses, routes, qdiscs and filters.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use futures_util::{FutureExt as _, StreamExt as _};
+use netlink_packet_core::NetlinkPayload;
+use netlink_packet_route::RouteNetlinkMessage;
+use portmap_common::slot::{HOST_SLOT, slot_of_veth};
+use rtnetlink::{MulticastGroup, new_multicast_connection};
+use tokio::{
+    task,
+    time::{self, Instant},
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    daemon::shutdown::Shutdown,
+    error::{Context as _, Result},
+    fault,
+};
+
+/// The notifications that concern containers.
+const GROUPS: [MulticastGroup; 6] = [
+    MulticastGroup::Tc,
+    MulticastGroup::Link,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv6Route,
+];
+
+/// How long the daemon collects notifications before it reconciles: they arrive in groups.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// Back-off: the next reconciliation waits this many times the duration of the last one. The kernel also notifies of what a
+/// container's root does to its end of a veth pair; the back-off keeps that from taking more than a tenth of a CPU.
+const BACKOFF_FACTOR: u32 = 9;
+/// Interval of full resyncs, because the kernel sends no notification of pins and sysctls. Also the longest back-off.
+const RESYNC_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What has changed since the last reconciliation.
+#[derive(Debug, Default)]
+pub(in crate::daemon) struct HostEvents {
+    /// Everything must be checked: a resync is due, or notifications were lost.
+    pub(super) resync: bool,
+    /// Something of the host other than the host veths has changed.
+    pub(super) host_changed: bool,
+    /// Host veths that have changed or have been deleted, by index.
+    pub(super) veths: BTreeSet<u32>,
+    /// Interfaces from which a filter or a qdisc has been removed, by index.
+    pub(super) tc_removed_on: BTreeSet<u32>,
+}
+
+impl HostEvents {
+    fn add(&mut self, change: &NetlinkPayload<RouteNetlinkMessage>) {
+        match change {
+            NetlinkPayload::Overrun(_) => {
+                info!("netlink event buffer overrun; resyncing");
+                self.resync = true;
+            }
+            NetlinkPayload::InnerMessage(message) => self.add_message(message),
+            _ => {}
+        }
+    }
+
+    fn add_message(&mut self, message: &RouteNetlinkMessage) {
+        match message {
+            RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message)
+                if slot_of_veth(message.header.index) != HOST_SLOT =>
+            {
+                self.veths.insert(message.header.index);
+            }
+            RouteNetlinkMessage::DelTrafficFilter(message)
+            | RouteNetlinkMessage::DelQueueDiscipline(message) => {
+                self.tc_removed_on.extend(u32::try_from(message.header.index));
+            }
+            RouteNetlinkMessage::NewLink(_)
+            | RouteNetlinkMessage::DelLink(_)
+            | RouteNetlinkMessage::NewAddress(_)
+            | RouteNetlinkMessage::DelAddress(_)
+            | RouteNetlinkMessage::NewRoute(_)
+            | RouteNetlinkMessage::DelRoute(_) => self.host_changed = true,
+            // New qdiscs, classes and filters.
+            _ => {}
+        }
+    }
+}
+
+/// Watches the host until the daemon ends, and calls `reconcile` with what has changed. A watch that fails is started again.
+pub(in crate::daemon) async fn watch(
+    shutdown: Shutdown,
+    reconcile: impl Fn(&HostEvents) -> Result<()> + Send + Sync + 'static,
+) {
+    let reconcile = Arc::new(reconcile);
+    loop {
+        let ended = watch_once(&shutdown, &reconcile).await;
+        let why = ended
+            .err()
+            .map_or_else(|| "the kernel has closed the connection".to_owned(), |error| error.message);
+        error!("changes of the host, and containers that end, go unnoticed for {RESYNC_INTERVAL:?}: {why}");
+        time::sleep(RESYNC_INTERVAL).await;
+    }
+}
+
+async fn watch_once(
+    shutdown: &Shutdown,
+    reconcile: &Arc<impl Fn(&HostEvents) -> Result<()> + Send + Sync + 'static>,
+) -> Result<()> {
+    let opening = || "cannot watch the host's interfaces".to_owned();
+    let (connection, _handle, mut changes) = new_multicast_connection(&GROUPS).context(opening)?;
+    task::spawn(connection);
+    let (mut last_error, mut back_off_until) = (None, Instant::now());
+    let mut resync_at = Instant::now() + RESYNC_INTERVAL;
+    loop {
+        let mut events = HostEvents::default();
+        tokio::select! {
+            change = changes.next() => {
+                let Some((change, _)) = change else { return Ok(()) };
+                events.add(&change.payload);
+                time::sleep_until(back_off_until.max(Instant::now() + DEBOUNCE)).await;
+                while let Some(Some((change, _))) = changes.next().now_or_never() {
+                    events.add(&change.payload);
+                }
+            }
+            () = time::sleep_until(resync_at) => {}
+        }
+        events.resync |= Instant::now() >= resync_at;
+        if events.resync {
+            resync_at = Instant::now() + RESYNC_INTERVAL;
+        }
+        let (reconcile, started) = (reconcile.clone(), Instant::now());
+        let running = shutdown.operation("reconciling the host");
+        let reconciled = task::spawn_blocking(move || {
+            let _until_done = running;
+            fault::aside(|| reconcile(&events))
+        });
+        let error = reconciled.await.context(opening)?.err();
+        back_off_until = Instant::now() + (started.elapsed() * BACKOFF_FACTOR).min(RESYNC_INTERVAL);
+        // An error that persists is logged once.
+        if let Some(error) = error.as_ref().filter(|error| last_error.as_ref() != Some(*error)) {
+            warn!("{error}");
+        }
+        last_error = error;
+    }
+}

@@ -1,0 +1,188 @@
+//! Starting: the host is made ready, and the containers of an earlier daemon are known again.
+
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::{Reconciler, first_start::FirstStart, takeover::Progress};
+use crate::{
+    api::Health,
+    daemon::{
+        container::{Containers, limits},
+        env::Env,
+        host::{Host, HostState, Ownership, setup, setup::Setup, sockets, uplink_qdisc},
+        operations::Operations,
+        preconditions::{check_namespace, check_root},
+        registry::Registry,
+    },
+    ephemeral::EphemeralPool,
+    error::{Error, Result},
+    kernel::{
+        bpffs, clock,
+        guard::{self, Guard},
+        inherit::Inheritance,
+        layout,
+        maps::Maps,
+        netlink::Netlink,
+        pins::Held,
+        port_table::PortTable,
+        programs::{self, Mechanism},
+        qdisc::Leaf,
+        sysctl::Sysctls,
+    },
+    ports::PortSet,
+    records::{ContainerRecord, Phase},
+    settings::{BindGuard, Settings},
+    state::Store,
+};
+
+/// The parts of a daemon that has started.
+pub(in crate::daemon) struct Started {
+    pub(in crate::daemon) env: Arc<Env>,
+    pub(in crate::daemon) registry: Arc<Registry>,
+    pub(in crate::daemon) host: Arc<Host>,
+    pub(in crate::daemon) containers: Arc<Containers>,
+    pub(in crate::daemon) operations: Arc<Operations>,
+    pub(in crate::daemon) reconciler: Arc<Reconciler>,
+}
+
+/// Starts a daemon: checks everything, takes over what an earlier one left, then does the rest. A start that fails leaves
+/// containers in service that were in service, and a host that had none as it was.
+///
+/// # Errors
+///
+/// The first failure.
+pub(in crate::daemon) fn start(settings: Settings) -> Result<Started> {
+    check_root()?;
+    let netlink = Netlink::open()?;
+    check_namespace(&netlink)?;
+    let first = FirstStart::detect(&settings);
+    start_over(&netlink, settings).map_err(|error| match first {
+        Some(first) => first.roll_back(error),
+        None => error,
+    })
+}
+
+fn start_over(netlink: &Netlink, settings: Settings) -> Result<Started> {
+    bpffs::check_mounted(settings.pins.bpffs())?;
+    let state = HostState::discover(netlink, &settings)?;
+    let bind_guard = settings.bind_guard.as_ref().map(BindGuard::cgroup).transpose()?;
+    let sysctls = Sysctls::open()?;
+    setup::check_ports(&settings, &sysctls)?;
+    layout::refuse_later(settings.pins.bpffs())?;
+    let store = Store::lock(&settings.state_dir)?;
+    let mut ownership = Ownership::take(state.namespace, &settings.state_dir)?;
+    ownership.take_pins(settings.pins.bpffs())?;
+    let attach_mode = Mechanism::detect();
+    let records = store.containers()?;
+    let pool = restored_pool(&settings, &store, &records)?;
+    let setup = Setup { netlink, settings: &settings, sysctls: &sysctls, state: &state, attach_mode };
+    let mut host_record = setup.record(&store, &mut ownership)?;
+    let leaf = Leaf::best()?;
+    limits::warn_of_degraded_limits(&settings.shaping, leaf, &state);
+    let is_upgrade = !layout::earlier(settings.pins.bpffs())?.is_empty();
+    bpffs::prepare(&settings.pins)?;
+    ownership.take_pins(settings.pins.bpffs())?;
+    layout::adopt(&settings.pins)?;
+    programs::load(&settings.pins)?;
+    let maps = Maps::open(&settings.pins)?;
+    let guard = match &bind_guard {
+        Some(cgroup) => Some(Guard::load(&settings.pins, cgroup)?),
+        None => None,
+    };
+    uplink_qdisc::install(netlink, &store, &mut host_record, &settings, &state, leaf)?;
+    ownership.note(&host_record);
+    let pins = Held::open(&settings.pins)?;
+    let inheritance = Inheritance::look()?;
+    let env = Arc::new(Env { settings, attach_mode, leaf, inheritance, store, maps, guard, pins });
+    // Everything that programs read is in place before the first program is replaced.
+    env.maps.set_host_ports(&env.settings.reach)?;
+    env.maps.set_broadcasts(&state.broadcasts)?;
+    env.maps.set_config(&env.config(&state))?;
+    let progress = Progress::new(records.len());
+    let ports = PortTable::open(&env.settings.pins)?;
+    let registry = Arc::new(Registry::new(env.clone(), ports, pool, records));
+    let host = Arc::new(Host::new(sysctls, state, ownership));
+    let containers = Arc::new(Containers::new(env.clone(), registry.clone(), host.clone()));
+    let operations = Arc::<Operations>::default();
+    let reconciler = Arc::new(Reconciler {
+        env: env.clone(),
+        registry: registry.clone(),
+        host: host.clone(),
+        containers: containers.clone(),
+        operations: operations.clone(),
+        progress,
+    });
+    registry.publish_all();
+    if is_upgrade {
+        // Programs of the earlier layout read maps that no daemon fills any more.
+        reconciler.take_over_all(|| false);
+    }
+    reconciler.remove_orphans(netlink)?;
+    let state = host.state();
+    let settings = &env.settings;
+    Setup { netlink, settings, sysctls: &host.sysctls, state: &state, attach_mode }.apply()?;
+    attach_guard(&env, &registry)?;
+    layout::remove_earlier(settings.pins.bpffs())?;
+    info!(
+        "ready: sharing {} of {}, attach mode {}, taking over {} containers",
+        state.addresses(),
+        state.uplink,
+        attach_mode.name(),
+        registry.snapshot().len()
+    );
+    warn_of_host_sockets(&env, &registry, &state);
+    Ok(Started { env, registry, host, containers, operations, reconciler })
+}
+
+/// The pool of ephemeral ports, without the blocks of the containers on record and those in quarantine.
+fn restored_pool(settings: &Settings, store: &Store, records: &[ContainerRecord]) -> Result<EphemeralPool> {
+    let mut pool = EphemeralPool::new(settings.ephemeral_ports.clone(), settings.rest);
+    for record in records.iter().filter(|record| record.phase == Phase::Ready) {
+        check_still_managed(settings, record, &mut pool)?;
+    }
+    for record in records.iter().filter(|record| record.phase != Phase::Ready) {
+        // No other container may get the block before this one is removed. It cannot, if the block is not managed any more.
+        let _ = pool.reserve(record.ephemeral_ports);
+    }
+    let now = clock::since_boot()?;
+    for resting in store.resting()? {
+        pool.rest(resting, now);
+    }
+    Ok(pool)
+}
+
+/// Refuses settings under which a container in service could not have been added.
+fn check_still_managed(
+    settings: &Settings,
+    record: &ContainerRecord,
+    pool: &mut EphemeralPool,
+) -> Result<()> {
+    let advice = "start with ranges that include them, or delete the container with the old settings first";
+    let lost = record.ports.difference(&settings.ports);
+    if !lost.is_empty() {
+        return Err(Error::conflict(format!(
+            "container {:?} owns the ports {lost}, which --ports lacks: {advice}",
+            record.name
+        )));
+    }
+    pool.reserve(record.ephemeral_ports)
+        .map_err(|error| Error::conflict(format!("container {:?}: {error}: {advice}", record.name)))
+}
+
+/// Attaches the bind guard, or removes that of an earlier daemon.
+fn attach_guard(env: &Env, registry: &Registry) -> Result<()> {
+    let Some(guard) = &env.guard else { return guard::remove(&env.settings.pins) };
+    let slots = registry.snapshot().slots();
+    guard.retain(|slot| slots.contains(&slot))?;
+    guard.attach()
+}
+
+/// Warns of the host's processes that use managed ports.
+fn warn_of_host_sockets(env: &Env, registry: &Registry, state: &HostState) {
+    let owned: PortSet = registry.snapshot().owned_ports();
+    let findings = sockets::findings(state, &env.managed_ports(), &owned);
+    for finding in findings.iter().filter(|finding| finding.health != Health::Ok) {
+        warn!("{}", finding.text);
+    }
+}

@@ -1,0 +1,111 @@
+//! Teardown: removing everything that a daemon has made, with or without a daemon.
+
+use std::path::Path;
+
+use super::{
+    container::deprovision,
+    host::{Ownership, setup},
+    leftovers,
+    preconditions::{check_namespace, check_root},
+};
+use crate::{
+    error::{Failures, Result},
+    kernel::{bpffs, layout, namespace::Namespace, netlink::Netlink, pins, programs::Mechanism},
+    paths::{Pins, StateDir},
+    state::Store,
+};
+
+/// What a teardown has found.
+#[derive(Debug, Default)]
+pub struct TornDown {
+    /// Whether there was anything to remove.
+    pub anything: bool,
+    /// What was removed without a record of it, and what cannot be restored for want of one.
+    pub notices: Vec<String>,
+}
+
+/// Removes everything that a daemon with this state directory has made. `bpffs_dir` is where its pins are if its records are lost.
+///
+/// # Errors
+///
+/// If a daemon still works with the state directory, or something cannot be removed; everything else is.
+pub fn teardown(state_dir: &StateDir, bpffs_dir: &Path) -> Result<TornDown> {
+    teardown_but(state_dir, bpffs_dir, false)
+}
+
+/// Like [`teardown`], but the state directory itself can stay.
+pub(super) fn teardown_but(state_dir: &StateDir, bpffs_dir: &Path, keep_directory: bool) -> Result<TornDown> {
+    check_root()?;
+    check_namespace(&Netlink::open()?)?;
+    let keep_directory = keep_directory && state_dir.path().exists();
+    let store = Store::lock(state_dir)?;
+    let ownership = Namespace::current().and_then(|current| Ownership::take(current.id()?, state_dir));
+    let ownership = ownership.and_then(|mut ownership| {
+        let host = store.host()?.or_else(|| ownership.host().cloned());
+        ownership.take_pins(host.as_ref().map_or(bpffs_dir, |host| &host.bpffs_dir))?;
+        Ok(ownership)
+    });
+    let ownership = ownership.inspect_err(|_| {
+        // Whatever another daemon uses is left alone, and this attempt leaves nothing behind.
+        if store.host() == Ok(None) && store.containers() == Ok(Vec::new()) {
+            let _ = store.remove_but(keep_directory);
+        }
+    })?;
+    let torn_down = teardown_locked(&store, &ownership, bpffs_dir)?;
+    store.remove_but(keep_directory)?;
+    Ok(torn_down)
+}
+
+/// Removes everything but the state directory, which the caller has locked.
+pub(super) fn teardown_locked(store: &Store, ownership: &Ownership, bpffs_dir: &Path) -> Result<TornDown> {
+    let (netlink, mut failures) = (Netlink::open()?, Failures::default());
+    let host = store.host()?.or_else(|| ownership.host().cloned());
+    let containers = store.containers()?;
+    let pins = Pins::new(host.as_ref().map_or(bpffs_dir, |host| &host.bpffs_dir));
+    layout::refuse_later(pins.bpffs())?;
+    let mut anything = host.is_some()
+        || !containers.is_empty()
+        || pins.root().exists()
+        || !layout::earlier(pins.bpffs())?.is_empty();
+    let attach_mode = Mechanism::detect();
+    if let Some(host) = &host {
+        setup::check_same_namespace(host, Namespace::current()?.id()?)?;
+        failures.note(setup::undo(&netlink, &pins, attach_mode, host));
+    }
+    // One request for all veths takes hardly longer than for one. The loop removes whatever it leaves.
+    failures.note(deprovision::delete_veths(&netlink, &containers));
+    for record in &containers {
+        match deprovision::deprovision(&netlink, attach_mode, &pins, record) {
+            Ok(()) => failures.note(store.remove_container(&record.name)),
+            failed => failures.note(failed),
+        }
+    }
+    let mut notices = Vec::new();
+    failures.note(leftovers::remove_interfaces(&netlink, &mut notices));
+    if host.is_none() {
+        failures.note(leftovers::remove_filters(&netlink));
+        if anything || !notices.is_empty() {
+            failures.note(leftovers::name_settings(&mut notices));
+        }
+    }
+    anything |= !notices.is_empty();
+    failures.note(remove_pins(&pins));
+    failures.note(layout::remove_earlier(pins.bpffs()));
+    failures.into_result()?;
+    // In this order: a record in the ownership file stands in for a lost one in the state directory.
+    ownership.remove()?;
+    store.remove_host()?;
+    Ok(TornDown { anything, notices })
+}
+
+fn remove_pins(directories: &Pins) -> Result<()> {
+    let mut failures = Failures::default();
+    for link in pins::links(directories) {
+        failures.note(pins::end_link(&link));
+    }
+    for pin in directories.fixed() {
+        failures.note(bpffs::unpin(&pin));
+    }
+    failures.into_result()?;
+    bpffs::remove_directories(directories)
+}
