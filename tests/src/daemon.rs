@@ -44,7 +44,7 @@ impl Daemon {
     pub fn has_checked(&mut self) {
         wait::until("all containers to be checked", || {
             let log = self.log();
-            let none = log.contains("taking 0 containers over");
+            let none = log.contains("taking over 0 containers");
             none || log.contains(" containers in ") || matches!(self.process.try_wait(), Ok(Some(_)))
         });
     }

@@ -7,7 +7,10 @@ use std::{
 };
 
 use portmap::{
-    kernel::programs::{self, Hook, Mechanism},
+    kernel::{
+        netlink::Netlink,
+        programs::{self, Hook, Mechanism},
+    },
     paths::Pins,
 };
 use portmap_common::names::PROG_UPLINK_INGRESS;
@@ -165,7 +168,7 @@ fn containers_fail_over_to_another_uplink() {
         let (interface, mechanism) = (interface.to_owned(), Mechanism::detect());
         let (program, link) = (PROG_UPLINK_INGRESS, pins.link("uplink"));
         let hook = Hook { interface, ingress: true, program, mechanism, link };
-        sandbox.inside(Place::Host, || programs::is_attached(&pins, &hook)).expect("an answer")
+        sandbox.inside(Place::Host, || programs::is_attached(&Netlink::open()?, &pins, &hook)).expect("an answer")
     };
     for (route, host) in routes.into_iter().zip([second, first]) {
         sandbox.sh(Place::Host, route);

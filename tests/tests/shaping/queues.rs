@@ -103,7 +103,7 @@ fn what_a_container_sends_and_receives_waits_in_its_queues() {
 fn a_queue_that_is_made_when_both_ends_are_up_is_at_work_at_once() {
     let sandbox = Sandbox::new();
     let outside = sandbox.namespace(Place::Outside);
-    let there = outside.run(Netlink::open).expect("a connection");
+    let there = outside.run(|_session| Netlink::open()).expect("a connection");
     let pair = VethPair {
         host_name: "near",
         host_index: 501,
