@@ -48,7 +48,7 @@ fn is_answered(socket: &UdpSocket) -> bool {
 }
 
 #[test]
-fn sockets_of_the_host_keep_their_ports_unless_they_are_taken() {
+fn host_listener_keeps_its_port_without_take() {
     let sandbox = Sandbox::new();
     let _outside = Service::start(&sandbox, Place::Outside, Transport::Udp, 7001, "outside");
     let (ephemeral, fixed) = (connected(&sandbox, 61500), connected(&sandbox, 31002));
@@ -96,7 +96,7 @@ fn sockets_of_the_host_keep_their_ports_unless_they_are_taken() {
 }
 
 #[test]
-fn the_name_of_a_process_commands_no_terminal() {
+fn host_listener_name_is_escaped_for_the_terminal() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let listen = "import socket, time; open('/proc/self/comm', 'w').write('a\\n\\x1b[31mOK'); \
@@ -116,7 +116,7 @@ fn the_name_of_a_process_commands_no_terminal() {
 }
 
 #[test]
-fn the_log_has_a_line_for_each_change() {
+fn log_has_one_line_per_change() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "audit", "--ports", "31000", "--egress-rate", "1000KB"]);
@@ -143,7 +143,7 @@ fn plain(line: &str) -> String {
 }
 
 #[test]
-fn doctor_says_what_is_wrong_with_the_uplink_itself() {
+fn doctor_names_uplink_faults() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000"]);
@@ -178,7 +178,7 @@ impl Drop for End<'_> {
 }
 
 #[test]
-fn our_programs_are_first_at_the_uplink() {
+fn uplink_programs_run_before_foreign_ones() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], &["--reconcile=false"]].concat());
     sandbox.ok(&["add", "a", "--ports", "31000"]);
@@ -258,7 +258,7 @@ fn assert_same(now: &str, before: &str) {
 }
 
 #[test]
-fn a_new_namespace_has_the_hosts_settings_and_somebody_elses_on_request() {
+fn netns_inherits_sysctls_existing_one_on_request() {
     let sandbox = Sandbox::new();
     for (name, value) in SETTINGS {
         sandbox.sh(Place::Host, &format!("echo '{value}' > /proc/sys/net/{name}"));
@@ -310,7 +310,7 @@ fn a_new_namespace_has_the_hosts_settings_and_somebody_elses_on_request() {
 }
 
 #[test]
-fn what_is_there_in_a_namespace_or_at_the_host_is_named_or_passed_by() {
+fn add_refuses_or_avoids_existing_interfaces() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     sandbox.sh(

@@ -42,7 +42,7 @@ fn can_bind(sandbox: &Sandbox, place: Place<'_>, port: u16) -> bool {
 }
 
 #[test]
-fn sockets_are_bound_to_own_ports_only() {
+fn bind_guard_allows_own_ports_only() {
     let cgroup = Cgroup::new();
     let _entered = cgroup.enter();
     let sandbox = Sandbox::new();

@@ -52,7 +52,7 @@ loopback           shared
 }
 
 #[test]
-fn bind_to_any_port_yields_one_of_the_containers_own() {
+fn ephemeral_bind_yields_own_port() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ephemeral-ports-per-container", "16"]);
@@ -68,7 +68,7 @@ fn bind_to_any_port_yields_one_of_the_containers_own() {
 }
 
 #[test]
-fn mistakes_give_one_line_and_an_exit_code() {
+fn errors_are_one_line_with_an_exit_code() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000-31009"]);
@@ -114,7 +114,7 @@ fn mistakes_give_one_line_and_an_exit_code() {
 }
 
 #[test]
-fn ports_run_out_and_come_back() {
+fn ephemeral_ports_are_exhausted_and_released() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     for name in ["a", "b", "c", "d"] {
@@ -127,7 +127,7 @@ fn ports_run_out_and_come_back() {
 }
 
 #[test]
-fn run_passes_on_the_exit_code_and_cleans_up() {
+fn run_returns_the_exit_code_and_cleans_up() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     for (script, code) in [("exit 0", 0), ("exit 7", 7), ("kill -TERM $$", 128 + 15)] {
@@ -143,7 +143,7 @@ fn run_passes_on_the_exit_code_and_cleans_up() {
 }
 
 #[test]
-fn run_ends_its_command_when_it_is_asked_to_end() {
+fn run_terminates_its_command() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     // nsenter's child is portmap itself.
@@ -185,7 +185,7 @@ fn exec_runs_in_the_container() {
 }
 
 #[test]
-fn a_daemon_that_is_not_there_gives_exit_code_5() {
+fn daemon_absent_gives_exit_code_5() {
     let sandbox = Sandbox::new();
     for arguments in [
         &["list"][..],
@@ -203,7 +203,7 @@ fn a_daemon_that_is_not_there_gives_exit_code_5() {
 }
 
 #[test]
-fn without_root_nothing_is_done() {
+fn permission_of_root_is_required() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let as_nobody = |program: &str, arguments: &[&str]| {
@@ -227,7 +227,7 @@ fn without_root_nothing_is_done() {
 }
 
 #[test]
-fn a_daemon_refuses_what_cannot_work() {
+fn settings_that_cannot_work_are_refused() {
     let sandbox = Sandbox::new();
     for (changed, code, expected) in [
         (&["--ports", "31000-"][..], 2, "\"31000-\""),
@@ -259,7 +259,7 @@ fn a_daemon_refuses_what_cannot_work() {
 }
 
 #[test]
-fn two_daemons_do_not_share_a_state_directory() {
+fn state_dir_belongs_to_one_daemon() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let (code, log) = sandbox.refused_daemon(&DAEMON_FLAGS);
@@ -268,7 +268,7 @@ fn two_daemons_do_not_share_a_state_directory() {
 }
 
 #[test]
-fn ports_that_the_host_uses_are_named_with_their_process() {
+fn host_listener_is_named_with_its_process() {
     let sandbox = Sandbox::new();
     let _service = Service::start(&sandbox, Place::Host, Transport::Tcp, 31007, "host");
     // In the sandbox's own process namespace, so that its name can be seen there.
@@ -293,7 +293,7 @@ fn ports_that_the_host_uses_are_named_with_their_process() {
 }
 
 #[test]
-fn requests_that_make_no_sense_are_refused_over_the_socket() {
+fn http_invalid_requests_are_refused() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let ask = |request: &str, body: &str| {
@@ -326,7 +326,7 @@ fn requests_that_make_no_sense_are_refused_over_the_socket() {
 }
 
 #[test]
-fn settings_can_come_from_a_file() {
+fn settings_are_read_from_a_file() {
     let sandbox = Sandbox::new();
     let toml =
         "uplink = \"uplink\"\nports = \"31000\"\nephemeral-ports = \"61440-65535\"\nlisten = \"none\"\n";
@@ -355,7 +355,7 @@ fn completions_are_printed() {
 }
 
 #[test]
-fn what_of_resources_is_not_used_is_named() {
+fn resources_unused_parts_are_named() {
     let sandbox = Sandbox::new();
     let resources = ["--resources", "ports:[100-200];ephemeral_ports:[50000-51023];cpus:4"];
     let daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], &resources].concat());

@@ -107,7 +107,7 @@ fn follow_json(sandbox: &Sandbox, arguments: &[&str]) -> (Follower, Value) {
 }
 
 #[test]
-fn nothing_is_dropped_at_first() {
+fn drops_are_empty_at_first() {
     let (sandbox, _daemon) = world();
     // What the containers' own stacks say on their own would be dropped, too.
     let drops = sandbox.json(&["drops", "outside"]);
@@ -149,7 +149,7 @@ a     tx         source_port        2  The source port is not owned by the sendi
 }
 
 #[test]
-fn unknown_names_and_wrong_questions_are_refused() {
+fn drops_refuses_unknown_names_and_queries() {
     let (sandbox, daemon) = world();
     for arguments in [&["drops", "nobody"][..], &["drops", "nobody", "--follow"], &["drops", "../stats"]] {
         let errors = sandbox.fails(arguments, 3);
@@ -169,7 +169,7 @@ fn unknown_names_and_wrong_questions_are_refused() {
 }
 
 #[test]
-fn followers_see_drops_as_they_happen() {
+fn drop_stream_shows_drops_live() {
     let (sandbox, _daemon) = world();
     // It happens before anybody follows.
     drop_one(&sandbox, "a", &arp(), "arp");
@@ -205,7 +205,7 @@ fn followers_see_drops_as_they_happen() {
 }
 
 #[test]
-fn samples_are_json_with_the_local_time() {
+fn drop_stream_json_has_local_time() {
     let (sandbox, _daemon) = world();
     let now = || sandbox.sh(Place::Host, "date +%Y-%m-%dT%H:%M:%S").trim().to_owned();
     let before = now();
@@ -226,7 +226,7 @@ fn samples_are_json_with_the_local_time() {
 }
 
 #[test]
-fn what_is_not_shown_is_counted() {
+fn drop_stream_counts_suppressed_packets() {
     let (sandbox, _daemon) = world();
     let (follower, _first) = follow_json(&sandbox, &["a"]);
     let socket = sandbox.inside(Place::Container("a"), || PacketSocket::open("eth0"));
@@ -250,7 +250,7 @@ fn what_is_not_shown_is_counted() {
 }
 
 #[test]
-fn following_ends_with_the_daemon() {
+fn drop_stream_ends_with_the_daemon() {
     let (sandbox, daemon) = world();
     let stopped = Follower::start(&sandbox, &[]);
     let also_stopped = Follower::start(&sandbox, &["a"]);
@@ -270,7 +270,7 @@ fn following_ends_with_the_daemon() {
 }
 
 #[test]
-fn following_ends_with_its_reader() {
+fn drop_stream_ends_with_its_reader() {
     let (sandbox, _daemon) = world();
     for output in ["table", "json"] {
         // Nothing is dropped here, so nothing can be written: it must notice that nobody reads.
@@ -284,7 +284,7 @@ fn following_ends_with_its_reader() {
 }
 
 #[test]
-fn the_documented_reasons_are_the_reasons() {
+fn drop_reasons_match_the_documentation() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/drops.md");
     let text = fs::read_to_string(path).expect("documentation");
     let documented: Vec<&str> = text
@@ -301,7 +301,7 @@ fn the_documented_reasons_are_the_reasons() {
 }
 
 #[test]
-fn a_dropped_packet_carries_its_reason_as_a_mark() {
+fn drop_mark_carries_the_reason() {
     const SHOT: i32 = 2;
     let (sandbox, _daemon) = world();
     let pins = Pins::new(sandbox.path("/sys/fs/bpf/portmap"));

@@ -58,7 +58,7 @@ const UPLINK_LEAVES: &[&str] = &["pm_uplink_in continue"];
 const LO_LEAVES: &[&str] = &["pm_lo_in continue"];
 
 #[test]
-fn packets_that_pass_by_a_queue_are_explained_too() {
+fn explain_covers_packets_through_a_qdisc() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000-31009", "--ingress-rate", "100mbit"]);
@@ -71,7 +71,7 @@ fn packets_that_pass_by_a_queue_are_explained_too() {
 }
 
 #[test]
-fn every_way_is_explained_and_nothing_is_counted() {
+fn explain_covers_every_path_without_counting() {
     let sandbox = Sandbox::new();
     // Nobody is to send anything by itself.
     for (place, interface) in [(Place::Host, "uplink"), (Place::Outside, "eth0")] {
@@ -137,7 +137,7 @@ fn every_way_is_explained_and_nothing_is_counted() {
 }
 
 #[test]
-fn ipv6_is_explained_where_the_host_shares_it() {
+fn explain_covers_ipv6_where_shared() {
     let sandbox = Sandbox::new();
     // A network of its own, without a way out of it.
     sandbox.sh(
@@ -186,7 +186,7 @@ fn ipv6_is_explained_where_the_host_shares_it() {
 }
 
 #[test]
-fn what_is_left_out_becomes_something_sensible() {
+fn explain_has_sensible_defaults() {
     let (sandbox, _daemon) = world();
     sandbox.ok(&["add", "c"]);
     let source = |from: &str, to: &str| {
@@ -206,7 +206,7 @@ fn what_is_left_out_becomes_something_sensible() {
 }
 
 #[test]
-fn the_answer_has_a_stable_form() {
+fn explain_json_is_stable() {
     let (sandbox, _daemon) = world();
     let question = ["explain", "--from", "a", "--to", "10.0.0.1:31010", "--proto", "udp"];
     let target = "to container b (slot 2, pm2, ifindex 1000002)";
@@ -249,7 +249,7 @@ to container b (slot 2, pm2, ifindex 1000002)
 }
 
 #[test]
-fn an_identifier_that_another_container_uses_is_changed() {
+fn explain_shows_the_rewritten_icmp_id() {
     let (sandbox, _daemon) = world();
     let pins = Pins::new(sandbox.path("/sys/fs/bpf/portmap"));
     let generation = Maps::open(&pins).expect("maps").endpoint(2).expect("an entry").generation;
@@ -270,7 +270,7 @@ fn an_identifier_that_another_container_uses_is_changed() {
 }
 
 #[test]
-fn a_program_that_decides_otherwise_is_noticed() {
+fn explain_detects_a_disagreeing_program() {
     let (sandbox, _daemon) = world();
     let question = ["explain", "--from", "outside", "--to", "10.0.0.1:31000"];
     // The host veths' program in the place of the uplink's: it finds nobody who sends, with no such MAC address.
@@ -317,7 +317,7 @@ fn a_program_that_decides_otherwise_is_noticed() {
 }
 
 #[test]
-fn questions_that_make_no_sense_are_refused() {
+fn explain_refuses_invalid_questions() {
     let (sandbox, daemon) = world();
     for (question, code, expected) in [
         ("--from nobody --to 10.0.0.1:80", 3, "\"nobody\""),

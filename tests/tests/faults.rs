@@ -127,7 +127,7 @@ impl<'a> Replaced<'a> {
 }
 
 #[test]
-fn killed_while_adding() {
+fn kill_during_add() {
     let cgroup = Cgroup::new();
     let sandbox = Sandbox::new().guarded(&cgroup);
     sandbox.sh(Place::Host, "ip netns add theirs; ip -n theirs link set lo up");
@@ -173,7 +173,7 @@ fn killed_while_adding() {
 }
 
 #[test]
-fn killed_while_deleting() {
+fn kill_during_delete() {
     let cgroup = Cgroup::new();
     let sandbox = Sandbox::new().guarded(&cgroup);
     let mut daemon = Replaced::start(&sandbox);
@@ -210,7 +210,7 @@ fn form(sandbox: &Sandbox, at: &str) -> Value {
 }
 
 #[test]
-fn killed_while_updating() {
+fn kill_during_update() {
     let cgroup = Cgroup::new();
     let sandbox = Sandbox::new().guarded(&cgroup);
     let mut daemon = Replaced::start(&sandbox);
@@ -254,7 +254,7 @@ fn starts(sandbox: &Sandbox) -> bool {
 }
 
 #[test]
-fn killed_while_starting() {
+fn kill_during_start() {
     let cgroup = Cgroup::new();
     let sandbox = Sandbox::new().guarded(&cgroup);
     let virgin = sandbox.inventory();
@@ -280,19 +280,19 @@ fn killed_while_starting() {
 }
 
 #[test]
-fn killed_while_starting_with_a_container() {
-    killed_while_starting_after("a start", "true");
+fn kill_during_start_with_a_container() {
+    kill_during_start_after("a start", "true");
 }
 
 #[test]
-fn killed_while_taking_an_earlier_layout_over() {
+fn kill_during_layout_migration() {
     // One map is of another form.
     let earlier = "cd /sys/fs/bpf/portmap; mv v5 v4; rm v4/maps/pm_ports";
-    killed_while_starting_after("a start from an earlier layout", earlier);
+    kill_during_start_after("a start from an earlier layout", earlier);
 }
 
 /// Kills a daemon at every step of its start where there is a container, after what a script does.
-fn killed_while_starting_after(test: &str, script: &str) {
+fn kill_during_start_after(test: &str, script: &str) {
     let cgroup = Cgroup::new();
     let sandbox = Sandbox::new().guarded(&cgroup);
     let start = |()| starts(&sandbox);
@@ -329,7 +329,7 @@ fn killed_while_starting_after(test: &str, script: &str) {
 }
 
 #[test]
-fn killed_while_tearing_down() {
+fn kill_during_teardown() {
     let cgroup = Cgroup::new();
     let sandbox = Sandbox::new().guarded(&cgroup);
     let virgin = sandbox.inventory();
@@ -358,7 +358,7 @@ fn killed_while_tearing_down() {
 }
 
 #[test]
-fn killed_while_forgetting_what_was_before_a_reboot() {
+fn kill_during_cleanup_after_a_reboot() {
     let sandbox = Sandbox::new();
     with_container(&sandbox).kill();
     sandbox.sh(Place::Host, "cp -r /run/portmap /run/kept");
@@ -386,7 +386,7 @@ fn with_container(sandbox: &Sandbox) -> Daemon {
 }
 
 #[test]
-fn a_failing_step() {
+fn step_failure_in_commands() {
     let cgroup = Cgroup::new();
     let sandbox = Sandbox::new().guarded(&cgroup);
     let daemon = sandbox.daemon();
@@ -443,7 +443,7 @@ fn a_failing_step() {
 }
 
 #[test]
-fn a_failing_step_of_a_start() {
+fn step_failure_in_start() {
     let cgroup = Cgroup::new();
     let sandbox = Sandbox::new().guarded(&cgroup);
     let daemon = sandbox.daemon();
@@ -469,7 +469,7 @@ fn a_failing_step_of_a_start() {
 }
 
 #[test]
-fn a_failing_step_of_an_end() {
+fn step_failure_in_shutdown() {
     let cgroup = Cgroup::new();
     let sandbox = Sandbox::new().guarded(&cgroup);
     let virgin = sandbox.inventory();

@@ -20,7 +20,7 @@ fn reserved(sandbox: &Sandbox) -> String {
 }
 
 #[test]
-fn what_the_host_reserves_stays_reserved() {
+fn reserved_ports_of_the_host_stay_reserved() {
     let sandbox = Sandbox::new();
     let lists = ["8080,9090", "1521,2049,3306,5432,6379,8080,9090,9200,10250-10256,11211,15672,16509"];
     // More than a page.
@@ -41,7 +41,7 @@ fn what_the_host_reserves_stays_reserved() {
 }
 
 #[test]
-fn a_range_that_moves_over_reserved_ports_is_no_obstacle() {
+fn reserved_ports_may_overlap_the_port_range() {
     let sandbox = Sandbox::new();
     sandbox.daemon().stop();
     sandbox.sh(Place::Host, "echo 30000 62000 > /proc/sys/net/ipv4/ip_local_port_range");
@@ -50,7 +50,7 @@ fn a_range_that_moves_over_reserved_ports_is_no_obstacle() {
 }
 
 #[test]
-fn what_a_container_sets_inside_keeps_nobody_from_deleting_it() {
+fn delete_succeeds_despite_container_sysctls() {
     let sandbox = Sandbox::new();
     sandbox.sh(Place::Host, "ip netns add theirs; ip -n theirs link set lo up");
     let add = ["add", "a", "--netns", "/run/netns/theirs", "--ports", "31000"];
@@ -65,7 +65,7 @@ fn what_a_container_sets_inside_keeps_nobody_from_deleting_it() {
 }
 
 #[test]
-fn what_is_no_namespace_is_not_waited_for() {
+fn netns_path_to_another_file_type_is_refused() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     sandbox.sh(Place::Host, "mkfifo /run/pipe; mknod /run/device c 5 0");
@@ -78,7 +78,7 @@ fn what_is_no_namespace_is_not_waited_for() {
 }
 
 #[test]
-fn one_daemon_in_a_network_namespace() {
+fn daemon_is_unique_per_netns() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000"]);
@@ -106,7 +106,7 @@ fn one_daemon_in_a_network_namespace() {
 }
 
 #[test]
-fn one_daemon_in_a_network_namespace_whatever_files_it_sees() {
+fn daemon_is_unique_per_netns_across_mounts() {
     let sandbox = Sandbox::new();
     // A name that anybody may take keeps nobody away.
     let user = sandbox.inside(Place::Host, || {
@@ -143,7 +143,7 @@ fn one_daemon_in_a_network_namespace_whatever_files_it_sees() {
 }
 
 #[test]
-fn a_containers_namespace_is_no_host() {
+fn daemon_refuses_a_containers_netns() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000"]);
@@ -167,7 +167,7 @@ fn a_containers_namespace_is_no_host() {
 }
 
 #[test]
-fn a_users_lock_keeps_nobody_away() {
+fn state_lock_of_a_user_is_replaced() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     assert_eq!(sandbox.sh(Place::Host, "stat -c %a /run/portmap/lock"), "600\n");
@@ -192,7 +192,7 @@ fn a_users_lock_keeps_nobody_away() {
 }
 
 #[test]
-fn pins_that_are_removed_come_back() {
+fn reconcile_restores_pins() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000"]);
@@ -208,7 +208,7 @@ fn pins_that_are_removed_come_back() {
 }
 
 #[test]
-fn a_full_file_system_keeps_no_container() {
+fn state_on_full_filesystem_allows_delete() {
     let sandbox = Sandbox::new();
     sandbox.sh(Place::Host, "mkdir /run/portmap; mount -t tmpfs -o size=256k tmpfs /run/portmap");
     let daemon = sandbox.daemon();
@@ -231,7 +231,7 @@ fn a_full_file_system_keeps_no_container() {
 }
 
 #[test]
-fn a_teardown_without_its_state_knows_what_was() {
+fn teardown_without_state_restores_the_host() {
     let sandbox = Sandbox::new();
     let virgin = sandbox.inventory();
     let look = "ip -o link show type veth; cd /proc/sys/net/ipv4; cat conf/lo/accept_local conf/lo/route_localnet ip_local_reserved_ports";
@@ -261,7 +261,7 @@ fn a_teardown_without_its_state_knows_what_was() {
 }
 
 #[test]
-fn a_first_start_that_fails_leaves_nothing() {
+fn start_failure_rolls_back() {
     let sandbox = Sandbox::new();
     let virgin = sandbox.inventory();
     for step in [4, 20, 40, 60, 80, 100] {
@@ -282,7 +282,7 @@ fn a_first_start_that_fails_leaves_nothing() {
 }
 
 #[test]
-fn state_that_is_removed_comes_back() {
+fn reconcile_restores_state_files() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000"]);
@@ -300,7 +300,7 @@ fn state_that_is_removed_comes_back() {
 }
 
 #[test]
-fn a_read_only_file_system_changes_no_container() {
+fn state_on_read_only_filesystem_is_kept() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000"]);

@@ -32,7 +32,7 @@ fn total_dropped(sandbox: &Sandbox) -> u64 {
 }
 
 #[test]
-fn forged_frames_are_dropped_each_with_its_reason() {
+fn forged_frames_are_dropped_with_a_reason() {
     let (sandbox, _daemon) = world();
     // Whatever gets out would be seen here.
     let witness = |place, port| {
@@ -108,7 +108,7 @@ fn forged_frames_are_dropped_each_with_its_reason() {
 }
 
 #[test]
-fn outside_cannot_claim_the_hosts_own_addresses() {
+fn forged_host_address_from_outside_is_dropped() {
     let (sandbox, _daemon) = world();
     let victim = sandbox.inside(A, || UdpSocket::bind("0.0.0.0:31000")).expect("the port is free");
     let socket = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
@@ -129,7 +129,7 @@ fn outside_cannot_claim_the_hosts_own_addresses() {
 }
 
 #[test]
-fn a_frame_for_another_station_is_not_delivered() {
+fn other_host_frame_is_not_delivered() {
     let (sandbox, _daemon) = world();
     let victim = sandbox.inside(A, || UdpSocket::bind("0.0.0.0:31000")).expect("the port is free");
     sandbox.sh(Place::Host, "ip link set uplink promisc on");
@@ -148,7 +148,7 @@ fn a_frame_for_another_station_is_not_delivered() {
 }
 
 #[test]
-fn a_containers_own_settings_gain_it_nothing() {
+fn container_settings_gain_nothing() {
     let (sandbox, _daemon) = world();
     let _outside = Service::both(&sandbox, Place::Outside, 8080, "outside");
     // Another port range, another address, another MAC, forwarding, no program on lo, another queue.
@@ -174,7 +174,7 @@ fn a_containers_own_settings_gain_it_nothing() {
 }
 
 #[test]
-fn a_containers_arp_never_leaves_it() {
+fn arp_of_a_container_never_leaves() {
     let (sandbox, _daemon) = world();
     sandbox.sh(A, "ip link set eth0 arp on; ip neigh flush dev eth0");
     ask_in_vain(&sandbox, A, Transport::Udp, (OUTSIDE, 8080));
@@ -184,7 +184,7 @@ fn a_containers_arp_never_leaves_it() {
 }
 
 #[test]
-fn nothing_larger_than_the_uplinks_mtu_leaves() {
+fn mtu_of_the_uplink_is_enforced() {
     let (sandbox, _daemon) = world();
     // A long frame that the kernel would cut into segments, by what the container and its peer have agreed on.
     sandbox.sh(A, "ip link set eth0 mtu 9000");
@@ -221,7 +221,7 @@ fn nothing_larger_than_the_uplinks_mtu_leaves() {
 }
 
 #[test]
-fn a_port_belongs_to_its_new_owner_alone() {
+fn port_reassigned_reaches_new_owner_only() {
     let (sandbox, _daemon) = world();
     let old = Service::start(&sandbox, A, Transport::Tcp, 31000, "a");
     assert_eq!(ask(&sandbox, Place::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer").from, "a");
@@ -237,7 +237,7 @@ fn a_port_belongs_to_its_new_owner_alone() {
 }
 
 #[test]
-fn broadcasts_of_all_the_hosts_networks_are_no_destination() {
+fn broadcast_on_any_host_network_is_dropped() {
     let (sandbox, _daemon) = world();
     // One network inside the shared one, one beside it, one of another interface, and one of two addresses.
     sandbox.sh(
@@ -290,7 +290,7 @@ fn broadcasts_of_all_the_hosts_networks_are_no_destination() {
 }
 
 #[test]
-fn unknown_neighbours_are_a_few_at_a_time() {
+fn neighbour_lookups_are_rate_limited() {
     let (sandbox, _daemon) = world();
     let socket = sandbox.inside(A, || PacketSocket::open("eth0"));
     let to =

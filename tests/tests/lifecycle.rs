@@ -21,7 +21,7 @@ fn check_traffic(sandbox: &Sandbox) {
 }
 
 #[test]
-fn the_datapath_outlives_the_daemon_and_is_taken_over() {
+fn datapath_outlives_the_daemon() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000-31009"]);
@@ -58,7 +58,7 @@ fn the_datapath_outlives_the_daemon_and_is_taken_over() {
 }
 
 #[test]
-fn a_connection_survives_the_daemons_replacement() {
+fn connection_survives_daemon_replacement() {
     use std::{
         io::{Read as _, Write as _},
         net::{TcpListener, TcpStream},
@@ -81,7 +81,7 @@ fn a_connection_survives_the_daemons_replacement() {
 }
 
 #[test]
-fn teardown_leaves_the_host_as_it_was() {
+fn teardown_restores_the_host() {
     let sandbox = Sandbox::new();
     let before = sandbox.inventory();
     // By the daemon, which then ends, and by the command line alone.
@@ -103,7 +103,7 @@ fn teardown_leaves_the_host_as_it_was() {
 }
 
 #[test]
-fn teardown_leaves_other_programs_and_filters_alone() {
+fn teardown_keeps_foreign_programs_and_filters() {
     let sandbox = Sandbox::new();
     // A filter of somebody else on the uplink, in a qdisc that is theirs.
     sandbox.sh(
@@ -121,7 +121,7 @@ fn teardown_leaves_other_programs_and_filters_alone() {
 }
 
 #[test]
-fn a_namespace_of_somebody_else_is_borrowed_and_given_back() {
+fn netns_existing_one_is_restored_by_delete() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     sandbox.sh(Place::Host, "ip netns add theirs; ip -n theirs link set lo up");
@@ -149,7 +149,7 @@ fn a_namespace_of_somebody_else_is_borrowed_and_given_back() {
 }
 
 #[test]
-fn a_namespace_can_be_given_by_a_process() {
+fn netns_by_pid_is_released_with_its_process() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let before = sandbox.inventory();
@@ -178,7 +178,7 @@ fn a_namespace_can_be_given_by_a_process() {
 }
 
 #[test]
-fn a_command_finds_what_has_ended_although_nobody_has_looked_yet() {
+fn start_checks_a_container_before_its_command() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     for (name, port) in [("a", "31000"), ("b", "31001"), ("c", "31002")] {
@@ -197,7 +197,7 @@ fn a_command_finds_what_has_ended_although_nobody_has_looked_yet() {
 }
 
 #[test]
-fn what_a_killed_daemon_left_half_done_is_removed() {
+fn start_removes_unfinished_containers() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000"]);
@@ -223,7 +223,7 @@ fn what_a_killed_daemon_left_half_done_is_removed() {
 }
 
 #[test]
-fn settings_that_forget_a_container_are_refused() {
+fn settings_that_exclude_a_container_are_refused() {
     let sandbox = Sandbox::new();
     sandbox.daemon().stop();
     let daemon = sandbox.daemon();
@@ -244,7 +244,7 @@ fn settings_that_forget_a_container_are_refused() {
 }
 
 #[test]
-fn the_uplink_can_change_between_daemons() {
+fn uplink_may_change_between_daemons() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000"]);

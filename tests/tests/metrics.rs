@@ -21,7 +21,7 @@ fn value(text: &str, metric: &str) -> Option<u64> {
 }
 
 #[test]
-fn metrics_are_what_stats_says() {
+fn metrics_agree_with_stats() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let limits = ["--egress-rate", "100mbit", "--ingress-rate", "50mbit"];
@@ -74,7 +74,7 @@ fn metrics_are_what_stats_says() {
 }
 
 #[test]
-fn metrics_say_what_is_missing() {
+fn metrics_report_missing_parts() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--egress-rate", "100mbit"]);

@@ -30,7 +30,7 @@ const fn owner(moves: usize) -> usize {
 }
 
 #[test]
-fn a_moving_port_leads_to_its_owner_only() {
+fn port_move_never_reaches_a_third_container() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let slots: Vec<u16> = OWNERS

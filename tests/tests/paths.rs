@@ -99,7 +99,7 @@ const B_RANGE: (u16, u16) = (62464, 63487);
 const ANY: (u16, u16) = (1024, 65535);
 
 #[test]
-fn outside_reaches_the_owner_of_the_port() {
+fn outside_reaches_the_port_owner() {
     let world = World::new();
     for address in SHARED {
         world.expect(Place::Outside, (address, A_PORT), "a", ANY);
@@ -109,7 +109,7 @@ fn outside_reaches_the_owner_of_the_port() {
 }
 
 #[test]
-fn outside_gets_the_owners_answer_from_a_closed_port() {
+fn outside_gets_the_refusal_of_the_port_owner() {
     let world = World::new();
     // Nobody listens; the container's stack refuses for its port, the host's for one that nobody owns.
     for address in SHARED {
@@ -124,7 +124,7 @@ fn outside_gets_the_owners_answer_from_a_closed_port() {
 }
 
 #[test]
-fn containers_reach_outside_from_their_ephemeral_ports() {
+fn container_to_outside_from_ephemeral_ports() {
     let world = World::new();
     for address in [IpAddr::V4(OUTSIDE), OUTSIDE6.into(), OUTSIDE.to_ipv6_mapped().into()] {
         world.expect(A, (address, HOST_PORT), "outside", A_RANGE);
@@ -135,14 +135,14 @@ fn containers_reach_outside_from_their_ephemeral_ports() {
 }
 
 #[test]
-fn containers_reach_beyond_the_gateway() {
+fn container_to_outside_beyond_the_gateway() {
     let world = World::new();
     world.expect(A, (FAR, HOST_PORT), "outside", A_RANGE);
     world.expect(A, (FAR6, HOST_PORT), "outside", A_RANGE);
 }
 
 #[test]
-fn containers_reach_outside_from_a_static_port() {
+fn container_to_outside_from_a_static_port() {
     let world = World::new();
     for address in [IpAddr::V4(OUTSIDE), OUTSIDE6.into()] {
         let answer = ask_from(&world.sandbox, A, A_PORT + 5, (address, HOST_PORT)).expect("an answer");
@@ -151,7 +151,7 @@ fn containers_reach_outside_from_a_static_port() {
 }
 
 #[test]
-fn containers_reach_each_other_by_every_local_address() {
+fn container_to_container_by_every_local_address() {
     let world = World::new();
     for address in LOCAL {
         world.expect(A, (address, B_PORT), "b", A_RANGE);
@@ -160,7 +160,7 @@ fn containers_reach_each_other_by_every_local_address() {
 }
 
 #[test]
-fn containers_reach_the_host_by_every_local_address() {
+fn container_to_host_by_every_local_address() {
     let world = World::new();
     for address in LOCAL {
         world.expect(A, (address, HOST_PORT), "host", A_RANGE);
@@ -168,7 +168,7 @@ fn containers_reach_the_host_by_every_local_address() {
 }
 
 #[test]
-fn the_host_reaches_containers_by_every_local_address() {
+fn host_to_container_by_every_local_address() {
     let world = World::new();
     for address in LOCAL {
         world.expect(Place::Host, (address, A_PORT), "a", HOST_RANGE);
@@ -177,7 +177,7 @@ fn the_host_reaches_containers_by_every_local_address() {
 }
 
 #[test]
-fn a_container_reaches_itself_without_leaving() {
+fn container_to_itself_stays_inside() {
     let world = World::new();
     for address in LOCAL {
         world.expect(A, (address, A_PORT), "a", A_RANGE);
@@ -190,7 +190,7 @@ fn a_container_reaches_itself_without_leaving() {
 }
 
 #[test]
-fn the_host_and_outside_are_undisturbed() {
+fn host_to_outside_is_undisturbed() {
     let world = World::new();
     world.expect(Place::Host, (OUTSIDE, HOST_PORT), "outside", HOST_RANGE);
     world.expect(Place::Host, (OUTSIDE6, HOST_PORT), "outside", HOST_RANGE);
@@ -200,7 +200,7 @@ fn the_host_and_outside_are_undisturbed() {
 }
 
 #[test]
-fn every_reverse_path_filter_is_served() {
+fn rp_filter_of_every_mode_is_supported() {
     let world = World::new();
     for (number, mode) in ["0", "1", "2"].into_iter().enumerate() {
         let set = "for f in all default uplink lo pm1 pm2; do echo MODE > /proc/sys/net/ipv4/conf/$f/rp_filter; done";
@@ -264,7 +264,7 @@ fn datagrams_of_every_size_arrive() {
 }
 
 #[test]
-fn a_long_stream_arrives_whole_on_every_path() {
+fn stream_arrives_whole_on_every_path() {
     use std::{
         io::{Read as _, Write as _},
         net::{TcpListener, TcpStream},
@@ -303,7 +303,7 @@ fn a_long_stream_arrives_whole_on_every_path() {
 }
 
 #[test]
-fn packets_from_a_foreign_port_are_dropped_and_counted() {
+fn source_port_not_owned_is_dropped_and_counted() {
     let world = World::new();
     let sandbox = &world.sandbox;
     for (from, to) in [
@@ -324,7 +324,7 @@ fn packets_from_a_foreign_port_are_dropped_and_counted() {
 }
 
 #[test]
-fn a_deleted_containers_port_is_the_hosts_again() {
+fn port_of_deleted_container_returns_to_host() {
     let world = World::new();
     world.expect(Place::Outside, (HOST, B_PORT), "b", ANY);
     world.sandbox.ok(&["del", "b"]);

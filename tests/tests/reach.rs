@@ -45,7 +45,7 @@ fn explained(sandbox: &Sandbox, question: &str) -> String {
 }
 
 #[test]
-fn a_private_loopback_is_the_containers_own() {
+fn loopback_private_is_the_containers_own() {
     let (sandbox, daemon) = world(&[]);
     sandbox.ok(&["update", "b", "--loopback", "private"]);
     let services = [
@@ -99,7 +99,7 @@ fn a_private_loopback_is_the_containers_own() {
 }
 
 #[test]
-fn a_private_container_cannot_send_from_loopback_past_its_own_device() {
+fn loopback_private_source_cannot_leave_by_eth0() {
     use portmap_tests::{frames::Frame, packet_socket::PacketSocket, sandbox::HOST_MAC};
     let (sandbox, _daemon) = world(&["--loopback", "private"]);
     let socket = sandbox.inside(A, || PacketSocket::open("eth0"));
@@ -117,7 +117,7 @@ fn a_private_container_cannot_send_from_loopback_past_its_own_device() {
 }
 
 #[test]
-fn of_the_host_only_what_is_open_is_reached() {
+fn host_access_reaches_open_ports_only() {
     let (sandbox, daemon) = world(&["--host-access", "ports", "53"]);
     let services = [
         Service::both(&sandbox, Place::Host, 53, "dns"),
@@ -176,7 +176,7 @@ fn of_the_host_only_what_is_open_is_reached() {
 }
 
 #[test]
-fn the_daemons_listener_is_not_for_containers() {
+fn listener_is_closed_to_containers() {
     let sandbox = Sandbox::new();
     let flags = |more: &[&'static str]| [&DAEMON_FLAGS[..], more].concat();
     let reaches = |address: &str| {

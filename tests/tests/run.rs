@@ -33,7 +33,7 @@ fn nothing_is_left(sandbox: &Sandbox) -> bool {
 }
 
 #[test]
-fn signals_are_passed_on_to_the_command() {
+fn run_forwards_signals() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let names = ["INT", "QUIT", "HUP", "USR1", "USR2"];
@@ -63,7 +63,7 @@ fn signals_are_passed_on_to_the_command() {
 }
 
 #[test]
-fn a_command_is_waited_for_by_who_ignores_its_children() {
+fn run_waits_although_sigchld_is_ignored() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     for script in ["exit 5", "sleep 0.5; exit 5"] {
@@ -79,7 +79,7 @@ fn a_command_is_waited_for_by_who_ignores_its_children() {
 }
 
 #[test]
-fn a_command_that_a_teardown_outruns_leaves_no_container() {
+fn run_overtaken_by_teardown_leaves_no_container() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     let child = run(&sandbox, ": > /run/started; while [ ! -e /run/end ]; do sleep 0.05; done; exit 7");
@@ -93,7 +93,7 @@ fn a_command_that_a_teardown_outruns_leaves_no_container() {
 }
 
 #[test]
-fn what_is_killed_leaves_no_container() {
+fn run_killed_leaves_no_container() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     let script = "echo $$ > /run/pid; touch /run/started; exec sleep 600";
@@ -126,7 +126,7 @@ fn what_is_killed_leaves_no_container() {
 }
 
 #[test]
-fn a_daemon_that_has_gone_is_told_of_and_makes_up_for_it() {
+fn run_without_daemon_is_cleaned_up_by_the_next() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     let child = run(&sandbox, "touch /run/started; while ! test -e /run/go; do sleep 0.05; done; exit 7");
@@ -145,7 +145,7 @@ fn a_daemon_that_has_gone_is_told_of_and_makes_up_for_it() {
 }
 
 #[test]
-fn a_container_of_the_same_name_is_somebody_elses() {
+fn run_keeps_a_container_of_the_same_name() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let mut child = run(&sandbox, "touch /run/started; while ! test -e /run/go; do sleep 0.05; done");

@@ -56,7 +56,7 @@ fn expect_refusal(answer: &str, status: u16, kind: &str, part: &str) {
 }
 
 #[test]
-fn tcp_has_what_monitoring_reads_and_nothing_else() {
+fn tcp_serves_monitoring_only() {
     let sandbox = Sandbox::new();
     let daemon = listening(&sandbox);
     sandbox.ok(&["add", "secret"]);
@@ -98,7 +98,7 @@ fn tcp_has_what_monitoring_reads_and_nothing_else() {
 }
 
 #[test]
-fn connections_that_ask_nothing_keep_nobody_out() {
+fn connections_idle_do_not_block_clients() {
     let sandbox = Sandbox::new();
     let daemon = listening(&sandbox);
     let before = daemon.open_files();
@@ -130,7 +130,7 @@ fn connections_that_ask_nothing_keep_nobody_out() {
 }
 
 #[test]
-fn requests_have_bounds() {
+fn requests_are_bounded() {
     let sandbox = Sandbox::new();
     let daemon = listening(&sandbox);
     let before = daemon.resident();
@@ -172,7 +172,7 @@ fn requests_have_bounds() {
 }
 
 #[test]
-fn whoever_does_not_read_is_left_behind() {
+fn connections_of_slow_readers_are_closed() {
     let sandbox = Sandbox::new();
     let daemon = listening(&sandbox);
     // So many answers that no buffer has room for them.
@@ -188,7 +188,7 @@ fn whoever_does_not_read_is_left_behind() {
 }
 
 #[test]
-fn health_is_asked_of_what_commands_wait_for() {
+fn health_checks_what_commands_need() {
     let sandbox = Sandbox::new();
     let daemon = listening(&sandbox);
     sandbox.order(Fault::Fail, 1);
@@ -206,7 +206,7 @@ fn health_is_asked_of_what_commands_wait_for() {
 }
 
 #[test]
-fn an_end_has_a_limit_and_says_what_hangs() {
+fn shutdown_is_bounded_and_names_what_hangs() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000"]);
@@ -230,7 +230,7 @@ fn an_end_has_a_limit_and_says_what_hangs() {
 }
 
 #[test]
-fn signals_mean_what_they_usually_do() {
+fn signals_have_their_usual_meaning() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     for signal in ["HUP", "USR1", "USR2"] {
@@ -246,7 +246,7 @@ fn signals_mean_what_they_usually_do() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_holds_nothing_up() {
+fn log_without_a_reader_does_not_block() {
     let sandbox = Sandbox::new();
     for has_reader in [false, true] {
         let mut daemon = sandbox.command(Place::Host, binary("portmapd"));
@@ -273,7 +273,7 @@ fn a_log_that_nobody_reads_holds_nothing_up() {
 }
 
 #[test]
-fn a_daemon_without_files_for_connections_has_them_wait() {
+fn connections_wait_for_file_descriptors() {
     let sandbox = Sandbox::new();
     let daemon = listening(&sandbox);
     let limit = |files: usize| {
@@ -302,7 +302,7 @@ fn a_daemon_without_files_for_connections_has_them_wait() {
 }
 
 #[test]
-fn a_start_that_is_asked_to_end_does() {
+fn shutdown_during_start_is_honoured() {
     let sandbox = Sandbox::new();
     drop(sandbox.daemon());
     sandbox.order(Fault::Hang, 5);
@@ -319,7 +319,7 @@ fn a_start_that_is_asked_to_end_does() {
 }
 
 #[test]
-fn a_start_that_cannot_listen_touches_nothing() {
+fn start_that_cannot_listen_changes_nothing() {
     let sandbox = Sandbox::new();
     let _taken = sandbox.inside(Place::Host, || std::net::TcpListener::bind("127.0.0.1:5051")).expect("free");
     let deep = format!("/run/{}", "x".repeat(100));
@@ -335,7 +335,7 @@ fn a_start_that_cannot_listen_touches_nothing() {
 }
 
 #[test]
-fn commands_do_not_wait_for_a_daemon_that_is_stopped() {
+fn client_times_out_on_a_stopped_daemon() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a"]);

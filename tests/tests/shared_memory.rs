@@ -118,7 +118,7 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn a_packet_stays_as_it_was_checked() {
+fn packet_cannot_change_after_the_check() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000-31009"]);

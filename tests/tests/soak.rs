@@ -42,7 +42,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 #[test]
-fn whatever_happens_everything_is_as_it_is_meant_to_be() {
+fn soak_random_operations_keep_desired_state() {
     let seed = number("PORTMAP_SOAK_SEED").unwrap_or_else(|| {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a time");
         now.as_secs() % 1_000_000

@@ -4,7 +4,7 @@ use portmap_tests::sandbox::{DAEMON_FLAGS, Place, Sandbox};
 use serde_json::json;
 
 #[test]
-fn a_record_from_the_future_is_refused() {
+fn record_of_a_later_version_is_refused() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a"]);
@@ -20,7 +20,7 @@ fn a_record_from_the_future_is_refused() {
 }
 
 #[test]
-fn a_record_of_an_earlier_version_is_completed() {
+fn record_of_an_earlier_version_is_completed() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a"]);
@@ -59,7 +59,7 @@ fn state_of_another_host_is_refused() {
 }
 
 #[test]
-fn state_from_before_a_reboot_is_forgotten() {
+fn state_from_before_a_reboot_is_discarded() {
     let sandbox = Sandbox::new();
     let flags = [&DAEMON_FLAGS[..], &["--ephemeral-ports-rest", "60secs"]].concat();
     let daemon = sandbox.daemon_with(&flags);
@@ -87,7 +87,7 @@ fn state_from_before_a_reboot_is_forgotten() {
 }
 
 #[test]
-fn ports_rest_although_the_daemon_is_replaced() {
+fn quarantine_survives_daemon_replacement() {
     let sandbox = Sandbox::new();
     let flags =
         "--ephemeral-ports-rest 60secs --ephemeral-ports 65504-65535 --ephemeral-ports-per-container 16";

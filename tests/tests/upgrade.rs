@@ -46,7 +46,7 @@ fn with_two() -> (Sandbox, portmap_tests::daemon::Daemon) {
 }
 
 #[test]
-fn a_thousand_replacements_lose_nothing() {
+fn replacing_programs_loses_no_packet() {
     let (sandbox, daemon) = with_two();
     // Nobody but this test replaces programs.
     daemon.stop();
@@ -90,7 +90,7 @@ fn a_thousand_replacements_lose_nothing() {
 }
 
 #[test]
-fn daemons_follow_each_other_under_load() {
+fn replacing_daemons_under_load_loses_no_packet() {
     let (sandbox, mut daemon) = with_two();
     let last = under_load(&sandbox, &SERVERS, &WAYS, pause(), || {
         for _ in 0..(10 / sample()).max(2) {
@@ -104,7 +104,7 @@ fn daemons_follow_each_other_under_load() {
 }
 
 #[test]
-fn an_earlier_layout_is_taken_over_under_load() {
+fn layout_migration_under_load() {
     let (sandbox, daemon) = with_two();
     let before = sandbox.inventory();
     let received = |sandbox: &Sandbox| {
@@ -124,7 +124,7 @@ fn an_earlier_layout_is_taken_over_under_load() {
 }
 
 #[test]
-fn a_directory_that_looks_like_a_layout_is_left_alone() {
+fn layout_lookalike_directory_is_kept() {
     let sandbox = Sandbox::new();
     // Of somebody else, above and below ours.
     let theirs = "cd /sys/fs/bpf/portmap; ls v1/maps v1/progs v99/links";
@@ -144,7 +144,7 @@ fn a_directory_that_looks_like_a_layout_is_left_alone() {
 }
 
 #[test]
-fn links_of_an_earlier_version_stay() {
+fn links_of_an_earlier_version_are_kept() {
     if Mechanism::detect() == Mechanism::Clsact {
         println!("not tested: this kernel has no links");
         return;
@@ -172,7 +172,7 @@ fn links_of_an_earlier_version_stay() {
 }
 
 #[test]
-fn a_later_layout_is_refused() {
+fn layout_of_a_later_version_is_refused() {
     let sandbox = Sandbox::new();
     sandbox.sh(Place::Host, "mkdir -p /sys/fs/bpf/portmap/v99/maps");
     let before = sandbox.inventory();

@@ -33,7 +33,7 @@ fn readdress(sandbox: &Sandbox, old: Ipv4Addr, new: Ipv4Addr) {
 }
 
 #[test]
-fn containers_follow_the_host() {
+fn host_change_reaches_containers() {
     let (sandbox, daemon, _services) = served(&[]);
     let expect = |what: &str, script: &str| {
         wait::until(what, || {
@@ -77,7 +77,7 @@ fn containers_follow_the_host() {
 }
 
 #[test]
-fn more_news_than_the_daemon_can_take_are_no_harm() {
+fn netlink_overrun_causes_full_resync() {
     let (sandbox, daemon, _services) = served(&[]);
     daemon.pause();
     // Several times what the kernel keeps for a socket.
@@ -100,7 +100,7 @@ fn more_news_than_the_daemon_can_take_are_no_harm() {
 }
 
 #[test]
-fn an_uplink_that_returns_is_taken_again() {
+fn uplink_that_returns_is_attached_again() {
     let (sandbox, _daemon, _services) = served(&[]);
     sandbox.sh(Place::Host, "ip link del uplink");
     // What stays on the host works on.
@@ -119,7 +119,7 @@ fn an_uplink_that_returns_is_taken_again() {
 }
 
 #[test]
-fn an_uplink_without_a_carrier_is_waited_for() {
+fn uplink_without_carrier_is_kept() {
     let (sandbox, _daemon, _services) = served(&[]);
     let listener = sandbox.inside(Place::Outside, || TcpListener::bind((OUTSIDE, 8080))).expect("free");
     let mut client = sandbox.inside(A, || TcpStream::connect((OUTSIDE, 8080))).expect("connected");
@@ -147,7 +147,7 @@ fn an_uplink_without_a_carrier_is_waited_for() {
 }
 
 #[test]
-fn containers_fail_over_to_another_uplink() {
+fn uplink_failover_moves_containers() {
     let (sandbox, daemon, _services) = served(&[]);
     sandbox.sh(
         Place::Host,
@@ -180,7 +180,7 @@ fn containers_fail_over_to_another_uplink() {
 }
 
 #[test]
-fn a_second_default_route_changes_nothing() {
+fn uplink_stays_with_a_second_default_route() {
     let (sandbox, _daemon, _services) = served(&[]);
     sandbox.sh(
         Place::Host,
@@ -195,7 +195,7 @@ fn a_second_default_route_changes_nothing() {
 }
 
 #[test]
-fn a_container_that_makes_news_all_the_time_keeps_nobody_from_following_the_host() {
+fn event_flood_does_not_delay_host_changes() {
     let (sandbox, _daemon, _services) = served(&[]);
     sandbox.ok(&["add", "b", "--ports", "31001"]);
     let mut flapping = sandbox.command(A, "sh");

@@ -72,7 +72,7 @@ fn no_limit() -> String {
 }
 
 #[test]
-fn doctor_names_what_somebody_has_broken_and_repairs_it() {
+fn doctor_names_and_repairs_drift() {
     let (sandbox, _daemon, _services) = served(&["--reconcile=false"]);
     sandbox.ok(&["doctor"]);
     for (damage, expected) in DAMAGE {
@@ -96,7 +96,7 @@ fn doctor_names_what_somebody_has_broken_and_repairs_it() {
 }
 
 #[test]
-fn what_somebody_has_broken_is_put_back() {
+fn reconcile_repairs_host_side_drift() {
     let (sandbox, daemon, _services) = served(&[]);
     for (damage, _) in DAMAGE {
         sandbox.sh(Place::Host, damage);
@@ -113,7 +113,7 @@ fn what_somebody_has_broken_is_put_back() {
 }
 
 #[test]
-fn a_deleted_interface_comes_back() {
+fn reconcile_recreates_a_deleted_veth() {
     let (sandbox, daemon, _services) = served(&[]);
     let before = sandbox.inventory();
     sandbox.sh(Place::Host, "ip link del pm1");
@@ -130,7 +130,7 @@ fn a_deleted_interface_comes_back() {
 }
 
 #[test]
-fn a_container_whose_namespace_is_made_again_is_forgotten() {
+fn netns_recreated_by_another_tool_is_released() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     let before = sandbox.inventory();
@@ -161,7 +161,7 @@ fn a_container_whose_namespace_is_made_again_is_forgotten() {
 }
 
 #[test]
-fn orphans_are_removed_and_their_likes_left_alone() {
+fn orphans_are_removed_lookalikes_kept() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "kept", "--ports", "31001"]);
@@ -201,7 +201,7 @@ fn orphans_are_removed_and_their_likes_left_alone() {
 }
 
 #[test]
-fn commands_on_one_container_take_turns() {
+fn commands_on_one_container_are_serialized() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let before = sandbox.inventory();
@@ -234,7 +234,7 @@ fn commands_on_one_container_take_turns() {
 }
 
 #[test]
-fn a_client_that_goes_away_leaves_no_half_of_anything() {
+fn client_disconnect_completes_the_operation() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let before = sandbox.inventory();

@@ -13,7 +13,7 @@ use portmap_tests::{
 use crate::{A, LARGE, MANY, add, counter, daemon_with, flood, sent_to_outside, world};
 
 #[test]
-fn a_queue_that_the_container_deletes_does_not_free_it() {
+fn limit_holds_without_the_containers_qdisc() {
     let (sandbox, _daemon) = world(&["--egress-rate", "1mbit"]);
     sandbox.sh(A, "tc qdisc del dev eth0 root");
     let sent = flood(&sandbox, A, (OUTSIDE, 9));
@@ -36,7 +36,7 @@ fn a_queue_that_the_container_deletes_does_not_free_it() {
 }
 
 #[test]
-fn a_queue_of_its_own_does_not_keep_a_container_from_being_limited() {
+fn limit_holds_with_a_foreign_qdisc() {
     let sandbox = Sandbox::new();
     let daemon = daemon_with(&sandbox, &["--egress-rate-limit-per-container", "1GB"]);
     add(&sandbox, &[]);
@@ -70,7 +70,7 @@ fn a_queue_of_its_own_does_not_keep_a_container_from_being_limited() {
 }
 
 #[test]
-fn a_limit_that_has_no_queue_to_wait_in_is_warned_of() {
+fn limit_without_a_qdisc_is_reported() {
     let (sandbox, _daemon) = world(&["--egress-rate", "1mbit"]);
     let away = "unshare --net sleep 600 >&- 2>&- & until ip link set eth0 netns $! 2> /run/away; do sleep 0.05; done; echo $!";
     let pid = sandbox.sh(A, away);
@@ -82,7 +82,7 @@ fn a_limit_that_has_no_queue_to_wait_in_is_warned_of() {
 }
 
 #[test]
-fn a_socket_past_the_queue_does_not_free_it() {
+fn limit_holds_for_qdisc_bypass_sockets() {
     let (sandbox, _daemon) = world(&["--egress-rate", "1mbit"]);
     let socket = sandbox.inside(A, || PacketSocket::open("eth0"));
     socket.bypass_queues();
@@ -105,7 +105,7 @@ fn a_socket_past_the_queue_does_not_free_it() {
 }
 
 #[test]
-fn a_priority_does_not_lead_past_the_queue() {
+fn limit_holds_for_any_so_priority() {
     let (sandbox, _daemon) = world(&["--egress-rate", "100mbit"]);
     let witness = sandbox.inside(Place::Outside, || UdpSocket::bind((OUTSIDE, 8080))).expect("a port");
     witness.set_nonblocking(true).expect("a socket");

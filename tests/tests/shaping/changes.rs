@@ -15,7 +15,7 @@ use portmap_tests::{
 use crate::{A, add, counter, daemon_with, world};
 
 #[test]
-fn limits_change_while_traffic_flows() {
+fn limit_changes_under_traffic() {
     let (sandbox, _daemon) = world(&["--egress-rate", "50mbit", "--ingress-rate", "50mbit"]);
     let listener = sandbox.inside(A, || TcpListener::bind((HOST, 31000))).expect("a listener");
     let mut client = sandbox.inside(Place::Outside, || TcpStream::connect((HOST, 31000))).expect("connected");
@@ -57,7 +57,7 @@ fn limits_change_while_traffic_flows() {
 }
 
 #[test]
-fn no_packet_is_lost_when_a_limit_changes() {
+fn limit_change_loses_no_packet() {
     let (sandbox, _daemon) = world(&["--egress-rate", "100mbit"]);
     let receiver = sandbox.inside(Place::Outside, || UdpSocket::bind((OUTSIDE, 8080))).expect("a port");
     receiver.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
@@ -85,7 +85,7 @@ fn no_packet_is_lost_when_a_limit_changes() {
 }
 
 #[test]
-fn a_container_without_limits_gets_them_later() {
+fn limit_can_be_added_later() {
     let (sandbox, _daemon) = world(&[]);
     assert!(sandbox.json(&["show", "a"])["egress"].is_null());
     assert!(!sandbox.sh(A, "tc qdisc show dev eth0").contains("htb"));
@@ -99,7 +99,7 @@ fn a_container_without_limits_gets_them_later() {
 }
 
 #[test]
-fn another_daemon_brings_its_own_limits() {
+fn limit_defaults_follow_the_daemons_flags() {
     let sandbox = Sandbox::new();
     let fixed = ["--egress-rate-limit-per-container", "1MB"];
     let daemon = daemon_with(&sandbox, &fixed);
@@ -128,7 +128,7 @@ fn another_daemon_brings_its_own_limits() {
 }
 
 #[test]
-fn an_unknown_speed_of_the_link_stops_nobody() {
+fn limit_auto_is_off_at_unknown_link_speed() {
     let sandbox = Sandbox::new();
     // A veth says 10 Gbit/s; the loopback device's kind says nothing. Here the flag says it.
     let daemon = daemon_with(&sandbox, &["--egress-rate-per-cpu", "auto", "--network-link-speed", "8gbit"]);
@@ -146,7 +146,7 @@ fn an_unknown_speed_of_the_link_stops_nobody() {
 }
 
 #[test]
-fn wrong_limits_are_refused_and_change_nothing() {
+fn limit_that_is_invalid_changes_nothing() {
     let sandbox = Sandbox::new();
     for (flags, expected) in [
         (&["--egress-rate-limit-per-container", "fast"][..], "\"fast\""),

@@ -22,7 +22,7 @@ use portmap_tests::{
 use crate::{A, B, add, counter, daemon_with, flood, leaf, world};
 
 #[test]
-fn limits_are_what_tc_would_make_of_them() {
+fn qdisc_parameters_match_tc() {
     let (sandbox, _daemon) = world(&["--egress-rate", "100mbit", "--ingress-rate", "10gbit"]);
     let leaf = leaf(&sandbox);
     let container = sandbox.json(&["show", "a"]);
@@ -62,7 +62,7 @@ fn limits_are_what_tc_would_make_of_them() {
 }
 
 #[test]
-fn what_a_container_sends_and_receives_waits_in_its_queues() {
+fn qdisc_queues_both_directions() {
     let (sandbox, _daemon) = world(&["--egress-rate", "100mbit", "--ingress-rate", "100mbit"]);
     sandbox.ok(&["add", "b", "--ports", "31010-31019"]);
     let _a = Service::both(&sandbox, A, 31000, "a");
@@ -100,7 +100,7 @@ fn what_a_container_sends_and_receives_waits_in_its_queues() {
 /// A container's queue at its host veth is made when its own end is up. Earlier, it would be at work only when a thread of
 /// the kernel's has seen that, and what came before that would be lost.
 #[test]
-fn a_queue_that_is_made_when_both_ends_are_up_is_at_work_at_once() {
+fn qdisc_works_at_once_when_both_ends_are_up() {
     let sandbox = Sandbox::new();
     let outside = sandbox.namespace(Place::Outside);
     let there = outside.run(Netlink::open).expect("a connection");
@@ -134,7 +134,7 @@ fn a_queue_that_is_made_when_both_ends_are_up_is_at_work_at_once() {
 }
 
 #[test]
-fn a_datagram_larger_than_the_queues_interface_carries_arrives() {
+fn qdisc_is_bypassed_by_oversized_datagrams() {
     let (sandbox, _daemon) = world(&["--ingress-rate", "100mbit"]);
     let receiver = sandbox.inside(A, || UdpSocket::bind((HOST, 31000))).expect("its own port");
     receiver.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
@@ -144,7 +144,7 @@ fn a_datagram_larger_than_the_queues_interface_carries_arrives() {
 }
 
 #[test]
-fn a_stream_gets_through_a_narrow_queue_whole() {
+fn qdisc_at_low_rate_passes_a_whole_stream() {
     let (sandbox, _daemon) = world(&["--egress-rate", "20mbit", "--ingress-rate", "20mbit"]);
     for (server, client, port) in [(A, Place::Outside, 31000), (Place::Outside, A, 8080)] {
         let address = if server == A { HOST } else { OUTSIDE };
@@ -165,7 +165,7 @@ fn a_stream_gets_through_a_narrow_queue_whole() {
 }
 
 #[test]
-fn local_traffic_is_limited_unless_the_operator_says_otherwise() {
+fn limit_local_traffic_is_optional() {
     for limited in [true, false] {
         let sandbox = Sandbox::new();
         let flag = format!("--limit-local-traffic={limited}");
@@ -193,7 +193,7 @@ fn local_traffic_is_limited_unless_the_operator_says_otherwise() {
 }
 
 #[test]
-fn containers_ask_for_ecn_if_the_host_does() {
+fn ecn_is_requested_if_the_host_does() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let ecn = "/proc/sys/net/ipv4/tcp_ecn";
@@ -210,7 +210,7 @@ fn containers_ask_for_ecn_if_the_host_does() {
 }
 
 #[test]
-fn streams_that_agree_on_ecn_are_marked_rather_than_dropped() {
+fn ecn_streams_are_marked_not_dropped() {
     let (sandbox, _daemon) = world(&["--ingress-rate", "20mbit"]);
     if leaf(&sandbox) != "fq_codel" {
         assert_eq!(sandbox.json(&["show", "a"])["ingress"]["leaf"], "bfifo");

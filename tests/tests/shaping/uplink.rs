@@ -9,7 +9,7 @@ use portmap_tests::{
 use crate::{A, B, add, daemon_with, leaf, send};
 
 #[test]
-fn everybody_has_a_flow_of_the_uplinks_queue() {
+fn uplink_qdisc_has_one_flow_per_container() {
     let sandbox = Sandbox::new();
     let has_flows = leaf(&sandbox) == "fq_codel";
     let daemon = daemon_with(&sandbox, &["--egress-unique-flow-per-container"]);
@@ -41,7 +41,7 @@ fn everybody_has_a_flow_of_the_uplinks_queue() {
 }
 
 #[test]
-fn somebody_elses_queue_stays() {
+fn uplink_qdisc_of_another_tool_is_kept() {
     let sandbox = Sandbox::new();
     let has_flows = leaf(&sandbox) == "fq_codel";
     sandbox.sh(
@@ -79,7 +79,7 @@ fn somebody_elses_queue_stays() {
 }
 
 #[test]
-fn an_uplink_with_several_queues_gets_one_for_all() {
+fn uplink_qdisc_replaces_mq() {
     let sandbox = Sandbox::new();
     let has_flows = leaf(&sandbox) == "fq_codel";
     sandbox.sh(

@@ -39,7 +39,7 @@ fn noticed(world: &World, place: Place<'_>) -> u64 {
 }
 
 #[test]
-fn damaged_packets_reach_no_program_on_any_path() {
+fn checksum_errors_reach_no_socket() {
     let world = World::new();
     let sandbox = &world.sandbox;
     let frames = Frames::of(sandbox, SCRIPT);

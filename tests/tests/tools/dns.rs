@@ -17,7 +17,7 @@ fn dnsmasq(port: u16) -> String {
 }
 
 #[test]
-fn resolvers_get_every_answer() {
+fn dns_resolvers_get_every_answer() {
     let world = World::new();
     let sandbox = &world.sandbox;
     let servers = [(Place::Outside, 53), (A, 31005)];

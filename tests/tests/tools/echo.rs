@@ -27,7 +27,7 @@ fn ping(sandbox: &Sandbox, place: Place<'_>, to: impl Into<IpAddr>, options: &st
 }
 
 #[test]
-fn everybody_gets_the_answers_to_his_own_pings() {
+fn ping_replies_reach_their_sender_only() {
     let world = World::new();
     let sandbox = &world.sandbox;
     for (number, to) in
@@ -56,7 +56,7 @@ fn everybody_gets_the_answers_to_his_own_pings() {
 }
 
 #[test]
-fn nobody_can_take_all_identifiers_of_another() {
+fn ping_identifiers_cannot_be_exhausted() {
     const OWN: u16 = 4242;
     let world = World::new();
     let sandbox = &world.sandbox;
@@ -72,7 +72,7 @@ fn nobody_can_take_all_identifiers_of_another() {
 }
 
 #[test]
-fn pings_larger_than_the_mtu_are_answered() {
+fn ping_larger_than_the_mtu_is_answered() {
     let world = World::new();
     for to in [IpAddr::V4(OUTSIDE), OUTSIDE6.into(), FAR.into(), FAR6.into()] {
         for place in [A, Place::Host] {
@@ -82,7 +82,7 @@ fn pings_larger_than_the_mtu_are_answered() {
 }
 
 #[test]
-fn the_host_alone_answers_outside() {
+fn ping_from_outside_is_answered_by_the_host() {
     let world = World::new();
     let sandbox = &world.sandbox;
     let captures = [A, B].map(|place| Background::capture(sandbox, place, ECHO));
@@ -103,7 +103,7 @@ fn the_host_alone_answers_outside() {
 }
 
 #[test]
-fn local_pings_stay_inside() {
+fn ping_to_a_local_address_stays_inside() {
     let world = World::new();
     for to in LOCAL {
         ping(&world.sandbox, A, to, "");

@@ -41,7 +41,7 @@ for version, host, outside, far, loopback in (
 "#;
 
 #[test]
-fn errors_from_outside_reach_whom_they_are_about() {
+fn icmp_error_reaches_the_sender_it_is_about() {
     let world = World::new();
     let sandbox = &world.sandbox;
     let frames = Frames::of(sandbox, FROM_OUTSIDE);
@@ -131,7 +131,7 @@ for version, host, outside, far, loopback in (
 "#;
 
 #[test]
-fn a_containers_errors_are_its_own_or_dropped() {
+fn icmp_error_about_a_foreign_packet_is_dropped() {
     let world = World::new();
     let sandbox = &world.sandbox;
     let _host = Service::both(sandbox, Place::Host, HOST_PORT, "host");

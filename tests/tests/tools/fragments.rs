@@ -85,7 +85,7 @@ const CASES: [Case; 11] = [
 ];
 
 #[test]
-fn fragments_of_every_shape_reach_their_owner_or_nobody() {
+fn fragment_of_any_shape_reaches_its_owner_or_none() {
     let world = World::new();
     let sandbox = &world.sandbox;
     let frames = Frames::of(sandbox, PIECES);

@@ -15,7 +15,7 @@ use portmap_tests::{
 use crate::{A, A_PORT, B, B_PORT, HOST_PORT, LOCAL, SHARED, World};
 
 #[test]
-fn uplinks_with_large_and_small_mtus_carry_everything() {
+fn mtu_large_or_small_carries_all_traffic() {
     for mtu in [9000, 1280, 576] {
         let world =
             World::with(&format!("ip link set uplink mtu {mtu}; ip -n outside link set eth0 mtu {mtu}"));

@@ -15,7 +15,7 @@ use portmap_tests::{
 use crate::{A, A_PORT, B, B_PORT, HOST_PORT, LOCAL, SHARED, World};
 
 #[test]
-fn closed_ports_are_refused_on_every_path() {
+fn closed_port_is_refused_on_every_path() {
     let world = World::new();
     let outside = [IpAddr::V4(OUTSIDE), OUTSIDE6.into(), FAR.into(), FAR6.into()];
     let ways = [

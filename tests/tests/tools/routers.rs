@@ -62,7 +62,7 @@ const HOPS: [[IpAddr; 3]; 2] = [
 ];
 
 #[test]
-fn routes_are_traced_by_every_method() {
+fn traceroute_works_by_every_method() {
     let world = World::with(ROUTERS);
     let sandbox = &world.sandbox;
     let _service = Service::start(sandbox, BEYOND, Transport::Tcp, HOST_PORT, "beyond");
@@ -108,7 +108,7 @@ fn stream(mut sender: TcpStream, mut receiver: TcpStream, what: &str) {
 }
 
 #[test]
-fn streams_find_the_mtu_of_their_path_and_nobody_elses() {
+fn path_mtu_discovery_affects_its_own_stream_only() {
     let world = World::with(ROUTERS);
     let sandbox = &world.sandbox;
     let listen = |place, port| {

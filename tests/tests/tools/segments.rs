@@ -20,7 +20,7 @@ const SEGMENT: u16 = 1200;
 const DATAGRAMS: usize = 20;
 
 #[test]
-fn datagrams_that_are_sent_at_once_arrive_outside() {
+fn gso_datagrams_arrive_outside() {
     let world = World::new();
     let receiver = world.receiver(Place::Outside, HOST_PORT);
     for address in [IpAddr::V4(OUTSIDE), OUTSIDE6.into()] {

@@ -30,7 +30,7 @@ for version, source, host in ("4", IP(src=OUTSIDE), IP(dst=HOST)), ("6", IPv6(sr
 "#;
 
 #[test]
-fn a_priority_tag_from_outside_is_no_vlan() {
+fn priority_tag_from_outside_is_accepted() {
     let world = World::new();
     let sandbox = &world.sandbox;
     let frames = Frames::of(sandbox, TAGS);
@@ -83,7 +83,7 @@ for what, message in messages.items():
 "#;
 
 #[test]
-fn only_the_host_speaks_to_neighbours() {
+fn neighbour_discovery_is_the_hosts_alone() {
     let world = World::new();
     let sandbox = &world.sandbox;
     let frames = Frames::of(sandbox, CLAIMS);

@@ -11,7 +11,7 @@ const INNER: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 168, 77, 1), Ipv4Addr::new(192,
 const INNER_PORT: u16 = 80;
 
 #[test]
-fn streams_inside_a_tunnel_arrive_whole() {
+fn tunnel_streams_arrive_whole() {
     let world = World::new();
     let sandbox = &world.sandbox;
     // To an address of its own the kernel makes no tunnel, so that there is none to another container.

@@ -146,13 +146,13 @@ fn run(world: &mut World, plan: &Plan) {
 }
 
 #[test]
-fn whatever_is_seen_of_a_container_is_its_own() {
+fn wire_traffic_is_the_containers_own() {
     let plan = Plan::new(FRAMES);
     run(&mut World::new(None), &plan);
 }
 
 #[test]
-fn whatever_is_seen_of_a_container_is_within_its_limit() {
+fn wire_traffic_stays_within_the_limit() {
     let plan = Plan::new(FRAMES_WITH_LIMIT);
     run(&mut World::new(Some(LIMIT)), &plan);
 }
