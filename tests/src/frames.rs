@@ -1,4 +1,4 @@
-//! Frames made by hand, byte by byte, so that they can be wrong in every way.
+//! Hand-made frames, in which every field can be wrong.
 
 use std::net::Ipv4Addr;
 
@@ -16,9 +16,9 @@ pub struct Frame {
     pub to_mac: [u8; 6],
     /// Source MAC address.
     pub from_mac: [u8; 6],
-    /// What follows the Ethernet header: type and payload in place of the IPv4 packet.
+    /// EtherType.
     pub ether_type: u16,
-    /// Tag in front of the type.
+    /// VLAN tag in front of the EtherType.
     pub vlan: Option<u16>,
     /// IP version.
     pub version: u8,
@@ -66,14 +66,14 @@ impl Frame {
         }
     }
 
-    /// The same with another protocol; the transport header stays that of UDP but for TCP, whose is longer.
+    /// Sets the protocol. The transport header stays that of UDP, except for TCP, whose header is longer.
     #[must_use]
     pub fn protocol(mut self, protocol: u8) -> Self {
         self.protocol = protocol;
         self
     }
 
-    /// The frame as it is sent.
+    /// Returns the frame as bytes.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend(self.to_mac);

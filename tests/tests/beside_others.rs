@@ -14,14 +14,14 @@ use portmap::{
 };
 use portmap_common::names::PROG_UPLINK_EGRESS;
 use portmap_tests::{
-    sandbox::{DAEMON_FLAGS, HOST, OUTSIDE, Place, Sandbox},
+    sandbox::{DAEMON_FLAGS, HOST, Netns, OUTSIDE, Sandbox},
     service::{Service, Transport, ask},
     wait,
 };
 use serde_json::{Value, json};
 
-const A: Place<'_> = Place::Container("a");
-const THEIRS: Place<'_> = Place::Container("theirs");
+const A: Netns<'_> = Netns::Container("a");
+const THEIRS: Netns<'_> = Netns::Container("theirs");
 
 /// The findings about a subject, as lines of health and text.
 fn findings(sandbox: &Sandbox, subject: &str) -> Vec<String> {
@@ -34,7 +34,7 @@ fn findings(sandbox: &Sandbox, subject: &str) -> Vec<String> {
 
 /// A socket of the host that is connected from `port` with a service outside.
 fn connected(sandbox: &Sandbox, port: u16) -> UdpSocket {
-    sandbox.inside(Place::Host, || {
+    sandbox.inside(Netns::Host, || {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("the port is free");
         socket.connect((OUTSIDE, 7001)).expect("connected");
         socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
@@ -50,16 +50,16 @@ fn is_answered(socket: &UdpSocket) -> bool {
 #[test]
 fn host_listener_keeps_its_port_without_take() {
     let sandbox = Sandbox::new();
-    let _outside = Service::start(&sandbox, Place::Outside, Transport::Udp, 7001, "outside");
+    let _outside = Service::start(&sandbox, Netns::Outside, Transport::Udp, 7001, "outside");
     let (ephemeral, fixed) = (connected(&sandbox, 61500), connected(&sandbox, 31002));
     let daemon = sandbox.daemon();
     wait::until("the start to name them", || daemon.log().contains("connected from UDP ports 31002,61500"));
-    let tcp = sandbox.inside(Place::Host, || TcpListener::bind((HOST, 31000))).expect("a listener");
-    let udp = sandbox.inside(Place::Host, || UdpSocket::bind("[::]:31001")).expect("a socket");
+    let tcp = sandbox.inside(Netns::Host, || TcpListener::bind((HOST, 31000))).expect("a listener");
+    let udp = sandbox.inside(Netns::Host, || UdpSocket::bind("[::]:31001")).expect("a socket");
     // No container gets what comes to another address of the host.
-    sandbox.sh(Place::Host, "ip address add 198.51.100.1/32 dev lo");
+    sandbox.sh(Netns::Host, "ip address add 198.51.100.1/32 dev lo");
     let elsewhere =
-        sandbox.inside(Place::Host, || TcpListener::bind("198.51.100.1:31005")).expect("a listener");
+        sandbox.inside(Netns::Host, || TcpListener::bind("198.51.100.1:31005")).expect("a listener");
     let error = sandbox.fails(&["add", "a", "--ports", "31000-31009"], 4);
     assert!(error.contains("TCP port 31000 and UDP port 31001") && error.contains("--take"), "{error}");
     assert_eq!(sandbox.json(&["list"]), json!([]));
@@ -80,7 +80,7 @@ fn host_listener_keeps_its_port_without_take() {
         "{warned}"
     );
     let _service = Service::start(&sandbox, A, Transport::Tcp, 31000, "a");
-    assert_eq!(ask(&sandbox, Place::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer").from, "a");
+    assert_eq!(ask(&sandbox, Netns::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer").from, "a");
     let found = findings(&sandbox, "host listeners").join("\n");
     assert!(found.starts_with("notice ") && found.contains("TCP port 31000 and UDP port 31001"), "{found}");
     assert!(found.contains("connected from UDP ports 31002,61500") && !found.contains("31005"), "{found}");
@@ -102,8 +102,8 @@ fn host_listener_name_is_escaped_for_the_terminal() {
     let listen = "import socket, time; open('/proc/self/comm', 'w').write('a\\n\\x1b[31mOK'); \
                   s = socket.create_server(('', 31000)); time.sleep(600)";
     let mut process =
-        sandbox.command(Place::Host, "python3").args(["-c", listen]).spawn().expect("it is installed");
-    let listens = || !sandbox.sh(Place::Host, "ss -Hlnt 'sport = :31000'").is_empty();
+        sandbox.command(Netns::Host, "python3").args(["-c", listen]).spawn().expect("it is installed");
+    let listens = || !sandbox.sh(Netns::Host, "ss -Hlnt 'sport = :31000'").is_empty();
     wait::until("the process to listen", listens);
     for text in [
         sandbox.fails(&["add", "a", "--ports", "31000"], 4),
@@ -156,15 +156,15 @@ fn doctor_names_uplink_faults() {
         });
     };
     expect("ok uplink, to elsewhere by 10.0.0.2");
-    sandbox.sh(Place::Outside, "ip link set eth0 down");
+    sandbox.sh(Netns::Outside, "ip link set eth0 down");
     expect("problem uplink has no carrier");
-    sandbox.sh(Place::Outside, "ip link set eth0 up");
+    sandbox.sh(Netns::Outside, "ip link set eth0 up");
     expect("ok ");
-    sandbox.sh(Place::Host, "ip link set uplink down");
+    sandbox.sh(Netns::Host, "ip link set uplink down");
     expect("problem uplink is down");
-    sandbox.sh(Place::Host, "ip link set uplink up; ip -4 route replace default dev uplink");
+    sandbox.sh(Netns::Host, "ip link set uplink up; ip -4 route replace default dev uplink");
     expect("notice no default route with a gateway leaves by uplink");
-    sandbox.sh(Place::Host, &format!("ip -4 route replace default via {OUTSIDE}"));
+    sandbox.sh(Netns::Host, &format!("ip -4 route replace default via {OUTSIDE}"));
     expect("ok ");
 }
 
@@ -187,10 +187,10 @@ fn uplink_programs_run_before_foreign_ones() {
     if Mechanism::detect() == Mechanism::Clsact {
         // Filters have an order that is not ours to change: it is said.
         let filter = "tc filter add dev uplink ingress pref 7 protocol all u32 match u32 0 0 flowid 1:1";
-        sandbox.sh(Place::Host, filter);
+        sandbox.sh(Netns::Host, filter);
         let found = findings(&sandbox, subject).remove(0);
         assert!(found.contains("problem the u32 filter with preference 7 is before"), "{found}");
-        sandbox.sh(Place::Host, "tc filter del dev uplink ingress pref 7");
+        sandbox.sh(Netns::Host, "tc filter del dev uplink ingress pref 7");
         assert!(findings(&sandbox, subject)[0].starts_with("ok "));
         return;
     }
@@ -209,22 +209,22 @@ fn uplink_programs_run_before_foreign_ones() {
         let traffic = scope.spawn(|| {
             let mut answers = 0;
             while !done.load(Ordering::Relaxed) {
-                let answer = ask(&sandbox, Place::Outside, Transport::Udp, (HOST, 31000));
+                let answer = ask(&sandbox, Netns::Outside, Transport::Udp, (HOST, 31000));
                 assert_eq!(answer.expect("an answer").from, "a");
                 answers += 1;
             }
             answers
         });
         for _ in 0..3 {
-            sandbox.inside(Place::Host, || programs::attach(&pins, &theirs)).expect("attached");
+            sandbox.inside(Netns::Host, || programs::attach(&pins, &theirs)).expect("attached");
             let found = findings(&sandbox, subject).remove(0);
             assert!(found.contains(&format!("problem {PROG_UPLINK_EGRESS} (id ")), "{found}");
             sandbox.ok(&["doctor", "--repair"]);
             assert!(findings(&sandbox, subject)[0].starts_with("ok "));
             // It goes on running, behind ours.
-            let is_there = || sandbox.inside(Place::Host, || programs::is_attached(&pins, &theirs));
+            let is_there = || sandbox.inside(Netns::Host, || programs::is_attached(&pins, &theirs));
             assert_eq!(is_there(), Ok(true));
-            sandbox.inside(Place::Host, || programs::detach(&theirs)).expect("detached");
+            sandbox.inside(Netns::Host, || programs::detach(&theirs)).expect("detached");
             // The kernel lets go of a link some time after its pin.
             wait::until("it to be detached", || is_there() == Ok(false));
         }
@@ -246,7 +246,7 @@ const SETTINGS: [(&str, &str); 9] = [
     ("unix/max_dgram_qlen", "77"),
 ];
 
-fn setting(sandbox: &Sandbox, place: Place<'_>, name: &str) -> String {
+fn setting(sandbox: &Sandbox, place: Netns<'_>, name: &str) -> String {
     sandbox.sh(place, &format!("cat /proc/sys/net/{name}")).trim().to_owned()
 }
 
@@ -261,10 +261,10 @@ fn assert_same(now: &str, before: &str) {
 fn netns_inherits_sysctls_existing_one_on_request() {
     let sandbox = Sandbox::new();
     for (name, value) in SETTINGS {
-        sandbox.sh(Place::Host, &format!("echo '{value}' > /proc/sys/net/{name}"));
+        sandbox.sh(Netns::Host, &format!("echo '{value}' > /proc/sys/net/{name}"));
     }
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 40000 > /proc/sys/net/ipv4/ip_unprivileged_port_start; \
          ip netns add theirs; ip -n theirs link set lo address 02:00:00:00:00:01",
     );
@@ -281,10 +281,10 @@ fn netns_inherits_sysctls_existing_one_on_request() {
     assert_eq!(setting(&sandbox, A, "ipv4/ip_unprivileged_port_start"), "20480");
     assert_eq!(setting(&sandbox, A, "ipv4/ip_local_port_range"), "20480\t21503");
     // What changes at the host is in the next one.
-    sandbox.sh(Place::Host, "echo 602 > /proc/sys/net/ipv4/tcp_keepalive_time");
+    sandbox.sh(Netns::Host, "echo 602 > /proc/sys/net/ipv4/tcp_keepalive_time");
     sandbox.ok(&["add", "b"]);
-    assert_eq!(setting(&sandbox, Place::Container("b"), "ipv4/tcp_keepalive_time"), "602");
-    sandbox.sh(Place::Host, "echo 601 > /proc/sys/net/ipv4/tcp_keepalive_time");
+    assert_eq!(setting(&sandbox, Netns::Container("b"), "ipv4/tcp_keepalive_time"), "602");
+    sandbox.sh(Netns::Host, "echo 601 > /proc/sys/net/ipv4/tcp_keepalive_time");
     // Somebody else's is as it was, before and after, unless it is to be like the host. That its loopback device has been up
     // once the kernel does not forget (`noqueue`).
     let look = || {
@@ -314,7 +314,7 @@ fn add_refuses_or_avoids_existing_interfaces() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         "ip netns add theirs; ip -n theirs link add eth0 type veth peer name e1; \
          ip -n theirs address add 192.0.2.1/24 dev eth0; ip -n theirs link set e1 up",
     );
@@ -341,10 +341,10 @@ fn add_refuses_or_avoids_existing_interfaces() {
     assert_eq!(sandbox.json(&["show", "a"])["slot"], 1);
     // Somebody else's interfaces of the host have what goes with slots 2 and 3.
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         "ip link add pm2 type veth peer name others; ip link add x index 1000003 type veth peer name more",
     );
     assert_eq!(sandbox.json(&["add", "b"])["slot"], 4);
-    sandbox.sh(Place::Host, "ip link show pm2; ip link show x; ip link del pm2; ip link del x");
+    sandbox.sh(Netns::Host, "ip link show pm2; ip link show x; ip link del pm2; ip link del x");
     assert_eq!(sandbox.json(&["add", "c"])["slot"], 2);
 }

@@ -10,15 +10,15 @@ use std::{
 
 use portmap_tests::{
     cgroup::Cgroup,
-    sandbox::{DAEMON_FLAGS, Place, Sandbox},
+    sandbox::{DAEMON_FLAGS, Netns, Sandbox},
     wait,
 };
 
-const A: Place<'_> = Place::Container("a");
-const B: Place<'_> = Place::Container("b");
+const A: Netns<'_> = Netns::Container("a");
+const B: Netns<'_> = Netns::Container("b");
 
 /// Whether a socket can be bound to a port in a place, by both versions of IP, and by TCP and UDP; all must agree.
-fn can_bind(sandbox: &Sandbox, place: Place<'_>, port: u16) -> bool {
+fn can_bind(sandbox: &Sandbox, place: Netns<'_>, port: u16) -> bool {
     let addresses: [SocketAddr; 3] = [
         (Ipv4Addr::UNSPECIFIED, port).into(),
         (Ipv4Addr::LOCALHOST, port).into(),
@@ -72,8 +72,8 @@ fn bind_guard_allows_own_ports_only() {
     expect(B, &[31002, 0], true);
     expect(B, &[31000, own], false);
     // Nobody else is concerned.
-    expect(Place::Host, &[8080, 31000], true);
-    expect(Place::Outside, &[8080, 31000], true);
+    expect(Netns::Host, &[8080, 31000], true);
+    expect(Netns::Outside, &[8080, 31000], true);
 
     // It follows what a container owns, and is held by the kernel, not by the daemon.
     sandbox.ok(&["update", "a", "--ports", "31001,31003"]);
@@ -88,7 +88,7 @@ fn bind_guard_allows_own_ports_only() {
 
     // Whoever takes it away, in whichever way, sees it named, and put back.
     for takes_away in ["rm", "bpftool link detach pinned"] {
-        sandbox.sh(Place::Host, &format!("{takes_away} /sys/fs/bpf/portmap/v*/links/pm_bind4"));
+        sandbox.sh(Netns::Host, &format!("{takes_away} /sys/fs/bpf/portmap/v*/links/pm_bind4"));
         let doctor = sandbox.portmap(&["doctor"]);
         let report = String::from_utf8_lossy(&doctor.stdout).into_owned();
         assert!(doctor.status.code() == Some(7) && report.contains("pm_bind4 is not attached"), "{report}");
@@ -99,7 +99,7 @@ fn bind_guard_allows_own_ports_only() {
     // A container that is removed takes its entry along.
     let entries = || {
         sandbox.sh(
-            Place::Host,
+            Netns::Host,
             "bpftool map dump pinned /sys/fs/bpf/portmap/v*/maps/pm_guarded | grep -c slot || true",
         )
     };
@@ -127,11 +127,11 @@ fn bind_guard_allows_own_ports_only() {
     let guard = format!("--bind-guard={}", other.path().display());
     let daemon = sandbox.daemon_with(&DAEMON_FLAGS.into_iter().chain([guard.as_str()]).collect::<Vec<_>>());
     fs::remove_dir(other.path()).expect("a cgroup without processes");
-    sandbox.sh(Place::Host, "echo 0 > /proc/sys/net/ipv4/conf/lo/route_localnet");
+    sandbox.sh(Netns::Host, "echo 0 > /proc/sys/net/ipv4/conf/lo/route_localnet");
     let doctor = sandbox.portmap(&["doctor", "--repair"]);
     let report = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert!(doctor.status.code() == Some(7) && report.contains(&guard), "{report}");
-    assert_eq!(sandbox.sh(Place::Host, "cat /proc/sys/net/ipv4/conf/lo/route_localnet").trim(), "1");
+    assert_eq!(sandbox.sh(Netns::Host, "cat /proc/sys/net/ipv4/conf/lo/route_localnet").trim(), "1");
     // A new one is without a guard, and nobody is asked to put it back.
     fs::create_dir(other.path()).expect("another cgroup");
     wait::until("the guard to be put back", || sandbox.portmap(&["doctor"]).status.success());
@@ -140,7 +140,7 @@ fn bind_guard_allows_own_ports_only() {
     let _entered = other.enter();
 
     // A daemon without it leaves nothing of it, even if it was about to be replaced when its daemon was killed.
-    sandbox.sh(Place::Host, "cd /sys/fs/bpf/portmap/v*/; mv links/pm_bind4 links/pm_bind4_new; mv progs/pm_bind6 progs/pm_bind6_new");
+    sandbox.sh(Netns::Host, "cd /sys/fs/bpf/portmap/v*/; mv links/pm_bind4 links/pm_bind4_new; mv progs/pm_bind6 progs/pm_bind6_new");
     assert!(!can_bind(&sandbox, A, 8080));
     let daemon = sandbox.daemon();
     assert!(can_bind(&sandbox, A, 8080));
@@ -155,7 +155,7 @@ fn bind_guard_allows_own_ports_only() {
     let (code, log) = refused("--bind-guard=/run");
     assert!(code == 2 && log.contains("/run") && log.contains("cgroup v2"), "{code}: {log}");
     sandbox.expect_inventory(&without, "after a refusal");
-    sandbox.sh(Place::Host, "umount --all --types cgroup2");
+    sandbox.sh(Netns::Host, "umount --all --types cgroup2");
     let without = sandbox.inventory();
     let (code, log) = refused("--bind-guard");
     assert!(code == 2 && log.contains("cgroup v2 is not mounted"), "{code}: {log}");

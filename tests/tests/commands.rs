@@ -3,7 +3,7 @@
 use std::{io::Write as _, os::unix::net::UnixStream, process::Stdio};
 
 use portmap_tests::{
-    sandbox::{DAEMON_FLAGS, Place, Sandbox, binary},
+    sandbox::{DAEMON_FLAGS, Netns, Sandbox, binary},
     service::{Service, Transport},
     wait,
 };
@@ -58,7 +58,7 @@ fn ephemeral_bind_yields_own_port() {
     sandbox.ok(&["add", "a", "--ephemeral-ports-per-container", "16"]);
     sandbox.ok(&["add", "b", "--ephemeral-ports-per-container", "32"]);
     for (name, first, last) in [("a", 61440, 61455), ("b", 61472, 61503)] {
-        let ports = sandbox.inside(Place::Container(name), || {
+        let ports = sandbox.inside(Netns::Container(name), || {
             let bind = || std::net::UdpSocket::bind("0.0.0.0:0");
             let sockets: Vec<_> = (0..16).map(|_| bind().expect("a port is free")).collect();
             sockets.iter().map(|socket| socket.local_addr().expect("bound").port()).collect::<Vec<_>>()
@@ -72,7 +72,7 @@ fn errors_are_one_line_with_an_exit_code() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000-31009"]);
-    sandbox.sh(Place::Host, "ip netns add taken");
+    sandbox.sh(Netns::Host, "ip netns add taken");
     for (arguments, code, expected) in [
         (&["show", "nobody"][..], 3, "\"nobody\""),
         (&["del", "nobody"], 3, "\"nobody\""),
@@ -110,7 +110,7 @@ fn errors_are_one_line_with_an_exit_code() {
     assert_eq!(sandbox.json(&["list"]).as_array().map(Vec::len), Some(1));
     let container = sandbox.json(&["add", "b", "--ports", "31010"]);
     assert_eq!((&container["slot"], &container["ephemeral_ports"]), (&json!(2), &json!([62464, 63487])));
-    sandbox.sh(Place::Host, "test \"$(ls /run/netns | sort | tr '\\n' ' ')\" = 'a b outside taken '");
+    sandbox.sh(Netns::Host, "test \"$(ls /run/netns | sort | tr '\\n' ' ')\" = 'a b outside taken '");
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn run_returns_the_exit_code_and_cleans_up() {
     let inside = sandbox.ok(&["run", "--name", "job", "--", "sh", "-c", "ip -br address show eth0"]);
     assert!(inside.contains("10.0.0.1/24"), "{inside}");
     assert_eq!(sandbox.json(&["list"]), json!([]));
-    assert_eq!(sandbox.sh(Place::Host, "ls /run/netns"), "outside\n");
+    assert_eq!(sandbox.sh(Netns::Host, "ls /run/netns"), "outside\n");
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn run_terminates_its_command() {
         .spawn()
         .expect("the command runs");
     wait::until("the command to run", || sandbox.path("/run/started").exists());
-    sandbox.sh(Place::Host, "pkill -TERM -x portmap");
+    sandbox.sh(Netns::Host, "pkill -TERM -x portmap");
     assert_eq!(run.wait().expect("it ends").code(), Some(9));
     assert_eq!(sandbox.json(&["list"]), json!([]));
 }
@@ -172,8 +172,8 @@ fn exec_runs_in_the_container() {
     let _daemon = sandbox.daemon();
     sandbox.ok(&["add", "a"]);
     let inside = sandbox.ok(&["exec", "a", "--", "readlink", "/proc/self/ns/net"]);
-    assert_eq!(inside, sandbox.sh(Place::Container("a"), "readlink /proc/self/ns/net"));
-    assert_ne!(inside, sandbox.sh(Place::Host, "readlink /proc/self/ns/net"));
+    assert_eq!(inside, sandbox.sh(Netns::Container("a"), "readlink /proc/self/ns/net"));
+    assert_ne!(inside, sandbox.sh(Netns::Host, "readlink /proc/self/ns/net"));
     assert_eq!(sandbox.portmap(&["exec", "a", "--", "sh", "-c", "exit 5"]).status.code(), Some(5));
     for (command, code) in [("no-such-command", 127), ("/etc/passwd", 126)] {
         assert!(sandbox.fails(&["exec", "a", "--", command], code).contains(command));
@@ -209,9 +209,9 @@ fn permission_of_root_is_required() {
     let as_nobody = |program: &str, arguments: &[&str]| {
         let path = binary(program);
         // The build may lie where only root can look.
-        sandbox.sh(Place::Host, &format!("cp {} /run/{program}-copy", path.display()));
+        sandbox.sh(Netns::Host, &format!("cp {} /run/{program}-copy", path.display()));
         let output = sandbox
-            .command(Place::Host, "setpriv")
+            .command(Netns::Host, "setpriv")
             .args(["--reuid=65534", "--regid=65534", "--clear-groups", &format!("/run/{program}-copy")])
             .args(arguments)
             .output()
@@ -244,15 +244,15 @@ fn settings_that_cannot_work_are_refused() {
         assert_eq!(seen, code, "{changed:?}: {log}");
         assert!(log.lines().last().is_some_and(|line| line.contains(expected)), "{changed:?}: {log}");
     }
-    sandbox.sh(Place::Host, "ip route del default");
+    sandbox.sh(Netns::Host, "ip route del default");
     let (code, log) = sandbox.refused_daemon(&DAEMON_FLAGS);
     assert_eq!(code, 2, "{log}");
     assert!(log.contains("name the uplink with --uplink"), "{log}");
-    sandbox.sh(Place::Host, "ip address flush dev uplink");
+    sandbox.sh(Netns::Host, "ip address flush dev uplink");
     let (code, log) = sandbox.refused_daemon(&flags(&["--uplink", "uplink"]));
     assert_eq!(code, 2, "{log}");
     assert!(log.contains("uplink has no IPv4 address"), "{log}");
-    sandbox.sh(Place::Host, "while umount /sys/fs/bpf 2>/dev/null; do :; done");
+    sandbox.sh(Netns::Host, "while umount /sys/fs/bpf 2>/dev/null; do :; done");
     let (code, log) = sandbox.refused_daemon(&DAEMON_FLAGS);
     assert_eq!(code, 1, "{log}");
     assert!(log.contains("mount -t bpf bpf /sys/fs/bpf"), "{log}");
@@ -270,14 +270,14 @@ fn state_dir_belongs_to_one_daemon() {
 #[test]
 fn host_listener_is_named_with_its_process() {
     let sandbox = Sandbox::new();
-    let _service = Service::start(&sandbox, Place::Host, Transport::Tcp, 31007, "host");
+    let _service = Service::start(&sandbox, Netns::Host, Transport::Tcp, 31007, "host");
     // In the sandbox's own process namespace, so that its name can be seen there.
     let mut inside = sandbox
-        .command(Place::Host, "sh")
+        .command(Netns::Host, "sh")
         .args(["-c", "exec python3 -c 'import socket,time; s=socket.socket(); s.bind((\"\",31008)); s.listen(); time.sleep(600)'"])
         .spawn()
         .expect("a shell");
-    wait::until("the socket", || sandbox.sh(Place::Host, "cat /proc/net/tcp").contains(":7920 "));
+    wait::until("the socket", || sandbox.sh(Netns::Host, "cat /proc/net/tcp").contains(":7920 "));
     let daemon = sandbox.daemon();
     wait::until("the start to name them", || {
         let (log, python) =
@@ -330,7 +330,7 @@ fn settings_are_read_from_a_file() {
     let sandbox = Sandbox::new();
     let toml =
         "uplink = \"uplink\"\nports = \"31000\"\nephemeral-ports = \"61440-65535\"\nlisten = \"none\"\n";
-    sandbox.sh(Place::Host, &format!("printf '{}' > /run/portmap.toml", toml.replace('\n', "\\n")));
+    sandbox.sh(Netns::Host, &format!("printf '{}' > /run/portmap.toml", toml.replace('\n', "\\n")));
     let _daemon = sandbox.daemon_with(&["--config", "/run/portmap.toml", "--ports", "32000"]);
     sandbox.ok(&["add", "a", "--ports", "32000"]);
     sandbox.fails(&["add", "b", "--ports", "31000"], 2);
@@ -346,7 +346,7 @@ fn completions_are_printed() {
         let script = format!("{} completions {shell}", portmap.display());
         for (to, expected) in [("| true", "0"), ("> /dev/full", "1")] {
             let script = format!("{script} {to}; echo ${{PIPESTATUS[0]}}");
-            let output = sandbox.command(Place::Host, "bash").args(["-c", &script]).output().expect("bash");
+            let output = sandbox.command(Netns::Host, "bash").args(["-c", &script]).output().expect("bash");
             assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), expected, "{shell} {to}");
             let lines = String::from_utf8_lossy(&output.stderr).lines().count();
             assert_eq!(lines, usize::from(expected == "1"), "{output:?}");

@@ -16,7 +16,7 @@ use portmap_tests::{
     daemon::Daemon,
     frames::{Frame, TCP},
     packet_socket::PacketSocket,
-    sandbox::{HOST, HOST_MAC, OUTSIDE, OUTSIDE_MAC, Place, Sandbox},
+    sandbox::{HOST, HOST_MAC, Netns, OUTSIDE, OUTSIDE_MAC, Sandbox},
     wait,
 };
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 /// A daemon with containers `a` (31000-31009) and `b` (31010-31019). Without IPv6 they send nothing by themselves.
 fn world() -> (Sandbox, Daemon) {
     let sandbox = Sandbox::new();
-    sandbox.sh(Place::Host, "echo 1 > /proc/sys/net/ipv6/conf/uplink/disable_ipv6");
+    sandbox.sh(Netns::Host, "echo 1 > /proc/sys/net/ipv6/conf/uplink/disable_ipv6");
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000-31009"]);
     sandbox.ok(&["add", "b", "--ports", "31010-31019"]);
@@ -33,7 +33,7 @@ fn world() -> (Sandbox, Daemon) {
 
 /// Sends a frame from a container and waits until it is counted for `reason`.
 fn drop_one(sandbox: &Sandbox, name: &str, frame: &Frame, reason: &str) {
-    let socket = sandbox.inside(Place::Container(name), || PacketSocket::open("eth0"));
+    let socket = sandbox.inside(Netns::Container(name), || PacketSocket::open("eth0"));
     let before = sandbox.dropped(name, reason);
     socket.send(&frame.bytes());
     wait::until(reason, || sandbox.dropped(name, reason) == before + 1);
@@ -122,7 +122,7 @@ fn drops_are_listed_by_container_direction_and_reason() {
     drop_one(&sandbox, "a", &stolen().protocol(TCP), "source_port");
     drop_one(&sandbox, "a", &arp(), "arp");
     drop_one(&sandbox, "b", &arp(), "arp");
-    let socket = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
+    let socket = sandbox.inside(Netns::Outside, || PacketSocket::open("eth0"));
     let claimed = Frame { from_mac: OUTSIDE_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, 5), (HOST, 31000)) };
     socket.send(&claimed.bytes());
     wait::until("the drop", || sandbox.json(&["drops", "outside"]) != json!([]));
@@ -197,7 +197,7 @@ fn drop_stream_shows_drops_live() {
     }
     let again = Follower::start(&sandbox, &["outside"]);
     drop_one(&sandbox, "b", &stolen(), "source_port");
-    let socket = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
+    let socket = sandbox.inside(Netns::Outside, || PacketSocket::open("eth0"));
     let claimed = Frame { from_mac: OUTSIDE_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, 5), (HOST, 31000)) };
     socket.send(&claimed.bytes());
     let line = again.line();
@@ -207,12 +207,12 @@ fn drop_stream_shows_drops_live() {
 #[test]
 fn drop_stream_json_has_local_time() {
     let (sandbox, _daemon) = world();
-    let now = || sandbox.sh(Place::Host, "date +%Y-%m-%dT%H:%M:%S").trim().to_owned();
+    let now = || sandbox.sh(Netns::Host, "date +%Y-%m-%dT%H:%M:%S").trim().to_owned();
     let before = now();
     let (_follower, mut sample) = follow_json(&sandbox, &["a"]);
     let time = sample["time"].take();
     let time = time.as_str().expect("a time");
-    let zone = sandbox.sh(Place::Host, "date +%:z");
+    let zone = sandbox.sh(Netns::Host, "date +%:z");
     assert!(time.ends_with(zone.trim()) && time.len() == before.len() + ".000+00:00".len(), "{time}");
     assert!(before.as_str() <= time && time[..before.len()] <= *now(), "{before} {time}");
     assert_eq!(
@@ -229,7 +229,7 @@ fn drop_stream_json_has_local_time() {
 fn drop_stream_counts_suppressed_packets() {
     let (sandbox, _daemon) = world();
     let (follower, _first) = follow_json(&sandbox, &["a"]);
-    let socket = sandbox.inside(Place::Container("a"), || PacketSocket::open("eth0"));
+    let socket = sandbox.inside(Netns::Container("a"), || PacketSocket::open("eth0"));
     // More than are sampled at a time, and then one after the other until samples are taken again.
     for _ in 0..200 {
         socket.send(&stolen().bytes());
@@ -275,7 +275,7 @@ fn drop_stream_ends_with_its_reader() {
     for output in ["table", "json"] {
         // Nothing is dropped here, so nothing can be written: it must notice that nobody reads.
         let script = "\"$0\" -o \"$1\" drops outside --follow | true";
-        let mut command = sandbox.command(Place::Host, "timeout");
+        let mut command = sandbox.command(Netns::Host, "timeout");
         let portmap = portmap_tests::sandbox::binary("portmap");
         let status =
             command.args(["600", "sh", "-c", script]).arg(portmap).arg(output).status().expect("a shell");
@@ -311,7 +311,7 @@ fn drop_mark_carries_the_reason() {
     {
         let bytes = frame.bytes();
         let run = sandbox
-            .inside(Place::Host, || {
+            .inside(Netns::Host, || {
                 test_run::run(&pins, names::PROG_VETH_INGRESS, &bytes, veth_ifindex(1), 0)
             })
             .expect("the kernel runs it");

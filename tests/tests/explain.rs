@@ -15,7 +15,7 @@ use portmap_common::{
 };
 use portmap_tests::{
     daemon::Daemon,
-    sandbox::{Place, Sandbox},
+    sandbox::{Netns, Sandbox},
 };
 use serde_json::{Value, json};
 
@@ -74,7 +74,7 @@ fn explain_covers_packets_through_a_qdisc() {
 fn explain_covers_every_path_without_counting() {
     let sandbox = Sandbox::new();
     // Nobody is to send anything by itself.
-    for (place, interface) in [(Place::Host, "uplink"), (Place::Outside, "eth0")] {
+    for (place, interface) in [(Netns::Host, "uplink"), (Netns::Outside, "eth0")] {
         sandbox.sh(place, &format!("echo 1 > /proc/sys/net/ipv6/conf/{interface}/disable_ipv6"));
     }
     let (sandbox, _daemon) = world_of(sandbox);
@@ -141,7 +141,7 @@ fn explain_covers_ipv6_where_shared() {
     let sandbox = Sandbox::new();
     // A network of its own, without a way out of it.
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         "ip -6 address flush dev uplink scope global; ip -6 route flush default; \
          ip address add fd00::1/64 dev uplink nodad",
     );
@@ -277,7 +277,7 @@ fn explain_detects_a_disagreeing_program() {
     let directory = Pins::new("/sys/fs/bpf/portmap").program("");
     let directory = directory.display();
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         &format!("cd {directory}; mv pm_uplink_in aside; bpftool prog pin pinned pm_veth_in {directory}/pm_uplink_in"),
     );
     let output = sandbox.portmap(&question);
@@ -298,7 +298,7 @@ fn explain_detects_a_disagreeing_program() {
     assert_eq!(answer["steps"][0]["decision_code"]["verdict"], "to_container");
     // A program that answers nothing at all.
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         &format!(
             "cd {directory}; rm pm_uplink_in; id=$(bpftool prog show | sed -n 's/^\\([0-9]*\\): sched_cls .*pm_dropped.*/\\1/p' | tail -1); \
              bpftool prog pin id \"$id\" {directory}/pm_uplink_in"
@@ -309,10 +309,10 @@ fn explain_detects_a_disagreeing_program() {
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("gives no answer"), "{text}");
     // Without any program it cannot be asked, and with its own it agrees again.
-    sandbox.sh(Place::Host, &format!("rm {directory}/pm_uplink_in"));
+    sandbox.sh(Netns::Host, &format!("rm {directory}/pm_uplink_in"));
     let errors = sandbox.fails(&question, 1);
     assert!(errors.contains("progs/pm_uplink_in"), "{errors}");
-    sandbox.sh(Place::Host, &format!("mv {directory}/aside {directory}/pm_uplink_in"));
+    sandbox.sh(Netns::Host, &format!("mv {directory}/aside {directory}/pm_uplink_in"));
     check(&sandbox, "--from outside --to 10.0.0.1:31000", &["pm_uplink_in to_container"], TO_A);
 }
 
@@ -387,7 +387,7 @@ fn explain_refuses_invalid_questions() {
     let question = ["explain", "--from", "a", "--to", "10.0.0.2:80"];
     assert!(sandbox.fails(&question, 5).contains("no daemon answers"));
     // A container whose interface cannot come back: somebody else's has its name.
-    sandbox.sh(Place::Host, "ip link del pm1; ip link add pm1 type veth peer name theirs");
+    sandbox.sh(Netns::Host, "ip link del pm1; ip link add pm1 type veth peer name theirs");
     let _daemon = sandbox.daemon();
     assert!(sandbox.fails(&question, 4).contains("container \"a\" is broken: expected one in service"));
 }

@@ -12,13 +12,13 @@ use portmap_tests::{
     },
     inventory::Inventory,
     observers::observed,
-    sandbox::{DAEMON_FLAGS, HOST, Place, Sandbox},
+    sandbox::{DAEMON_FLAGS, HOST, Netns, Sandbox},
     service::{Service, Transport, ask},
     wait,
 };
 use serde_json::{Value, json};
 
-const A: Place<'_> = Place::Container("a");
+const A: Netns<'_> = Netns::Container("a");
 /// A container with everything that one can have.
 const ADD: [&str; 8] =
     ["add", "a", "--ports", "31000-31009", "--egress-rate", "100mbit", "--ingress-rate", "100mbit"];
@@ -60,9 +60,9 @@ fn strike_at_every_step<T>(
     let mut struck = 0;
     while step < MANY {
         let prepared = prepare();
-        sandbox.order(fault, step);
+        sandbox.arm_fault(fault, step);
         let succeeded = attempt(prepared);
-        let Some(at) = sandbox.struck() else {
+        let Some(at) = sandbox.fault_fired() else {
             assert!(succeeded, "{test} does not work by itself");
             if struck == 0 && step > 1 {
                 // It has few steps, and changes nothing, or there would be nothing left to do.
@@ -121,7 +121,7 @@ impl<'a> Replaced<'a> {
     }
 
     fn replace(&mut self) {
-        assert!(!self.daemon.take().expect("there always is one").ends_well(), "it was to be killed");
+        assert!(!self.daemon.take().expect("there always is one").wait_success(), "it was to be killed");
         self.daemon = Some(self.sandbox.daemon());
     }
 }
@@ -130,7 +130,7 @@ impl<'a> Replaced<'a> {
 fn kill_during_add() {
     let cgroup = Cgroup::new();
     let sandbox = Sandbox::new().guarded(&cgroup);
-    sandbox.sh(Place::Host, "ip netns add theirs; ip -n theirs link set lo up");
+    sandbox.sh(Netns::Host, "ip netns add theirs; ip -n theirs link set lo up");
     // Our MAC address is in it from now on, which the kernel does not let go.
     let daemon = sandbox.daemon();
     sandbox.ok(&ADD_TO_THEIRS);
@@ -140,7 +140,7 @@ fn kill_during_add() {
     let theirs = || {
         let look =
             "ip -o link; ip -o address; ip route; cat /proc/sys/net/ipv4/ip_local_port_range; tc qdisc";
-        sandbox.sh(Place::Container("theirs"), look)
+        sandbox.sh(Netns::Container("theirs"), look)
     };
     let (before, theirs_before) = (sandbox.inventory(), theirs());
     for (test, add) in [("adding", &ADD[..]), ("adding to a namespace", &ADD_TO_THEIRS)] {
@@ -228,7 +228,7 @@ fn kill_during_update() {
         |()| works(&sandbox, &MORE),
         |at, _| {
             // The port that stays is the container's all the time.
-            ask(&sandbox, Place::Outside, Transport::Udp, (HOST, 31000)).unwrap_or_else(|_| panic!("{at}"));
+            ask(&sandbox, Netns::Outside, Transport::Udp, (HOST, 31000)).unwrap_or_else(|_| panic!("{at}"));
             daemon.replace();
             let found = form(&sandbox, at);
             assert!(found == few || found == more, "{at}: {found}");
@@ -241,14 +241,14 @@ fn kill_during_update() {
 /// Whether a daemon becomes ready. It is stopped then.
 fn starts(sandbox: &Sandbox) -> bool {
     let mut daemon = sandbox.start_daemon(&DAEMON_FLAGS);
-    let ready = daemon.is_ready();
+    let ready = daemon.wait_ready();
     // Its end may have steps, too.
     if ready {
         // It goes on with what it found.
-        daemon.has_checked();
+        daemon.wait_checked();
         daemon.kill();
     } else {
-        assert!(!daemon.ends_well(), "it was to become ready");
+        assert!(!daemon.wait_success(), "it was to become ready");
     }
     ready
 }
@@ -306,15 +306,15 @@ fn kill_during_start_after(test: &str, script: &str) {
         test,
         &sandbox,
         Kill,
-        || drop(sandbox.sh(Place::Host, script)),
+        || drop(sandbox.sh(Netns::Host, script)),
         start,
         |at, _| {
             let all_well = |at: &str| {
                 for address in [HOST, Ipv4Addr::LOCALHOST] {
-                    ask(&sandbox, Place::Host, Transport::Tcp, (address, 31000))
+                    ask(&sandbox, Netns::Host, Transport::Tcp, (address, 31000))
                         .unwrap_or_else(|_| panic!("{at}"));
                 }
-                ask(&sandbox, Place::Outside, Transport::Tcp, (HOST, 31000))
+                ask(&sandbox, Netns::Outside, Transport::Tcp, (HOST, 31000))
                     .unwrap_or_else(|_| panic!("{at}"));
             };
             all_well(at);
@@ -345,11 +345,11 @@ fn kill_during_teardown() {
             }
         };
         let attempt =
-            |daemon: Option<Daemon>| works(&sandbox, &["teardown"]) & daemon.is_none_or(Daemon::ends_well);
+            |daemon: Option<Daemon>| works(&sandbox, &["teardown"]) & daemon.is_none_or(Daemon::wait_success);
         at_every_step("tearing down", &sandbox, Kill, prepare, attempt, |at, _| {
             // What is said of a host for the case that its state is lost does not outlive the state.
             sandbox
-                .sh(Place::Host, "test -e /run/portmap/host.json || ! ls /run/portmap-places/* 2>/dev/null");
+                .sh(Netns::Host, "test -e /run/portmap/host.json || ! ls /run/portmap-places/* 2>/dev/null");
             sandbox.ok(&["teardown"]);
             sandbox.expect_inventory(&virgin, at);
         });
@@ -361,9 +361,9 @@ fn kill_during_teardown() {
 fn kill_during_cleanup_after_a_reboot() {
     let sandbox = Sandbox::new();
     with_container(&sandbox).kill();
-    sandbox.sh(Place::Host, "cp -r /run/portmap /run/kept");
+    sandbox.sh(Netns::Host, "cp -r /run/portmap /run/kept");
     sandbox.ok(&["teardown"]);
-    sandbox.sh(Place::Host, "ip netns add a");
+    sandbox.sh(Netns::Host, "ip netns add a");
     let before = sandbox.inventory();
     at_every_step(
         "forgetting",
@@ -459,7 +459,7 @@ fn step_failure_in_start() {
         || (),
         start,
         |at, _| {
-            ask(&sandbox, Place::Outside, Transport::Tcp, (HOST, 31000)).unwrap_or_else(|_| panic!("{at}"));
+            ask(&sandbox, Netns::Outside, Transport::Tcp, (HOST, 31000)).unwrap_or_else(|_| panic!("{at}"));
             let daemon = sandbox.daemon();
             assert_eq!(in_service(&sandbox, at), std::slice::from_ref(&added), "{at}");
             healthy(&sandbox, at);

@@ -7,16 +7,16 @@ use std::os::{
 
 use nix::libc;
 use portmap_tests::{
-    sandbox::{DAEMON_FLAGS, HOST, Place, Sandbox, binary},
+    sandbox::{DAEMON_FLAGS, HOST, Netns, Sandbox, binary},
     service::{Service, Transport, ask},
     wait,
 };
 
-const A: Place<'_> = Place::Container("a");
+const A: Netns<'_> = Netns::Container("a");
 
 /// The ports that the host does not give out by itself.
 fn reserved(sandbox: &Sandbox) -> String {
-    sandbox.sh(Place::Host, "cat /proc/sys/net/ipv4/ip_local_reserved_ports").trim().to_owned()
+    sandbox.sh(Netns::Host, "cat /proc/sys/net/ipv4/ip_local_reserved_ports").trim().to_owned()
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn reserved_ports_of_the_host_stay_reserved() {
     // More than a page.
     let many: Vec<String> = (1..1200_u32).map(|number| (20 * number).to_string()).collect();
     for own in lists.map(str::to_owned).into_iter().chain([many.join(",")]) {
-        sandbox.sh(Place::Host, &format!("echo {own} > /proc/sys/net/ipv4/ip_local_reserved_ports"));
+        sandbox.sh(Netns::Host, &format!("echo {own} > /proc/sys/net/ipv4/ip_local_reserved_ports"));
         let before = reserved(&sandbox);
         assert_eq!(before, own);
         sandbox.daemon().stop();
@@ -37,14 +37,14 @@ fn reserved_ports_of_the_host_stay_reserved() {
         sandbox.ok(&["teardown"]);
         assert_eq!(reserved(&sandbox), before);
     }
-    sandbox.sh(Place::Host, "echo > /proc/sys/net/ipv4/ip_local_reserved_ports");
+    sandbox.sh(Netns::Host, "echo > /proc/sys/net/ipv4/ip_local_reserved_ports");
 }
 
 #[test]
 fn reserved_ports_may_overlap_the_port_range() {
     let sandbox = Sandbox::new();
     sandbox.daemon().stop();
-    sandbox.sh(Place::Host, "echo 30000 62000 > /proc/sys/net/ipv4/ip_local_port_range");
+    sandbox.sh(Netns::Host, "echo 30000 62000 > /proc/sys/net/ipv4/ip_local_port_range");
     let _daemon = sandbox.daemon();
     sandbox.ok(&["doctor"]);
 }
@@ -52,13 +52,13 @@ fn reserved_ports_may_overlap_the_port_range() {
 #[test]
 fn delete_succeeds_despite_container_sysctls() {
     let sandbox = Sandbox::new();
-    sandbox.sh(Place::Host, "ip netns add theirs; ip -n theirs link set lo up");
+    sandbox.sh(Netns::Host, "ip netns add theirs; ip -n theirs link set lo up");
     let add = ["add", "a", "--netns", "/run/netns/theirs", "--ports", "31000"];
     // The kernel does not put the old range back then.
     let refuse = "cd /proc/sys/net/ipv4; echo 65000 65535 > ip_local_port_range; echo 65000 > ip_unprivileged_port_start";
     let daemon = sandbox.daemon();
     sandbox.ok(&add);
-    sandbox.sh(Place::Container("theirs"), refuse);
+    sandbox.sh(Netns::Container("theirs"), refuse);
     sandbox.ok(&["del", "a"]);
     assert!(daemon.log().contains("is not as it was before"), "{}", daemon.log());
     sandbox.ok(&["add", "b", "--ports", "31000"]);
@@ -68,7 +68,7 @@ fn delete_succeeds_despite_container_sysctls() {
 fn netns_path_to_another_file_type_is_refused() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
-    sandbox.sh(Place::Host, "mkfifo /run/pipe; mknod /run/device c 5 0");
+    sandbox.sh(Netns::Host, "mkfifo /run/pipe; mknod /run/device c 5 0");
     for path in ["/run/pipe", "/run/device", "/dev/null", "/proc/1/ns/mnt"] {
         let error = sandbox.fails(&["add", "a", "--netns", path], 2);
         assert!(error.contains("is no network namespace"), "{error}");
@@ -102,14 +102,14 @@ fn daemon_is_unique_per_netns() {
     sandbox.fails(&["teardown", "--state-dir", "/run/other"], 4);
     let _daemon = sandbox.daemon();
     sandbox.ok(&["doctor"]);
-    sandbox.sh(Place::Host, "test ! -e /run/other");
+    sandbox.sh(Netns::Host, "test ! -e /run/other");
 }
 
 #[test]
 fn daemon_is_unique_per_netns_across_mounts() {
     let sandbox = Sandbox::new();
     // A name that anybody may take keeps nobody away.
-    let user = sandbox.inside(Place::Host, || {
+    let user = sandbox.inside(Netns::Host, || {
         // SAFETY: the system call takes integers, and is of the calling thread alone, which ends with this.
         let changed = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
         assert_eq!(changed, 0);
@@ -128,7 +128,7 @@ fn daemon_is_unique_per_netns_across_mounts() {
             "mount -t tmpfs none /run && exec {command} --state-dir /run/other --bpffs-dir /sys/fs/bpf/other"
         );
         let output = sandbox
-            .command(Place::Host, "unshare")
+            .command(Netns::Host, "unshare")
             .args(["--mount", "sh", "-c", &script])
             .output()
             .expect("unshare is part of util-linux");
@@ -155,7 +155,7 @@ fn daemon_refuses_a_containers_netns() {
         format!("{} teardown {other}", binary("portmap").display()),
     ] {
         let output = sandbox
-            .command(Place::Container("a"), "sh")
+            .command(Netns::Container("a"), "sh")
             .args(["-c", &format!("exec {command}")])
             .output()
             .expect("a shell");
@@ -170,16 +170,16 @@ fn daemon_refuses_a_containers_netns() {
 fn state_lock_of_a_user_is_replaced() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
-    assert_eq!(sandbox.sh(Place::Host, "stat -c %a /run/portmap/lock"), "600\n");
+    assert_eq!(sandbox.sh(Netns::Host, "stat -c %a /run/portmap/lock"), "600\n");
     daemon.stop();
     // As an earlier version made it.
-    sandbox.sh(Place::Host, "chmod 644 /run/portmap/lock");
-    let mut user = sandbox.command(Place::Host, "setpriv");
+    sandbox.sh(Netns::Host, "chmod 644 /run/portmap/lock");
+    let mut user = sandbox.command(Netns::Host, "setpriv");
     user.args(["--reuid=65534", "--clear-groups", "flock", "/run/portmap/lock", "sleep", "60"]);
     let mut user = user.spawn().expect("setpriv is part of util-linux");
     wait::until("the lock to be held", || {
         !sandbox
-            .command(Place::Host, "flock")
+            .command(Netns::Host, "flock")
             .args(["-n", "/run/portmap/lock", "true"])
             .status()
             .expect("flock")
@@ -198,36 +198,36 @@ fn reconcile_restores_pins() {
     sandbox.ok(&["add", "a", "--ports", "31000"]);
     let _service = Service::start(&sandbox, A, Transport::Udp, 31000, "a");
     let before = sandbox.inventory();
-    sandbox.sh(Place::Host, "find /sys/fs/bpf/portmap -delete");
+    sandbox.sh(Netns::Host, "find /sys/fs/bpf/portmap -delete");
     let found = sandbox.portmap(&["doctor"]);
     let found = String::from_utf8_lossy(&found.stdout).into_owned();
     assert!(found.contains("pins are gone") || found.contains("in service"), "{found}");
     sandbox.ok(&["doctor", "--repair"]);
-    ask(&sandbox, Place::Outside, Transport::Udp, (HOST, 31000)).expect("an answer");
+    ask(&sandbox, Netns::Outside, Transport::Udp, (HOST, 31000)).expect("an answer");
     sandbox.expect_inventory(&before, "with pins again");
 }
 
 #[test]
 fn state_on_full_filesystem_allows_delete() {
     let sandbox = Sandbox::new();
-    sandbox.sh(Place::Host, "mkdir /run/portmap; mount -t tmpfs -o size=256k tmpfs /run/portmap");
+    sandbox.sh(Netns::Host, "mkdir /run/portmap; mount -t tmpfs -o size=256k tmpfs /run/portmap");
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000"]);
     sandbox.ok(&["add", "b", "--ports", "31001"]);
     let before = sandbox.json(&["list"]);
-    sandbox.sh(Place::Host, "cat /dev/zero > /run/portmap/full 2>/dev/null || true");
+    sandbox.sh(Netns::Host, "cat /dev/zero > /run/portmap/full 2>/dev/null || true");
     sandbox.fails(&["update", "a", "--ports", "31002"], 1);
     assert_eq!(sandbox.json(&["list"]), before);
     sandbox.ok(&["del", "a"]);
     assert_eq!(sandbox.json(&["list"]).as_array().map(Vec::len), Some(1));
     sandbox.ok(&["doctor"]);
-    sandbox.sh(Place::Host, "rm /run/portmap/full");
+    sandbox.sh(Netns::Host, "rm /run/portmap/full");
     daemon.stop();
     let daemon = sandbox.daemon();
     assert_eq!(sandbox.json(&["list"]).as_array().map(Vec::len), Some(1));
     sandbox.ok(&["teardown"]);
     daemon.wait();
-    sandbox.sh(Place::Host, "umount /run/portmap; rmdir /run/portmap");
+    sandbox.sh(Netns::Host, "umount /run/portmap; rmdir /run/portmap");
 }
 
 #[test]
@@ -235,27 +235,27 @@ fn teardown_without_state_restores_the_host() {
     let sandbox = Sandbox::new();
     let virgin = sandbox.inventory();
     let look = "ip -o link show type veth; cd /proc/sys/net/ipv4; cat conf/lo/accept_local conf/lo/route_localnet ip_local_reserved_ports";
-    let before = sandbox.sh(Place::Host, look);
+    let before = sandbox.sh(Netns::Host, look);
     for place_is_known in [true, false] {
         let daemon = sandbox.daemon();
         sandbox.ok(&["add", "a", "--ports", "31000"]);
         daemon.kill();
-        sandbox.sh(Place::Host, "rm -r /run/portmap");
+        sandbox.sh(Netns::Host, "rm -r /run/portmap");
         if !place_is_known {
-            sandbox.sh(Place::Host, "rm -r /run/portmap-places");
+            sandbox.sh(Netns::Host, "rm -r /run/portmap-places");
         }
         let output = sandbox.portmap(&["teardown"]);
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{told}");
         assert!(told.contains("removed pm1, the interface of container \"a\""), "{told}");
-        sandbox.sh(Place::Host, "ip netns del a");
+        sandbox.sh(Netns::Host, "ip netns del a");
         if place_is_known {
-            assert_eq!(sandbox.sh(Place::Host, look), before);
+            assert_eq!(sandbox.sh(Netns::Host, look), before);
             sandbox.expect_inventory(&virgin, "what was is known");
         } else {
             assert!(told.contains("lo/route_localnet is 1 and stays so"), "{told}");
             assert!(told.contains("ip_local_reserved_ports has "), "{told}");
-            sandbox.sh(Place::Host, "echo > /proc/sys/net/ipv4/ip_local_reserved_ports");
+            sandbox.sh(Netns::Host, "echo > /proc/sys/net/ipv4/ip_local_reserved_ports");
         }
     }
 }
@@ -265,11 +265,11 @@ fn start_failure_rolls_back() {
     let sandbox = Sandbox::new();
     let virgin = sandbox.inventory();
     for step in [4, 20, 40, 60, 80, 100] {
-        sandbox.order(portmap_tests::faults::Fault::Fail, step);
+        sandbox.arm_fault(portmap_tests::faults::Fault::Fail, step);
         let mut daemon = sandbox.start_daemon(&DAEMON_FLAGS);
-        let ready = daemon.is_ready();
-        assert!(ready || !daemon.ends_well());
-        let Some(at) = sandbox.struck() else {
+        let ready = daemon.wait_ready();
+        assert!(ready || !daemon.wait_success());
+        let Some(at) = sandbox.fault_fired() else {
             assert!(ready, "it starts by itself");
             break;
         };
@@ -287,7 +287,7 @@ fn reconcile_restores_state_files() {
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000"]);
     let (before, container) = (sandbox.inventory(), sandbox.json(&["show", "a"]));
-    sandbox.sh(Place::Host, "rm -r /run/portmap /run/portmap-places");
+    sandbox.sh(Netns::Host, "rm -r /run/portmap /run/portmap-places");
     wait::until("the socket to come back", || sandbox.portmap(&["list"]).status.success());
     sandbox.ok(&["doctor", "--repair"]);
     sandbox.expect_inventory(&before, "with its state again");
@@ -308,7 +308,7 @@ fn state_on_read_only_filesystem_is_kept() {
     // The directory itself has an open file, the lock.
     let read_only =
         "cd /run/portmap; mount --bind containers containers; mount -o remount,ro,bind containers";
-    sandbox.sh(Place::Host, read_only);
+    sandbox.sh(Netns::Host, read_only);
     let refused: [&[&str]; 5] = [
         &["add", "b", "--ports", "31001"],
         &["update", "a", "--ports", "31002"],
@@ -328,6 +328,6 @@ fn state_on_read_only_filesystem_is_kept() {
     daemon.stop();
     let _daemon = sandbox.daemon();
     unchanged(&sandbox, "after a start");
-    sandbox.sh(Place::Host, "umount /run/portmap/containers");
+    sandbox.sh(Netns::Host, "umount /run/portmap/containers");
     sandbox.expect_inventory(&before, "after refusals");
 }

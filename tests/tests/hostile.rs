@@ -9,12 +9,12 @@ use std::{
 use portmap_tests::{
     frames::{Frame, ICMP, TCP},
     packet_socket::PacketSocket,
-    sandbox::{FAR, HOST, HOST_MAC, OUTSIDE, OUTSIDE_MAC, Place, Sandbox},
-    service::{Service, Transport, ask, ask_in_vain},
+    sandbox::{FAR, HOST, HOST_MAC, Netns, OUTSIDE, OUTSIDE_MAC, Sandbox},
+    service::{Service, Transport, ask, expect_no_reply},
     wait,
 };
 
-const A: Place<'_> = Place::Container("a");
+const A: Netns<'_> = Netns::Container("a");
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
 /// A daemon with containers `a` (31000-31009) and `b` (31010-31019), and a listener to which nothing may get.
@@ -43,9 +43,9 @@ fn forged_frames_are_dropped_with_a_reason() {
         socket
     };
     let witnesses = [
-        ("outside", witness(Place::Outside, 8080)),
-        ("the host", witness(Place::Host, 8080)),
-        ("b", witness(Place::Container("b"), 31010)),
+        ("outside", witness(Netns::Outside, 8080)),
+        ("the host", witness(Netns::Host, 8080)),
+        ("b", witness(Netns::Container("b"), 31010)),
     ];
     let socket = sandbox.inside(A, || PacketSocket::open("eth0"));
     let good = Frame { from_mac: HOST_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, 31000), (OUTSIDE, 8080)) };
@@ -111,7 +111,7 @@ fn forged_frames_are_dropped_with_a_reason() {
 fn forged_host_address_from_outside_is_dropped() {
     let (sandbox, _daemon) = world();
     let victim = sandbox.inside(A, || UdpSocket::bind("0.0.0.0:31000")).expect("the port is free");
-    let socket = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
+    let socket = sandbox.inside(Netns::Outside, || PacketSocket::open("eth0"));
     let good =
         Frame { from_mac: OUTSIDE_MAC, to_mac: HOST_MAC, ..Frame::udp((OUTSIDE, 5555), (HOST, 31000)) };
     let dropped =
@@ -132,8 +132,8 @@ fn forged_host_address_from_outside_is_dropped() {
 fn other_host_frame_is_not_delivered() {
     let (sandbox, _daemon) = world();
     let victim = sandbox.inside(A, || UdpSocket::bind("0.0.0.0:31000")).expect("the port is free");
-    sandbox.sh(Place::Host, "ip link set uplink promisc on");
-    let socket = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
+    sandbox.sh(Netns::Host, "ip link set uplink promisc on");
+    let socket = sandbox.inside(Netns::Outside, || PacketSocket::open("eth0"));
     let frame = Frame {
         from_mac: OUTSIDE_MAC,
         to_mac: [2, 0, 0, 0, 1, 77],
@@ -150,7 +150,7 @@ fn other_host_frame_is_not_delivered() {
 #[test]
 fn container_settings_gain_nothing() {
     let (sandbox, _daemon) = world();
-    let _outside = Service::both(&sandbox, Place::Outside, 8080, "outside");
+    let _outside = Service::both(&sandbox, Netns::Outside, 8080, "outside");
     // Another port range, another address, another MAC, forwarding, no program on lo, another queue.
     sandbox.sh(
         A,
@@ -164,7 +164,7 @@ fn container_settings_gain_nothing() {
         ("source_port", "echo 31000 31009 > /proc/sys/net/ipv4/ip_local_port_range"),
     ] {
         let before = sandbox.dropped("a", reason);
-        ask_in_vain(&sandbox, A, Transport::Udp, (OUTSIDE, 8080));
+        expect_no_reply(&sandbox, A, Transport::Udp, (OUTSIDE, 8080));
         assert_eq!(sandbox.dropped("a", reason), before + 1, "{reason}");
         sandbox.sh(A, repair);
     }
@@ -177,10 +177,10 @@ fn container_settings_gain_nothing() {
 fn arp_of_a_container_never_leaves() {
     let (sandbox, _daemon) = world();
     sandbox.sh(A, "ip link set eth0 arp on; ip neigh flush dev eth0");
-    ask_in_vain(&sandbox, A, Transport::Udp, (OUTSIDE, 8080));
+    expect_no_reply(&sandbox, A, Transport::Udp, (OUTSIDE, 8080));
     assert_ne!(sandbox.dropped("a", "arp"), 0);
     // The neighbour table outside knows the host by its one address only.
-    assert!(!sandbox.sh(Place::Outside, "ip neigh").contains("10.0.0.77"));
+    assert!(!sandbox.sh(Netns::Outside, "ip neigh").contains("10.0.0.77"));
 }
 
 #[test]
@@ -188,8 +188,8 @@ fn mtu_of_the_uplink_is_enforced() {
     let (sandbox, _daemon) = world();
     // A long frame that the kernel would cut into segments, by what the container and its peer have agreed on.
     sandbox.sh(A, "ip link set eth0 mtu 9000");
-    sandbox.sh(Place::Outside, "ip link set eth0 mtu 9000");
-    let listener = sandbox.inside(Place::Outside, || TcpListener::bind((OUTSIDE, 8080))).expect("a listener");
+    sandbox.sh(Netns::Outside, "ip link set eth0 mtu 9000");
+    let listener = sandbox.inside(Netns::Outside, || TcpListener::bind((OUTSIDE, 8080))).expect("a listener");
     let mut stream = sandbox.inside(A, || TcpStream::connect((OUTSIDE, 8080))).expect("a connection");
     stream.set_nonblocking(true).expect("a socket");
     stream.write_all(&vec![0; 60_000]).expect("room in the buffer");
@@ -206,15 +206,15 @@ fn mtu_of_the_uplink_is_enforced() {
         ..Frame::udp((HOST, 31000), (OUTSIDE, 8080))
     };
     let witness =
-        sandbox.inside(Place::Outside, || UdpSocket::bind((OUTSIDE, 8080))).expect("the port is free");
+        sandbox.inside(Netns::Outside, || UdpSocket::bind((OUTSIDE, 8080))).expect("the port is free");
     witness.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
     socket.send(&frame.bytes());
     assert_eq!(witness.recv(&mut [0; 2000]).expect("received"), 1400);
-    sandbox.sh(Place::Host, "ip link set uplink mtu 1300");
+    sandbox.sh(Netns::Host, "ip link set uplink mtu 1300");
     // The container is told, and does not care; and its interface, which has the kernel drop it, is as it was.
     wait::until("the MTU to be followed", || sandbox.sh(A, "ip link show eth0").contains("mtu 1300"));
     sandbox.sh(A, "ip link set eth0 mtu 9000");
-    sandbox.sh(Place::Host, "ip link set pm1 mtu 9000");
+    sandbox.sh(Netns::Host, "ip link set pm1 mtu 9000");
     let before = sandbox.dropped("a", "too_big");
     socket.send(&frame.bytes());
     wait::until("the frame to be dropped", || sandbox.dropped("a", "too_big") > before);
@@ -224,12 +224,12 @@ fn mtu_of_the_uplink_is_enforced() {
 fn port_reassigned_reaches_new_owner_only() {
     let (sandbox, _daemon) = world();
     let old = Service::start(&sandbox, A, Transport::Tcp, 31000, "a");
-    assert_eq!(ask(&sandbox, Place::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer").from, "a");
+    assert_eq!(ask(&sandbox, Netns::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer").from, "a");
     drop(old);
     sandbox.ok(&["del", "a"]);
     sandbox.ok(&["add", "c", "--ports", "31000-31009"]);
-    let _new = Service::start(&sandbox, Place::Container("c"), Transport::Tcp, 31000, "c");
-    assert_eq!(ask(&sandbox, Place::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer").from, "c");
+    let _new = Service::start(&sandbox, Netns::Container("c"), Transport::Tcp, 31000, "c");
+    assert_eq!(ask(&sandbox, Netns::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer").from, "c");
     // The slot is the old one's; its counters start afresh.
     let stats = sandbox.json(&["stats", "c"]);
     assert_eq!(stats["slot"], 1);
@@ -241,7 +241,7 @@ fn broadcast_on_any_host_network_is_dropped() {
     let (sandbox, _daemon) = world();
     // One network inside the shared one, one beside it, one of another interface, and one of two addresses.
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         "ip addr add 10.0.0.17/28 dev uplink; ip addr add 10.9.9.1/24 broadcast 10.9.9.127 dev uplink; \
          ip addr add 10.0.0.40/31 dev uplink; ip link add br0 type bridge; ip addr add 10.8.8.1/24 dev br0",
     );
@@ -267,7 +267,7 @@ fn broadcast_on_any_host_network_is_dropped() {
     }
     sandbox.ok(&["doctor"]);
     // A frame from outside to one is the host's own affair.
-    let socket = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
+    let socket = sandbox.inside(Netns::Outside, || PacketSocket::open("eth0"));
     let left =
         || sandbox.json(&["stats"])["host"]["passed"]["uplink"]["other_address"].as_u64().unwrap_or_default();
     let before = left();
@@ -281,7 +281,7 @@ fn broadcast_on_any_host_network_is_dropped() {
     assert_eq!(arrived, Some(0));
     // What is not the host's any more is a destination again.
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         "ip link del br0; ip addr del 10.0.0.17/28 dev uplink; ip addr del 10.9.9.1/24 dev uplink",
     );
     for broadcast in others {
@@ -320,7 +320,7 @@ fn neighbour_lookups_are_rate_limited() {
     socket.send(&to(FAR));
     wait::until("three more are sent", || sent().is_some_and(|sent| sent + before == 76 + 214 + 3));
     assert_eq!(dropped(), before);
-    let other = sandbox.inside(Place::Container("b"), || PacketSocket::open("eth0"));
+    let other = sandbox.inside(Netns::Container("b"), || PacketSocket::open("eth0"));
     let from_b = |to| Frame { from_mac: HOST_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, 31010), (to, 9)) };
     other.send(&from_b(Ipv4Addr::new(10, 0, 0, 200)).bytes());
     wait::until("b's is sent", || {

@@ -3,17 +3,17 @@
 use std::{fs, net::Ipv4Addr};
 
 use portmap_tests::{
-    sandbox::{DAEMON_FLAGS, HOST, Place, Sandbox},
-    service::{Service, Transport, ask, ask_in_vain},
+    sandbox::{DAEMON_FLAGS, HOST, Netns, Sandbox},
+    service::{Service, Transport, ask, expect_no_reply},
     wait,
 };
 use serde_json::json;
 
-const A: Place<'_> = Place::Container("a");
+const A: Netns<'_> = Netns::Container("a");
 
 /// That a container with a service on port 31000 is reached from everywhere.
 fn check_traffic(sandbox: &Sandbox) {
-    for (place, address) in [(Place::Outside, HOST), (Place::Host, HOST), (Place::Host, Ipv4Addr::LOCALHOST)]
+    for (place, address) in [(Netns::Outside, HOST), (Netns::Host, HOST), (Netns::Host, Ipv4Addr::LOCALHOST)]
     {
         let answer = ask(sandbox, place, Transport::Tcp, (address, 31000)).expect("an answer");
         assert_eq!(answer.from, "a", "{place:?} by {address}");
@@ -54,7 +54,7 @@ fn datapath_outlives_the_daemon() {
     assert_eq!(sandbox.json(&["add", "b"])["ephemeral_ports"], json!([62464, 63487]));
     sandbox.ok(&["doctor"]);
     sandbox.ok(&["del", "a"]);
-    ask_in_vain(&sandbox, Place::Outside, Transport::Tcp, (HOST, 31000));
+    expect_no_reply(&sandbox, Netns::Outside, Transport::Tcp, (HOST, 31000));
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn connection_survives_daemon_replacement() {
     let mut daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000"]);
     let listener = sandbox.inside(A, || TcpListener::bind("0.0.0.0:31000")).expect("the port is free");
-    let mut client = sandbox.inside(Place::Outside, || TcpStream::connect((HOST, 31000))).expect("connected");
+    let mut client = sandbox.inside(Netns::Outside, || TcpStream::connect((HOST, 31000))).expect("connected");
     let (mut server, _) = listener.accept().expect("a connection");
     for round in 0..3_u8 {
         daemon.stop();
@@ -107,7 +107,7 @@ fn teardown_keeps_foreign_programs_and_filters() {
     let sandbox = Sandbox::new();
     // A filter of somebody else on the uplink, in a qdisc that is theirs.
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         "tc qdisc add dev uplink clsact; \
          tc filter add dev uplink ingress protocol ip prio 7 u32 match ip dport 7 0xffff flowid 1:1",
     );
@@ -124,15 +124,15 @@ fn teardown_keeps_foreign_programs_and_filters() {
 fn netns_existing_one_is_restored_by_delete() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
-    sandbox.sh(Place::Host, "ip netns add theirs; ip -n theirs link set lo up");
-    let theirs = Place::Container("theirs");
+    sandbox.sh(Netns::Host, "ip netns add theirs; ip -n theirs link set lo up");
+    let theirs = Netns::Container("theirs");
     // A namespace in which there is an eth0 already is refused, and left as it is.
-    sandbox.sh(Place::Host, "ip -n theirs link add eth0 type veth peer name peer");
+    sandbox.sh(Netns::Host, "ip -n theirs link add eth0 type veth peer name peer");
     let with_eth0 = sandbox.sh(theirs, "ip -o link");
     let errors = sandbox.fails(&["add", "a", "--netns", "/run/netns/theirs"], 4);
     assert!(errors.contains("an interface eth0 already"), "{errors}");
     assert_eq!(sandbox.sh(theirs, "ip -o link"), with_eth0);
-    sandbox.sh(Place::Host, "ip -n theirs link del eth0");
+    sandbox.sh(Netns::Host, "ip -n theirs link del eth0");
     // The loopback device keeps its new MAC address: the kernel takes no all-zero one back.
     let look = "ip -o link | sed 's/link.loopback [^ ]*//'; ip -o address; ip route; cat /proc/sys/net/ipv4/ip_local_port_range; tc qdisc";
     let before = sandbox.sh(theirs, look);
@@ -154,7 +154,7 @@ fn netns_by_pid_is_released_with_its_process() {
     let _daemon = sandbox.daemon();
     let before = sandbox.inventory();
     let mut process = sandbox
-        .command(Place::Host, "unshare")
+        .command(Netns::Host, "unshare")
         .args(["--net", "sh", "-c", "echo $$; exec sleep infinity"])
         .stdout(std::process::Stdio::piped())
         .spawn()
@@ -170,7 +170,7 @@ fn netns_by_pid_is_released_with_its_process() {
     assert_eq!(added["pid"], json!(pid.parse::<u32>().expect("a number")));
     assert!(sandbox.ok(&["exec", "a", "--", "ip", "-br", "address"]).contains("10.0.0.1/24"));
     // With the process goes the namespace, and with that the container and all that was made for it.
-    sandbox.sh(Place::Host, &format!("kill -KILL {pid}"));
+    sandbox.sh(Netns::Host, &format!("kill -KILL {pid}"));
     let _ = process.wait();
     wait::until("the container to end", || sandbox.json(&["list"]) == json!([]));
     wait::until("everything to be removed", || sandbox.inventory() == before);
@@ -185,14 +185,14 @@ fn start_checks_a_container_before_its_command() {
         sandbox.ok(&["add", name, "--ports", port]);
     }
     daemon.kill();
-    sandbox.sh(Place::Host, "ip netns del a; ip netns del b");
+    sandbox.sh(Netns::Host, "ip netns del a; ip netns del b");
     // Ready comes before it has checked what it found.
     let mut daemon = sandbox.start_daemon(&DAEMON_FLAGS);
-    assert!(daemon.is_ready(), "{}", daemon.log());
+    assert!(daemon.wait_ready(), "{}", daemon.log());
     assert_eq!(sandbox.json(&["add", "d", "--ports", "31000"])["state"], "ready");
     assert!(sandbox.fails(&["show", "b"], 3).contains("no container is called"));
     assert_eq!(sandbox.json(&["update", "c", "--ports", "31001"])["state"], "ready");
-    daemon.has_checked();
+    daemon.wait_checked();
     sandbox.ok(&["doctor"]);
 }
 
@@ -216,8 +216,8 @@ fn start_removes_unfinished_containers() {
         daemon.log()
     );
     assert_eq!(sandbox.json(&["list"]), json!([]));
-    assert_eq!(sandbox.sh(Place::Host, "ls /run/netns"), "outside\n");
-    assert_eq!(sandbox.sh(Place::Host, "ip -o link").matches("pm").count(), 0);
+    assert_eq!(sandbox.sh(Netns::Host, "ls /run/netns"), "outside\n");
+    assert_eq!(sandbox.sh(Netns::Host, "ip -o link").matches("pm").count(), 0);
     assert_eq!(sandbox.json(&["add", "c", "--ports", "31000-31001"])["slot"], 1);
     sandbox.ok(&["doctor"]);
 }
@@ -253,7 +253,7 @@ fn uplink_may_change_between_daemons() {
     daemon.stop();
     // A name such as a VLAN device has.
     let rename = "ip link set uplink down; ip link set uplink name up.5; ip link set up.5 up; ip route add default via 10.0.0.2";
-    sandbox.sh(Place::Host, rename);
+    sandbox.sh(Netns::Host, rename);
     let _daemon = sandbox.daemon();
     check_traffic(&sandbox);
     sandbox.ok(&["doctor"]);
@@ -267,7 +267,7 @@ fn bpftool_shows_owners_and_counters_by_name() {
     sandbox.ok(&["add", "b", "--ports", "31500"]);
     let bpftool = |arguments: &str| -> serde_json::Value {
         let path = "/sys/fs/bpf/portmap/v5/maps";
-        let text = sandbox.sh(Place::Host, &format!("bpftool -j map {}", arguments.replace('@', path)));
+        let text = sandbox.sh(Netns::Host, &format!("bpftool -j map {}", arguments.replace('@', path)));
         serde_json::from_str(&text).expect("JSON")
     };
     let ports = bpftool("dump pinned @/pm_ports");
@@ -288,7 +288,7 @@ fn bpftool_shows_owners_and_counters_by_name() {
     }
     assert_eq!(owned, 3 + 2 * 1024);
     let _service = Service::start(&sandbox, A, Transport::Tcp, 31000, "a");
-    ask(&sandbox, Place::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer");
+    ask(&sandbox, Netns::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer");
     let packets = sandbox.json(&["stats", "a"])["traffic"]["rx_outside"]["packets"].clone();
     let counters = bpftool("lookup pinned @/pm_counters key 1 0 0 0");
     let cpus = counters["formatted"]["values"].as_array().expect("one for each CPU");

@@ -3,15 +3,15 @@
 use std::net::UdpSocket;
 
 use portmap_tests::{
-    sandbox::{HOST, OUTSIDE, Place, Sandbox},
+    sandbox::{HOST, Netns, OUTSIDE, Sandbox},
     service::{Service, Transport, ask},
     wait,
 };
 
-const A: Place<'_> = Place::Container("a");
+const A: Netns<'_> = Netns::Container("a");
 
 fn scrape(sandbox: &Sandbox) -> String {
-    sandbox.sh(Place::Host, "curl -sf --unix-socket /run/portmap/portmapd.sock http://portmap/metrics")
+    sandbox.sh(Netns::Host, "curl -sf --unix-socket /run/portmap/portmapd.sock http://portmap/metrics")
 }
 
 /// The value of a metric: its name and labels as they are written.
@@ -28,7 +28,7 @@ fn metrics_agree_with_stats() {
     sandbox.ok(&[&["add", "a", "--ports", "31000-31009"][..], &limits].concat());
     sandbox.ok(&["add", "b"]);
     let service = Service::both(&sandbox, A, 31000, "a");
-    for from in [Place::Outside, Place::Host, Place::Container("b")] {
+    for from in [Netns::Outside, Netns::Host, Netns::Container("b")] {
         ask(&sandbox, from, Transport::Udp, (HOST, 31000)).expect("an answer");
     }
     // Somebody else's port.

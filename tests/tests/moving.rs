@@ -13,7 +13,7 @@ use std::{
 
 use portmap::{kernel::maps::Maps, paths::Pins};
 use portmap_common::{slot::veth_ifindex, tables::PortEntry};
-use portmap_tests::sandbox::{HOST, Place, Sandbox};
+use portmap_tests::sandbox::{HOST, Netns, Sandbox};
 
 /// The port that moves. No container is added with it: the test moves it behind the daemon's back.
 const PORT: u16 = 31500;
@@ -61,7 +61,7 @@ fn port_move_never_reaches_a_third_container() {
         })
         .collect();
     let bystander = listen(&sandbox, BYSTANDER);
-    let senders: Vec<_> = [Place::Outside, Place::Host]
+    let senders: Vec<_> = [Netns::Outside, Netns::Host]
         .map(|place| {
             let socket = sandbox.inside(place, || UdpSocket::bind("0.0.0.0:0")).expect("a socket");
             let (done, over) = (done.clone(), over.clone());
@@ -106,7 +106,7 @@ fn port_move_never_reaches_a_third_container() {
 }
 
 fn listen(sandbox: &Sandbox, name: &str) -> UdpSocket {
-    sandbox.inside(Place::Container(name), || UdpSocket::bind(("0.0.0.0", PORT))).expect("the port is free")
+    sandbox.inside(Netns::Container(name), || UdpSocket::bind(("0.0.0.0", PORT))).expect("the port is free")
 }
 
 /// What a container has received.

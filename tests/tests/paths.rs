@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use portmap_tests::{
-    sandbox::{FAR, FAR6, HOST, HOST6, OUTSIDE, OUTSIDE6, Place, Sandbox},
-    service::{Service, Transport, any, ask, ask_from, ask_in_vain, send_from},
+    sandbox::{FAR, FAR6, HOST, HOST6, Netns, OUTSIDE, OUTSIDE6, Sandbox},
+    service::{Service, Transport, any, ask, ask_from, expect_no_reply, send_from},
     wait,
 };
 
@@ -26,8 +26,8 @@ const LOCAL: [IpAddr; 7] = [
 ];
 const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
 
-const A: Place<'_> = Place::Container("a");
-const B: Place<'_> = Place::Container("b");
+const A: Netns<'_> = Netns::Container("a");
+const B: Netns<'_> = Netns::Container("b");
 
 /// Static ports of the two containers, a port of the host, and one that is managed but owned by nobody.
 const A_PORT: u16 = 31000;
@@ -53,9 +53,9 @@ impl World {
         let services = [
             (A, A_PORT, "a"),
             (B, B_PORT, "b"),
-            (Place::Host, HOST_PORT, "host"),
-            (Place::Outside, HOST_PORT, "outside"),
-            (Place::Outside, A_PORT, "outside"),
+            (Netns::Host, HOST_PORT, "host"),
+            (Netns::Outside, HOST_PORT, "outside"),
+            (Netns::Outside, A_PORT, "outside"),
         ];
         let services =
             services.into_iter().flat_map(|(place, port, name)| serve(&sandbox, place, port, name)).collect();
@@ -63,7 +63,7 @@ impl World {
     }
 
     /// Asks and checks who answers, and that both ends agree on who asked, from one of these ports.
-    fn expect(&self, from: Place<'_>, to: (impl Into<IpAddr>, u16), who: &str, ports: (u16, u16)) {
+    fn expect(&self, from: Netns<'_>, to: (impl Into<IpAddr>, u16), who: &str, ports: (u16, u16)) {
         let to = SocketAddr::from(to);
         let mut services = vec![to];
         if to.ip().to_canonical().is_ipv4() {
@@ -84,7 +84,7 @@ impl World {
 }
 
 /// Starts the services of a place: for everybody at the port, and for IPv4 alone not far from it.
-fn serve(sandbox: &Sandbox, place: Place<'_>, port: u16, name: &str) -> [[Service; 2]; 2] {
+fn serve(sandbox: &Sandbox, place: Netns<'_>, port: u16, name: &str) -> [[Service; 2]; 2] {
     let plain = (Ipv4Addr::UNSPECIFIED, port + IPV4_ONLY);
     [
         Service::both(sandbox, place, port, name),
@@ -102,9 +102,9 @@ const ANY: (u16, u16) = (1024, 65535);
 fn outside_reaches_the_port_owner() {
     let world = World::new();
     for address in SHARED {
-        world.expect(Place::Outside, (address, A_PORT), "a", ANY);
-        world.expect(Place::Outside, (address, B_PORT), "b", ANY);
-        world.expect(Place::Outside, (address, HOST_PORT), "host", ANY);
+        world.expect(Netns::Outside, (address, A_PORT), "a", ANY);
+        world.expect(Netns::Outside, (address, B_PORT), "b", ANY);
+        world.expect(Netns::Outside, (address, HOST_PORT), "host", ANY);
     }
 }
 
@@ -114,7 +114,7 @@ fn outside_gets_the_refusal_of_the_port_owner() {
     // Nobody listens; the container's stack refuses for its port, the host's for one that nobody owns.
     for address in SHARED {
         for port in [A_PORT + 1, FREE_PORT] {
-            let error = ask_in_vain(&world.sandbox, Place::Outside, Transport::Tcp, (address, port));
+            let error = expect_no_reply(&world.sandbox, Netns::Outside, Transport::Tcp, (address, port));
             assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{address} {port}");
         }
     }
@@ -171,8 +171,8 @@ fn container_to_host_by_every_local_address() {
 fn host_to_container_by_every_local_address() {
     let world = World::new();
     for address in LOCAL {
-        world.expect(Place::Host, (address, A_PORT), "a", HOST_RANGE);
-        world.expect(Place::Host, (address, B_PORT), "b", HOST_RANGE);
+        world.expect(Netns::Host, (address, A_PORT), "a", HOST_RANGE);
+        world.expect(Netns::Host, (address, B_PORT), "b", HOST_RANGE);
     }
 }
 
@@ -192,10 +192,10 @@ fn container_to_itself_stays_inside() {
 #[test]
 fn host_to_outside_is_undisturbed() {
     let world = World::new();
-    world.expect(Place::Host, (OUTSIDE, HOST_PORT), "outside", HOST_RANGE);
-    world.expect(Place::Host, (OUTSIDE6, HOST_PORT), "outside", HOST_RANGE);
+    world.expect(Netns::Host, (OUTSIDE, HOST_PORT), "outside", HOST_RANGE);
+    world.expect(Netns::Host, (OUTSIDE6, HOST_PORT), "outside", HOST_RANGE);
     for address in LOCAL {
-        world.expect(Place::Host, (address, HOST_PORT), "host", HOST_RANGE);
+        world.expect(Netns::Host, (address, HOST_PORT), "host", HOST_RANGE);
     }
 }
 
@@ -204,7 +204,7 @@ fn rp_filter_of_every_mode_is_supported() {
     let world = World::new();
     for (number, mode) in ["0", "1", "2"].into_iter().enumerate() {
         let set = "for f in all default uplink lo pm1 pm2; do echo MODE > /proc/sys/net/ipv4/conf/$f/rp_filter; done";
-        world.sandbox.sh(Place::Host, &set.replace("MODE", mode));
+        world.sandbox.sh(Netns::Host, &set.replace("MODE", mode));
         // A container that is made now inherits the setting.
         let (name, port) = (format!("c{mode}"), 31020 + 10 * u16::try_from(number).expect("few"));
         world.sandbox.ok(&[
@@ -215,22 +215,22 @@ fn rp_filter_of_every_mode_is_supported() {
             "--ephemeral-ports-per-container",
             "16",
         ]);
-        let place = Place::Container(&name);
+        let place = Netns::Container(&name);
         let _services = serve(&world.sandbox, place, port, &name);
         for address in LOCAL {
             world.expect(A, (address, HOST_PORT), "host", A_RANGE);
-            world.expect(Place::Host, (address, port), &name, HOST_RANGE);
+            world.expect(Netns::Host, (address, port), &name, HOST_RANGE);
             world.expect(A, (address, port), &name, A_RANGE);
             world.expect(place, (address, A_PORT), "a", ANY);
         }
-        world.expect(Place::Outside, (HOST, port), &name, ANY);
+        world.expect(Netns::Outside, (HOST, port), &name, ANY);
     }
 }
 
 #[test]
 fn datagrams_of_every_size_arrive() {
     let world = World::new();
-    let receivers = [A, Place::Outside].map(|place| {
+    let receivers = [A, Netns::Outside].map(|place| {
         let receiver = world.sandbox.inside(place, || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, A_PORT + 2)));
         let receiver = receiver.expect("the port is free");
         receiver.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
@@ -238,10 +238,10 @@ fn datagrams_of_every_size_arrive() {
     });
     // A loopback device carries large packets; on every other way what exceeds the MTU of 1500 is in fragments.
     for (place, to, receiver) in [
-        (Place::Host, SHARED, &receivers[0]),
+        (Netns::Host, SHARED, &receivers[0]),
         (B, SHARED, &receivers[0]),
         (A, SHARED, &receivers[0]),
-        (Place::Outside, SHARED, &receivers[0]),
+        (Netns::Outside, SHARED, &receivers[0]),
         (A, [OUTSIDE.into(), OUTSIDE6.into(), FAR6.into()], &receivers[1]),
     ] {
         for (to, size) in to.into_iter().flat_map(|to| [1, 1452, 1473, 4000, 60_000].map(|size| (to, size))) {
@@ -279,8 +279,8 @@ fn stream_arrives_whole_on_every_path() {
         .inside(A, || TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)))
         .expect("the port is free");
     let pattern = |place: usize| u8::try_from(place % 251).expect("less than 256");
-    let ways = [Place::Outside, Place::Host, B, A].into_iter().flat_map(|place| {
-        let addresses = if place == Place::Outside { &SHARED[..] } else { &LOCAL[..] };
+    let ways = [Netns::Outside, Netns::Host, B, A].into_iter().flat_map(|place| {
+        let addresses = if place == Netns::Outside { &SHARED[..] } else { &LOCAL[..] };
         addresses.iter().map(move |address| (place, *address))
     });
     for (place, address) in ways {
@@ -326,11 +326,11 @@ fn source_port_not_owned_is_dropped_and_counted() {
 #[test]
 fn port_of_deleted_container_returns_to_host() {
     let world = World::new();
-    world.expect(Place::Outside, (HOST, B_PORT), "b", ANY);
+    world.expect(Netns::Outside, (HOST, B_PORT), "b", ANY);
     world.sandbox.ok(&["del", "b"]);
-    let error = ask_in_vain(&world.sandbox, Place::Outside, Transport::Tcp, (HOST, B_PORT));
+    let error = expect_no_reply(&world.sandbox, Netns::Outside, Transport::Tcp, (HOST, B_PORT));
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
-    let _services = serve(&world.sandbox, Place::Host, B_PORT, "host");
-    world.expect(Place::Outside, (HOST, B_PORT), "host", ANY);
+    let _services = serve(&world.sandbox, Netns::Host, B_PORT, "host");
+    world.expect(Netns::Outside, (HOST, B_PORT), "host", ANY);
     world.expect(A, (LOCALHOST, B_PORT), "host", A_RANGE);
 }

@@ -3,13 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use portmap_tests::{
-    sandbox::{DAEMON_FLAGS, HOST, HOST6, OUTSIDE, Place, Sandbox},
-    service::{Service, Transport, ask, ask_in_vain},
+    sandbox::{DAEMON_FLAGS, HOST, HOST6, Netns, OUTSIDE, Sandbox},
+    service::{Service, Transport, ask, expect_no_reply},
     wait,
 };
 
-const A: Place<'_> = Place::Container("a");
-const B: Place<'_> = Place::Container("b");
+const A: Netns<'_> = Netns::Container("a");
+const B: Netns<'_> = Netns::Container("b");
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const LOCALHOST6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 const ALSO_LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 9, 8, 7));
@@ -29,7 +29,7 @@ fn world(flags: &[&str]) -> (Sandbox, portmap_tests::daemon::Daemon) {
 }
 
 #[track_caller]
-fn expect(sandbox: &Sandbox, from: Place<'_>, transport: Transport, to: (IpAddr, u16), who: &str) {
+fn expect(sandbox: &Sandbox, from: Netns<'_>, transport: Transport, to: (IpAddr, u16), who: &str) {
     let to = SocketAddr::from(to);
     let answer =
         ask(sandbox, from, transport, to).unwrap_or_else(|error| panic!("{from:?} to {to}: {error}"));
@@ -51,26 +51,26 @@ fn loopback_private_is_the_containers_own() {
     let services = [
         Service::both(&sandbox, B, B_PORT, "b"),
         Service::both(&sandbox, A, A_PORT, "a"),
-        Service::both(&sandbox, Place::Host, 8080, "host"),
+        Service::both(&sandbox, Netns::Host, 8080, "host"),
     ];
     for transport in TRANSPORTS {
         for address in [LOCALHOST, ALSO_LOCAL, LOCALHOST6] {
-            for other in [A, Place::Host] {
-                ask_in_vain(&sandbox, other, transport, (address, B_PORT));
+            for other in [A, Netns::Host] {
+                expect_no_reply(&sandbox, other, transport, (address, B_PORT));
             }
             for port in [A_PORT, 8080] {
-                ask_in_vain(&sandbox, B, transport, (address, port));
+                expect_no_reply(&sandbox, B, transport, (address, port));
             }
             expect(&sandbox, B, transport, (address, B_PORT), "b");
             expect(&sandbox, A, transport, (address, 8080), "host");
-            expect(&sandbox, Place::Host, transport, (address, A_PORT), "a");
+            expect(&sandbox, Netns::Host, transport, (address, A_PORT), "a");
         }
         for address in SHARED {
             expect(&sandbox, A, transport, (address, B_PORT), "b");
             expect(&sandbox, B, transport, (address, A_PORT), "a");
             expect(&sandbox, B, transport, (address, 8080), "host");
-            expect(&sandbox, Place::Host, transport, (address, B_PORT), "b");
-            expect(&sandbox, Place::Outside, transport, (address, B_PORT), "b");
+            expect(&sandbox, Netns::Host, transport, (address, B_PORT), "b");
+            expect(&sandbox, Netns::Outside, transport, (address, B_PORT), "b");
         }
     }
     for (question, verdict) in [
@@ -87,12 +87,12 @@ fn loopback_private_is_the_containers_own() {
     daemon.stop();
     let daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], &["--loopback", "private"]].concat());
     assert_eq!((loopback("a"), loopback("b")), ("private".into(), "private".into()));
-    ask_in_vain(&sandbox, Place::Host, Transport::Tcp, (LOCALHOST, A_PORT));
+    expect_no_reply(&sandbox, Netns::Host, Transport::Tcp, (LOCALHOST, A_PORT));
     sandbox.ok(&["update", "b", "--loopback", "shared"]);
     daemon.stop();
     let _daemon = sandbox.daemon();
     assert_eq!((loopback("a"), loopback("b")), ("shared".into(), "shared".into()));
-    expect(&sandbox, Place::Host, Transport::Tcp, (LOCALHOST, A_PORT), "a");
+    expect(&sandbox, Netns::Host, Transport::Tcp, (LOCALHOST, A_PORT), "a");
     expect(&sandbox, A, Transport::Tcp, (LOCALHOST, B_PORT), "b");
     sandbox.ok(&["doctor"]);
     drop(services);
@@ -120,26 +120,26 @@ fn loopback_private_source_cannot_leave_by_eth0() {
 fn host_access_reaches_open_ports_only() {
     let (sandbox, daemon) = world(&["--host-access", "ports", "53"]);
     let services = [
-        Service::both(&sandbox, Place::Host, 53, "dns"),
-        Service::both(&sandbox, Place::Host, 8080, "host"),
-        Service::both(&sandbox, Place::Outside, 8080, "outside"),
+        Service::both(&sandbox, Netns::Host, 53, "dns"),
+        Service::both(&sandbox, Netns::Host, 8080, "host"),
+        Service::both(&sandbox, Netns::Outside, 8080, "outside"),
         Service::both(&sandbox, A, A_PORT, "a"),
         Service::both(&sandbox, B, B_PORT, "b"),
     ];
     for transport in TRANSPORTS {
         for address in [LOCALHOST, LOCALHOST6, SHARED[0], SHARED[1]] {
             let before = sandbox.dropped("a", "host_access");
-            ask_in_vain(&sandbox, A, transport, (address, 8080));
+            expect_no_reply(&sandbox, A, transport, (address, 8080));
             assert!(sandbox.dropped("a", "host_access") > before, "{transport:?} to {address}");
             expect(&sandbox, A, transport, (address, 53), "dns");
             // What the host begins is answered, and what containers have with each other is theirs.
-            expect(&sandbox, Place::Host, transport, (address, A_PORT), "a");
+            expect(&sandbox, Netns::Host, transport, (address, A_PORT), "a");
             expect(&sandbox, A, transport, (address, B_PORT), "b");
         }
         expect(&sandbox, A, transport, (OUTSIDE.into(), 8080), "outside");
     }
     // An answer goes to who has asked, from the port that was asked, and to nobody else.
-    let host = sandbox.inside(Place::Host, || UdpSocket::bind((HOST, 9000))).expect("the port is free");
+    let host = sandbox.inside(Netns::Host, || UdpSocket::bind((HOST, 9000))).expect("the port is free");
     let asked = sandbox.inside(A, || UdpSocket::bind((HOST, 31001))).expect("the port is free");
     let other = sandbox.inside(A, || UdpSocket::bind((HOST, 31002))).expect("the port is free");
     for socket in [&host, &asked] {
@@ -167,7 +167,7 @@ fn host_access_reaches_open_ports_only() {
     }
     daemon.stop();
     let daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], &["--host-access", "none"]].concat());
-    ask_in_vain(&sandbox, A, Transport::Udp, (SHARED[0], 53));
+    expect_no_reply(&sandbox, A, Transport::Udp, (SHARED[0], 53));
     daemon.stop();
     let _daemon = sandbox.daemon();
     expect(&sandbox, A, Transport::Tcp, (LOCALHOST, 8080), "host");

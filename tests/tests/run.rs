@@ -6,7 +6,7 @@ use std::{
 };
 
 use portmap_tests::{
-    sandbox::{DAEMON_FLAGS, Place, Sandbox, binary},
+    sandbox::{DAEMON_FLAGS, Netns, Sandbox, binary},
     wait,
 };
 use serde_json::json;
@@ -25,11 +25,11 @@ fn run(sandbox: &Sandbox, script: &str) -> Child {
 
 /// Sends a signal to the process of `portmap run` alone.
 fn signal(sandbox: &Sandbox, signal: &str) {
-    sandbox.sh(Place::Host, &format!("pkill -{signal} -x portmap"));
+    sandbox.sh(Netns::Host, &format!("pkill -{signal} -x portmap"));
 }
 
 fn nothing_is_left(sandbox: &Sandbox) -> bool {
-    sandbox.json(&["list"]) == json!([]) && sandbox.sh(Place::Host, "ls /run/netns") == "outside\n"
+    sandbox.json(&["list"]) == json!([]) && sandbox.sh(Netns::Host, "ls /run/netns") == "outside\n"
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn run_waits_although_sigchld_is_ignored() {
     let _daemon = sandbox.daemon();
     for script in ["exit 5", "sleep 0.5; exit 5"] {
         let output = sandbox
-            .command(Place::Host, "timeout")
+            .command(Netns::Host, "timeout")
             .args(["60", "env", "--ignore-signal=CHLD", binary("portmap").to_str().expect("a path")])
             .args(["run", "--name", "job", "--", "sh", "-c", script])
             .output()
@@ -85,11 +85,11 @@ fn run_overtaken_by_teardown_leaves_no_container() {
     let child = run(&sandbox, ": > /run/started; while [ ! -e /run/end ]; do sleep 0.05; done; exit 7");
     sandbox.ok(&["teardown"]);
     drop(daemon);
-    sandbox.sh(Place::Host, "touch /run/end");
+    sandbox.sh(Netns::Host, "touch /run/end");
     let output = child.wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), said.as_ref()), (Some(7), ""));
-    assert_eq!(sandbox.sh(Place::Host, "ls /run/netns"), "outside\n");
+    assert_eq!(sandbox.sh(Netns::Host, "ls /run/netns"), "outside\n");
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn run_without_daemon_is_cleaned_up_by_the_next() {
     let daemon = sandbox.daemon();
     let child = run(&sandbox, "touch /run/started; while ! test -e /run/go; do sleep 0.05; done; exit 7");
     daemon.stop();
-    sandbox.sh(Place::Host, "touch /run/go");
+    sandbox.sh(Netns::Host, "touch /run/go");
     let output = child.wait_with_output().expect("it ends");
     assert_eq!(output.status.code(), Some(7));
     let errors = String::from_utf8(output.stderr).expect("text");

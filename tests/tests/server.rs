@@ -12,7 +12,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use portmap_tests::{
     daemon::Daemon,
     faults::Fault,
-    sandbox::{DAEMON_FLAGS, Place, Sandbox, binary},
+    sandbox::{DAEMON_FLAGS, Netns, Sandbox, binary},
     wait,
 };
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ fn listening(sandbox: &Sandbox) -> Daemon {
 }
 
 fn connect(sandbox: &Sandbox) -> TcpStream {
-    let stream = sandbox.inside(Place::Host, || TcpStream::connect("127.0.0.1:5051")).expect("connected");
+    let stream = sandbox.inside(Netns::Host, || TcpStream::connect("127.0.0.1:5051")).expect("connected");
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
     stream
 }
@@ -191,16 +191,16 @@ fn connections_of_slow_readers_are_closed() {
 fn health_checks_what_commands_need() {
     let sandbox = Sandbox::new();
     let daemon = listening(&sandbox);
-    sandbox.order(Fault::Fail, 1);
+    sandbox.arm_fault(Fault::Fail, 1);
     let answer = get(&sandbox, "/healthz", "127.0.0.1");
     expect_refusal(&answer, 503, "unhealthy", "the kernel does not answer");
-    assert!(sandbox.struck().is_some());
+    assert!(sandbox.fault_fired().is_some());
     assert!(get(&sandbox, "/healthz", "127.0.0.1").ends_with("ok\n"));
-    sandbox.order(Fault::Hang, 1);
+    sandbox.arm_fault(Fault::Hang, 1);
     for _ in 0..3 {
         expect_refusal(&get(&sandbox, "/healthz", "127.0.0.1"), 503, "unhealthy", "the kernel's netlink");
     }
-    assert!(sandbox.struck().is_some());
+    assert!(sandbox.fault_fired().is_some());
     // A look that hangs is no operation, and nobody waits for it.
     daemon.stop();
 }
@@ -210,7 +210,7 @@ fn shutdown_is_bounded_and_names_what_hangs() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000"]);
-    sandbox.order(Fault::Hang, 3);
+    sandbox.arm_fault(Fault::Hang, 3);
     let mut add = sandbox.portmap_command(&["add", "b"]).stderr(Stdio::piped()).spawn().expect("it runs");
     wait::until("the command to hang", || {
         std::fs::read_to_string(sandbox.path("/run/faults")).is_ok_and(|order| order.starts_with("at "))
@@ -218,11 +218,11 @@ fn shutdown_is_bounded_and_names_what_hangs() {
     // It does not keep other commands from being answered.
     assert_eq!(sandbox.json(&["show", "a"])["state"], "ready");
     let log = daemon.log.clone();
-    assert_eq!(daemon.ends_by("TERM"), Some(1));
+    assert_eq!(daemon.signal_and_wait("TERM"), Some(1));
     let log = std::fs::read_to_string(log).expect("a log");
     assert!(log.contains("asked to end by SIGTERM") && log.contains("add \"b\" (for "), "{log}");
     assert!(!add.wait().expect("it ends").success());
-    assert!(sandbox.struck().is_some());
+    assert!(sandbox.fault_fired().is_some());
     // The next one undoes what was cut off.
     let _daemon = sandbox.daemon();
     assert_eq!(sandbox.json(&["list"]).as_array().map(Vec::len), Some(1));
@@ -240,8 +240,8 @@ fn signals_have_their_usual_meaning() {
         });
         sandbox.ok(&["list"]);
     }
-    assert_eq!(daemon.ends_by("QUIT"), Some(0));
-    assert_eq!(sandbox.daemon().ends_by("INT"), Some(0));
+    assert_eq!(daemon.signal_and_wait("QUIT"), Some(0));
+    assert_eq!(sandbox.daemon().signal_and_wait("INT"), Some(0));
     assert!(!sandbox.path("/run/portmap/portmapd.sock").exists());
 }
 
@@ -249,7 +249,7 @@ fn signals_have_their_usual_meaning() {
 fn log_without_a_reader_does_not_block() {
     let sandbox = Sandbox::new();
     for has_reader in [false, true] {
-        let mut daemon = sandbox.command(Place::Host, binary("portmapd"));
+        let mut daemon = sandbox.command(Netns::Host, binary("portmapd"));
         daemon.args(DAEMON_FLAGS).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut daemon = daemon.spawn().expect("nsenter is part of util-linux");
         let mut line = String::new();
@@ -305,23 +305,23 @@ fn connections_wait_for_file_descriptors() {
 fn shutdown_during_start_is_honoured() {
     let sandbox = Sandbox::new();
     drop(sandbox.daemon());
-    sandbox.order(Fault::Hang, 5);
+    sandbox.arm_fault(Fault::Hang, 5);
     let daemon = sandbox.start_daemon(&DAEMON_FLAGS);
     wait::until("the start to hang", || {
         std::fs::read_to_string(sandbox.path("/run/faults")).is_ok_and(|order| order.starts_with("at "))
     });
     let log = daemon.log.clone();
-    assert_eq!(daemon.ends_by("TERM"), Some(1));
+    assert_eq!(daemon.signal_and_wait("TERM"), Some(1));
     let log = std::fs::read_to_string(log).expect("a log");
     assert!(log.contains("the start (for "), "{log}");
-    assert!(sandbox.struck().is_some());
+    assert!(sandbox.fault_fired().is_some());
     sandbox.daemon().stop();
 }
 
 #[test]
 fn start_that_cannot_listen_changes_nothing() {
     let sandbox = Sandbox::new();
-    let _taken = sandbox.inside(Place::Host, || std::net::TcpListener::bind("127.0.0.1:5051")).expect("free");
+    let _taken = sandbox.inside(Netns::Host, || std::net::TcpListener::bind("127.0.0.1:5051")).expect("free");
     let deep = format!("/run/{}", "x".repeat(100));
     for (flags, code, expected) in
         [(["--listen", "127.0.0.1:5051"], 1, "127.0.0.1:5051"), (["--state-dir", &deep], 2, "too long")]
@@ -329,7 +329,7 @@ fn start_that_cannot_listen_changes_nothing() {
         let (status, log) = sandbox.refused_daemon(&[&DAEMON_FLAGS[..], &flags].concat());
         assert_eq!(status, code, "{log}");
         assert!(log.lines().last().is_some_and(|line| line.contains(expected)), "{log}");
-        sandbox.sh(Place::Host, "! test -e /run/portmap && ! test -e /sys/fs/bpf/portmap");
+        sandbox.sh(Netns::Host, "! test -e /run/portmap && ! test -e /sys/fs/bpf/portmap");
         assert!(!sandbox.path(&deep).exists());
     }
 }

@@ -20,13 +20,13 @@ use nix::{
 use portmap_tests::{
     frames::{Frame, ICMP},
     packet_socket::PacketSocket,
-    sandbox::{HOST, HOST6, OUTSIDE, OUTSIDE_MAC, OUTSIDE6, Place, Sandbox},
+    sandbox::{HOST, HOST6, Netns, OUTSIDE, OUTSIDE_MAC, OUTSIDE6, Sandbox},
     wait,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("BPF_OBJECTS"), "/hostile"));
 
-const A: Place<'_> = Place::Container("a");
+const A: Netns<'_> = Netns::Container("a");
 /// A port of the container, and one that it does not own.
 const OWN: u16 = 31000;
 const FOREIGN: u16 = 31010;
@@ -131,7 +131,7 @@ fn packet_cannot_change_after_the_check() {
         let _ = tc::qdisc_add_clsact("eth0");
         program.attach("eth0", TcAttachType::Egress).expect("a container's root may");
     });
-    let witness = sandbox.inside(Place::Outside, || PacketSocket::listening("eth0"));
+    let witness = sandbox.inside(Netns::Outside, || PacketSocket::listening("eth0"));
     for Case { what, packet, port } in cases() {
         let page = Page::new(&packet);
         let to: IpAddr = if packet[0] >> 4 == 4 { OUTSIDE.into() } else { OUTSIDE6.into() };

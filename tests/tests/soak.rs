@@ -17,7 +17,7 @@ use portmap_tests::{
     load::under_load,
     observers::observed,
     random::Random,
-    sandbox::{DAEMON_FLAGS, HOST, Place, Sandbox},
+    sandbox::{DAEMON_FLAGS, HOST, Netns, Sandbox},
     service::{Service, Transport, ask},
     wait,
 };
@@ -28,7 +28,7 @@ const SECONDS: u64 = 20;
 /// The names that containers have, one after the other and again.
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 /// The container that nothing happens to, and its port.
-const STEADY: Place<'_> = Place::Container("steady");
+const STEADY: Netns<'_> = Netns::Container("steady");
 const STEADY_PORT: u16 = 31900;
 
 /// A daemon that has ephemeral ports for all of them.
@@ -58,8 +58,8 @@ fn soak_random_operations_keep_desired_state() {
     let daemon = start(&sandbox);
     sandbox.ok(&["add", "steady", "--ports", &STEADY_PORT.to_string(), "--egress-rate", "10gbit"]);
     let before = sandbox.inventory();
-    let servers = [(STEADY, STEADY_PORT, b's'), (Place::Host, 7001, b'h')];
-    let ways = [(Place::Outside, 0, HOST), (Place::Host, 0, HOST), (STEADY, 1, HOST)];
+    let servers = [(STEADY, STEADY_PORT, b's'), (Netns::Host, 7001, b'h')];
+    let ways = [(Netns::Outside, 0, HOST), (Netns::Host, 0, HOST), (STEADY, 1, HOST)];
     let soak = || {
         observed(&sandbox, |answers| {
             let mut world = World {
@@ -143,7 +143,7 @@ impl World<'_> {
             // The old one first: its port may be among the new ones.
             self.containers.remove(name);
             let port = ports.iter().next().expect("a port");
-            let service = Service::start(self.sandbox, Place::Container(name), Transport::Udp, port, name);
+            let service = Service::start(self.sandbox, Netns::Container(name), Transport::Udp, port, name);
             self.containers.insert(name, (ports, Some(service)));
         }
         what
@@ -186,7 +186,7 @@ impl World<'_> {
     /// A container's namespace ends.
     fn end(&mut self, name: &'static str) -> String {
         if self.containers.remove(name).is_some() {
-            self.sandbox.sh(Place::Host, &format!("ip netns del {name}"));
+            self.sandbox.sh(Netns::Host, &format!("ip netns del {name}"));
             wait::until("its end to be noticed", || !self.listed().contains_key(name));
         }
         format!("{name} ends")
@@ -196,7 +196,7 @@ impl World<'_> {
     fn cut(&mut self, name: &'static str) -> String {
         if self.containers.contains_key(name) {
             let veth = self.sandbox.json(&["show", name])["host_veth"].as_str().expect("a name").to_owned();
-            self.sandbox.sh(Place::Host, &format!("ip link del {veth}"));
+            self.sandbox.sh(Netns::Host, &format!("ip link del {veth}"));
             wait::until("it to be back", || self.sandbox.portmap(&["doctor"]).status.success());
         }
         format!("the interface of {name} is deleted")
@@ -222,7 +222,7 @@ impl World<'_> {
         expected.insert("steady".to_owned(), json!([[STEADY_PORT, STEADY_PORT]]));
         assert_eq!(self.listed(), expected, "{at}");
         for name in self.containers.keys() {
-            let answer = ask(self.sandbox, Place::Outside, Transport::Udp, (HOST, self.port(name)));
+            let answer = ask(self.sandbox, Netns::Outside, Transport::Udp, (HOST, self.port(name)));
             let answer = answer.unwrap_or_else(|error| panic!("{at}: {name}: {error}"));
             assert_eq!(answer.from, *name, "{at}");
         }

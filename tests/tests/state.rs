@@ -1,6 +1,6 @@
 //! What was written down by another version, about another host, before a reboot, or by an earlier daemon.
 
-use portmap_tests::sandbox::{DAEMON_FLAGS, Place, Sandbox};
+use portmap_tests::sandbox::{DAEMON_FLAGS, Netns, Sandbox};
 use serde_json::json;
 
 #[test]
@@ -67,10 +67,10 @@ fn state_from_before_a_reboot_is_discarded() {
     sandbox.ok(&["add", "a"]);
     sandbox.ok(&["del", "b"]);
     daemon.stop();
-    sandbox.sh(Place::Host, "cp -r /run/portmap /run/kept");
+    sandbox.sh(Netns::Host, "cp -r /run/portmap /run/kept");
     sandbox.ok(&["teardown"]);
     // Somebody's, to whom all numbers are given as if for the first time.
-    sandbox.sh(Place::Host, "ip netns add a");
+    sandbox.sh(Netns::Host, "ip netns add a");
     let before = sandbox.inventory();
     sandbox.reboot("/run/kept", "a");
     let daemon = sandbox.daemon_with(&flags);
@@ -83,7 +83,7 @@ fn state_from_before_a_reboot_is_discarded() {
     sandbox.reboot("/run/kept", "a");
     sandbox.ok(&["teardown"]);
     sandbox.expect_inventory(&before, "without a daemon");
-    sandbox.sh(Place::Host, "rm -r /run/kept; ip netns del a");
+    sandbox.sh(Netns::Host, "rm -r /run/kept; ip netns del a");
 }
 
 #[test]

@@ -9,17 +9,17 @@ use portmap_common::limit::Limit;
 use portmap_tests::{
     daemon::Daemon,
     faults::sample,
-    sandbox::{DAEMON_FLAGS, HOST, OUTSIDE, Place, Sandbox},
+    sandbox::{DAEMON_FLAGS, HOST, Netns, OUTSIDE, Sandbox},
     service::{Service, Transport, ask},
     wait,
 };
 use serde_json::json;
 
-const A: Place<'_> = Place::Container("a");
+const A: Netns<'_> = Netns::Container("a");
 
 /// That the container is reached from everywhere, and reaches outside.
 fn check_traffic(sandbox: &Sandbox, host: Ipv4Addr) {
-    for (place, address) in [(Place::Outside, host), (Place::Host, host), (Place::Host, Ipv4Addr::LOCALHOST)]
+    for (place, address) in [(Netns::Outside, host), (Netns::Host, host), (Netns::Host, Ipv4Addr::LOCALHOST)]
     {
         let answer = ask(sandbox, place, Transport::Udp, (address, 31000)).expect("an answer");
         assert_eq!(answer.from, "a", "{place:?} by {address}");
@@ -35,7 +35,7 @@ fn served(flags: &[&str]) -> (Sandbox, Daemon, [Service; 2]) {
     sandbox.ok(&["add", "a", "--ports", "31000", "--ingress-rate", "1gbit"]);
     let services = [
         Service::start(&sandbox, A, Transport::Udp, 31000, "a"),
-        Service::start(&sandbox, Place::Outside, Transport::Udp, 7000, "outside"),
+        Service::start(&sandbox, Netns::Outside, Transport::Udp, 7000, "outside"),
     ];
     check_traffic(&sandbox, HOST);
     (sandbox, daemon, services)
@@ -76,7 +76,7 @@ fn doctor_names_and_repairs_drift() {
     let (sandbox, _daemon, _services) = served(&["--reconcile=false"]);
     sandbox.ok(&["doctor"]);
     for (damage, expected) in DAMAGE {
-        sandbox.sh(Place::Host, damage);
+        sandbox.sh(Netns::Host, damage);
         let output = sandbox.portmap(&["doctor"]);
         assert_eq!(output.status.code(), Some(7), "{damage}");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -88,7 +88,7 @@ fn doctor_names_and_repairs_drift() {
     let replaced = "ip netns exec a tc qdisc replace dev eth0 root pfifo";
     for gone in ["tc qdisc del dev pm1 root", replaced, &no_limit()] {
         sandbox.ok(&["update", "a", "--egress-rate", "1gbit"]);
-        sandbox.sh(Place::Host, gone);
+        sandbox.sh(Netns::Host, gone);
         assert!(!is_healthy(&sandbox), "{gone}");
         sandbox.ok(&["doctor", "--repair"]);
     }
@@ -99,7 +99,7 @@ fn doctor_names_and_repairs_drift() {
 fn reconcile_repairs_host_side_drift() {
     let (sandbox, daemon, _services) = served(&[]);
     for (damage, _) in DAMAGE {
-        sandbox.sh(Place::Host, damage);
+        sandbox.sh(Netns::Host, damage);
     }
     wait::until("everything to be put back", || is_healthy(&sandbox));
     check_traffic(&sandbox, HOST);
@@ -107,7 +107,7 @@ fn reconcile_repairs_host_side_drift() {
     // Limits that are held on the host's side, too.
     sandbox.ok(&["update", "a", "--egress-rate", "1gbit"]);
     for damage in ["tc qdisc del dev pm1 root", &no_limit()] {
-        sandbox.sh(Place::Host, damage);
+        sandbox.sh(Netns::Host, damage);
         wait::until("limits to be put back", || is_healthy(&sandbox));
     }
 }
@@ -116,13 +116,13 @@ fn reconcile_repairs_host_side_drift() {
 fn reconcile_recreates_a_deleted_veth() {
     let (sandbox, daemon, _services) = served(&[]);
     let before = sandbox.inventory();
-    sandbox.sh(Place::Host, "ip link del pm1");
+    sandbox.sh(Netns::Host, "ip link del pm1");
     wait::until("another interface", || sandbox.inventory() == before);
     check_traffic(&sandbox, HOST);
     sandbox.ok(&["doctor"]);
     // While there is no daemon, too.
     daemon.stop();
-    sandbox.sh(Place::Host, "ip link del pm1");
+    sandbox.sh(Netns::Host, "ip link del pm1");
     let _daemon = sandbox.daemon();
     check_traffic(&sandbox, HOST);
     sandbox.ok(&["doctor"]);
@@ -138,25 +138,25 @@ fn netns_recreated_by_another_tool_is_released() {
         sandbox.ok(&["add", name, "--egress-rate", "1gbit"]);
     }
     daemon.stop();
-    sandbox.sh(Place::Host, "ip netns del a; ip netns del b");
-    wait::until("the interfaces to go", || !sandbox.sh(Place::Host, "ip -o link").contains("pm"));
+    sandbox.sh(Netns::Host, "ip netns del a; ip netns del b");
+    wait::until("the interfaces to go", || !sandbox.sh(Netns::Host, "ip -o link").contains("pm"));
     // Its name and number can be somebody else's by then; most often they are, if nobody else makes a namespace.
-    sandbox.sh(Place::Host, "ip netns add b; ip -n b link set lo up");
-    let number = sandbox.sh(Place::Host, "stat -L -c %i /run/netns/b");
+    sandbox.sh(Netns::Host, "ip netns add b; ip -n b link set lo up");
+    let number = sandbox.sh(Netns::Host, "stat -L -c %i /run/netns/b");
     let number: u64 = number.trim().parse().expect("a number");
     sandbox.change_state("containers/b.json", |file| file["record"]["namespace"]["inode"] = json!(number));
     // Somebody else is about to mount one here.
-    sandbox.sh(Place::Host, "touch /run/netns/a");
+    sandbox.sh(Netns::Host, "touch /run/netns/a");
     let _daemon = sandbox.daemon();
     assert_eq!(sandbox.json(&["list"]), json!([]));
-    assert_eq!(sandbox.sh(Place::Host, "ip -n b -o link").lines().count(), 1);
-    sandbox.sh(Place::Host, "rm /run/netns/a");
+    assert_eq!(sandbox.sh(Netns::Host, "ip -n b -o link").lines().count(), 1);
+    sandbox.sh(Netns::Host, "rm /run/netns/a");
     // With a daemon, too.
     sandbox.ok(&["add", "a"]);
-    sandbox.sh(Place::Host, "ip netns del a; ip netns add a; ip -n a link set lo up");
+    sandbox.sh(Netns::Host, "ip netns del a; ip netns add a; ip -n a link set lo up");
     wait::until("the container to be forgotten", || sandbox.json(&["list"]) == json!([]));
-    assert_eq!(sandbox.sh(Place::Host, "ip -n a -o link").lines().count(), 1);
-    sandbox.sh(Place::Host, "ip netns del a; ip netns del b");
+    assert_eq!(sandbox.sh(Netns::Host, "ip -n a -o link").lines().count(), 1);
+    sandbox.sh(Netns::Host, "ip netns del a; ip netns del b");
     sandbox.expect_inventory(&before, "at the end");
 }
 
@@ -174,7 +174,7 @@ fn orphans_are_removed_lookalikes_kept() {
     fs::write(&record, &text[..text.len() / 2]).expect("written");
     // Each lacks something that ours have.
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         "ip link add pm7 index 1000007 type veth peer name a7; \
          ip link add pm8 type veth peer name a8; ip link set pm8 alias portmap:eight; \
          ip link add x9 index 1000009 type veth peer name a9; ip link set x9 alias portmap:nine; \
@@ -185,7 +185,7 @@ fn orphans_are_removed_lookalikes_kept() {
     for expected in ["lost.json is damaged", "lost.json.damaged", "removing pm2"] {
         assert!(log.contains(expected), "{expected}: {log}");
     }
-    let links = sandbox.sh(Place::Host, "ip -o link");
+    let links = sandbox.sh(Netns::Host, "ip -o link");
     assert!(!links.contains("pm2"), "{links}");
     for kept in ["pm1@", "pm7@", "pm8@", "x9@"] {
         assert!(links.contains(kept), "{kept}: {links}");
@@ -193,7 +193,7 @@ fn orphans_are_removed_lookalikes_kept() {
     sandbox.ok(&["doctor"]);
     // The namespace's name could be anybody's; it stays, like the file.
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         "for i in pm7 pm8 x9; do ip link del $i; done; ip netns del theirs; ip netns del lost; \
          rm /run/portmap/containers/lost.json.damaged",
     );

@@ -6,7 +6,7 @@ use nix::libc;
 use portmap_tests::{
     frames::Frame,
     packet_socket::PacketSocket,
-    sandbox::{HOST, HOST_MAC, OUTSIDE, Place, Sandbox},
+    sandbox::{HOST, HOST_MAC, Netns, OUTSIDE, Sandbox},
     wait,
 };
 
@@ -78,14 +78,14 @@ fn limit_without_a_qdisc_is_reported() {
     let warnings = changed["warnings"].as_array().expect("warnings");
     let first = warnings.first().and_then(|warning| warning.as_str()).unwrap_or_default();
     assert!(first.starts_with("what it sends is limited at the host only"), "{changed}");
-    sandbox.sh(Place::Host, &format!("kill {pid}"));
+    sandbox.sh(Netns::Host, &format!("kill {pid}"));
 }
 
 #[test]
 fn limit_holds_for_qdisc_bypass_sockets() {
     let (sandbox, _daemon) = world(&["--egress-rate", "1mbit"]);
     let socket = sandbox.inside(A, || PacketSocket::open("eth0"));
-    socket.bypass_queues();
+    socket.bypass_qdisc();
     let frame = Frame {
         from_mac: HOST_MAC,
         to_mac: HOST_MAC,
@@ -107,7 +107,7 @@ fn limit_holds_for_qdisc_bypass_sockets() {
 #[test]
 fn limit_holds_for_any_so_priority() {
     let (sandbox, _daemon) = world(&["--egress-rate", "100mbit"]);
-    let witness = sandbox.inside(Place::Outside, || UdpSocket::bind((OUTSIDE, 8080))).expect("a port");
+    let witness = sandbox.inside(Netns::Outside, || UdpSocket::bind((OUTSIDE, 8080))).expect("a port");
     witness.set_nonblocking(true).expect("a socket");
     let socket = sandbox.inside(A, || UdpSocket::bind((HOST, 31000))).expect("its own port");
     let send = |priority: libc::c_int| {

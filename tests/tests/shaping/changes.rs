@@ -7,7 +7,7 @@ use std::{
 };
 
 use portmap_tests::{
-    sandbox::{DAEMON_FLAGS, HOST, OUTSIDE, Place, Sandbox},
+    sandbox::{DAEMON_FLAGS, HOST, Netns, OUTSIDE, Sandbox},
     service::{Service, Transport, ask},
     wait,
 };
@@ -18,7 +18,7 @@ use crate::{A, add, counter, daemon_with, world};
 fn limit_changes_under_traffic() {
     let (sandbox, _daemon) = world(&["--egress-rate", "50mbit", "--ingress-rate", "50mbit"]);
     let listener = sandbox.inside(A, || TcpListener::bind((HOST, 31000))).expect("a listener");
-    let mut client = sandbox.inside(Place::Outside, || TcpStream::connect((HOST, 31000))).expect("connected");
+    let mut client = sandbox.inside(Netns::Outside, || TcpStream::connect((HOST, 31000))).expect("connected");
     let (mut server, _) = listener.accept().expect("a connection");
     let echo = thread::spawn(move || {
         let mut buffer = [0; 4096];
@@ -59,7 +59,7 @@ fn limit_changes_under_traffic() {
 #[test]
 fn limit_change_loses_no_packet() {
     let (sandbox, _daemon) = world(&["--egress-rate", "100mbit"]);
-    let receiver = sandbox.inside(Place::Outside, || UdpSocket::bind((OUTSIDE, 8080))).expect("a port");
+    let receiver = sandbox.inside(Netns::Outside, || UdpSocket::bind((OUTSIDE, 8080))).expect("a port");
     receiver.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
     let sender = sandbox.inside(A, || UdpSocket::bind((HOST, 31000))).expect("its own port");
     // Each packet waits for the one before, so that none can be lost for want of room.
@@ -92,7 +92,7 @@ fn limit_can_be_added_later() {
     sandbox.ok(&["update", "a", "--egress-rate", "1mbit", "--ingress-rate", "1mbit"]);
     sandbox.ok(&["doctor"]);
     let _a = Service::both(&sandbox, A, 31000, "a");
-    assert_eq!(ask(&sandbox, Place::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer").from, "a");
+    assert_eq!(ask(&sandbox, Netns::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer").from, "a");
     assert!(
         counter(&sandbox, "a", "ingress", "packets") > 0 && counter(&sandbox, "a", "egress", "packets") > 0
     );
@@ -136,9 +136,9 @@ fn limit_auto_is_off_at_unknown_link_speed() {
     let cpus = u64::try_from(thread::available_parallelism().expect("CPUs").get()).expect("few");
     assert_eq!(sandbox.json(&["show", "a"])["egress"]["rate"], 1_000_000_000 / cpus);
     daemon.stop();
-    sandbox.sh(Place::Host, "ip link set uplink down; ip link del uplink");
+    sandbox.sh(Netns::Host, "ip link set uplink down; ip link del uplink");
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         "ip link add uplink type bridge; ip address add 10.0.0.1/24 dev uplink; ip link set uplink up",
     );
     let daemon = daemon_with(&sandbox, &["--egress-rate-per-cpu", "auto", "--uplink", "uplink"]);

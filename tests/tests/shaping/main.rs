@@ -9,12 +9,12 @@ use std::net::{Ipv4Addr, UdpSocket};
 
 use portmap_tests::{
     daemon::Daemon,
-    sandbox::{DAEMON_FLAGS, Place, Sandbox},
+    sandbox::{DAEMON_FLAGS, Netns, Sandbox},
 };
 use serde_json::Value;
 
-const A: Place<'_> = Place::Container("a");
-const B: Place<'_> = Place::Container("b");
+const A: Netns<'_> = Netns::Container("a");
+const B: Netns<'_> = Netns::Container("b");
 
 /// A datagram of a full frame.
 const LARGE: usize = 1400;
@@ -42,7 +42,7 @@ fn add(sandbox: &Sandbox, limits: &[&str]) -> Value {
 fn leaf(sandbox: &Sandbox) -> &'static str {
     let probe =
         "tc qdisc add dev lo root fq_codel 2>/dev/null && tc qdisc del dev lo root && echo yes || true";
-    if sandbox.sh(Place::Outside, probe).contains("yes") { "fq_codel" } else { "bfifo" }
+    if sandbox.sh(Netns::Outside, probe).contains("yes") { "fq_codel" } else { "bfifo" }
 }
 
 /// A counter of the queues of a container in one direction, that of the limit itself.
@@ -51,11 +51,11 @@ fn counter(sandbox: &Sandbox, name: &str, direction: &str, counter: &str) -> u64
 }
 
 /// Sends many large datagrams as fast as it goes, and returns how many were sent.
-fn flood(sandbox: &Sandbox, from: Place<'_>, to: (Ipv4Addr, u16)) -> u64 {
+fn flood(sandbox: &Sandbox, from: Netns<'_>, to: (Ipv4Addr, u16)) -> u64 {
     send(sandbox, from, to, MANY)
 }
 
-fn send(sandbox: &Sandbox, from: Place<'_>, to: (Ipv4Addr, u16), datagrams: usize) -> u64 {
+fn send(sandbox: &Sandbox, from: Netns<'_>, to: (Ipv4Addr, u16), datagrams: usize) -> u64 {
     let socket =
         sandbox.inside(from, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).expect("an ephemeral port");
     socket.connect(to).expect("there is a route");

@@ -14,7 +14,7 @@ use portmap::kernel::{
 use portmap_tests::{
     faults::sample,
     packet_socket::PacketSocket,
-    sandbox::{HOST, HOST_MAC, HOST6, OUTSIDE, Place, Sandbox},
+    sandbox::{HOST, HOST_MAC, HOST6, Netns, OUTSIDE, Sandbox},
     service::{Service, Transport, ask},
     wait,
 };
@@ -36,7 +36,7 @@ fn qdisc_parameters_match_tc() {
     );
     // The same by tc on an interface of its own, shown by tc.
     sandbox.sh(
-        Place::Outside,
+        Netns::Outside,
         "ip link add x type veth peer name y
          tc qdisc add dev x root handle 1: htb default 1 direct_qlen 0
          tc class add dev x parent 1: classid 1:1 htb rate 100mbit burst 25000 cburst 25000 quantum 60000
@@ -57,8 +57,8 @@ fn qdisc_parameters_match_tc() {
         });
         lines.collect::<Vec<_>>()
     };
-    assert_eq!(shown(A, "eth0"), shown(Place::Outside, "x"));
-    assert_eq!(shown(Place::Host, "pm1"), shown(Place::Outside, "y"));
+    assert_eq!(shown(A, "eth0"), shown(Netns::Outside, "x"));
+    assert_eq!(shown(Netns::Host, "pm1"), shown(Netns::Outside, "y"));
 }
 
 #[test]
@@ -66,14 +66,14 @@ fn qdisc_queues_both_directions() {
     let (sandbox, _daemon) = world(&["--egress-rate", "100mbit", "--ingress-rate", "100mbit"]);
     sandbox.ok(&["add", "b", "--ports", "31010-31019"]);
     let _a = Service::both(&sandbox, A, 31000, "a");
-    let _outside = Service::both(&sandbox, Place::Outside, 8080, "outside");
-    let _host = Service::both(&sandbox, Place::Host, 8081, "host");
+    let _outside = Service::both(&sandbox, Netns::Outside, 8080, "outside");
+    let _host = Service::both(&sandbox, Netns::Host, 8081, "host");
     let packets = |direction| counter(&sandbox, "a", direction, "packets");
     for transport in [Transport::Tcp, Transport::Udp] {
         for (from, to) in [
-            (Place::Outside, HOST),
-            (Place::Host, HOST),
-            (Place::Host, Ipv4Addr::LOCALHOST),
+            (Netns::Outside, HOST),
+            (Netns::Host, HOST),
+            (Netns::Host, Ipv4Addr::LOCALHOST),
             (B, HOST),
             (B, Ipv4Addr::LOCALHOST),
         ] {
@@ -102,7 +102,7 @@ fn qdisc_queues_both_directions() {
 #[test]
 fn qdisc_works_at_once_when_both_ends_are_up() {
     let sandbox = Sandbox::new();
-    let outside = sandbox.namespace(Place::Outside);
+    let outside = sandbox.namespace(Netns::Outside);
     let there = outside.run(Netlink::open).expect("a connection");
     let pair = VethPair {
         host_name: "near",
@@ -118,11 +118,11 @@ fn qdisc_works_at_once_when_both_ends_are_up() {
         Class { rate: 125_000_000, ceil: 125_000_000, burst: 250_000, ceil_burst: 250_000, quantum: 60_000 };
     let shape = Shape { class, local_is_free: false, leaf: Leaf::Bfifo };
     let frame = [0xff; 64];
-    let here = sandbox.inside(Place::Host, || Netlink::open().expect("a connection"));
+    let here = sandbox.inside(Netns::Host, || Netlink::open().expect("a connection"));
     for number in 0..30 / sample().min(10) {
         link::create_veth(&here, &pair).expect("a pair");
-        let near = sandbox.inside(Place::Host, || PacketSocket::open(pair.host_name));
-        let far = sandbox.inside(Place::Outside, || PacketSocket::listening(pair.container_name));
+        let near = sandbox.inside(Netns::Host, || PacketSocket::open(pair.host_name));
+        let far = sandbox.inside(Netns::Outside, || PacketSocket::listening(pair.container_name));
         link::set_up(&here, pair.host_index, pair.host_name).expect("up");
         link::set_up(&there, pair.container_index, pair.container_name).expect("up");
         qdisc::shape(&here, pair.host_index, &shape).expect("a queue");
@@ -138,7 +138,7 @@ fn qdisc_is_bypassed_by_oversized_datagrams() {
     let (sandbox, _daemon) = world(&["--ingress-rate", "100mbit"]);
     let receiver = sandbox.inside(A, || UdpSocket::bind((HOST, 31000))).expect("its own port");
     receiver.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
-    let sender = sandbox.inside(Place::Host, || UdpSocket::bind((HOST, 0))).expect("a port");
+    let sender = sandbox.inside(Netns::Host, || UdpSocket::bind((HOST, 0))).expect("a port");
     assert_eq!(sender.send_to(&vec![7; 60_000], (HOST, 31000)).expect("sent"), 60_000);
     assert_eq!(receiver.recv(&mut vec![0; 65_536]).expect("received"), 60_000);
 }
@@ -146,7 +146,7 @@ fn qdisc_is_bypassed_by_oversized_datagrams() {
 #[test]
 fn qdisc_at_low_rate_passes_a_whole_stream() {
     let (sandbox, _daemon) = world(&["--egress-rate", "20mbit", "--ingress-rate", "20mbit"]);
-    for (server, client, port) in [(A, Place::Outside, 31000), (Place::Outside, A, 8080)] {
+    for (server, client, port) in [(A, Netns::Outside, 31000), (Netns::Outside, A, 8080)] {
         let address = if server == A { HOST } else { OUTSIDE };
         let listener = sandbox.inside(server, || TcpListener::bind((address, port))).expect("a listener");
         let sent: Vec<u8> = (0..2_000_000_u32).map(|number| number.to_le_bytes()[1]).collect();
@@ -198,15 +198,15 @@ fn ecn_is_requested_if_the_host_does() {
     let _daemon = sandbox.daemon();
     let ecn = "/proc/sys/net/ipv4/tcp_ecn";
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         &format!("echo 1 > {ecn}; echo 999 > /proc/sys/net/core/somaxconn; ip netns add own"),
     );
     add(&sandbox, &[]);
     assert_eq!(sandbox.sh(A, &format!("cat {ecn} /proc/sys/net/core/somaxconn")), "1\n999\n");
     // A namespace that somebody else has made is as that one wants it.
-    let before = sandbox.sh(Place::Container("own"), &format!("cat {ecn}"));
+    let before = sandbox.sh(Netns::Container("own"), &format!("cat {ecn}"));
     sandbox.ok(&["add", "own", "--netns", "/run/netns/own"]);
-    assert_eq!(sandbox.sh(Place::Container("own"), &format!("cat {ecn}")), before);
+    assert_eq!(sandbox.sh(Netns::Container("own"), &format!("cat {ecn}")), before);
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn ecn_streams_are_marked_not_dropped() {
         assert_eq!(sandbox.json(&["show", "a"])["ingress"]["leaf"], "bfifo");
         return;
     }
-    for place in [A, Place::Outside] {
+    for place in [A, Netns::Outside] {
         sandbox.sh(place, "echo 1 > /proc/sys/net/ipv4/tcp_ecn");
     }
     // Here the sender's own stack feels the queue and keeps each stream's part of it short, so it takes several.
@@ -225,7 +225,7 @@ fn ecn_streams_are_marked_not_dropped() {
     let mut readers = Vec::new();
     for _ in 0..32 {
         let connect = || TcpStream::connect((HOST, 31000)).expect("connected");
-        clients.push(sandbox.inside(Place::Outside, connect));
+        clients.push(sandbox.inside(Netns::Outside, connect));
         let (mut server, _) = listener.accept().expect("a connection");
         readers.push(thread::spawn(move || server.read_to_end(&mut Vec::new())));
     }
@@ -240,7 +240,7 @@ fn ecn_streams_are_marked_not_dropped() {
     });
     // What is sent again, as it is when a machine is slow, does not say that it can be marked (RFC 3168, section 6.1.5).
     let dropped = counter(&sandbox, "a", "ingress", "drops");
-    let tcp = sandbox.sh(Place::Outside, "grep '^Tcp:' /proc/net/snmp");
+    let tcp = sandbox.sh(Netns::Outside, "grep '^Tcp:' /proc/net/snmp");
     let mut lines = tcp.lines().map(str::split_whitespace);
     let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
     let again =

@@ -8,7 +8,7 @@ use std::{
 };
 
 use portmap_tests::{
-    sandbox::{Place, Sandbox},
+    sandbox::{Netns, Sandbox},
     wait,
 };
 
@@ -18,7 +18,7 @@ pub(crate) struct Background(Arc<Mutex<Vec<String>>>);
 
 impl Background {
     /// Starts a program with its arguments, as a shell would, in a place.
-    pub(crate) fn start(sandbox: &Sandbox, place: Place<'_>, command: &str) -> Self {
+    pub(crate) fn start(sandbox: &Sandbox, place: Netns<'_>, command: &str) -> Self {
         let mut process = sandbox
             .command(place, "sh")
             .args(["-c", &format!("exec {command} 2>&1")])
@@ -38,7 +38,7 @@ impl Background {
     }
 
     /// Starts a server and waits until it listens on a port.
-    pub(crate) fn server(sandbox: &Sandbox, place: Place<'_>, port: u16, command: &str) -> Self {
+    pub(crate) fn server(sandbox: &Sandbox, place: Netns<'_>, port: u16, command: &str) -> Self {
         let server = Self::start(sandbox, place, command);
         let script = format!("ss -Hlntu 'sport = :{port}'");
         wait::until(command, || !sandbox.sh(place, &script).is_empty());
@@ -47,7 +47,7 @@ impl Background {
 
     /// Starts `tcpdump` on all interfaces of a place, which prints packets with their bytes, and waits until it sees
     /// what comes.
-    pub(crate) fn capture(sandbox: &Sandbox, place: Place<'_>, filter: &str) -> Self {
+    pub(crate) fn capture(sandbox: &Sandbox, place: Netns<'_>, filter: &str) -> Self {
         let command = format!("tcpdump -Z root -i any -nlx --immediate-mode '{filter}'");
         let capture = Self::start(sandbox, place, &command);
         wait::until("tcpdump to start", || capture.count("listening on") == 1);

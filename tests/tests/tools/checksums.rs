@@ -2,7 +2,7 @@
 
 use std::{io::ErrorKind, net::TcpListener};
 
-use portmap_tests::{packet_socket::PacketSocket, sandbox::Place, wait};
+use portmap_tests::{packet_socket::PacketSocket, sandbox::Netns, wait};
 
 use crate::{A, A_PORT, B, B_PORT, HOST_PORT, World, scapy::Frames};
 
@@ -29,7 +29,7 @@ for way, (ether, source4, source6, sport, to4, to6, dport) in ways.items():
 "#;
 
 /// How many damaged packets of all protocols a place's stack has noticed.
-fn noticed(world: &World, place: Place<'_>) -> u64 {
+fn noticed(world: &World, place: Netns<'_>) -> u64 {
     let text = world.sandbox.sh(place, "nstat -asz --json");
     let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     ["TcpInCsumErrors", "UdpInCsumErrors", "Udp6InCsumErrors"]
@@ -44,13 +44,13 @@ fn checksum_errors_reach_no_socket() {
     let sandbox = &world.sandbox;
     let frames = Frames::of(sandbox, SCRIPT);
     let sender = |place, interface| sandbox.inside(place, || PacketSocket::open(interface));
-    let (outside, a, lo) = (sender(Place::Outside, "eth0"), sender(A, "eth0"), sender(Place::Host, "lo"));
+    let (outside, a, lo) = (sender(Netns::Outside, "eth0"), sender(A, "eth0"), sender(Netns::Host, "lo"));
     for (way, socket, to, port) in [
         ("outside to a", &outside, A, A_PORT),
-        ("a to outside", &a, Place::Outside, HOST_PORT),
+        ("a to outside", &a, Netns::Outside, HOST_PORT),
         ("a to b", &a, B, B_PORT),
         ("a to b by loopback", &a, B, B_PORT),
-        ("a to the host", &a, Place::Host, HOST_PORT),
+        ("a to the host", &a, Netns::Host, HOST_PORT),
         ("the host to a", &lo, A, A_PORT),
     ] {
         let receiver = world.receiver(to, port);

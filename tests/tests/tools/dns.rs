@@ -1,6 +1,6 @@
 //! Names: a server outside and resolvers in containers, and the reverse.
 
-use portmap_tests::{faults::sample, sandbox::Place};
+use portmap_tests::{faults::sample, sandbox::Netns};
 
 use crate::{A, B, World, background::Background};
 
@@ -20,15 +20,15 @@ fn dnsmasq(port: u16) -> String {
 fn dns_resolvers_get_every_answer() {
     let world = World::new();
     let sandbox = &world.sandbox;
-    let servers = [(Place::Outside, 53), (A, 31005)];
+    let servers = [(Netns::Outside, 53), (A, 31005)];
     let _servers = servers.map(|(place, port)| Background::server(sandbox, place, port, &dnsmasq(port)));
     let asked = [
         (A, 53, ["10.0.0.2", "2001:db8:0:1::2"]),
-        (Place::Host, 53, ["192.0.2.1", "2001:db8:f::1"]),
-        (Place::Outside, 31005, ["10.0.0.1", "2001:db8:0:1::1"]),
+        (Netns::Host, 53, ["192.0.2.1", "2001:db8:f::1"]),
+        (Netns::Outside, 31005, ["10.0.0.1", "2001:db8:0:1::1"]),
         (B, 31005, ["10.0.0.1", "2001:db8:0:1::1"]),
         (B, 31005, ["127.0.0.1", "::1"]),
-        (Place::Host, 31005, ["127.0.0.1", "::1"]),
+        (Netns::Host, 31005, ["127.0.0.1", "::1"]),
     ];
     for (number, (place, port, servers)) in asked.into_iter().enumerate() {
         // On emulated machines by one version of IP and the other in turn: dig takes a second to start there.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, thread};
 
 use portmap_tests::{
-    sandbox::{FAR, FAR6, HOST, HOST6, OUTSIDE, OUTSIDE6, Place, Sandbox},
+    sandbox::{FAR, FAR6, HOST, HOST6, Netns, OUTSIDE, OUTSIDE6, Sandbox},
     wait,
 };
 
@@ -15,7 +15,7 @@ const REPLIES: &str = "icmp[icmptype] == icmp-echoreply or icmp6[icmp6type] == i
 const ECHO: &str = "icmp or (icmp6 and (ip6[40] == 128 or ip6[40] == 129))";
 
 /// Pings an address three times and checks that it answers each time, once and unchanged.
-fn ping(sandbox: &Sandbox, place: Place<'_>, to: impl Into<IpAddr>, options: &str) {
+fn ping(sandbox: &Sandbox, place: Netns<'_>, to: impl Into<IpAddr>, options: &str) {
     let to = to.into();
     let command = format!("ping -n -c 3 -i 0.2 -W 30 {options} {to}");
     let text = sandbox.sh(place, &command);
@@ -35,11 +35,11 @@ fn ping_replies_reach_their_sender_only() {
     {
         let captures = [A, B].map(|place| Background::capture(sandbox, place, REPLIES));
         // Until the neighbour is known requests wait behind the hooks, longer than an answer takes otherwise.
-        ping(sandbox, Place::Host, to, "");
+        ping(sandbox, Netns::Host, to, "");
         // All with the same identifier, at the same time; what they send tells them apart.
         let id = 4242 + number;
         thread::scope(|scope| {
-            for (place, pattern) in [(A, "aa"), (B, "bb"), (Place::Host, "cc")] {
+            for (place, pattern) in [(A, "aa"), (B, "bb"), (Netns::Host, "cc")] {
                 scope.spawn(move || ping(sandbox, place, to, &format!("-e {id} -p {pattern}")));
             }
         });
@@ -60,7 +60,7 @@ fn ping_identifiers_cannot_be_exhausted() {
     const OWN: u16 = 4242;
     let world = World::new();
     let sandbox = &world.sandbox;
-    ping(sandbox, Place::Host, OUTSIDE, "");
+    ping(sandbox, Netns::Host, OUTSIDE, "");
     // Distances between identifiers that somebody might think of, as many of each as are tried for a request.
     for distance in [1, 2, 3, 5, 7, 0x2a6b] {
         let taken = (0..8_u16).map(|number| OWN.wrapping_add(number.wrapping_mul(distance)).to_string());
@@ -75,7 +75,7 @@ fn ping_identifiers_cannot_be_exhausted() {
 fn ping_larger_than_the_mtu_is_answered() {
     let world = World::new();
     for to in [IpAddr::V4(OUTSIDE), OUTSIDE6.into(), FAR.into(), FAR6.into()] {
-        for place in [A, Place::Host] {
+        for place in [A, Netns::Host] {
             ping(&world.sandbox, place, to, "-s 3000 -e 77");
         }
     }
@@ -87,12 +87,12 @@ fn ping_from_outside_is_answered_by_the_host() {
     let sandbox = &world.sandbox;
     let captures = [A, B].map(|place| Background::capture(sandbox, place, ECHO));
     for to in [IpAddr::V4(HOST), HOST6.into()] {
-        ping(sandbox, Place::Outside, to, "-e 4242");
-        ping(sandbox, Place::Outside, to, "-s 3000");
+        ping(sandbox, Netns::Outside, to, "-e 4242");
+        ping(sandbox, Netns::Outside, to, "-s 3000");
     }
     // A container that has asked with the same identifier gets no requests either.
     ping(sandbox, A, OUTSIDE, "-e 4242 -p aa");
-    ping(sandbox, Place::Outside, HOST, "-e 4242 -p dd");
+    ping(sandbox, Netns::Outside, HOST, "-e 4242 -p dd");
     ping(sandbox, B, OUTSIDE, "-e 4242 -p bb");
     for (capture, own) in captures.iter().zip(["aaaa aaaa", "bbbb bbbb"]) {
         wait::until("the container's own pings", || capture.count("ICMP") >= 6);
@@ -108,7 +108,7 @@ fn ping_to_a_local_address_stays_inside() {
     for to in LOCAL {
         ping(&world.sandbox, A, to, "");
         ping(&world.sandbox, A, to, "-s 3000");
-        ping(&world.sandbox, Place::Host, to, "");
+        ping(&world.sandbox, Netns::Host, to, "");
     }
     for path in ["rx_outside", "rx_host", "rx_container", "tx_outside", "tx_host", "tx_container"] {
         assert_eq!(world.packets("a", path), 0, "{path}");

@@ -1,6 +1,6 @@
 //! ICMP errors made by hand: from outside they reach whom they are about, from a container only what it may say.
 
-use portmap_tests::{packet_socket::PacketSocket, sandbox::Place, service::Service, wait};
+use portmap_tests::{packet_socket::PacketSocket, sandbox::Netns, service::Service, wait};
 
 use crate::{A, B, HOST_PORT, World, background::Background, scapy::Frames};
 
@@ -46,7 +46,7 @@ fn icmp_error_reaches_the_sender_it_is_about() {
     let sandbox = &world.sandbox;
     let frames = Frames::of(sandbox, FROM_OUTSIDE);
     let captures = [A, B].map(|place| Background::capture(sandbox, place, "icmp or icmp6"));
-    let outside = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
+    let outside = sandbox.inside(Netns::Outside, || PacketSocket::open("eth0"));
     let (mut to_a, mut to_b) = (0, 0);
     for (name, frame) in frames.iter() {
         let owner = name.split('/').next().expect("a name");
@@ -134,7 +134,7 @@ for version, host, outside, far, loopback in (
 fn icmp_error_about_a_foreign_packet_is_dropped() {
     let world = World::new();
     let sandbox = &world.sandbox;
-    let _host = Service::both(sandbox, Place::Host, HOST_PORT, "host");
+    let _host = Service::both(sandbox, Netns::Host, HOST_PORT, "host");
     let frames = Frames::of(sandbox, FROM_A);
     let a = sandbox.inside(A, || PacketSocket::open("eth0"));
     for (name, frame) in frames.iter() {
@@ -149,7 +149,7 @@ fn icmp_error_about_a_foreign_packet_is_dropped() {
     }
     // The host has believed none of it.
     for to in ["10.0.0.2", "192.0.2.1", "2001:db8:0:1::2", "2001:db8:f::1"] {
-        let route = sandbox.sh(Place::Host, &format!("ip route get {to}"));
+        let route = sandbox.sh(Netns::Host, &format!("ip route get {to}"));
         assert!(!route.contains("mtu") && !route.contains("10.0.0.77"), "{route}");
     }
 }

@@ -1,6 +1,6 @@
 //! Fragments and extension headers as nobody's stack makes them.
 
-use portmap_tests::{packet_socket::PacketSocket, sandbox::Place, wait};
+use portmap_tests::{packet_socket::PacketSocket, sandbox::Netns, wait};
 
 use crate::{A, A_PORT, B, B_PORT, HOST_PORT, World, scapy::Frames};
 
@@ -89,9 +89,9 @@ fn fragment_of_any_shape_reaches_its_owner_or_none() {
     let world = World::new();
     let sandbox = &world.sandbox;
     let frames = Frames::of(sandbox, PIECES);
-    let receivers = [(A, A_PORT), (B, B_PORT), (Place::Outside, HOST_PORT)]
+    let receivers = [(A, A_PORT), (B, B_PORT), (Netns::Outside, HOST_PORT)]
         .map(|(place, port)| world.receiver(place, port));
-    let from_outside = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
+    let from_outside = sandbox.inside(Netns::Outside, || PacketSocket::open("eth0"));
     let from_a = sandbox.inside(A, || PacketSocket::open("eth0"));
     let to_containers = || world.packets("a", "rx_outside") + world.packets("b", "rx_outside");
     let to_outside = || world.packets("a", "tx_outside");
@@ -123,7 +123,7 @@ fn fragment_of_any_shape_reaches_its_owner_or_none() {
             assert_eq!(buffer[..length], *TEXT, "{what}");
         }
     }
-    for (receiver, place) in receivers.iter().zip([A, B, Place::Outside]) {
+    for (receiver, place) in receivers.iter().zip([A, B, Netns::Outside]) {
         let mut buffer = [0; 256];
         let more =
             receiver.recv(&mut buffer).map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned());
@@ -170,8 +170,8 @@ fn extension_headers_hide_no_port() {
     let sandbox = &world.sandbox;
     let frames = Frames::of(sandbox, CHAINS);
     let inside = world.receiver(A, A_PORT);
-    let outside = world.receiver(Place::Outside, HOST_PORT);
-    let from_outside = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
+    let outside = world.receiver(Netns::Outside, HOST_PORT);
+    let from_outside = sandbox.inside(Netns::Outside, || PacketSocket::open("eth0"));
     let from_a = sandbox.inside(A, || PacketSocket::open("eth0"));
     let arrives = |receiver: &std::net::UdpSocket, what: &str| {
         let mut buffer = [0; 16];

@@ -25,12 +25,12 @@ use portmap::{
 use portmap_tests::{
     daemon::Daemon,
     packet_socket::PacketSocket,
-    sandbox::{HOST, HOST6, Place, Sandbox},
+    sandbox::{HOST, HOST6, Netns, Sandbox},
     wait,
 };
 
-const A: Place<'_> = Place::Container("a");
-const B: Place<'_> = Place::Container("b");
+const A: Netns<'_> = Netns::Container("a");
+const B: Netns<'_> = Netns::Container("b");
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const LOCALHOST6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 /// The addresses by which outside reaches host and containers.
@@ -58,7 +58,7 @@ impl World {
     /// Runs a script on the host first.
     fn with(script: &str) -> Self {
         let sandbox = Sandbox::new();
-        sandbox.sh(Place::Host, script);
+        sandbox.sh(Netns::Host, script);
         let daemon = sandbox.daemon();
         sandbox.ok(&["add", "a", "--ports", "31000-31009"]);
         sandbox.ok(&["add", "b", "--ports", "31010-31019"]);
@@ -67,7 +67,7 @@ impl World {
     }
 
     /// A socket on a UDP port of a place, for both families, that waits for nothing.
-    fn receiver(&self, place: Place<'_>, port: u16) -> UdpSocket {
+    fn receiver(&self, place: Netns<'_>, port: u16) -> UdpSocket {
         let socket = self.sandbox.inside(place, || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)));
         let socket = socket.expect("the port is free");
         socket.set_nonblocking(true).expect("a socket");

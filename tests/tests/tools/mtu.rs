@@ -7,7 +7,7 @@ use std::{
 };
 
 use portmap_tests::{
-    sandbox::{OUTSIDE, OUTSIDE6, Place},
+    sandbox::{Netns, OUTSIDE, OUTSIDE6},
     service::any,
     wait,
 };
@@ -23,13 +23,13 @@ fn mtu_large_or_small_carries_all_traffic() {
         let warned = world.daemon.log().contains("IPv6 needs 1280, so containers have none");
         assert_eq!(warned, !has_ipv6, "{}", world.daemon.log());
         assert_eq!(world.sandbox.json(&["show", "a"])["ip6"].is_null(), !has_ipv6);
-        let servers = [(A, A_PORT), (B, B_PORT), (Place::Host, HOST_PORT), (Place::Outside, HOST_PORT)]
+        let servers = [(A, A_PORT), (B, B_PORT), (Netns::Host, HOST_PORT), (Netns::Outside, HOST_PORT)]
             .map(|(place, port)| (place, Server::start(&world, place, port)));
         let outside = [IpAddr::V4(OUTSIDE), OUTSIDE6.into()];
         for (from, to, addresses) in [
-            (Place::Outside, 0, &SHARED[..]),
+            (Netns::Outside, 0, &SHARED[..]),
             (B, 0, &LOCAL[..]),
-            (Place::Host, 0, &LOCAL[..]),
+            (Netns::Host, 0, &LOCAL[..]),
             (A, 2, &LOCAL[..]),
             (A, 3, &outside[..]),
         ] {
@@ -54,7 +54,7 @@ struct Server {
 }
 
 impl Server {
-    fn start(world: &World, place: Place<'_>, port: u16) -> Self {
+    fn start(world: &World, place: Netns<'_>, port: u16) -> Self {
         let address = (Ipv6Addr::UNSPECIFIED, port);
         let listener = world.sandbox.inside(place, || TcpListener::bind(address)).expect("the port is free");
         let socket = world.receiver(place, port);
@@ -64,7 +64,7 @@ impl Server {
     }
 
     /// A long stream, there and back again, and a datagram that is larger than any of the MTUs.
-    fn exchange(&self, world: &World, from: Place<'_>, address: IpAddr, what: &str) {
+    fn exchange(&self, world: &World, from: Netns<'_>, address: IpAddr, what: &str) {
         let to = SocketAddr::new(address, self.port);
         let bytes: Vec<u8> = (0..1_u32 << 16).flat_map(u32::to_le_bytes).collect();
         let client = world.sandbox.inside(from, || TcpStream::connect_timeout(&to, wait::LIMIT));

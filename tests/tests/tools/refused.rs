@@ -7,7 +7,7 @@ use std::{
 };
 
 use portmap_tests::{
-    sandbox::{FAR, FAR6, OUTSIDE, OUTSIDE6, Place},
+    sandbox::{FAR, FAR6, Netns, OUTSIDE, OUTSIDE6},
     service::any,
     wait,
 };
@@ -19,16 +19,16 @@ fn closed_port_is_refused_on_every_path() {
     let world = World::new();
     let outside = [IpAddr::V4(OUTSIDE), OUTSIDE6.into(), FAR.into(), FAR6.into()];
     let ways = [
-        (Place::Outside, &SHARED[..], A_PORT),
-        (Place::Outside, &SHARED[..], HOST_PORT),
+        (Netns::Outside, &SHARED[..], A_PORT),
+        (Netns::Outside, &SHARED[..], HOST_PORT),
         (A, &outside[..], HOST_PORT),
-        (Place::Host, &outside[..], HOST_PORT),
+        (Netns::Host, &outside[..], HOST_PORT),
         (A, &LOCAL[..], A_PORT),
         (A, &LOCAL[..], B_PORT),
         (B, &LOCAL[..], A_PORT),
         (A, &LOCAL[..], HOST_PORT),
-        (Place::Host, &LOCAL[..], A_PORT),
-        (Place::Host, &LOCAL[..], HOST_PORT),
+        (Netns::Host, &LOCAL[..], A_PORT),
+        (Netns::Host, &LOCAL[..], HOST_PORT),
     ];
     for (place, addresses, port) in ways {
         for address in addresses {

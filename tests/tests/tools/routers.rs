@@ -7,7 +7,7 @@ use std::{
 };
 
 use portmap_tests::{
-    sandbox::{OUTSIDE, OUTSIDE6, Place, Sandbox},
+    sandbox::{Netns, OUTSIDE, OUTSIDE6, Sandbox},
     service::{Service, Transport},
 };
 
@@ -46,7 +46,7 @@ ip -n middle route add default via 2001:db8:a::1
 ip -n beyond route add default via 203.0.113.1
 ip -n beyond route add default via 2001:db8:b::1
 ";
-const BEYOND: Place<'_> = Place::Container("beyond");
+const BEYOND: Netns<'_> = Netns::Container("beyond");
 /// The hops to the far end, which is the last one.
 const HOPS: [[IpAddr; 3]; 2] = [
     [
@@ -68,7 +68,7 @@ fn traceroute_works_by_every_method() {
     let _service = Service::start(sandbox, BEYOND, Transport::Tcp, HOST_PORT, "beyond");
     for hops in HOPS {
         let target = hops[2];
-        for place in [A, Place::Host] {
+        for place in [A, Netns::Host] {
             // UDP, which ends with an error of the target's; echo; TCP to a port that is open.
             for method in ["", "-I", "-T -p 8080"] {
                 let command = format!("traceroute -n -q 1 -w 20 -m 5 {method} {target}");
@@ -90,7 +90,7 @@ fn traceroute_works_by_every_method() {
 }
 
 /// The MTU that a place has learned for an address.
-fn learned_mtu(sandbox: &Sandbox, place: Place<'_>, to: IpAddr) -> Option<u32> {
+fn learned_mtu(sandbox: &Sandbox, place: Netns<'_>, to: IpAddr) -> Option<u32> {
     let route = sandbox.sh(place, &format!("ip -o route get {to}"));
     let mut words = route.split_whitespace().skip_while(|word| *word != "mtu");
     words.nth(1)?.parse().ok()
@@ -118,18 +118,18 @@ fn path_mtu_discovery_affects_its_own_stream_only() {
         sandbox.inside(place, || TcpStream::connect(to)).unwrap_or_else(|error| panic!("{to:?}: {error}"))
     };
     let beyond = listen(BEYOND, HOST_PORT);
-    let servers = [(A, A_PORT), (Place::Host, HOST_PORT)].map(|(place, port)| (port, listen(place, port)));
+    let servers = [(A, A_PORT), (Netns::Host, HOST_PORT)].map(|(place, port)| (port, listen(place, port)));
     for (hops, shared) in HOPS.into_iter().zip(SHARED) {
         let target = hops[2];
         // A client in one container and a server in the other learn on their own; the host learns nothing from it.
-        for (place, strangers) in [(B, &[A, Place::Host][..]), (A, &[Place::Host]), (Place::Host, &[])] {
+        for (place, strangers) in [(B, &[A, Netns::Host][..]), (A, &[Netns::Host]), (Netns::Host, &[])] {
             let what = format!("{place:?} and {target}");
             assert_eq!(learned_mtu(sandbox, place, target), None, "{what}");
             let (sender, receiver) = if place == B {
                 let sender = connect(place, (target, HOST_PORT));
                 (sender, beyond.accept().expect("a connection").0)
             } else {
-                let (port, server) = &servers[usize::from(place == Place::Host)];
+                let (port, server) = &servers[usize::from(place == Netns::Host)];
                 let receiver = connect(BEYOND, (shared, *port));
                 (server.accept().expect("a connection").0, receiver)
             };

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use portmap_tests::sandbox::{Place, Sandbox};
+use portmap_tests::sandbox::{Netns, Sandbox};
 
 /// What every script starts with: addresses, and a function that gives a frame a name.
 ///
@@ -67,7 +67,7 @@ impl Frames {
 
 fn run(sandbox: &Sandbox, script: &str) -> String {
     // Debian's package belongs to Debian's interpreter, which need not be the first one in PATH.
-    let mut command = sandbox.command(Place::Host, "/usr/bin/python3");
+    let mut command = sandbox.command(Netns::Host, "/usr/bin/python3");
     let output = command.args(["-c", script]).output().expect("Debian's Python");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text")

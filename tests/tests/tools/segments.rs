@@ -8,7 +8,7 @@ use std::{
 
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
 use portmap_tests::{
-    sandbox::{OUTSIDE, OUTSIDE6, Place},
+    sandbox::{Netns, OUTSIDE, OUTSIDE6},
     service::any,
     wait,
 };
@@ -22,7 +22,7 @@ const DATAGRAMS: usize = 20;
 #[test]
 fn gso_datagrams_arrive_outside() {
     let world = World::new();
-    let receiver = world.receiver(Place::Outside, HOST_PORT);
+    let receiver = world.receiver(Netns::Outside, HOST_PORT);
     for address in [IpAddr::V4(OUTSIDE), OUTSIDE6.into()] {
         let to = (address, HOST_PORT).into();
         let socket = world.sandbox.inside(A, || UdpSocket::bind(any(to, 0))).expect("a port");

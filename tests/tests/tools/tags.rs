@@ -2,7 +2,7 @@
 
 use portmap_tests::{
     packet_socket::PacketSocket,
-    sandbox::{HOST, OUTSIDE, Place},
+    sandbox::{HOST, Netns, OUTSIDE},
     service::send_from,
     wait,
 };
@@ -35,8 +35,8 @@ fn priority_tag_from_outside_is_accepted() {
     let sandbox = &world.sandbox;
     let frames = Frames::of(sandbox, TAGS);
     let receiver = world.receiver(A, A_PORT);
-    let witness = world.receiver(Place::Outside, HOST_PORT);
-    let outside = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
+    let witness = world.receiver(Netns::Outside, HOST_PORT);
+    let outside = sandbox.inside(Netns::Outside, || PacketSocket::open("eth0"));
     let a = sandbox.inside(A, || PacketSocket::open("eth0"));
     let mut buffer = [0; 16];
     for version in [4, 6] {
@@ -88,7 +88,7 @@ fn neighbour_discovery_is_the_hosts_alone() {
     let sandbox = &world.sandbox;
     let frames = Frames::of(sandbox, CLAIMS);
     let captures =
-        [Place::Outside, B].map(|place| Background::capture(sandbox, place, "arp or icmp6 or udp"));
+        [Netns::Outside, B].map(|place| Background::capture(sandbox, place, "arp or icmp6 or udp"));
     let a = sandbox.inside(A, || PacketSocket::open("eth0"));
     for (name, frame) in frames.iter() {
         let reason = name.split('/').next().expect("a reason");

@@ -13,7 +13,7 @@ use nix::{
     sys::socket::{SockaddrStorage, bind},
 };
 use portmap_tests::{
-    sandbox::{FAR, FAR6, OUTSIDE, OUTSIDE6, Place},
+    sandbox::{FAR, FAR6, Netns, OUTSIDE, OUTSIDE6},
     service::any,
     wait,
 };
@@ -23,23 +23,23 @@ use crate::{A, A_PORT, B, B_PORT, HOST_PORT, LOCAL, SHARED, World, background::B
 const OUTSIDES: [IpAddr; 4] = [IpAddr::V4(OUTSIDE), IpAddr::V6(OUTSIDE6), IpAddr::V4(FAR), IpAddr::V6(FAR6)];
 
 /// Every way between two places: who asks, who answers and where, by which addresses.
-const WAYS: [(Place<'_>, Place<'_>, u16, &[IpAddr]); 9] = [
-    (Place::Outside, A, A_PORT, &SHARED),
-    (Place::Outside, Place::Host, HOST_PORT, &SHARED),
-    (A, Place::Outside, HOST_PORT, &OUTSIDES),
-    (Place::Host, Place::Outside, HOST_PORT, &OUTSIDES),
+const WAYS: [(Netns<'_>, Netns<'_>, u16, &[IpAddr]); 9] = [
+    (Netns::Outside, A, A_PORT, &SHARED),
+    (Netns::Outside, Netns::Host, HOST_PORT, &SHARED),
+    (A, Netns::Outside, HOST_PORT, &OUTSIDES),
+    (Netns::Host, Netns::Outside, HOST_PORT, &OUTSIDES),
     (A, A, A_PORT, &LOCAL),
     (A, B, B_PORT, &LOCAL),
     (B, A, A_PORT, &LOCAL),
-    (A, Place::Host, HOST_PORT, &LOCAL),
-    (Place::Host, A, A_PORT, &LOCAL),
+    (A, Netns::Host, HOST_PORT, &LOCAL),
+    (Netns::Host, A, A_PORT, &LOCAL),
 ];
 
-const PLACES: [(Place<'_>, u16, &str); 4] = [
+const PLACES: [(Netns<'_>, u16, &str); 4] = [
     (A, A_PORT, "a"),
     (B, B_PORT, "b"),
-    (Place::Host, HOST_PORT, "host"),
-    (Place::Outside, HOST_PORT, "outside"),
+    (Netns::Host, HOST_PORT, "host"),
+    (Netns::Outside, HOST_PORT, "outside"),
 ];
 
 #[test]
@@ -51,7 +51,7 @@ fn curl_gets_whole_files_on_every_path() {
         let make = format!(
             "mkdir /run/www-{name}; head -c 3M /dev/urandom > /run/www-{name}/file; sha256sum < /run/www-{name}/file"
         );
-        sums.push((place, sandbox.sh(Place::Host, &make)));
+        sums.push((place, sandbox.sh(Netns::Host, &make)));
         // Its large segments are cut and summed at the last moment, or never: veth and lo leave that undone.
         let command = format!("python3 -m http.server --bind :: --directory /run/www-{name} {port}");
         Background::server(sandbox, place, port, &command);
@@ -82,12 +82,12 @@ fn iperf3_runs_over_every_protocol_it_knows() {
     }
     // A server in a container on its own port for outside and the other container, and one outside for containers.
     let ways = [
-        (Place::Outside, A, A_PORT, SHARED),
+        (Netns::Outside, A, A_PORT, SHARED),
         (B, A, A_PORT, SHARED),
-        (Place::Host, A, A_PORT, SHARED),
-        (A, Place::Outside, HOST_PORT, [OUTSIDE.into(), OUTSIDE6.into()]),
+        (Netns::Host, A, A_PORT, SHARED),
+        (A, Netns::Outside, HOST_PORT, [OUTSIDE.into(), OUTSIDE6.into()]),
     ];
-    for (place, port) in [(A, A_PORT), (Place::Outside, HOST_PORT)] {
+    for (place, port) in [(A, A_PORT), (Netns::Outside, HOST_PORT)] {
         Background::server(sandbox, place, port, &format!("iperf3 --server --port {port}"));
     }
     for (from, _, port, addresses) in ways {

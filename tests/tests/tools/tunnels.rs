@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use portmap_tests::sandbox::{HOST, OUTSIDE, Place};
+use portmap_tests::sandbox::{HOST, Netns, OUTSIDE};
 
 use crate::{A, A_PORT, World, background::Background};
 
@@ -15,7 +15,7 @@ fn tunnel_streams_arrive_whole() {
     let world = World::new();
     let sandbox = &world.sandbox;
     // To an address of its own the kernel makes no tunnel, so that there is none to another container.
-    let ends = [(A, OUTSIDE, INNER[0]), (Place::Outside, HOST, INNER[1])];
+    let ends = [(A, OUTSIDE, INNER[0]), (Netns::Outside, HOST, INNER[1])];
     for (place, peer, inner) in ends {
         // A container sends from its own ports only, and a tunnel from any, unless it is told from which.
         let ports = format!("dstport {A_PORT} srcport {A_PORT} {}", A_PORT + 1);
@@ -24,11 +24,11 @@ fn tunnel_streams_arrive_whole() {
              ip link set tunnel mtu 1400 up"
         );
         sandbox.sh(place, &tunnel);
-        sandbox.sh(Place::Host, &format!("mkdir /run/{inner}; head -c 3M /dev/urandom > /run/{inner}/file"));
+        sandbox.sh(Netns::Host, &format!("mkdir /run/{inner}; head -c 3M /dev/urandom > /run/{inner}/file"));
         let command = format!("python3 -m http.server --directory /run/{inner} {INNER_PORT}");
         Background::server(sandbox, place, INNER_PORT, &command);
     }
-    for (place, inner) in [(A, INNER[1]), (Place::Outside, INNER[0])] {
+    for (place, inner) in [(A, INNER[1]), (Netns::Outside, INNER[0])] {
         let url = format!("http://{inner}:{INNER_PORT}/file");
         sandbox.sh(place, &format!("curl -sS --max-time 60 {url} | cmp - /run/{inner}/file"));
     }

@@ -16,7 +16,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
 use portmap::kernel::offloads;
 use portmap_tests::{
     random::Random,
-    sandbox::{HOST, HOST6, OUTSIDE, OUTSIDE6, Place, Sandbox},
+    sandbox::{HOST, HOST6, Netns, OUTSIDE, OUTSIDE6, Sandbox},
 };
 
 use crate::{
@@ -348,7 +348,7 @@ pub(crate) struct Entries {
 
 impl Entries {
     /// Opens them in the container at `place`, and makes what they need there.
-    pub(crate) fn open(sandbox: &Sandbox, place: Place<'_>) -> Self {
+    pub(crate) fn open(sandbox: &Sandbox, place: Netns<'_>) -> Self {
         sandbox.sh(
             place,
             "sysctl -qw net.ipv6.conf.default.disable_ipv6=1
@@ -376,7 +376,7 @@ impl Entries {
             let _ = tc::qdisc_add_clsact(interface);
             program.attach(interface, at).expect("root may");
         };
-        sandbox.inside(Place::Host, || {
+        sandbox.inside(Netns::Host, || {
             attach(&mut programs, "operators_witness", "uplink", TcAttachType::Egress);
         });
         sandbox.inside(place, || {

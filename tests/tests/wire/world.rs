@@ -20,7 +20,7 @@ use portmap::{
 use portmap_common::reason::Reason;
 use portmap_tests::{
     daemon::Daemon,
-    sandbox::{Place, Sandbox},
+    sandbox::{Netns, Sandbox},
     wait,
 };
 
@@ -32,7 +32,7 @@ use crate::{
     sockets::{Received, Socket},
 };
 
-const A: Place<'_> = Place::Container("a");
+const A: Netns<'_> = Netns::Container("a");
 /// The slot of the container that attacks.
 const SLOT: u16 = 1;
 /// What may come too early for a limit, see `docs/shaping.md`: 128 KiB, and 50 ms; and one frame that came in time, with as
@@ -154,7 +154,7 @@ impl World {
         let limit = rate.map(|rate| (rate, a["egress"]["burst"].as_u64().expect("a number")));
         // Nobody has to be asked for an address, and the operator has classes of his own.
         sandbox.sh(
-            Place::Host,
+            Netns::Host,
             "ip neigh replace 10.0.0.2 lladdr 02:00:00:00:01:02 dev uplink nud permanent
              ip neigh replace 2001:db8:0:1::2 lladdr 02:00:00:00:01:02 dev uplink nud permanent
              tc qdisc add dev uplink root handle 1: htb default 10
@@ -163,12 +163,12 @@ impl World {
              done",
         );
         // Outside takes what is larger than the uplink's MTU, or nobody would see it.
-        sandbox.sh(Place::Outside, "ip link set eth0 mtu 65000");
+        sandbox.sh(Netns::Outside, "ip link set eth0 mtu 65000");
         if rate.is_some() {
             // Its root can do without it.
             sandbox.sh(A, "tc qdisc del dev eth0 root");
         }
-        sandbox.inside(Place::Host, || entry::without_offloads("uplink"));
+        sandbox.inside(Netns::Host, || entry::without_offloads("uplink"));
         let entries = Entries::open(&sandbox, A);
         let witness = |at, place, interface: &str| {
             sandbox.inside(place, || {
@@ -178,11 +178,11 @@ impl World {
             })
         };
         let witnesses = vec![
-            witness(At::Outside, Place::Outside, "eth0"),
-            witness(At::Host, Place::Host, "lo"),
-            witness(At::Other, Place::Container("b"), "eth0"),
+            witness(At::Outside, Netns::Outside, "eth0"),
+            witness(At::Host, Netns::Host, "lo"),
+            witness(At::Other, Netns::Container("b"), "eth0"),
         ];
-        let (queues, uplink, interfaces) = sandbox.inside(Place::Host, || {
+        let (queues, uplink, interfaces) = sandbox.inside(Netns::Host, || {
             let index = nix::net::if_::if_nametoindex("uplink").expect("the interface exists");
             let interfaces = File::open("/proc/thread-self/net/dev").expect("a file");
             (Netlink::open().expect("a connection"), index, interfaces)
