@@ -67,8 +67,8 @@ impl Drop for Cgroup {
             let _ = fs::remove_dir(&self.own);
             return;
         }
-        // An exited process leaves its cgroup a little later than it disappears from everywhere else. Meanwhile the kernel
-        // may report the cgroup as unpopulated and as busy.
+        // An exited process leaves its cgroup a little later than it disappears from everywhere else.
+        // Meanwhile the kernel may report the cgroup as unpopulated and as busy.
         wait::until("the cgroup to be empty", || !self.is_populated());
         wait::until("the cgroup to be removed", || match fs::remove_dir(&self.own) {
             Ok(()) => true,

@@ -19,7 +19,8 @@ pub struct Daemon {
     pub(crate) files: Option<usize>,
 }
 
-/// Files that may stay open besides those at the start: the ring buffer of drop samples, once a client has followed drops.
+/// Files that may stay open besides those at the start: the ring buffer of drop samples, once a client has
+/// followed drops.
 const EXTRA_FILES: usize = 4;
 /// Upper bound on resident memory in bytes, with a few containers; a daemon starts with about 15 MB.
 const MAX_RESIDENT: u64 = 64 << 20;

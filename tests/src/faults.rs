@@ -37,7 +37,8 @@ impl Sandbox {
     }
 }
 
-/// The sampling stride of cases that are alike: 1 (every case) unless `PORTMAP_SAMPLE` is set, as on emulated machines.
+/// The sampling stride of cases that are alike: 1 (every case) unless `PORTMAP_SAMPLE` is set, as on
+/// emulated machines.
 pub fn sample() -> usize {
     env::var("PORTMAP_SAMPLE").map_or(1, |number| number.parse().expect("a number"))
 }

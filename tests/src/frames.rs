@@ -9,7 +9,8 @@ pub const TCP: u8 = 6;
 /// `IPPROTO_UDP`.
 pub const UDP: u8 = 17;
 
-/// An IPv4 packet in an Ethernet frame; the fields can be changed before it is turned into [`bytes`](Self::bytes).
+/// An IPv4 packet in an Ethernet frame; the fields can be changed before it is turned into
+/// [`bytes`](Self::bytes).
 #[derive(Clone, Debug)]
 pub struct Frame {
     /// Destination MAC address.

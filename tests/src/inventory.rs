@@ -1,15 +1,16 @@
-//! Snapshot of everything that portmap may create or change on a host, to prove that nothing is lost or leaked.
+//! Snapshot of everything that portmap may create or change on a host, to prove that nothing is lost or
+//! leaked.
 
 use portmap::{kernel::maps::Maps, paths::Pins};
 use portmap_common::slot::SLOTS;
 
 use crate::sandbox::{Netns, Sandbox};
 
-/// Interfaces, addresses, routes, qdiscs, filters, namespaces, mounts, pins, state and settings of a host, and the owners in
-/// the maps.
+/// Interfaces, addresses, routes, qdiscs, filters, namespaces, mounts, pins, state and settings of a host,
+/// and the owners in the maps.
 ///
-/// Only mounts below the sandbox's own mount points count, because all others belong to the machine. The daemon's socket
-/// is excluded, so that snapshots with and without a daemon compare equal.
+/// Only mounts below the sandbox's own mount points count, because all others belong to the machine. The
+/// daemon's socket is excluded, so that snapshots with and without a daemon compare equal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inventory(Vec<String>);
 

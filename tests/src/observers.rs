@@ -58,13 +58,13 @@ impl Answers {
     }
 }
 
-/// Runs `work` while two observers query the daemon of the sandbox. A missing daemon, or one that is killed before it
-/// answers, is not an error.
+/// Runs `work` while two observers query the daemon of the sandbox. A missing daemon, or one that is killed
+/// before it answers, is not an error.
 ///
 /// # Panics
 ///
-/// Panics if a running daemon does not answer. The whole sandbox is killed in that case, so that nothing else waits for the
-/// daemon, and the query is printed to standard error.
+/// Panics if a running daemon does not answer. The whole sandbox is killed in that case, so that nothing
+/// else waits for the daemon, and the query is printed to standard error.
 pub fn observed<T>(sandbox: &Sandbox, work: impl FnOnce(&Answers) -> T) -> T {
     let (ends, hangs, answers) = (AtomicBool::new(false), AtomicBool::new(false), Answers::default());
     let socket = sandbox.path("/run/portmap/portmapd.sock");
@@ -92,7 +92,8 @@ pub fn observed<T>(sandbox: &Sandbox, work: impl FnOnce(&Answers) -> T) -> T {
                             let _ = kill(first_process, Signal::SIGKILL);
                             break;
                         }
-                        // No daemon, or one that has just been killed; or the container is being added or removed.
+                        // No daemon, or one that has just been killed; or the container is being added or
+                        // removed.
                         Ok(false) | Err(_) => {}
                     }
                     thread::sleep(PAUSE);

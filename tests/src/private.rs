@@ -7,8 +7,8 @@ use nix::{
     sched::{CloneFlags, unshare},
 };
 
-/// Runs `work` on a thread with network and mount namespaces of its own, so that interfaces and pins disappear with the
-/// thread. `work` gets the path of a BPF file system.
+/// Runs `work` on a thread with network and mount namespaces of its own, so that interfaces and pins
+/// disappear with the thread. `work` gets the path of a BPF file system.
 ///
 /// # Panics
 ///

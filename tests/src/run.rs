@@ -9,8 +9,8 @@ use crate::sandbox::Sandbox;
 /// Environment variable with the run's own directory; unset means that leftovers are not checked.
 const VARIABLE: &str = "PORTMAP_TEST_RUN";
 
-/// Records the ids of the BPF programs that a sandbox's daemon has pinned. Only the id distinguishes them from the
-/// programs of another portmap on the machine.
+/// Records the ids of the BPF programs that a sandbox's daemon has pinned. Only the id distinguishes them
+/// from the programs of another portmap on the machine.
 pub(crate) fn note_programs(sandbox: &Sandbox) {
     let Some(run) = env::var_os(VARIABLE) else { return };
     let entries = |directory: &Path| fs::read_dir(directory).into_iter().flatten().flatten();

@@ -1,8 +1,8 @@
 //! A sandbox: namespaces that simulate a host with an uplink, and the network outside.
 //!
-//! The host has its own network, mount and pid namespaces, with its own `/run` and bpffs. When its init process exits,
-//! the kernel removes everything in it: processes, mounts, pins and interfaces. The sandbox shares nothing with the
-//! machine but CPU time.
+//! The host has its own network, mount and pid namespaces, with its own `/run` and bpffs. When its init
+//! process exits, the kernel removes everything in it: processes, mounts, pins and interfaces. The sandbox
+//! shares nothing with the machine but CPU time.
 
 use std::{
     fs,
@@ -51,9 +51,9 @@ pub const DAEMON_FLAGS: [&str; 8] = [
     "none",
 ];
 
-/// Creates the namespaces. The host's ephemeral ports do not overlap the managed ones. The machine's mounts below the
-/// sandbox's mount points are unmounted first, because a mount disappears from all namespaces when another process
-/// deletes its mount point, and a sandbox must not depend on that.
+/// Creates the namespaces. The host's ephemeral ports do not overlap the managed ones. The machine's mounts
+/// below the sandbox's mount points are unmounted first, because a mount disappears from all namespaces
+/// when another process deletes its mount point, and a sandbox must not depend on that.
 const SET_UP: &str = r"
 set -e
 while read -r _ _ _ _ point _; do
@@ -119,8 +119,8 @@ impl Sandbox {
     ///
     /// Panics if that fails, for example without root.
     pub fn new() -> Self {
-        // `unshare` is killed when this thread exits, the init process when `unshare` exits, and every other process in the
-        // namespaces with the init process.
+        // `unshare` is killed when this thread exits, the init process when `unshare` exits, and every
+        // other process in the namespaces with the init process.
         Self::start(&["setpriv", "--pdeathsig", "KILL"])
     }
 
@@ -308,8 +308,8 @@ impl Sandbox {
         before
     }
 
-    /// Restores a saved state directory as if the machine had rebooted since, and as if the kernel had assigned the identity
-    /// of a container's namespace to another namespace of the same name.
+    /// Restores a saved state directory as if the machine had rebooted since, and as if the kernel had
+    /// assigned the identity of a container's namespace to another namespace of the same name.
     pub fn reboot(&self, kept: &str, name: &str) {
         self.sh(Netns::Host, &format!("cp -r {kept} /run/portmap"));
         self.change_state("host.json", |file| file["record"]["boot"] = "another".into());
@@ -318,7 +318,8 @@ impl Sandbox {
         self.change_state(&format!("containers/{name}.json"), |file| file["record"]["namespace"] = id);
     }
 
-    /// Runs a `portmap` command that must fail with this exit code. Returns its error, which must be a single line.
+    /// Runs a `portmap` command that must fail with this exit code. Returns its error, which must be a
+    /// single line.
     pub fn fails(&self, arguments: &[&str], code: i32) -> String {
         let output = self.portmap(arguments);
         let errors = String::from_utf8(output.stderr).expect("text");

@@ -49,8 +49,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts a service called `name` on all addresses of a namespace. Like most servers it has one IPv6 socket, where
-    /// IPv4 clients appear with IPv4-mapped addresses.
+    /// Starts a service called `name` on all addresses of a namespace. Like most servers it has one IPv6
+    /// socket, where IPv4 clients appear with IPv4-mapped addresses.
     pub fn start(sandbox: &Sandbox, netns: Netns<'_>, transport: Transport, port: u16, name: &str) -> Self {
         Self::start_on(sandbox, netns, transport, (Ipv6Addr::UNSPECIFIED, port), name)
     }
@@ -171,8 +171,9 @@ pub fn any(to: SocketAddr, port: u16) -> SocketAddr {
     if to.is_ipv4() { (Ipv4Addr::UNSPECIFIED, port).into() } else { (Ipv6Addr::UNSPECIFIED, port).into() }
 }
 
-/// Binds a socket, retrying while the port is in use. The port of a socket that was just closed can still be taken, because
-/// a child process that another thread has forked holds a copy of every descriptor until it calls `exec`.
+/// Binds a socket, retrying while the port is in use. The port of a socket that was just closed can still
+/// be taken, because a child process that another thread has forked holds a copy of every descriptor until
+/// it calls `exec`.
 fn bound<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
     wait::for_value("the port to be free", || {
         let socket = bind();

@@ -5,10 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Time limit for a packet or an answer on the slowest machine (emulated, and busy). Only a failing test waits that long.
+/// Time limit for a packet or an answer on the slowest machine (emulated, and busy). Only a failing test
+/// waits that long.
 pub const LIMIT: Duration = Duration::from_mins(2);
 
-/// Minimum number of polls before a wait times out, because on a busy machine both the polls and the condition are slow.
+/// Minimum number of polls before a wait times out, because on a busy machine both the polls and the
+/// condition are slow.
 const MIN_POLLS: u32 = 1000;
 
 /// Hard time limit.
@@ -18,8 +20,8 @@ const HARD_LIMIT: Duration = Duration::from_mins(10);
 ///
 /// # Panics
 ///
-/// Panics after [`LIMIT`] if the condition was polled as often as an idle machine does in a few seconds, and after ten
-/// minutes in any case.
+/// Panics after [`LIMIT`] if the condition was polled as often as an idle machine does in a few seconds,
+/// and after ten minutes in any case.
 pub fn for_value<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     for polls in 0.. {

@@ -1,5 +1,5 @@
-//! What is there already stays, or is named: sockets, programs and settings of the host, and what is in a namespace of
-//! somebody else's.
+//! Coexistence: sockets, programs and settings of the host, and the content of existing namespaces, are
+//! kept or reported.
 
 use std::{
     net::{Ipv4Addr, TcpListener, UdpSocket},
@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 const A: Netns<'_> = Netns::Container("a");
 const THEIRS: Netns<'_> = Netns::Container("theirs");
 
-/// The findings about a subject, as lines of health and text.
+/// The findings about a subject, as lines with status and text.
 fn findings(sandbox: &Sandbox, subject: &str) -> Vec<String> {
     let output = sandbox.portmap(&["doctor", "-o", "json"]);
     let all: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -32,7 +32,7 @@ fn findings(sandbox: &Sandbox, subject: &str) -> Vec<String> {
     about.map(|finding| format!("{} {}", text(finding, "health"), text(finding, "text"))).collect()
 }
 
-/// A socket of the host that is connected from `port` with a service outside.
+/// A connected socket of the host on `port`, with a service outside as its peer.
 fn connected(sandbox: &Sandbox, port: u16) -> UdpSocket {
     sandbox.inside(Netns::Host, || {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("the port is free");
@@ -56,14 +56,15 @@ fn host_listener_keeps_its_port_without_take() {
     wait::until("the start to name them", || daemon.log().contains("connected from UDP ports 31002,61500"));
     let tcp = sandbox.inside(Netns::Host, || TcpListener::bind((HOST, 31000))).expect("a listener");
     let udp = sandbox.inside(Netns::Host, || UdpSocket::bind("[::]:31001")).expect("a socket");
-    // No container gets what comes to another address of the host.
+    // Packets to another address of the host reach no container.
     sandbox.sh(Netns::Host, "ip address add 198.51.100.1/32 dev lo");
     let elsewhere =
         sandbox.inside(Netns::Host, || TcpListener::bind("198.51.100.1:31005")).expect("a listener");
     let error = sandbox.fails(&["add", "a", "--ports", "31000-31009"], 4);
     assert!(error.contains("TCP port 31000 and UDP port 31001") && error.contains("--take"), "{error}");
     assert_eq!(sandbox.json(&["list"]), json!([]));
-    // A block in which the host has a connection is passed over, a connection on a port that is asked for is named.
+    // The daemon skips a block in which the host has a connection, and reports a connection on a
+    // requested port.
     let added = sandbox.json(&["add", "a", "--ports", "31002-31009"]);
     assert_eq!(added["ephemeral_ports"], json!([62464, 63487]));
     let warnings = added["warnings"].as_array().expect("warnings");
@@ -72,7 +73,8 @@ fn host_listener_keeps_its_port_without_take() {
     let error = sandbox.fails(&["update", "a", "--ports", "31000,31002"], 4);
     assert!(error.contains("31000") && !error.contains("31002"), "{error}");
     assert_eq!(sandbox.json(&["show", "a"])["ports"], json!([[31002, 31009]]));
-    // Where they are taken, that is said, and doctor goes on saying it without calling it a problem.
+    // With `--take` the answer contains a warning, and doctor keeps reporting the listener, as a
+    // notice.
     let taken = sandbox.portmap(&["update", "a", "--ports", "31000-31002", "--take"]);
     let warned = String::from_utf8_lossy(&taken.stderr);
     assert!(
@@ -85,11 +87,11 @@ fn host_listener_keeps_its_port_without_take() {
     assert!(found.starts_with("notice ") && found.contains("TCP port 31000 and UDP port 31001"), "{found}");
     assert!(found.contains("connected from UDP ports 31002,61500") && !found.contains("31005"), "{found}");
     assert!(sandbox.portmap(&["doctor"]).status.success());
-    // What was taken once is not asked for again.
+    // A taken port needs no second `--take`.
     drop(fixed);
     let changed = sandbox.json(&["update", "a", "--ports", "31000,31001"]);
     assert_eq!(changed["warnings"], json!([]));
-    // A block whose connections have ended is given out.
+    // A block is assigned once its connections have ended.
     drop((ephemeral, tcp, udp, elsewhere));
     assert_eq!(sandbox.json(&["add", "b"])["ephemeral_ports"], json!([61440, 62463]));
     assert!(findings(&sandbox, "host listeners")[0].starts_with("ok "));
@@ -122,13 +124,13 @@ fn log_has_one_line_per_change() {
     sandbox.ok(&["add", "audit", "--ports", "31000", "--egress-rate", "1000KB"]);
     sandbox.ok(&["update", "audit", "--ports", "31001"]);
     sandbox.fails(&["add", "audit"], 4);
-    sandbox.fails(&["update", "nobody", "--ports", "31001"], 3);
+    sandbox.fails(&["update", "absent", "--ports", "31001"], 3);
     sandbox.ok(&["del", "audit"]);
     for expected in [
         "INFO container \"audit\": added, slot 1, ports 31000, ephemeral ports 61440-62463, sends 1024000 B/s",
         "INFO container \"audit\": updated, slot 1, ports 31001,",
         "WARN container \"audit\": not added: a container is already called \"audit\"",
-        "WARN container \"nobody\": not updated: no container is called",
+        "WARN container \"absent\": not updated: no container is called",
         "INFO container \"audit\": removed",
     ] {
         let lines = || daemon.log().lines().filter(|line| plain(line).contains(expected)).count();
@@ -136,7 +138,7 @@ fn log_has_one_line_per_change() {
     }
 }
 
-/// A line of a log with single spaces and without the names of modules.
+/// A log line with single spaces and without module names.
 fn plain(line: &str) -> String {
     let words: Vec<&str> = line.split_whitespace().filter(|word| !word.starts_with("portmap::")).collect();
     words.join(" ")
@@ -147,7 +149,8 @@ fn doctor_names_uplink_faults() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000"]);
-    // What cannot help is not advised; what the daemon is about to follow by itself may be for a moment.
+    // doctor must not advise useless commands. Until the daemon has followed the change it may report a
+    // transient fault.
     let expect = |what: &str| {
         wait::until(what, || {
             let uplink = findings(&sandbox, "uplink");
@@ -168,7 +171,7 @@ fn doctor_names_uplink_faults() {
     expect("ok ");
 }
 
-/// Ends what runs beside a test, however that ends.
+/// A child process that is killed on drop.
 struct End<'a>(&'a AtomicBool);
 
 impl Drop for End<'_> {
@@ -185,7 +188,7 @@ fn uplink_programs_run_before_foreign_ones() {
     let _service = Service::start(&sandbox, A, Transport::Udp, 31000, "a");
     let subject = "program at uplink ingress";
     if Mechanism::detect() == Mechanism::Clsact {
-        // Filters have an order that is not ours to change: it is said.
+        // portmap cannot change the order of filters, so doctor reports it.
         let filter = "tc filter add dev uplink ingress pref 7 protocol all u32 match u32 0 0 flowid 1:1";
         sandbox.sh(Netns::Host, filter);
         let found = findings(&sandbox, subject).remove(0);
@@ -194,7 +197,8 @@ fn uplink_programs_run_before_foreign_ones() {
         assert!(findings(&sandbox, subject)[0].starts_with("ok "));
         return;
     }
-    // Somebody's program that comes later goes to the head of the chain, and nothing is lost while ours goes there again.
+    // A foreign program that is attached later becomes the first in the chain; portmap then moves back
+    // to the front without packet loss.
     let pins = Pins::new(sandbox.path("/sys/fs/bpf/portmap"));
     let theirs = Hook {
         interface: "uplink".to_owned(),
@@ -221,11 +225,11 @@ fn uplink_programs_run_before_foreign_ones() {
             assert!(found.contains(&format!("problem {PROG_UPLINK_EGRESS} (id ")), "{found}");
             sandbox.ok(&["doctor", "--repair"]);
             assert!(findings(&sandbox, subject)[0].starts_with("ok "));
-            // It goes on running, behind ours.
+            // The foreign program still runs, after ours.
             let is_there = || sandbox.inside(Netns::Host, || programs::is_attached(&pins, &theirs));
             assert_eq!(is_there(), Ok(true));
             sandbox.inside(Netns::Host, || programs::detach(&theirs)).expect("detached");
-            // The kernel lets go of a link some time after its pin.
+            // The kernel releases a link some time after its pin.
             wait::until("it to be detached", || is_there() == Ok(false));
         }
         drop(end);
@@ -233,7 +237,7 @@ fn uplink_programs_run_before_foreign_ones() {
     });
 }
 
-/// Settings, and values that no new namespace has of them.
+/// Settings, with values that differ from those of a new namespace.
 const SETTINGS: [(&str, &str); 9] = [
     ("ipv4/ping_group_range", "0\t100"),
     ("ipv4/tcp_keepalive_time", "601"),
@@ -246,11 +250,11 @@ const SETTINGS: [(&str, &str); 9] = [
     ("unix/max_dgram_qlen", "77"),
 ];
 
-fn setting(sandbox: &Sandbox, place: Netns<'_>, name: &str) -> String {
-    sandbox.sh(place, &format!("cat /proc/sys/net/{name}")).trim().to_owned()
+fn setting(sandbox: &Sandbox, netns: Netns<'_>, name: &str) -> String {
+    sandbox.sh(netns, &format!("cat /proc/sys/net/{name}")).trim().to_owned()
 }
 
-/// That two long texts are the same; only lines that differ are told.
+/// Asserts that two long texts are equal; the message contains only the differing lines.
 fn assert_same(now: &str, before: &str) {
     let differing = now.lines().zip(before.lines()).filter(|(now, before)| now != before);
     assert_eq!(differing.collect::<Vec<_>>(), []);
@@ -271,22 +275,22 @@ fn netns_inherits_sysctls_existing_one_on_request() {
     let flags = ["--ephemeral-ports", "20480-24575"];
     let daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], &flags].concat());
     let is_like_the_host =
-        |place| SETTINGS.iter().all(|(name, value)| setting(&sandbox, place, name) == *value);
+        |netns| SETTINGS.iter().all(|(name, value)| setting(&sandbox, netns, name) == *value);
     sandbox.ok(&["add", "a", "--ports", "31000"]);
     for (name, value) in SETTINGS {
         assert_eq!(setting(&sandbox, A, name), value, "{name}");
     }
-    // It forwards nothing, and may give out all of its block.
+    // The container does not forward, and may use its whole block.
     assert_eq!(setting(&sandbox, A, "ipv4/ip_forward"), "0");
     assert_eq!(setting(&sandbox, A, "ipv4/ip_unprivileged_port_start"), "20480");
     assert_eq!(setting(&sandbox, A, "ipv4/ip_local_port_range"), "20480\t21503");
-    // What changes at the host is in the next one.
+    // A change on the host applies to the next container.
     sandbox.sh(Netns::Host, "echo 602 > /proc/sys/net/ipv4/tcp_keepalive_time");
     sandbox.ok(&["add", "b"]);
     assert_eq!(setting(&sandbox, Netns::Container("b"), "ipv4/tcp_keepalive_time"), "602");
     sandbox.sh(Netns::Host, "echo 601 > /proc/sys/net/ipv4/tcp_keepalive_time");
-    // Somebody else's is as it was, before and after, unless it is to be like the host. That its loopback device has been up
-    // once the kernel does not forget (`noqueue`).
+    // An existing namespace keeps its settings, before and after, unless the host's are requested. The
+    // kernel remembers that the loopback device has been up (`noqueue`).
     let look = || {
         let script = "cd /proc/sys/net; ip -o link show lo; ip -o address; grep -H . $(find core ipv4 ipv6 ipv6/icmp unix -maxdepth 1 -type f \
                       -perm -600 ! -name tcp_fastopen_key) ipv4/conf/*/*";
@@ -320,13 +324,13 @@ fn add_refuses_or_avoids_existing_interfaces() {
     );
     let look = || sandbox.sh(THEIRS, "ip -o link; ip -o address; ip route");
     let add = ["add", "a", "--netns", "/run/netns/theirs", "--ports", "31000"];
-    // The kernel notes that e1 has no carrier a moment later.
+    // The kernel reports the missing carrier of e1 with a delay.
     wait::until("e1's state to be known", || look().contains("NO-CARRIER"));
     let before = look();
     let error = sandbox.fails(&add, 4);
     assert!(error.contains("eth0"), "{error}");
     assert_eq!(look(), before);
-    // An interface with another name is no obstacle, a default route by it is.
+    // An interface of another name is accepted; a default route through it is not.
     sandbox.sh(
         THEIRS,
         "ip link set eth0 down; ip link set eth0 name e0; ip link set e0 up; ip route add default via 192.0.2.2",
@@ -339,7 +343,7 @@ fn add_refuses_or_avoids_existing_interfaces() {
     sandbox.ok(&add);
     assert!(sandbox.portmap(&["doctor"]).status.success());
     assert_eq!(sandbox.json(&["show", "a"])["slot"], 1);
-    // Somebody else's interfaces of the host have what goes with slots 2 and 3.
+    // Foreign interfaces of the host occupy the name and the index of slots 2 and 3.
     sandbox.sh(
         Netns::Host,
         "ip link add pm2 type veth peer name others; ip link add x index 1000003 type veth peer name more",

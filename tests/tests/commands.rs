@@ -1,4 +1,4 @@
-//! The daemon's and the command line's answers: output, errors and exit codes.
+//! Output, errors and exit codes of the daemon and the command line.
 
 use std::{io::Write as _, os::unix::net::UnixStream, process::Stdio};
 
@@ -9,9 +9,9 @@ use portmap_tests::{
 };
 use serde_json::json;
 
-/// [`DAEMON_FLAGS`] with others in place of those of the same name.
+/// [`DAEMON_FLAGS`] with overrides.
 fn flags<'a>(changed: &[&'a str]) -> Vec<&'a str> {
-    // The last of two flags counts.
+    // The last occurrence of a flag wins.
     DAEMON_FLAGS.iter().chain(changed).copied().collect()
 }
 
@@ -74,10 +74,10 @@ fn errors_are_one_line_with_an_exit_code() {
     sandbox.ok(&["add", "a", "--ports", "31000-31009"]);
     sandbox.sh(Netns::Host, "ip netns add taken");
     for (arguments, code, expected) in [
-        (&["show", "nobody"][..], 3, "\"nobody\""),
-        (&["del", "nobody"], 3, "\"nobody\""),
-        (&["stats", "nobody"], 3, "\"nobody\""),
-        (&["exec", "nobody", "--", "true"], 3, "\"nobody\""),
+        (&["show", "absent"][..], 3, "\"absent\""),
+        (&["del", "absent"], 3, "\"absent\""),
+        (&["stats", "absent"], 3, "\"absent\""),
+        (&["exec", "absent", "--", "true"], 3, "\"absent\""),
         (&["show", "../stats"], 3, "../stats"),
         (&["add", "a"], 4, "already called \"a\""),
         (&["add", "b", "--ports", "31009-31010"], 4, "31009 are owned by container \"a\""),
@@ -98,7 +98,7 @@ fn errors_are_one_line_with_an_exit_code() {
         let errors = sandbox.fails(arguments, code);
         assert!(errors.contains(expected), "{arguments:?}: {errors}");
     }
-    // clap's own messages have more lines.
+    // Errors of clap have more than one line.
     for arguments in
         [&["add", "b", "--ports", "31000-"][..], &["add"], &["frobnicate"], &["add", "b", "--egress", "1"]]
     {
@@ -106,7 +106,7 @@ fn errors_are_one_line_with_an_exit_code() {
     }
     let errors = String::from_utf8(sandbox.portmap(&["add", "b", "--ports", "31000-"]).stderr).expect("text");
     assert!(errors.contains("\"31000-\" in the port list"), "{errors}");
-    // Nothing is left behind: what was refused can be had in the proper way, in the first free places.
+    // Nothing is left behind: a valid request gets the first free slot and block.
     assert_eq!(sandbox.json(&["list"]).as_array().map(Vec::len), Some(1));
     let container = sandbox.json(&["add", "b", "--ports", "31010"]);
     assert_eq!((&container["slot"], &container["ephemeral_ports"]), (&json!(2), &json!([62464, 63487])));
@@ -146,7 +146,7 @@ fn run_returns_the_exit_code_and_cleans_up() {
 fn run_terminates_its_command() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
-    // nsenter's child is portmap itself.
+    // The child of nsenter is portmap itself.
     let mut run = sandbox
         .portmap_command(&[
             "run",
@@ -206,9 +206,9 @@ fn daemon_absent_gives_exit_code_5() {
 fn permission_of_root_is_required() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
-    let as_nobody = |program: &str, arguments: &[&str]| {
+    let unprivileged = |program: &str, arguments: &[&str]| {
         let path = binary(program);
-        // The build may lie where only root can look.
+        // Only root may be able to read the build directory.
         sandbox.sh(Netns::Host, &format!("cp {} /run/{program}-copy", path.display()));
         let output = sandbox
             .command(Netns::Host, "setpriv")
@@ -218,10 +218,10 @@ fn permission_of_root_is_required() {
             .expect("setpriv");
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    let (code, errors) = as_nobody("portmap", &["list"]);
+    let (code, errors) = unprivileged("portmap", &["list"]);
     assert_eq!(code, Some(6), "{errors}");
     assert!(errors.contains("may not be used by this user") && errors.lines().count() == 1, "{errors}");
-    let (code, errors) = as_nobody("portmapd", &flags(&["--state-dir", "/run/other"]));
+    let (code, errors) = unprivileged("portmapd", &flags(&["--state-dir", "/run/other"]));
     assert_eq!(code, Some(6), "{errors}");
     assert!(errors.contains("run it as root") && errors.lines().count() == 1, "{errors}");
 }
@@ -271,7 +271,7 @@ fn state_dir_belongs_to_one_daemon() {
 fn host_listener_is_named_with_its_process() {
     let sandbox = Sandbox::new();
     let _service = Service::start(&sandbox, Netns::Host, Transport::Tcp, 31007, "host");
-    // In the sandbox's own process namespace, so that its name can be seen there.
+    // Inside the sandbox's pid namespace, so that the daemon can find the process's name.
     let mut inside = sandbox
         .command(Netns::Host, "sh")
         .args(["-c", "exec python3 -c 'import socket,time; s=socket.socket(); s.bind((\"\",31008)); s.listen(); time.sleep(600)'"])
@@ -314,7 +314,7 @@ fn http_invalid_requests_are_refused() {
         ("POST /v1/containers", "{\"name\":\"a\",\"ports\":[[0,4]]}", "400", "port 0"),
         ("POST /v1/containers", "{\"name\":\"a\",\"netns\":\"x\"}", "400", "relative path"),
         ("POST /v1/containers", "{\"name\":\"a\",\"ports\":[[1,70000]]}", "400", "70000"),
-        ("GET /v1/containers/nobody", "", "404", "nobody"),
+        ("GET /v1/containers/absent", "", "404", "absent"),
     ] {
         let answer = ask(request, body);
         assert!(
@@ -341,7 +341,7 @@ fn completions_are_printed() {
     let sandbox = Sandbox::new();
     for shell in ["bash", "zsh", "fish"] {
         assert!(sandbox.ok(&["completions", shell]).contains("portmap"), "{shell}");
-        // Whoever reads may have seen enough, and may have no room.
+        // The reader may close the pipe early, and the device may be full.
         let portmap = binary("portmap");
         let script = format!("{} completions {shell}", portmap.display());
         for (to, expected) in [("| true", "0"), ("> /dev/full", "1")] {

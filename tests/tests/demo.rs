@@ -1,4 +1,4 @@
-//! The demonstration, which must come to its end and show what it says.
+//! The demonstration must run to completion and show what it announces.
 
 use std::process::{Command, Stdio};
 

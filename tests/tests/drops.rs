@@ -1,4 +1,4 @@
-//! `portmap drops`: the counts, the samples as they come, and the mark by which tracers know a drop.
+//! `portmap drops`: counts, live samples, and the mark that tracers show.
 
 use std::{
     fs,
@@ -21,7 +21,8 @@ use portmap_tests::{
 };
 use serde_json::{Value, json};
 
-/// A daemon with containers `a` (31000-31009) and `b` (31010-31019). Without IPv6 they send nothing by themselves.
+/// A daemon with containers `a` (31000-31009) and `b` (31010-31019). Without IPv6 they send no packets by
+/// themselves.
 fn world() -> (Sandbox, Daemon) {
     let sandbox = Sandbox::new();
     sandbox.sh(Netns::Host, "echo 1 > /proc/sys/net/ipv6/conf/uplink/disable_ipv6");
@@ -31,7 +32,7 @@ fn world() -> (Sandbox, Daemon) {
     (sandbox, daemon)
 }
 
-/// Sends a frame from a container and waits until it is counted for `reason`.
+/// Sends a frame from a container and waits until the drop is counted under `reason`.
 fn drop_one(sandbox: &Sandbox, name: &str, frame: &Frame, reason: &str) {
     let socket = sandbox.inside(Netns::Container(name), || PacketSocket::open("eth0"));
     let before = sandbox.dropped(name, reason);
@@ -39,7 +40,7 @@ fn drop_one(sandbox: &Sandbox, name: &str, frame: &Frame, reason: &str) {
     wait::until(reason, || sandbox.dropped(name, reason) == before + 1);
 }
 
-/// A frame from a port of the host's.
+/// A frame from a port of the host.
 fn stolen() -> Frame {
     Frame { from_mac: HOST_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, 22), (OUTSIDE, 8080)) }
 }
@@ -48,14 +49,14 @@ fn arp() -> Frame {
     Frame { ether_type: 0x0806, ..stolen() }
 }
 
-/// A running `portmap drops --follow`, and its lines.
-struct Follower {
+/// A running `portmap drops --follow`, and its output lines.
+struct FollowCommand {
     process: Child,
     lines: Receiver<String>,
 }
 
-impl Follower {
-    /// Starts it and waits until it follows.
+impl FollowCommand {
+    /// Starts it and waits until it is subscribed.
     fn start(sandbox: &Sandbox, arguments: &[&str]) -> Self {
         let mut all = vec!["drops", "--follow"];
         all.extend(arguments);
@@ -86,19 +87,19 @@ impl Follower {
         self.lines.recv_timeout(wait::LIMIT).expect("a line")
     }
 
-    /// Waits for its end, and returns its exit code and its last words.
+    /// Waits for its exit. Returns the exit code and standard error.
     fn end(self) -> (Option<i32>, String) {
         let output = self.process.wait_with_output().expect("it ends");
         (output.status.code(), String::from_utf8(output.stderr).expect("text"))
     }
 }
 
-/// Starts a follower that writes JSON, which has no line to tell that it follows: a packet is dropped until one is
-/// seen. Returns the first sample.
-fn follow_json(sandbox: &Sandbox, arguments: &[&str]) -> (Follower, Value) {
+/// Starts a subscription with JSON output, which prints no line once it is subscribed; packets are dropped
+/// until one is reported. Returns the first sample.
+fn follow_json(sandbox: &Sandbox, arguments: &[&str]) -> (FollowCommand, Value) {
     let mut all = vec!["-o", "json"];
     all.extend(arguments);
-    let follower = Follower::start(sandbox, &all);
+    let follower = FollowCommand::start(sandbox, &all);
     let line = wait::for_value("the first sample", || {
         drop_one(sandbox, "a", &stolen(), "source_port");
         follower.lines.try_recv().ok()
@@ -109,7 +110,7 @@ fn follow_json(sandbox: &Sandbox, arguments: &[&str]) -> (Follower, Value) {
 #[test]
 fn drops_are_empty_at_first() {
     let (sandbox, _daemon) = world();
-    // What the containers' own stacks say on their own would be dropped, too.
+    // Unsolicited packets of the containers' own stacks would be dropped, too.
     let drops = sandbox.json(&["drops", "outside"]);
     assert_eq!(drops, json!([]));
     assert_eq!(sandbox.ok(&["drops", "outside"]), "nothing was dropped\n");
@@ -151,7 +152,7 @@ a     tx         source_port        2  The source port is not owned by the sendi
 #[test]
 fn drops_refuses_unknown_names_and_queries() {
     let (sandbox, daemon) = world();
-    for arguments in [&["drops", "nobody"][..], &["drops", "nobody", "--follow"], &["drops", "../stats"]] {
+    for arguments in [&["drops", "absent"][..], &["drops", "absent", "--follow"], &["drops", "../stats"]] {
         let errors = sandbox.fails(arguments, 3);
         assert!(errors.contains(&format!("{:?}", arguments[1])), "{errors}");
     }
@@ -171,10 +172,10 @@ fn drops_refuses_unknown_names_and_queries() {
 #[test]
 fn drop_stream_shows_drops_live() {
     let (sandbox, _daemon) = world();
-    // It happens before anybody follows.
+    // A drop before the first subscription.
     drop_one(&sandbox, "a", &arp(), "arp");
-    let all = Follower::start(&sandbox, &[]);
-    let of_b = Follower::start(&sandbox, &["b"]);
+    let all = FollowCommand::start(&sandbox, &[]);
+    let of_b = FollowCommand::start(&sandbox, &["b"]);
     drop_one(&sandbox, "a", &stolen(), "source_port");
     drop_one(&sandbox, "b", &arp(), "arp");
     let line = all.line();
@@ -188,14 +189,14 @@ fn drop_stream_shows_drops_live() {
         let words: Vec<&str> = line.split_whitespace().collect();
         assert_eq!(words[1..], ["b", "arp", "0x0806", "49", "0", "-"], "{line}");
     }
-    // One who leaves takes nothing from those who stay, nor from those who come after all have left.
+    // A subscription that ends affects neither the others nor later ones.
     for mut left in [of_b, all] {
         drop_one(&sandbox, "b", &stolen(), "source_port");
         assert!(left.line().contains("source_port"));
         left.process.kill().expect("killed");
         left.process.wait().expect("ended");
     }
-    let again = Follower::start(&sandbox, &["outside"]);
+    let again = FollowCommand::start(&sandbox, &["outside"]);
     drop_one(&sandbox, "b", &stolen(), "source_port");
     let socket = sandbox.inside(Netns::Outside, || PacketSocket::open("eth0"));
     let claimed = Frame { from_mac: OUTSIDE_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, 5), (HOST, 31000)) };
@@ -230,7 +231,7 @@ fn drop_stream_counts_suppressed_packets() {
     let (sandbox, _daemon) = world();
     let (follower, _first) = follow_json(&sandbox, &["a"]);
     let socket = sandbox.inside(Netns::Container("a"), || PacketSocket::open("eth0"));
-    // More than are sampled at a time, and then one after the other until samples are taken again.
+    // More drops than the sampling limit, then single ones until sampling resumes.
     for _ in 0..200 {
         socket.send(&stolen().bytes());
     }
@@ -252,15 +253,15 @@ fn drop_stream_counts_suppressed_packets() {
 #[test]
 fn drop_stream_ends_with_the_daemon() {
     let (sandbox, daemon) = world();
-    let stopped = Follower::start(&sandbox, &[]);
-    let also_stopped = Follower::start(&sandbox, &["a"]);
+    let stopped = FollowCommand::start(&sandbox, &[]);
+    let also_stopped = FollowCommand::start(&sandbox, &["a"]);
     daemon.stop();
     let daemon = sandbox.daemon();
-    let torn_down = Follower::start(&sandbox, &[]);
+    let torn_down = FollowCommand::start(&sandbox, &[]);
     sandbox.ok(&["teardown"]);
     daemon.wait();
     let daemon = sandbox.daemon();
-    let killed = Follower::start(&sandbox, &[]);
+    let killed = FollowCommand::start(&sandbox, &[]);
     daemon.kill();
     for follower in [stopped, also_stopped, torn_down, killed] {
         let (code, errors) = follower.end();
@@ -273,7 +274,7 @@ fn drop_stream_ends_with_the_daemon() {
 fn drop_stream_ends_with_its_reader() {
     let (sandbox, _daemon) = world();
     for output in ["table", "json"] {
-        // Nothing is dropped here, so nothing can be written: it must notice that nobody reads.
+        // No packet is dropped, hence no output: the client must detect the closed pipe by itself.
         let script = "\"$0\" -o \"$1\" drops outside --follow | true";
         let mut command = sandbox.command(Netns::Host, "timeout");
         let portmap = portmap_tests::sandbox::binary("portmap");

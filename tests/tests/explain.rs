@@ -1,5 +1,5 @@
-//! `portmap explain`: every way of a packet, what it says when the loaded programs are not what they should be, and
-//! that asking changes nothing.
+//! `portmap explain`: every path of a packet, its answer if the loaded programs deviate, and that it has no
+//! side effects.
 
 use std::{io::Write as _, os::unix::net::UnixStream};
 
@@ -31,7 +31,7 @@ fn world_of(sandbox: Sandbox) -> (Sandbox, Daemon) {
     (sandbox, daemon)
 }
 
-/// The verdicts of a question's hooks, and of all together.
+/// The verdict of each hook, and the overall verdict.
 fn explain(sandbox: &Sandbox, question: &str) -> (Vec<String>, String) {
     let mut arguments = vec!["explain"];
     arguments.extend(question.split_whitespace());
@@ -73,9 +73,9 @@ fn explain_covers_packets_through_a_qdisc() {
 #[test]
 fn explain_covers_every_path_without_counting() {
     let sandbox = Sandbox::new();
-    // Nobody is to send anything by itself.
-    for (place, interface) in [(Netns::Host, "uplink"), (Netns::Outside, "eth0")] {
-        sandbox.sh(place, &format!("echo 1 > /proc/sys/net/ipv6/conf/{interface}/disable_ipv6"));
+    // Without unsolicited traffic.
+    for (netns, interface) in [(Netns::Host, "uplink"), (Netns::Outside, "eth0")] {
+        sandbox.sh(netns, &format!("echo 1 > /proc/sys/net/ipv6/conf/{interface}/disable_ipv6"));
     }
     let (sandbox, _daemon) = world_of(sandbox);
     let before = sandbox.json(&["stats"]);
@@ -139,7 +139,7 @@ fn explain_covers_every_path_without_counting() {
 #[test]
 fn explain_covers_ipv6_where_shared() {
     let sandbox = Sandbox::new();
-    // A network of its own, without a way out of it.
+    // A network of its own, without a gateway.
     sandbox.sh(
         Netns::Host,
         "ip -6 address flush dev uplink scope global; ip -6 route flush default; \
@@ -151,7 +151,7 @@ fn explain_covers_ipv6_where_shared() {
         ("--from outside --to [fd00::1]:31000", &["pm_uplink_in to_container"][..], TO_A),
         ("--from outside --to [::1]:31000", &["pm_uplink_in drop"], "dropped: destination"),
         ("--from host --to [fd00::1]:31010 --proto udp", &["pm_lo_in to_container"], TO_B),
-        // Linux takes these from a loopback device only.
+        // Linux accepts these from a loopback device only.
         ("--from host --to [::1]:31010", &["pm_lo_in to_container", "pm_ctr_eth0_in to_loopback"], TO_B),
         (
             "--from a --to [::1]:31010",
@@ -262,7 +262,7 @@ fn explain_shows_the_rewritten_icmp_id() {
     let (_, text) = explain(&sandbox, "--from a --to 10.0.0.2 --proto icmp");
     assert!(text.starts_with("to the outside by 10.0.0.2, with the identifier "), "{text}");
     check(&sandbox, "--from b --to 10.0.0.2 --proto icmp", TO_OUTSIDE, "to the outside by 10.0.0.2");
-    // Whoever asks no more keeps nothing.
+    // Identifiers of a deleted container are released.
     let seen = seen.saturating_sub(ECHO_LIFETIME + 1);
     echoes.insert(key, Echo { generation, slot: 2, id: 1, seen }, 0).expect("written");
     check(&sandbox, "--from a --to 10.0.0.2 --proto icmp", TO_OUTSIDE, "to the outside by 10.0.0.2");
@@ -273,7 +273,8 @@ fn explain_shows_the_rewritten_icmp_id() {
 fn explain_detects_a_disagreeing_program() {
     let (sandbox, _daemon) = world();
     let question = ["explain", "--from", "outside", "--to", "10.0.0.1:31000"];
-    // The host veths' program in the place of the uplink's: it finds nobody who sends, with no such MAC address.
+    // The host veths' program in place of the uplink's: the MAC address of the frame identifies no
+    // sender.
     let directory = Pins::new("/sys/fs/bpf/portmap").program("");
     let directory = directory.display();
     sandbox.sh(
@@ -296,7 +297,7 @@ fn explain_detects_a_disagreeing_program() {
     assert_eq!(answer["agrees"], false);
     assert_eq!(answer["steps"][0]["verdict"], "drop");
     assert_eq!(answer["steps"][0]["decision_code"]["verdict"], "to_container");
-    // A program that answers nothing at all.
+    // A program that reports no verdict at all.
     sandbox.sh(
         Netns::Host,
         &format!(
@@ -308,7 +309,7 @@ fn explain_detects_a_disagreeing_program() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("gives no answer"), "{text}");
-    // Without any program it cannot be asked, and with its own it agrees again.
+    // Without a program there is an error; with the right one they agree again.
     sandbox.sh(Netns::Host, &format!("rm {directory}/pm_uplink_in"));
     let errors = sandbox.fails(&question, 1);
     assert!(errors.contains("progs/pm_uplink_in"), "{errors}");
@@ -320,7 +321,7 @@ fn explain_detects_a_disagreeing_program() {
 fn explain_refuses_invalid_questions() {
     let (sandbox, daemon) = world();
     for (question, code, expected) in [
-        ("--from nobody --to 10.0.0.1:80", 3, "\"nobody\""),
+        ("--from absent --to 10.0.0.1:80", 3, "\"absent\""),
         ("--from a --to 10.0.0.1", 2, "the destination 10.0.0.1 has no port"),
         (
             "--from a --to 10.0.0.2:80 --proto icmp",
@@ -351,7 +352,7 @@ fn explain_refuses_invalid_questions() {
         let errors = sandbox.fails(&arguments, code);
         assert!(errors.contains(expected), "{question}: {errors}");
     }
-    // clap's own messages have more lines.
+    // Errors of clap have more than one line.
     for (question, expected) in [
         ("--from a", "--to"),
         ("--to 10.0.0.2:80", "--from"),
@@ -386,7 +387,7 @@ fn explain_refuses_invalid_questions() {
     daemon.stop();
     let question = ["explain", "--from", "a", "--to", "10.0.0.2:80"];
     assert!(sandbox.fails(&question, 5).contains("no daemon answers"));
-    // A container whose interface cannot come back: somebody else's has its name.
+    // A container whose interface cannot be recreated, because a foreign interface has its name.
     sandbox.sh(Netns::Host, "ip link del pm1; ip link add pm1 type veth peer name theirs");
     let _daemon = sandbox.daemon();
     assert!(sandbox.fails(&question, 4).contains("container \"a\" is broken: expected one in service"));

@@ -1,5 +1,6 @@
-//! Whatever step of an operation the daemon is killed before, or sees fail: the next start, or the next attempt, brings
-//! one of two documented states, nothing is lost that is in service, and nothing is left behind.
+//! Fault injection at every step of every operation: after a kill or a failing step, the next start or the
+//! next attempt reaches one of two documented states. Containers in service stay in service, and nothing
+//! leaks.
 
 use std::net::Ipv4Addr;
 
@@ -19,24 +20,23 @@ use portmap_tests::{
 use serde_json::{Value, json};
 
 const A: Netns<'_> = Netns::Container("a");
-/// A container with everything that one can have.
+/// Adds a container with all features.
 const ADD: [&str; 8] =
     ["add", "a", "--ports", "31000-31009", "--egress-rate", "100mbit", "--ingress-rate", "100mbit"];
-/// The same in a namespace of somebody else.
-const ADD_TO_THEIRS: [&str; 6] = ["add", "a", "--netns", "/run/netns/theirs", "--ports", "31000"];
+/// Adds a container in an existing namespace.
+const ADD_TO_EXISTING: [&str; 6] = ["add", "a", "--netns", "/run/netns/existing", "--ports", "31000"];
 /// More steps than any operation has.
 const MANY: usize = 500;
 
-/// The first step to be tried, and how many further on the next: all, and on emulated machines a few, which are not the same
-/// in every test.
+/// First step and stride: every step, and on emulated machines a sample that differs between tests.
 fn steps(test: &str) -> (usize, usize) {
     let stride = if sample() == 1 { 1 } else { 4 * sample() };
     (1 + test.len() % stride, stride)
 }
 
-/// Has something happen at every step of an operation, one after the other, until the operation comes to its end before
-/// that. `prepare` brings about what it begins with, `attempt` runs it and says whether it succeeded, `check` looks at
-/// what it left. Observers ask all the while.
+/// Injects a fault at every step of an operation, one after the other, until the operation completes before
+/// the step. `prepare` sets up the initial state, `attempt` runs the operation and returns whether it
+/// succeeded, `check` verifies the outcome. Observers query the daemon throughout.
 fn at_every_step<T>(
     test: &str,
     sandbox: &Sandbox,
@@ -45,10 +45,10 @@ fn at_every_step<T>(
     attempt: impl FnMut(T) -> bool,
     check: impl FnMut(&str, bool),
 ) {
-    observed(sandbox, |_| strike_at_every_step(test, sandbox, fault, prepare, attempt, check));
+    observed(sandbox, |_| inject_at_every_step(test, sandbox, fault, prepare, attempt, check));
 }
 
-fn strike_at_every_step<T>(
+fn inject_at_every_step<T>(
     test: &str,
     sandbox: &Sandbox,
     fault: Fault,
@@ -57,35 +57,35 @@ fn strike_at_every_step<T>(
     mut check: impl FnMut(&str, bool),
 ) {
     let (mut step, stride) = steps(test);
-    let mut struck = 0;
+    let mut fired = 0;
     while step < MANY {
         let prepared = prepare();
         sandbox.arm_fault(fault, step);
         let succeeded = attempt(prepared);
         let Some(at) = sandbox.fault_fired() else {
-            assert!(succeeded, "{test} does not work by itself");
-            if struck == 0 && step > 1 {
-                // It has few steps, and changes nothing, or there would be nothing left to do.
+            assert!(succeeded, "{test} fails without a fault");
+            if fired == 0 && step > 1 {
+                // The operation has fewer steps than the first sampled one.
                 step /= 2;
                 continue;
             }
-            println!("{test}: {struck} faults, steps 1 to {step}");
-            assert!(struck > 0, "{test} has no steps");
+            println!("{test}: {fired} faults, steps 1 to {step}");
+            assert!(fired > 0, "{test} has no steps");
             return;
         };
         check(&format!("{fault:?} before step {step} of {test}, {at}"), succeeded);
-        struck += 1;
+        fired += 1;
         step += stride;
     }
-    panic!("{test} comes to no end");
+    panic!("{test} has more than {MANY} steps");
 }
 
-/// Whether the command succeeds.
-fn works(sandbox: &Sandbox, arguments: &[&str]) -> bool {
+/// Whether a command succeeds.
+fn succeeds(sandbox: &Sandbox, arguments: &[&str]) -> bool {
     sandbox.portmap(arguments).status.success()
 }
 
-/// All containers, each of which must be in service.
+/// Returns all containers, each of which must be in service.
 fn in_service(sandbox: &Sandbox, at: &str) -> Vec<Value> {
     let Value::Array(all) = sandbox.json(&["list"]) else { panic!("a list") };
     for container in &all {
@@ -94,34 +94,37 @@ fn in_service(sandbox: &Sandbox, at: &str) -> Vec<Value> {
     all
 }
 
-fn healthy(sandbox: &Sandbox, at: &str) {
+fn expect_healthy(sandbox: &Sandbox, at: &str) {
     let output = sandbox.portmap(&["doctor"]);
     assert!(output.status.success(), "{at}: {}", String::from_utf8_lossy(&output.stdout));
 }
 
-/// That the container is in service, or that there is nothing of it.
-fn all_or_nothing(sandbox: &Sandbox, before: &Inventory, at: &str) {
+/// Asserts that the container is either in service or gone without leftovers.
+fn expect_all_or_nothing(sandbox: &Sandbox, before: &Inventory, at: &str) {
     let all = in_service(sandbox, at);
-    healthy(sandbox, at);
+    expect_healthy(sandbox, at);
     if !all.is_empty() {
         sandbox.ok(&["del", "a"]);
     }
     sandbox.expect_inventory(before, at);
 }
 
-/// A daemon that is replaced when it has been killed.
-struct Replaced<'a> {
+/// A daemon that is replaced after it was killed.
+struct ReplacedDaemon<'a> {
     sandbox: &'a Sandbox,
     daemon: Option<Daemon>,
 }
 
-impl<'a> Replaced<'a> {
+impl<'a> ReplacedDaemon<'a> {
     fn start(sandbox: &'a Sandbox) -> Self {
         Self { sandbox, daemon: Some(sandbox.daemon()) }
     }
 
     fn replace(&mut self) {
-        assert!(!self.daemon.take().expect("there always is one").wait_success(), "it was to be killed");
+        assert!(
+            !self.daemon.take().expect("there always is one").wait_success(),
+            "the fault must kill the daemon"
+        );
         self.daemon = Some(self.sandbox.daemon());
     }
 }
@@ -130,44 +133,44 @@ impl<'a> Replaced<'a> {
 fn kill_during_add() {
     let cgroup = Cgroup::new();
     let sandbox = Sandbox::new().guarded(&cgroup);
-    sandbox.sh(Netns::Host, "ip netns add theirs; ip -n theirs link set lo up");
-    // Our MAC address is in it from now on, which the kernel does not let go.
+    sandbox.sh(Netns::Host, "ip netns add existing; ip -n existing link set lo up");
+    // Sets the loopback MAC address once, because the kernel cannot unset it.
     let daemon = sandbox.daemon();
-    sandbox.ok(&ADD_TO_THEIRS);
+    sandbox.ok(&ADD_TO_EXISTING);
     sandbox.ok(&["del", "a"]);
     drop(daemon);
-    let mut daemon = Replaced::start(&sandbox);
-    let theirs = || {
-        let look =
+    let mut daemon = ReplacedDaemon::start(&sandbox);
+    let existing = || {
+        let snapshot =
             "ip -o link; ip -o address; ip route; cat /proc/sys/net/ipv4/ip_local_port_range; tc qdisc";
-        sandbox.sh(Netns::Container("theirs"), look)
+        sandbox.sh(Netns::Container("existing"), snapshot)
     };
-    let (before, theirs_before) = (sandbox.inventory(), theirs());
-    for (test, add) in [("adding", &ADD[..]), ("adding to a namespace", &ADD_TO_THEIRS)] {
+    let (before, existing_before) = (sandbox.inventory(), existing());
+    for (test, add) in [("adding", &ADD[..]), ("adding to a namespace", &ADD_TO_EXISTING)] {
         at_every_step(
             test,
             &sandbox,
             Kill,
             || (),
-            |()| works(&sandbox, add),
+            |()| succeeds(&sandbox, add),
             |at, _| {
                 daemon.replace();
-                all_or_nothing(&sandbox, &before, at);
-                assert_eq!(theirs(), theirs_before, "{at}");
+                expect_all_or_nothing(&sandbox, &before, at);
+                assert_eq!(existing(), existing_before, "{at}");
             },
         );
         sandbox.ok(&["del", "a"]);
     }
     at_every_step(
-        "adding theirs",
+        "adding under a name in use",
         &sandbox,
         Kill,
         || (),
-        |()| !works(&sandbox, &["add", "theirs"]),
+        |()| !succeeds(&sandbox, &["add", "existing"]),
         |at, _| {
             daemon.replace();
             sandbox.expect_inventory(&before, at);
-            assert_eq!(theirs(), theirs_before, "{at}");
+            assert_eq!(existing(), existing_before, "{at}");
         },
     );
 }
@@ -176,7 +179,7 @@ fn kill_during_add() {
 fn kill_during_delete() {
     let cgroup = Cgroup::new();
     let sandbox = Sandbox::new().guarded(&cgroup);
-    let mut daemon = Replaced::start(&sandbox);
+    let mut daemon = ReplacedDaemon::start(&sandbox);
     let before = sandbox.inventory();
     let add = || drop(sandbox.ok(&ADD));
     at_every_step(
@@ -184,16 +187,16 @@ fn kill_during_delete() {
         &sandbox,
         Kill,
         add,
-        |()| works(&sandbox, &["del", "a"]),
+        |()| succeeds(&sandbox, &["del", "a"]),
         |at, _| {
             daemon.replace();
-            all_or_nothing(&sandbox, &before, at);
+            expect_all_or_nothing(&sandbox, &before, at);
         },
     );
     sandbox.expect_inventory(&before, "at the end");
 }
 
-/// What a container has, before and after an update.
+/// Ports and limits before and after the update.
 const FEW: [&str; 8] = ["update", "a", "--ports", "31000-31003", "--egress-rate", "0", "--ingress-rate", "0"];
 const MORE: [&str; 8] =
     ["update", "a", "--ports", "31000-31001,31004", "--egress-rate", "10mbit", "--ingress-rate", "20mbit"];
@@ -202,7 +205,7 @@ fn to_few(sandbox: &Sandbox) {
     sandbox.ok(&FEW);
 }
 
-/// The ports and limits of the only container.
+/// Ports and limits of the only container.
 fn form(sandbox: &Sandbox, at: &str) -> Value {
     let all = in_service(sandbox, at);
     assert_eq!(all.len(), 1, "{at}");
@@ -213,7 +216,7 @@ fn form(sandbox: &Sandbox, at: &str) -> Value {
 fn kill_during_update() {
     let cgroup = Cgroup::new();
     let sandbox = Sandbox::new().guarded(&cgroup);
-    let mut daemon = Replaced::start(&sandbox);
+    let mut daemon = ReplacedDaemon::start(&sandbox);
     sandbox.ok(&["add", "a"]);
     to_few(&sandbox);
     let _service = Service::start(&sandbox, A, Transport::Udp, 31000, "a");
@@ -225,30 +228,30 @@ fn kill_during_update() {
         &sandbox,
         Kill,
         reset,
-        |()| works(&sandbox, &MORE),
+        |()| succeeds(&sandbox, &MORE),
         |at, _| {
-            // The port that stays is the container's all the time.
+            // The container owns the unchanged port throughout.
             ask(&sandbox, Netns::Outside, Transport::Udp, (HOST, 31000)).unwrap_or_else(|_| panic!("{at}"));
             daemon.replace();
             let found = form(&sandbox, at);
             assert!(found == few || found == more, "{at}: {found}");
-            healthy(&sandbox, at);
+            expect_healthy(&sandbox, at);
         },
     );
     assert_eq!(form(&sandbox, "after it"), more);
 }
 
-/// Whether a daemon becomes ready. It is stopped then.
+/// Whether a daemon becomes ready. It is then killed.
 fn starts(sandbox: &Sandbox) -> bool {
     let mut daemon = sandbox.start_daemon(&DAEMON_FLAGS);
     let ready = daemon.wait_ready();
-    // Its end may have steps, too.
+    // Its shutdown would add steps.
     if ready {
-        // It goes on with what it found.
+        // The background checks have steps, too.
         daemon.wait_checked();
         daemon.kill();
     } else {
-        assert!(!daemon.wait_success(), "it was to become ready");
+        assert!(!daemon.wait_success(), "a daemon that is not ready must fail");
     }
     ready
 }
@@ -257,41 +260,41 @@ fn starts(sandbox: &Sandbox) -> bool {
 fn kill_during_start() {
     let cgroup = Cgroup::new();
     let sandbox = Sandbox::new().guarded(&cgroup);
-    let virgin = sandbox.inventory();
+    let initial = sandbox.inventory();
     let start = |()| starts(&sandbox);
     let mut again = false;
     at_every_step(
-        "the first start",
+        "first start",
         &sandbox,
         Kill,
         || (),
         start,
         |at, _| {
-            // What is left is of use to the next daemon, and no obstacle to its removal without one.
+            // Leftovers do not prevent the next daemon, nor a teardown without one.
             again = !again;
             if again {
                 let _daemon = sandbox.daemon();
-                healthy(&sandbox, at);
+                expect_healthy(&sandbox, at);
             }
             sandbox.ok(&["teardown"]);
-            sandbox.expect_inventory(&virgin, at);
+            sandbox.expect_inventory(&initial, at);
         },
     );
 }
 
 #[test]
 fn kill_during_start_with_a_container() {
-    kill_during_start_after("a start", "true");
+    kill_during_start_after("start", "true");
 }
 
 #[test]
 fn kill_during_layout_migration() {
-    // One map is of another form.
+    // One map has an incompatible layout.
     let earlier = "cd /sys/fs/bpf/portmap; mv v5 v4; rm v4/maps/pm_ports";
-    kill_during_start_after("a start from an earlier layout", earlier);
+    kill_during_start_after("start with an earlier layout", earlier);
 }
 
-/// Kills a daemon at every step of its start where there is a container, after what a script does.
+/// Kills a daemon at every step of its start with one container, after a script.
 fn kill_during_start_after(test: &str, script: &str) {
     let cgroup = Cgroup::new();
     let sandbox = Sandbox::new().guarded(&cgroup);
@@ -320,7 +323,7 @@ fn kill_during_start_after(test: &str, script: &str) {
             all_well(at);
             let daemon = sandbox.daemon();
             assert_eq!(in_service(&sandbox, at), std::slice::from_ref(&added), "{at}");
-            healthy(&sandbox, at);
+            expect_healthy(&sandbox, at);
             all_well(at);
             daemon.kill();
             sandbox.expect_inventory(&inventory, at);
@@ -332,8 +335,8 @@ fn kill_during_start_after(test: &str, script: &str) {
 fn kill_during_teardown() {
     let cgroup = Cgroup::new();
     let sandbox = Sandbox::new().guarded(&cgroup);
-    let virgin = sandbox.inventory();
-    // By the daemon, and by the command line alone.
+    let initial = sandbox.inventory();
+    // With a daemon, and by the command line alone.
     for with_daemon in [true, false] {
         let prepare = || {
             let daemon = with_container(&sandbox);
@@ -344,16 +347,17 @@ fn kill_during_teardown() {
                 None
             }
         };
-        let attempt =
-            |daemon: Option<Daemon>| works(&sandbox, &["teardown"]) & daemon.is_none_or(Daemon::wait_success);
-        at_every_step("tearing down", &sandbox, Kill, prepare, attempt, |at, _| {
-            // What is said of a host for the case that its state is lost does not outlive the state.
+        let attempt = |daemon: Option<Daemon>| {
+            succeeds(&sandbox, &["teardown"]) & daemon.is_none_or(Daemon::wait_success)
+        };
+        at_every_step("teardown", &sandbox, Kill, prepare, attempt, |at, _| {
+            // The backup of the host's settings does not outlive the state.
             sandbox
                 .sh(Netns::Host, "test -e /run/portmap/host.json || ! ls /run/portmap-places/* 2>/dev/null");
             sandbox.ok(&["teardown"]);
-            sandbox.expect_inventory(&virgin, at);
+            sandbox.expect_inventory(&initial, at);
         });
-        sandbox.expect_inventory(&virgin, "at the end");
+        sandbox.expect_inventory(&initial, "at the end");
     }
 }
 
@@ -366,11 +370,11 @@ fn kill_during_cleanup_after_a_reboot() {
     sandbox.sh(Netns::Host, "ip netns add a");
     let before = sandbox.inventory();
     at_every_step(
-        "forgetting",
+        "cleanup after a reboot",
         &sandbox,
         Kill,
         || sandbox.reboot("/run/kept", "a"),
-        |()| works(&sandbox, &["teardown"]),
+        |()| succeeds(&sandbox, &["teardown"]),
         |at, _| {
             sandbox.ok(&["teardown"]);
             sandbox.expect_inventory(&before, at);
@@ -397,13 +401,13 @@ fn step_failure_in_commands() {
         &sandbox,
         Fail,
         || (),
-        |()| works(&sandbox, &ADD),
+        |()| succeeds(&sandbox, &ADD),
         |at, succeeded| {
             assert_eq!(in_service(&sandbox, at).len(), usize::from(succeeded), "{at}");
             if succeeded {
                 sandbox.ok(&["del", "a"]);
             }
-            healthy(&sandbox, at);
+            expect_healthy(&sandbox, at);
             sandbox.expect_inventory(&before, at);
         },
     );
@@ -414,12 +418,12 @@ fn step_failure_in_commands() {
         &sandbox,
         Fail,
         add,
-        |()| works(&sandbox, &["del", "a"]),
+        |()| succeeds(&sandbox, &["del", "a"]),
         |at, succeeded| {
             if !succeeded {
                 sandbox.ok(&["del", "a"]);
             }
-            healthy(&sandbox, at);
+            expect_healthy(&sandbox, at);
             sandbox.expect_inventory(&before, at);
         },
     );
@@ -432,13 +436,13 @@ fn step_failure_in_commands() {
         &sandbox,
         Fail,
         reset,
-        |()| works(&sandbox, &MORE),
+        |()| succeeds(&sandbox, &MORE),
         |at, succeeded| {
             assert_eq!(form(&sandbox, at) != few, succeeded, "{at}");
-            healthy(&sandbox, at);
+            expect_healthy(&sandbox, at);
         },
     );
-    // What the daemon does by itself has some for a moment.
+    // Background work opens files for a moment.
     wait::until("no more files to be open than before", || daemon.open_files() == files);
 }
 
@@ -453,7 +457,7 @@ fn step_failure_in_start() {
     let _service = Service::start(&sandbox, A, Transport::Tcp, 31000, "a");
     let start = |()| starts(&sandbox);
     at_every_step(
-        "a start",
+        "start",
         &sandbox,
         Fail,
         || (),
@@ -462,7 +466,7 @@ fn step_failure_in_start() {
             ask(&sandbox, Netns::Outside, Transport::Tcp, (HOST, 31000)).unwrap_or_else(|_| panic!("{at}"));
             let daemon = sandbox.daemon();
             assert_eq!(in_service(&sandbox, at), std::slice::from_ref(&added), "{at}");
-            healthy(&sandbox, at);
+            expect_healthy(&sandbox, at);
             daemon.stop();
         },
     );
@@ -472,20 +476,20 @@ fn step_failure_in_start() {
 fn step_failure_in_shutdown() {
     let cgroup = Cgroup::new();
     let sandbox = Sandbox::new().guarded(&cgroup);
-    let virgin = sandbox.inventory();
+    let initial = sandbox.inventory();
     let prepare = || with_container(&sandbox).kill();
     at_every_step(
-        "an end",
+        "shutdown",
         &sandbox,
         Fail,
         prepare,
-        |()| works(&sandbox, &["teardown"]),
+        |()| succeeds(&sandbox, &["teardown"]),
         |at, succeeded| {
             if !succeeded {
                 sandbox.ok(&["teardown"]);
             }
-            sandbox.expect_inventory(&virgin, at);
+            sandbox.expect_inventory(&initial, at);
         },
     );
-    sandbox.expect_inventory(&virgin, "at the end");
+    sandbox.expect_inventory(&initial, "at the end");
 }

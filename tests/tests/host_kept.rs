@@ -1,4 +1,5 @@
-//! Nothing of the host is lost, and nothing and nobody keeps portmap from starting and ending.
+//! The host's own configuration is preserved, and no container, user or tool can block starts and
+//! deletions.
 
 use std::os::{
     linux::net::SocketAddrExt as _,
@@ -14,7 +15,7 @@ use portmap_tests::{
 
 const A: Netns<'_> = Netns::Container("a");
 
-/// The ports that the host does not give out by itself.
+/// The ports outside the host's ephemeral range.
 fn reserved(sandbox: &Sandbox) -> String {
     sandbox.sh(Netns::Host, "cat /proc/sys/net/ipv4/ip_local_reserved_ports").trim().to_owned()
 }
@@ -54,7 +55,7 @@ fn delete_succeeds_despite_container_sysctls() {
     let sandbox = Sandbox::new();
     sandbox.sh(Netns::Host, "ip netns add theirs; ip -n theirs link set lo up");
     let add = ["add", "a", "--netns", "/run/netns/theirs", "--ports", "31000"];
-    // The kernel does not put the old range back then.
+    // The kernel then refuses to restore the old range.
     let refuse = "cd /proc/sys/net/ipv4; echo 65000 65535 > ip_local_port_range; echo 65000 > ip_unprivileged_port_start";
     let daemon = sandbox.daemon();
     sandbox.ok(&add);
@@ -95,7 +96,7 @@ fn daemon_is_unique_per_netns() {
     refused(&state);
     sandbox.fails(&["teardown", "--state-dir", "/run/other"], 4);
     sandbox.expect_inventory(&before, "after a teardown that is refused");
-    // The containers of one that does not run are its own, too.
+    // The containers of a stopped daemon are protected, too.
     daemon.stop();
     let log = refused(&[state, bpffs].concat());
     assert!(log.contains("belongs to the state in /run/portmap"), "{log}");
@@ -108,13 +109,14 @@ fn daemon_is_unique_per_netns() {
 #[test]
 fn daemon_is_unique_per_netns_across_mounts() {
     let sandbox = Sandbox::new();
-    // A name that anybody may take keeps nobody away.
+    // Binding the public name does not block the daemon.
     let user = sandbox.inside(Netns::Host, || {
-        // SAFETY: the system call takes integers, and is of the calling thread alone, which ends with this.
+        // SAFETY: the system call takes integers and affects only the calling thread, which ends
+        // with this closure.
         let changed = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
         assert_eq!(changed, 0);
         let name = SocketAddr::from_abstract_name("portmap").expect("a name");
-        UnixListener::bind_addr(&name).expect("nobody has it")
+        UnixListener::bind_addr(&name).expect("the name is free")
     });
     let daemon = sandbox.daemon();
     assert!(daemon.log().contains("the abstract socket @portmap is taken"));
@@ -172,7 +174,7 @@ fn state_lock_of_a_user_is_replaced() {
     let daemon = sandbox.daemon();
     assert_eq!(sandbox.sh(Netns::Host, "stat -c %a /run/portmap/lock"), "600\n");
     daemon.stop();
-    // As an earlier version made it.
+    // As an earlier version created it.
     sandbox.sh(Netns::Host, "chmod 644 /run/portmap/lock");
     let mut user = sandbox.command(Netns::Host, "setpriv");
     user.args(["--reuid=65534", "--clear-groups", "flock", "/run/portmap/lock", "sleep", "60"]);
@@ -233,7 +235,7 @@ fn state_on_full_filesystem_allows_delete() {
 #[test]
 fn teardown_without_state_restores_the_host() {
     let sandbox = Sandbox::new();
-    let virgin = sandbox.inventory();
+    let initial = sandbox.inventory();
     let look = "ip -o link show type veth; cd /proc/sys/net/ipv4; cat conf/lo/accept_local conf/lo/route_localnet ip_local_reserved_ports";
     let before = sandbox.sh(Netns::Host, look);
     for place_is_known in [true, false] {
@@ -251,7 +253,7 @@ fn teardown_without_state_restores_the_host() {
         sandbox.sh(Netns::Host, "ip netns del a");
         if place_is_known {
             assert_eq!(sandbox.sh(Netns::Host, look), before);
-            sandbox.expect_inventory(&virgin, "what was is known");
+            sandbox.expect_inventory(&initial, "the host is restored");
         } else {
             assert!(told.contains("lo/route_localnet is 1 and stays so"), "{told}");
             assert!(told.contains("ip_local_reserved_ports has "), "{told}");
@@ -263,7 +265,7 @@ fn teardown_without_state_restores_the_host() {
 #[test]
 fn start_failure_rolls_back() {
     let sandbox = Sandbox::new();
-    let virgin = sandbox.inventory();
+    let initial = sandbox.inventory();
     for step in [4, 20, 40, 60, 80, 100] {
         sandbox.arm_fault(portmap_tests::faults::Fault::Fail, step);
         let mut daemon = sandbox.start_daemon(&DAEMON_FLAGS);
@@ -274,10 +276,10 @@ fn start_failure_rolls_back() {
             break;
         };
         if !ready {
-            sandbox.expect_inventory(&virgin, &at);
+            sandbox.expect_inventory(&initial, &at);
         }
         sandbox.ok(&["teardown"]);
-        sandbox.expect_inventory(&virgin, &at);
+        sandbox.expect_inventory(&initial, &at);
     }
 }
 
@@ -305,7 +307,7 @@ fn state_on_read_only_filesystem_is_kept() {
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000"]);
     let (before, list) = (sandbox.inventory(), sandbox.json(&["list"]));
-    // The directory itself has an open file, the lock.
+    // The directory contains an open file, the lock.
     let read_only =
         "cd /run/portmap; mount --bind containers containers; mount -o remount,ro,bind containers";
     sandbox.sh(Netns::Host, read_only);

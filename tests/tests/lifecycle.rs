@@ -1,4 +1,4 @@
-//! What survives the daemon, what is taken over, and what is left when everything is removed.
+//! Life cycle: what outlives the daemon, takeover by the next daemon, and complete removal.
 
 use std::{fs, net::Ipv4Addr};
 
@@ -11,12 +11,12 @@ use serde_json::json;
 
 const A: Netns<'_> = Netns::Container("a");
 
-/// That a container with a service on port 31000 is reached from everywhere.
+/// Asserts that the service of `a` on port 31000 is reachable from everywhere.
 fn check_traffic(sandbox: &Sandbox) {
-    for (place, address) in [(Netns::Outside, HOST), (Netns::Host, HOST), (Netns::Host, Ipv4Addr::LOCALHOST)]
+    for (netns, address) in [(Netns::Outside, HOST), (Netns::Host, HOST), (Netns::Host, Ipv4Addr::LOCALHOST)]
     {
-        let answer = ask(sandbox, place, Transport::Tcp, (address, 31000)).expect("an answer");
-        assert_eq!(answer.from, "a", "{place:?} by {address}");
+        let answer = ask(sandbox, netns, Transport::Tcp, (address, 31000)).expect("an answer");
+        assert_eq!(answer.from, "a", "{netns:?} by {address}");
     }
 }
 
@@ -37,12 +37,12 @@ fn datapath_outlives_the_daemon() {
     let daemon = sandbox.daemon();
     assert_eq!(sandbox.json(&["list"]), json!([added]));
     check_traffic(&sandbox);
-    // Counters went on all the time.
+    // The counters continued throughout.
     let path = "/traffic/rx_outside/packets";
     let packets =
         |stats: &serde_json::Value| stats.pointer(path).and_then(serde_json::Value::as_u64).expect(path);
     let later = packets(&sandbox.json(&["stats", "a"]));
-    // Two more connections, each of at least a SYN, two ACKs and a FIN.
+    // Two more connections, each with at least a SYN, two ACKs and a FIN.
     assert!(later >= packets(&before) + 2 * 4, "{later} {before}");
     sandbox.ok(&["doctor"]);
 
@@ -84,7 +84,7 @@ fn connection_survives_daemon_replacement() {
 fn teardown_restores_the_host() {
     let sandbox = Sandbox::new();
     let before = sandbox.inventory();
-    // By the daemon, which then ends, and by the command line alone.
+    // By the daemon, which then exits, and by the command line alone.
     for with_daemon in [true, false] {
         let daemon = sandbox.daemon();
         sandbox.ok(&["add", "a", "--ports", "31000"]);
@@ -105,7 +105,7 @@ fn teardown_restores_the_host() {
 #[test]
 fn teardown_keeps_foreign_programs_and_filters() {
     let sandbox = Sandbox::new();
-    // A filter of somebody else on the uplink, in a qdisc that is theirs.
+    // A foreign filter on the uplink, in a foreign qdisc.
     sandbox.sh(
         Netns::Host,
         "tc qdisc add dev uplink clsact; \
@@ -126,14 +126,15 @@ fn netns_existing_one_is_restored_by_delete() {
     let _daemon = sandbox.daemon();
     sandbox.sh(Netns::Host, "ip netns add theirs; ip -n theirs link set lo up");
     let theirs = Netns::Container("theirs");
-    // A namespace in which there is an eth0 already is refused, and left as it is.
+    // A namespace that already contains an eth0 is refused and left unchanged.
     sandbox.sh(Netns::Host, "ip -n theirs link add eth0 type veth peer name peer");
     let with_eth0 = sandbox.sh(theirs, "ip -o link");
     let errors = sandbox.fails(&["add", "a", "--netns", "/run/netns/theirs"], 4);
     assert!(errors.contains("an interface eth0 already"), "{errors}");
     assert_eq!(sandbox.sh(theirs, "ip -o link"), with_eth0);
     sandbox.sh(Netns::Host, "ip -n theirs link del eth0");
-    // The loopback device keeps its new MAC address: the kernel takes no all-zero one back.
+    // The loopback device keeps its new MAC address, because the kernel does not accept an all-zero
+    // one.
     let look = "ip -o link | sed 's/link.loopback [^ ]*//'; ip -o address; ip route; cat /proc/sys/net/ipv4/ip_local_port_range; tc qdisc";
     let before = sandbox.sh(theirs, look);
     let added = sandbox.json(&["add", "a", "--netns", "/run/netns/theirs", "--ports", "31000"]);
@@ -169,7 +170,7 @@ fn netns_by_pid_is_released_with_its_process() {
     let added = sandbox.json(&["add", "a", "--pid", pid, "--ports", "31000"]);
     assert_eq!(added["pid"], json!(pid.parse::<u32>().expect("a number")));
     assert!(sandbox.ok(&["exec", "a", "--", "ip", "-br", "address"]).contains("10.0.0.1/24"));
-    // With the process goes the namespace, and with that the container and all that was made for it.
+    // The kernel destroys the namespace with the process; the daemon then releases the container.
     sandbox.sh(Netns::Host, &format!("kill -KILL {pid}"));
     let _ = process.wait();
     wait::until("the container to end", || sandbox.json(&["list"]) == json!([]));
@@ -186,7 +187,7 @@ fn start_checks_a_container_before_its_command() {
     }
     daemon.kill();
     sandbox.sh(Netns::Host, "ip netns del a; ip netns del b");
-    // Ready comes before it has checked what it found.
+    // The daemon becomes ready before it has checked the containers that it found.
     let mut daemon = sandbox.start_daemon(&DAEMON_FLAGS);
     assert!(daemon.wait_ready(), "{}", daemon.log());
     assert_eq!(sandbox.json(&["add", "d", "--ports", "31000"])["state"], "ready");
@@ -203,7 +204,7 @@ fn start_removes_unfinished_containers() {
     sandbox.ok(&["add", "a", "--ports", "31000"]);
     sandbox.ok(&["add", "b", "--ports", "31001"]);
     daemon.kill();
-    // As if it had been killed in the middle of adding one and of deleting the other.
+    // Simulates a kill in the middle of an add and of a delete.
     for (name, phase) in [("a", "adding"), ("b", "deleting")] {
         let path = sandbox.path(format!("/run/portmap/containers/{name}.json"));
         let text = fs::read_to_string(&path).expect("a record");
@@ -251,7 +252,7 @@ fn uplink_may_change_between_daemons() {
     let _service = Service::start(&sandbox, A, Transport::Tcp, 31000, "a");
     check_traffic(&sandbox);
     daemon.stop();
-    // A name such as a VLAN device has.
+    // A name in the style of a VLAN device.
     let rename = "ip link set uplink down; ip link set uplink name up.5; ip link set up.5 up; ip route add default via 10.0.0.2";
     sandbox.sh(Netns::Host, rename);
     let _daemon = sandbox.daemon();

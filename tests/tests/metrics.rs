@@ -1,4 +1,4 @@
-//! `/metrics`: the same numbers as `portmap stats`, and what the kernel lacks.
+//! `/metrics`: the same numbers as `portmap stats`, and the features that the kernel lacks.
 
 use std::net::UdpSocket;
 
@@ -14,7 +14,7 @@ fn scrape(sandbox: &Sandbox) -> String {
     sandbox.sh(Netns::Host, "curl -sf --unix-socket /run/portmap/portmapd.sock http://portmap/metrics")
 }
 
-/// The value of a metric: its name and labels as they are written.
+/// The value of a metric, given its name and labels as they are printed.
 fn value(text: &str, metric: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
     line.map(|value| value.parse().expect("a number"))
@@ -31,11 +31,11 @@ fn metrics_agree_with_stats() {
     for from in [Netns::Outside, Netns::Host, Netns::Container("b")] {
         ask(&sandbox, from, Transport::Udp, (HOST, 31000)).expect("an answer");
     }
-    // Somebody else's port.
-    let socket = sandbox.inside(A, || UdpSocket::bind((HOST, 32000))).expect("nobody forbids it");
+    // A port of another owner.
+    let socket = sandbox.inside(A, || UdpSocket::bind((HOST, 32000))).expect("no bind guard");
     socket.send_to(b"forged", (OUTSIDE, 9)).expect("sent");
     drop(service);
-    // Between two looks that see the same, so did the one between them.
+    // If two snapshots agree, so does one between them.
     let (stats, text) = wait::for_value("nothing to be sent any more", || {
         let before = sandbox.json(&["stats"]);
         let text = scrape(&sandbox);
@@ -65,9 +65,9 @@ fn metrics_agree_with_stats() {
         let labels = format!("container=\"a\",direction=\"{direction}\"");
         let limit = format!("portmap_container_limit_bytes_per_second{{{labels}}}");
         assert_eq!(value(&text, &limit), Some(rate));
-        for (place, qdisc) in ["bw_limit", "bloat_reduction"].into_iter().enumerate() {
+        for (index, qdisc) in ["bw_limit", "bloat_reduction"].into_iter().enumerate() {
             let sent = format!("portmap_container_qdisc_sent_packets_total{{{labels},qdisc=\"{qdisc}\"}}");
-            assert_eq!(value(&text, &sent), a[direction][place]["packets"].as_u64(), "{sent}");
+            assert_eq!(value(&text, &sent), a[direction][index]["packets"].as_u64(), "{sent}");
         }
     }
     assert!(!text.contains("portmap_container_limit_bytes_per_second{container=\"b\""));

@@ -1,4 +1,4 @@
-//! Every path of a packet, with real sockets: what arrives where, and from whom it seems to come.
+//! Every packet path, with real sockets: the receiver, and the source address that it sees.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -12,7 +12,7 @@ const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const LOCALHOST6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 /// Another address of 127.0.0.0/8.
 const ALSO_LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 9, 8, 7));
-/// The shared addresses; the last one is the first as an IPv6 socket is given it.
+/// The shared addresses; the last one is the first as an IPv4-mapped address.
 const SHARED: [IpAddr; 3] = [IpAddr::V4(HOST), IpAddr::V6(HOST6), IpAddr::V6(HOST.to_ipv6_mapped())];
 /// Every address by which the host and its containers reach each other.
 const LOCAL: [IpAddr; 7] = [
@@ -29,12 +29,12 @@ const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
 const A: Netns<'_> = Netns::Container("a");
 const B: Netns<'_> = Netns::Container("b");
 
-/// Static ports of the two containers, a port of the host, and one that is managed but owned by nobody.
+/// Static ports of the two containers, a port of the host, and a managed port without an owner.
 const A_PORT: u16 = 31000;
 const B_PORT: u16 = 31010;
 const HOST_PORT: u16 = 8080;
 const FREE_PORT: u16 = 31999;
-/// So much higher than such a port is that of a service that knows IPv4 only.
+/// Offset of the port of a service that has an IPv4 socket only.
 const IPV4_ONLY: u16 = 8;
 
 /// A daemon with containers `a` and `b`, and services everywhere.
@@ -58,11 +58,12 @@ impl World {
             (Netns::Outside, A_PORT, "outside"),
         ];
         let services =
-            services.into_iter().flat_map(|(place, port, name)| serve(&sandbox, place, port, name)).collect();
+            services.into_iter().flat_map(|(netns, port, name)| serve(&sandbox, netns, port, name)).collect();
         Self { _services: services, _daemon: daemon, sandbox }
     }
 
-    /// Asks and checks who answers, and that both ends agree on who asked, from one of these ports.
+    /// Sends requests and checks the responder, that both ends agree on the client's address, and the
+    /// client's port range.
     fn expect(&self, from: Netns<'_>, to: (impl Into<IpAddr>, u16), who: &str, ports: (u16, u16)) {
         let to = SocketAddr::from(to);
         let mut services = vec![to];
@@ -83,16 +84,16 @@ impl World {
     }
 }
 
-/// Starts the services of a place: for everybody at the port, and for IPv4 alone not far from it.
-fn serve(sandbox: &Sandbox, place: Netns<'_>, port: u16, name: &str) -> [[Service; 2]; 2] {
+/// Starts the services of a namespace: dual-stack at the port, IPv4 only at an offset.
+fn serve(sandbox: &Sandbox, netns: Netns<'_>, port: u16, name: &str) -> [[Service; 2]; 2] {
     let plain = (Ipv4Addr::UNSPECIFIED, port + IPV4_ONLY);
     [
-        Service::both(sandbox, place, port, name),
-        TRANSPORTS.map(|transport| Service::start_on(sandbox, place, transport, plain, name)),
+        Service::both(sandbox, netns, port, name),
+        TRANSPORTS.map(|transport| Service::start_on(sandbox, netns, transport, plain, name)),
     ]
 }
 
-/// Ephemeral ports: of the host, of the two containers.
+/// Ephemeral ports of the host and of the two containers.
 const HOST_RANGE: (u16, u16) = (50000, 60000);
 const A_RANGE: (u16, u16) = (61440, 62463);
 const B_RANGE: (u16, u16) = (62464, 63487);
@@ -111,7 +112,8 @@ fn outside_reaches_the_port_owner() {
 #[test]
 fn outside_gets_the_refusal_of_the_port_owner() {
     let world = World::new();
-    // Nobody listens; the container's stack refuses for its port, the host's for one that nobody owns.
+    // Without a listener, the container's stack refuses for its port, and the host's for a port without
+    // an owner.
     for address in SHARED {
         for port in [A_PORT + 1, FREE_PORT] {
             let error = expect_no_reply(&world.sandbox, Netns::Outside, Transport::Tcp, (address, port));
@@ -129,7 +131,7 @@ fn container_to_outside_from_ephemeral_ports() {
     for address in [IpAddr::V4(OUTSIDE), OUTSIDE6.into(), OUTSIDE.to_ipv6_mapped().into()] {
         world.expect(A, (address, HOST_PORT), "outside", A_RANGE);
         world.expect(B, (address, HOST_PORT), "outside", B_RANGE);
-        // The same port outside as an own one inside is still outside.
+        // A port outside that equals an own port inside is still outside.
         world.expect(A, (address, A_PORT), "outside", A_RANGE);
     }
 }
@@ -205,7 +207,7 @@ fn rp_filter_of_every_mode_is_supported() {
     for (number, mode) in ["0", "1", "2"].into_iter().enumerate() {
         let set = "for f in all default uplink lo pm1 pm2; do echo MODE > /proc/sys/net/ipv4/conf/$f/rp_filter; done";
         world.sandbox.sh(Netns::Host, &set.replace("MODE", mode));
-        // A container that is made now inherits the setting.
+        // A new container inherits the setting.
         let (name, port) = (format!("c{mode}"), 31020 + 10 * u16::try_from(number).expect("few"));
         world.sandbox.ok(&[
             "add",
@@ -215,13 +217,13 @@ fn rp_filter_of_every_mode_is_supported() {
             "--ephemeral-ports-per-container",
             "16",
         ]);
-        let place = Netns::Container(&name);
-        let _services = serve(&world.sandbox, place, port, &name);
+        let netns = Netns::Container(&name);
+        let _services = serve(&world.sandbox, netns, port, &name);
         for address in LOCAL {
             world.expect(A, (address, HOST_PORT), "host", A_RANGE);
             world.expect(Netns::Host, (address, port), &name, HOST_RANGE);
             world.expect(A, (address, port), &name, A_RANGE);
-            world.expect(place, (address, A_PORT), "a", ANY);
+            world.expect(netns, (address, A_PORT), "a", ANY);
         }
         world.expect(Netns::Outside, (HOST, port), &name, ANY);
     }
@@ -230,14 +232,15 @@ fn rp_filter_of_every_mode_is_supported() {
 #[test]
 fn datagrams_of_every_size_arrive() {
     let world = World::new();
-    let receivers = [A, Netns::Outside].map(|place| {
-        let receiver = world.sandbox.inside(place, || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, A_PORT + 2)));
+    let receivers = [A, Netns::Outside].map(|netns| {
+        let receiver = world.sandbox.inside(netns, || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, A_PORT + 2)));
         let receiver = receiver.expect("the port is free");
         receiver.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
         receiver
     });
-    // A loopback device carries large packets; on every other way what exceeds the MTU of 1500 is in fragments.
-    for (place, to, receiver) in [
+    // A loopback device carries large packets; on all other paths a datagram above the MTU of 1500 is
+    // fragmented.
+    for (netns, to, receiver) in [
         (Netns::Host, SHARED, &receivers[0]),
         (B, SHARED, &receivers[0]),
         (A, SHARED, &receivers[0]),
@@ -246,17 +249,17 @@ fn datagrams_of_every_size_arrive() {
     ] {
         for (to, size) in to.into_iter().flat_map(|to| [1, 1452, 1473, 4000, 60_000].map(|size| (to, size))) {
             let (to, payload) = (SocketAddr::new(to, A_PORT + 2), vec![7; size]);
-            world.sandbox.inside(place, || {
+            world.sandbox.inside(netns, || {
                 UdpSocket::bind(any(to, 0)).expect("a port").send_to(&payload, to).expect("sent");
             });
             let mut buffer = vec![0; 65_536];
             let length = receiver
                 .recv(&mut buffer)
-                .unwrap_or_else(|error| panic!("{size} bytes from {place:?} to {to}: {error}"));
-            assert_eq!(buffer[..length], payload, "{size} bytes from {place:?} to {to}");
+                .unwrap_or_else(|error| panic!("{size} bytes from {netns:?} to {to}: {error}"));
+            assert_eq!(buffer[..length], payload, "{size} bytes from {netns:?} to {to}");
         }
     }
-    // The host has a copy of nothing.
+    // The host received no copies.
     assert_eq!(
         world.sandbox.json(&["stats"])["host"]["passed"]["uplink"]["fragment"],
         serde_json::Value::Null
@@ -278,14 +281,14 @@ fn stream_arrives_whole_on_every_path() {
         .sandbox
         .inside(A, || TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)))
         .expect("the port is free");
-    let pattern = |place: usize| u8::try_from(place % 251).expect("less than 256");
-    let ways = [Netns::Outside, Netns::Host, B, A].into_iter().flat_map(|place| {
-        let addresses = if place == Netns::Outside { &SHARED[..] } else { &LOCAL[..] };
-        addresses.iter().map(move |address| (place, *address))
+    let pattern = |offset: usize| u8::try_from(offset % 251).expect("less than 256");
+    let paths = [Netns::Outside, Netns::Host, B, A].into_iter().flat_map(|netns| {
+        let addresses = if netns == Netns::Outside { &SHARED[..] } else { &LOCAL[..] };
+        addresses.iter().map(move |address| (netns, *address))
     });
-    for (place, address) in ways {
+    for (netns, address) in paths {
         let mut sender =
-            world.sandbox.inside(place, || TcpStream::connect((address, port))).expect("connected");
+            world.sandbox.inside(netns, || TcpStream::connect((address, port))).expect("connected");
         let (mut receiver, _) = listener.accept().expect("a connection");
         let sending = thread::spawn(move || {
             let bytes: Vec<u8> = (0..LENGTH).map(pattern).collect();
@@ -294,10 +297,10 @@ fn stream_arrives_whole_on_every_path() {
         let mut bytes = Vec::new();
         receiver.read_to_end(&mut bytes).expect("received");
         sending.join().expect("sent");
-        assert_eq!(bytes.len(), LENGTH, "{place:?} by {address}");
+        assert_eq!(bytes.len(), LENGTH, "{netns:?} by {address}");
         assert!(
-            bytes.iter().enumerate().all(|(place, byte)| *byte == pattern(place)),
-            "{place:?} by {address}"
+            bytes.iter().enumerate().all(|(offset, byte)| *byte == pattern(offset)),
+            "{netns:?} by {address}"
         );
     }
 }
@@ -318,7 +321,7 @@ fn source_port_not_owned_is_dropped_and_counted() {
         send_from(sandbox, A, from, to);
         wait::until("the drop to be counted", || sandbox.dropped("a", "source_port") == before + 1);
     }
-    // Nobody else has seen any of it.
+    // No other namespace has received any of these packets.
     assert_eq!(sandbox.json(&["stats", "b"])["traffic"]["rx_container"]["packets"], 0);
     assert_eq!(sandbox.json(&["stats", "a"])["traffic"]["tx_host"]["packets"], 0);
 }

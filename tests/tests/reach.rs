@@ -1,4 +1,4 @@
-//! What containers may reach of the host and of each other: the switches, with real sockets.
+//! `--loopback`, `--host-access` and the listener, with real sockets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -81,7 +81,7 @@ fn loopback_private_is_the_containers_own() {
     ] {
         assert_eq!(explained(&sandbox, question), verdict, "{question}");
     }
-    // What a container asks for stays over restarts, whatever the daemon's own flag says.
+    // A container's own setting survives restarts, whatever the daemon's flag says.
     let loopback = |name: &str| sandbox.json(&["show", name])["loopback"].clone();
     assert_eq!((loopback("a"), loopback("b")), ("shared".into(), "private".into()));
     daemon.stop();
@@ -132,13 +132,14 @@ fn host_access_reaches_open_ports_only() {
             expect_no_reply(&sandbox, A, transport, (address, 8080));
             assert!(sandbox.dropped("a", "host_access") > before, "{transport:?} to {address}");
             expect(&sandbox, A, transport, (address, 53), "dns");
-            // What the host begins is answered, and what containers have with each other is theirs.
+            // Replies to connections from the host pass, and so does traffic between
+            // containers.
             expect(&sandbox, Netns::Host, transport, (address, A_PORT), "a");
             expect(&sandbox, A, transport, (address, B_PORT), "b");
         }
         expect(&sandbox, A, transport, (OUTSIDE.into(), 8080), "outside");
     }
-    // An answer goes to who has asked, from the port that was asked, and to nobody else.
+    // A reply passes only to the port that sent the request, from the port that received it.
     let host = sandbox.inside(Netns::Host, || UdpSocket::bind((HOST, 9000))).expect("the port is free");
     let asked = sandbox.inside(A, || UdpSocket::bind((HOST, 31001))).expect("the port is free");
     let other = sandbox.inside(A, || UdpSocket::bind((HOST, 31002))).expect("the port is free");
@@ -147,9 +148,7 @@ fn host_access_reaches_open_ports_only() {
     }
     let refused = sandbox.dropped("a", "host_access");
     asked.send_to(b"early", (HOST, 9000)).expect("sent");
-    wait::until("what nobody has asked for to be dropped", || {
-        sandbox.dropped("a", "host_access") == refused + 1
-    });
+    wait::until("an unsolicited packet to be dropped", || sandbox.dropped("a", "host_access") == refused + 1);
     host.send_to(b"question", (HOST, 31001)).expect("sent");
     asked.recv_from(&mut [0; 64]).expect("received");
     other.send_to(b"forged", (HOST, 9000)).expect("sent");
@@ -194,7 +193,7 @@ fn listener_is_closed_to_containers() {
     }
     assert_eq!(explained(&sandbox, "--from a --to 10.0.0.1:5051"), "drop listener");
     daemon.stop();
-    // Another process's port, as far as containers are concerned.
+    // For containers, this port belongs to another process.
     let daemon = sandbox.daemon_with(&flags(&["--listen", "127.0.0.1:5051"]));
     assert!(!reaches("127.0.0.1:5051"));
     assert_eq!(explained(&sandbox, "--from a --to 10.0.0.1:5051"), "to_host -");

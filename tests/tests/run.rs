@@ -1,4 +1,4 @@
-//! `portmap run`: signals reach the command, and whatever is killed, no container stays.
+//! `portmap run` forwards signals to the command, and leaves no container behind when a process is killed.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use portmap_tests::{
 };
 use serde_json::json;
 
-/// Starts `portmap run` with a script, and waits until the script makes `/run/started`.
+/// Starts `portmap run` with a script, and waits until the script creates `/run/started`.
 fn run(sandbox: &Sandbox, script: &str) -> Child {
     let _ = fs::remove_file(sandbox.path("/run/started"));
     let child = sandbox
@@ -38,8 +38,8 @@ fn run_forwards_signals() {
     let _daemon = sandbox.daemon();
     let names = ["INT", "QUIT", "HUP", "USR1", "USR2"];
     let traps = names.map(|name| format!("trap 'echo {name} >> /run/seen' {name}; ")).concat();
-    // It starts nothing any more when it is sent signals: dash forgets those that come until it has noticed that a program has
-    // begun to run (`onsig`, `vforked`).
+    // The script starts no program while it receives signals, because dash loses those that arrive
+    // while it waits for a program to start (`onsig`, `vforked`).
     let script =
         format!("{traps}sleep 600 & trap \"kill $!; exit 9\" TERM; : > /run/started; while :; do wait; done");
     let mut child = run(&sandbox, &script);
@@ -53,7 +53,7 @@ fn run_forwards_signals() {
     signal(&sandbox, "TERM");
     assert_eq!(child.wait().expect("it ends").code(), Some(9));
     assert!(nothing_is_left(&sandbox));
-    // Without traps they end the command, and the exit code says which.
+    // Without traps they terminate the command, as the exit code shows.
     for (name, number) in [("INT", 2), ("HUP", 1), ("USR1", 10)] {
         let mut child = run(&sandbox, "touch /run/started; exec sleep 600");
         signal(&sandbox, name);
@@ -97,7 +97,7 @@ fn run_killed_leaves_no_container() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     let script = "echo $$ > /run/pid; touch /run/started; exec sleep 600";
-    // What has ended and that nobody waits for has no command line.
+    // A zombie has no command line.
     let is_gone = || {
         let pid = fs::read_to_string(sandbox.path("/run/pid")).expect("a file");
         let command = fs::read(sandbox.path(format!("/proc/{}/cmdline", pid.trim())));
@@ -110,14 +110,14 @@ fn run_killed_leaves_no_container() {
     };
     kill(run(&sandbox, script));
     wait::until("the container to be removed", || nothing_is_left(&sandbox));
-    // A daemon that starts meanwhile knows whose it is.
+    // A daemon that starts meanwhile knows the owner from the record.
     let child = run(&sandbox, script);
     daemon.stop();
     let daemon = sandbox.daemon();
     assert_eq!(sandbox.json(&["show", "job"])["state"], "ready", "its process lives");
     kill(child);
     wait::until("the container to be removed", || nothing_is_left(&sandbox));
-    // There is no daemon when it is killed.
+    // It is killed while no daemon runs.
     let child = run(&sandbox, script);
     daemon.kill();
     kill(child);
@@ -153,7 +153,7 @@ fn run_keeps_a_container_of_the_same_name() {
     sandbox.ok(&["add", "job"]);
     signal(&sandbox, "KILL");
     child.wait().expect("it ends");
-    // Whatever is done because of its end has been done when this has.
+    // Its exit means that the cleanup is complete.
     sandbox.ok(&["run", "--name", "other", "--", "true"]);
     assert_eq!(sandbox.json(&["show", "job"])["state"], "ready");
 }

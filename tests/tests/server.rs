@@ -1,4 +1,4 @@
-//! The daemon's sockets under those who use them badly, and its end whatever hangs.
+//! The daemon's sockets under abusive clients, and its shutdown while something hangs.
 
 use std::{
     io::{BufRead as _, BufReader, Error, ErrorKind, Read as _, Write as _},
@@ -17,11 +17,11 @@ use portmap_tests::{
 };
 use serde_json::{Value, json};
 
-/// More connections than TCP has places, and than a process has files by default.
+/// More connections than the TCP listener accepts, and than a process may have descriptors by default.
 const MANY: usize = 1100;
-/// Files of a daemon with all its places for TCP taken, and some for what it does meanwhile.
+/// Descriptors of a daemon with all TCP connections in use, and some for its background work.
 const MORE_FILES: usize = 64 + 64;
-/// As long as a test may wait for an answer on an emulated machine.
+/// Timeout of a test for an answer on an emulated machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 fn listening(sandbox: &Sandbox) -> Daemon {
     sandbox.daemon_with(&[&DAEMON_FLAGS[..], &["--listen", "127.0.0.1:5051"]].concat())
@@ -33,7 +33,7 @@ fn connect(sandbox: &Sandbox) -> TcpStream {
     stream
 }
 
-/// Asks by TCP; what was answered is text even if the connection is reset behind it.
+/// Sends a request over TCP; returns the response even if the connection is reset after it.
 fn ask(sandbox: &Sandbox, request: &str) -> String {
     let mut stream = connect(sandbox);
     stream.write_all(request.as_bytes()).expect("sent");
@@ -46,7 +46,7 @@ fn get(sandbox: &Sandbox, path: &str, host: &str) -> String {
     ask(sandbox, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
 }
 
-/// What an answer must have: a status, and an error as JSON.
+/// Asserts the status of a response, and an error as JSON.
 fn expect_refusal(answer: &str, status: u16, kind: &str, part: &str) {
     assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
     let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
@@ -80,7 +80,7 @@ fn tcp_serves_monitoring_only() {
     let answer =
         ask(&sandbox, &format!("POST /metrics HTTP/1.1\r\nHost: {local}\r\nConnection: close\r\n\r\n"));
     expect_refusal(&answer, 405, "usage", "no method POST");
-    // What a browser asks for a web page whose name has become this host's address.
+    // The Host header of a browser, for a web page whose name resolves to this host's address.
     for host in ["rebound.example:5051", "127.0.0.1.rebound.example", ""] {
         expect_refusal(&get(&sandbox, "/metrics", host), 421, "not_permitted", "no address");
     }
@@ -105,7 +105,8 @@ fn connections_idle_do_not_block_clients() {
     let half = "GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ";
     let mut held = Vec::new();
     for number in 0..MANY {
-        // Those that have waited for long are closed meanwhile; whether this one is is not to be seen yet.
+        // Connections that have been idle for long are closed meanwhile; the client may not know it
+        // yet.
         let mut stream = connect(&sandbox);
         if number % 2 == 0 {
             let _ = stream.write_all(half.as_bytes());
@@ -118,10 +119,10 @@ fn connections_idle_do_not_block_clients() {
     }
     let files = daemon.open_files();
     assert!(files <= before + MORE_FILES, "{files} files, {before} before");
-    // They are closed when they have been quiet for long, whether they go or not.
+    // They are closed once they have been idle for long, whether or not the client closes them.
     wait::until("quiet connections to be closed", || daemon.open_files() <= before + 4);
     drop(held);
-    // The same on the Unix socket, whose users have more places.
+    // The Unix socket accepts more connections.
     let socket = sandbox.path("/run/portmap/portmapd.sock");
     let held: Vec<_> = (0..MANY).map_while(|_| UnixStream::connect(&socket).ok()).collect();
     sandbox.ok(&["list"]);
@@ -138,7 +139,8 @@ fn requests_are_bounded() {
     let mut held = Vec::new();
     for _ in 0..MANY / 4 {
         let mut stream = connect(&sandbox);
-        // It is refused, and perhaps closed, before all of it has been sent.
+        // The daemon refuses it, and may close the connection before the whole request has been
+        // sent.
         let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\n");
         let _ = (0..100).try_for_each(|_| stream.write_all(line.as_bytes()));
         held.push(stream);
@@ -164,7 +166,7 @@ fn requests_are_bounded() {
     let answer = by_socket(&format!("{json}Content-Length: {}\r\n", long.len()), &long);
     expect_refusal(&answer, 413, "usage", "longer than 1048576 bytes");
     expect_refusal(&by_socket("Content-Length: 2\r\n", b"{}"), 415, "usage", "Content-Type");
-    // The longest name, and what it says of a longer one.
+    // The longest valid name, and the error about a longer one.
     let body = json!({ "name": "x".repeat(100_000) }).to_string();
     let answer = by_socket(&format!("{json}Content-Length: {}\r\n", body.len()), body.as_bytes());
     expect_refusal(&answer, 400, "usage", "cannot be a container's name");
@@ -175,13 +177,13 @@ fn requests_are_bounded() {
 fn connections_of_slow_readers_are_closed() {
     let sandbox = Sandbox::new();
     let daemon = listening(&sandbox);
-    // So many answers that no buffer has room for them.
+    // More responses than all buffers hold.
     let mut stream = connect(&sandbox);
     stream.set_write_timeout(Some(Duration::from_millis(200))).expect("a socket");
     let request = "GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
     let sent = (0..1_000_000).take_while(|_| stream.write_all(request.as_bytes()).is_ok()).count();
     assert!(sent < 1_000_000, "the daemon reads without end");
-    // As long as it is open, there is no room.
+    // While it is open, there is no room for another.
     let is_full = |error: &Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
     wait::until("the connection to be closed", || stream.write(b"G").is_err_and(|error| !is_full(&error)));
     daemon.stop();
@@ -201,7 +203,7 @@ fn health_checks_what_commands_need() {
         expect_refusal(&get(&sandbox, "/healthz", "127.0.0.1"), 503, "unhealthy", "the kernel's netlink");
     }
     assert!(sandbox.fault_fired().is_some());
-    // A look that hangs is no operation, and nobody waits for it.
+    // A hanging query is no operation, so shutdown does not wait for it.
     daemon.stop();
 }
 
@@ -215,7 +217,7 @@ fn shutdown_is_bounded_and_names_what_hangs() {
     wait::until("the command to hang", || {
         std::fs::read_to_string(sandbox.path("/run/faults")).is_ok_and(|order| order.starts_with("at "))
     });
-    // It does not keep other commands from being answered.
+    // It does not block other commands.
     assert_eq!(sandbox.json(&["show", "a"])["state"], "ready");
     let log = daemon.log.clone();
     assert_eq!(daemon.signal_and_wait("TERM"), Some(1));
@@ -223,7 +225,7 @@ fn shutdown_is_bounded_and_names_what_hangs() {
     assert!(log.contains("asked to end by SIGTERM") && log.contains("add \"b\" (for "), "{log}");
     assert!(!add.wait().expect("it ends").success());
     assert!(sandbox.fault_fired().is_some());
-    // The next one undoes what was cut off.
+    // The next daemon rolls the interrupted operation back.
     let _daemon = sandbox.daemon();
     assert_eq!(sandbox.json(&["list"]).as_array().map(Vec::len), Some(1));
     sandbox.ok(&["add", "b"]);
@@ -235,7 +237,7 @@ fn signals_have_their_usual_meaning() {
     let daemon = sandbox.daemon();
     for signal in ["HUP", "USR1", "USR2"] {
         daemon.signal(signal);
-        wait::until("the signal to be told of", || {
+        wait::until("the signal to be logged", || {
             daemon.log().contains(&format!("SIG{signal} changes nothing"))
         });
         sandbox.ok(&["list"]);
@@ -257,11 +259,11 @@ fn log_without_a_reader_does_not_block() {
         assert_eq!(line, "ready\n");
         let reader = daemon.stderr.take().filter(|_| has_reader);
         if let Some(reader) = &reader {
-            // The least room that a pipe can have; a few lines fill it.
+            // The smallest pipe buffer; a few lines fill it.
             fcntl(reader, FcntlArg::F_SETPIPE_SZ(4096)).expect("a pipe");
         }
         for _ in 0..30 {
-            sandbox.fails(&["del", "nobody"], 3);
+            sandbox.fails(&["del", "absent"], 3);
         }
         sandbox.ok(&["add", "a", "--ports", "31000"]);
         sandbox.ok(&["del", "a"]);
@@ -294,7 +296,7 @@ fn connections_wait_for_file_descriptors() {
     let mut answers = [String::new(), String::new()];
     by_tcp.read_to_string(&mut answers[0]).expect("an answer");
     by_socket.read_to_string(&mut answers[1]).expect("an answer");
-    // What it says depends on whether the daemon had files for its own look at the kernel by then.
+    // The error depends on whether the daemon had a descriptor for its own query of the kernel.
     assert!(answers.iter().all(|answer| answer.starts_with("HTTP/1.1 ")), "{answers:?}");
     assert_eq!(told(), 2, "it is not told again at each attempt");
     sandbox.ok(&["list"]);
@@ -360,7 +362,7 @@ fn client_times_out_on_a_stopped_daemon() {
         assert!(lines[1].contains("has not answered for 9 s"), "{arguments:?}: {errors}");
     }
     daemon.resume();
-    // What was asked for in vain has not been done later.
+    // The abandoned request has not been executed later.
     assert_eq!(sandbox.json(&["show", "a"])["state"], "ready");
     assert_eq!(sandbox.json(&["list"]).as_array().map(Vec::len), Some(1));
 }

@@ -1,4 +1,4 @@
-//! What was written down by another version, about another host, before a reboot, or by an earlier daemon.
+//! State files of another version, of another host, from before a reboot, or of an earlier daemon.
 
 use portmap_tests::sandbox::{DAEMON_FLAGS, Netns, Sandbox};
 use serde_json::json;
@@ -45,7 +45,7 @@ fn state_of_another_host_is_refused() {
     sandbox.ok(&["add", "a", "--ports", "31000"]);
     let before = sandbox.inventory();
     daemon.stop();
-    // The number alone would be the same.
+    // The inode number alone would be equal.
     let file = "host.json";
     let now = sandbox.change_state(file, |file| file["record"]["namespace"]["cookie"] = json!(1));
     let (code, log) = sandbox.refused_daemon(&DAEMON_FLAGS);
@@ -69,7 +69,7 @@ fn state_from_before_a_reboot_is_discarded() {
     daemon.stop();
     sandbox.sh(Netns::Host, "cp -r /run/portmap /run/kept");
     sandbox.ok(&["teardown"]);
-    // Somebody's, to whom all numbers are given as if for the first time.
+    // A foreign namespace, with all identities as after a reboot.
     sandbox.sh(Netns::Host, "ip netns add a");
     let before = sandbox.inventory();
     sandbox.reboot("/run/kept", "a");
@@ -101,7 +101,7 @@ fn quarantine_survives_daemon_replacement() {
     assert_ne!(block("b"), first);
     let refusal = sandbox.fails(&["add", "c"], 4);
     assert!(refusal.contains("16 rest"), "{refusal}");
-    // Nobody needs to wait for it who does not want to.
+    // `--ephemeral-ports-rest 0` disables the quarantine.
     daemon.stop();
     let flags: Vec<&str> = flags.into_iter().chain(["--ephemeral-ports-rest", "0"]).collect();
     let _daemon = sandbox.daemon_with(&flags);

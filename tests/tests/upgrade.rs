@@ -1,4 +1,4 @@
-//! Programs and maps are replaced under traffic, by a daemon of the same layout and of another one, and nothing is lost.
+//! Replacing programs and maps under traffic, with the same and with another layout, without packet loss.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -17,7 +17,7 @@ use portmap_tests::{
     sandbox::{DAEMON_FLAGS, HOST, Netns, OUTSIDE, Sandbox},
 };
 
-/// As fast as they are answered; on an emulated machine others need the CPU, too.
+/// No pause between requests; on an emulated machine others need the CPU, too.
 fn pause() -> Duration {
     if sample() == 1 { Duration::ZERO } else { Duration::from_millis(10) }
 }
@@ -25,7 +25,7 @@ fn pause() -> Duration {
 const A: Netns<'_> = Netns::Container("a");
 const B: Netns<'_> = Netns::Container("b");
 
-/// Who answers, and who asks whom. Every program is passed by some of these, in either direction.
+/// Servers and flows. Every program is on the path of some of these, in both directions.
 const SERVERS: [Server; 4] =
     [(A, 31000, b'a'), (B, 31001, b'b'), (Netns::Outside, 7000, b'o'), (Netns::Host, 7001, b'h')];
 const FLOWS: [Flow; 6] = [
@@ -48,7 +48,7 @@ fn with_two() -> (Sandbox, portmap_tests::daemon::Daemon) {
 #[test]
 fn replacing_programs_loses_no_packet() {
     let (sandbox, daemon) = with_two();
-    // Nobody but this test replaces programs.
+    // Only this test replaces programs.
     daemon.stop();
     let bpffs = sandbox.path("/sys/fs/bpf/portmap");
     // The same programs, loaded twice.
@@ -59,11 +59,11 @@ fn replacing_programs_loses_no_packet() {
         program.pin(second.program(name)).expect("pinned");
     }
     sandbox.inside(Netns::Host, || programs::load(&first)).expect("loaded");
-    let hook = |place, interface: &str, ingress, program, link: &str| {
-        // As the daemon has it: links at the host's own interfaces.
+    let hook = |netns, interface: &str, ingress, program, link: &str| {
+        // As the daemon attaches them: links at the host's own interfaces.
         let mechanism = if link.starts_with("pm") { Mechanism::Clsact } else { Mechanism::detect() };
         let interface = interface.to_owned();
-        (place, Hook { interface, ingress, program, mechanism, link: first.link(link) })
+        (netns, Hook { interface, ingress, program, mechanism, link: first.link(link) })
     };
     let hooks = [
         hook(Netns::Host, "uplink", true, PROG_UPLINK_INGRESS, "uplink"),
@@ -75,8 +75,8 @@ fn replacing_programs_loses_no_packet() {
     ];
     let rounds = 1000 / sample();
     under_load(&sandbox, &SERVERS, &FLOWS, pause(), || {
-        for (place, hook) in &hooks {
-            sandbox.inside(*place, || {
+        for (netns, hook) in &hooks {
+            sandbox.inside(*netns, || {
                 for round in 0..rounds {
                     let pins = [&first, &second][round % 2];
                     programs::attach(pins, hook).expect("attached");
@@ -114,7 +114,7 @@ fn layout_migration_under_load() {
         let counted = received(&sandbox);
         assert_ne!(counted, 0);
         daemon.kill();
-        // As an earlier version would have left it, in which these two maps had another form.
+        // The state of an earlier version, in which these two maps had another layout.
         sandbox.sh(Netns::Host, "cd /sys/fs/bpf/portmap; mv v5 v4; rm v4/maps/pm_ports v4/maps/pm_endpoints");
         let _daemon = sandbox.daemon();
         assert!(received(&sandbox) > counted, "what has been counted is kept");
@@ -126,7 +126,7 @@ fn layout_migration_under_load() {
 #[test]
 fn layout_lookalike_directory_is_kept() {
     let sandbox = Sandbox::new();
-    // Of somebody else, above and below ours.
+    // Foreign directories, below and above our version.
     let theirs = "cd /sys/fs/bpf/portmap; ls v1/maps v1/progs v99/links";
     sandbox.sh(
         Netns::Host,
@@ -151,7 +151,7 @@ fn links_of_an_earlier_version_are_kept() {
     }
     let (sandbox, mut daemon) = with_two();
     daemon.kill();
-    // What used to be at a host veth.
+    // The attachment at a host veth in an earlier version.
     let pins = Pins::new(sandbox.path("/sys/fs/bpf/portmap"));
     let (interface, link) = ("pm1".to_owned(), pins.link("pm1"));
     let program = PROG_VETH_INGRESS;

@@ -1,4 +1,4 @@
-//! What becomes of containers when the host changes.
+//! Reconciliation after changes of the host.
 
 use std::{
     io::{Read as _, Write as _},
@@ -20,9 +20,9 @@ use serde_json::json;
 
 use crate::{A, check_traffic, is_healthy, served};
 
-/// Gives the uplink another address instead of one that it has, and the default route that goes with that.
+/// Replaces an address of the uplink, together with the default route that depends on it.
 fn readdress(sandbox: &Sandbox, old: Ipv4Addr, new: Ipv4Addr) {
-    // The new one, second to the old one, can go with it, too.
+    // The kernel may remove the new address with the old one, to which it is secondary.
     sandbox.sh(
         Netns::Host,
         &format!(
@@ -41,12 +41,12 @@ fn host_change_reaches_containers() {
         });
         wait::until(what, || is_healthy(&sandbox));
     };
-    // Another address, as DHCP may bring; the old default route goes with the old address.
+    // Another address, as DHCP may assign; the old default route disappears with the old address.
     let host = Ipv4Addr::new(10, 0, 0, 9);
     readdress(&sandbox, HOST, host);
     expect("the new address", "ip -4 address show dev eth0 | grep -q 10.0.0.9/24");
     check_traffic(&sandbox, host);
-    // Another IPv6 address, and the old one deprecated.
+    // Another IPv6 address, while the old one is deprecated.
     sandbox.sh(
         Netns::Host,
         "ip address change 2001:db8:0:1::1/64 dev uplink preferred_lft 0 valid_lft 1000; \
@@ -60,7 +60,7 @@ fn host_change_reaches_containers() {
     sandbox.sh(Netns::Host, "ip link set uplink mtu 1400; ip link set uplink address 02:00:00:00:01:99");
     expect("the new MTU", "ip link show eth0 | grep -q 'mtu 1400'; ip link show lo | grep -q 'mtu 1400'");
     expect("the new MAC address", "ip link show eth0 | grep -q 02:00:00:00:01:99");
-    // Who knew the old one finds out by and by.
+    // Peers that know the old one update their neighbour tables over time.
     sandbox.sh(Netns::Outside, "ip neigh flush dev eth0");
     check_traffic(&sandbox, host);
     // Another gateway.
@@ -80,7 +80,7 @@ fn host_change_reaches_containers() {
 fn netlink_overrun_causes_full_resync() {
     let (sandbox, daemon, _services) = served(&[]);
     daemon.pause();
-    // Several times what the kernel keeps for a socket.
+    // Several times the capacity of the socket's receive buffer.
     sandbox.sh(
         Netns::Host,
         "for i in $(seq 1000); do echo address add 10.9.9.9/32 dev lo; echo address del 10.9.9.9/32 dev lo; done | \
@@ -92,7 +92,7 @@ fn netlink_overrun_causes_full_resync() {
     let has = |address: Ipv4Addr| sandbox.sh(A, "ip -4 address show dev eth0").contains(&address.to_string());
     wait::until("the new address", || has(first));
     wait::until("a word of it", || daemon.log().contains("more to tell than there was room for"));
-    // And it still listens.
+    // The daemon still receives events.
     readdress(&sandbox, first, second);
     wait::until("the next address", || has(second));
     wait::until("health", || is_healthy(&sandbox));
@@ -103,7 +103,7 @@ fn netlink_overrun_causes_full_resync() {
 fn uplink_that_returns_is_attached_again() {
     let (sandbox, _daemon, _services) = served(&[]);
     sandbox.sh(Netns::Host, "ip link del uplink");
-    // What stays on the host works on.
+    // Local traffic continues.
     let answer = ask(&sandbox, Netns::Host, Transport::Udp, (Ipv4Addr::LOCALHOST, 31000)).expect("an answer");
     assert_eq!(answer.from, "a");
     assert!(!is_healthy(&sandbox));
@@ -127,7 +127,7 @@ fn uplink_without_carrier_is_kept() {
     let before = sandbox.inventory();
     sandbox.sh(Netns::Outside, "ip link set eth0 down");
     wait::until("no carrier", || sandbox.sh(Netns::Host, "ip link show uplink").contains("NO-CARRIER"));
-    // What stays on the host works on; only the uplink itself is wrong.
+    // Local traffic continues; doctor reports only the uplink.
     let answer = ask(&sandbox, Netns::Host, Transport::Udp, (HOST, 31000)).expect("an answer");
     assert_eq!(answer.from, "a");
     let doctor = sandbox.portmap(&["doctor"]);
@@ -136,7 +136,7 @@ fn uplink_without_carrier_is_kept() {
     assert!(found.matches("PROBLEM").count() == 1 && found.contains("uplink has no carrier"), "{found}");
     let sent = *b"sent without a carrier";
     client.write_all(&sent).expect("it waits");
-    // Outside loses its IPv6 addresses with it.
+    // The outside peer loses its IPv6 addresses with it.
     sandbox.sh(Netns::Outside, "ip link set eth0 up; ip address replace 2001:db8:0:1::2/64 dev eth0 nodad");
     wait::until("a carrier", || !sandbox.sh(Netns::Host, "ip link show uplink").contains("NO-CARRIER"));
     check_traffic(&sandbox, HOST);
@@ -206,7 +206,7 @@ fn event_flood_does_not_delay_host_changes() {
     let has =
         |name| sandbox.sh(Netns::Container(name), "ip -4 address show dev eth0").contains("10.0.0.9/24");
     wait::until("another container to have the new address", || has("b"));
-    // Its own end is noticed, too.
+    // The daemon also notices the end of its namespace.
     sandbox.sh(Netns::Host, "ip netns del b");
     wait::until("an end to be noticed", || sandbox.portmap(&["show", "b"]).status.code() == Some(3));
     assert!(matches!(flapping.try_wait(), Ok(None)), "it goes on");

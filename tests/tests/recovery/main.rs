@@ -1,5 +1,5 @@
-//! What becomes of containers when something happens to them, to what was made for them, or to the host: by itself, with
-//! `doctor --repair`, and at the next start.
+//! Recovery of containers, of their kernel objects and of the host: automatically, with `doctor --repair`,
+//! and at the next start.
 
 mod host;
 
@@ -17,18 +17,18 @@ use serde_json::json;
 
 const A: Netns<'_> = Netns::Container("a");
 
-/// That the container is reached from everywhere, and reaches outside.
+/// Asserts that the container is reachable from everywhere, and reaches the outside.
 fn check_traffic(sandbox: &Sandbox, host: Ipv4Addr) {
-    for (place, address) in [(Netns::Outside, host), (Netns::Host, host), (Netns::Host, Ipv4Addr::LOCALHOST)]
+    for (netns, address) in [(Netns::Outside, host), (Netns::Host, host), (Netns::Host, Ipv4Addr::LOCALHOST)]
     {
-        let answer = ask(sandbox, place, Transport::Udp, (address, 31000)).expect("an answer");
-        assert_eq!(answer.from, "a", "{place:?} by {address}");
+        let answer = ask(sandbox, netns, Transport::Udp, (address, 31000)).expect("an answer");
+        assert_eq!(answer.from, "a", "{netns:?} by {address}");
     }
     let answer = ask(sandbox, A, Transport::Udp, (OUTSIDE, 7000)).expect("an answer");
     assert_eq!((answer.from.as_str(), answer.client.ip()), ("outside", host.into()));
 }
 
-/// A sandbox, a daemon with these flags besides the usual ones, a container, and services in it and outside.
+/// A sandbox, a daemon with these additional flags, a container, and services in it and outside.
 fn served(flags: &[&str]) -> (Sandbox, Daemon, [Service; 2]) {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], flags].concat());
@@ -45,7 +45,7 @@ fn is_healthy(sandbox: &Sandbox) -> bool {
     sandbox.portmap(&["doctor"]).status.success()
 }
 
-/// What somebody can do to a container in service, and what `doctor` says of it.
+/// Damage to a container in service, and the subject that `doctor` reports.
 const DAMAGE: [(&str, &str); 7] = [
     ("echo > /proc/sys/net/ipv4/ip_local_reserved_ports", "ip_local_reserved_ports lacks 31000-32000"),
     ("ip netns exec a ip route del default", "the default route is not the host's"),
@@ -65,7 +65,7 @@ const DAMAGE: [(&str, &str); 7] = [
     ),
 ];
 
-/// A command that takes away what the host holds the container in slot 1 to.
+/// A command that removes the host-side enforcement of slot 1's limits.
 fn no_limit() -> String {
     let nothing = "0 ".repeat(size_of::<Limit>());
     format!("bpftool map update pinned /sys/fs/bpf/portmap/v5/maps/pm_limits key 1 0 0 0 value {nothing}")
@@ -84,7 +84,7 @@ fn doctor_names_and_repairs_drift() {
         sandbox.ok(&["doctor", "--repair"]);
         check_traffic(&sandbox, HOST);
     }
-    // Limits, too.
+    // The limits, too.
     let replaced = "ip netns exec a tc qdisc replace dev eth0 root pfifo";
     for gone in ["tc qdisc del dev pm1 root", replaced, &no_limit()] {
         sandbox.ok(&["update", "a", "--egress-rate", "1gbit"]);
@@ -101,14 +101,14 @@ fn reconcile_repairs_host_side_drift() {
     for (damage, _) in DAMAGE {
         sandbox.sh(Netns::Host, damage);
     }
-    wait::until("everything to be put back", || is_healthy(&sandbox));
+    wait::until("everything to be repaired", || is_healthy(&sandbox));
     check_traffic(&sandbox, HOST);
     assert!(daemon.log().contains("put back"), "{}", daemon.log());
-    // Limits that are held on the host's side, too.
+    // The limits that the host enforces, too.
     sandbox.ok(&["update", "a", "--egress-rate", "1gbit"]);
     for damage in ["tc qdisc del dev pm1 root", &no_limit()] {
         sandbox.sh(Netns::Host, damage);
-        wait::until("limits to be put back", || is_healthy(&sandbox));
+        wait::until("limits to be repaired", || is_healthy(&sandbox));
     }
 }
 
@@ -120,7 +120,7 @@ fn reconcile_recreates_a_deleted_veth() {
     wait::until("another interface", || sandbox.inventory() == before);
     check_traffic(&sandbox, HOST);
     sandbox.ok(&["doctor"]);
-    // While there is no daemon, too.
+    // Also while no daemon runs.
     daemon.stop();
     sandbox.sh(Netns::Host, "ip link del pm1");
     let _daemon = sandbox.daemon();
@@ -140,18 +140,19 @@ fn netns_recreated_by_another_tool_is_released() {
     daemon.stop();
     sandbox.sh(Netns::Host, "ip netns del a; ip netns del b");
     wait::until("the interfaces to go", || !sandbox.sh(Netns::Host, "ip -o link").contains("pm"));
-    // Its name and number can be somebody else's by then; most often they are, if nobody else makes a namespace.
+    // The name and the inode number may be reused; they are in most cases, unless another test creates
+    // a namespace.
     sandbox.sh(Netns::Host, "ip netns add b; ip -n b link set lo up");
     let number = sandbox.sh(Netns::Host, "stat -L -c %i /run/netns/b");
     let number: u64 = number.trim().parse().expect("a number");
     sandbox.change_state("containers/b.json", |file| file["record"]["namespace"]["inode"] = json!(number));
-    // Somebody else is about to mount one here.
+    // Another tool is about to mount a namespace here.
     sandbox.sh(Netns::Host, "touch /run/netns/a");
     let _daemon = sandbox.daemon();
     assert_eq!(sandbox.json(&["list"]), json!([]));
     assert_eq!(sandbox.sh(Netns::Host, "ip -n b -o link").lines().count(), 1);
     sandbox.sh(Netns::Host, "rm /run/netns/a");
-    // With a daemon, too.
+    // Also while a daemon runs.
     sandbox.ok(&["add", "a"]);
     sandbox.sh(Netns::Host, "ip netns del a; ip netns add a; ip -n a link set lo up");
     wait::until("the container to be forgotten", || sandbox.json(&["list"]) == json!([]));
@@ -168,11 +169,11 @@ fn orphans_are_removed_lookalikes_kept() {
     let before = sandbox.inventory();
     sandbox.ok(&["add", "lost", "--ports", "31000", "--egress-rate", "1gbit"]);
     daemon.kill();
-    // A record that is cut off leads nowhere.
+    // A truncated record.
     let record = sandbox.path("/run/portmap/containers/lost.json");
     let text = fs::read_to_string(&record).expect("a record");
     fs::write(&record, &text[..text.len() / 2]).expect("written");
-    // Each lacks something that ours have.
+    // Each lacks one property of ours.
     sandbox.sh(
         Netns::Host,
         "ip link add pm7 index 1000007 type veth peer name a7; \
@@ -191,7 +192,7 @@ fn orphans_are_removed_lookalikes_kept() {
         assert!(links.contains(kept), "{kept}: {links}");
     }
     sandbox.ok(&["doctor"]);
-    // The namespace's name could be anybody's; it stays, like the file.
+    // The namespace's name does not prove ownership, so it stays, like the file.
     sandbox.sh(
         Netns::Host,
         "for i in pm7 pm8 x9; do ip link del $i; done; ip netns del theirs; ip netns del lost; \
@@ -210,7 +211,7 @@ fn commands_on_one_container_are_serialized() {
             let sandbox = &sandbox;
             scope.spawn(move || {
                 for round in 0..6 {
-                    // Two names for four workers; whoever comes too late or too early is told so.
+                    // Two names for four workers; conflicting commands are refused.
                     let name = ["a", "b"][worker % 2];
                     let ports = ["31000-31003", "31002-31009", "31100"][round % 3];
                     let verb: &[&str] = match (worker + round) % 4 {

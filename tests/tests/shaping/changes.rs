@@ -1,4 +1,4 @@
-//! Limits that change, come later, or make no sense.
+//! Limits that change, are added later, or are invalid.
 
 use std::{
     io::{Read as _, Write as _},
@@ -49,7 +49,7 @@ fn limit_changes_under_traffic() {
         }
         sandbox.ok(&["doctor"]);
     }
-    // What is not named stays as it was.
+    // Limits that are not named stay unchanged.
     assert_eq!(sandbox.json(&["update", "a", "--ingress-rate", "7mbit"])["egress"]["rate"], 625_000);
     assert_eq!(sandbox.dropped("a", "rate"), 0);
     drop(client);
@@ -62,7 +62,7 @@ fn limit_change_loses_no_packet() {
     let receiver = sandbox.inside(Netns::Outside, || UdpSocket::bind((OUTSIDE, 8080))).expect("a port");
     receiver.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
     let sender = sandbox.inside(A, || UdpSocket::bind((HOST, 31000))).expect("its own port");
-    // Each packet waits for the one before, so that none can be lost for want of room.
+    // Each packet waits for the previous one, so that none is lost for lack of buffers.
     let stop = std::sync::atomic::AtomicBool::new(false);
     thread::scope(|scope| {
         let traffic = scope.spawn(|| {
@@ -108,7 +108,7 @@ fn limit_defaults_follow_the_daemons_flags() {
     sandbox.ok(&["add", "asked", "--egress-rate", "2MB", "--cpus", "2.5"]);
     assert_eq!(rate("egress"), Some(1 << 20));
     daemon.stop();
-    // Of the flags, a container has what it was not asked otherwise.
+    // The daemon's flags apply where the container has no setting of its own.
     let flags = ["--egress_rate_per_cpu=3MB", "--ingress-rate-limit-per-container", "5MB"];
     let daemon =
         daemon_with(&sandbox, &[&flags[..], &["--ingress-isolate-existing-containers=false"]].concat());
@@ -130,7 +130,7 @@ fn limit_defaults_follow_the_daemons_flags() {
 #[test]
 fn limit_auto_is_off_at_unknown_link_speed() {
     let sandbox = Sandbox::new();
-    // A veth says 10 Gbit/s; the loopback device's kind says nothing. Here the flag says it.
+    // A veth reports 10 Gbit/s, the loopback device nothing. Here the flag sets the speed.
     let daemon = daemon_with(&sandbox, &["--egress-rate-per-cpu", "auto", "--network-link-speed", "8gbit"]);
     add(&sandbox, &[]);
     let cpus = u64::try_from(thread::available_parallelism().expect("CPUs").get()).expect("few");
@@ -166,5 +166,5 @@ fn limit_that_is_invalid_changes_nothing() {
     }
     assert_eq!(sandbox.json(&["show", "a"])["egress"]["rate"], 1_000_000);
     assert_eq!(sandbox.json(&["list"]).as_array().expect("a list").len(), 1);
-    sandbox.fails(&["update", "nobody"], 3);
+    sandbox.fails(&["update", "absent"], 3);
 }

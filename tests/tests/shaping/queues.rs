@@ -1,4 +1,4 @@
-//! What limited packets wait in.
+//! The qdiscs of limited containers.
 
 use std::{
     io::{Read as _, Write as _},
@@ -34,7 +34,7 @@ fn qdisc_parameters_match_tc() {
         container["ingress"],
         serde_json::json!({"rate": 1_250_000_000_u64, "ceil": 1_250_000_000_u64, "burst": 2_500_000, "leaf": leaf})
     );
-    // The same by tc on an interface of its own, shown by tc.
+    // Creates the same qdiscs with tc on another interface, and compares the output of tc.
     sandbox.sh(
         Netns::Outside,
         "ip link add x type veth peer name y
@@ -43,11 +43,11 @@ fn qdisc_parameters_match_tc() {
          tc qdisc add dev y root handle 1: htb default 1 direct_qlen 0
          tc class add dev y parent 1: classid 1:1 htb rate 10gbit burst 2500000 cburst 2500000 quantum 60000",
     );
-    let shown = |place, device: &str| {
+    let shown = |netns, device: &str| {
         let text =
-            sandbox.sh(place, &format!("tc -d class show dev {device}; tc -d qdisc show dev {device}"));
+            sandbox.sh(netns, &format!("tc -d class show dev {device}; tc -d qdisc show dev {device}"));
         let lines = text.lines().filter(|line| line.contains("htb")).map(|line| {
-            // The leaf, and how many refer to an interface that is up, are nothing that tc was told.
+            // The leaf and the reference count of an active interface are no parameters.
             let words = line.split_whitespace().filter(|word| *word != "2:" && *word != "leaf");
             words
                 .collect::<Vec<_>>()
@@ -87,7 +87,7 @@ fn qdisc_queues_both_directions() {
             assert_eq!(ask(&sandbox, A, transport, to).expect("an answer").from, who);
             assert!(packets("egress") > before, "{transport:?} to {who}");
         }
-        // By IPv6, too, and by ::1, which containers accept on their loopback devices only.
+        // Also for IPv6, and for ::1, which containers accept on their loopback devices only.
         for to in [HOST6, std::net::Ipv6Addr::LOCALHOST] {
             let before = packets("ingress");
             assert_eq!(ask(&sandbox, B, transport, (to, 31000)).expect("an answer").from, "a");
@@ -97,8 +97,8 @@ fn qdisc_queues_both_directions() {
     assert_eq!(sandbox.dropped("a", "rate"), 0, "the queue holds what the host would drop");
 }
 
-/// A container's queue at its host veth is made when its own end is up. Earlier, it would be at work only when a thread of
-/// the kernel's has seen that, and what came before that would be lost.
+/// The qdisc at the host veth is created when both ends are up. Created earlier, it would become active
+/// only when a kernel thread has seen the second end, and packets before that would be lost.
 #[test]
 fn qdisc_works_at_once_when_both_ends_are_up() {
     let sandbox = Sandbox::new();
@@ -127,7 +127,7 @@ fn qdisc_works_at_once_when_both_ends_are_up() {
         link::set_up(&there, pair.container_index, pair.container_name).expect("up");
         qdisc::shape(&here, pair.host_index, &shape).expect("a queue");
         near.send(&frame);
-        // The kernel sends some of its own.
+        // The kernel sends some packets of its own.
         wait::until(&format!("frame {number}"), || far.receive().is_some_and(|got| got == frame));
         link::delete(&here, pair.host_index, pair.host_name).expect("deleted");
     }
@@ -182,7 +182,7 @@ fn limit_local_traffic_is_optional() {
         };
         assert_eq!(of_class("class 1:1").is_some_and(|packets| packets > 0), limited, "{stats}");
         assert_eq!(of_class("class 1:2").is_some_and(|packets| packets > 0), !limited, "{stats}");
-        // Without its queue, what the container sends to others is dropped only if it counts.
+        // Without the qdisc, packets to other containers are dropped only if local traffic counts.
         sandbox.sh(A, "tc qdisc del dev eth0 root");
         flood(&sandbox, A, (HOST, 31010));
         assert_eq!(sandbox.dropped("a", "rate") > 0, limited);
@@ -203,7 +203,7 @@ fn ecn_is_requested_if_the_host_does() {
     );
     add(&sandbox, &[]);
     assert_eq!(sandbox.sh(A, &format!("cat {ecn} /proc/sys/net/core/somaxconn")), "1\n999\n");
-    // A namespace that somebody else has made is as that one wants it.
+    // An existing namespace keeps its own setting.
     let before = sandbox.sh(Netns::Container("own"), &format!("cat {ecn}"));
     sandbox.ok(&["add", "own", "--netns", "/run/netns/own"]);
     assert_eq!(sandbox.sh(Netns::Container("own"), &format!("cat {ecn}")), before);
@@ -216,10 +216,11 @@ fn ecn_streams_are_marked_not_dropped() {
         assert_eq!(sandbox.json(&["show", "a"])["ingress"]["leaf"], "bfifo");
         return;
     }
-    for place in [A, Netns::Outside] {
-        sandbox.sh(place, "echo 1 > /proc/sys/net/ipv4/tcp_ecn");
+    for netns in [A, Netns::Outside] {
+        sandbox.sh(netns, "echo 1 > /proc/sys/net/ipv4/tcp_ecn");
     }
-    // Here the sender's own stack feels the queue and keeps each stream's part of it short, so it takes several.
+    // The sender's own stack senses the queue here and limits each stream's share of it, so several
+    // streams are needed.
     let listener = sandbox.inside(A, || TcpListener::bind((HOST, 31000))).expect("a listener");
     let mut clients = Vec::new();
     let mut readers = Vec::new();
@@ -233,12 +234,12 @@ fn ecn_streams_are_marked_not_dropped() {
     wait::until("a mark", || {
         for client in &mut clients {
             client.set_nonblocking(true).expect("a socket");
-            // As much as there is room for.
+            // As much as the queue holds.
             let _ = client.write(&vec![0; 100_000]);
         }
         marks() > 0
     });
-    // What is sent again, as it is when a machine is slow, does not say that it can be marked (RFC 3168, section 6.1.5).
+    // A retransmission, as on a slow machine, is not ECN-capable (RFC 3168, section 6.1.5).
     let dropped = counter(&sandbox, "a", "ingress", "drops");
     let tcp = sandbox.sh(Netns::Outside, "grep '^Tcp:' /proc/net/snmp");
     let mut lines = tcp.lines().map(str::split_whitespace);

@@ -1,4 +1,4 @@
-//! The uplink's queue, in which every container has a flow of its own.
+//! The uplink's qdisc with one flow per container.
 
 use portmap_tests::{
     sandbox::{DAEMON_FLAGS, Netns, OUTSIDE, Sandbox},
@@ -30,10 +30,10 @@ fn uplink_qdisc_has_one_flow_per_container() {
     let daemon = daemon_with(&sandbox, &["--egress-unique-flow-per-container=true"]);
     assert!(root().contains("504d:"), "it stays as it is");
     sandbox.sh(Netns::Host, "tc qdisc del dev uplink root");
-    wait::until("it to be put back", || root().contains("504d:"));
+    wait::until("it to be restored", || root().contains("504d:"));
     daemon.stop();
     let daemon = sandbox.daemon();
-    assert!(!root().contains("504d:"), "nobody asks for it any more");
+    assert!(!root().contains("504d:"), "the flag is gone");
     daemon.stop();
     let _daemon = daemon_with(&sandbox, &["--egress-unique-flow-per-container"]);
     sandbox.ok(&["teardown"]);
@@ -51,7 +51,7 @@ fn uplink_qdisc_of_another_tool_is_kept() {
     );
     let qdiscs = || sandbox.sh(Netns::Host, "tc qdisc show dev uplink");
     if !has_flows {
-        // There is no such queue then, and nobody's is in the way.
+        // Without fq_codel there is no such qdisc, and a foreign one does not matter.
         let _daemon = daemon_with(&sandbox, &["--egress-unique-flow-per-container"]);
         sandbox.ok(&["teardown"]);
         assert!(qdiscs().contains("htb 1: root"), "{}", qdiscs());
@@ -64,8 +64,8 @@ fn uplink_qdisc_of_another_tool_is_kept() {
     let flags = ["--egress-unique-flow-per-container", "--egress_flow_classifier_parent=1:10"];
     let _daemon = daemon_with(&sandbox, &flags);
     assert!(qdiscs().contains("fq_codel 504d: parent 1:10"), "{}", qdiscs());
-    // On a link that is slow, what waits shows in which flow it does: the host's is the first, a container's the third
-    // and further, by its slot.
+    // On a slow link the backlog shows the flow of each sender: flow 1 is the host's, a container's is
+    // its slot plus 2.
     sandbox
         .sh(Netns::Host, "tc class change dev uplink parent 1: classid 1:10 htb rate 100kbit quantum 1514");
     add(&sandbox, &[]);

@@ -9,17 +9,17 @@ use portmap_tests::{
 
 use crate::{A, B, LOCAL, World, background::Background};
 
-/// Answers to echo requests, as tcpdump filters them.
+/// The tcpdump filter for echo replies.
 const REPLIES: &str = "icmp[icmptype] == icmp-echoreply or icmp6[icmp6type] == icmp6-echoreply";
-/// Requests and answers.
+/// The tcpdump filter for echo requests and replies.
 const ECHO: &str = "icmp or (icmp6 and (ip6[40] == 128 or ip6[40] == 129))";
 
-/// Pings an address three times and checks that it answers each time, once and unchanged.
-fn ping(sandbox: &Sandbox, place: Netns<'_>, to: impl Into<IpAddr>, options: &str) {
+/// Pings an address three times and checks that each request gets exactly one unmodified reply.
+fn ping(sandbox: &Sandbox, netns: Netns<'_>, to: impl Into<IpAddr>, options: &str) {
     let to = to.into();
     let command = format!("ping -n -c 3 -i 0.2 -W 30 {options} {to}");
-    let text = sandbox.sh(place, &command);
-    let what = format!("{place:?}: {command}: {text}");
+    let text = sandbox.sh(netns, &command);
+    let what = format!("{netns:?}: {command}: {text}");
     assert!(text.contains("3 packets transmitted, 3 received, 0% packet loss"), "{what}");
     for trouble in ["DUP", "duplicates", "errors", "wrong data"] {
         assert!(!text.contains(trouble), "{what}");
@@ -33,14 +33,15 @@ fn ping_replies_reach_their_sender_only() {
     for (number, to) in
         [IpAddr::V4(OUTSIDE), OUTSIDE6.into(), FAR.into(), FAR6.into()].into_iter().enumerate()
     {
-        let captures = [A, B].map(|place| Background::capture(sandbox, place, REPLIES));
-        // Until the neighbour is known requests wait behind the hooks, longer than an answer takes otherwise.
+        let captures = [A, B].map(|netns| Background::capture(sandbox, netns, REPLIES));
+        // Until the neighbour is resolved, requests wait behind the hooks for longer than a reply
+        // normally takes.
         ping(sandbox, Netns::Host, to, "");
-        // All with the same identifier, at the same time; what they send tells them apart.
+        // Concurrent pings with the same identifier; their payloads differ.
         let id = 4242 + number;
         thread::scope(|scope| {
-            for (place, pattern) in [(A, "aa"), (B, "bb"), (Netns::Host, "cc")] {
-                scope.spawn(move || ping(sandbox, place, to, &format!("-e {id} -p {pattern}")));
+            for (netns, pattern) in [(A, "aa"), (B, "bb"), (Netns::Host, "cc")] {
+                scope.spawn(move || ping(sandbox, netns, to, &format!("-e {id} -p {pattern}")));
             }
         });
         for (capture, own) in captures.iter().zip(["aaaa aaaa", "bbbb bbbb"]) {
@@ -61,7 +62,7 @@ fn ping_identifiers_cannot_be_exhausted() {
     let world = World::new();
     let sandbox = &world.sandbox;
     ping(sandbox, Netns::Host, OUTSIDE, "");
-    // Distances between identifiers that somebody might think of, as many of each as are tried for a request.
+    // Predictable steps between identifiers, as many of each as are tried per request.
     for distance in [1, 2, 3, 5, 7, 0x2a6b] {
         let taken = (0..8_u16).map(|number| OWN.wrapping_add(number.wrapping_mul(distance)).to_string());
         let ids = taken.collect::<Vec<_>>().join(" ");
@@ -75,8 +76,8 @@ fn ping_identifiers_cannot_be_exhausted() {
 fn ping_larger_than_the_mtu_is_answered() {
     let world = World::new();
     for to in [IpAddr::V4(OUTSIDE), OUTSIDE6.into(), FAR.into(), FAR6.into()] {
-        for place in [A, Netns::Host] {
-            ping(&world.sandbox, place, to, "-s 3000 -e 77");
+        for netns in [A, Netns::Host] {
+            ping(&world.sandbox, netns, to, "-s 3000 -e 77");
         }
     }
 }
@@ -85,12 +86,12 @@ fn ping_larger_than_the_mtu_is_answered() {
 fn ping_from_outside_is_answered_by_the_host() {
     let world = World::new();
     let sandbox = &world.sandbox;
-    let captures = [A, B].map(|place| Background::capture(sandbox, place, ECHO));
+    let captures = [A, B].map(|netns| Background::capture(sandbox, netns, ECHO));
     for to in [IpAddr::V4(HOST), HOST6.into()] {
         ping(sandbox, Netns::Outside, to, "-e 4242");
         ping(sandbox, Netns::Outside, to, "-s 3000");
     }
-    // A container that has asked with the same identifier gets no requests either.
+    // A container that has used the same identifier receives no requests either.
     ping(sandbox, A, OUTSIDE, "-e 4242 -p aa");
     ping(sandbox, Netns::Outside, HOST, "-e 4242 -p dd");
     ping(sandbox, B, OUTSIDE, "-e 4242 -p bb");

@@ -1,15 +1,15 @@
-//! Fragments and extension headers as nobody's stack makes them.
+//! Fragments and extension headers that no stack generates.
 
 use portmap_tests::{packet_socket::PacketSocket, sandbox::Netns, wait};
 
 use crate::{A, A_PORT, B, B_PORT, HOST_PORT, World, scapy::Frames};
 
-/// Pieces are named by case and number. `first`, `more` and `last` make fragments of one packet by hand.
+/// Fragments are named by case and number. `first`, `more` and `last` build fragments of one packet.
 const PIECES: &str = r#"
 from itertools import count
 ids = count(1000)
 def datagram(sport, dport, text):
-    # No sum over what is cut anyway, but IPv6 wants one: the one of the whole.
+    # Fragments have the checksum of the whole datagram, which IPv6 requires.
     return UDP(sport=sport, dport=dport) / Raw(text)
 def piece(version, ends, id, offset, more, bytes, protocol=17):
     source, destination = ends
@@ -35,9 +35,9 @@ for version, host, outside in (4, HOST, OUTSIDE), (6, HOST6, OUTSIDE6):
         case("reverse", (16, False, mine[16:]), (0, True, mine[:16]))
         case("alone", (16, False, mine[16:]))
         case("overlap", (0, True, mine[:16]), (8, True, b"overlap!" * 2), (24, False, mine[24:]))
-        # Linux takes what is there already for a repetition.
+        # Linux treats contained data as a retransmission.
         case("contained", (0, True, mine[:16]), (8, True, b"overlap!"), (16, False, mine[16:]))
-        # Two first ones, of which the second belongs to somebody else: neither speaks for the last piece.
+        # Two first fragments, the second with a foreign port: the last fragment matches neither.
         case("two first", (0, True, mine[:16]), (0, True, other[:16]), (16, False, mine[16:]))
         case("atomic", (0, False, mine))
         case("four bytes", (0, True, mine[:4]))
@@ -49,14 +49,14 @@ for version, host, outside in (4, HOST, OUTSIDE), (6, HOST6, OUTSIDE6):
 
 const TEXT: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWX";
 
-/// What becomes of a case.
+/// The expected outcome of a case.
 struct Case {
     name: &'static str,
-    /// Whether the datagram arrives: from outside at `a`, from outside at `b`, from `a` at outside.
+    /// Whether the datagram arrives: from outside at `a`, from outside at `b`, from `a` at the outside.
     arrives: [bool; 3],
-    /// The reason for which one piece from outside is left to the host.
+    /// The reason for which one fragment from outside is left to the host.
     left: Option<&'static str>,
-    /// The reason for which one piece from `a` is dropped.
+    /// The reason for which one fragment from `a` is dropped.
     dropped: Option<&'static str>,
 }
 
@@ -69,7 +69,7 @@ const fn case(
     Case { name, arrives, left, dropped }
 }
 
-/// The last one arrives, so whatever the others should not have brought is there when it is.
+/// The last case arrives, so anything that the others should not have delivered has arrived by then.
 const CASES: [Case; 11] = [
     case("in order", [true, false, true], None, None),
     case("tiny", [true, false, true], None, None),
@@ -90,7 +90,7 @@ fn fragment_of_any_shape_reaches_its_owner_or_none() {
     let sandbox = &world.sandbox;
     let frames = Frames::of(sandbox, PIECES);
     let receivers = [(A, A_PORT), (B, B_PORT), (Netns::Outside, HOST_PORT)]
-        .map(|(place, port)| world.receiver(place, port));
+        .map(|(netns, port)| world.receiver(netns, port));
     let from_outside = sandbox.inside(Netns::Outside, || PacketSocket::open("eth0"));
     let from_a = sandbox.inside(A, || PacketSocket::open("eth0"));
     let to_containers = || world.packets("a", "rx_outside") + world.packets("b", "rx_outside");
@@ -108,7 +108,7 @@ fn fragment_of_any_shape_reaches_its_owner_or_none() {
         [4, 6].into_iter().flat_map(|version| CASES.iter().map(move |case| (version, case)))
     {
         let what = format!("IPv{version}, {}", case.name);
-        // What a stack answers may be counted, too, so there may be more.
+        // Replies of a stack may be counted as well, so the counters may be higher.
         let (carried, others) = (to_containers(), left(case));
         let pieces = send_all(&from_outside, format!("in/{version}/{}/", case.name));
         let strays = u64::from(case.left.is_some());
@@ -123,15 +123,15 @@ fn fragment_of_any_shape_reaches_its_owner_or_none() {
             assert_eq!(buffer[..length], *TEXT, "{what}");
         }
     }
-    for (receiver, place) in receivers.iter().zip([A, B, Netns::Outside]) {
+    for (receiver, netns) in receivers.iter().zip([A, B, Netns::Outside]) {
         let mut buffer = [0; 256];
         let more =
             receiver.recv(&mut buffer).map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned());
-        assert!(more.is_err(), "{place:?} got {more:?}");
+        assert!(more.is_err(), "{netns:?} got {more:?}");
     }
 }
 
-/// Named by the path or the reason at the uplink, or at the host veth for what `a` sends.
+/// Named by the path or the reason, at the uplink or, for packets of `a`, at the host veth.
 const CHAINS: &str = r#"
 hop, options, routing = IPv6ExtHdrHopByHop(), IPv6ExtHdrDestOpt(), IPv6ExtHdrRouting()
 ah = AH(nh=17, payloadlen=4, spi=1, seq=1, icv=bytes(12), padding=b"")

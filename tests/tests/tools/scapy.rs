@@ -1,4 +1,4 @@
-//! Frames made by Scapy, which knows every header that this test suite does not want to know.
+//! Frames built by Scapy, which implements the headers that this test suite does not.
 
 use std::{
     collections::BTreeMap,
@@ -9,9 +9,10 @@ use std::{
 
 use portmap_tests::sandbox::{Netns, Sandbox};
 
-/// What every script starts with: addresses, and a function that gives a frame a name.
+/// Prologue of every script: addresses, and a function that names a frame.
 ///
-/// `out` makes a frame as outside sends it to the host, `own` one as a container sends it through its `eth0`.
+/// `out` builds a frame as the outside peer sends it to the host, `own` one as a container sends it through
+/// its `eth0`.
 const PRELUDE: &str = r#"
 import logging
 logging.getLogger("scapy").setLevel(logging.ERROR)
@@ -31,13 +32,13 @@ def own(packet):
     return Ether(src=HOST_MAC, dst=HOST_MAC) / packet
 "#;
 
-/// Frames by the names that a script gives them.
+/// Frames by the names that a script assigns.
 #[derive(Debug)]
 pub(crate) struct Frames(BTreeMap<String, Vec<u8>>);
 
 impl Frames {
-    /// The frames that a Python script makes. What it has made once is kept: Scapy takes ten seconds to start on an emulated
-    /// machine.
+    /// Returns the frames that a Python script builds. The result is cached, because Scapy takes ten
+    /// seconds to start on an emulated machine.
     pub(crate) fn of(sandbox: &Sandbox, script: &str) -> Self {
         let script = format!("{PRELUDE}{script}");
         let mut hasher = DefaultHasher::new();
@@ -45,7 +46,7 @@ impl Frames {
         let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("scapy-{:016x}", hasher.finish()));
         let text = fs::read_to_string(&kept).unwrap_or_else(|_none| {
             let text = run(sandbox, &script);
-            // Whole or not at all: another test may want the same.
+            // Written atomically, because another test may use the same cache.
             let file = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a file");
             fs::write(&file, &text).expect("written");
             file.persist(&kept).expect("kept");

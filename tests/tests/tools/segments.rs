@@ -1,4 +1,4 @@
-//! Segments that a program leaves to the kernel, which leaves them to the uplink.
+//! UDP GSO: segmentation is left to the kernel, and by the kernel to the uplink.
 
 use std::{
     io::IoSlice,
@@ -15,7 +15,7 @@ use portmap_tests::{
 
 use crate::{A, HOST_PORT, World};
 
-/// Bytes of a datagram, and how many of them are sent at once; the last one is shorter.
+/// Bytes per datagram, and datagrams per send; the last one is shorter.
 const SEGMENT: u16 = 1200;
 const DATAGRAMS: usize = 20;
 

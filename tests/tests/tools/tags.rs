@@ -1,4 +1,4 @@
-//! VLAN tags, and what only the host may say: ARP and neighbour discovery.
+//! VLAN tags, and the protocols that only the host may speak: ARP and neighbour discovery.
 
 use portmap_tests::{
     packet_socket::PacketSocket,
@@ -55,7 +55,8 @@ fn priority_tag_from_outside_is_accepted() {
     }
 }
 
-/// What names a foreign address, 10.0.0.77 or `2001:db8:0:1::77`, so that a capture tells it from the host's own.
+/// Contains a foreign address, 10.0.0.77 or `2001:db8:0:1::77`, which distinguishes it from the host's own
+/// in a capture.
 const CLAIMS: &str = r#"
 mac = "02:00:00:00:01:01"
 claimed, claimed6 = "10.0.0.77", "2001:db8:0:1::77"
@@ -88,13 +89,13 @@ fn neighbour_discovery_is_the_hosts_alone() {
     let sandbox = &world.sandbox;
     let frames = Frames::of(sandbox, CLAIMS);
     let captures =
-        [Netns::Outside, B].map(|place| Background::capture(sandbox, place, "arp or icmp6 or udp"));
+        [Netns::Outside, B].map(|netns| Background::capture(sandbox, netns, "arp or icmp6 or udp"));
     let a = sandbox.inside(A, || PacketSocket::open("eth0"));
     for (name, frame) in frames.iter() {
         let reason = name.split('/').next().expect("a reason");
         world.expect_drop(&a, name, frame, reason);
     }
-    // What is sent last is seen, and nothing that was sent before it.
+    // The last frame is captured, and none of the earlier ones.
     send_from(sandbox, A, A_PORT, (OUTSIDE, HOST_PORT));
     send_from(sandbox, A, A_PORT, (HOST, B_PORT));
     for capture in &captures {

@@ -1,4 +1,4 @@
-//! How a container's root could get around its limit.
+//! Attempts of root in a container to bypass its limit.
 
 use std::{net::UdpSocket, os::fd::AsRawFd as _, process::Stdio, thread};
 
@@ -19,7 +19,7 @@ fn limit_holds_without_the_containers_qdisc() {
     let sent = flood(&sandbox, A, (OUTSIDE, 9));
     let dropped = sandbox.dropped("a", "rate");
     assert!(dropped > sent / 2, "{dropped} of {sent} are dropped");
-    // Doctor says so, and an update puts the queue back.
+    // doctor reports it, and an update restores the qdisc.
     let output = sandbox.portmap(&["doctor"]);
     assert_eq!(output.status.code(), Some(7));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -27,7 +27,7 @@ fn limit_holds_without_the_containers_qdisc() {
     sandbox.ok(&["update", "a"]);
     sandbox.ok(&["doctor"]);
     assert!(sandbox.sh(A, "tc class show dev eth0").contains("rate 1Mbit"));
-    // So does a wider one of the container's own making.
+    // A wider qdisc of the container's own.
     sandbox.sh(A, "tc class change dev eth0 parent 1: classid 1:1 htb rate 10gbit");
     let before = sandbox.dropped("a", "rate");
     let sent = flood(&sandbox, A, (OUTSIDE, 9));
@@ -40,7 +40,7 @@ fn limit_holds_with_a_foreign_qdisc() {
     let sandbox = Sandbox::new();
     let daemon = daemon_with(&sandbox, &["--egress-rate-limit-per-container", "1GB"]);
     add(&sandbox, &[]);
-    // One that looks like ours but takes no other queue below its class.
+    // A qdisc like ours, whose class accepts no leaf.
     let entrench = "tc qdisc del dev eth0 root; tc qdisc add dev eth0 root handle 1: htb default 10; \
                     tc class add dev eth0 parent 1: classid 1:1 htb rate 10gbit; \
                     tc class add dev eth0 parent 1:1 classid 1:10 htb rate 10gbit";
@@ -56,7 +56,7 @@ fn limit_holds_with_a_foreign_qdisc() {
     daemon.stop();
     let _daemon = daemon_with(&sandbox, &["--egress-rate-limit-per-container", "1GB"]);
     expect("a start", "2048Kbit");
-    // One that is put back all the time changes nothing of what is held at the host.
+    // A qdisc that keeps returning does not change the enforcement on the host.
     let mut again = sandbox.command(A, "sh");
     let again = again.args(["-c", &format!("while :; do {entrench}; done")]).stderr(Stdio::null());
     let mut again = again.spawn().expect("a shell");
@@ -93,7 +93,7 @@ fn limit_holds_for_qdisc_bypass_sockets() {
         ..Frame::udp((HOST, 31000), (OUTSIDE, 9))
     };
     let bytes = frame.bytes();
-    // Two threads, so on machines with several CPUs their packets come at once.
+    // Two threads, so that packets arrive concurrently on machines with several CPUs.
     thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| (0..MANY / 2).for_each(|_| socket.send(&bytes)));
@@ -125,7 +125,8 @@ fn limit_holds_for_any_so_priority() {
         assert_eq!(set, 0, "root may");
         socket.send_to(b"urgent", (OUTSIDE, 8080)).expect("sent");
     };
-    // The handle of HTB means "past all classes" to it. The first packet may wait for a neighbour, hence the second.
+    // HTB treats its own handle as "direct". The first packet may wait for neighbour resolution, hence
+    // the second.
     for number in 1..=2 {
         send(0x1_0000);
         wait::until("the packet to be dropped", || counter(&sandbox, "a", "egress", "drops") == number);
