@@ -17,9 +17,9 @@ pub struct Frame {
     pub to_mac: [u8; 6],
     /// Source MAC address.
     pub from_mac: [u8; 6],
-    /// EtherType.
+    /// Ethernet type.
     pub ether_type: u16,
-    /// VLAN tag in front of the EtherType.
+    /// VLAN tag in front of the Ethernet type.
     pub vlan: Option<u16>,
     /// IP version.
     pub version: u8,

@@ -91,7 +91,7 @@ fn netlink_overrun_causes_full_resync() {
     daemon.resume();
     let has = |address: Ipv4Addr| sandbox.sh(A, "ip -4 address show dev eth0").contains(&address.to_string());
     wait::until("the new address", || has(first));
-    wait::until("a word of it", || daemon.log().contains("more to tell than there was room for"));
+    wait::until("the overrun to be logged", || daemon.log().contains("more to tell than there was room for"));
     // The daemon still receives events.
     readdress(&sandbox, first, second);
     wait::until("the next address", || has(second));
@@ -133,7 +133,7 @@ fn uplink_without_carrier_is_kept() {
     let doctor = sandbox.portmap(&["doctor"]);
     let found = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert_eq!(doctor.status.code(), Some(7), "{found}");
-    assert!(found.matches("PROBLEM").count() == 1 && found.contains("uplink has no carrier"), "{found}");
+    assert!(found.matches("PROBLEM").count() == 1 && found.contains("no carrier"), "{found}");
     let sent = *b"sent without a carrier";
     client.write_all(&sent).expect("it waits");
     // The outside peer loses its IPv6 addresses with it.
