@@ -8,14 +8,17 @@
 //! What is sent depends on the seed alone. `PORTMAP_WIRE_FRAMES` or `PORTMAP_WIRE_SECONDS` make it longer,
 //! `PORTMAP_WIRE_SEED` another one, and `PORTMAP_WIRE_BATCH` sends one batch only.
 
-mod entry;
 mod frames;
-mod judge;
+mod headers;
+mod oracle;
 #[path = "../../ebpf/src/orders.rs"]
 mod orders;
-mod reading;
+mod parser;
+mod probe;
+mod send_path;
 mod sockets;
-mod world;
+mod testbed;
+mod violations;
 
 use std::{
     collections::BTreeMap,
@@ -25,12 +28,7 @@ use std::{
 
 use portmap_tests::{faults::sample, random::Random};
 
-use crate::{
-    entry::{Entry, Shot},
-    frames::Theme,
-    judge::BATCH,
-    world::World,
-};
+use crate::{frames::Theme, oracle::BATCH, probe::Probe, send_path::SendPath, testbed::Testbed};
 
 /// Frames that are sent if nobody says otherwise, and with a limit.
 const FRAMES: usize = 20_000;
@@ -70,76 +68,76 @@ impl Plan {
     }
 
     /// What a batch is about, and its frames, which all come by one way.
-    fn batch(&self, batch: u64, ephemeral: (u16, u16), has_limit: bool) -> (Theme, Vec<Shot>) {
+    fn batch(&self, batch: u64, ephemeral: (u16, u16), has_limit: bool) -> (Theme, Vec<Probe>) {
         let mut random = Random::new(self.seed.wrapping_mul(1_000_003).wrapping_add(batch));
         let theme = if has_limit {
-            random.pick(&[Theme::Headers, Theme::Headers, Theme::Tiny, Theme::Any])
+            random.pick(&[Theme::ManyHeaders, Theme::ManyHeaders, Theme::TinySegments, Theme::Any])
         } else {
             random.pick(&[
                 Theme::Any,
                 Theme::Any,
                 Theme::Any,
                 Theme::Any,
-                Theme::Parts,
-                Theme::Moved,
-                Theme::Tiny,
+                Theme::Fragments,
+                Theme::MovedHeaders,
+                Theme::TinySegments,
             ])
         };
-        let entry = match theme {
+        let path = match theme {
             // Those that see most of what others do not.
-            Theme::Any => random.pick(&[&Entry::ALL[..], &[Entry::Program; 4]].concat()),
-            Theme::Parts | Theme::Moved => Entry::Program,
-            Theme::Tiny | Theme::Headers => random.pick(&[
-                Entry::Virtio { bypass: true },
-                Entry::Virtio { bypass: false },
-                Entry::Program,
+            Theme::Any => random.pick(&[&SendPath::ALL[..], &[SendPath::Program; 4]].concat()),
+            Theme::Fragments | Theme::MovedHeaders => SendPath::Program,
+            Theme::TinySegments | Theme::ManyHeaders => random.pick(&[
+                SendPath::Virtio { bypass: true },
+                SendPath::Virtio { bypass: false },
+                SendPath::Program,
             ]),
         };
         // Many large ones at once would be too much for the kernel's queue of what has come in.
-        let frames = if theme == Theme::Tiny { BATCH / 16 } else { BATCH };
-        let shots = (0..u16::try_from(frames).expect("few"))
+        let frames = if theme == Theme::TinySegments { BATCH / 16 } else { BATCH };
+        let probes = (0..u16::try_from(frames).expect("few"))
             .map(|index| {
                 let number = u32::try_from(batch % (1 << 20)).expect("small") * 64 + u32::from(index);
-                Shot::any(&mut random, theme, entry, index, number, ephemeral)
+                Probe::any(&mut random, theme, path, index, number, ephemeral)
             })
             .collect();
-        (theme, shots)
+        (theme, probes)
     }
 }
 
 /// Batches that are still sent after the first trouble, because others may be due to other faults.
 const MORE: u64 = 400;
 
-fn run(world: &mut World, plan: &Plan) {
+fn run(testbed: &mut Testbed, plan: &Plan) {
     let mut last = None;
     let mut passed = BTreeMap::<String, u64>::new();
     for batch in plan.batches() {
-        let (theme, shots) = plan.batch(batch, world.ephemeral, world.limit.is_some());
-        world.at = format!("PORTMAP_WIRE_SEED={} PORTMAP_WIRE_BATCH={batch}", plan.seed);
-        match world.fire(&shots) {
+        let (theme, probes) = plan.batch(batch, testbed.ephemeral, testbed.limit.is_some());
+        testbed.at = format!("PORTMAP_WIRE_SEED={} PORTMAP_WIRE_BATCH={batch}", plan.seed);
+        match testbed.send_batch(&probes) {
             Ok(packets) => {
-                for of in [format!("{theme:?}"), format!("{:?}", shots[0].entry)] {
+                for of in [format!("{theme:?}"), format!("{:?}", probes[0].path)] {
                     *passed.entry(of).or_default() += packets;
                 }
             }
-            Err(error) => panic!("{error}: {}", world.at),
+            Err(error) => panic!("{error}: {}", testbed.at),
         }
-        if last.is_none() && !world.troubles.is_empty() {
+        if last.is_none() && !testbed.violations.is_empty() {
             last = Some(batch + MORE);
         }
         if last == Some(batch) {
             break;
         }
     }
-    println!("{}", world.summary());
+    println!("{}", testbed.summary());
     assert!(
-        world.troubles.is_empty(),
+        testbed.violations.is_empty(),
         "to see a trouble again, put what is in front of it before `cargo test -p portmap-tests --test wire`:{}",
-        world.troubles.told()
+        testbed.violations.report()
     );
     // What is all dropped shows nothing of what is behind the drop. Headers that are moved, and crumbs, have to be.
-    let is_whole = plan.only.is_none() && world.limit.is_none() && plan.batches >= (FRAMES / BATCH) as u64;
-    let may_be_dropped = |of: &str| ["Moved", "Tiny"].contains(&of);
+    let is_whole = plan.only.is_none() && testbed.limit.is_none() && plan.batches >= (FRAMES / BATCH) as u64;
+    let may_be_dropped = |of: &str| ["MovedHeaders", "TinySegments"].contains(&of);
     let dropped: Vec<_> =
         passed.iter().filter(|(of, packets)| **packets == 0 && !may_be_dropped(of)).collect();
     assert!(!is_whole || dropped.is_empty(), "nothing passes: {dropped:?}");
@@ -148,11 +146,11 @@ fn run(world: &mut World, plan: &Plan) {
 #[test]
 fn wire_traffic_is_the_containers_own() {
     let plan = Plan::new(FRAMES);
-    run(&mut World::new(None), &plan);
+    run(&mut Testbed::new(None), &plan);
 }
 
 #[test]
 fn wire_traffic_stays_within_the_limit() {
     let plan = Plan::new(FRAMES_WITH_LIMIT);
-    run(&mut World::new(Some(LIMIT)), &plan);
+    run(&mut Testbed::new(Some(LIMIT)), &plan);
 }

@@ -62,7 +62,7 @@ impl Socket {
     }
 
     /// Sees every frame of an interface of the calling thread's namespace.
-    pub(crate) fn witness(interface: &str) -> Self {
+    pub(crate) fn capture(interface: &str) -> Self {
         let socket = Self::at(interface, EVERYTHING.to_be());
         socket.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER);
         socket.set(libc::SOL_PACKET, libc::PACKET_AUXDATA, 1);

@@ -1,7 +1,6 @@
 //! The host, its containers, the observers, and what becomes of a batch of frames there.
 
 use std::{
-    collections::BTreeMap,
     fs::File,
     io::{Read as _, Seek as _},
     thread,
@@ -25,11 +24,13 @@ use portmap_tests::{
 };
 
 use crate::{
-    entry::{self, Entries, LARGEST, Shot},
-    frames::{FIRST_PORT, HONEST_PORT, PATTERN},
-    judge::{At, Judge, MOST_SEGMENTS, number_of},
-    reading::{ETHERNET, WITH_PORTS, packet},
-    sockets::{Received, Socket},
+    frames::{FENCE_PORT, PATTERN},
+    oracle::{MAX_SEGMENTS, Oracle, Vantage},
+    parser::{ETHERNET, WITH_PORTS},
+    probe::Probe,
+    send_path::{self, MAX_FRAME, Senders},
+    sockets::Socket,
+    violations::{Violations, listed, report},
 };
 
 const A: Netns<'_> = Netns::Container("a");
@@ -38,12 +39,12 @@ const SLOT: u16 = 1;
 /// What may come too early for a limit, see `docs/shaping.md`: 128 KiB, and 50 ms; and one frame that came in time, with as
 /// many segments as it may have.
 const SLACK: u64 = 128 << 10;
-const LATE: Duration = Duration::from_millis(50);
-const ONE_MORE: u64 = (MOST_SEGMENTS * LARGEST) as u64;
+const MAX_QUEUE_DELAY: Duration = Duration::from_millis(50);
+const ONE_FRAME: u64 = (MAX_SEGMENTS * MAX_FRAME) as u64;
 /// Packets that the container's own stack may have sent meanwhile.
-const UNASKED: u64 = 4;
+const UNSOLICITED: u64 = 4;
 /// After this long a frame that shows the end is taken for lost, and sent again.
-const PATIENCE: Duration = Duration::from_millis(300);
+const FENCE_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// What the host has counted of the container.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,30 +61,30 @@ impl Counts {
     }
 
     /// Packets and bytes that went to where an observer is.
-    const fn at(&self, at: At) -> (u64, u64) {
+    const fn at(&self, at: Vantage) -> (u64, u64) {
         match at {
-            At::Outside => self.outside,
-            At::Host => self.host,
-            At::Other => self.container,
+            Vantage::Outside => self.outside,
+            Vantage::Host => self.host,
+            Vantage::Other => self.container,
         }
     }
 }
 
 /// An observer.
-struct Witness {
-    at: At,
+struct Observer {
+    at: Vantage,
     frames: Socket,
     /// Raw sockets, each with whether it is of IPv6.
     whole: Vec<(bool, Socket)>,
 }
 
 /// A host with a container that attacks, and everybody who watches.
-pub(crate) struct World {
+pub(crate) struct Testbed {
     _sandbox: Sandbox,
     _daemon: Daemon,
     maps: Maps,
-    entries: Entries,
-    witnesses: Vec<Witness>,
+    senders: Senders,
+    observers: Vec<Observer>,
     queues: Netlink,
     uplink: u32,
     /// Packets of the host's own that went by its queue before that had classes.
@@ -92,7 +93,7 @@ pub(crate) struct World {
     interfaces: File,
     /// Bytes that its queue believed to have sent when the last batch was over.
     charged: u64,
-    judge: Judge,
+    oracle: Oracle,
     pub(crate) ephemeral: (u16, u16),
     /// Bytes per second that the container may send, and its burst.
     pub(crate) limit: Option<(u64, u64)>,
@@ -103,40 +104,12 @@ pub(crate) struct World {
     sent: u64,
     refused: u64,
     seen: u64,
-    pub(crate) troubles: Troubles,
+    pub(crate) violations: Violations,
     /// Which batch is being sent, as those say who want to see it again.
     pub(crate) at: String,
 }
 
-/// What is wrong: the first of each kind.
-#[derive(Debug, Default)]
-pub(crate) struct Troubles(BTreeMap<String, String>);
-
-impl Troubles {
-    /// Notes a trouble, unless one was noted that differs in numbers only.
-    fn note(&mut self, trouble: &str, told: impl FnOnce() -> String) {
-        let mut kind: String = trouble.chars().take(60).filter(|letter| !letter.is_ascii_digit()).collect();
-        // Which address or port it is, is no difference.
-        for word in [" source", " destination", " port", " tag", " ICMP error"] {
-            if let Some(place) = kind.find(word) {
-                kind.truncate(place + word.len() + 5);
-            }
-        }
-        if self.0.len() < 24 {
-            self.0.entry(kind).or_insert_with(told);
-        }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(crate) fn told(&self) -> String {
-        self.0.values().flat_map(|trouble| ["\n\n", trouble]).collect()
-    }
-}
-
-impl World {
+impl Testbed {
     /// A world; with a limit of so many bytes per second on what the container sends.
     pub(crate) fn new(rate: Option<u64>) -> Self {
         let sandbox = Sandbox::new();
@@ -168,19 +141,19 @@ impl World {
             // Its root can do without it.
             sandbox.sh(A, "tc qdisc del dev eth0 root");
         }
-        sandbox.inside(Netns::Host, || entry::without_offloads("uplink"));
-        let entries = Entries::open(&sandbox, A);
-        let witness = |at, place, interface: &str| {
+        sandbox.inside(Netns::Host, || send_path::without_offloads("uplink"));
+        let senders = Senders::open(&sandbox, A);
+        let observer = |at, place, interface: &str| {
             sandbox.inside(place, || {
                 let raw = |is_ipv6| WITH_PORTS.map(|protocol| (is_ipv6, Socket::raw(is_ipv6, protocol)));
                 let whole = [false, true].into_iter().flat_map(raw).collect();
-                Witness { at, frames: Socket::witness(interface), whole }
+                Observer { at, frames: Socket::capture(interface), whole }
             })
         };
-        let witnesses = vec![
-            witness(At::Outside, Netns::Outside, "eth0"),
-            witness(At::Host, Netns::Host, "lo"),
-            witness(At::Other, Netns::Container("b"), "eth0"),
+        let observers = vec![
+            observer(Vantage::Outside, Netns::Outside, "eth0"),
+            observer(Vantage::Host, Netns::Host, "lo"),
+            observer(Vantage::Other, Netns::Container("b"), "eth0"),
         ];
         let (queues, uplink, interfaces) = sandbox.inside(Netns::Host, || {
             let index = nix::net::if_::if_nametoindex("uplink").expect("the interface exists");
@@ -189,18 +162,18 @@ impl World {
         });
         let maps = Maps::open(&Pins::new(sandbox.path("/sys/fs/bpf/portmap"))).expect("the daemon's maps");
         stay_on_this_cpu();
-        let mut world = Self {
+        let mut testbed = Self {
             _sandbox: sandbox,
             _daemon: daemon,
             maps,
-            entries,
-            witnesses,
+            senders,
+            observers,
             queues,
             uplink,
             early: 0,
             interfaces,
             charged: 0,
-            judge: Judge::new(ephemeral, block(&b)),
+            oracle: Oracle::new(ephemeral, block(&b)),
             ephemeral,
             limit,
             start: Instant::now(),
@@ -209,61 +182,64 @@ impl World {
             sent: 0,
             refused: 0,
             seen: 0,
-            troubles: Troubles::default(),
+            violations: Violations::default(),
             at: String::new(),
         };
-        let queues = world.queues();
+        let queues = testbed.queues();
         let packets = |kind: &str| {
             queues.iter().filter(|(name, _)| name == kind).map(|(_, packets)| packets).sum::<u64>()
         };
-        world.early = packets("htb").saturating_sub(packets("class 1:10"));
-        world
+        testbed.early = packets("htb").saturating_sub(packets("class 1:10"));
+        testbed
     }
 
     /// Sends a batch and judges what becomes of it; an error if the world is not as it was made. Returns how many of its
     /// packets have not been dropped, at least.
-    pub(crate) fn fire(&mut self, shots: &[Shot]) -> Result<u64, String> {
-        let (before, made) = (self.counts(), self.made());
-        self.judge.begin();
-        self.judge.expect(shots.iter().filter_map(|shot| shot.begins));
+    pub(crate) fn send_batch(&mut self, probes: &[Probe]) -> Result<u64, String> {
+        let (before, transmitted) = (self.counts(), self.transmitted());
+        self.oracle.begin();
+        self.oracle.expect(probes.iter().filter_map(|probe| probe.starts_datagram));
         let was_late = self.is_late;
-        let (mut least, mut most) = (0, Some(0));
-        for shot in shots {
+        let (mut min_count, mut max_count) = (0, Some(0));
+        for probe in probes {
             self.sent += 1;
-            if self.entries.send(shot).is_ok() {
-                least += shot.least;
-                most = most.zip(shot.most).map(|(most, more)| most + more);
+            if self.senders.send(probe).is_ok() {
+                min_count += probe.min_count;
+                max_count = max_count.zip(probe.max_count).map(|(max_count, more)| max_count + more);
             } else {
                 self.refused += 1;
             }
         }
         if self.limit.is_some() {
             // What shows the end would be dropped as well as anything else, so only the sum counts.
-            self.drain(shots, self.fences);
-            if let Some(trouble) = self.over_limit() {
-                self.troubles.note(&trouble, || format!("{}: {trouble}\nlast of:{}", self.at, listed(shots)));
+            self.drain(probes, self.fences);
+            if let Some(violation) = self.over_limit() {
+                self.violations
+                    .note(&violation, || format!("{}: {violation}\nlast of:{}", self.at, listed(probes)));
             }
             return Ok(0);
         }
-        let fences = self.look(shots)?;
-        least += 1;
-        most = most.map(|most| most + fences + UNASKED + if was_late { fences } else { 0 });
-        let (after, made) = (self.counts(), self.made() - made);
-        let is_whole = !shots.iter().any(Shot::is_cut);
-        let mut troubles = self.compare(&before, &after, least, most, is_whole);
+        let fences = self.wait_for_fence(probes)?;
+        min_count += 1;
+        max_count =
+            max_count.map(|max_count| max_count + fences + UNSOLICITED + if was_late { fences } else { 0 });
+        let (after, transmitted) = (self.counts(), self.transmitted() - transmitted);
+        let is_whole = !probes.iter().any(Probe::is_gso);
+        let mut violations = self.compare(&before, &after, min_count, max_count, is_whole);
         let whole = after.outside.0 - before.outside.0;
-        if made > whole.max(1) * MOST_SEGMENTS as u64 {
-            troubles.push(format!("{made} segments are made of {whole} frames"));
+        if transmitted > whole.max(1) * MAX_SEGMENTS as u64 {
+            violations.push(format!("{transmitted} segments are made of {whole} frames"));
         }
         // What the operator's queue takes a frame for is time in which nobody else sends.
         let charged = self.charged();
         let more = charged - self.charged;
         self.charged = charged;
-        if more > whole.max(1) * (MOST_SEGMENTS * LARGEST) as u64 {
-            troubles.push(format!("{whole} frames are taken for {more} bytes by the uplink's queue"));
+        if more > whole.max(1) * (MAX_SEGMENTS * MAX_FRAME) as u64 {
+            violations.push(format!("{whole} frames are taken for {more} bytes by the uplink's queue"));
         }
-        for trouble in troubles {
-            self.troubles.note(&trouble, || format!("{}: {trouble}\nof one of:{}", self.at, listed(shots)));
+        for violation in violations {
+            self.violations
+                .note(&violation, || format!("{}: {violation}\nof one of:{}", self.at, listed(probes)));
         }
         let left = |counts: &Counts| counts.total() - counts.dropped;
         Ok((left(&after) - left(&before)).saturating_sub(fences))
@@ -274,67 +250,69 @@ impl World {
         &self,
         before: &Counts,
         after: &Counts,
-        least: u64,
-        most: Option<u64>,
+        min_count: u64,
+        max_count: Option<u64>,
         is_whole: bool,
     ) -> Vec<String> {
-        let mut troubles = Vec::new();
+        let mut violations = Vec::new();
         let counted = after.total() - before.total();
         // What is over the limit is dropped, and counted, as well.
-        if counted < least || most.is_some_and(|most| counted > most) {
-            let range =
-                format!("{least} to {}", most.map_or("any number".to_owned(), |most| most.to_string()));
-            troubles.push(format!("{counted} packets are counted, of {range}: {before:?}, {after:?}"));
+        if counted < min_count || max_count.is_some_and(|max_count| counted > max_count) {
+            let range = format!(
+                "{min_count} to {}",
+                max_count.map_or("any number".to_owned(), |max_count| max_count.to_string())
+            );
+            violations.push(format!("{counted} packets are counted, of {range}: {before:?}, {after:?}"));
         }
-        for at in At::ALL {
-            let sum = self.judge.sums[at as usize];
+        for at in Vantage::ALL {
+            let sum = self.oracle.sums[at as usize];
             let ((packets, bytes), (packets_before, bytes_before)) = (after.at(at), before.at(at));
             let (packets, bytes) = (packets - packets_before, bytes - bytes_before);
             // What is cut later has more packets and headers than were counted.
-            let is_whole = at != At::Outside || is_whole;
+            let is_whole = at != Vantage::Outside || is_whole;
             if sum.payload > bytes || (is_whole && (sum.packets > packets || sum.bytes > bytes)) {
-                troubles.push(format!(
+                violations.push(format!(
                     "{at:?}: {packets} packets with {bytes} bytes are counted, and {sum:?} is seen"
                 ));
             }
         }
-        let marked = self.entries.marked();
+        let marked = self.senders.marked();
         if marked != 0 {
-            troubles.push(format!("{marked} packets leave with a mark"));
+            violations.push(format!("{marked} packets leave with a mark"));
         }
         let queues = self.queues();
         let packets =
             |kind: &str| queues.iter().find(|(name, _)| name == kind).map_or(0, |(_, packets)| *packets);
         // What has no class is in none of them. They are read after the queue itself.
         if packets("class 1:20") > 0 || packets("htb") > packets("class 1:10") + self.early {
-            troubles.push(format!("packets in classes that are the operator's to choose: {queues:?}"));
+            violations.push(format!("packets in classes that are the operator's to choose: {queues:?}"));
         }
-        troubles
+        violations
     }
 
     /// Says so if more has been seen than the limit allows.
     fn over_limit(&self) -> Option<String> {
         let (rate, burst) = self.limit?;
-        let time = self.start.elapsed() + LATE;
-        let allowed = u128::from(rate) * time.as_micros() / 1_000_000 + u128::from(burst + SLACK + ONE_MORE);
-        let total = self.judge.total;
+        let time = self.start.elapsed() + MAX_QUEUE_DELAY;
+        let allowed = u128::from(rate) * time.as_micros() / 1_000_000 + u128::from(burst + SLACK + ONE_FRAME);
+        let total = self.oracle.total;
         (u128::from(total) > allowed)
             .then(|| format!("{total} bytes in {time:?}, of which {allowed} are allowed"))
     }
 
     /// Looks at everything that arrives until a frame that was sent last has.
-    fn look(&mut self, shots: &[Shot]) -> Result<u64, String> {
-        let entry = shots[0].entry;
+    fn wait_for_fence(&mut self, probes: &[Probe]) -> Result<u64, String> {
+        let path = probes[0].path;
         let (mut fences, first) = (0, self.fences);
         let start = Instant::now();
         let mut sent = None::<Instant>;
         self.is_late = false;
         loop {
-            if sent.is_none_or(|sent| sent.elapsed() > PATIENCE) {
+            if sent.is_none_or(|sent| sent.elapsed() > FENCE_TIMEOUT) {
                 self.is_late = fences > 0;
                 self.fences += 1;
                 fences += 1;
-                match self.entries.send(&Shot::honest(entry, u32::MAX - self.fences)) {
+                match self.senders.send(&Probe::well_formed(path, u32::MAX - self.fences)) {
                     // A slow machine still has the batch before it.
                     Err(error) if !matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EAGAIN)) => {
                         return Err(format!("{error}"));
@@ -343,38 +321,38 @@ impl World {
                 }
                 sent = Some(Instant::now());
             }
-            if self.drain(shots, first) {
+            if self.drain(probes, first) {
                 // What came to the others was there before it.
-                self.drain(shots, first);
+                self.drain(probes, first);
                 return Ok(fences);
             }
             if start.elapsed() > wait::LIMIT {
-                return Err(format!("a frame without fault does not arrive by {entry:?}"));
+                return Err(format!("a frame without fault does not arrive by {path:?}"));
             }
             thread::sleep(Duration::from_micros(200));
         }
     }
 
     /// Judges all that has arrived; true if the frame is among it that shows the end.
-    fn drain(&mut self, shots: &[Shot], first: u32) -> bool {
+    fn drain(&mut self, probes: &[Probe], first: u32) -> bool {
         let mut buffer = vec![0; 1 << 17];
         let mut control = vec![0; 256];
         let mut is_over = false;
-        for Witness { at, frames, whole } in &self.witnesses {
+        for Observer { at, frames, whole } in &self.observers {
             while let Some(received) = frames.receive(&mut buffer, &mut control) {
                 self.seen += 1;
-                if let Err(trouble) = self.judge.frame(*at, &received) {
-                    self.troubles.note(&format!("{at:?}: {trouble}"), || {
-                        format!("{}: {}", self.at, told(*at, &received, &trouble, shots))
+                if let Err(violation) = self.oracle.frame(*at, &received) {
+                    self.violations.note(&format!("{at:?}: {violation}"), || {
+                        format!("{}: {}", self.at, report(*at, &received, &violation, probes))
                     });
                 }
                 is_over |= is_fence(&received.bytes, self.fences, self.fences - first);
             }
             for (is_ipv6, socket) in whole {
                 while let Some(received) = socket.receive(&mut buffer, &mut control) {
-                    if let Err(trouble) = self.judge.whole(*at, *is_ipv6, &received) {
-                        self.troubles.note(&format!("{at:?}: {trouble}"), || {
-                            format!("{}: {}", self.at, told(*at, &received, &trouble, shots))
+                    if let Err(violation) = self.oracle.whole(*at, *is_ipv6, &received) {
+                        self.violations.note(&format!("{at:?}: {violation}"), || {
+                            format!("{}: {}", self.at, report(*at, &received, &violation, probes))
                         });
                     }
                 }
@@ -396,7 +374,7 @@ impl World {
     }
 
     /// Packets that were made for the uplink, whether or not there was room for them at its other end.
-    fn made(&self) -> u64 {
+    fn transmitted(&self) -> u64 {
         let mut text = String::new();
         (&self.interfaces)
             .rewind()
@@ -449,28 +427,6 @@ fn is_fence(frame: &[u8], newest: u32, how_many: u32) -> bool {
         return false;
     };
     let number = number.first_chunk().map_or(0, |number| u32::from_be_bytes(*number));
-    u16::from_be_bytes([*p, *q]) == HONEST_PORT
+    u16::from_be_bytes([*p, *q]) == FENCE_PORT
         && (u32::MAX - newest..u32::MAX - newest + how_many).contains(&number)
-}
-
-/// What is wrong with what was seen, and with which frame that was sent.
-fn told(at: At, received: &Received, trouble: &str, shots: &[Shot]) -> String {
-    let bytes = &received.bytes;
-    let number =
-        number_of(bytes, shots[0].number).or_else(|| by_port(bytes).map(|index| shots[0].number + index));
-    let sent = number.and_then(|number| shots.iter().find(|shot| shot.number == number));
-    let sent = sent.map_or_else(|| listed(shots), |shot| format!("\n  {shot}"));
-    let shown = entry::hex(&bytes[..bytes.len().min(256)]);
-    format!("{at:?}: {trouble}: {} bytes: {shown}\nof:{sent}", bytes.len())
-}
-
-/// The place in its batch of what went to a port of its own.
-fn by_port(frame: &[u8]) -> Option<u32> {
-    let (header, rest) = frame.split_first_chunk::<ETHERNET>()?;
-    let (_, to) = packet(rest, header[12] == 0x86, false).ok()?.ports()?;
-    to.checked_sub(FIRST_PORT).map(u32::from)
-}
-
-fn listed(shots: &[Shot]) -> String {
-    shots.iter().flat_map(|shot| ["\n  ".to_owned(), shot.to_string()]).collect()
 }
