@@ -1,4 +1,4 @@
-//! Hostile frames: right in most of what they say, and wrong in some of it.
+//! Generator of hostile frames: valid in most fields, invalid in some.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -15,35 +15,35 @@ use crate::{
 /// Ports of the sending container and of another one.
 pub(crate) const OWN: std::ops::RangeInclusive<u16> = 31000..=31009;
 pub(crate) const OTHERS: std::ops::RangeInclusive<u16> = 31010..=31019;
-/// The first of the ports that frames go to, by which they are told apart wherever nothing else of them is left.
+/// First destination port. Each frame of a batch has its own, which identifies it when nothing else does.
 pub(crate) const FIRST_PORT: u16 = 9000;
-/// Where frames without fault go, and what the attacker's programs put into a tunnel.
+/// Destination ports of fences (well-formed frames), and of the tunnel that the attacker's programs add.
 pub(crate) const FENCE_PORT: u16 = 8999;
 pub(crate) const TUNNEL_PORT: u16 = 8998;
-/// What payloads are full of, with the frame's number behind it.
+/// Payload pattern, followed by the frame's number.
 pub(crate) const PATTERN: [u8; 4] = *b"wire";
-/// Fewer hops than any other packet starts with.
+/// Lower than the initial TTL of any other packet.
 const MAX_HOPS: usize = 60;
 const UDP: u8 = 17;
 
-/// A frame, and where its parts are.
+/// A frame, and the offsets of its parts.
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
     pub(crate) bytes: Vec<u8>,
-    /// Where what follows the IP headers begins.
+    /// Offset of the data after the IP headers.
     pub(crate) transport: usize,
     pub(crate) protocol: u8,
     pub(crate) is_ipv6: bool,
 }
 
-/// What a batch is mostly about.
+/// Emphasis of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Theme {
     /// Everything.
     Any,
-    /// Parts of datagrams, which are to be cut once more.
+    /// Fragments with segmentation offload.
     Fragments,
-    /// Headers that move after the kernel has looked at them.
+    /// Headers that move after the kernel has parsed them.
     MovedHeaders,
     /// Many small segments.
     TinySegments,
@@ -51,22 +51,22 @@ pub(crate) enum Theme {
     ManyHeaders,
 }
 
-/// What a frame is to be like.
+/// Requirements on a generated frame.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FrameSpec {
     pub(crate) theme: Theme,
-    /// Whether it is to be cut, and so can be larger than what the uplink carries.
+    /// Whether the frame has segmentation offload, and may exceed the uplink's MTU.
     pub(crate) is_large: bool,
 }
 
 impl FrameSpec {
-    /// Whether it is to be right where nothing else is asked for.
+    /// Whether fields outside the theme must be valid.
     fn is_right(self) -> bool {
         self.theme != Theme::Any
     }
 }
 
-/// A frame that is as it should be.
+/// Returns a well-formed frame.
 pub(crate) fn well_formed(number: u32) -> Vec<u8> {
     let mut udp = Vec::new();
     udp.extend(OWN.start().to_be_bytes());
@@ -81,7 +81,8 @@ pub(crate) fn well_formed(number: u32) -> Vec<u8> {
     bytes
 }
 
-/// A frame of any kind. `number` is its own, `index` its place in its batch, of which all have `datagrams` in common.
+/// Generates a frame. `number` identifies it, `index` is its position in the batch; frames of a batch share
+/// a few IP identifications.
 pub(crate) fn any(
     random: &mut Random,
     spec: FrameSpec,
@@ -120,7 +121,7 @@ pub(crate) fn any(
         _ => 0,
     };
     if fragment & 0x1fff != 0 && random.once_in(2) {
-        // What a later fragment begins with is no header, but may become one.
+        // A subsequent fragment starts with payload, which must not be read as a header.
         rest = payload;
     }
     let hops = u8::try_from(1 + random.below(MAX_HOPS)).expect("small");
@@ -261,7 +262,7 @@ fn destination_port(random: &mut Random, is_local: bool, index: u16) -> u16 {
     FIRST_PORT + index
 }
 
-/// The same four bytes and the frame's number, again and again.
+/// The pattern and the frame's number, repeated.
 fn payload(number: u32, length: usize) -> Vec<u8> {
     [PATTERN, number.to_be_bytes()].concat().into_iter().cycle().take(length).collect()
 }
@@ -311,7 +312,7 @@ fn transport(
     bytes
 }
 
-/// An echo, an error about a packet that goes the other way, or any other message.
+/// An echo message, an error about a packet in the reverse direction, or any other message.
 fn icmp(
     random: &mut Random,
     is_ipv6: bool,
@@ -370,7 +371,7 @@ fn fragment(random: &mut Random) -> u16 {
     }
 }
 
-/// The headers of a tunnel, IPv4 and UDP, as words of memory. What the kernel cuts gets its length and checksum anew.
+/// The IPv4 and UDP headers of a tunnel, as 32-bit words. Segmentation recomputes length and checksum.
 pub(crate) fn tunnel() -> [u32; 7] {
     let mut udp = OWN.start().to_be_bytes().to_vec();
     udp.extend(TUNNEL_PORT.to_be_bytes());

@@ -6,7 +6,7 @@ use portmap_tests::random::Random;
 
 use crate::frames::Theme;
 
-/// What a header says beside the truth.
+/// A deliberate fault in an IP header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum HeaderFault {
     #[default]
@@ -30,10 +30,10 @@ pub(crate) struct Header {
     pub(crate) hops: u8,
     pub(crate) protocol: u8,
     pub(crate) identification: u32,
-    /// Flags and offset, as in IPv4.
+    /// Flags and offset, in the format of IPv4.
     pub(crate) fragment: u16,
     pub(crate) fault: HeaderFault,
-    /// Options, or extension headers.
+    /// IPv4 options, or IPv6 extension headers.
     pub(crate) options: Vec<u8>,
 }
 
@@ -51,7 +51,8 @@ pub(crate) fn options(random: &mut Random, theme: Theme) -> Vec<u8> {
     options
 }
 
-/// The first header's number, and the headers, the last of which says what the header would have said.
+/// Returns the type of the first extension header, and the chain, whose last element has the protocol of
+/// `header`.
 pub(crate) fn extensions(random: &mut Random, header: &Header, theme: Theme) -> (u8, Vec<u8>) {
     let kinds = match theme {
         Theme::ManyHeaders => 1,
@@ -65,8 +66,8 @@ pub(crate) fn extensions(random: &mut Random, header: &Header, theme: Theme) -> 
         kinds.insert(random.below(kinds.len() + 1), 44);
     }
     let mut bytes = Vec::new();
-    for (place, kind) in kinds.iter().enumerate() {
-        bytes.push(kinds.get(place + 1).copied().unwrap_or(header.protocol));
+    for (index, kind) in kinds.iter().enumerate() {
+        bytes.push(kinds.get(index + 1).copied().unwrap_or(header.protocol));
         match kind {
             44 => {
                 bytes.push(0);
@@ -81,7 +82,7 @@ pub(crate) fn extensions(random: &mut Random, header: &Header, theme: Theme) -> 
                 let is_long = theme == Theme::ManyHeaders || random.once_in(4);
                 let units = if is_long { random.pick(&[20, 100, 160]) } else { 0 };
                 bytes.push(u8::try_from(units).expect("a byte"));
-                // Padding of this length at most.
+                // Padding options of at most 257 bytes each.
                 let mut left = 6 + 8 * units;
                 while left > 0 {
                     let part = left.min(257);

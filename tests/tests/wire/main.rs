@@ -1,13 +1,15 @@
-//! The wire oracle: whatever a container does, what is seen of it is its own.
+//! The wire oracle: all traffic of a container on the wire must be its own.
 //!
-//! A verdict is not what leaves the machine: the kernel cuts packets into segments, sums them up, tags them and puts them in
-//! queues when the programs are done. So frames come in by every way that a container's root has, with everything that
-//! can be said about a frame, and observers outside, at the host's stack and in another container look at what arrives
-//! there. They read it as receivers do, and share nothing with the programs.
+//! A verdict does not show what leaves the machine: after the programs the kernel segments, computes
+//! checksums, adds tags and queues. The test therefore injects frames through every send path available to
+//! root in a container, with all metadata that a frame can have. Observers outside, at the host's stack and
+//! in another container check what arrives. They parse it as receivers do, and share no code with the
+//! programs.
 //!
-//! What is sent depends on the seed alone. `PORTMAP_WIRE_FRAMES` or `PORTMAP_WIRE_SECONDS` make it longer,
-//! `PORTMAP_WIRE_SEED` another one, and `PORTMAP_WIRE_BATCH` sends one batch only.
+//! The frames depend on the seed alone. `PORTMAP_WIRE_FRAMES` or `PORTMAP_WIRE_SECONDS` set the length of a
+//! run, `PORTMAP_WIRE_SEED` the seed, and `PORTMAP_WIRE_BATCH` sends a single batch.
 
+mod counts;
 mod frames;
 mod headers;
 mod oracle;
@@ -30,7 +32,7 @@ use portmap_tests::{faults::sample, random::Random};
 
 use crate::{frames::Theme, oracle::BATCH, probe::Probe, send_path::SendPath, testbed::Testbed};
 
-/// Frames that are sent if nobody says otherwise, and with a limit.
+/// Default number of frames, without and with a limit.
 const FRAMES: usize = 20_000;
 const FRAMES_WITH_LIMIT: usize = 8_000;
 /// A limit that they exceed, in bytes per second.
@@ -40,7 +42,7 @@ fn number(variable: &str) -> Option<u64> {
     env::var(variable).ok().map(|text| text.parse().expect("a number"))
 }
 
-/// What is to be sent.
+/// The batches to send.
 struct Plan {
     seed: u64,
     only: Option<u64>,
@@ -57,7 +59,7 @@ impl Plan {
         Self { seed, only: number("PORTMAP_WIRE_BATCH"), batches: frames.div_ceil(BATCH as u64), ends }
     }
 
-    /// The numbers of the batches.
+    /// Returns the numbers of the batches.
     fn batches(&self) -> impl Iterator<Item = u64> {
         let first = self.only.unwrap_or_default();
         (first..).take_while(move |batch| match (self.only, self.ends) {
@@ -67,7 +69,7 @@ impl Plan {
         })
     }
 
-    /// What a batch is about, and its frames, which all come by one way.
+    /// Returns the theme of a batch and its probes, which all take one send path.
     fn batch(&self, batch: u64, ephemeral: (u16, u16), has_limit: bool) -> (Theme, Vec<Probe>) {
         let mut random = Random::new(self.seed.wrapping_mul(1_000_003).wrapping_add(batch));
         let theme = if has_limit {
@@ -84,7 +86,7 @@ impl Plan {
             ])
         };
         let path = match theme {
-            // Those that see most of what others do not.
+            // `Program` more often, because it detects most of what the other paths do not.
             Theme::Any => random.pick(&[&SendPath::ALL[..], &[SendPath::Program; 4]].concat()),
             Theme::Fragments | Theme::MovedHeaders => SendPath::Program,
             Theme::TinySegments | Theme::ManyHeaders => random.pick(&[
@@ -93,7 +95,7 @@ impl Plan {
                 SendPath::Program,
             ]),
         };
-        // Many large ones at once would be too much for the kernel's queue of what has come in.
+        // Fewer, because many large frames at once overflow the kernel's receive backlog.
         let frames = if theme == Theme::TinySegments { BATCH / 16 } else { BATCH };
         let probes = (0..u16::try_from(frames).expect("few"))
             .map(|index| {
@@ -105,7 +107,7 @@ impl Plan {
     }
 }
 
-/// Batches that are still sent after the first trouble, because others may be due to other faults.
+/// Batches that are still sent after the first violation, because others may have other causes.
 const MORE: u64 = 400;
 
 fn run(testbed: &mut Testbed, plan: &Plan) {
@@ -113,14 +115,14 @@ fn run(testbed: &mut Testbed, plan: &Plan) {
     let mut passed = BTreeMap::<String, u64>::new();
     for batch in plan.batches() {
         let (theme, probes) = plan.batch(batch, testbed.ephemeral, testbed.limit.is_some());
-        testbed.at = format!("PORTMAP_WIRE_SEED={} PORTMAP_WIRE_BATCH={batch}", plan.seed);
+        testbed.replay = format!("PORTMAP_WIRE_SEED={} PORTMAP_WIRE_BATCH={batch}", plan.seed);
         match testbed.send_batch(&probes) {
             Ok(packets) => {
                 for of in [format!("{theme:?}"), format!("{:?}", probes[0].path)] {
                     *passed.entry(of).or_default() += packets;
                 }
             }
-            Err(error) => panic!("{error}: {}", testbed.at),
+            Err(error) => panic!("{error}: {}", testbed.replay),
         }
         if last.is_none() && !testbed.violations.is_empty() {
             last = Some(batch + MORE);
@@ -132,10 +134,11 @@ fn run(testbed: &mut Testbed, plan: &Plan) {
     println!("{}", testbed.summary());
     assert!(
         testbed.violations.is_empty(),
-        "to see a trouble again, put what is in front of it before `cargo test -p portmap-tests --test wire`:{}",
+        "to replay a violation, put its variables before `cargo test -p portmap-tests --test wire`:{}",
         testbed.violations.report()
     );
-    // What is all dropped shows nothing of what is behind the drop. Headers that are moved, and crumbs, have to be.
+    // A batch that is dropped entirely tests nothing behind the drop. Only moved headers and tiny
+    // segments must be dropped.
     let is_whole = plan.only.is_none() && testbed.limit.is_none() && plan.batches >= (FRAMES / BATCH) as u64;
     let may_be_dropped = |of: &str| ["MovedHeaders", "TinySegments"].contains(&of);
     let dropped: Vec<_> =

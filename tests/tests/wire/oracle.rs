@@ -1,4 +1,4 @@
-//! What may be seen of a container, at each place where it is seen.
+//! The oracle: which packets of a container may be observed, by vantage point.
 
 use std::{collections::HashSet, net::IpAddr, ops::RangeInclusive};
 
@@ -11,12 +11,12 @@ use crate::{
     sockets::Received,
 };
 
-/// Segments that one frame may become.
+/// Maximum number of segments of one frame.
 pub(crate) const MAX_SEGMENTS: usize = 2048;
-/// Frames of a batch.
+/// Frames per batch.
 pub(crate) const BATCH: usize = 64;
 
-/// Where something is seen.
+/// A vantage point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Vantage {
     Outside,
@@ -28,7 +28,7 @@ impl Vantage {
     pub(crate) const ALL: [Self; 3] = [Self::Outside, Self::Host, Self::Other];
 }
 
-/// What has been seen of a container, and of one batch at one place.
+/// Totals of the observed packets of a container, for one batch and one vantage point.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Totals {
     pub(crate) packets: u64,
@@ -38,24 +38,24 @@ pub(crate) struct Totals {
     pub(crate) payload: u64,
 }
 
-/// Knows what is the container's.
+/// Checks that observed packets belong to the container.
 #[derive(Debug)]
 pub(crate) struct Oracle {
     ephemeral: RangeInclusive<u16>,
-    /// Those of the other one.
+    /// Ephemeral ports of the other container.
     others: RangeInclusive<u16>,
-    /// Datagrams whose first fragment was sent or seen, with a port of the container's.
+    /// Datagrams whose first fragment was sent or observed with an owned port.
     first_fragment: HashSet<Datagram>,
-    /// What this batch has become, by place.
+    /// Totals of this batch, by vantage point.
     pub(crate) sums: [Totals; 3],
-    /// What each frame of this batch has become outside.
+    /// Number of segments of each frame of this batch, observed outside.
     segments: [usize; BATCH],
-    /// All bytes of frames so far, at all places.
+    /// Bytes of all frames so far, at all vantage points.
     pub(crate) total: u64,
 }
 
 impl Oracle {
-    /// Knows of two containers' ephemeral ports, those of the one that is judged first.
+    /// Creates an oracle for the ephemeral ports of the attacker and of the other container.
     pub(crate) fn new(ephemeral: (u16, u16), others: (u16, u16)) -> Self {
         Self {
             ephemeral: ephemeral.0..=ephemeral.1,
@@ -67,8 +67,8 @@ impl Oracle {
         }
     }
 
-    /// Tells it of datagrams whose first fragments are sent, each with a port of the container's. They may pass, and be lost
-    /// behind that.
+    /// Registers datagrams whose first fragments are sent with an owned port. Such a fragment may pass
+    /// and then be lost.
     pub(crate) fn expect(&mut self, datagrams: impl Iterator<Item = Datagram>) {
         self.first_fragment.extend(datagrams);
     }
@@ -82,7 +82,7 @@ impl Oracle {
         OWN.contains(&port) || self.ephemeral.contains(&port)
     }
 
-    /// Judges a frame; an error says what is wrong with it.
+    /// Checks a frame; the error describes the violation.
     pub(crate) fn frame(&mut self, at: Vantage, frame: &Received) -> Result<(), String> {
         if frame.is_outgoing {
             return Ok(());
@@ -95,12 +95,12 @@ impl Oracle {
         let is_ipv6 = kind == 0x86dd;
         let is_ours = bytes.windows(PATTERN.len()).any(|part| part == PATTERN);
         let packet = match kind {
-            // The host's own.
+            // The host's own ARP.
             0x0806 if !is_ours => return Ok(()),
             0x0800 | 0x86dd => parser::packet(rest, is_ipv6, false)?,
             other => return Err(format!("ethertype {other:#x}")),
         };
-        // The others' own: neighbour discovery outside, and the host's answers, which all start with more hops.
+        // Neighbour discovery outside, and the host's replies, which have a higher TTL.
         let is_of_others =
             !is_ours && packet.protocol == ICMP6 && matches!(packet.rest, [130..=137 | 143, ..]);
         if is_of_others || (at != Vantage::Outside && packet.hops >= 64) {
@@ -164,7 +164,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// Whether what goes to a port is to be seen here.
+    /// Checks that packets to a port may be observed here.
     fn destination(&self, at: Vantage, port: u16) -> Result<(), String> {
         let is_others = OTHERS.contains(&port) || self.others.contains(&port);
         let is_right = match at {
@@ -212,35 +212,35 @@ impl Oracle {
         self.destination(at, from)
     }
 
-    /// Counts what becomes of each frame outside.
+    /// Counts the segments of each frame outside.
     fn segment(&mut self, at: Vantage, packet: &Packet<'_>) -> Result<(), String> {
         let to = packet.ports().map_or(0, |(_, to)| to);
-        let place = usize::from(to.wrapping_sub(FIRST_PORT));
+        let index = usize::from(to.wrapping_sub(FIRST_PORT));
         if at != Vantage::Outside
             || !packet.has_ports()
             || packet.part != FragmentPosition::Unfragmented
-            || place >= BATCH
+            || index >= BATCH
         {
             return Ok(());
         }
-        self.segments[place] += 1;
-        // It may have been sent twice.
-        if self.segments[place] > 2 * MAX_SEGMENTS {
+        self.segments[index] += 1;
+        // The frame may have been sent twice.
+        if self.segments[index] > 2 * MAX_SEGMENTS {
             return Err(format!("more than {MAX_SEGMENTS} segments of one frame"));
         }
         Ok(())
     }
 
-    /// Judges what a raw socket gets of a packet, with its header or without, when all fragments are there.
+    /// Checks data from a raw socket, with or without IP header, after reassembly.
     pub(crate) fn whole(&self, at: Vantage, is_ipv6: bool, received: &Received) -> Result<(), String> {
         let (from, port) = if is_ipv6 {
             let port = received.bytes.first_chunk().map(|port| u16::from_be_bytes(*port));
-            (received.from.ok_or("a packet of nobody")?, port)
+            (received.from.ok_or("a packet without a sender")?, port)
         } else {
             let packet = parser::packet(&received.bytes, false, false)?;
             (packet.source, packet.ports().map(|(from, _)| from))
         };
-        // To a receiver a length of 0 means what it says, and there is nothing that could be a port.
+        // A receiver takes a length of 0 literally, so there are no ports.
         if received.bytes.is_empty() {
             return Ok(());
         }
@@ -259,7 +259,7 @@ impl Oracle {
     }
 }
 
-/// Bytes of a packet without the headers that each segment has. What has been put into a tunnel has more of them.
+/// Bytes of a packet without the headers that each segment repeats. A tunnel adds more headers.
 fn payload(packet: &Packet<'_>) -> usize {
     if packet.ports().is_none_or(|(_, to)| to != TUNNEL_PORT) {
         return packet.payload();
@@ -280,8 +280,7 @@ fn is_group(address: IpAddr) -> bool {
     }
 }
 
-/// The number of the frame that some bytes are of, by what its payload is full of; if there is none, what is known by its
-/// port.
+/// The frame's number from the payload pattern, if it belongs to this batch.
 pub(crate) fn frame_number(bytes: &[u8], first: u32) -> Option<u32> {
     let after = bytes.windows(8).find(|part| part[..4] == PATTERN)?;
     let number = u32::from_be_bytes(after[4..].try_into().ok()?);

@@ -1,8 +1,8 @@
-//! Reading a frame as those who receive it do. It shares nothing with the programs that it judges.
+//! Parser of frames from the receiver's point of view. It shares no code with the programs under test.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Protocols whose headers begin with ports: TCP, UDP, DCCP, SCTP, UDP-Lite.
+/// Protocols whose headers start with ports: TCP, UDP, DCCP, SCTP, UDP-Lite.
 pub(crate) const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
 /// `IPPROTO_ICMP`, `IPPROTO_ICMPV6`, `IPPROTO_TCP`.
 pub(crate) const ICMP: u8 = 1;
@@ -12,7 +12,7 @@ pub(crate) const TCP: u8 = 6;
 /// Bytes of an Ethernet header.
 pub(crate) const ETHERNET: usize = 14;
 
-/// Which part of a datagram a packet is.
+/// Position of a packet in its datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FragmentPosition {
     Unfragmented,
@@ -20,10 +20,10 @@ pub(crate) enum FragmentPosition {
     Subsequent,
 }
 
-/// What a receiver knows a fragmented datagram by.
+/// The key by which a receiver reassembles a datagram.
 pub(crate) type Datagram = (IpAddr, IpAddr, u32, u8);
 
-/// A packet as its receiver reads it.
+/// A packet as its receiver parses it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Packet<'a> {
     pub(crate) source: IpAddr,
@@ -33,13 +33,13 @@ pub(crate) struct Packet<'a> {
     pub(crate) protocol: u8,
     pub(crate) part: FragmentPosition,
     pub(crate) identification: u32,
-    /// What follows the headers.
+    /// The data after the IP headers.
     pub(crate) rest: &'a [u8],
 }
 
 impl Packet<'_> {
     pub(crate) fn datagram(&self) -> Datagram {
-        // Receivers of IPv6 do not look at the protocol.
+        // IPv6 receivers ignore the protocol.
         let protocol = if self.source.is_ipv4() { self.protocol } else { 0 };
         (self.source, self.destination, self.identification, protocol)
     }
@@ -48,12 +48,12 @@ impl Packet<'_> {
         WITH_PORTS.contains(&self.protocol)
     }
 
-    /// Source and destination port, if they are there.
+    /// Source and destination port, if present.
     pub(crate) fn ports(&self) -> Option<(u16, u16)> {
         Some((half(self.rest, 0)?, half(self.rest, 2)?))
     }
 
-    /// Bytes that remain of it without the headers, however often those are repeated.
+    /// Payload bytes, without the transport header that each segment repeats.
     pub(crate) fn payload(&self) -> usize {
         let header = match (self.part, self.protocol) {
             (FragmentPosition::Subsequent, _) => 0,
@@ -68,7 +68,7 @@ fn half(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk().map(|half| u16::from_be_bytes(*half))
 }
 
-/// Reads an IP packet of a version. `is_embedded`: it may be cut off, whatever its length says.
+/// Parses an IP packet. With `is_embedded` it may be truncated, whatever its length field says.
 pub(crate) fn packet(bytes: &[u8], is_ipv6: bool, is_embedded: bool) -> Result<Packet<'_>, &'static str> {
     if is_ipv6 { ipv6(bytes, is_embedded) } else { ipv4(bytes, is_embedded) }
 }

@@ -16,30 +16,30 @@ use crate::{
     sockets::VIRTIO,
 };
 
-/// The address of the container's loopback device, by which its program knows whose frames they are.
+/// MAC address of the container's loopback device, which identifies the sender.
 const LO_MAC: [u8; 6] = [2, b'P', b'M', 0, 0, 1];
-/// One frame, and all that is said about it.
+/// A frame with its metadata.
 #[derive(Clone)]
 pub(crate) struct Probe {
     pub(crate) number: u32,
     pub(crate) path: SendPath,
     pub(crate) virtio: Option<[u8; VIRTIO]>,
     pub(crate) frame: Vec<u8>,
-    /// What the kernel takes it for; 0 if it is to find out.
+    /// Protocol of the socket address; 0 if the kernel must derive it.
     pub(crate) protocol: u16,
     pub(crate) mark: u32,
     pub(crate) priority: u32,
-    /// Bytes of segments that a socket asks for.
+    /// Segment size of a UDP GSO send, in bytes.
     pub(crate) segment: u16,
-    /// The datagram of which it is the first fragment, if it has a port of the container's.
+    /// The datagram of which the frame is the first fragment, if its port is owned.
     pub(crate) starts_datagram: Option<Datagram>,
-    /// How often it is to be counted: at least, and at most if that is known.
+    /// How often the host must count the frame: lower bound, and upper bound if known.
     pub(crate) min_count: u64,
     pub(crate) max_count: Option<u64>,
 }
 
 impl Probe {
-    /// A frame of a batch that comes in by `path`.
+    /// Generates a frame of a batch for a send path.
     pub(crate) fn any(
         random: &mut Random,
         theme: Theme,
@@ -96,12 +96,12 @@ impl Probe {
         probe
     }
 
-    /// Whether somebody is to cut it.
+    /// Whether the frame has segmentation offload.
     pub(crate) fn is_gso(&self) -> bool {
         self.virtio.is_some_and(|header| header[1] != 0) || self.path == SendPath::Datagrams
     }
 
-    /// A frame without fault by the same way.
+    /// Creates a well-formed frame for the same send path.
     pub(crate) fn well_formed(path: SendPath, number: u32) -> Self {
         let mut frame = frames::well_formed(number);
         let path = if matches!(path, SendPath::Program | SendPath::Pair) {
@@ -125,7 +125,7 @@ impl Probe {
         }
     }
 
-    /// Has a program do something to it.
+    /// Writes an instruction for the attacker's program into the frame.
     fn instruct(&mut self, random: &mut Random, frame: &Frame, theme: Theme, way: u8) {
         let (mut what, mut amount) = (way, 0);
         let decoy = decoy(frame.is_ipv6);
@@ -134,13 +134,15 @@ impl Probe {
             Theme::MovedHeaders => random.below(3),
             _ => 9,
         };
-        // What the container's own kernel sends on is not to be cut with headers elsewhere: Linux 6.12.117 reads outside of the
-        // packet then (`__dev_queue_xmit`), and ends before the host has seen anything.
+        // The container's own kernel must not segment a frame with moved headers: Linux 6.12.117
+        // then reads outside the packet (`__dev_queue_xmit`) and crashes before the frame reaches
+        // the host.
         let may_move = way == TO_PEER || !self.is_gso();
         match which {
             0..2 if !may_move => {}
             0..2 => {
-                // Headers in front, which are taken off again: what was found out about them is about others then.
+                // Front headers that the program removes: the kernel has parsed those, not
+                // the ones behind.
                 let room = 8 * random.pick(&[4_usize, 8, 64, 128, 180]);
                 (what, amount) =
                     (way | POP | random.pick(&[0, FIXED]), u8::try_from(room / 8).expect("small"));
@@ -148,7 +150,8 @@ impl Probe {
                 self.frame.splice(ETHERNET..ETHERNET, front);
             }
             2 => {
-                // Headers that the kernel has looked at; the real ones are put in front of them.
+                // Headers that the kernel has parsed; the program pushes the real ones in
+                // front of them.
                 let room = 8 * random.pick(&[1_usize, 16, 64, 160, 180]);
                 if let Some(rest) = self.frame.get(room + ETHERNET + DECOY + HEAD..) {
                     (what, amount) = (way | PUSH, u8::try_from(room / 8).expect("small"));
@@ -176,7 +179,8 @@ impl fmt::Display for Probe {
         let Self { number, path, virtio, frame, protocol, mark, priority, segment, .. } = self;
         write!(
             formatter,
-            "frame {number} by {path:?}, protocol {protocol:#x}, mark {mark:#x}, priority {priority:#x}, segment {segment}, virtio header {}, {} bytes: {}{}",
+            "frame {number} by {path:?}, protocol {protocol:#x}, mark {mark:#x}, \
+             priority {priority:#x}, segment {segment}, virtio header {}, {} bytes: {}{}",
             virtio.as_ref().map_or("none".to_owned(), |header| hex(header)),
             frame.len(),
             hex(&frame[..frame.len().min(SHOWN)]),
@@ -185,7 +189,7 @@ impl fmt::Display for Probe {
     }
 }
 
-/// The datagram of which a frame is the first fragment, if it has a port of the container's.
+/// Returns the datagram of which a frame is the first fragment, if its port is owned.
 fn first_fragment(frame: &Frame, ephemeral: (u16, u16)) -> Option<Datagram> {
     let rest = frame.bytes.get(ETHERNET..)?;
     let packet = parser::packet(rest, frame.is_ipv6, false).ok()?;
@@ -194,16 +198,16 @@ fn first_fragment(frame: &Frame, ephemeral: (u16, u16)) -> Option<Datagram> {
     (packet.part == FragmentPosition::First && may_pass).then(|| packet.datagram())
 }
 
-/// Bytes for people.
+/// Formats bytes as hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");
         text
     })
 }
 
-/// An IP header and a transport header, to be found in a frame by whoever looks for some.
+/// IP and transport headers that a parser may mistake for the frame's own.
 fn decoy(is_ipv6: bool) -> [u8; DECOY] {
     let mut bytes = [0; DECOY];
     if is_ipv6 {
@@ -222,13 +226,13 @@ fn decoy(is_ipv6: bool) -> [u8; DECOY] {
     bytes
 }
 
-/// A `struct virtio_net_hdr`: what suits the frame, or mostly that if the theme is everything.
+/// Returns a `struct virtio_net_hdr` that matches the frame; with the theme `Any`, only in most cases.
 fn virtio(random: &mut Random, frame: &Frame, theme: Theme, is_gso: bool) -> [u8; VIRTIO] {
     const NEEDS_CHECKSUM: u8 = 1;
     let is_any = theme == Theme::Any;
     let is_tcp = frame.protocol == TCP;
     let start = match theme {
-        // That of what is put in front of it.
+        // Of the headers in front.
         Theme::MovedHeaders => ETHERNET + if frame.is_ipv6 { 40 } else { 20 },
         _ => frame.transport,
     };
@@ -256,7 +260,8 @@ fn virtio(random: &mut Random, frame: &Frame, theme: Theme, is_gso: bool) -> [u8
     };
     let flags = match theme {
         Theme::Any if random.once_in(5) => random.pick(&[0, 2]),
-        // Of a first fragment nobody leaves it, and one that is dropped speaks for no others.
+        // No stack leaves the checksum of a first fragment to the device, and a dropped one does
+        // not admit the others.
         Theme::Fragments if !is_gso => 0,
         _ => NEEDS_CHECKSUM,
     };
@@ -267,8 +272,8 @@ fn virtio(random: &mut Random, frame: &Frame, theme: Theme, is_gso: bool) -> [u8
     let at = any(if is_tcp { 16 } else { 6 }, &[0, 1, 2, 4, 8, 12, 22, 30]);
     let mut bytes = [0; VIRTIO];
     bytes[..2].copy_from_slice(&[flags, if is_gso { kind } else { 0 }]);
-    for (place, field) in [length, size, from, at].into_iter().enumerate() {
-        bytes[2 + 2 * place..][..2].copy_from_slice(&field.to_ne_bytes());
+    for (index, field) in [length, size, from, at].into_iter().enumerate() {
+        bytes[2 + 2 * index..][..2].copy_from_slice(&field.to_ne_bytes());
     }
     bytes
 }

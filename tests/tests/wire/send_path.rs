@@ -1,4 +1,4 @@
-//! The ways by which a container's frames come to the host, and what is said about a frame beside its bytes.
+//! The send paths available to root in a container.
 
 use std::{io, net::UdpSocket, os::fd::AsRawFd as _};
 
@@ -21,31 +21,32 @@ use crate::{
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("BPF_OBJECTS"), "/hostile"));
 
-/// Marks: that of a program that is only asked, that of what is decided already, and one that means nothing.
+/// Marks: none, dry run, handled, and an arbitrary one.
 pub(crate) const MARKS: [u32; 4] = [0, 0x504d_3f3f, 0x504d_4c4f, 7];
-/// Priorities: a class of the operator's, and all classes' own number, which leads past them.
+/// Priorities: none, a class of the operator's, the qdisc's handle ("direct" in HTB), and an arbitrary one.
 pub(crate) const PRIORITIES: [u32; 4] = [0, 0x1_0020, 0x1_0000, 7];
-/// Where they are among the words of the attacker's programs.
+/// Index of the priorities in the map of the attacker's programs.
 pub(crate) const PRIORITIES_AT: u32 = 16;
-/// Bytes of the largest frame that the uplink carries.
+/// Bytes of the largest frame that fits the uplink's MTU.
 pub(crate) const MAX_FRAME: usize = ETHERNET + 1500;
 
-/// A way from a container to the host.
+/// A send path from a container to the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SendPath {
-    /// Frames, past the interface's queue or not.
+    /// A packet socket, through or past the qdisc.
     Packet { bypass: bool },
-    /// Frames with virtio headers: to be cut, and summed up, by others.
+    /// A packet socket with virtio headers: segmentation and checksum are left to the device.
     Virtio { bypass: bool },
     /// The same at the loopback device.
     Loopback,
-    /// A program that puts frames into the host's end of the pair, or sends them by `eth0`, uncut.
+    /// A program that redirects frames into the host's end of the pair, or out of `eth0`, without
+    /// segmentation.
     Program,
-    /// The same behind a pair of the container's own.
+    /// The same behind a veth pair of the container's own.
     Pair,
-    /// Packets with headers of their own, which the container's routes send.
+    /// A raw socket with IP headers of the sender (`IP_HDRINCL`), routed by the container.
     Headers,
-    /// Datagrams, which the kernel makes.
+    /// UDP datagrams of the container's own stack.
     Datagrams,
 }
 
@@ -67,7 +68,7 @@ impl SendPath {
     }
 }
 
-/// All ways of a container, open.
+/// Open sockets of all send paths.
 pub(crate) struct Senders {
     packet: [Socket; 2],
     virtio: [Socket; 2],
@@ -81,10 +82,10 @@ pub(crate) struct Senders {
 }
 
 impl Senders {
-    /// Opens them in the container at `place`, and makes what they need there.
-    pub(crate) fn open(sandbox: &Sandbox, place: Netns<'_>) -> Self {
+    /// Opens them in a container, and creates the interfaces that they need.
+    pub(crate) fn open(sandbox: &Sandbox, netns: Netns<'_>) -> Self {
         sandbox.sh(
-            place,
+            netns,
             "sysctl -qw net.ipv6.conf.default.disable_ipv6=1
              ip link add v0 type veth peer name v1
              ip link set v0 mtu 65000 arp off up; ip link set v1 mtu 65000 arp off up
@@ -106,14 +107,14 @@ impl Senders {
             let program: &mut SchedClassifier =
                 programs.program_mut(name).expect("it is there").try_into().expect("a classifier");
             program.load().expect("the kernel takes it");
-            // Only where the kernel has no TCX links; portmap's may be there already.
+            // Only without TCX; portmap may have created the qdisc already.
             let _ = tc::qdisc_add_clsact(interface);
             program.attach(interface, at).expect("root may");
         };
         sandbox.inside(Netns::Host, || {
             attach(&mut programs, "operators_witness", "uplink", TcAttachType::Egress);
         });
-        sandbox.inside(place, || {
+        sandbox.inside(netns, || {
             attach(&mut programs, "hostile_in", "v1", TcAttachType::Ingress);
             attach(&mut programs, "hostile_out", "v1", TcAttachType::Egress);
             let datagrams = ["0.0.0.0", "::"].map(|any| {
@@ -135,13 +136,13 @@ impl Senders {
         })
     }
 
-    /// Packets that have left by the uplink with a mark.
+    /// Number of packets that have left by the uplink with a mark.
     pub(crate) fn marked(&self) -> u32 {
         let words = self.programs.map("hostile_words").expect("it is there");
         Array::<_, u32>::try_from(words).and_then(|words| words.get(&MARKED, 0)).expect("a word")
     }
 
-    /// Sends a frame; an error if the kernel refuses.
+    /// Sends a frame; fails if the kernel refuses it.
     pub(crate) fn send(&self, probe: &Probe) -> io::Result<()> {
         let framed;
         let bytes = match &probe.virtio {
@@ -195,9 +196,10 @@ impl Senders {
     }
 }
 
-/// Has the kernel cut and sum up what leaves an interface of the calling thread's namespace, as where a card can do neither.
+/// Disables the offloads of an interface of the calling thread's namespace, so that the kernel segments and
+/// computes checksums before transmission.
 pub(crate) fn without_offloads(interface: &str) {
-    // This one is no feature that can be set.
+    // Not a feature that can be changed.
     let is_meant = |name: &str| name.starts_with("tx-") && !name.starts_with("tx-lockless");
     offloads::turn_off(interface, is_meant).expect("it is there");
 }

@@ -1,4 +1,4 @@
-//! The host, its containers, the observers, and what becomes of a batch of frames there.
+//! The testbed: a host, its containers and observers, and the accounting of a batch.
 
 use std::{
     fs::File,
@@ -16,7 +16,6 @@ use portmap::{
     kernel::{maps::Maps, netlink::Netlink, qdisc},
     paths::Pins,
 };
-use portmap_common::reason::Reason;
 use portmap_tests::{
     daemon::Daemon,
     sandbox::{Netns, Sandbox},
@@ -24,6 +23,7 @@ use portmap_tests::{
 };
 
 use crate::{
+    counts::Counts,
     frames::{FENCE_PORT, PATTERN},
     oracle::{MAX_SEGMENTS, Oracle, Vantage},
     parser::{ETHERNET, WITH_PORTS},
@@ -34,51 +34,27 @@ use crate::{
 };
 
 const A: Netns<'_> = Netns::Container("a");
-/// The slot of the container that attacks.
-const SLOT: u16 = 1;
-/// What may come too early for a limit, see `docs/shaping.md`: 128 KiB, and 50 ms; and one frame that came in time, with as
-/// many segments as it may have.
+/// The slot of the attacking container.
+pub(crate) const SLOT: u16 = 1;
+/// Tolerance of a limit, see `docs/shaping.md`: 128 KiB and 50 ms, plus one conforming frame with the
+/// maximum number of segments.
 const SLACK: u64 = 128 << 10;
 const MAX_QUEUE_DELAY: Duration = Duration::from_millis(50);
 const ONE_FRAME: u64 = (MAX_SEGMENTS * MAX_FRAME) as u64;
-/// Packets that the container's own stack may have sent meanwhile.
+/// Unsolicited packets of the container's own stack, per batch.
 const UNSOLICITED: u64 = 4;
-/// After this long a frame that shows the end is taken for lost, and sent again.
+/// A fence that has not arrived after this time is sent again.
 const FENCE_TIMEOUT: Duration = Duration::from_millis(300);
-
-/// What the host has counted of the container.
-#[derive(Clone, Copy, Debug, Default)]
-struct Counts {
-    outside: (u64, u64),
-    host: (u64, u64),
-    container: (u64, u64),
-    dropped: u64,
-}
-
-impl Counts {
-    fn total(&self) -> u64 {
-        self.outside.0 + self.host.0 + self.container.0 + self.dropped
-    }
-
-    /// Packets and bytes that went to where an observer is.
-    const fn at(&self, at: Vantage) -> (u64, u64) {
-        match at {
-            Vantage::Outside => self.outside,
-            Vantage::Host => self.host,
-            Vantage::Other => self.container,
-        }
-    }
-}
 
 /// An observer.
 struct Observer {
     at: Vantage,
     frames: Socket,
-    /// Raw sockets, each with whether it is of IPv6.
+    /// Raw sockets; the flag means IPv6.
     whole: Vec<(bool, Socket)>,
 }
 
-/// A host with a container that attacks, and everybody who watches.
+/// A host with an attacking container, and the observers.
 pub(crate) struct Testbed {
     _sandbox: Sandbox,
     _daemon: Daemon,
@@ -87,30 +63,30 @@ pub(crate) struct Testbed {
     observers: Vec<Observer>,
     queues: Netlink,
     uplink: u32,
-    /// Packets of the host's own that went by its queue before that had classes.
+    /// Packets in the host's qdisc from before it had classes.
     early: u64,
-    /// The host's interfaces with their counters.
+    /// `/proc/net/dev` of the host.
     interfaces: File,
-    /// Bytes that its queue believed to have sent when the last batch was over.
+    /// Bytes that the uplink's qdisc had accounted after the previous batch.
     charged: u64,
     oracle: Oracle,
     pub(crate) ephemeral: (u16, u16),
-    /// Bytes per second that the container may send, and its burst.
+    /// The container's rate in bytes per second, and its burst.
     pub(crate) limit: Option<(u64, u64)>,
     start: Instant,
     fences: u32,
-    /// Whether a frame that shows an end may be under way still.
+    /// Whether a fence of the previous batch may still arrive.
     is_late: bool,
     sent: u64,
     refused: u64,
     seen: u64,
     pub(crate) violations: Violations,
-    /// Which batch is being sent, as those say who want to see it again.
-    pub(crate) at: String,
+    /// The environment variables that replay the present batch.
+    pub(crate) replay: String,
 }
 
 impl Testbed {
-    /// A world; with a limit of so many bytes per second on what the container sends.
+    /// Creates a testbed, optionally with a limit on the container's sending in bytes per second.
     pub(crate) fn new(rate: Option<u64>) -> Self {
         let sandbox = Sandbox::new();
         let daemon = sandbox.daemon();
@@ -125,7 +101,8 @@ impl Testbed {
         let ephemeral = block(&a);
         assert_eq!(a["slot"], SLOT);
         let limit = rate.map(|rate| (rate, a["egress"]["burst"].as_u64().expect("a number")));
-        // Nobody has to be asked for an address, and the operator has classes of his own.
+        // Static neighbours, so that no resolution is needed; and a qdisc of the operator with two
+        // classes.
         sandbox.sh(
             Netns::Host,
             "ip neigh replace 10.0.0.2 lladdr 02:00:00:00:01:02 dev uplink nud permanent
@@ -135,16 +112,16 @@ impl Testbed {
                tc class add dev uplink parent 1: classid 1:$c htb rate 30gbit burst 20mb cburst 20mb quantum 60000
              done",
         );
-        // Outside takes what is larger than the uplink's MTU, or nobody would see it.
+        // The outside accepts frames above the uplink's MTU, because the oracle must observe them.
         sandbox.sh(Netns::Outside, "ip link set eth0 mtu 65000");
         if rate.is_some() {
-            // Its root can do without it.
+            // Root in the container can delete its qdisc.
             sandbox.sh(A, "tc qdisc del dev eth0 root");
         }
         sandbox.inside(Netns::Host, || send_path::without_offloads("uplink"));
         let senders = Senders::open(&sandbox, A);
-        let observer = |at, place, interface: &str| {
-            sandbox.inside(place, || {
+        let observer = |at, netns, interface: &str| {
+            sandbox.inside(netns, || {
                 let raw = |is_ipv6| WITH_PORTS.map(|protocol| (is_ipv6, Socket::raw(is_ipv6, protocol)));
                 let whole = [false, true].into_iter().flat_map(raw).collect();
                 Observer { at, frames: Socket::capture(interface), whole }
@@ -183,7 +160,7 @@ impl Testbed {
             refused: 0,
             seen: 0,
             violations: Violations::default(),
-            at: String::new(),
+            replay: String::new(),
         };
         let queues = testbed.queues();
         let packets = |kind: &str| {
@@ -193,8 +170,8 @@ impl Testbed {
         testbed
     }
 
-    /// Sends a batch and judges what becomes of it; an error if the world is not as it was made. Returns how many of its
-    /// packets have not been dropped, at least.
+    /// Sends a batch and checks its outcome. Fails if the testbed does not work. Returns a lower bound
+    /// on the number of packets that were not dropped.
     pub(crate) fn send_batch(&mut self, probes: &[Probe]) -> Result<u64, String> {
         let (before, transmitted) = (self.counts(), self.transmitted());
         self.oracle.begin();
@@ -211,11 +188,11 @@ impl Testbed {
             }
         }
         if self.limit.is_some() {
-            // What shows the end would be dropped as well as anything else, so only the sum counts.
+            // A fence would be policed like any other frame, so only the total is checked.
             self.drain(probes, self.fences);
             if let Some(violation) = self.over_limit() {
                 self.violations
-                    .note(&violation, || format!("{}: {violation}\nlast of:{}", self.at, listed(probes)));
+                    .note(&violation, || format!("{}: {violation}\nlast of:{}", self.replay, listed(probes)));
             }
             return Ok(0);
         }
@@ -230,7 +207,7 @@ impl Testbed {
         if transmitted > whole.max(1) * MAX_SEGMENTS as u64 {
             violations.push(format!("{transmitted} segments are made of {whole} frames"));
         }
-        // What the operator's queue takes a frame for is time in which nobody else sends.
+        // The bytes that the operator's qdisc accounts for a frame delay all others.
         let charged = self.charged();
         let more = charged - self.charged;
         self.charged = charged;
@@ -239,13 +216,13 @@ impl Testbed {
         }
         for violation in violations {
             self.violations
-                .note(&violation, || format!("{}: {violation}\nof one of:{}", self.at, listed(probes)));
+                .note(&violation, || format!("{}: {violation}\nof one of:{}", self.replay, listed(probes)));
         }
         let left = |counts: &Counts| counts.total() - counts.dropped;
         Ok((left(&after) - left(&before)).saturating_sub(fences))
     }
 
-    /// What the host has counted, compared with what was sent and with what was seen.
+    /// Compares the host's counters with the sent and the observed packets.
     fn compare(
         &self,
         before: &Counts,
@@ -256,7 +233,7 @@ impl Testbed {
     ) -> Vec<String> {
         let mut violations = Vec::new();
         let counted = after.total() - before.total();
-        // What is over the limit is dropped, and counted, as well.
+        // Excess traffic is dropped, and counted as well.
         if counted < min_count || max_count.is_some_and(|max_count| counted > max_count) {
             let range = format!(
                 "{min_count} to {}",
@@ -268,7 +245,7 @@ impl Testbed {
             let sum = self.oracle.sums[at as usize];
             let ((packets, bytes), (packets_before, bytes_before)) = (after.at(at), before.at(at));
             let (packets, bytes) = (packets - packets_before, bytes - bytes_before);
-            // What is cut later has more packets and headers than were counted.
+            // Segmentation after the check produces more packets and headers than were counted.
             let is_whole = at != Vantage::Outside || is_whole;
             if sum.payload > bytes || (is_whole && (sum.packets > packets || sum.bytes > bytes)) {
                 violations.push(format!(
@@ -283,14 +260,14 @@ impl Testbed {
         let queues = self.queues();
         let packets =
             |kind: &str| queues.iter().find(|(name, _)| name == kind).map_or(0, |(_, packets)| *packets);
-        // What has no class is in none of them. They are read after the queue itself.
+        // Unclassified packets are in no class. The classes are read after the qdisc.
         if packets("class 1:20") > 0 || packets("htb") > packets("class 1:10") + self.early {
             violations.push(format!("packets in classes that are the operator's to choose: {queues:?}"));
         }
         violations
     }
 
-    /// Says so if more has been seen than the limit allows.
+    /// Returns a violation if the observed bytes exceed the limit.
     fn over_limit(&self) -> Option<String> {
         let (rate, burst) = self.limit?;
         let time = self.start.elapsed() + MAX_QUEUE_DELAY;
@@ -300,7 +277,7 @@ impl Testbed {
             .then(|| format!("{total} bytes in {time:?}, of which {allowed} are allowed"))
     }
 
-    /// Looks at everything that arrives until a frame that was sent last has.
+    /// Checks all observed packets until a fence, sent after the batch, has arrived.
     fn wait_for_fence(&mut self, probes: &[Probe]) -> Result<u64, String> {
         let path = probes[0].path;
         let (mut fences, first) = (0, self.fences);
@@ -313,7 +290,7 @@ impl Testbed {
                 self.fences += 1;
                 fences += 1;
                 match self.senders.send(&Probe::well_formed(path, u32::MAX - self.fences)) {
-                    // A slow machine still has the batch before it.
+                    // A slow machine still has the batch in its queues.
                     Err(error) if !matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EAGAIN)) => {
                         return Err(format!("{error}"));
                     }
@@ -322,18 +299,18 @@ impl Testbed {
                 sent = Some(Instant::now());
             }
             if self.drain(probes, first) {
-                // What came to the others was there before it.
+                // Packets at the other vantage points have arrived before it.
                 self.drain(probes, first);
                 return Ok(fences);
             }
             if start.elapsed() > wait::LIMIT {
-                return Err(format!("a frame without fault does not arrive by {path:?}"));
+                return Err(format!("a well-formed frame does not arrive by {path:?}"));
             }
             thread::sleep(Duration::from_micros(200));
         }
     }
 
-    /// Judges all that has arrived; true if the frame is among it that shows the end.
+    /// Checks all packets that have arrived. Returns whether the fence is among them.
     fn drain(&mut self, probes: &[Probe], first: u32) -> bool {
         let mut buffer = vec![0; 1 << 17];
         let mut control = vec![0; 256];
@@ -343,7 +320,7 @@ impl Testbed {
                 self.seen += 1;
                 if let Err(violation) = self.oracle.frame(*at, &received) {
                     self.violations.note(&format!("{at:?}: {violation}"), || {
-                        format!("{}: {}", self.at, report(*at, &received, &violation, probes))
+                        format!("{}: {}", self.replay, report(*at, &received, &violation, probes))
                     });
                 }
                 is_over |= is_fence(&received.bytes, self.fences, self.fences - first);
@@ -352,7 +329,7 @@ impl Testbed {
                 while let Some(received) = socket.receive(&mut buffer, &mut control) {
                     if let Err(violation) = self.oracle.whole(*at, *is_ipv6, &received) {
                         self.violations.note(&format!("{at:?}: {violation}"), || {
-                            format!("{}: {}", self.at, report(*at, &received, &violation, probes))
+                            format!("{}: {}", self.replay, report(*at, &received, &violation, probes))
                         });
                     }
                 }
@@ -362,18 +339,10 @@ impl Testbed {
     }
 
     fn counts(&self) -> Counts {
-        let counters = self.maps.counters(SLOT).expect("a map");
-        let drops = self.maps.drops(SLOT).expect("a map").tx;
-        let pair = |tally: portmap_common::counters::Tally| (tally.packets, tally.bytes);
-        Counts {
-            outside: pair(counters.tx_outside),
-            host: pair(counters.tx_host),
-            container: pair(counters.tx_container),
-            dropped: Reason::ALL.iter().map(|reason| drops.get(*reason)).sum(),
-        }
+        Counts::read(&self.maps)
     }
 
-    /// Packets that were made for the uplink, whether or not there was room for them at its other end.
+    /// Packets that were transmitted on the uplink, including those that its peer had no room for.
     fn transmitted(&self) -> u64 {
         let mut text = String::new();
         (&self.interfaces)
@@ -384,17 +353,17 @@ impl Testbed {
             text.lines().find_map(|line| line.trim().strip_prefix("uplink:")).expect("the interface exists");
         let counters: Vec<u64> =
             line.split_whitespace().map(|word| word.parse().expect("a number")).collect();
-        // Sent, and dropped while they were sent.
+        // Transmitted, and dropped during transmission.
         counters[9] + counters[11]
     }
 
-    /// Bytes that the uplink's queue believes to have sent.
+    /// Bytes that the uplink's qdisc has accounted.
     fn charged(&self) -> u64 {
         let stats = qdisc::stats_of(&self.queues, self.uplink).expect("the kernel tells");
         stats.iter().find(|stats| stats.kind == "htb").map_or(0, |stats| stats.bytes)
     }
 
-    /// Packets in the uplink's queue and in each of its classes.
+    /// Packets in the uplink's qdisc and in each of its classes.
     fn queues(&self) -> Vec<(String, u64)> {
         let stats = qdisc::stats_of(&self.queues, self.uplink).expect("the kernel tells");
         stats.into_iter().map(|stats| (stats.kind, stats.packets)).collect()
@@ -412,14 +381,14 @@ impl Testbed {
     }
 }
 
-/// Keeps the calling thread where it is, so that what it sends comes in the order in which it was sent.
+/// Pins the calling thread to its CPU, so that its packets stay in order.
 fn stay_on_this_cpu() {
     let mut cpus = CpuSet::new();
     cpus.set(sched_getcpu().expect("a CPU")).expect("a CPU");
     sched_setaffinity(Pid::from_raw(0), &cpus).expect("a thread may");
 }
 
-/// Whether a frame is one of the last so many that show an end, the newest of which has the number of all.
+/// Whether a frame is one of the most recent fences.
 fn is_fence(frame: &[u8], newest: u32, how_many: u32) -> bool {
     let Some(udp) = frame.get(ETHERNET + 20..) else { return false };
     let [_, _, p, q, _, _, _, _, payload @ ..] = udp else { return false };

@@ -10,18 +10,18 @@ use crate::{
     sockets::Received,
 };
 
-/// What is wrong: the first of each kind.
+/// Violations: the first of each kind.
 #[derive(Debug, Default)]
 pub(crate) struct Violations(BTreeMap<String, String>);
 
 impl Violations {
-    /// Notes a trouble, unless one was noted that differs in numbers only.
+    /// Records a violation, unless a recorded one differs in numbers only.
     pub(crate) fn note(&mut self, violation: &str, report: impl FnOnce() -> String) {
         let mut kind: String = violation.chars().take(60).filter(|letter| !letter.is_ascii_digit()).collect();
-        // Which address or port it is, is no difference.
+        // Different addresses and ports are the same kind.
         for word in [" source", " destination", " port", " tag", " ICMP error"] {
-            if let Some(place) = kind.find(word) {
-                kind.truncate(place + word.len() + 5);
+            if let Some(index) = kind.find(word) {
+                kind.truncate(index + word.len() + 5);
             }
         }
         if self.0.len() < 24 {
@@ -38,7 +38,7 @@ impl Violations {
     }
 }
 
-/// What is wrong with what was seen, and with which frame that was sent.
+/// Describes a violation with the observed data and the probe that it belongs to.
 pub(crate) fn report(at: Vantage, received: &Received, violation: &str, probes: &[Probe]) -> String {
     let bytes = &received.bytes;
     let number = frame_number(bytes, probes[0].number)
@@ -49,7 +49,7 @@ pub(crate) fn report(at: Vantage, received: &Received, violation: &str, probes: 
     format!("{at:?}: {violation}: {} bytes: {shown}\nof:{sent}", bytes.len())
 }
 
-/// The place in its batch of what went to a port of its own.
+/// The index in its batch of a frame with a destination port of its own.
 fn by_port(frame: &[u8]) -> Option<u32> {
     let (header, rest) = frame.split_first_chunk::<ETHERNET>()?;
     let (_, to) = packet(rest, header[12] == 0x86, false).ok()?.ports()?;
