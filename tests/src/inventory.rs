@@ -17,9 +17,13 @@ pub struct Inventory(Vec<String>);
 const SNAPSHOT: &str = r"
 while ip -6 address show tentative | grep -q inet6; do sleep 0.02; done
 ip -o link | sed 's/state .*//'; ip -o address; ip route show table all; ip -6 route show table all; tc qdisc
-for d in lo uplink; do tc filter show dev $d ingress 2>/dev/null | sed 's/ (rule hit .*//; s/ id [0-9]* / /' || true; done
+for d in lo uplink; do
+  tc filter show dev $d ingress 2>/dev/null | sed 's/ (rule hit .*//; s/ id [0-9]* / /' || true
+done
 ls /run/netns; find /sys/fs/bpf /run/portmap 2>/dev/null | grep -v -e debug -e portmapd.sock || true
-for m in /sys/fs/bpf/portmap/v*/maps/pm_guarded; do test -e $m && bpftool map dump pinned $m | grep -c slot || true; done
+for m in /sys/fs/bpf/portmap/v*/maps/pm_guarded; do
+  test -e $m && bpftool map dump pinned $m | grep -c slot || true
+done
 cut -d' ' -f2- /proc/mounts | grep -E '^(/run|/sys/fs/bpf)(/| )'
 cd /proc/sys/net/ipv4; grep . conf/*/accept_local conf/*/route_localnet conf/*/rp_filter ip_local_reserved_ports
 ";

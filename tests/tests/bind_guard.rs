@@ -142,7 +142,10 @@ fn bind_guard_allows_own_ports_only() {
 
     // A daemon without the flag removes the guard, even one whose replacement was interrupted by a
     // kill.
-    sandbox.sh(Netns::Host, "cd /sys/fs/bpf/portmap/v*/; mv links/pm_bind4 links/pm_bind4_new; mv progs/pm_bind6 progs/pm_bind6_new");
+    sandbox.sh(
+        Netns::Host,
+        "cd /sys/fs/bpf/portmap/v*/; for f in links/pm_bind4 progs/pm_bind6; do mv $f ${f}_new; done",
+    );
     assert!(!can_bind(&sandbox, A, 8080));
     let daemon = sandbox.daemon();
     assert!(can_bind(&sandbox, A, 8080));

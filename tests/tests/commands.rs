@@ -274,7 +274,11 @@ fn host_listener_is_named_with_its_process() {
     // Inside the sandbox's pid namespace, so that the daemon can find the process's name.
     let mut inside = sandbox
         .command(Netns::Host, "sh")
-        .args(["-c", "exec python3 -c 'import socket,time; s=socket.socket(); s.bind((\"\",31008)); s.listen(); time.sleep(600)'"])
+        .args([
+            "-c",
+            "exec python3 -c 'import socket,time; s=socket.socket(); \
+            s.bind((\"\",31008)); s.listen(); time.sleep(600)'",
+        ])
         .spawn()
         .expect("a shell");
     wait::until("the socket", || sandbox.sh(Netns::Host, "cat /proc/net/tcp").contains(":7920 "));

@@ -301,7 +301,8 @@ fn explain_detects_a_disagreeing_program() {
     sandbox.sh(
         Netns::Host,
         &format!(
-            "cd {directory}; rm pm_uplink_in; id=$(bpftool prog show | sed -n 's/^\\([0-9]*\\): sched_cls .*pm_dropped.*/\\1/p' | tail -1); \
+            "cd {directory}; rm pm_uplink_in; id=$(bpftool prog show | \
+             sed -n 's/^\\([0-9]*\\): sched_cls .*pm_dropped.*/\\1/p' | tail -1); \
              bpftool prog pin id \"$id\" {directory}/pm_uplink_in"
         ),
     );

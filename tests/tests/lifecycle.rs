@@ -135,7 +135,8 @@ fn netns_existing_one_is_restored_by_delete() {
     sandbox.sh(Netns::Host, "ip -n theirs link del eth0");
     // The loopback device keeps its new MAC address, because the kernel does not accept an all-zero
     // one.
-    let look = "ip -o link | sed 's/link.loopback [^ ]*//'; ip -o address; ip route; cat /proc/sys/net/ipv4/ip_local_port_range; tc qdisc";
+    let look = "ip -o link | sed 's/link.loopback [^ ]*//'; ip -o address; ip route; \
+        cat /proc/sys/net/ipv4/ip_local_port_range; tc qdisc";
     let before = sandbox.sh(theirs, look);
     let added = sandbox.json(&["add", "a", "--netns", "/run/netns/theirs", "--ports", "31000"]);
     assert_eq!(added["netns"], "/run/netns/theirs");
@@ -249,7 +250,8 @@ fn uplink_may_change_between_daemons() {
     check_traffic(&sandbox);
     daemon.stop();
     // A name in the style of a VLAN device.
-    let rename = "ip link set uplink down; ip link set uplink name up.5; ip link set up.5 up; ip route add default via 10.0.0.2";
+    let rename = "ip link set uplink down; ip link set uplink name up.5; \
+        ip link set up.5 up; ip route add default via 10.0.0.2";
     sandbox.sh(Netns::Host, rename);
     let _daemon = sandbox.daemon();
     check_traffic(&sandbox);

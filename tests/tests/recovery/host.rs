@@ -70,7 +70,11 @@ fn host_change_reaches_containers() {
     check_traffic(&sandbox, host);
     // Another name.
     sandbox.sh(Netns::Host, "ip link set uplink down; ip link set uplink name wan0; ip link set wan0 up");
-    sandbox.sh(Netns::Host, "ip route replace default via 10.0.0.3; ip -6 address add 2001:db8:0:1::9/64 dev wan0 nodad 2>/dev/null || true");
+    sandbox.sh(
+        Netns::Host,
+        "ip route replace default via 10.0.0.3; \
+        ip -6 address add 2001:db8:0:1::9/64 dev wan0 nodad 2>/dev/null || true",
+    );
     wait::until("the new name", || daemon.log().contains("of wan0"));
     wait::until("health", || is_healthy(&sandbox));
     check_traffic(&sandbox, host);
@@ -109,7 +113,8 @@ fn uplink_that_returns_is_attached_again() {
     assert!(!is_healthy(&sandbox));
     sandbox.sh(
         Netns::Host,
-        "ip link add uplink address 02:00:00:00:01:01 type veth peer name eth0 address 02:00:00:00:01:02 netns outside; \
+        "ip link add uplink address 02:00:00:00:01:01 type veth \
+             peer name eth0 address 02:00:00:00:01:02 netns outside; \
          ip address add 10.0.0.1/24 dev uplink; ip address add 2001:db8:0:1::1/64 dev uplink nodad; \
          ip -n outside address add 10.0.0.2/24 dev eth0; ip link set uplink up; ip -n outside link set eth0 up; \
          ip route add default via 10.0.0.2",

@@ -72,7 +72,8 @@ fn limit_holds_with_a_foreign_qdisc() {
 #[test]
 fn limit_without_a_qdisc_is_reported() {
     let (sandbox, _daemon) = world(&["--egress-rate", "1mbit"]);
-    let away = "unshare --net sleep 600 >&- 2>&- & until ip link set eth0 netns $! 2> /run/away; do sleep 0.05; done; echo $!";
+    let away = "unshare --net sleep 600 >&- 2>&- & \
+        until ip link set eth0 netns $! 2> /run/away; do sleep 0.05; done; echo $!";
     let pid = sandbox.sh(A, away);
     let changed = sandbox.json(&["update", "a", "--egress-rate", "2mbit"]);
     let warnings = changed["warnings"].as_array().expect("warnings");

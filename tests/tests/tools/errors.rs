@@ -100,13 +100,14 @@ for version, host, outside, far, loopback in (
     mine = quote(version, outside, 8080, host, 31000)
     def frame(reason, what, message, source=host, destination=outside):
         name(f"{reason}/{version} {what}", own(ip(source, destination) / message))
-    # What its stack would say to the sender of a packet that it got.
+    # Errors that the container's stack would send about a received packet.
     frame("tx_outside", "port unreachable", port / mine)
     frame("tx_outside", "reassembly", reassembly / mine)
     frame("tx_outside", "about TCP", port / quote(version, outside, 8080, host, 31000, TCP))
     frame("tx_host", "to the host", port / quote(version, host, 8080, host, 31000), destination=host)
     frame("tx_container", "to b", port / quote(version, host, 31010, host, 31000), destination=host)
-    frame("tx_container", "to b by loopback", port / quote(version, loopback, 31010, loopback, 31000), loopback, loopback)
+    by_loopback = port / quote(version, loopback, 31010, loopback, 31000)
+    frame("tx_container", "to b by loopback", by_loopback, loopback, loopback)
     frame("icmp", "too big", mtu / mine)
     frame("icmp", "too big for the host", mtu / quote(version, host, 8080, host, 31000), destination=host)
     frame("icmp", "too big for b", mtu / quote(version, host, 31010, host, 31000), destination=host)

@@ -14,8 +14,11 @@ def datagram(sport, dport, text):
 def piece(version, ends, id, offset, more, bytes, protocol=17):
     source, destination = ends
     if version == 4:
-        return IP(src=source, dst=destination, id=id, flags="MF" if more else 0, frag=offset // 8, proto=protocol) / Raw(bytes)
-    return IPv6(src=source, dst=destination) / IPv6ExtHdrFragment(id=id, offset=offset // 8, m=int(more), nh=protocol) / Raw(bytes)
+        flags = "MF" if more else 0
+        ip = IP(src=source, dst=destination, id=id, flags=flags, frag=offset // 8, proto=protocol)
+        return ip / Raw(bytes)
+    header = IPv6ExtHdrFragment(id=id, offset=offset // 8, m=int(more), nh=protocol)
+    return IPv6(src=source, dst=destination) / header / Raw(bytes)
 def whole(version, ends, sport, dport, text):
     ip = (IP if version == 4 else IPv6)(src=ends[0], dst=ends[1])
     return bytes(ip / datagram(sport, dport, text))[20 if version == 4 else 40:]
@@ -26,7 +29,8 @@ for version, host, outside in (4, HOST, OUTSIDE), (6, HOST6, OUTSIDE6):
         def case(what, *pieces):
             id = next(ids)
             for number, (offset, more, data, *protocol) in enumerate(pieces):
-                name(f"{side}/{version}/{what}/{number}", ether(piece(version, ends, id, offset, more, data, *protocol)))
+                frame = ether(piece(version, ends, id, offset, more, data, *protocol))
+                name(f"{side}/{version}/{what}/{number}", frame)
         text = bytes(range(65, 65 + 24))
         mine = whole(version, ends, sport, dport, text)
         other = whole(version, ends, 5555, 31010, text) if side == "in" else whole(version, ends, 31010, dport, text)

@@ -56,7 +56,8 @@ fn delete_succeeds_despite_container_sysctls() {
     sandbox.sh(Netns::Host, "ip netns add theirs; ip -n theirs link set lo up");
     let add = ["add", "a", "--netns", "/run/netns/theirs", "--ports", "31000"];
     // The kernel then refuses to restore the old range.
-    let refuse = "cd /proc/sys/net/ipv4; echo 65000 65535 > ip_local_port_range; echo 65000 > ip_unprivileged_port_start";
+    let refuse = "cd /proc/sys/net/ipv4; echo 65000 65535 > ip_local_port_range; \
+        echo 65000 > ip_unprivileged_port_start";
     let daemon = sandbox.daemon();
     sandbox.ok(&add);
     sandbox.sh(Netns::Container("theirs"), refuse);
@@ -236,7 +237,8 @@ fn state_on_full_filesystem_allows_delete() {
 fn teardown_without_state_restores_the_host() {
     let sandbox = Sandbox::new();
     let initial = sandbox.inventory();
-    let look = "ip -o link show type veth; cd /proc/sys/net/ipv4; cat conf/lo/accept_local conf/lo/route_localnet ip_local_reserved_ports";
+    let look = "ip -o link show type veth; cd /proc/sys/net/ipv4; \
+        cat conf/lo/accept_local conf/lo/route_localnet ip_local_reserved_ports";
     let before = sandbox.sh(Netns::Host, look);
     for ownership_is_known in [true, false] {
         let daemon = sandbox.daemon();

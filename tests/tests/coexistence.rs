@@ -294,7 +294,8 @@ fn netns_inherits_sysctls_existing_one_on_request() {
     // An existing namespace keeps its settings, before and after, unless the host's are requested. The
     // kernel remembers that the loopback device has been up (`noqueue`).
     let look = || {
-        let script = "cd /proc/sys/net; ip -o link show lo; ip -o address; grep -H . $(find core ipv4 ipv6 ipv6/icmp unix -maxdepth 1 -type f \
+        let script = "cd /proc/sys/net; ip -o link show lo; ip -o address; \
+            grep -H . $(find core ipv4 ipv6 ipv6/icmp unix -maxdepth 1 -type f \
                       -perm -600 ! -name tcp_fastopen_key) ipv4/conf/*/*";
         sandbox.sh(THEIRS, script).replace(" noop ", " noqueue ")
     };
