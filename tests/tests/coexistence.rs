@@ -21,7 +21,7 @@ use portmap_tests::{
 use serde_json::{Value, json};
 
 const A: Netns<'_> = Netns::Container("a");
-const THEIRS: Netns<'_> = Netns::Container("theirs");
+const EXISTING: Netns<'_> = Netns::Container("existing");
 
 /// The findings about a subject, as lines with status and text.
 fn findings(sandbox: &Sandbox, subject: &str) -> Vec<String> {
@@ -202,12 +202,12 @@ fn uplink_programs_run_before_foreign_ones() {
     // A foreign program that is attached later becomes the first in the chain; portmap then moves back
     // to the front without packet loss.
     let pins = Pins::new(sandbox.path("/sys/fs/bpf/portmap"));
-    let theirs = Hook {
+    let foreign = Hook {
         interface: "uplink".to_owned(),
         ingress: true,
         program: PROG_UPLINK_EGRESS,
         mechanism: Mechanism::Tcx,
-        link: pins.link("theirs"),
+        link: pins.link("foreign"),
     };
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -222,15 +222,15 @@ fn uplink_programs_run_before_foreign_ones() {
             answers
         });
         for _ in 0..3 {
-            sandbox.inside(Netns::Host, || programs::attach(&pins, &theirs)).expect("attached");
+            sandbox.inside(Netns::Host, || programs::attach(&pins, &foreign)).expect("attached");
             let found = findings(&sandbox, subject).remove(0);
             assert!(found.contains(&format!("problem {PROG_UPLINK_EGRESS} (id ")), "{found}");
             sandbox.ok(&["doctor", "--repair"]);
             assert!(findings(&sandbox, subject)[0].starts_with("ok "));
             // The foreign program still runs, after ours.
-            let is_there = || sandbox.inside(Netns::Host, || programs::is_attached(&pins, &theirs));
+            let is_there = || sandbox.inside(Netns::Host, || programs::is_attached(&pins, &foreign));
             assert_eq!(is_there(), Ok(true));
-            sandbox.inside(Netns::Host, || programs::detach(&theirs)).expect("detached");
+            sandbox.inside(Netns::Host, || programs::detach(&foreign)).expect("detached");
             // The kernel releases a link some time after its pin.
             wait::until("it to be detached", || is_there() == Ok(false));
         }
@@ -272,7 +272,7 @@ fn netns_inherits_sysctls_existing_one_on_request() {
     sandbox.sh(
         Netns::Host,
         "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 40000 > /proc/sys/net/ipv4/ip_unprivileged_port_start; \
-         ip netns add theirs; ip -n theirs link set lo address 02:00:00:00:00:01",
+         ip netns add existing; ip -n existing link set lo address 02:00:00:00:00:01",
     );
     let flags = ["--ephemeral-ports", "20480-24575"];
     let daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], &flags].concat());
@@ -297,17 +297,17 @@ fn netns_inherits_sysctls_existing_one_on_request() {
         let script = "cd /proc/sys/net; ip -o link show lo; ip -o address; \
             grep -H . $(find core ipv4 ipv6 ipv6/icmp unix -maxdepth 1 -type f \
                       -perm -600 ! -name tcp_fastopen_key) ipv4/conf/*/*";
-        sandbox.sh(THEIRS, script).replace(" noop ", " noqueue ")
+        sandbox.sh(EXISTING, script).replace(" noop ", " noqueue ")
     };
-    sandbox.sh(THEIRS, "echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter");
+    sandbox.sh(EXISTING, "echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter");
     let before = look();
-    assert!(!is_like_the_host(THEIRS));
-    sandbox.ok(&["add", "c", "--netns", "/run/netns/theirs"]);
-    assert!(!is_like_the_host(THEIRS));
+    assert!(!is_like_the_host(EXISTING));
+    sandbox.ok(&["add", "c", "--netns", "/run/netns/existing"]);
+    assert!(!is_like_the_host(EXISTING));
     sandbox.ok(&["del", "c"]);
     assert_same(&look(), &before);
-    sandbox.ok(&["add", "c", "--netns", "/run/netns/theirs", "--inherit-sysctls"]);
-    assert!(is_like_the_host(THEIRS));
+    sandbox.ok(&["add", "c", "--netns", "/run/netns/existing", "--inherit-sysctls"]);
+    assert!(is_like_the_host(EXISTING));
     drop(daemon);
     let _daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], &flags].concat());
     sandbox.ok(&["del", "c"]);
@@ -322,11 +322,11 @@ fn add_refuses_or_avoids_existing_interfaces() {
     let _daemon = sandbox.daemon();
     sandbox.sh(
         Netns::Host,
-        "ip netns add theirs; ip -n theirs link add eth0 type veth peer name e1; \
-         ip -n theirs address add 192.0.2.1/24 dev eth0; ip -n theirs link set e1 up",
+        "ip netns add existing; ip -n existing link add eth0 type veth peer name e1; \
+         ip -n existing address add 192.0.2.1/24 dev eth0; ip -n existing link set e1 up",
     );
-    let look = || sandbox.sh(THEIRS, "ip -o link; ip -o address; ip route");
-    let add = ["add", "a", "--netns", "/run/netns/theirs", "--ports", "31000"];
+    let look = || sandbox.sh(EXISTING, "ip -o link; ip -o address; ip route");
+    let add = ["add", "a", "--netns", "/run/netns/existing", "--ports", "31000"];
     // The kernel reports the missing carrier of e1 with a delay.
     wait::until("e1's state to be known", || look().contains("NO-CARRIER"));
     let before = look();
@@ -335,14 +335,14 @@ fn add_refuses_or_avoids_existing_interfaces() {
     assert_eq!(look(), before);
     // An interface of another name is accepted; a default route through it is not.
     sandbox.sh(
-        THEIRS,
+        EXISTING,
         "ip link set eth0 down; ip link set eth0 name e0; ip link set e0 up; ip route add default via 192.0.2.2",
     );
     let error = sandbox.fails(&add, 4);
     assert!(error.contains("e0") && error.contains("192.0.2.2"), "{error}");
-    let routes = || sandbox.sh(THEIRS, "ip route show default");
+    let routes = || sandbox.sh(EXISTING, "ip route show default");
     assert_eq!(routes().trim(), "default via 192.0.2.2 dev e0");
-    sandbox.sh(THEIRS, "ip route del default");
+    sandbox.sh(EXISTING, "ip route del default");
     sandbox.ok(&add);
     assert!(sandbox.portmap(&["doctor"]).status.success());
     assert_eq!(sandbox.json(&["show", "a"])["slot"], 1);

@@ -266,7 +266,7 @@ fn explain_shows_the_rewritten_icmp_id() {
     let seen = seen.saturating_sub(ECHO_LIFETIME + 1);
     echoes.insert(key, Echo { generation, slot: 2, id: 1, seen }, 0).expect("written");
     check(&sandbox, "--from a --to 10.0.0.2 --proto icmp", TO_OUTSIDE, "to the outside by 10.0.0.2");
-    assert_eq!(echoes.keys().count(), 1, "asking writes nothing down");
+    assert_eq!(echoes.keys().count(), 1, "explain records nothing");
 }
 
 #[test]
@@ -389,7 +389,7 @@ fn explain_refuses_invalid_questions() {
     let question = ["explain", "--from", "a", "--to", "10.0.0.2:80"];
     assert!(sandbox.fails(&question, 5).contains("no daemon answers"));
     // A container whose interface cannot be recreated, because a foreign interface has its name.
-    sandbox.sh(Netns::Host, "ip link del pm1; ip link add pm1 type veth peer name theirs");
+    sandbox.sh(Netns::Host, "ip link del pm1; ip link add pm1 type veth peer name foreign");
     let _daemon = sandbox.daemon();
     assert!(sandbox.fails(&question, 4).contains("\"a\" is broken"));
 }

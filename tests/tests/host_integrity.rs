@@ -53,16 +53,16 @@ fn reserved_ports_may_overlap_the_port_range() {
 #[test]
 fn delete_succeeds_despite_container_sysctls() {
     let sandbox = Sandbox::new();
-    sandbox.sh(Netns::Host, "ip netns add theirs; ip -n theirs link set lo up");
-    let add = ["add", "a", "--netns", "/run/netns/theirs", "--ports", "31000"];
+    sandbox.sh(Netns::Host, "ip netns add existing; ip -n existing link set lo up");
+    let add = ["add", "a", "--netns", "/run/netns/existing", "--ports", "31000"];
     // The kernel then refuses to restore the old range.
     let refuse = "cd /proc/sys/net/ipv4; echo 65000 65535 > ip_local_port_range; \
         echo 65000 > ip_unprivileged_port_start";
     let daemon = sandbox.daemon();
     sandbox.ok(&add);
-    sandbox.sh(Netns::Container("theirs"), refuse);
+    sandbox.sh(Netns::Container("existing"), refuse);
     sandbox.ok(&["del", "a"]);
-    assert!(daemon.logged(&["WARN", "\"a\"", "/run/netns/theirs"]), "{}", daemon.log());
+    assert!(daemon.logged(&["WARN", "\"a\"", "/run/netns/existing"]), "{}", daemon.log());
     sandbox.ok(&["add", "b", "--ports", "31000"]);
 }
 

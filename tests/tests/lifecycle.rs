@@ -124,30 +124,30 @@ fn teardown_keeps_foreign_programs_and_filters() {
 fn netns_existing_one_is_restored_by_delete() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
-    sandbox.sh(Netns::Host, "ip netns add theirs; ip -n theirs link set lo up");
-    let theirs = Netns::Container("theirs");
+    sandbox.sh(Netns::Host, "ip netns add existing; ip -n existing link set lo up");
+    let existing = Netns::Container("existing");
     // A namespace that already contains an eth0 is refused and left unchanged.
-    sandbox.sh(Netns::Host, "ip -n theirs link add eth0 type veth peer name peer");
-    let with_eth0 = sandbox.sh(theirs, "ip -o link");
-    let errors = sandbox.fails(&["add", "a", "--netns", "/run/netns/theirs"], 4);
+    sandbox.sh(Netns::Host, "ip -n existing link add eth0 type veth peer name peer");
+    let with_eth0 = sandbox.sh(existing, "ip -o link");
+    let errors = sandbox.fails(&["add", "a", "--netns", "/run/netns/existing"], 4);
     assert!(errors.contains("eth0"), "{errors}");
-    assert_eq!(sandbox.sh(theirs, "ip -o link"), with_eth0);
-    sandbox.sh(Netns::Host, "ip -n theirs link del eth0");
+    assert_eq!(sandbox.sh(existing, "ip -o link"), with_eth0);
+    sandbox.sh(Netns::Host, "ip -n existing link del eth0");
     // The loopback device keeps its new MAC address, because the kernel does not accept an all-zero
     // one.
     let look = "ip -o link | sed 's/link.loopback [^ ]*//'; ip -o address; ip route; \
         cat /proc/sys/net/ipv4/ip_local_port_range; tc qdisc";
-    let before = sandbox.sh(theirs, look);
-    let added = sandbox.json(&["add", "a", "--netns", "/run/netns/theirs", "--ports", "31000"]);
-    assert_eq!(added["netns"], "/run/netns/theirs");
-    let service = Service::start(&sandbox, theirs, Transport::Tcp, 31000, "a");
+    let before = sandbox.sh(existing, look);
+    let added = sandbox.json(&["add", "a", "--netns", "/run/netns/existing", "--ports", "31000"]);
+    assert_eq!(added["netns"], "/run/netns/existing");
+    let service = Service::start(&sandbox, existing, Transport::Tcp, 31000, "a");
     check_traffic(&sandbox);
-    let errors = sandbox.fails(&["add", "b", "--netns", "/run/netns/theirs"], 4);
+    let errors = sandbox.fails(&["add", "b", "--netns", "/run/netns/existing"], 4);
     assert!(errors.contains("container \"a\""), "{errors}");
     check_traffic(&sandbox);
     drop(service);
     sandbox.ok(&["del", "a"]);
-    assert_eq!(sandbox.sh(theirs, look), before);
+    assert_eq!(sandbox.sh(existing, look), before);
 }
 
 #[test]

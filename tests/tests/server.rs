@@ -288,15 +288,15 @@ fn connections_wait_for_file_descriptors() {
     let mut by_socket = UnixStream::connect(sandbox.path("/run/portmap/portmapd.sock")).expect("connected");
     by_tcp.write_all(request).expect("sent");
     by_socket.write_all(request).expect("sent");
-    let told = || daemon.log().matches("cannot accept connections: Too many open files").count();
-    wait::until("both sockets to have no files", || told() == 2);
+    let logged = || daemon.log().matches("cannot accept connections: Too many open files").count();
+    wait::until("both sockets to have no files", || logged() == 2);
     limit(1024);
     let mut answers = [String::new(), String::new()];
     by_tcp.read_to_string(&mut answers[0]).expect("an answer");
     by_socket.read_to_string(&mut answers[1]).expect("an answer");
     // The error depends on whether the daemon had a descriptor for its own query of the kernel.
     assert!(answers.iter().all(|answer| answer.starts_with("HTTP/1.1 ")), "{answers:?}");
-    assert_eq!(told(), 2, "it is not told again at each attempt");
+    assert_eq!(logged(), 2, "not logged again at each attempt");
     sandbox.ok(&["list"]);
     daemon.stop();
 }

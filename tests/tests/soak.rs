@@ -127,7 +127,7 @@ impl World<'_> {
         let arguments = [verb, name, "--ports", &text, direction, rate];
         let what = arguments.join(" ");
         let others = self.containers.iter().filter(|(other, _)| **other != name);
-        let is_taken = others.into_iter().any(|(_, (theirs, _))| !theirs.intersection(&ports).is_empty());
+        let is_taken = others.into_iter().any(|(_, (other, _))| !other.intersection(&ports).is_empty());
         let expected = match verb {
             "update" if !self.containers.contains_key(name) => 3,
             _ if is_taken => 4,

@@ -127,19 +127,19 @@ fn layout_migration_under_load() {
 fn layout_lookalike_directory_is_kept() {
     let sandbox = Sandbox::new();
     // Foreign directories, below and above our version.
-    let theirs = "cd /sys/fs/bpf/portmap; ls v1/maps v1/progs v99/links";
+    let foreign = "cd /sys/fs/bpf/portmap; ls v1/maps v1/progs v99/links";
     sandbox.sh(
         Netns::Host,
         "mkdir -p /sys/fs/bpf/portmap/v1/maps /sys/fs/bpf/portmap/v1/progs /sys/fs/bpf/portmap/v99/links; \
-         bpftool map create /sys/fs/bpf/portmap/v1/maps/theirs type array key 4 value 4 entries 1 name theirs",
+         bpftool map create /sys/fs/bpf/portmap/v1/maps/foreign type array key 4 value 4 entries 1 name foreign",
     );
-    let before = sandbox.sh(Netns::Host, theirs);
+    let before = sandbox.sh(Netns::Host, foreign);
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a"]);
     sandbox.ok(&["teardown"]);
     daemon.wait();
-    assert_eq!(sandbox.sh(Netns::Host, theirs), before);
-    sandbox.sh(Netns::Host, "rm -r /sys/fs/bpf/portmap/v1/maps/theirs /sys/fs/bpf/portmap/*");
+    assert_eq!(sandbox.sh(Netns::Host, foreign), before);
+    sandbox.sh(Netns::Host, "rm -r /sys/fs/bpf/portmap/v1/maps/foreign /sys/fs/bpf/portmap/*");
     sandbox.sh(Netns::Host, "rmdir /sys/fs/bpf/portmap");
 }
 
