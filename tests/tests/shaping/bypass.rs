@@ -72,8 +72,10 @@ fn limit_holds_with_a_foreign_qdisc() {
 #[test]
 fn limit_without_a_qdisc_is_reported() {
     let (sandbox, _daemon) = world(&["--egress-rate", "1mbit"]);
+    // Until unshare has run in the child, the kernel moves eth0 to where it is already.
     let away = "unshare --net sleep 600 >&- 2>&- & \
-        until ip link set eth0 netns $! 2> /run/away; do sleep 0.05; done; echo $!";
+        while ip link show eth0 > /dev/null 2>&1; do \
+            ip link set eth0 netns $! 2> /run/away || true; sleep 0.05; done; echo $!";
     let pid = sandbox.sh(A, away);
     let changed = sandbox.json(&["update", "a", "--egress-rate", "2mbit"]);
     let warnings = changed["warnings"].as_array().expect("warnings");
