@@ -101,7 +101,7 @@ fn quarantine_survives_daemon_replacement() {
     assert_ne!(block("b"), first);
     let refusal = sandbox.fails(&["add", "c"], 4);
     assert!(refusal.contains("16 rest"), "{refusal}");
-    // `--ephemeral-ports-rest 0` disables the quarantine.
+    // A duration of 0 disables the quarantine.
     daemon.stop();
     let flags: Vec<&str> = flags.into_iter().chain(["--ephemeral-ports-rest", "0"]).collect();
     let _daemon = sandbox.daemon_with(&flags);
