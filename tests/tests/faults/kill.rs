@@ -1,113 +1,20 @@
-//! Fault injection at every step of every operation: after a kill or a failing step, the next start or the
-//! next attempt reaches one of two documented states. Containers in service stay in service, and nothing
-//! leaks.
+//! Kills at every step: the next start completes the operation or rolls it back.
 
 use std::net::Ipv4Addr;
 
 use portmap_tests::{
     cgroup::Cgroup,
     daemon::Daemon,
-    faults::{
-        Fault::{self, Fail, Kill},
-        sample,
-    },
-    inventory::Inventory,
-    observers::observed,
-    sandbox::{DAEMON_FLAGS, HOST, Netns, Sandbox},
+    faults::Fault::Kill,
+    sandbox::{HOST, Netns, Sandbox},
     service::{Service, Transport, ask},
-    wait,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
-const A: Netns<'_> = Netns::Container("a");
-/// Adds a container with all features.
-const ADD: [&str; 8] =
-    ["add", "a", "--ports", "31000-31009", "--egress-rate", "100mbit", "--ingress-rate", "100mbit"];
-/// Adds a container in an existing namespace.
-const ADD_TO_EXISTING: [&str; 6] = ["add", "a", "--netns", "/run/netns/existing", "--ports", "31000"];
-/// More steps than any operation has.
-const MANY: usize = 500;
-
-/// First step and stride: every step, and on emulated machines a sample that differs between tests.
-fn steps(test: &str) -> (usize, usize) {
-    let stride = if sample() == 1 { 1 } else { 4 * sample() };
-    (1 + test.len() % stride, stride)
-}
-
-/// Injects a fault at every step of an operation, one after the other, until the operation completes before
-/// the step. `prepare` sets up the initial state, `attempt` runs the operation and returns whether it
-/// succeeded, `check` verifies the outcome. Observers query the daemon throughout.
-fn at_every_step<T>(
-    test: &str,
-    sandbox: &Sandbox,
-    fault: Fault,
-    prepare: impl FnMut() -> T,
-    attempt: impl FnMut(T) -> bool,
-    check: impl FnMut(&str, bool),
-) {
-    observed(sandbox, |_| inject_at_every_step(test, sandbox, fault, prepare, attempt, check));
-}
-
-fn inject_at_every_step<T>(
-    test: &str,
-    sandbox: &Sandbox,
-    fault: Fault,
-    mut prepare: impl FnMut() -> T,
-    mut attempt: impl FnMut(T) -> bool,
-    mut check: impl FnMut(&str, bool),
-) {
-    let (mut step, stride) = steps(test);
-    let mut fired = 0;
-    while step < MANY {
-        let prepared = prepare();
-        sandbox.arm_fault(fault, step);
-        let succeeded = attempt(prepared);
-        let Some(at) = sandbox.fault_fired() else {
-            assert!(succeeded, "{test} fails without a fault");
-            if fired == 0 && step > 1 {
-                // The operation has fewer steps than the first sampled one.
-                step /= 2;
-                continue;
-            }
-            println!("{test}: {fired} faults, steps 1 to {step}");
-            assert!(fired > 0, "{test} has no steps");
-            return;
-        };
-        check(&format!("{fault:?} before step {step} of {test}, {at}"), succeeded);
-        fired += 1;
-        step += stride;
-    }
-    panic!("{test} has more than {MANY} steps");
-}
-
-/// Whether a command succeeds.
-fn succeeds(sandbox: &Sandbox, arguments: &[&str]) -> bool {
-    sandbox.portmap(arguments).status.success()
-}
-
-/// Returns all containers, each of which must be in service.
-fn in_service(sandbox: &Sandbox, at: &str) -> Vec<Value> {
-    let Value::Array(all) = sandbox.json(&["list"]) else { panic!("a list") };
-    for container in &all {
-        assert_eq!(container["state"], "ready", "{at}");
-    }
-    all
-}
-
-fn expect_healthy(sandbox: &Sandbox, at: &str) {
-    let output = sandbox.portmap(&["doctor"]);
-    assert!(output.status.success(), "{at}: {}", String::from_utf8_lossy(&output.stdout));
-}
-
-/// Asserts that the container is either in service or gone without leftovers.
-fn expect_all_or_nothing(sandbox: &Sandbox, before: &Inventory, at: &str) {
-    let all = in_service(sandbox, at);
-    expect_healthy(sandbox, at);
-    if !all.is_empty() {
-        sandbox.ok(&["del", "a"]);
-    }
-    sandbox.expect_inventory(before, at);
-}
+use crate::{
+    A, ADD, ADD_TO_EXISTING, MORE, at_every_step, expect_all_or_nothing, expect_healthy, form, in_service,
+    starts, succeeds, to_few, with_container,
+};
 
 /// A daemon that is replaced after it was killed.
 struct ReplacedDaemon<'a> {
@@ -196,22 +103,6 @@ fn kill_during_delete() {
     sandbox.expect_inventory(&before, "at the end");
 }
 
-/// Ports and limits before and after the update.
-const FEW: [&str; 8] = ["update", "a", "--ports", "31000-31003", "--egress-rate", "0", "--ingress-rate", "0"];
-const MORE: [&str; 8] =
-    ["update", "a", "--ports", "31000-31001,31004", "--egress-rate", "10mbit", "--ingress-rate", "20mbit"];
-
-fn to_few(sandbox: &Sandbox) {
-    sandbox.ok(&FEW);
-}
-
-/// Ports and limits of the only container.
-fn form(sandbox: &Sandbox, at: &str) -> Value {
-    let all = in_service(sandbox, at);
-    assert_eq!(all.len(), 1, "{at}");
-    json!([all[0]["ports"], all[0]["egress"]["rate"], all[0]["ingress"]["rate"]])
-}
-
 #[test]
 fn kill_during_update() {
     let cgroup = Cgroup::new();
@@ -239,21 +130,6 @@ fn kill_during_update() {
         },
     );
     assert_eq!(form(&sandbox, "after it"), more);
-}
-
-/// Whether a daemon becomes ready. It is then killed.
-fn starts(sandbox: &Sandbox) -> bool {
-    let mut daemon = sandbox.start_daemon(&DAEMON_FLAGS);
-    let ready = daemon.wait_ready();
-    // Its shutdown would add steps.
-    if ready {
-        // The background checks have steps, too.
-        daemon.wait_checked();
-        daemon.kill();
-    } else {
-        assert!(!daemon.wait_success(), "a daemon that is not ready must fail");
-    }
-    ready
 }
 
 #[test]
@@ -381,115 +257,4 @@ fn kill_during_cleanup_after_a_reboot() {
         },
     );
     sandbox.expect_inventory(&before, "at the end");
-}
-
-fn with_container(sandbox: &Sandbox) -> Daemon {
-    let daemon = sandbox.daemon();
-    sandbox.ok(&ADD);
-    daemon
-}
-
-#[test]
-fn step_failure_in_commands() {
-    let cgroup = Cgroup::new();
-    let sandbox = Sandbox::new().guarded(&cgroup);
-    let daemon = sandbox.daemon();
-    let before = sandbox.inventory();
-    let files = daemon.open_files();
-    at_every_step(
-        "adding",
-        &sandbox,
-        Fail,
-        || (),
-        |()| succeeds(&sandbox, &ADD),
-        |at, succeeded| {
-            assert_eq!(in_service(&sandbox, at).len(), usize::from(succeeded), "{at}");
-            if succeeded {
-                sandbox.ok(&["del", "a"]);
-            }
-            expect_healthy(&sandbox, at);
-            sandbox.expect_inventory(&before, at);
-        },
-    );
-    sandbox.ok(&["del", "a"]);
-    let add = || drop(sandbox.ok(&ADD));
-    at_every_step(
-        "deleting",
-        &sandbox,
-        Fail,
-        add,
-        |()| succeeds(&sandbox, &["del", "a"]),
-        |at, succeeded| {
-            if !succeeded {
-                sandbox.ok(&["del", "a"]);
-            }
-            expect_healthy(&sandbox, at);
-            sandbox.expect_inventory(&before, at);
-        },
-    );
-    sandbox.ok(&["add", "a"]);
-    to_few(&sandbox);
-    let few = form(&sandbox, "before it");
-    let reset = || to_few(&sandbox);
-    at_every_step(
-        "updating",
-        &sandbox,
-        Fail,
-        reset,
-        |()| succeeds(&sandbox, &MORE),
-        |at, succeeded| {
-            assert_eq!(form(&sandbox, at) != few, succeeded, "{at}");
-            expect_healthy(&sandbox, at);
-        },
-    );
-    // Background work opens files for a moment.
-    wait::until("no more files to be open than before", || daemon.open_files() == files);
-}
-
-#[test]
-fn step_failure_in_start() {
-    let cgroup = Cgroup::new();
-    let sandbox = Sandbox::new().guarded(&cgroup);
-    let daemon = sandbox.daemon();
-    sandbox.ok(&ADD);
-    let added = sandbox.json(&["show", "a"]);
-    daemon.kill();
-    let _service = Service::start(&sandbox, A, Transport::Tcp, 31000, "a");
-    let start = |()| starts(&sandbox);
-    at_every_step(
-        "start",
-        &sandbox,
-        Fail,
-        || (),
-        start,
-        |at, _| {
-            ask(&sandbox, Netns::Outside, Transport::Tcp, (HOST, 31000)).unwrap_or_else(|_| panic!("{at}"));
-            let daemon = sandbox.daemon();
-            assert_eq!(in_service(&sandbox, at), std::slice::from_ref(&added), "{at}");
-            expect_healthy(&sandbox, at);
-            daemon.stop();
-        },
-    );
-}
-
-#[test]
-fn step_failure_in_shutdown() {
-    let cgroup = Cgroup::new();
-    let sandbox = Sandbox::new().guarded(&cgroup);
-    let initial = sandbox.inventory();
-    let prepare = || with_container(&sandbox).kill();
-    at_every_step(
-        "shutdown",
-        &sandbox,
-        Fail,
-        prepare,
-        |()| succeeds(&sandbox, &["teardown"]),
-        |at, succeeded| {
-            if !succeeded {
-                sandbox.ok(&["teardown"]);
-            }
-            sandbox.expect_inventory(&initial, at);
-        },
-    );
-    sandbox.expect_inventory(&initial, "at the end");
 }
