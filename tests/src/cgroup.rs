@@ -36,12 +36,12 @@ impl Cgroup {
         Self { root, own }
     }
 
-    /// Path of its directory.
+    /// Returns the path of its directory.
     pub fn path(&self) -> &Path {
         &self.own
     }
 
-    /// Whether it or a descendant contains a process (`cgroup.events`).
+    /// Returns whether it or a descendant contains a process (`cgroup.events`).
     fn is_populated(&self) -> bool {
         let events = fs::read_to_string(self.own.join("cgroup.events")).expect("a cgroup has events");
         !events.lines().any(|line| line == "populated 0")

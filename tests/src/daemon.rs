@@ -26,12 +26,12 @@ const EXTRA_FILES: usize = 4;
 const MAX_RESIDENT: u64 = 64 << 20;
 
 impl Daemon {
-    /// The log so far.
+    /// Returns the log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Whether one line of the log contains all of these parts.
+    /// Returns whether one line of the log contains all of these parts.
     pub fn logged(&self, parts: &[&str]) -> bool {
         self.log().lines().any(|line| parts.iter().all(|part| line.contains(part)))
     }
@@ -55,12 +55,12 @@ impl Daemon {
         });
     }
 
-    /// Number of open files; 0 if it has exited.
+    /// Returns the number of open files; 0 if it has exited.
     pub fn open_files(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.children())).map_or(0, Iterator::count)
     }
 
-    /// Resident memory in bytes; 0 if it has exited.
+    /// Returns the resident memory in bytes; 0 if it has exited.
     pub fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.children())).unwrap_or_default();
         let resident =

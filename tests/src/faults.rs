@@ -37,7 +37,7 @@ impl Sandbox {
     }
 }
 
-/// The sampling stride of cases that are alike: 1 (every case) unless `PORTMAP_SAMPLE` is set, as on
+/// Returns the sampling stride of cases that are alike: 1 (every case) unless `PORTMAP_SAMPLE` is set, as on
 /// emulated machines.
 pub fn sample() -> usize {
     env::var("PORTMAP_SAMPLE").map_or(1, |number| number.parse().expect("a number"))

@@ -46,7 +46,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// A UDP packet.
+    /// Returns a UDP packet.
     pub fn udp(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> Self {
         Self {
             to_mac: [0; 6],
@@ -130,7 +130,7 @@ fn length(bytes: usize) -> u16 {
     u16::try_from(bytes).expect("a packet")
 }
 
-/// The Internet checksum (RFC 1071).
+/// Returns the Internet checksum (RFC 1071).
 fn checksum(bytes: &[u8]) -> [u8; 2] {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
     let mut sum: u32 = words.sum();

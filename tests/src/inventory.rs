@@ -83,7 +83,7 @@ impl Sandbox {
         );
     }
 
-    /// Number of owned ports and the slots in use according to the maps; `None` without maps.
+    /// Returns the number of owned ports and the slots in use according to the maps; `None` without maps.
     fn in_maps(&self) -> Option<String> {
         let maps = Maps::open(&Pins::new(self.path("/sys/fs/bpf/portmap"))).ok()?;
         let owned = (0..=u16::MAX).filter(|port| maps.ports.get(*port).slot != 0).count();

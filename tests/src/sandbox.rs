@@ -129,7 +129,7 @@ impl Sandbox {
         Self::start(&["setsid"])
     }
 
-    /// Pid of the sandbox's init process, in the machine's pid namespace.
+    /// Returns the pid of the sandbox's init process, in the machine's pid namespace.
     pub fn init(&self) -> u32 {
         self.init
     }
@@ -186,7 +186,7 @@ impl Sandbox {
         Namespace::open(&self.namespace_file(netns)).unwrap_or_else(|error| panic!("{netns:?}: {error}"))
     }
 
-    /// Path of the namespace file, as seen from the machine.
+    /// Returns the path of the namespace file, as seen from the machine.
     fn namespace_file(&self, netns: Netns<'_>) -> PathBuf {
         match netns {
             Netns::Host => PathBuf::from(format!("/proc/{}/ns/net", self.init)),
@@ -328,7 +328,7 @@ impl Sandbox {
         errors
     }
 
-    /// Number of packets from container `name` that were dropped for `reason`.
+    /// Returns the number of packets from container `name` that were dropped for `reason`.
     pub fn dropped(&self, name: &str, reason: &str) -> u64 {
         self.json(&["stats", name])["drops"]["tx"][reason].as_u64().unwrap_or_default()
     }
@@ -350,7 +350,7 @@ impl Drop for Sandbox {
     }
 }
 
-/// Path of a binary of the same build as the running one.
+/// Returns the path of a binary of the same build as the running one.
 ///
 /// # Panics
 ///

@@ -166,7 +166,7 @@ pub fn send_from(sandbox: &Sandbox, netns: Netns<'_>, from: u16, to: impl Into<S
     });
 }
 
-/// The wildcard address of the family of `to`, with a port.
+/// Returns the wildcard address of the family of `to`, with a port.
 pub fn any(to: SocketAddr, port: u16) -> SocketAddr {
     if to.is_ipv4() { (Ipv4Addr::UNSPECIFIED, port).into() } else { (Ipv6Addr::UNSPECIFIED, port).into() }
 }

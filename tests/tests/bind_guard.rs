@@ -17,7 +17,8 @@ use portmap_tests::{
 const A: Netns<'_> = Netns::Container("a");
 const B: Netns<'_> = Netns::Container("b");
 
-/// Whether sockets can be bound to a port in a namespace, for IPv4 and IPv6, TCP and UDP. All must agree.
+/// Returns whether sockets can be bound to a port in a namespace, for IPv4 and IPv6, TCP and UDP. All must
+/// agree.
 fn can_bind(sandbox: &Sandbox, netns: Netns<'_>, port: u16) -> bool {
     let addresses: [SocketAddr; 3] = [
         (Ipv4Addr::UNSPECIFIED, port).into(),

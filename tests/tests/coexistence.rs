@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 const A: Netns<'_> = Netns::Container("a");
 const EXISTING: Netns<'_> = Netns::Container("existing");
 
-/// The findings about a subject, as lines with status and text.
+/// Returns the findings about a subject, as lines with status and text.
 fn findings(sandbox: &Sandbox, subject: &str) -> Vec<String> {
     let output = sandbox.portmap(&["doctor", "-o", "json"]);
     let all: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -32,7 +32,7 @@ fn findings(sandbox: &Sandbox, subject: &str) -> Vec<String> {
     about.map(|finding| format!("{} {}", text(finding, "health"), text(finding, "text"))).collect()
 }
 
-/// A connected socket of the host on `port`, with a service outside as its peer.
+/// Returns a connected socket of the host on `port`, with a service outside as its peer.
 fn connected(sandbox: &Sandbox, port: u16) -> UdpSocket {
     sandbox.inside(Netns::Host, || {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("the port is free");
@@ -138,7 +138,7 @@ fn log_has_one_line_per_change() {
     }
 }
 
-/// A log line with single spaces and without module names.
+/// Returns a log line with single spaces and without module names.
 fn plain(line: &str) -> String {
     let words: Vec<&str> = line.split_whitespace().filter(|word| !word.starts_with("portmap::")).collect();
     words.join(" ")

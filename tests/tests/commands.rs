@@ -9,7 +9,7 @@ use portmap_tests::{
 };
 use serde_json::json;
 
-/// [`DAEMON_FLAGS`] with overrides.
+/// Returns [`DAEMON_FLAGS`] with overrides.
 fn flags<'a>(changed: &[&'a str]) -> Vec<&'a str> {
     // The last occurrence of a flag wins.
     DAEMON_FLAGS.iter().chain(changed).copied().collect()

@@ -21,8 +21,8 @@ use portmap_tests::{
 };
 use serde_json::{Value, json};
 
-/// A daemon with containers `a` (31000-31009) and `b` (31010-31019). Without IPv6 they send no packets by
-/// themselves.
+/// Starts a daemon with containers `a` (31000-31009) and `b` (31010-31019). Without IPv6 they send no
+/// packets by themselves.
 fn world() -> (Sandbox, Daemon) {
     let sandbox = Sandbox::new();
     sandbox.sh(Netns::Host, "echo 1 > /proc/sys/net/ipv6/conf/uplink/disable_ipv6");
@@ -40,7 +40,7 @@ fn drop_one(sandbox: &Sandbox, name: &str, frame: &Frame, reason: &str) {
     wait::until(reason, || sandbox.dropped(name, reason) == before + 1);
 }
 
-/// A frame from a port of the host.
+/// Returns a frame from a port of the host.
 fn stolen() -> Frame {
     Frame { from_mac: HOST_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, 22), (OUTSIDE, 8080)) }
 }

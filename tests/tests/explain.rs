@@ -19,7 +19,7 @@ use portmap_tests::{
 };
 use serde_json::{Value, json};
 
-/// A daemon with containers `a` (31000-31009) and `b` (31010-31019).
+/// Starts a daemon with containers `a` (31000-31009) and `b` (31010-31019).
 fn world() -> (Sandbox, Daemon) {
     world_of(Sandbox::new())
 }
@@ -31,7 +31,7 @@ fn world_of(sandbox: Sandbox) -> (Sandbox, Daemon) {
     (sandbox, daemon)
 }
 
-/// The verdict of each hook, and the overall verdict.
+/// Returns the verdict of each hook, and the overall verdict.
 fn explain(sandbox: &Sandbox, question: &str) -> (Vec<String>, String) {
     let mut arguments = vec!["explain"];
     arguments.extend(question.split_whitespace());

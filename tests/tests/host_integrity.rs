@@ -15,7 +15,7 @@ use portmap_tests::{
 
 const A: Netns<'_> = Netns::Container("a");
 
-/// The ports outside the host's ephemeral range.
+/// Returns the ports outside the host's ephemeral range.
 fn reserved(sandbox: &Sandbox) -> String {
     sandbox.sh(Netns::Host, "cat /proc/sys/net/ipv4/ip_local_reserved_ports").trim().to_owned()
 }

@@ -17,7 +17,7 @@ use portmap_tests::{
 const A: Netns<'_> = Netns::Container("a");
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
-/// A daemon with containers `a` (31000-31009) and `b` (31010-31019).
+/// Starts a daemon with containers `a` (31000-31009) and `b` (31010-31019).
 fn world() -> (Sandbox, portmap_tests::daemon::Daemon) {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();

@@ -14,7 +14,7 @@ fn scrape(sandbox: &Sandbox) -> String {
     sandbox.sh(Netns::Host, "curl -sf --unix-socket /run/portmap/portmapd.sock http://portmap/metrics")
 }
 
-/// The value of a metric, given its name and labels as they are printed.
+/// Returns the value of a metric, given its name and labels as they are printed.
 fn value(text: &str, metric: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
     line.map(|value| value.parse().expect("a number"))

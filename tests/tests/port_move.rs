@@ -25,7 +25,7 @@ const BYSTANDER: &str = "e";
 const MOVES: usize = 4000;
 const PAUSE: Duration = Duration::from_micros(700);
 
-/// The owner after a number of moves.
+/// Returns the owner after a number of moves.
 const fn owner(moves: usize) -> usize {
     moves % OWNERS.len()
 }

@@ -19,7 +19,7 @@ const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
 const A_PORT: u16 = 31000;
 const B_PORT: u16 = 31010;
 
-/// A daemon with these flags, and containers `a` (31000-31009) and `b` (31010-31019).
+/// Starts a daemon with these flags, and containers `a` (31000-31009) and `b` (31010-31019).
 fn world(flags: &[&str]) -> (Sandbox, portmap_tests::daemon::Daemon) {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], flags].concat());

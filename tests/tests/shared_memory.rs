@@ -84,7 +84,7 @@ struct Case {
     port: usize,
 }
 
-/// An IPv4 packet without its Ethernet header.
+/// Returns an IPv4 packet without its Ethernet header.
 fn packet(frame: &Frame) -> Vec<u8> {
     frame.bytes().split_off(ETHERNET)
 }

@@ -113,7 +113,7 @@ impl World<'_> {
         }
     }
 
-    /// Random static ports from a small range, so that containers conflict.
+    /// Returns random static ports from a small range, so that containers conflict.
     fn ports(&mut self) -> PortSet {
         let first = 31000 + 8 * self.random.below(12);
         let last = first + self.random.below(16);

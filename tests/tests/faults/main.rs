@@ -23,7 +23,8 @@ const ADD_TO_EXISTING: [&str; 6] = ["add", "a", "--netns", "/run/netns/existing"
 /// More steps than any operation has.
 const MANY: usize = 500;
 
-/// First step and stride: every step, and on emulated machines a sample that differs between tests.
+/// Returns the first step and stride: every step, and on emulated machines a sample that differs between
+/// tests.
 fn steps(test: &str) -> (usize, usize) {
     let stride = if sample() == 1 { 1 } else { 4 * sample() };
     (1 + test.len() % stride, stride)
@@ -75,7 +76,7 @@ fn inject_at_every_step<T>(
     panic!("{test} has more than {MANY} steps");
 }
 
-/// Whether a command succeeds.
+/// Returns whether a command succeeds.
 fn succeeds(sandbox: &Sandbox, arguments: &[&str]) -> bool {
     sandbox.portmap(arguments).status.success()
 }
@@ -120,7 +121,7 @@ fn form(sandbox: &Sandbox, at: &str) -> Value {
     json!([all[0]["ports"], all[0]["egress"]["rate"], all[0]["ingress"]["rate"]])
 }
 
-/// Whether a daemon becomes ready. It is then killed.
+/// Returns whether a daemon becomes ready, and kills it.
 fn starts(sandbox: &Sandbox) -> bool {
     let mut daemon = sandbox.start_daemon(&DAEMON_FLAGS);
     let ready = daemon.wait_ready();

@@ -28,7 +28,7 @@ fn check_traffic(sandbox: &Sandbox, host: Ipv4Addr) {
     assert_eq!((answer.from.as_str(), answer.client.ip()), ("outside", host.into()));
 }
 
-/// A sandbox, a daemon with these additional flags, a container, and services in it and outside.
+/// Creates a sandbox, a daemon with these additional flags, a container, and services in it and outside.
 fn served(flags: &[&str]) -> (Sandbox, Daemon, [Service; 2]) {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], flags].concat());
@@ -65,7 +65,7 @@ const DAMAGE: [(&str, &str); 7] = [
     ),
 ];
 
-/// A command that removes the host-side enforcement of slot 1's limits.
+/// Returns a command that removes the host-side enforcement of slot 1's limits.
 fn no_limit() -> String {
     let nothing = "0 ".repeat(size_of::<Limit>());
     format!("bpftool map update pinned /sys/fs/bpf/portmap/v5/maps/pm_limits key 1 0 0 0 value {nothing}")

@@ -25,7 +25,7 @@ fn daemon_with(sandbox: &Sandbox, flags: &[&str]) -> Daemon {
     sandbox.daemon_with(&[&DAEMON_FLAGS[..], flags].concat())
 }
 
-/// A daemon with a container `a` that has ports 31000-31009 and these limits.
+/// Starts a daemon with a container `a` that has ports 31000-31009 and these limits.
 fn world(limits: &[&str]) -> (Sandbox, Daemon) {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
@@ -38,14 +38,14 @@ fn add(sandbox: &Sandbox, limits: &[&str]) -> Value {
     sandbox.json(&command)
 }
 
-/// The leaf qdisc on this kernel.
+/// Returns the leaf qdisc on this kernel.
 fn leaf(sandbox: &Sandbox) -> &'static str {
     let probe =
         "tc qdisc add dev lo root fq_codel 2>/dev/null && tc qdisc del dev lo root && echo yes || true";
     if sandbox.sh(Netns::Outside, probe).contains("yes") { "fq_codel" } else { "bfifo" }
 }
 
-/// A counter of the class that enforces a container's limit in one direction.
+/// Returns a counter of the class that enforces a container's limit in one direction.
 fn counter(sandbox: &Sandbox, name: &str, direction: &str, counter: &str) -> u64 {
     sandbox.json(&["stats", name])[direction][0][counter].as_u64().unwrap_or_default()
 }

@@ -54,12 +54,12 @@ impl Background {
         capture
     }
 
-    /// The output so far.
+    /// Returns the output so far.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.0.lock().expect("not poisoned").clone()
     }
 
-    /// Number of lines that contain this text.
+    /// Returns the number of lines that contain this text.
     pub(crate) fn count(&self, text: &str) -> usize {
         self.lines().iter().filter(|line| line.contains(text)).count()
     }

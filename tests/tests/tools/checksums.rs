@@ -28,7 +28,7 @@ for path, (ether, source4, source6, sport, to4, to6, dport) in paths.items():
         name(f"{path}/{version}/tcp", bytes(tcp))
 "#;
 
-/// Number of damaged packets of all protocols that a namespace's stack has counted.
+/// Returns the number of damaged packets of all protocols that a namespace's stack has counted.
 fn noticed(world: &World, netns: Netns<'_>) -> u64 {
     let text = world.sandbox.sh(netns, "nstat -asz --json");
     let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");

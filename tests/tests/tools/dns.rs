@@ -4,7 +4,8 @@ use portmap_tests::{faults::sample, sandbox::Netns};
 
 use crate::{A, B, World, background::Background};
 
-/// A server with a small answer, and one that exceeds a packet and is sent in fragments.
+/// Returns the command of a server with a small answer, and one that exceeds a packet and is sent in
+/// fragments.
 fn dnsmasq(port: u16) -> String {
     // TXT records consist of strings of at most 255 bytes.
     let text: Vec<String> = (0..12).map(|number| format!("{number:0250}")).collect();

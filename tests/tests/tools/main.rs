@@ -66,7 +66,7 @@ impl World {
         Self { client, daemon, sandbox }
     }
 
-    /// A non-blocking dual-stack socket on a UDP port of a namespace.
+    /// Returns a non-blocking dual-stack socket on a UDP port of a namespace.
     fn receiver(&self, netns: Netns<'_>, port: u16) -> UdpSocket {
         let socket = self.sandbox.inside(netns, || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)));
         let socket = socket.expect("the port is free");
@@ -93,12 +93,12 @@ impl World {
         assert_eq!(after, expected, "{what}");
     }
 
-    /// Number of packets on one of a container's paths.
+    /// Returns the number of packets on one of a container's paths.
     fn packets(&self, name: &str, path: &str) -> u64 {
         self.stats(name).traffic[path].packets
     }
 
-    /// Number of packets from outside that were left to the host for this reason.
+    /// Returns the number of packets from outside that were left to the host for this reason.
     fn left_to_host(&self, reason: &str) -> u64 {
         let stats = self.client.stats().expect("the daemon runs");
         stats.host.passed["uplink"].get(reason).copied().unwrap_or_default()

@@ -63,7 +63,7 @@ impl Server {
         Self { listener, socket, port }
     }
 
-    /// A long stream in both directions, and a datagram larger than any of the MTUs.
+    /// Sends a long stream in both directions, and a datagram larger than any of the MTUs.
     fn exchange(&self, world: &World, from: Netns<'_>, address: IpAddr, what: &str) {
         let to = SocketAddr::new(address, self.port);
         let bytes: Vec<u8> = (0..1_u32 << 16).flat_map(u32::to_le_bytes).collect();

@@ -89,7 +89,7 @@ fn traceroute_works_by_every_method() {
     }
 }
 
-/// The path MTU that a namespace has learned for an address.
+/// Returns the path MTU that a namespace has learned for an address.
 fn learned_mtu(sandbox: &Sandbox, netns: Netns<'_>, to: IpAddr) -> Option<u32> {
     let route = sandbox.sh(netns, &format!("ip -o route get {to}"));
     let mut words = route.split_whitespace().skip_while(|word| *word != "mtu");

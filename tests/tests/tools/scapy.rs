@@ -55,12 +55,12 @@ impl Frames {
         Self(text.lines().map(|line| line.split_once(' ').expect("two words")).map(parse).collect())
     }
 
-    /// The frame with this name.
+    /// Returns the frame with this name.
     pub(crate) fn get(&self, name: &str) -> &[u8] {
         self.0.get(name).unwrap_or_else(|| panic!("no frame {name:?}"))
     }
 
-    /// All frames in the order of their names.
+    /// Returns all frames in the order of their names.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.0.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
     }

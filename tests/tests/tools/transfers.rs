@@ -159,7 +159,7 @@ fn udp_lite_works_on_every_path() {
     }
 }
 
-/// Whether the kernel supports a protocol. The probe loads its module, if it is one.
+/// Returns whether the kernel supports a protocol. The probe loads its module, if it is one.
 fn has_protocol(kind: libc::c_int, protocol: libc::c_int) -> bool {
     open(libc::AF_INET, kind, protocol).is_ok()
 }
@@ -169,7 +169,7 @@ fn say_missing(protocol: &str) {
     writeln!(io::stderr(), "not tested: this kernel has no {protocol}").expect("a terminal or a file");
 }
 
-/// A UDP-Lite socket, which works like a UDP socket.
+/// Returns a UDP-Lite socket, which works like a UDP socket.
 fn udp_lite(address: SocketAddr) -> io::Result<UdpSocket> {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     let socket = open(family, libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE)?;

@@ -60,7 +60,7 @@ pub(crate) struct FrameSpec {
 }
 
 impl FrameSpec {
-    /// Whether fields outside the theme must be valid.
+    /// Returns whether fields outside the theme must be valid.
     fn is_right(self) -> bool {
         self.theme != Theme::Any
     }
@@ -262,7 +262,7 @@ fn destination_port(random: &mut Random, is_local: bool, index: u16) -> u16 {
     FIRST_PORT + index
 }
 
-/// The pattern and the frame's number, repeated.
+/// Returns the pattern and the frame's number, repeated.
 fn payload(number: u32, length: usize) -> Vec<u8> {
     [PATTERN, number.to_be_bytes()].concat().into_iter().cycle().take(length).collect()
 }
@@ -312,7 +312,7 @@ fn transport(
     bytes
 }
 
-/// An echo message, an error about a packet in the reverse direction, or any other message.
+/// Returns an echo message, an error about a packet in the reverse direction, or any other message.
 fn icmp(
     random: &mut Random,
     is_ipv6: bool,
@@ -371,7 +371,8 @@ fn fragment(random: &mut Random) -> u16 {
     }
 }
 
-/// The IPv4 and UDP headers of a tunnel, as 32-bit words. Segmentation recomputes length and checksum.
+/// Returns the IPv4 and UDP headers of a tunnel, as 32-bit words. Segmentation recomputes length and
+/// checksum.
 pub(crate) fn tunnel() -> [u32; 7] {
     let mut udp = OWN.start().to_be_bytes().to_vec();
     udp.extend(TUNNEL_PORT.to_be_bytes());

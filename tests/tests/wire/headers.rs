@@ -138,7 +138,7 @@ pub(crate) fn ipv6(header: &Header, from: Ipv6Addr, to: Ipv6Addr, rest: &[u8], l
     bytes
 }
 
-/// The Internet checksum (RFC 1071).
+/// Returns the Internet checksum (RFC 1071).
 pub(crate) fn checksum(bytes: &[u8]) -> [u8; 2] {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
     let mut sum: u32 = words.sum();

@@ -280,7 +280,7 @@ fn is_group(address: IpAddr) -> bool {
     }
 }
 
-/// The frame's number from the payload pattern, if it belongs to this batch.
+/// Returns the frame's number from the payload pattern, if it belongs to this batch.
 pub(crate) fn frame_number(bytes: &[u8], first: u32) -> Option<u32> {
     let after = bytes.windows(8).find(|part| part[..4] == PATTERN)?;
     let number = u32::from_be_bytes(after[4..].try_into().ok()?);

@@ -48,12 +48,12 @@ impl Packet<'_> {
         WITH_PORTS.contains(&self.protocol)
     }
 
-    /// Source and destination port, if present.
+    /// Returns source and destination port, if present.
     pub(crate) fn ports(&self) -> Option<(u16, u16)> {
         Some((half(self.rest, 0)?, half(self.rest, 2)?))
     }
 
-    /// Payload bytes, without the transport header that each segment repeats.
+    /// Returns the payload bytes, without the transport header that each segment repeats.
     pub(crate) fn payload(&self) -> usize {
         let header = match (self.part, self.protocol) {
             (FragmentPosition::Subsequent, _) => 0,

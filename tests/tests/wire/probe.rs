@@ -96,7 +96,7 @@ impl Probe {
         probe
     }
 
-    /// Whether the frame has segmentation offload.
+    /// Returns whether the frame has segmentation offload.
     pub(crate) fn is_gso(&self) -> bool {
         self.virtio.is_some_and(|header| header[1] != 0) || self.path == SendPath::Datagrams
     }
@@ -207,7 +207,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// IP and transport headers that a parser may mistake for the frame's own.
+/// Returns IP and transport headers that a parser may mistake for the frame's own.
 fn decoy(is_ipv6: bool) -> [u8; DECOY] {
     let mut bytes = [0; DECOY];
     if is_ipv6 {

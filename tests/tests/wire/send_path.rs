@@ -136,7 +136,7 @@ impl Senders {
         })
     }
 
-    /// Number of packets that have left by the uplink with a mark.
+    /// Returns the number of packets that have left by the uplink with a mark.
     pub(crate) fn marked(&self) -> u32 {
         let words = self.programs.map("hostile_words").expect("it is there");
         Array::<_, u32>::try_from(words).and_then(|words| words.get(&MARKED, 0)).expect("a word")

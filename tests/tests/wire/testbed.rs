@@ -388,7 +388,7 @@ fn stay_on_this_cpu() {
     sched_setaffinity(Pid::from_raw(0), &cpus).expect("a thread may");
 }
 
-/// Whether a frame is one of the most recent fences.
+/// Returns whether a frame is one of the most recent fences.
 fn is_fence(frame: &[u8], newest: u32, how_many: u32) -> bool {
     let Some(udp) = frame.get(ETHERNET + 20..) else { return false };
     let [_, _, p, q, _, _, _, _, payload @ ..] = udp else { return false };

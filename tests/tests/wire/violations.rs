@@ -49,7 +49,7 @@ pub(crate) fn report(at: Vantage, received: &Received, violation: &str, probes: 
     format!("{at:?}: {violation}: {} bytes: {shown}\nof:{sent}", bytes.len())
 }
 
-/// The index in its batch of a frame with a destination port of its own.
+/// Returns the index in its batch of a frame with a destination port of its own.
 fn by_port(frame: &[u8]) -> Option<u32> {
     let (header, rest) = frame.split_first_chunk::<ETHERNET>()?;
     let (_, to) = packet(rest, header[12] == 0x86, false).ok()?.ports()?;
