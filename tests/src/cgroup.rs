@@ -1,4 +1,4 @@
-//! A cgroup of version 2 for one test.
+//! A cgroup v2 for one test.
 
 use std::{
     fs,
@@ -21,12 +21,12 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes a cgroup.
+    /// Creates a cgroup.
     ///
     /// # Panics
     ///
-    /// If that fails, as it does where none of version 2 is mounted.
-    #[expect(clippy::new_without_default, reason = "it is a thing in the kernel")]
+    /// Panics if that fails, for example because cgroup v2 is not mounted.
+    #[expect(clippy::new_without_default, reason = "it creates a kernel object")]
     pub fn new() -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let root = cgroup::root().unwrap_or_else(|error| panic!("{error}"));
@@ -36,18 +36,18 @@ impl Cgroup {
         Self { root, own }
     }
 
-    /// Its directory.
+    /// Returns the path of its directory.
     pub fn path(&self) -> &Path {
         &self.own
     }
 
-    /// Whether a process is in it or below it, by what the kernel tells of it.
+    /// Returns whether it or a descendant contains a process (`cgroup.events`).
     fn is_populated(&self) -> bool {
         let events = fs::read_to_string(self.own.join("cgroup.events")).expect("a cgroup has events");
         !events.lines().any(|line| line == "populated 0")
     }
 
-    /// Has this process be in it, until what is returned is dropped.
+    /// Moves this process into the cgroup until the returned guard is dropped.
     pub fn enter(&self) -> Entered<'_> {
         let all = fs::read_to_string("/proc/self/cgroup").expect("a list");
         let before = all.lines().find_map(|line| line.strip_prefix("0::/")).expect("one of version 2");
@@ -67,8 +67,8 @@ impl Drop for Cgroup {
             let _ = fs::remove_dir(&self.own);
             return;
         }
-        // A process that has ended leaves its cgroup a little later than it vanishes from everywhere else, and for as long
-        // the kernel may say both that nobody is in it and that it is busy.
+        // An exited process leaves its cgroup a little later than it disappears from everywhere else.
+        // Meanwhile the kernel may report the cgroup as unpopulated and as busy.
         wait::until("the cgroup to be empty", || !self.is_populated());
         wait::until("the cgroup to be removed", || match fs::remove_dir(&self.own) {
             Ok(()) => true,
@@ -78,7 +78,7 @@ impl Drop for Cgroup {
     }
 }
 
-/// This process, as long as it is in a cgroup.
+/// Guard that moves this process back on drop.
 #[derive(Debug)]
 pub struct Entered<'a> {
     before: PathBuf,

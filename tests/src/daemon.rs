@@ -1,4 +1,4 @@
-//! A running daemon of a sandbox.
+//! A daemon process in a sandbox.
 
 use std::{
     fs,
@@ -9,29 +9,35 @@ use std::{
 
 use crate::wait;
 
-/// A running daemon; it is killed when this is dropped.
+/// A daemon process; it is killed on drop.
 #[derive(Debug)]
 pub struct Daemon {
     pub(crate) process: Child,
-    /// The file with its log.
+    /// File with its log.
     pub log: PathBuf,
-    /// Files that it had open when it was ready.
+    /// Number of open files when it became ready.
     pub(crate) files: Option<usize>,
 }
 
-/// Files that it may have open for good besides those at its start: samples of drops that somebody has asked for.
-const MORE_FILES: usize = 4;
-/// Bytes of memory that no test has it need, with a few containers; it starts with about 15 MB.
-const MUCH_MEMORY: u64 = 64 << 20;
+/// Files that may stay open besides those at the start: the ring buffer of drop samples, once a client has
+/// followed drops.
+const EXTRA_FILES: usize = 4;
+/// Upper bound on resident memory in bytes, with a few containers; a daemon starts with about 15 MB.
+const MAX_RESIDENT: u64 = 64 << 20;
 
 impl Daemon {
-    /// What it has logged.
+    /// Returns the log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Waits until it is ready, and says whether it is; if not, it has ended.
-    pub fn is_ready(&mut self) -> bool {
+    /// Returns whether one line of the log contains all of these parts.
+    pub fn logged(&self, parts: &[&str]) -> bool {
+        self.log().lines().any(|line| parts.iter().all(|part| line.contains(part)))
+    }
+
+    /// Waits until the daemon is ready. Returns false if it exited instead.
+    pub fn wait_ready(&mut self) -> bool {
         let mut line = String::new();
         let _ = BufReader::new(self.process.stdout.as_mut().expect("piped")).read_line(&mut line);
         if line == "ready\n" {
@@ -40,8 +46,8 @@ impl Daemon {
         self.files.is_some()
     }
 
-    /// Waits until it has checked the containers that it found, or has ended.
-    pub fn has_checked(&mut self) {
+    /// Waits until the daemon has checked the containers that it found at start, or has exited.
+    pub fn wait_checked(&mut self) {
         wait::until("all containers to be checked", || {
             let log = self.log();
             let none = log.contains("taking over 0 containers");
@@ -49,12 +55,12 @@ impl Daemon {
         });
     }
 
-    /// Number of files that it has open; none if it has ended.
+    /// Returns the number of open files; 0 if it has exited.
     pub fn open_files(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.children())).map_or(0, Iterator::count)
     }
 
-    /// Bytes of its resident memory; none if it has ended.
+    /// Returns the resident memory in bytes; 0 if it has exited.
     pub fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.children())).unwrap_or_default();
         let resident =
@@ -62,74 +68,74 @@ impl Daemon {
         1024 * resident.and_then(|number| number.parse::<u64>().ok()).unwrap_or_default()
     }
 
-    /// That it has let go of what its work has needed.
+    /// Checks that no files or memory leaked.
     fn expect_no_leak(&self) {
         let Some(files) = self.files else { return };
-        // What it does by itself, and clients that have gone, have some for a moment. It may come to its end meanwhile.
-        wait::until("files to be closed", || self.open_files() <= files + MORE_FILES);
+        // Background work and disconnected clients hold files for a moment. The daemon may exit meanwhile.
+        wait::until("files to be closed", || self.open_files() <= files + EXTRA_FILES);
         let resident = self.resident();
-        assert!(resident <= MUCH_MEMORY, "the daemon has {resident} bytes of memory");
+        assert!(resident <= MAX_RESIDENT, "the daemon has {resident} bytes of resident memory");
     }
 
-    /// The processes that `nsenter` has started and that have not ended.
+    /// Process ids of the running children of `nsenter`.
     fn children(&self) -> String {
         let children = format!("/proc/{0}/task/{0}/children", self.process.id());
         let children = fs::read_to_string(children).unwrap_or_default();
         children.trim().to_owned()
     }
 
-    /// Waits until it has ended, and says whether all was well.
-    pub fn ends_well(mut self) -> bool {
-        self.process.wait().expect("it ends").success()
+    /// Waits until it exits. Returns whether the exit code is 0.
+    pub fn wait_success(mut self) -> bool {
+        self.process.wait().expect("the daemon exits").success()
     }
 
-    /// Sends it a signal, and waits until it has ended by that; the exit code.
-    pub fn ends_by(mut self, signal: &str) -> Option<i32> {
+    /// Sends a signal, waits until the process exits and returns the exit code.
+    pub fn signal_and_wait(mut self, signal: &str) -> Option<i32> {
         self.signal(signal);
-        self.process.wait().expect("it ends").code()
+        self.process.wait().expect("the daemon exits").code()
     }
 
-    /// Asks it to stop and waits until it has.
+    /// Sends SIGTERM and waits for a successful exit.
     pub fn stop(mut self) {
         self.expect_no_leak();
         self.signal("TERM");
-        let status = self.process.wait().expect("it ends");
-        assert!(status.success(), "it ends with {status}: {}", self.log());
+        let status = self.process.wait().expect("the daemon exits");
+        assert!(status.success(), "the daemon exits with {status}: {}", self.log());
     }
 
-    /// Kills it.
+    /// Sends SIGKILL and waits.
     pub fn kill(mut self) {
-        // It may have been killed at a step that it takes by itself.
+        // A fault may have killed it already, at a step of its background work.
         if matches!(self.process.try_wait(), Ok(None)) {
             self.signal("KILL");
         }
         let _ = self.process.wait();
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until it exits by itself, successfully.
     pub fn wait(mut self) {
-        let status = self.process.wait().expect("it ends");
-        assert!(status.success(), "it ends with {status}: {}", self.log());
+        let status = self.process.wait().expect("the daemon exits");
+        assert!(status.success(), "the daemon exits with {status}: {}", self.log());
     }
 
-    /// Its process, as the machine numbers it: the child of the `nsenter` that waits for it.
+    /// Process id in the machine's pid namespace: the child of the waiting `nsenter`.
     pub fn pid(&self) -> u32 {
         wait::for_value("the daemon's process", || self.children().parse().ok())
     }
 
-    /// Stops it where it is.
+    /// Suspends it (SIGSTOP).
     pub fn pause(&self) {
         self.signal("STOP");
     }
 
-    /// Lets it go on.
+    /// Resumes it.
     pub fn resume(&self) {
-        // What waits for it has stopped with it, and has it go on.
+        // `nsenter` has stopped together with its child, and must continue first.
         send("CONT", self.process.id());
         self.signal("CONT");
     }
 
-    /// Sends it a signal.
+    /// Sends a signal.
     pub fn signal(&self, signal: &str) {
         send(signal, self.pid());
     }

@@ -1,43 +1,44 @@
-//! Faults on purpose in what runs in a sandbox; see the crate `portmap`, module `fault`.
+//! Fault injection into the processes of a sandbox; see the module `fault` of the crate `portmap`.
 
 use std::{env, fs};
 
 use crate::sandbox::Sandbox;
 
-/// The file with the order, on the sandbox's host.
-pub(crate) const ORDER: &str = "/run/faults";
+/// The file that arms a fault, on the sandbox's host.
+pub(crate) const FILE: &str = "/run/faults";
 
-/// What happens at a step.
+/// A fault that is injected at a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The process ends before it, by SIGKILL.
+    /// SIGKILL before the step.
     Kill,
-    /// It fails.
+    /// The step fails.
     Fail,
-    /// It never comes to its end.
+    /// The step never returns.
     Hang,
 }
 
 impl Sandbox {
-    /// Has something happen at a step, counted from now on.
-    pub fn order(&self, fault: Fault, step: usize) {
+    /// Arms a fault at a step, counted from now on.
+    pub fn arm_fault(&self, fault: Fault, step: usize) {
         let fault = match fault {
             Fault::Kill => "kill",
             Fault::Fail => "fail",
             Fault::Hang => "hang",
         };
-        fs::write(self.path(ORDER), format!("{fault} {step}")).expect("written");
+        fs::write(self.path(FILE), format!("{fault} {step}")).expect("written");
     }
 
-    /// Takes the order back, and says at which step it was carried out if it was.
-    pub fn struck(&self) -> Option<String> {
-        let left = fs::read_to_string(self.path(ORDER)).expect("there is an order");
-        fs::remove_file(self.path(ORDER)).expect("there is an order");
+    /// Disarms the fault. Returns the name of the step at which it fired, if it did.
+    pub fn fault_fired(&self) -> Option<String> {
+        let left = fs::read_to_string(self.path(FILE)).expect("a fault is armed");
+        fs::remove_file(self.path(FILE)).expect("a fault is armed");
         left.strip_prefix("at ").map(str::to_owned)
     }
 }
 
-/// One in how many cases is tried: all, unless `PORTMAP_SAMPLE` says otherwise, as it does on emulated machines.
+/// Returns the sampling stride of cases that are alike: 1 (every case) unless `PORTMAP_SAMPLE` is set, as on
+/// emulated machines.
 pub fn sample() -> usize {
     env::var("PORTMAP_SAMPLE").map_or(1, |number| number.parse().expect("a number"))
 }

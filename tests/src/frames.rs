@@ -1,4 +1,4 @@
-//! Frames made by hand, byte by byte, so that they can be wrong in every way.
+//! Hand-made frames, in which every field can be wrong.
 
 use std::net::Ipv4Addr;
 
@@ -9,16 +9,17 @@ pub const TCP: u8 = 6;
 /// `IPPROTO_UDP`.
 pub const UDP: u8 = 17;
 
-/// An IPv4 packet in an Ethernet frame; the fields can be changed before it is turned into [`bytes`](Self::bytes).
+/// An IPv4 packet in an Ethernet frame; the fields can be changed before it is turned into
+/// [`bytes`](Self::bytes).
 #[derive(Clone, Debug)]
 pub struct Frame {
     /// Destination MAC address.
     pub to_mac: [u8; 6],
     /// Source MAC address.
     pub from_mac: [u8; 6],
-    /// What follows the Ethernet header: type and payload in place of the IPv4 packet.
+    /// Ethernet type.
     pub ether_type: u16,
-    /// Tag in front of the type.
+    /// VLAN tag in front of the Ethernet type.
     pub vlan: Option<u16>,
     /// IP version.
     pub version: u8,
@@ -45,7 +46,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// A UDP packet.
+    /// Returns a UDP packet.
     pub fn udp(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> Self {
         Self {
             to_mac: [0; 6],
@@ -66,14 +67,14 @@ impl Frame {
         }
     }
 
-    /// The same with another protocol; the transport header stays that of UDP but for TCP, whose is longer.
+    /// Sets the protocol. The transport header stays that of UDP, except for TCP, whose header is longer.
     #[must_use]
     pub fn protocol(mut self, protocol: u8) -> Self {
         self.protocol = protocol;
         self
     }
 
-    /// The frame as it is sent.
+    /// Returns the frame as bytes.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend(self.to_mac);
@@ -129,7 +130,7 @@ fn length(bytes: usize) -> u16 {
     u16::try_from(bytes).expect("a packet")
 }
 
-/// The Internet checksum (RFC 1071).
+/// Returns the Internet checksum (RFC 1071).
 fn checksum(bytes: &[u8]) -> [u8; 2] {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
     let mut sum: u32 = words.sum();

@@ -1,4 +1,5 @@
-//! Everything that portmap may make or change on a host: what is the same before and after is neither lost nor leaked.
+//! Snapshot of everything that portmap may create or change on a host, to prove that nothing is lost or
+//! leaked.
 
 use portmap::{
     kernel::{maps::Maps, port_table::PortTable},
@@ -6,31 +7,37 @@ use portmap::{
 };
 use portmap_common::slot::SLOTS;
 
-use crate::sandbox::{Place, Sandbox};
+use crate::sandbox::{Netns, Sandbox};
 
-/// Of mounts those count that are where a sandbox has its own: all others are the machine's, and come and go with it.
-/// Interfaces, addresses, routes, queues, filters, namespaces, mounts, pins, state and settings of a host, and who is in
-/// the maps. The daemon's socket is not among it, so that it can be compared with and without a daemon.
+/// Interfaces, addresses, routes, qdiscs, filters, namespaces, mounts, pins, state and settings of a host,
+/// and the owners in the maps.
+///
+/// Only mounts below the sandbox's own mount points count, because all others belong to the machine. The
+/// daemon's socket is excluded, so that snapshots with and without a daemon compare equal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inventory(Vec<String>);
 
-const LOOK: &str = r"
+const SNAPSHOT: &str = r"
 while ip -6 address show tentative | grep -q inet6; do sleep 0.02; done
 ip -o link | sed 's/state .*//'; ip -o address; ip route show table all; ip -6 route show table all; tc qdisc
-for d in lo uplink; do tc filter show dev $d ingress 2>/dev/null | sed 's/ (rule hit .*//; s/ id [0-9]* / /' || true; done
+for d in lo uplink; do
+  tc filter show dev $d ingress 2>/dev/null | sed 's/ (rule hit .*//; s/ id [0-9]* / /' || true
+done
 ls /run/netns; find /sys/fs/bpf /run/portmap 2>/dev/null | grep -v -e debug -e portmapd.sock || true
-for m in /sys/fs/bpf/portmap/v*/maps/pm_guarded; do test -e $m && bpftool map dump pinned $m | grep -c slot || true; done
+for m in /sys/fs/bpf/portmap/v*/maps/pm_guarded; do
+  test -e $m && bpftool map dump pinned $m | grep -c slot || true
+done
 cut -d' ' -f2- /proc/mounts | grep -E '^(/run|/sys/fs/bpf)(/| )'
 cd /proc/sys/net/ipv4; grep . conf/*/accept_local conf/*/route_localnet conf/*/rp_filter ip_local_reserved_ports
 ";
 
-/// Prints the names of namespaces that portmap has made.
+/// Prints the names of the namespaces that portmap has created.
 const OWN_NAMESPACES: &str = "
 cd /run/portmap/containers 2>/dev/null || exit 0
 grep -l '\"owns_netns\": true' *.json 2>/dev/null | sed 's/.json$//' || true";
 
-/// Prints what a daemon has made and a teardown has left.
-const LEFT: &str = "
+/// Prints leftovers of a daemon after a teardown.
+const LEFTOVERS: &str = "
 set +e
 ls -d /sys/fs/bpf/portmap /run/portmap 2>/dev/null
 ip -o link show type veth | grep -o ' pm[0-9]*@.*alias portmap:.*'
@@ -40,31 +47,31 @@ cat /proc/sys/net/ipv4/ip_local_reserved_ports | grep .
 true";
 
 impl Sandbox {
-    /// Removes everything of portmap, and looks whether that is so.
+    /// Tears portmap down and checks that nothing of it remains.
     pub(crate) fn expect_no_trace(&self) {
-        let own = self.sh(Place::Host, OWN_NAMESPACES);
+        let own = self.sh(Netns::Host, OWN_NAMESPACES);
         self.ok(&["teardown"]);
-        let mut left = self.sh(Place::Host, LEFT);
+        let mut left = self.sh(Netns::Host, LEFTOVERS);
         for name in own.lines() {
-            left += &self.sh(Place::Host, &format!("ls /run/netns/{name} 2>/dev/null || true"));
-            left += &self.sh(Place::Host, &format!("grep ' /run/netns/{name} ' /proc/mounts || true"));
+            left += &self.sh(Netns::Host, &format!("ls /run/netns/{name} 2>/dev/null || true"));
+            left += &self.sh(Netns::Host, &format!("grep ' /run/netns/{name} ' /proc/mounts || true"));
         }
-        assert!(left.is_empty(), "the teardown leaves behind: {left}");
+        assert!(left.is_empty(), "leftovers after the teardown: {left}");
     }
 
-    /// What is there now.
+    /// Takes a snapshot.
     pub fn inventory(&self) -> Inventory {
-        let mut lines: Vec<String> = self.sh(Place::Host, LOOK).lines().map(str::to_owned).collect();
+        let mut lines: Vec<String> = self.sh(Netns::Host, SNAPSHOT).lines().map(str::to_owned).collect();
         lines.sort_unstable();
         lines.extend(self.in_maps());
         Inventory(lines)
     }
 
-    /// Compares what is there now with what was there.
+    /// Compares the present state with an earlier snapshot.
     ///
     /// # Panics
     ///
-    /// If they differ; the message has the lines that do, and `at`.
+    /// Panics if they differ; the message lists the lines that differ, and `at`.
     #[track_caller]
     pub fn expect_inventory(&self, before: &Inventory, at: &str) {
         let after = self.inventory();
@@ -73,13 +80,13 @@ impl Sandbox {
         };
         assert!(
             after == *before,
-            "{at}: lost: {:#?}, left behind: {:#?}",
+            "{at}: lost: {:#?}, leaked: {:#?}",
             lacking(before, &after),
             lacking(&after, before)
         );
     }
 
-    /// The ports that are owned and the slots that are in use, as the maps have them; nothing if there are none.
+    /// Returns the number of owned ports and the slots in use according to the maps; `None` without maps.
     fn in_maps(&self) -> Option<String> {
         let pins = Pins::new(self.path("/sys/fs/bpf/portmap"));
         let (maps, ports) = (Maps::open(&pins).ok()?, PortTable::open(&pins).ok()?);

@@ -1,5 +1,5 @@
-//! What the end-to-end tests, the demonstration and the benchmarks share: sandboxes that play a host and its
-//! surroundings, services in them, and hand-made frames.
+//! Shared by the end-to-end tests, the demonstration and the benchmarks: sandboxes that simulate a host and
+//! its network, services inside them, and hand-made frames.
 
 pub mod cgroup;
 pub mod daemon;

@@ -1,4 +1,4 @@
-//! Traffic of which not a packet may be lost.
+//! Request/reply traffic that must not lose a packet.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
@@ -8,47 +8,47 @@ use std::{
 };
 
 use crate::{
-    sandbox::{Place, Sandbox},
+    sandbox::{Netns, Sandbox},
     wait,
 };
 
-/// Somebody who answers: the place, the port, and a byte that says who it is.
-pub type Server = (Place<'static>, u16, u8);
+/// A UDP server: namespace, port, and the byte that identifies it in its replies.
+pub type Server = (Netns<'static>, u16, u8);
 
-/// Who asks whom: from where, which of the servers, and by which address.
-pub type Way = (Place<'static>, usize, Ipv4Addr);
+/// A flow: client namespace, index of the server, and the destination address.
+pub type Flow = (Netns<'static>, usize, Ipv4Addr);
 
-/// Does `work` while questions are asked on all ways: after each answer there is a pause, then the next question.
+/// Runs `work` while each flow sends requests, one at a time, with a pause after each reply.
 ///
 /// # Panics
 ///
-/// If one of them is lost, or answered by somebody else.
+/// Panics if a request is lost, or answered by another server.
 pub fn under_load<T>(
     sandbox: &Sandbox,
     servers: &[Server],
-    ways: &[Way],
+    flows: &[Flow],
     pause: Duration,
     work: impl FnOnce() -> T,
 ) -> T {
     let (asked_enough, ends, answers) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
     let sockets: Vec<(UdpSocket, u8)> = servers
         .iter()
-        .map(|(place, port, own)| {
+        .map(|(netns, port, own)| {
             let server =
-                sandbox.inside(*place, || UdpSocket::bind(("0.0.0.0", *port))).expect("the port is free");
+                sandbox.inside(*netns, || UdpSocket::bind(("0.0.0.0", *port))).expect("the port is free");
             server.set_read_timeout(Some(Duration::from_millis(100))).expect("a time");
             (server, *own)
         })
         .collect();
     thread::scope(|scope| {
         let (asked_enough, ends, answers) = (&asked_enough, &ends, &answers);
-        // Also when the work panics: the scope waits for its threads. Servers are there as long as clients are.
+        // Guards, because the scope waits for its threads even if `work` panics. Servers outlive clients.
         let _server_end = End(ends);
         let client_end = End(asked_enough);
         for (server, own) in &sockets {
             scope.spawn(move || serve(server, *own, ends));
         }
-        let clients: Vec<_> = ways
+        let clients: Vec<_> = flows
             .iter()
             .map(|(from, server, address)| {
                 let (_, port, own) = servers[*server];
@@ -62,7 +62,7 @@ pub fn under_load<T>(
                 })
             })
             .collect();
-        let enough = 20 * u64::try_from(ways.len()).expect("a number");
+        let enough = 20 * u64::try_from(flows.len()).expect("a number");
         wait::until("traffic to flow", || answers.load(Ordering::Relaxed) > enough);
         let before = answers.load(Ordering::Relaxed);
         let result = work();
@@ -73,7 +73,7 @@ pub fn under_load<T>(
             .filter_map(|client| client.join().expect("it does not panic").err())
             .collect();
         assert!(lost.is_empty(), "{lost:?}");
-        println!("{meanwhile} questions answered meanwhile");
+        println!("{meanwhile} requests answered meanwhile");
         result
     })
 }
@@ -87,7 +87,7 @@ fn serve(server: &UdpSocket, own: u8, ends: &AtomicBool) {
     }
 }
 
-/// Asks one question after the other; an error if one is not answered by the right one.
+/// Sends requests one after the other; fails if one is not answered by its server.
 fn ask(
     client: &UdpSocket,
     own: u8,
@@ -102,7 +102,7 @@ fn ask(
         let mut answer = [0; 9];
         let asked = client.send(&expected).and_then(|_| client.recv(&mut answer));
         if asked.is_err() || answer != expected {
-            return Err(format!("question {number}: {asked:?}, {answer:?}"));
+            return Err(format!("request {number}: {asked:?}, {answer:?}"));
         }
         number += 1;
         answers.fetch_add(1, Ordering::Relaxed);

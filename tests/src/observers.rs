@@ -1,4 +1,4 @@
-//! Questions that are asked all the time while something else happens: each has an answer, whatever happens.
+//! Observers that query the daemon continuously while a test runs; every query must be answered.
 
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
@@ -16,8 +16,8 @@ use nix::{
 
 use crate::{sandbox::Sandbox, wait};
 
-/// What is asked: method, path and body. The answer may be that there is no such container.
-const QUESTIONS: [(&str, &str, &str); 9] = [
+/// Queries: method, path and body. "No such container" is a valid answer.
+const QUERIES: [(&str, &str, &str); 9] = [
     (
         "POST",
         "/v1/explain",
@@ -41,61 +41,62 @@ const QUESTIONS: [(&str, &str, &str); 9] = [
     ("GET", "/metrics", ""),
 ];
 
-/// How long an observer rests after an answer, so that what it looks at has the CPUs.
-const REST: Duration = Duration::from_millis(5);
+/// Pause after each answer, so that observers leave CPU time for what they observe.
+const PAUSE: Duration = Duration::from_millis(5);
 
-/// How often each question was answered, in the order in which they are asked.
+/// Number of answers to each query.
 #[derive(Debug, Default)]
-pub struct Answers([AtomicU64; QUESTIONS.len()]);
+pub struct Answers([AtomicU64; QUERIES.len()]);
 
 impl Answers {
-    /// Waits until every question has been answered; somebody must be there to do so.
+    /// Waits until every query has been answered. A daemon must be running.
     pub fn expect_all(&self) {
-        for (count, (_, path, body)) in self.0.iter().zip(QUESTIONS) {
+        for (count, (_, path, body)) in self.0.iter().zip(QUERIES) {
             let what = format!("an answer to {path} {body}");
             wait::until(&what, || count.load(Ordering::Relaxed) > 0);
         }
     }
 }
 
-/// Does `work` while two observers ask whatever daemon is in the sandbox. That none is there, or that it is killed before it
-/// has answered, is all right.
+/// Runs `work` while two observers query the daemon of the sandbox. A missing daemon, or one that is killed
+/// before it answers, is not an error.
 ///
 /// # Panics
 ///
-/// If a daemon is there and does not answer. It ends with all that is in its sandbox, so that nothing else waits for it, and
-/// standard error says which question it was.
+/// Panics if a running daemon does not answer. The whole sandbox is killed in that case, so that nothing
+/// else waits for the daemon, and the query is printed to standard error.
 pub fn observed<T>(sandbox: &Sandbox, work: impl FnOnce(&Answers) -> T) -> T {
     let (ends, hangs, answers) = (AtomicBool::new(false), AtomicBool::new(false), Answers::default());
     let socket = sandbox.path("/run/portmap/portmapd.sock");
     let first_process = Pid::from_raw(sandbox.init().try_into().expect("a process"));
     let result = thread::scope(|scope| {
-        // Also when the work panics: the scope waits for its threads.
+        // A guard, because the scope waits for its threads even if `work` panics.
         let _end = End(&ends);
-        for first in [0, QUESTIONS.len() / 2] {
+        for first in [0, QUERIES.len() / 2] {
             let (ends, hangs, answers) = (&ends, &hangs, &answers);
             let socket: PathBuf = socket.clone();
             scope.spawn(move || {
-                for number in (0..QUESTIONS.len()).cycle().skip(first) {
+                for number in (0..QUERIES.len()).cycle().skip(first) {
                     if ends.load(Ordering::Relaxed) {
                         break;
                     }
                     match ask(&socket, number) {
                         Ok(true) => _ = answers.0[number].fetch_add(1, Ordering::Relaxed),
                         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                            let (method, path, body) = QUESTIONS[number];
+                            let (method, path, body) = QUERIES[number];
                             eprintln!(
-                                "the daemon hangs: no answer to {method} {path} {body} in {:?}",
+                                "the daemon hangs: no answer to {method} {path} {body} within {:?}",
                                 wait::LIMIT
                             );
                             hangs.store(true, Ordering::Relaxed);
                             let _ = kill(first_process, Signal::SIGKILL);
                             break;
                         }
-                        // Nobody is there, or not any more; or what is asked about comes or goes just now.
+                        // No daemon, or one that has just been killed; or the container is being added or
+                        // removed.
                         Ok(false) | Err(_) => {}
                     }
-                    thread::sleep(REST);
+                    thread::sleep(PAUSE);
                 }
             });
         }
@@ -105,9 +106,9 @@ pub fn observed<T>(sandbox: &Sandbox, work: impl FnOnce(&Answers) -> T) -> T {
     result
 }
 
-/// Asks one question, and waits for the whole answer. Returns whether it is one.
+/// Sends one query and waits for the whole response. Returns whether the response is a valid answer.
 fn ask(socket: &Path, number: usize) -> io::Result<bool> {
-    let (method, path, body) = QUESTIONS[number];
+    let (method, path, body) = QUERIES[number];
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(wait::LIMIT))?;
     stream.set_write_timeout(Some(wait::LIMIT))?;

@@ -1,4 +1,4 @@
-//! Sending and receiving frames as they are, as the root of a container can.
+//! Raw frames through a packet socket, as root in a container can send and receive them.
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
@@ -10,7 +10,7 @@ use nix::{
 /// `ETH_P_ALL`.
 const EVERYTHING: u16 = 3;
 
-/// A raw socket on one interface.
+/// A packet socket bound to one interface.
 #[derive(Debug)]
 pub struct PacketSocket(OwnedFd);
 
@@ -19,7 +19,7 @@ impl PacketSocket {
     ///
     /// # Panics
     ///
-    /// If that fails.
+    /// Panics if that fails.
     pub fn open(interface: &str) -> Self {
         Self::bound(interface, 0)
     }
@@ -28,7 +28,7 @@ impl PacketSocket {
     ///
     /// # Panics
     ///
-    /// If that fails.
+    /// Panics if that fails.
     pub fn listening(interface: &str) -> Self {
         Self::bound(interface, EVERYTHING.to_be())
     }
@@ -52,12 +52,12 @@ impl PacketSocket {
         Self(fd)
     }
 
-    /// Sends past the queues of the interface from now on.
+    /// Bypasses the qdiscs of the interface from now on (`PACKET_QDISC_BYPASS`).
     ///
     /// # Panics
     ///
-    /// If that fails.
-    pub fn bypass_queues(&self) {
+    /// Panics if that fails.
+    pub fn bypass_qdisc(&self) {
         let on: libc::c_int = 1;
         let length = u32::try_from(size_of_val(&on)).expect("a small number");
         // SAFETY: the option's value is a whole int, and its size is passed with it.
@@ -70,25 +70,25 @@ impl PacketSocket {
                 length,
             )
         };
-        assert_eq!(set, 0, "cannot bypass queues: {}", std::io::Error::last_os_error());
+        assert_eq!(set, 0, "cannot bypass the qdisc: {}", std::io::Error::last_os_error());
     }
 
     /// Sends one frame.
     ///
     /// # Panics
     ///
-    /// If that fails.
+    /// Panics if that fails.
     pub fn send(&self, frame: &[u8]) {
         let sent = send(self.0.as_raw_fd(), frame, MsgFlags::empty());
         assert_eq!(sent, Ok(frame.len()));
     }
 
-    /// The next frame, if there is one; it stays the next one.
+    /// Returns the next frame without removing it.
     pub fn peek(&self) -> Option<Vec<u8>> {
         self.next(MsgFlags::MSG_PEEK)
     }
 
-    /// Takes the next frame, if there is one.
+    /// Removes and returns the next frame.
     pub fn receive(&self) -> Option<Vec<u8>> {
         self.next(MsgFlags::empty())
     }

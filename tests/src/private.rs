@@ -1,4 +1,4 @@
-//! Doing what only root may without a trace.
+//! A scratch network and mount namespace for privileged work.
 
 use std::{path::Path, thread};
 
@@ -7,12 +7,12 @@ use nix::{
     sched::{CloneFlags, unshare},
 };
 
-/// Runs `work` where it can pin and make interfaces without a trace: on a thread with namespaces of its own. It gets a
-/// directory with a BPF file system.
+/// Runs `work` on a thread with network and mount namespaces of its own, so that interfaces and pins
+/// disappear with the thread. `work` gets the path of a BPF file system.
 ///
 /// # Panics
 ///
-/// If `work` does, or if the calling user is not root.
+/// Panics if `work` does, or if the caller is not root.
 pub fn in_namespaces<T: Send>(work: impl FnOnce(&Path) -> T + Send) -> T {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path();

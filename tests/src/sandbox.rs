@@ -1,8 +1,8 @@
-//! A sandbox: namespaces that play a host with an uplink, and the network outside.
+//! A sandbox: namespaces that simulate a host with an uplink, and the network outside.
 //!
-//! The host has network, mount and process namespaces of its own, with its own `/run` and its own bpffs. When
-//! its first process ends, everything in it ends: processes, mounts, pins and interfaces. Nothing of the machine
-//! is shared or changed but the CPU's time.
+//! The host has its own network, mount and pid namespaces, with its own `/run` and bpffs. When its init
+//! process exits, the kernel removes everything in it: processes, mounts, pins and interfaces. The sandbox
+//! shares nothing with the machine but CPU time.
 
 use std::{
     fs,
@@ -25,21 +25,21 @@ use crate::{
 
 /// The host's address.
 pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-/// The address outside, on the uplink's network and the host's gateway.
+/// The outside peer on the uplink's network, which is also the host's gateway.
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
-/// An address outside that is reached through the gateway only.
+/// An outside address behind the gateway.
 pub const FAR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// The host's global IPv6 address.
 pub const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 1);
-/// The IPv6 address outside, on the uplink's network and the host's gateway.
+/// IPv6 address of the outside peer, which is also the host's gateway.
 pub const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 2);
-/// An IPv6 address outside that is reached through the gateway only.
+/// An outside IPv6 address behind the gateway.
 pub const FAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 1);
 /// MAC address of the host's uplink.
 pub const HOST_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 1];
-/// MAC address outside.
+/// MAC address of the outside peer.
 pub const OUTSIDE_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 2];
-/// Flags of a daemon that suit the sandbox.
+/// Default flags of a daemon in a sandbox.
 pub const DAEMON_FLAGS: [&str; 8] = [
     "--ports",
     "31000-32000",
@@ -51,9 +51,9 @@ pub const DAEMON_FLAGS: [&str; 8] = [
     "none",
 ];
 
-/// Makes the namespaces. The host's own ephemeral ports stay clear of the managed ones. What the machine has mounted where
-/// the sandbox has its own is taken away first: a mount goes everywhere when somebody deletes the file it is on, and a
-/// sandbox is not to see that.
+/// Creates the namespaces. The host's ephemeral ports do not overlap the managed ones. The machine's mounts
+/// below the sandbox's mount points are unmounted first, because a mount disappears from all namespaces
+/// when another process deletes its mount point, and a sandbox must not depend on that.
 const SET_UP: &str = r"
 set -e
 while read -r _ _ _ _ point _; do
@@ -81,27 +81,28 @@ echo up
 exec sleep infinity
 ";
 
-/// A namespace of a sandbox.
+/// A network namespace of a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place<'a> {
-    /// The host's.
+pub enum Netns<'a> {
+    /// The host.
     Host,
-    /// The one outside.
+    /// The outside peer.
     Outside,
-    /// That of the container, or other named namespace, with this name.
+    /// The container, or other named namespace, with this name.
     Container(&'a str),
 }
 
-/// A host and its surroundings.
+/// A simulated host and its network.
 #[derive(Debug)]
 pub struct Sandbox {
-    keeper: Child,
-    /// The first process of the host's namespaces, as the machine numbers it.
+    /// The parent of the init process.
+    unshare: Child,
+    /// Pid of the sandbox's init process, in the machine's pid namespace.
     init: u32,
     files: tempfile::TempDir,
-    /// Whether a daemon has been ready in it, which must be possible to remove without a trace.
+    /// Whether a daemon has become ready; the drop then checks that a teardown leaves no trace.
     was_used: AtomicBool,
-    /// More flags of every daemon.
+    /// Additional flags of every daemon.
     flags: Vec<String>,
 }
 
@@ -112,23 +113,23 @@ impl Default for Sandbox {
 }
 
 impl Sandbox {
-    /// Makes a sandbox.
+    /// Creates a sandbox.
     ///
     /// # Panics
     ///
-    /// If that fails, as it does without root.
+    /// Panics if that fails, for example without root.
     pub fn new() -> Self {
-        // The keeper goes with this thread, the namespaces' first process with the keeper, and everything else in
-        // the namespaces with that.
+        // `unshare` is killed when this thread exits, the init process when `unshare` exits, and every
+        // other process in the namespaces with the init process.
         Self::start(&["setpriv", "--pdeathsig", "KILL"])
     }
 
-    /// Makes a sandbox that outlives this process, unless it is dropped. It ends with its first process.
+    /// Creates a sandbox that outlives this process unless it is dropped. It ends with its init process.
     pub fn lasting() -> Self {
         Self::start(&["setsid"])
     }
 
-    /// The first process of the host's namespaces, as the machine numbers it.
+    /// Returns the pid of the sandbox's init process, in the machine's pid namespace.
     pub fn init(&self) -> u32 {
         self.init
     }
@@ -138,7 +139,7 @@ impl Sandbox {
             nix::unistd::geteuid().is_root(),
             "the end-to-end tests make network namespaces: run them as root"
         );
-        let mut keeper = Command::new(wrapper[0])
+        let mut unshare = Command::new(wrapper[0])
             .args(&wrapper[1..])
             .args(["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"])
             .args(["--mount-proc", "--propagation", "private", "sh", "-c", SET_UP])
@@ -148,17 +149,18 @@ impl Sandbox {
             .spawn()
             .expect("setpriv, setsid and unshare are part of util-linux");
         let mut line = String::new();
-        let _ = BufReader::new(keeper.stdout.as_mut().expect("piped")).read_line(&mut line);
+        let _ = BufReader::new(unshare.stdout.as_mut().expect("piped")).read_line(&mut line);
         if line != "up\n" {
             let mut errors = String::new();
-            let _ = keeper.kill();
-            let _ = keeper.stderr.as_mut().expect("piped").read_to_string(&mut errors);
-            panic!("the sandbox cannot be made: {errors}");
+            let _ = unshare.kill();
+            let _ = unshare.stderr.as_mut().expect("piped").read_to_string(&mut errors);
+            panic!("cannot create the sandbox: {errors}");
         }
-        let children = format!("/proc/{0}/task/{0}/children", keeper.id());
-        let init = fs::read_to_string(children).expect("the keeper lives").trim().parse().expect("one child");
+        let children = format!("/proc/{0}/task/{0}/children", unshare.id());
+        let init =
+            fs::read_to_string(children).expect("unshare is running").trim().parse().expect("one child");
         Self {
-            keeper,
+            unshare,
             init,
             files: tempfile::tempdir().expect("a directory"),
             was_used: AtomicBool::new(false),
@@ -166,54 +168,54 @@ impl Sandbox {
         }
     }
 
-    /// Gives every daemon a bind guard for the processes of a cgroup that was made before.
+    /// Runs every daemon with a bind guard for an existing cgroup.
     #[must_use]
     pub fn guarded(mut self, cgroup: &Cgroup) -> Self {
         self.flags.push(format!("--bind-guard={}", cgroup.path().display()));
         self
     }
 
-    /// Where a path of the host is found from outside it.
+    /// Translates a path of the sandbox's host into a path of the machine.
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
         PathBuf::from(format!("/proc/{}/root", self.init)).join(path.strip_prefix("/").unwrap_or(path))
     }
 
-    /// The network namespace of a place.
-    pub fn namespace(&self, place: Place<'_>) -> Namespace {
-        Namespace::open(&self.namespace_file(place)).unwrap_or_else(|error| panic!("{place:?}: {error}"))
+    /// Opens a network namespace.
+    pub fn namespace(&self, netns: Netns<'_>) -> Namespace {
+        Namespace::open(&self.namespace_file(netns)).unwrap_or_else(|error| panic!("{netns:?}: {error}"))
     }
 
-    /// Its file, as the machine sees it.
-    fn namespace_file(&self, place: Place<'_>) -> PathBuf {
-        match place {
-            Place::Host => PathBuf::from(format!("/proc/{}/ns/net", self.init)),
-            Place::Outside => self.path("/run/netns/outside"),
-            Place::Container(name) => self.path(format!("/run/netns/{name}")),
+    /// Returns the path of the namespace file, as seen from the machine.
+    fn namespace_file(&self, netns: Netns<'_>) -> PathBuf {
+        match netns {
+            Netns::Host => PathBuf::from(format!("/proc/{}/ns/net", self.init)),
+            Netns::Outside => self.path("/run/netns/outside"),
+            Netns::Container(name) => self.path(format!("/run/netns/{name}")),
         }
     }
 
-    /// Does `work` in the network namespace of a place, usually opening a socket, which then stays there.
-    pub fn inside<T: Send>(&self, place: Place<'_>, work: impl FnOnce() -> T + Send) -> T {
-        self.namespace(place).run(|_session| Ok(work())).expect("the namespace can be entered")
+    /// Runs `work` in a network namespace, usually to open a socket, which then belongs to that namespace.
+    pub fn inside<T: Send>(&self, netns: Netns<'_>, work: impl FnOnce() -> T + Send) -> T {
+        self.namespace(netns).run(|_session| Ok(work())).expect("the namespace can be entered")
     }
 
-    /// A command to be run in a place.
-    pub fn command(&self, place: Place<'_>, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    /// Prepares a command in a network namespace.
+    pub fn command(&self, netns: Netns<'_>, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.init.to_string(), "--mount", "--pid"]);
-        command.arg(format!("--net={}", self.namespace_file(place).display()));
+        command.arg(format!("--net={}", self.namespace_file(netns).display()));
         command.arg("--").arg(program).stdin(Stdio::null());
         command
     }
 
-    /// Runs a shell script in a place and returns what it prints.
+    /// Runs a shell script in a network namespace and returns its output.
     ///
     /// # Panics
     ///
-    /// If it fails.
-    pub fn sh(&self, place: Place<'_>, script: &str) -> String {
-        let output = self.command(place, "sh").args(["-ec", script]).output().expect("a shell");
+    /// Panics if it fails.
+    pub fn sh(&self, netns: Netns<'_>, script: &str) -> String {
+        let output = self.command(netns, "sh").args(["-ec", script]).output().expect("a shell");
         assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
@@ -223,40 +225,40 @@ impl Sandbox {
         self.daemon_with(&DAEMON_FLAGS)
     }
 
-    /// Starts a daemon and waits until it is ready, and has checked the containers that it found.
+    /// Starts a daemon and waits until it is ready and has checked the containers that it found.
     ///
     /// # Panics
     ///
-    /// If it ends instead; the message has its log.
+    /// Panics if the daemon exits instead; the message contains its log.
     pub fn daemon_with(&self, flags: &[&str]) -> Daemon {
         let mut daemon = self.start_daemon(flags);
-        assert!(daemon.is_ready(), "the daemon does not start: {}", daemon.log());
-        daemon.has_checked();
+        assert!(daemon.wait_ready(), "the daemon does not start: {}", daemon.log());
+        daemon.wait_checked();
         self.was_used.store(true, Ordering::Relaxed);
         run::note_programs(self);
         daemon
     }
 
-    /// Starts a daemon that is expected to refuse, and returns its exit code and its log.
+    /// Starts a daemon that must refuse to start, and returns its exit code and its log.
     pub fn refused_daemon(&self, flags: &[&str]) -> (i32, String) {
         let mut daemon = self.start_daemon(flags);
         let mut output = String::new();
         let _ = daemon.process.stdout.as_mut().expect("piped").read_to_string(&mut output);
-        let status = daemon.process.wait().expect("it ends");
-        assert_eq!(output, "", "it was not to become ready");
-        (status.code().expect("it is not killed"), daemon.log())
+        let status = daemon.process.wait().expect("the daemon exits");
+        assert_eq!(output, "", "the daemon must not become ready");
+        (status.code().expect("an exit code"), daemon.log())
     }
 
-    /// Starts a daemon that may or may not become ready.
+    /// Starts a daemon without waiting for it.
     pub fn start_daemon(&self, flags: &[&str]) -> Daemon {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let log = self.files.path().join(format!("log-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
         let process = self
-            .command(Place::Host, binary("portmapd"))
+            .command(Netns::Host, binary("portmapd"))
             .args(flags)
             .args(&self.flags)
             .env("NO_COLOR", "1")
-            .env(portmap::fault::VARIABLE, faults::ORDER)
+            .env(portmap::fault::VARIABLE, faults::FILE)
             .stdout(Stdio::piped())
             .stderr(fs::File::create(&log).expect("a log"))
             .spawn()
@@ -264,23 +266,23 @@ impl Sandbox {
         Daemon { process, log, files: None }
     }
 
-    /// Runs the command line on the host.
+    /// Runs a `portmap` command on the host.
     pub fn portmap(&self, arguments: &[&str]) -> Output {
         self.portmap_command(arguments).output().expect("the command runs")
     }
 
-    /// The command line, to be run on the host.
+    /// Prepares a `portmap` command on the host.
     pub fn portmap_command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.command(Place::Host, binary("portmap"));
-        command.args(arguments).env(portmap::fault::VARIABLE, faults::ORDER);
+        let mut command = self.command(Netns::Host, binary("portmap"));
+        command.args(arguments).env(portmap::fault::VARIABLE, faults::FILE);
         command
     }
 
-    /// Runs the command line on the host and returns what it prints.
+    /// Runs a `portmap` command on the host and returns its output.
     ///
     /// # Panics
     ///
-    /// If it fails.
+    /// Panics if it fails.
     pub fn ok(&self, arguments: &[&str]) -> String {
         let output = self.portmap(arguments);
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
@@ -289,14 +291,14 @@ impl Sandbox {
         String::from_utf8(output.stdout).expect("text")
     }
 
-    /// Runs the command line on the host and returns the JSON that it prints.
+    /// Runs a `portmap` command on the host and returns its JSON output.
     pub fn json(&self, arguments: &[&str]) -> Value {
         let mut all = vec!["-o", "json"];
         all.extend(arguments);
         serde_json::from_str(&self.ok(&all)).expect("JSON")
     }
 
-    /// Changes a file in the state directory, and returns what it said.
+    /// Changes a file in the state directory. Returns the previous content.
     pub fn change_state(&self, file: &str, change: impl FnOnce(&mut Value)) -> Value {
         let path = self.path("/run/portmap").join(file);
         let mut now = serde_json::from_slice(&fs::read(&path).expect("a file")).expect("JSON");
@@ -306,17 +308,18 @@ impl Sandbox {
         before
     }
 
-    /// Has the state that was kept in a directory be there again, as if the machine had been started meanwhile and had given
-    /// the numbers of a container's namespace to another one with its name.
+    /// Restores a saved state directory as if the machine had rebooted since, and as if the kernel had
+    /// assigned the identity of a container's namespace to another namespace of the same name.
     pub fn reboot(&self, kept: &str, name: &str) {
-        self.sh(Place::Host, &format!("cp -r {kept} /run/portmap"));
+        self.sh(Netns::Host, &format!("cp -r {kept} /run/portmap"));
         self.change_state("host.json", |file| file["record"]["boot"] = "another".into());
-        let id = self.namespace(Place::Container(name)).id().expect("a namespace");
+        let id = self.namespace(Netns::Container(name)).id().expect("a namespace");
         let id = serde_json::to_value(id).expect("JSON");
         self.change_state(&format!("containers/{name}.json"), |file| file["record"]["namespace"] = id);
     }
 
-    /// Runs the command line on the host; it must fail with this exit code and one line, which is returned.
+    /// Runs a `portmap` command that must fail with this exit code. Returns its error, which must be a
+    /// single line.
     pub fn fails(&self, arguments: &[&str], code: i32) -> String {
         let output = self.portmap(arguments);
         let errors = String::from_utf8(output.stderr).expect("text");
@@ -325,7 +328,7 @@ impl Sandbox {
         errors
     }
 
-    /// Number of packets that the slot `name` sent and that were dropped for `reason`.
+    /// Returns the number of packets from container `name` that were dropped for `reason`.
     pub fn dropped(&self, name: &str, reason: &str) -> u64 {
         self.json(&["stats", name])["drops"]["tx"][reason].as_u64().unwrap_or_default()
     }
@@ -333,25 +336,25 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        // On emulated machines there is no time for it.
+        // Too slow on emulated machines.
         if self.was_used.load(Ordering::Relaxed) && sample() == 1 && !std::thread::panicking() {
             self.expect_no_trace();
         }
-        let _ = self.keeper.kill();
-        let _ = self.keeper.wait();
-        // The next test may look for leftovers.
+        let _ = self.unshare.kill();
+        let _ = self.unshare.wait();
+        // The next test may check for leftovers.
         let init = format!("/proc/{}", self.init);
         if !std::thread::panicking() {
-            wait::until("the sandbox's first process to end", || !Path::new(&init).exists());
+            wait::until("the sandbox's init process to exit", || !Path::new(&init).exists());
         }
     }
 }
 
-/// A binary of the same build as the running one.
+/// Returns the path of a binary of the same build as the running one.
 ///
 /// # Panics
 ///
-/// If it is not built.
+/// Panics if it is not built.
 pub fn binary(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("an executable");
     let directory = own.ancestors().skip(1).find(|path| path.join(name).exists());

@@ -1,4 +1,4 @@
-//! Services that say who they are and who they see, and clients that ask them.
+//! Services that reply with their name and the client's address, and clients for them.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -12,14 +12,14 @@ use std::{
 };
 
 use crate::{
-    sandbox::{Place, Sandbox},
+    sandbox::{Netns, Sandbox},
     wait,
 };
 
-/// How long a client waits before it takes a packet for lost. Nothing in a sandbox is slower than this.
-const PATIENCE: Duration = Duration::from_millis(1500);
-/// How long a client waits for an answer that must come, even on an emulated machine that is busy.
-const LONG_PATIENCE: Duration = wait::LIMIT;
+/// Time after which a client considers a packet lost. Nothing in a sandbox is slower.
+const LOSS_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Timeout for a reply that must arrive, even on a busy emulated machine.
+const REPLY_TIMEOUT: Duration = wait::LIMIT;
 
 /// A transport protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,18 +30,18 @@ pub enum Transport {
     Udp,
 }
 
-/// What a client learned.
+/// A reply as a client sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// The name of the service that answered.
+    /// Name of the service.
     pub from: String,
-    /// The client's address as the service saw it; an IPv4 address as such, whatever kind of socket saw it.
+    /// Client address as the service saw it, with IPv4-mapped addresses converted to IPv4.
     pub client: SocketAddr,
-    /// The client's address as it knows itself.
+    /// Client address as the client's own socket reports it.
     pub own: SocketAddr,
 }
 
-/// A service on one port; it ends when this is dropped.
+/// A service on one port; it stops on drop.
 #[derive(Debug)]
 pub struct Service {
     stop: Arc<AtomicBool>,
@@ -49,16 +49,16 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts a service called `name` on all addresses of a place. Like most servers it has one IPv6 socket, to
-    /// which IPv4 clients come with IPv4-mapped addresses.
-    pub fn start(sandbox: &Sandbox, place: Place<'_>, transport: Transport, port: u16, name: &str) -> Self {
-        Self::start_on(sandbox, place, transport, (Ipv6Addr::UNSPECIFIED, port), name)
+    /// Starts a service called `name` on all addresses of a namespace. Like most servers it has one IPv6
+    /// socket, where IPv4 clients appear with IPv4-mapped addresses.
+    pub fn start(sandbox: &Sandbox, netns: Netns<'_>, transport: Transport, port: u16, name: &str) -> Self {
+        Self::start_on(sandbox, netns, transport, (Ipv6Addr::UNSPECIFIED, port), name)
     }
 
-    /// Starts a service called `name` on one address of a place.
+    /// Starts a service called `name` on one address of a namespace.
     pub fn start_on(
         sandbox: &Sandbox,
-        place: Place<'_>,
+        netns: Netns<'_>,
         transport: Transport,
         address: impl Into<SocketAddr>,
         name: &str,
@@ -68,13 +68,13 @@ impl Service {
         let thread = match transport {
             Transport::Tcp => {
                 let listener =
-                    sandbox.inside(place, || bound(|| TcpListener::bind(address))).expect("the port is free");
+                    sandbox.inside(netns, || bound(|| TcpListener::bind(address))).expect("the port is free");
                 listener.set_nonblocking(true).expect("a socket");
                 thread::spawn(move || serve_tcp(&listener, &name, &stopped))
             }
             Transport::Udp => {
                 let socket =
-                    sandbox.inside(place, || bound(|| UdpSocket::bind(address))).expect("the port is free");
+                    sandbox.inside(netns, || bound(|| UdpSocket::bind(address))).expect("the port is free");
                 socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a socket");
                 thread::spawn(move || serve_udp(&socket, &name, &stopped))
             }
@@ -83,8 +83,8 @@ impl Service {
     }
 
     /// Starts a TCP and a UDP service.
-    pub fn both(sandbox: &Sandbox, place: Place<'_>, port: u16, name: &str) -> [Self; 2] {
-        [Transport::Tcp, Transport::Udp].map(|transport| Self::start(sandbox, place, transport, port, name))
+    pub fn both(sandbox: &Sandbox, netns: Netns<'_>, port: u16, name: &str) -> [Self; 2] {
+        [Transport::Tcp, Transport::Udp].map(|transport| Self::start(sandbox, netns, transport, port, name))
     }
 }
 
@@ -103,7 +103,7 @@ fn serve_tcp(listener: &TcpListener, name: &str, stop: &AtomicBool) {
             Ok((mut stream, client)) => {
                 let _ = write!(stream, "{name} {client}");
             }
-            Err(_nobody) => thread::sleep(Duration::from_millis(2)),
+            Err(_no_client) => thread::sleep(Duration::from_millis(2)),
         }
     }
 }
@@ -117,62 +117,63 @@ fn serve_udp(socket: &UdpSocket, name: &str, stop: &AtomicBool) {
     }
 }
 
-/// Asks whoever answers at `to` from a port that the place's own stack chooses.
+/// Sends a request to `to` from an ephemeral port of the namespace, and returns the reply.
 pub fn ask(
     sandbox: &Sandbox,
-    place: Place<'_>,
+    netns: Netns<'_>,
     transport: Transport,
     to: impl Into<SocketAddr>,
 ) -> io::Result<Answer> {
     let to = to.into();
-    sandbox.inside(place, || match transport {
-        Transport::Tcp => ask_tcp(to, LONG_PATIENCE),
-        Transport::Udp => ask_udp(0, to, LONG_PATIENCE),
+    sandbox.inside(netns, || match transport {
+        Transport::Tcp => ask_tcp(to, REPLY_TIMEOUT),
+        Transport::Udp => ask_udp(0, to, REPLY_TIMEOUT),
     })
 }
 
-/// Asks like [`ask`], but expects no answer and does not wait as long for it.
-pub fn ask_in_vain(
+/// Sends a request like [`ask`], and returns the error that it must end with. Waits a shorter time.
+pub fn expect_no_reply(
     sandbox: &Sandbox,
-    place: Place<'_>,
+    netns: Netns<'_>,
     transport: Transport,
     to: impl Into<SocketAddr>,
 ) -> io::Error {
     let to = to.into();
-    let answer = sandbox.inside(place, || match transport {
-        Transport::Tcp => ask_tcp(to, PATIENCE),
-        Transport::Udp => ask_udp(0, to, PATIENCE),
+    let answer = sandbox.inside(netns, || match transport {
+        Transport::Tcp => ask_tcp(to, LOSS_TIMEOUT),
+        Transport::Udp => ask_udp(0, to, LOSS_TIMEOUT),
     });
-    answer.expect_err("nobody was to answer")
+    answer.expect_err("no service must answer")
 }
 
-/// Asks by UDP from the port `from`.
+/// Sends a UDP request from the port `from`.
 pub fn ask_from(
     sandbox: &Sandbox,
-    place: Place<'_>,
+    netns: Netns<'_>,
     from: u16,
     to: impl Into<SocketAddr>,
 ) -> io::Result<Answer> {
     let to = to.into();
-    sandbox.inside(place, || ask_udp(from, to, LONG_PATIENCE))
+    sandbox.inside(netns, || ask_udp(from, to, REPLY_TIMEOUT))
 }
 
-/// Sends one UDP packet from the port `from` and expects no answer.
-pub fn send_from(sandbox: &Sandbox, place: Place<'_>, from: u16, to: impl Into<SocketAddr>) {
+/// Sends one UDP packet from the port `from`, without waiting for a reply.
+pub fn send_from(sandbox: &Sandbox, netns: Netns<'_>, from: u16, to: impl Into<SocketAddr>) {
     let to = to.into();
-    sandbox.inside(place, || {
+    sandbox.inside(netns, || {
         let socket = bound(|| UdpSocket::bind(any(to, from))).expect("the port is free");
         socket.send_to(b"?", to).expect("sent")
     });
 }
 
-/// The port on all addresses of the family of `to`.
+/// Returns the wildcard address of the family of `to`, with a port.
 pub fn any(to: SocketAddr, port: u16) -> SocketAddr {
     if to.is_ipv4() { (Ipv4Addr::UNSPECIFIED, port).into() } else { (Ipv6Addr::UNSPECIFIED, port).into() }
 }
 
-/// A socket that is bound as soon as its port is free: that of one that was closed just now need not be, because a program
-/// that another thread starts has a copy of every socket of this process until it runs.
+/// Binds a socket, retrying while the port is in use. The port of a socket that was just closed can still
+/// be taken, because a child process that another thread has forked holds a copy of every descriptor until
+/// it calls `exec`.
 fn bound<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
     wait::for_value("the port to be free", || {
         let socket = bind();
@@ -193,10 +194,10 @@ fn ask_udp(from: u16, to: SocketAddr, patience: Duration) -> io::Result<Answer> 
     let socket = bound(|| UdpSocket::bind(any(to, from)))?;
     socket.set_read_timeout(Some(patience))?;
     socket.send_to(b"?", to)?;
-    // Not connected: a service on all addresses answers from the one that its routes prefer.
+    // Not connected, because a service on all addresses replies from the address that its routes prefer.
     let mut buffer = [0; 128];
     let length = socket.recv(&mut buffer)?;
-    // The address that this stack prefers for the destination.
+    // The source address that this stack selects for the destination.
     let probe = UdpSocket::bind(any(to, 0))?;
     probe.connect(to)?;
     let own = SocketAddr::new(probe.local_addr()?.ip(), socket.local_addr()?.port());
@@ -208,6 +209,6 @@ fn answer(text: &str, own: SocketAddr) -> io::Result<Answer> {
     let (from, client) = text
         .rsplit_once(' ')
         .and_then(|(from, client)| Some((from.to_owned(), client.parse().ok()?)))
-        .ok_or_else(|| io::Error::other(format!("an answer that makes no sense: {text:?}")))?;
+        .ok_or_else(|| io::Error::other(format!("cannot parse the answer {text:?}")))?;
     Ok(Answer { from, client: plain(client), own: plain(own) })
 }

@@ -1,38 +1,39 @@
-//! Waiting for a condition instead of for a while.
+//! Waiting for a condition instead of for a fixed time.
 
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
-/// How long a packet or an answer may take on the slowest machine, a busy one that is emulated; only a failing test ever
-/// waits as long.
+/// Time limit for a packet or an answer on the slowest machine (emulated, and busy). Only a failing test
+/// waits that long.
 pub const LIMIT: Duration = Duration::from_mins(2);
 
-/// How often a condition is looked at before it is given up, however long that takes: where the machine is busy, looking is
-/// slow, and so is what is waited for.
-const LOOKS: u32 = 1000;
+/// Minimum number of polls before a wait times out, because on a busy machine both the polls and the
+/// condition are slow.
+const MIN_POLLS: u32 = 1000;
 
-/// When a condition is given up all the same.
-const END: Duration = Duration::from_mins(10);
+/// Hard time limit.
+const HARD_LIMIT: Duration = Duration::from_mins(10);
 
 /// Waits until `condition` yields a value.
 ///
 /// # Panics
 ///
-/// If that takes longer than [`LIMIT`], and as many looks as a machine that is not busy has in a few seconds.
+/// Panics after [`LIMIT`] if the condition was polled as often as an idle machine does in a few seconds,
+/// and after ten minutes in any case.
 pub fn for_value<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
-    for looks in 0.. {
+    for polls in 0.. {
         if let Some(value) = condition() {
             return value;
         }
         let waited = start.elapsed();
-        let may_come = waited < LIMIT || (looks < LOOKS && waited < END);
-        assert!(may_come, "waited {waited:?} and looked {looks} times in vain for {what}");
+        let may_wait = waited < LIMIT || (polls < MIN_POLLS && waited < HARD_LIMIT);
+        assert!(may_wait, "timed out after {waited:?} and {polls} polls waiting for {what}");
         thread::sleep(Duration::from_millis(5));
     }
-    unreachable!("the numbers do not end before the wait does")
+    unreachable!("the wait times out before the counter overflows")
 }
 
 /// Waits until `condition` holds.

@@ -1,6 +1,6 @@
-//! The bind guard: what a container may bind sockets to, and that it comes and goes without a trace.
+//! The bind guard: which ports a container may bind, and installation and removal without leftovers.
 //!
-//! All of it is one test, because a process is in one cgroup.
+//! A single test, because a process is in one cgroup at a time.
 
 use std::{
     fs,
@@ -10,21 +10,22 @@ use std::{
 
 use portmap_tests::{
     cgroup::Cgroup,
-    sandbox::{DAEMON_FLAGS, Place, Sandbox},
+    sandbox::{DAEMON_FLAGS, Netns, Sandbox},
     wait,
 };
 
-const A: Place<'_> = Place::Container("a");
-const B: Place<'_> = Place::Container("b");
+const A: Netns<'_> = Netns::Container("a");
+const B: Netns<'_> = Netns::Container("b");
 
-/// Whether a socket can be bound to a port in a place, by both versions of IP, and by TCP and UDP; all must agree.
-fn can_bind(sandbox: &Sandbox, place: Place<'_>, port: u16) -> bool {
+/// Returns whether sockets can be bound to a port in a namespace, for IPv4 and IPv6, TCP and UDP. All must
+/// agree.
+fn can_bind(sandbox: &Sandbox, netns: Netns<'_>, port: u16) -> bool {
     let addresses: [SocketAddr; 3] = [
         (Ipv4Addr::UNSPECIFIED, port).into(),
         (Ipv4Addr::LOCALHOST, port).into(),
         (Ipv6Addr::UNSPECIFIED, port).into(),
     ];
-    let results: Vec<bool> = sandbox.inside(place, || {
+    let results: Vec<bool> = sandbox.inside(netns, || {
         let tcp = addresses.iter().map(|address| TcpListener::bind(address).map(drop));
         let udp = addresses.iter().map(|address| UdpSocket::bind(address).map(drop));
         let is_allowed = |result: Result<(), io::Error>| match result {
@@ -42,40 +43,41 @@ fn can_bind(sandbox: &Sandbox, place: Place<'_>, port: u16) -> bool {
 }
 
 #[test]
-fn sockets_are_bound_to_own_ports_only() {
+fn bind_guard_allows_own_ports_only() {
     let cgroup = Cgroup::new();
     let _entered = cgroup.enter();
     let sandbox = Sandbox::new();
     let guard = format!("--bind-guard={}", cgroup.path().display());
-    // Without `--reconcile=false` it would put back by itself what is to be named first.
+    // `--reconcile=false`, because the daemon would otherwise repair the drift before doctor reports
+    // it.
     let guarded: Vec<&str> = DAEMON_FLAGS.into_iter().chain([guard.as_str(), "--reconcile=false"]).collect();
 
-    // A daemon without one, so that what is left of it is not taken for what the guard leaves.
+    // A daemon without a guard first, so that its leftovers are not attributed to the guard.
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000-31001"]);
     assert!(can_bind(&sandbox, A, 8080));
     daemon.stop();
     let without = sandbox.inventory();
 
-    // One that was there before the guard has it, too.
+    // A container that existed before the guard is guarded, too.
     let daemon = sandbox.daemon_with(&guarded);
     sandbox.ok(&["add", "b", "--ports", "31002"]);
     let own: u16 =
         sandbox.json(&["show", "a"])["ephemeral_ports"][0].as_u64().expect("a port").try_into().expect("one");
-    let expect = |place, ports: &[u16], expected: bool| {
+    let expect = |netns, ports: &[u16], expected: bool| {
         for port in ports {
-            assert_eq!(can_bind(&sandbox, place, *port), expected, "{place:?} {port}");
+            assert_eq!(can_bind(&sandbox, netns, *port), expected, "{netns:?} {port}");
         }
     };
     expect(A, &[31000, 31001, own, 0], true);
     expect(A, &[31002, 8080, 80, own.wrapping_sub(1)], false);
     expect(B, &[31002, 0], true);
     expect(B, &[31000, own], false);
-    // Nobody else is concerned.
-    expect(Place::Host, &[8080, 31000], true);
-    expect(Place::Outside, &[8080, 31000], true);
+    // Processes outside the cgroup are not affected.
+    expect(Netns::Host, &[8080, 31000], true);
+    expect(Netns::Outside, &[8080, 31000], true);
 
-    // It follows what a container owns, and is held by the kernel, not by the daemon.
+    // The guard follows changes of ownership, and the kernel enforces it without the daemon.
     sandbox.ok(&["update", "a", "--ports", "31001,31003"]);
     expect(A, &[31001, 31003], true);
     expect(A, &[31000], false);
@@ -86,9 +88,9 @@ fn sockets_are_bound_to_own_ports_only() {
     expect(A, &[31003], true);
     expect(A, &[31000], false);
 
-    // Whoever takes it away, in whichever way, sees it named, and put back.
+    // doctor reports a guard that is detached in any way, and repairs it.
     for takes_away in ["rm", "bpftool link detach pinned"] {
-        sandbox.sh(Place::Host, &format!("{takes_away} /sys/fs/bpf/portmap/v*/links/pm_bind4"));
+        sandbox.sh(Netns::Host, &format!("{takes_away} /sys/fs/bpf/portmap/v*/links/pm_bind4"));
         let doctor = sandbox.portmap(&["doctor"]);
         let report = String::from_utf8_lossy(&doctor.stdout).into_owned();
         assert!(doctor.status.code() == Some(7) && report.contains("pm_bind4 is not attached"), "{report}");
@@ -96,10 +98,10 @@ fn sockets_are_bound_to_own_ports_only() {
         expect(A, &[31000], false);
     }
 
-    // A container that is removed takes its entry along.
+    // Deleting a container deletes its entry.
     let entries = || {
         sandbox.sh(
-            Place::Host,
+            Netns::Host,
             "bpftool map dump pinned /sys/fs/bpf/portmap/v*/maps/pm_guarded | grep -c slot || true",
         )
     };
@@ -109,8 +111,8 @@ fn sockets_are_bound_to_own_ports_only() {
     sandbox.ok(&["update", "a", "--ports", "31000-31001"]);
     daemon.stop();
 
-    // It goes to another cgroup with the flag, and to a new one that has the name of one that is gone. While there is none, the
-    // rest of the host is seen to.
+    // The guard moves to another cgroup with the flag, and to a recreated cgroup of the same name.
+    // While there is none, reconciliation of the rest of the host continues.
     let other = Cgroup::new();
     let other_can_bind = || {
         let _entered = other.enter();
@@ -127,27 +129,31 @@ fn sockets_are_bound_to_own_ports_only() {
     let guard = format!("--bind-guard={}", other.path().display());
     let daemon = sandbox.daemon_with(&DAEMON_FLAGS.into_iter().chain([guard.as_str()]).collect::<Vec<_>>());
     fs::remove_dir(other.path()).expect("a cgroup without processes");
-    sandbox.sh(Place::Host, "echo 0 > /proc/sys/net/ipv4/conf/lo/route_localnet");
+    sandbox.sh(Netns::Host, "echo 0 > /proc/sys/net/ipv4/conf/lo/route_localnet");
     let doctor = sandbox.portmap(&["doctor", "--repair"]);
     let report = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert!(doctor.status.code() == Some(7) && report.contains(&guard), "{report}");
-    assert_eq!(sandbox.sh(Place::Host, "cat /proc/sys/net/ipv4/conf/lo/route_localnet").trim(), "1");
-    // A new one is without a guard, and nobody is asked to put it back.
+    assert_eq!(sandbox.sh(Netns::Host, "cat /proc/sys/net/ipv4/conf/lo/route_localnet").trim(), "1");
+    // The recreated cgroup gets its guard without a command.
     fs::create_dir(other.path()).expect("another cgroup");
-    wait::until("the guard to be put back", || sandbox.portmap(&["doctor"]).status.success());
+    wait::until("the guard to be restored", || sandbox.portmap(&["doctor"]).status.success());
     assert!(!other_can_bind());
     daemon.stop();
     let _entered = other.enter();
 
-    // A daemon without it leaves nothing of it, even if it was about to be replaced when its daemon was killed.
-    sandbox.sh(Place::Host, "cd /sys/fs/bpf/portmap/v*/; mv links/pm_bind4 links/pm_bind4_new; mv progs/pm_bind6 progs/pm_bind6_new");
+    // A daemon without the flag removes the guard, even one whose replacement was interrupted by a
+    // kill.
+    sandbox.sh(
+        Netns::Host,
+        "cd /sys/fs/bpf/portmap/v*/; for f in links/pm_bind4 progs/pm_bind6; do mv $f ${f}_new; done",
+    );
     assert!(!can_bind(&sandbox, A, 8080));
     let daemon = sandbox.daemon();
     assert!(can_bind(&sandbox, A, 8080));
     daemon.stop();
     sandbox.expect_inventory(&without, "without the guard again");
 
-    // What is no cgroup is refused, by name, and so is a missing hierarchy.
+    // A path that is not a cgroup is refused by name, and so is a missing hierarchy.
     let refused = |flag: &str| {
         let flags: Vec<&str> = DAEMON_FLAGS.into_iter().chain([flag]).collect();
         sandbox.refused_daemon(&flags)
@@ -155,7 +161,7 @@ fn sockets_are_bound_to_own_ports_only() {
     let (code, log) = refused("--bind-guard=/run");
     assert!(code == 2 && log.contains("/run") && log.contains("cgroup v2"), "{code}: {log}");
     sandbox.expect_inventory(&without, "after a refusal");
-    sandbox.sh(Place::Host, "umount --all --types cgroup2");
+    sandbox.sh(Netns::Host, "umount --all --types cgroup2");
     let without = sandbox.inventory();
     let (code, log) = refused("--bind-guard");
     assert!(code == 2 && log.contains("cgroup v2 is not mounted"), "{code}: {log}");

@@ -1,11 +1,11 @@
-//! The demonstration, which must come to its end and show what it says.
+//! The demonstration must run to completion and show what it announces.
 
 use std::process::{Command, Stdio};
 
 use portmap_tests::sandbox::binary;
 
 #[test]
-fn the_demonstration_comes_to_its_end() {
+fn demo_runs_to_completion() {
     let output = Command::new(binary("portmap-demo")).stdin(Stdio::null()).output().expect("it runs");
     let (shown, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{shown}{errors}");

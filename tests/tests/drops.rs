@@ -1,4 +1,4 @@
-//! `portmap drops`: the counts, the samples as they come, and the mark by which tracers know a drop.
+//! `portmap drops`: counts, live samples, and the mark that tracers show.
 
 use std::{
     fs,
@@ -16,30 +16,31 @@ use portmap_tests::{
     daemon::Daemon,
     frames::{Frame, TCP},
     packet_socket::PacketSocket,
-    sandbox::{HOST, HOST_MAC, OUTSIDE, OUTSIDE_MAC, Place, Sandbox},
+    sandbox::{HOST, HOST_MAC, Netns, OUTSIDE, OUTSIDE_MAC, Sandbox},
     wait,
 };
 use serde_json::{Value, json};
 
-/// A daemon with containers `a` (31000-31009) and `b` (31010-31019). Without IPv6 they send nothing by themselves.
+/// Starts a daemon with containers `a` (31000-31009) and `b` (31010-31019). Without IPv6 they send no
+/// packets by themselves.
 fn world() -> (Sandbox, Daemon) {
     let sandbox = Sandbox::new();
-    sandbox.sh(Place::Host, "echo 1 > /proc/sys/net/ipv6/conf/uplink/disable_ipv6");
+    sandbox.sh(Netns::Host, "echo 1 > /proc/sys/net/ipv6/conf/uplink/disable_ipv6");
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000-31009"]);
     sandbox.ok(&["add", "b", "--ports", "31010-31019"]);
     (sandbox, daemon)
 }
 
-/// Sends a frame from a container and waits until it is counted for `reason`.
+/// Sends a frame from a container and waits until the drop is counted under `reason`.
 fn drop_one(sandbox: &Sandbox, name: &str, frame: &Frame, reason: &str) {
-    let socket = sandbox.inside(Place::Container(name), || PacketSocket::open("eth0"));
+    let socket = sandbox.inside(Netns::Container(name), || PacketSocket::open("eth0"));
     let before = sandbox.dropped(name, reason);
     socket.send(&frame.bytes());
     wait::until(reason, || sandbox.dropped(name, reason) == before + 1);
 }
 
-/// A frame from a port of the host's.
+/// Returns a frame from a port of the host.
 fn stolen() -> Frame {
     Frame { from_mac: HOST_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, 22), (OUTSIDE, 8080)) }
 }
@@ -48,14 +49,14 @@ fn arp() -> Frame {
     Frame { ether_type: 0x0806, ..stolen() }
 }
 
-/// A running `portmap drops --follow`, and its lines.
-struct Follower {
+/// A running `portmap drops --follow`, and its output lines.
+struct FollowCommand {
     process: Child,
     lines: Receiver<String>,
 }
 
-impl Follower {
-    /// Starts it and waits until it follows.
+impl FollowCommand {
+    /// Starts it and waits until it is subscribed.
     fn start(sandbox: &Sandbox, arguments: &[&str]) -> Self {
         let mut all = vec!["drops", "--follow"];
         all.extend(arguments);
@@ -86,19 +87,19 @@ impl Follower {
         self.lines.recv_timeout(wait::LIMIT).expect("a line")
     }
 
-    /// Waits for its end, and returns its exit code and its last words.
+    /// Waits for its exit. Returns the exit code and standard error.
     fn end(self) -> (Option<i32>, String) {
         let output = self.process.wait_with_output().expect("it ends");
         (output.status.code(), String::from_utf8(output.stderr).expect("text"))
     }
 }
 
-/// Starts a follower that writes JSON, which has no line to tell that it follows: a packet is dropped until one is
-/// seen. Returns the first sample.
-fn follow_json(sandbox: &Sandbox, arguments: &[&str]) -> (Follower, Value) {
+/// Starts a subscription with JSON output, which prints no line once it is subscribed; packets are dropped
+/// until one is reported. Returns the first sample.
+fn follow_json(sandbox: &Sandbox, arguments: &[&str]) -> (FollowCommand, Value) {
     let mut all = vec!["-o", "json"];
     all.extend(arguments);
-    let follower = Follower::start(sandbox, &all);
+    let follower = FollowCommand::start(sandbox, &all);
     let line = wait::for_value("the first sample", || {
         drop_one(sandbox, "a", &stolen(), "source_port");
         follower.lines.try_recv().ok()
@@ -107,9 +108,9 @@ fn follow_json(sandbox: &Sandbox, arguments: &[&str]) -> (Follower, Value) {
 }
 
 #[test]
-fn nothing_is_dropped_at_first() {
+fn drops_are_empty_at_first() {
     let (sandbox, _daemon) = world();
-    // What the containers' own stacks say on their own would be dropped, too.
+    // Unsolicited packets of the containers' own stacks would be dropped, too.
     let drops = sandbox.json(&["drops", "outside"]);
     assert_eq!(drops, json!([]));
     assert_eq!(sandbox.ok(&["drops", "outside"]), "nothing was dropped\n");
@@ -122,7 +123,7 @@ fn drops_are_listed_by_container_direction_and_reason() {
     drop_one(&sandbox, "a", &stolen().protocol(TCP), "source_port");
     drop_one(&sandbox, "a", &arp(), "arp");
     drop_one(&sandbox, "b", &arp(), "arp");
-    let socket = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
+    let socket = sandbox.inside(Netns::Outside, || PacketSocket::open("eth0"));
     let claimed = Frame { from_mac: OUTSIDE_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, 5), (HOST, 31000)) };
     socket.send(&claimed.bytes());
     wait::until("the drop", || sandbox.json(&["drops", "outside"]) != json!([]));
@@ -149,9 +150,9 @@ a     tx         source_port        2  The source port is not owned by the sendi
 }
 
 #[test]
-fn unknown_names_and_wrong_questions_are_refused() {
+fn drops_refuses_unknown_names_and_queries() {
     let (sandbox, daemon) = world();
-    for arguments in [&["drops", "nobody"][..], &["drops", "nobody", "--follow"], &["drops", "../stats"]] {
+    for arguments in [&["drops", "absent"][..], &["drops", "absent", "--follow"], &["drops", "../stats"]] {
         let errors = sandbox.fails(arguments, 3);
         assert!(errors.contains(&format!("{:?}", arguments[1])), "{errors}");
     }
@@ -164,17 +165,17 @@ fn unknown_names_and_wrong_questions_are_refused() {
     daemon.stop();
     for arguments in [&["drops"][..], &["drops", "--follow"]] {
         let errors = sandbox.fails(arguments, 5);
-        assert!(errors.contains("no daemon answers"), "{errors}");
+        assert!(errors.contains("no daemon"), "{errors}");
     }
 }
 
 #[test]
-fn followers_see_drops_as_they_happen() {
+fn drop_stream_shows_drops_live() {
     let (sandbox, _daemon) = world();
-    // It happens before anybody follows.
+    // A drop before the first subscription.
     drop_one(&sandbox, "a", &arp(), "arp");
-    let all = Follower::start(&sandbox, &[]);
-    let of_b = Follower::start(&sandbox, &["b"]);
+    let all = FollowCommand::start(&sandbox, &[]);
+    let of_b = FollowCommand::start(&sandbox, &["b"]);
     drop_one(&sandbox, "a", &stolen(), "source_port");
     drop_one(&sandbox, "b", &arp(), "arp");
     let line = all.line();
@@ -188,16 +189,16 @@ fn followers_see_drops_as_they_happen() {
         let words: Vec<&str> = line.split_whitespace().collect();
         assert_eq!(words[1..], ["b", "arp", "0x0806", "49", "0", "-"], "{line}");
     }
-    // One who leaves takes nothing from those who stay, nor from those who come after all have left.
+    // A subscription that ends affects neither the others nor later ones.
     for mut left in [of_b, all] {
         drop_one(&sandbox, "b", &stolen(), "source_port");
         assert!(left.line().contains("source_port"));
         left.process.kill().expect("killed");
         left.process.wait().expect("ended");
     }
-    let again = Follower::start(&sandbox, &["outside"]);
+    let again = FollowCommand::start(&sandbox, &["outside"]);
     drop_one(&sandbox, "b", &stolen(), "source_port");
-    let socket = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
+    let socket = sandbox.inside(Netns::Outside, || PacketSocket::open("eth0"));
     let claimed = Frame { from_mac: OUTSIDE_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, 5), (HOST, 31000)) };
     socket.send(&claimed.bytes());
     let line = again.line();
@@ -205,14 +206,14 @@ fn followers_see_drops_as_they_happen() {
 }
 
 #[test]
-fn samples_are_json_with_the_local_time() {
+fn drop_stream_json_has_local_time() {
     let (sandbox, _daemon) = world();
-    let now = || sandbox.sh(Place::Host, "date +%Y-%m-%dT%H:%M:%S").trim().to_owned();
+    let now = || sandbox.sh(Netns::Host, "date +%Y-%m-%dT%H:%M:%S").trim().to_owned();
     let before = now();
     let (_follower, mut sample) = follow_json(&sandbox, &["a"]);
     let time = sample["time"].take();
     let time = time.as_str().expect("a time");
-    let zone = sandbox.sh(Place::Host, "date +%:z");
+    let zone = sandbox.sh(Netns::Host, "date +%:z");
     assert!(time.ends_with(zone.trim()) && time.len() == before.len() + ".000+00:00".len(), "{time}");
     assert!(before.as_str() <= time && time[..before.len()] <= *now(), "{before} {time}");
     assert_eq!(
@@ -226,11 +227,11 @@ fn samples_are_json_with_the_local_time() {
 }
 
 #[test]
-fn what_is_not_shown_is_counted() {
+fn drop_stream_counts_suppressed_packets() {
     let (sandbox, _daemon) = world();
     let (follower, _first) = follow_json(&sandbox, &["a"]);
-    let socket = sandbox.inside(Place::Container("a"), || PacketSocket::open("eth0"));
-    // More than are sampled at a time, and then one after the other until samples are taken again.
+    let socket = sandbox.inside(Netns::Container("a"), || PacketSocket::open("eth0"));
+    // More drops than the sampling limit, then single ones until sampling resumes.
     for _ in 0..200 {
         socket.send(&stolen().bytes());
     }
@@ -250,32 +251,32 @@ fn what_is_not_shown_is_counted() {
 }
 
 #[test]
-fn following_ends_with_the_daemon() {
+fn drop_stream_ends_with_the_daemon() {
     let (sandbox, daemon) = world();
-    let stopped = Follower::start(&sandbox, &[]);
-    let also_stopped = Follower::start(&sandbox, &["a"]);
+    let stopped = FollowCommand::start(&sandbox, &[]);
+    let also_stopped = FollowCommand::start(&sandbox, &["a"]);
     daemon.stop();
     let daemon = sandbox.daemon();
-    let torn_down = Follower::start(&sandbox, &[]);
+    let torn_down = FollowCommand::start(&sandbox, &[]);
     sandbox.ok(&["teardown"]);
     daemon.wait();
     let daemon = sandbox.daemon();
-    let killed = Follower::start(&sandbox, &[]);
+    let killed = FollowCommand::start(&sandbox, &[]);
     daemon.kill();
     for follower in [stopped, also_stopped, torn_down, killed] {
         let (code, errors) = follower.end();
         assert_eq!(code, Some(5), "{errors}");
-        assert!(errors.contains("portmapd.sock has gone") && errors.lines().count() == 1, "{errors}");
+        assert!(errors.contains("portmapd.sock") && errors.lines().count() == 1, "{errors}");
     }
 }
 
 #[test]
-fn following_ends_with_its_reader() {
+fn drop_stream_ends_with_its_reader() {
     let (sandbox, _daemon) = world();
     for output in ["table", "json"] {
-        // Nothing is dropped here, so nothing can be written: it must notice that nobody reads.
+        // No packet is dropped, hence no output: the client must detect the closed pipe by itself.
         let script = "\"$0\" -o \"$1\" drops outside --follow | true";
-        let mut command = sandbox.command(Place::Host, "timeout");
+        let mut command = sandbox.command(Netns::Host, "timeout");
         let portmap = portmap_tests::sandbox::binary("portmap");
         let status =
             command.args(["600", "sh", "-c", script]).arg(portmap).arg(output).status().expect("a shell");
@@ -284,7 +285,7 @@ fn following_ends_with_its_reader() {
 }
 
 #[test]
-fn the_documented_reasons_are_the_reasons() {
+fn drop_reasons_match_the_documentation() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/drops.md");
     let text = fs::read_to_string(path).expect("documentation");
     let documented: Vec<&str> = text
@@ -301,7 +302,7 @@ fn the_documented_reasons_are_the_reasons() {
 }
 
 #[test]
-fn a_dropped_packet_carries_its_reason_as_a_mark() {
+fn drop_mark_carries_the_reason() {
     const SHOT: i32 = 2;
     let (sandbox, _daemon) = world();
     let pins = Pins::new(sandbox.path("/sys/fs/bpf/portmap"));
@@ -311,7 +312,7 @@ fn a_dropped_packet_carries_its_reason_as_a_mark() {
     {
         let bytes = frame.bytes();
         let run = sandbox
-            .inside(Place::Host, || {
+            .inside(Netns::Host, || {
                 test_run::run(&pins, names::PROG_VETH_INGRESS, &bytes, veth_ifindex(1), 0)
             })
             .expect("the kernel runs it");

@@ -1,5 +1,5 @@
-//! `portmap explain`: every way of a packet, what it says when the loaded programs are not what they should be, and
-//! that asking changes nothing.
+//! `portmap explain`: every path of a packet, its answer if the loaded programs deviate, and that it has no
+//! side effects.
 
 use std::{io::Write as _, os::unix::net::UnixStream};
 
@@ -15,11 +15,11 @@ use portmap_common::{
 };
 use portmap_tests::{
     daemon::Daemon,
-    sandbox::{Place, Sandbox},
+    sandbox::{Netns, Sandbox},
 };
 use serde_json::{Value, json};
 
-/// A daemon with containers `a` (31000-31009) and `b` (31010-31019).
+/// Starts a daemon with containers `a` (31000-31009) and `b` (31010-31019).
 fn world() -> (Sandbox, Daemon) {
     world_of(Sandbox::new())
 }
@@ -31,7 +31,7 @@ fn world_of(sandbox: Sandbox) -> (Sandbox, Daemon) {
     (sandbox, daemon)
 }
 
-/// The verdicts of a question's hooks, and of all together.
+/// Returns the verdict of each hook, and the overall verdict.
 fn explain(sandbox: &Sandbox, question: &str) -> (Vec<String>, String) {
     let mut arguments = vec!["explain"];
     arguments.extend(question.split_whitespace());
@@ -58,7 +58,7 @@ const UPLINK_LEAVES: &[&str] = &["pm_uplink_in continue"];
 const LO_LEAVES: &[&str] = &["pm_lo_in continue"];
 
 #[test]
-fn packets_that_pass_by_a_queue_are_explained_too() {
+fn explain_covers_packets_through_a_qdisc() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000-31009", "--ingress-rate", "100mbit"]);
@@ -71,11 +71,11 @@ fn packets_that_pass_by_a_queue_are_explained_too() {
 }
 
 #[test]
-fn every_way_is_explained_and_nothing_is_counted() {
+fn explain_covers_every_path_without_counting() {
     let sandbox = Sandbox::new();
-    // Nobody is to send anything by itself.
-    for (place, interface) in [(Place::Host, "uplink"), (Place::Outside, "eth0")] {
-        sandbox.sh(place, &format!("echo 1 > /proc/sys/net/ipv6/conf/{interface}/disable_ipv6"));
+    // Without unsolicited traffic.
+    for (netns, interface) in [(Netns::Host, "uplink"), (Netns::Outside, "eth0")] {
+        sandbox.sh(netns, &format!("echo 1 > /proc/sys/net/ipv6/conf/{interface}/disable_ipv6"));
     }
     let (sandbox, _daemon) = world_of(sandbox);
     let before = sandbox.json(&["stats"]);
@@ -137,11 +137,11 @@ fn every_way_is_explained_and_nothing_is_counted() {
 }
 
 #[test]
-fn ipv6_is_explained_where_the_host_shares_it() {
+fn explain_covers_ipv6_where_shared() {
     let sandbox = Sandbox::new();
-    // A network of its own, without a way out of it.
+    // A network of its own, without a gateway.
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         "ip -6 address flush dev uplink scope global; ip -6 route flush default; \
          ip address add fd00::1/64 dev uplink nodad",
     );
@@ -151,7 +151,7 @@ fn ipv6_is_explained_where_the_host_shares_it() {
         ("--from outside --to [fd00::1]:31000", &["pm_uplink_in to_container"][..], TO_A),
         ("--from outside --to [::1]:31000", &["pm_uplink_in drop"], "dropped: destination"),
         ("--from host --to [fd00::1]:31010 --proto udp", &["pm_lo_in to_container"], TO_B),
-        // Linux takes these from a loopback device only.
+        // Linux accepts these from a loopback device only.
         ("--from host --to [::1]:31010", &["pm_lo_in to_container", "pm_ctr_eth0_in to_loopback"], TO_B),
         (
             "--from a --to [::1]:31010",
@@ -186,7 +186,7 @@ fn ipv6_is_explained_where_the_host_shares_it() {
 }
 
 #[test]
-fn what_is_left_out_becomes_something_sensible() {
+fn explain_has_sensible_defaults() {
     let (sandbox, _daemon) = world();
     sandbox.ok(&["add", "c"]);
     let source = |from: &str, to: &str| {
@@ -206,7 +206,7 @@ fn what_is_left_out_becomes_something_sensible() {
 }
 
 #[test]
-fn the_answer_has_a_stable_form() {
+fn explain_json_is_stable() {
     let (sandbox, _daemon) = world();
     let question = ["explain", "--from", "a", "--to", "10.0.0.1:31010", "--proto", "udp"];
     let target = "to container b (slot 2, pm2, ifindex 1000002)";
@@ -249,7 +249,7 @@ to container b (slot 2, pm2, ifindex 1000002)
 }
 
 #[test]
-fn an_identifier_that_another_container_uses_is_changed() {
+fn explain_shows_the_rewritten_icmp_id() {
     let (sandbox, _daemon) = world();
     let pins = Pins::new(sandbox.path("/sys/fs/bpf/portmap"));
     let generation = Maps::open(&pins).expect("maps").endpoint(2).expect("an entry").generation;
@@ -260,24 +260,25 @@ fn an_identifier_that_another_container_uses_is_changed() {
     let seen = clock::monotonic().expect("every kernel has it");
     echoes.insert(key, Echo { generation, slot: 2, id: 1, seen }, 0).expect("written");
     let (_, text) = explain(&sandbox, "--from a --to 10.0.0.2 --proto icmp");
-    assert!(text.starts_with("to the outside by 10.0.0.2, with the identifier "), "{text}");
+    assert!(text.contains("10.0.0.2") && text.contains("identifier "), "{text}");
     check(&sandbox, "--from b --to 10.0.0.2 --proto icmp", TO_OUTSIDE, "to the outside by 10.0.0.2");
-    // Whoever asks no more keeps nothing.
+    // Identifiers of a deleted container are released.
     let seen = seen.saturating_sub(ECHO_LIFETIME + 1);
     echoes.insert(key, Echo { generation, slot: 2, id: 1, seen }, 0).expect("written");
     check(&sandbox, "--from a --to 10.0.0.2 --proto icmp", TO_OUTSIDE, "to the outside by 10.0.0.2");
-    assert_eq!(echoes.keys().count(), 1, "asking writes nothing down");
+    assert_eq!(echoes.keys().count(), 1, "explain records nothing");
 }
 
 #[test]
-fn a_program_that_decides_otherwise_is_noticed() {
+fn explain_detects_a_disagreeing_program() {
     let (sandbox, _daemon) = world();
     let question = ["explain", "--from", "outside", "--to", "10.0.0.1:31000"];
-    // The host veths' program in the place of the uplink's: it finds nobody who sends, with no such MAC address.
+    // The host veths' program in place of the uplink's: the MAC address of the frame identifies no
+    // sender.
     let directory = Pins::new("/sys/fs/bpf/portmap").program("");
     let directory = directory.display();
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         &format!("cd {directory}; mv pm_uplink_in aside; bpftool prog pin pinned pm_veth_in {directory}/pm_uplink_in"),
     );
     let output = sandbox.portmap(&question);
@@ -296,11 +297,12 @@ fn a_program_that_decides_otherwise_is_noticed() {
     assert_eq!(answer["agrees"], false);
     assert_eq!(answer["steps"][0]["verdict"], "drop");
     assert_eq!(answer["steps"][0]["decision_code"]["verdict"], "to_container");
-    // A program that answers nothing at all.
+    // A program that reports no verdict at all.
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         &format!(
-            "cd {directory}; rm pm_uplink_in; id=$(bpftool prog show | sed -n 's/^\\([0-9]*\\): sched_cls .*pm_dropped.*/\\1/p' | tail -1); \
+            "cd {directory}; rm pm_uplink_in; id=$(bpftool prog show | \
+             sed -n 's/^\\([0-9]*\\): sched_cls .*pm_dropped.*/\\1/p' | tail -1); \
              bpftool prog pin id \"$id\" {directory}/pm_uplink_in"
         ),
     );
@@ -308,19 +310,19 @@ fn a_program_that_decides_otherwise_is_noticed() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("gives no answer"), "{text}");
-    // Without any program it cannot be asked, and with its own it agrees again.
-    sandbox.sh(Place::Host, &format!("rm {directory}/pm_uplink_in"));
+    // Without a program there is an error; with the right one they agree again.
+    sandbox.sh(Netns::Host, &format!("rm {directory}/pm_uplink_in"));
     let errors = sandbox.fails(&question, 1);
     assert!(errors.contains("progs/pm_uplink_in"), "{errors}");
-    sandbox.sh(Place::Host, &format!("mv {directory}/aside {directory}/pm_uplink_in"));
+    sandbox.sh(Netns::Host, &format!("mv {directory}/aside {directory}/pm_uplink_in"));
     check(&sandbox, "--from outside --to 10.0.0.1:31000", &["pm_uplink_in to_container"], TO_A);
 }
 
 #[test]
-fn questions_that_make_no_sense_are_refused() {
+fn explain_refuses_invalid_questions() {
     let (sandbox, daemon) = world();
     for (question, code, expected) in [
-        ("--from nobody --to 10.0.0.1:80", 3, "\"nobody\""),
+        ("--from absent --to 10.0.0.1:80", 3, "\"absent\""),
         ("--from a --to 10.0.0.1", 2, "the destination 10.0.0.1 has no port"),
         (
             "--from a --to 10.0.0.2:80 --proto icmp",
@@ -351,7 +353,7 @@ fn questions_that_make_no_sense_are_refused() {
         let errors = sandbox.fails(&arguments, code);
         assert!(errors.contains(expected), "{question}: {errors}");
     }
-    // clap's own messages have more lines.
+    // Errors of clap have more than one line.
     for (question, expected) in [
         ("--from a", "--to"),
         ("--to 10.0.0.2:80", "--from"),
@@ -385,9 +387,10 @@ fn questions_that_make_no_sense_are_refused() {
     }
     daemon.stop();
     let question = ["explain", "--from", "a", "--to", "10.0.0.2:80"];
-    assert!(sandbox.fails(&question, 5).contains("no daemon answers"));
-    // A container whose interface cannot come back: somebody else's has its name.
-    sandbox.sh(Place::Host, "ip link del pm1; ip link add pm1 type veth peer name theirs");
+    assert!(sandbox.fails(&question, 5).contains("no daemon"));
+    // A container whose interface cannot be recreated, because a foreign interface has its name.
+    sandbox.sh(Netns::Host, "ip link del pm1; ip link add pm1 type veth peer name foreign");
     let _daemon = sandbox.daemon();
-    assert!(sandbox.fails(&question, 4).contains("container \"a\" is broken: expected one in service"));
+    let errors = sandbox.fails(&question, 4);
+    assert!(errors.contains("\"a\"") && errors.contains("broken"), "{errors}");
 }

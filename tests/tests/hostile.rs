@@ -1,4 +1,4 @@
-//! What the root of a container can try: raw frames, its own addresses, settings and interfaces.
+//! Attacks by root in a container: raw frames, own addresses, settings and interfaces.
 
 use std::{
     io::{Read as _, Write as _},
@@ -9,15 +9,15 @@ use std::{
 use portmap_tests::{
     frames::{Frame, ICMP, TCP},
     packet_socket::PacketSocket,
-    sandbox::{FAR, HOST, HOST_MAC, OUTSIDE, OUTSIDE_MAC, Place, Sandbox},
-    service::{Service, Transport, ask, ask_in_vain},
+    sandbox::{FAR, HOST, HOST_MAC, Netns, OUTSIDE, OUTSIDE_MAC, Sandbox},
+    service::{Service, Transport, ask, expect_no_reply},
     wait,
 };
 
-const A: Place<'_> = Place::Container("a");
+const A: Netns<'_> = Netns::Container("a");
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
-/// A daemon with containers `a` (31000-31009) and `b` (31010-31019), and a listener to which nothing may get.
+/// Starts a daemon with containers `a` (31000-31009) and `b` (31010-31019).
 fn world() -> (Sandbox, portmap_tests::daemon::Daemon) {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
@@ -32,20 +32,20 @@ fn total_dropped(sandbox: &Sandbox) -> u64 {
 }
 
 #[test]
-fn forged_frames_are_dropped_each_with_its_reason() {
+fn forged_frames_are_dropped_with_a_reason() {
     let (sandbox, _daemon) = world();
-    // Whatever gets out would be seen here.
-    let witness = |place, port| {
+    // Sockets that receive any forged packet that escapes.
+    let witness = |netns, port| {
         let socket = sandbox
-            .inside(place, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))
+            .inside(netns, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))
             .expect("the port is free");
         socket.set_nonblocking(true).expect("a socket");
         socket
     };
     let witnesses = [
-        ("outside", witness(Place::Outside, 8080)),
-        ("the host", witness(Place::Host, 8080)),
-        ("b", witness(Place::Container("b"), 31010)),
+        ("outside", witness(Netns::Outside, 8080)),
+        ("the host", witness(Netns::Host, 8080)),
+        ("b", witness(Netns::Container("b"), 31010)),
     ];
     let socket = sandbox.inside(A, || PacketSocket::open("eth0"));
     let good = Frame { from_mac: HOST_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, 31000), (OUTSIDE, 8080)) };
@@ -99,7 +99,7 @@ fn forged_frames_are_dropped_each_with_its_reason() {
     for (who, socket) in &witnesses {
         assert!(socket.recv(&mut [0; 64]).is_err(), "{who} has received something");
     }
-    // The counter-check: the frame from which they are made does arrive.
+    // Control: the unmodified frame does arrive.
     socket.send(&good.bytes());
     witnesses[0].1.set_nonblocking(false).expect("a socket");
     witnesses[0].1.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
@@ -108,10 +108,10 @@ fn forged_frames_are_dropped_each_with_its_reason() {
 }
 
 #[test]
-fn outside_cannot_claim_the_hosts_own_addresses() {
+fn forged_host_address_from_outside_is_dropped() {
     let (sandbox, _daemon) = world();
     let victim = sandbox.inside(A, || UdpSocket::bind("0.0.0.0:31000")).expect("the port is free");
-    let socket = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
+    let socket = sandbox.inside(Netns::Outside, || PacketSocket::open("eth0"));
     let good =
         Frame { from_mac: OUTSIDE_MAC, to_mac: HOST_MAC, ..Frame::udp((OUTSIDE, 5555), (HOST, 31000)) };
     let dropped =
@@ -129,11 +129,11 @@ fn outside_cannot_claim_the_hosts_own_addresses() {
 }
 
 #[test]
-fn a_frame_for_another_station_is_not_delivered() {
+fn other_host_frame_is_not_delivered() {
     let (sandbox, _daemon) = world();
     let victim = sandbox.inside(A, || UdpSocket::bind("0.0.0.0:31000")).expect("the port is free");
-    sandbox.sh(Place::Host, "ip link set uplink promisc on");
-    let socket = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
+    sandbox.sh(Netns::Host, "ip link set uplink promisc on");
+    let socket = sandbox.inside(Netns::Outside, || PacketSocket::open("eth0"));
     let frame = Frame {
         from_mac: OUTSIDE_MAC,
         to_mac: [2, 0, 0, 0, 1, 77],
@@ -148,10 +148,10 @@ fn a_frame_for_another_station_is_not_delivered() {
 }
 
 #[test]
-fn a_containers_own_settings_gain_it_nothing() {
+fn container_settings_gain_nothing() {
     let (sandbox, _daemon) = world();
-    let _outside = Service::both(&sandbox, Place::Outside, 8080, "outside");
-    // Another port range, another address, another MAC, forwarding, no program on lo, another queue.
+    let _outside = Service::both(&sandbox, Netns::Outside, 8080, "outside");
+    // Another port range, address and MAC address, forwarding, no program on lo, another qdisc.
     sandbox.sh(
         A,
         "echo 31010 31019 > /proc/sys/net/ipv4/ip_local_port_range; \
@@ -164,32 +164,33 @@ fn a_containers_own_settings_gain_it_nothing() {
         ("source_port", "echo 31000 31009 > /proc/sys/net/ipv4/ip_local_port_range"),
     ] {
         let before = sandbox.dropped("a", reason);
-        ask_in_vain(&sandbox, A, Transport::Udp, (OUTSIDE, 8080));
+        expect_no_reply(&sandbox, A, Transport::Udp, (OUTSIDE, 8080));
         assert_eq!(sandbox.dropped("a", reason), before + 1, "{reason}");
         sandbox.sh(A, repair);
     }
-    // With its own MAC address and a port of its own it is served as before, whatever else it has done to itself.
+    // With its own MAC address and an own port the container works as before, whatever else it has
+    // changed.
     sandbox.sh(A, "ip address del 10.0.0.77/24 dev eth0");
     assert_eq!(ask(&sandbox, A, Transport::Udp, (OUTSIDE, 8080)).expect("an answer").from, "outside");
 }
 
 #[test]
-fn a_containers_arp_never_leaves_it() {
+fn arp_of_a_container_never_leaves() {
     let (sandbox, _daemon) = world();
     sandbox.sh(A, "ip link set eth0 arp on; ip neigh flush dev eth0");
-    ask_in_vain(&sandbox, A, Transport::Udp, (OUTSIDE, 8080));
+    expect_no_reply(&sandbox, A, Transport::Udp, (OUTSIDE, 8080));
     assert_ne!(sandbox.dropped("a", "arp"), 0);
-    // The neighbour table outside knows the host by its one address only.
-    assert!(!sandbox.sh(Place::Outside, "ip neigh").contains("10.0.0.77"));
+    // The outside neighbour table contains the host's address only.
+    assert!(!sandbox.sh(Netns::Outside, "ip neigh").contains("10.0.0.77"));
 }
 
 #[test]
-fn nothing_larger_than_the_uplinks_mtu_leaves() {
+fn mtu_of_the_uplink_is_enforced() {
     let (sandbox, _daemon) = world();
-    // A long frame that the kernel would cut into segments, by what the container and its peer have agreed on.
+    // A GSO packet with the segment size that the container has negotiated.
     sandbox.sh(A, "ip link set eth0 mtu 9000");
-    sandbox.sh(Place::Outside, "ip link set eth0 mtu 9000");
-    let listener = sandbox.inside(Place::Outside, || TcpListener::bind((OUTSIDE, 8080))).expect("a listener");
+    sandbox.sh(Netns::Outside, "ip link set eth0 mtu 9000");
+    let listener = sandbox.inside(Netns::Outside, || TcpListener::bind((OUTSIDE, 8080))).expect("a listener");
     let mut stream = sandbox.inside(A, || TcpStream::connect((OUTSIDE, 8080))).expect("a connection");
     stream.set_nonblocking(true).expect("a socket");
     stream.write_all(&vec![0; 60_000]).expect("room in the buffer");
@@ -197,7 +198,7 @@ fn nothing_larger_than_the_uplinks_mtu_leaves() {
     let (mut accepted, _) = listener.accept().expect("a connection");
     accepted.set_nonblocking(true).expect("a socket");
     assert!(accepted.read(&mut [0; 1]).is_err(), "a segment has arrived");
-    // A frame that was right until the uplink changed.
+    // A frame that was valid until the uplink changed.
     let socket = sandbox.inside(A, || PacketSocket::open("eth0"));
     let frame = Frame {
         from_mac: HOST_MAC,
@@ -206,42 +207,44 @@ fn nothing_larger_than_the_uplinks_mtu_leaves() {
         ..Frame::udp((HOST, 31000), (OUTSIDE, 8080))
     };
     let witness =
-        sandbox.inside(Place::Outside, || UdpSocket::bind((OUTSIDE, 8080))).expect("the port is free");
+        sandbox.inside(Netns::Outside, || UdpSocket::bind((OUTSIDE, 8080))).expect("the port is free");
     witness.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
     socket.send(&frame.bytes());
     assert_eq!(witness.recv(&mut [0; 2000]).expect("received"), 1400);
-    sandbox.sh(Place::Host, "ip link set uplink mtu 1300");
-    // The container is told, and does not care; and its interface, which has the kernel drop it, is as it was.
+    sandbox.sh(Netns::Host, "ip link set uplink mtu 1300");
+    // The container is notified and ignores it; its interface, whose MTU would make the kernel drop the
+    // packet, is restored.
     wait::until("the MTU to be followed", || sandbox.sh(A, "ip link show eth0").contains("mtu 1300"));
     sandbox.sh(A, "ip link set eth0 mtu 9000");
-    sandbox.sh(Place::Host, "ip link set pm1 mtu 9000");
+    sandbox.sh(Netns::Host, "ip link set pm1 mtu 9000");
     let before = sandbox.dropped("a", "too_big");
     socket.send(&frame.bytes());
     wait::until("the frame to be dropped", || sandbox.dropped("a", "too_big") > before);
 }
 
 #[test]
-fn a_port_belongs_to_its_new_owner_alone() {
+fn port_reassigned_reaches_new_owner_only() {
     let (sandbox, _daemon) = world();
     let old = Service::start(&sandbox, A, Transport::Tcp, 31000, "a");
-    assert_eq!(ask(&sandbox, Place::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer").from, "a");
+    assert_eq!(ask(&sandbox, Netns::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer").from, "a");
     drop(old);
     sandbox.ok(&["del", "a"]);
     sandbox.ok(&["add", "c", "--ports", "31000-31009"]);
-    let _new = Service::start(&sandbox, Place::Container("c"), Transport::Tcp, 31000, "c");
-    assert_eq!(ask(&sandbox, Place::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer").from, "c");
-    // The slot is the old one's; its counters start afresh.
+    let _new = Service::start(&sandbox, Netns::Container("c"), Transport::Tcp, 31000, "c");
+    assert_eq!(ask(&sandbox, Netns::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer").from, "c");
+    // The slot is reused; its counters restart at zero.
     let stats = sandbox.json(&["stats", "c"]);
     assert_eq!(stats["slot"], 1);
     assert_eq!(stats["traffic"]["own"]["packets"], 0);
 }
 
 #[test]
-fn broadcasts_of_all_the_hosts_networks_are_no_destination() {
+fn broadcast_on_any_host_network_is_dropped() {
     let (sandbox, _daemon) = world();
-    // One network inside the shared one, one beside it, one of another interface, and one of two addresses.
+    // A network inside the shared one, one beside it, one of another interface, and one with two
+    // addresses.
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         "ip addr add 10.0.0.17/28 dev uplink; ip addr add 10.9.9.1/24 broadcast 10.9.9.127 dev uplink; \
          ip addr add 10.0.0.40/31 dev uplink; ip link add br0 type bridge; ip addr add 10.8.8.1/24 dev br0",
     );
@@ -266,8 +269,8 @@ fn broadcasts_of_all_the_hosts_networks_are_no_destination() {
         wait::until(broadcast, || total_dropped(&sandbox) >= before + number);
     }
     sandbox.ok(&["doctor"]);
-    // A frame from outside to one is the host's own affair.
-    let socket = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
+    // The host handles a broadcast frame from outside by itself.
+    let socket = sandbox.inside(Netns::Outside, || PacketSocket::open("eth0"));
     let left =
         || sandbox.json(&["stats"])["host"]["passed"]["uplink"]["other_address"].as_u64().unwrap_or_default();
     let before = left();
@@ -279,9 +282,9 @@ fn broadcasts_of_all_the_hosts_networks_are_no_destination() {
     wait::until("both are left to the host", || left() >= before + 2);
     let arrived = sandbox.json(&["stats", "a"])["traffic"]["rx_outside"]["packets"].as_u64();
     assert_eq!(arrived, Some(0));
-    // What is not the host's any more is a destination again.
+    // After the network is removed, its broadcast address is a valid destination again.
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         "ip link del br0; ip addr del 10.0.0.17/28 dev uplink; ip addr del 10.9.9.1/24 dev uplink",
     );
     for broadcast in others {
@@ -290,12 +293,12 @@ fn broadcasts_of_all_the_hosts_networks_are_no_destination() {
 }
 
 #[test]
-fn unknown_neighbours_are_a_few_at_a_time() {
+fn neighbour_lookups_are_rate_limited() {
     let (sandbox, _daemon) = world();
     let socket = sandbox.inside(A, || PacketSocket::open("eth0"));
     let to =
         |to| Frame { from_mac: HOST_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, 31000), (to, 9)) }.bytes();
-    // The uplink's network has so many addresses that nobody has. Asked for again, each has been paid for.
+    // The uplink's network has this many unused addresses. Repeated attempts are not charged again.
     for _ in 0..2 {
         for number in 3..=40 {
             socket.send(&to(Ipv4Addr::new(10, 0, 0, number)));
@@ -313,14 +316,14 @@ fn unknown_neighbours_are_a_few_at_a_time() {
     }
     wait::until("all are decided on", || sent().is_some_and(|sent| sent + dropped() == 76 + 214));
     assert_ne!(dropped(), 0, "of 214 neighbours at once");
-    // Who is known is reached, and so is what is beyond the gateway; so is everybody by others.
+    // Known neighbours, hosts behind the gateway, and all peers of other containers remain reachable.
     let before = dropped();
     socket.send(&to(Ipv4Addr::new(10, 0, 0, 3)));
     socket.send(&to(OUTSIDE));
     socket.send(&to(FAR));
     wait::until("three more are sent", || sent().is_some_and(|sent| sent + before == 76 + 214 + 3));
     assert_eq!(dropped(), before);
-    let other = sandbox.inside(Place::Container("b"), || PacketSocket::open("eth0"));
+    let other = sandbox.inside(Netns::Container("b"), || PacketSocket::open("eth0"));
     let from_b = |to| Frame { from_mac: HOST_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, 31010), (to, 9)) };
     other.send(&from_b(Ipv4Addr::new(10, 0, 0, 200)).bytes());
     wait::until("b's is sent", || {

@@ -1,27 +1,27 @@
-//! What survives the daemon, what is taken over, and what is left when everything is removed.
+//! Life cycle: what outlives the daemon, takeover by the next daemon, and complete removal.
 
 use std::{fs, net::Ipv4Addr};
 
 use portmap_tests::{
-    sandbox::{DAEMON_FLAGS, HOST, Place, Sandbox},
-    service::{Service, Transport, ask, ask_in_vain},
+    sandbox::{DAEMON_FLAGS, HOST, Netns, Sandbox},
+    service::{Service, Transport, ask, expect_no_reply},
     wait,
 };
 use serde_json::json;
 
-const A: Place<'_> = Place::Container("a");
+const A: Netns<'_> = Netns::Container("a");
 
-/// That a container with a service on port 31000 is reached from everywhere.
+/// Asserts that the service of `a` on port 31000 is reachable from everywhere.
 fn check_traffic(sandbox: &Sandbox) {
-    for (place, address) in [(Place::Outside, HOST), (Place::Host, HOST), (Place::Host, Ipv4Addr::LOCALHOST)]
+    for (netns, address) in [(Netns::Outside, HOST), (Netns::Host, HOST), (Netns::Host, Ipv4Addr::LOCALHOST)]
     {
-        let answer = ask(sandbox, place, Transport::Tcp, (address, 31000)).expect("an answer");
-        assert_eq!(answer.from, "a", "{place:?} by {address}");
+        let answer = ask(sandbox, netns, Transport::Tcp, (address, 31000)).expect("an answer");
+        assert_eq!(answer.from, "a", "{netns:?} by {address}");
     }
 }
 
 #[test]
-fn the_datapath_outlives_the_daemon_and_is_taken_over() {
+fn datapath_outlives_the_daemon() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000-31009"]);
@@ -37,12 +37,12 @@ fn the_datapath_outlives_the_daemon_and_is_taken_over() {
     let daemon = sandbox.daemon();
     assert_eq!(sandbox.json(&["list"]), json!([added]));
     check_traffic(&sandbox);
-    // Counters went on all the time.
+    // The counters continued throughout.
     let path = "/traffic/rx_outside/packets";
     let packets =
         |stats: &serde_json::Value| stats.pointer(path).and_then(serde_json::Value::as_u64).expect(path);
     let later = packets(&sandbox.json(&["stats", "a"]));
-    // Two more connections, each of at least a SYN, two ACKs and a FIN.
+    // Two more connections, each with at least a SYN, two ACKs and a FIN.
     assert!(later >= packets(&before) + 2 * 4, "{later} {before}");
     sandbox.ok(&["doctor"]);
 
@@ -54,11 +54,11 @@ fn the_datapath_outlives_the_daemon_and_is_taken_over() {
     assert_eq!(sandbox.json(&["add", "b"])["ephemeral_ports"], json!([62464, 63487]));
     sandbox.ok(&["doctor"]);
     sandbox.ok(&["del", "a"]);
-    ask_in_vain(&sandbox, Place::Outside, Transport::Tcp, (HOST, 31000));
+    expect_no_reply(&sandbox, Netns::Outside, Transport::Tcp, (HOST, 31000));
 }
 
 #[test]
-fn a_connection_survives_the_daemons_replacement() {
+fn connection_survives_daemon_replacement() {
     use std::{
         io::{Read as _, Write as _},
         net::{TcpListener, TcpStream},
@@ -68,7 +68,7 @@ fn a_connection_survives_the_daemons_replacement() {
     let mut daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000"]);
     let listener = sandbox.inside(A, || TcpListener::bind("0.0.0.0:31000")).expect("the port is free");
-    let mut client = sandbox.inside(Place::Outside, || TcpStream::connect((HOST, 31000))).expect("connected");
+    let mut client = sandbox.inside(Netns::Outside, || TcpStream::connect((HOST, 31000))).expect("connected");
     let (mut server, _) = listener.accept().expect("a connection");
     for round in 0..3_u8 {
         daemon.stop();
@@ -81,10 +81,10 @@ fn a_connection_survives_the_daemons_replacement() {
 }
 
 #[test]
-fn teardown_leaves_the_host_as_it_was() {
+fn teardown_restores_the_host() {
     let sandbox = Sandbox::new();
     let before = sandbox.inventory();
-    // By the daemon, which then ends, and by the command line alone.
+    // By the daemon, which then exits, and by the command line alone.
     for with_daemon in [true, false] {
         let daemon = sandbox.daemon();
         sandbox.ok(&["add", "a", "--ports", "31000"]);
@@ -103,11 +103,11 @@ fn teardown_leaves_the_host_as_it_was() {
 }
 
 #[test]
-fn teardown_leaves_other_programs_and_filters_alone() {
+fn teardown_keeps_foreign_programs_and_filters() {
     let sandbox = Sandbox::new();
-    // A filter of somebody else on the uplink, in a qdisc that is theirs.
+    // A foreign filter on the uplink, in a foreign qdisc.
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         "tc qdisc add dev uplink clsact; \
          tc filter add dev uplink ingress protocol ip prio 7 u32 match ip dport 7 0xffff flowid 1:1",
     );
@@ -121,40 +121,42 @@ fn teardown_leaves_other_programs_and_filters_alone() {
 }
 
 #[test]
-fn a_namespace_of_somebody_else_is_borrowed_and_given_back() {
+fn netns_existing_one_is_restored_by_delete() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
-    sandbox.sh(Place::Host, "ip netns add theirs; ip -n theirs link set lo up");
-    let theirs = Place::Container("theirs");
-    // A namespace in which there is an eth0 already is refused, and left as it is.
-    sandbox.sh(Place::Host, "ip -n theirs link add eth0 type veth peer name peer");
-    let with_eth0 = sandbox.sh(theirs, "ip -o link");
-    let errors = sandbox.fails(&["add", "a", "--netns", "/run/netns/theirs"], 4);
-    assert!(errors.contains("an interface eth0 already"), "{errors}");
-    assert_eq!(sandbox.sh(theirs, "ip -o link"), with_eth0);
-    sandbox.sh(Place::Host, "ip -n theirs link del eth0");
-    // The loopback device keeps its new MAC address: the kernel takes no all-zero one back.
-    let look = "ip -o link | sed 's/link.loopback [^ ]*//'; ip -o address; ip route; cat /proc/sys/net/ipv4/ip_local_port_range; tc qdisc";
-    let before = sandbox.sh(theirs, look);
-    let added = sandbox.json(&["add", "a", "--netns", "/run/netns/theirs", "--ports", "31000"]);
-    assert_eq!(added["netns"], "/run/netns/theirs");
-    let service = Service::start(&sandbox, theirs, Transport::Tcp, 31000, "a");
+    sandbox.sh(Netns::Host, "ip netns add existing; ip -n existing link set lo up");
+    let existing = Netns::Container("existing");
+    // A namespace that already contains an eth0 is refused and left unchanged.
+    sandbox.sh(Netns::Host, "ip -n existing link add eth0 type veth peer name peer");
+    let with_eth0 = sandbox.sh(existing, "ip -o link");
+    let errors = sandbox.fails(&["add", "a", "--netns", "/run/netns/existing"], 4);
+    assert!(errors.contains("eth0"), "{errors}");
+    assert_eq!(sandbox.sh(existing, "ip -o link"), with_eth0);
+    sandbox.sh(Netns::Host, "ip -n existing link del eth0");
+    // The loopback device keeps its new MAC address, because the kernel does not accept an all-zero
+    // one.
+    let look = "ip -o link | sed 's/link.loopback [^ ]*//'; ip -o address; ip route; \
+        cat /proc/sys/net/ipv4/ip_local_port_range; tc qdisc";
+    let before = sandbox.sh(existing, look);
+    let added = sandbox.json(&["add", "a", "--netns", "/run/netns/existing", "--ports", "31000"]);
+    assert_eq!(added["netns"], "/run/netns/existing");
+    let service = Service::start(&sandbox, existing, Transport::Tcp, 31000, "a");
     check_traffic(&sandbox);
-    let errors = sandbox.fails(&["add", "b", "--netns", "/run/netns/theirs"], 4);
-    assert!(errors.contains("the network namespace of container \"a\" already"), "{errors}");
+    let errors = sandbox.fails(&["add", "b", "--netns", "/run/netns/existing"], 4);
+    assert!(errors.contains("container \"a\""), "{errors}");
     check_traffic(&sandbox);
     drop(service);
     sandbox.ok(&["del", "a"]);
-    assert_eq!(sandbox.sh(theirs, look), before);
+    assert_eq!(sandbox.sh(existing, look), before);
 }
 
 #[test]
-fn a_namespace_can_be_given_by_a_process() {
+fn netns_by_pid_is_released_with_its_process() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let before = sandbox.inventory();
     let mut process = sandbox
-        .command(Place::Host, "unshare")
+        .command(Netns::Host, "unshare")
         .args(["--net", "sh", "-c", "echo $$; exec sleep infinity"])
         .stdout(std::process::Stdio::piped())
         .spawn()
@@ -169,8 +171,8 @@ fn a_namespace_can_be_given_by_a_process() {
     let added = sandbox.json(&["add", "a", "--pid", pid, "--ports", "31000"]);
     assert_eq!(added["pid"], json!(pid.parse::<u32>().expect("a number")));
     assert!(sandbox.ok(&["exec", "a", "--", "ip", "-br", "address"]).contains("10.0.0.1/24"));
-    // With the process goes the namespace, and with that the container and all that was made for it.
-    sandbox.sh(Place::Host, &format!("kill -KILL {pid}"));
+    // The kernel destroys the namespace with the process; the daemon then releases the container.
+    sandbox.sh(Netns::Host, &format!("kill -KILL {pid}"));
     let _ = process.wait();
     wait::until("the container to end", || sandbox.json(&["list"]) == json!([]));
     wait::until("everything to be removed", || sandbox.inventory() == before);
@@ -178,52 +180,48 @@ fn a_namespace_can_be_given_by_a_process() {
 }
 
 #[test]
-fn a_command_finds_what_has_ended_although_nobody_has_looked_yet() {
+fn start_checks_a_container_before_its_command() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     for (name, port) in [("a", "31000"), ("b", "31001"), ("c", "31002")] {
         sandbox.ok(&["add", name, "--ports", port]);
     }
     daemon.kill();
-    sandbox.sh(Place::Host, "ip netns del a; ip netns del b");
-    // Ready comes before it has checked what it found.
+    sandbox.sh(Netns::Host, "ip netns del a; ip netns del b");
+    // The daemon becomes ready before it has checked the containers that it found.
     let mut daemon = sandbox.start_daemon(&DAEMON_FLAGS);
-    assert!(daemon.is_ready(), "{}", daemon.log());
+    assert!(daemon.wait_ready(), "{}", daemon.log());
     assert_eq!(sandbox.json(&["add", "d", "--ports", "31000"])["state"], "ready");
-    assert!(sandbox.fails(&["show", "b"], 3).contains("no container is called"));
+    assert!(sandbox.fails(&["show", "b"], 3).contains("\"b\""));
     assert_eq!(sandbox.json(&["update", "c", "--ports", "31001"])["state"], "ready");
-    daemon.has_checked();
+    daemon.wait_checked();
     sandbox.ok(&["doctor"]);
 }
 
 #[test]
-fn what_a_killed_daemon_left_half_done_is_removed() {
+fn start_removes_unfinished_containers() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000"]);
     sandbox.ok(&["add", "b", "--ports", "31001"]);
     daemon.kill();
-    // As if it had been killed in the middle of adding one and of deleting the other.
+    // Simulates a kill in the middle of an add and of a delete.
     for (name, phase) in [("a", "adding"), ("b", "deleting")] {
         let path = sandbox.path(format!("/run/portmap/containers/{name}.json"));
         let text = fs::read_to_string(&path).expect("a record");
         fs::write(&path, text.replace("\"ready\"", &format!("\"{phase}\""))).expect("written");
     }
     let daemon = sandbox.daemon();
-    assert!(
-        daemon.log().contains("container \"a\" was left half adding, and is removed"),
-        "{}",
-        daemon.log()
-    );
+    assert!(daemon.logged(&["container \"a\"", "adding", "remov"]), "{}", daemon.log());
     assert_eq!(sandbox.json(&["list"]), json!([]));
-    assert_eq!(sandbox.sh(Place::Host, "ls /run/netns"), "outside\n");
-    assert_eq!(sandbox.sh(Place::Host, "ip -o link").matches("pm").count(), 0);
+    assert_eq!(sandbox.sh(Netns::Host, "ls /run/netns"), "outside\n");
+    assert_eq!(sandbox.sh(Netns::Host, "ip -o link").matches("pm").count(), 0);
     assert_eq!(sandbox.json(&["add", "c", "--ports", "31000-31001"])["slot"], 1);
     sandbox.ok(&["doctor"]);
 }
 
 #[test]
-fn settings_that_forget_a_container_are_refused() {
+fn settings_that_exclude_a_container_are_refused() {
     let sandbox = Sandbox::new();
     sandbox.daemon().stop();
     let daemon = sandbox.daemon();
@@ -244,16 +242,17 @@ fn settings_that_forget_a_container_are_refused() {
 }
 
 #[test]
-fn the_uplink_can_change_between_daemons() {
+fn uplink_may_change_between_daemons() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000"]);
     let _service = Service::start(&sandbox, A, Transport::Tcp, 31000, "a");
     check_traffic(&sandbox);
     daemon.stop();
-    // A name such as a VLAN device has.
-    let rename = "ip link set uplink down; ip link set uplink name up.5; ip link set up.5 up; ip route add default via 10.0.0.2";
-    sandbox.sh(Place::Host, rename);
+    // A name in the style of a VLAN device.
+    let rename = "ip link set uplink down; ip link set uplink name up.5; \
+        ip link set up.5 up; ip route add default via 10.0.0.2";
+    sandbox.sh(Netns::Host, rename);
     let _daemon = sandbox.daemon();
     check_traffic(&sandbox);
     sandbox.ok(&["doctor"]);
@@ -267,7 +266,7 @@ fn bpftool_shows_owners_and_counters_by_name() {
     sandbox.ok(&["add", "b", "--ports", "31500"]);
     let bpftool = |arguments: &str| -> serde_json::Value {
         let path = "/sys/fs/bpf/portmap/v5/maps";
-        let text = sandbox.sh(Place::Host, &format!("bpftool -j map {}", arguments.replace('@', path)));
+        let text = sandbox.sh(Netns::Host, &format!("bpftool -j map {}", arguments.replace('@', path)));
         serde_json::from_str(&text).expect("JSON")
     };
     let ports = bpftool("dump pinned @/pm_ports");
@@ -288,7 +287,7 @@ fn bpftool_shows_owners_and_counters_by_name() {
     }
     assert_eq!(owned, 3 + 2 * 1024);
     let _service = Service::start(&sandbox, A, Transport::Tcp, 31000, "a");
-    ask(&sandbox, Place::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer");
+    ask(&sandbox, Netns::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer");
     let packets = sandbox.json(&["stats", "a"])["traffic"]["rx_outside"]["packets"].clone();
     let counters = bpftool("lookup pinned @/pm_counters key 1 0 0 0");
     let cpus = counters["formatted"]["values"].as_array().expect("one for each CPU");

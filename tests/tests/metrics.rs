@@ -1,41 +1,41 @@
-//! `/metrics`: the same numbers as `portmap stats`, and what the kernel lacks.
+//! `/metrics`: the same numbers as `portmap stats`, and the features that the kernel lacks.
 
 use std::net::UdpSocket;
 
 use portmap_tests::{
-    sandbox::{HOST, OUTSIDE, Place, Sandbox},
+    sandbox::{HOST, Netns, OUTSIDE, Sandbox},
     service::{Service, Transport, ask},
     wait,
 };
 
-const A: Place<'_> = Place::Container("a");
+const A: Netns<'_> = Netns::Container("a");
 
 fn scrape(sandbox: &Sandbox) -> String {
-    sandbox.sh(Place::Host, "curl -sf --unix-socket /run/portmap/portmapd.sock http://portmap/metrics")
+    sandbox.sh(Netns::Host, "curl -sf --unix-socket /run/portmap/portmapd.sock http://portmap/metrics")
 }
 
-/// The value of a metric: its name and labels as they are written.
+/// Returns the value of a metric, given its name and labels as they are printed.
 fn value(text: &str, metric: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
     line.map(|value| value.parse().expect("a number"))
 }
 
 #[test]
-fn metrics_are_what_stats_says() {
+fn metrics_agree_with_stats() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let limits = ["--egress-rate", "100mbit", "--ingress-rate", "50mbit"];
     sandbox.ok(&[&["add", "a", "--ports", "31000-31009"][..], &limits].concat());
     sandbox.ok(&["add", "b"]);
     let service = Service::both(&sandbox, A, 31000, "a");
-    for from in [Place::Outside, Place::Host, Place::Container("b")] {
+    for from in [Netns::Outside, Netns::Host, Netns::Container("b")] {
         ask(&sandbox, from, Transport::Udp, (HOST, 31000)).expect("an answer");
     }
-    // Somebody else's port.
-    let socket = sandbox.inside(A, || UdpSocket::bind((HOST, 32000))).expect("nobody forbids it");
+    // A port of another owner.
+    let socket = sandbox.inside(A, || UdpSocket::bind((HOST, 32000))).expect("no bind guard");
     socket.send_to(b"forged", (OUTSIDE, 9)).expect("sent");
     drop(service);
-    // Between two looks that see the same, so did the one between them.
+    // If two snapshots agree, so does one between them.
     let (stats, text) = wait::for_value("nothing to be sent any more", || {
         let before = sandbox.json(&["stats"]);
         let text = scrape(&sandbox);
@@ -65,16 +65,16 @@ fn metrics_are_what_stats_says() {
         let labels = format!("container=\"a\",direction=\"{direction}\"");
         let limit = format!("portmap_container_limit_bytes_per_second{{{labels}}}");
         assert_eq!(value(&text, &limit), Some(rate));
-        for (place, qdisc) in ["bw_limit", "bloat_reduction"].into_iter().enumerate() {
+        for (index, qdisc) in ["bw_limit", "bloat_reduction"].into_iter().enumerate() {
             let sent = format!("portmap_container_qdisc_sent_packets_total{{{labels},qdisc=\"{qdisc}\"}}");
-            assert_eq!(value(&text, &sent), a[direction][place]["packets"].as_u64(), "{sent}");
+            assert_eq!(value(&text, &sent), a[direction][index]["packets"].as_u64(), "{sent}");
         }
     }
     assert!(!text.contains("portmap_container_limit_bytes_per_second{container=\"b\""));
 }
 
 #[test]
-fn metrics_say_what_is_missing() {
+fn metrics_report_missing_parts() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--egress-rate", "100mbit"]);

@@ -1,10 +1,10 @@
-//! Every path of a packet, with real sockets: what arrives where, and from whom it seems to come.
+//! Every packet path, with real sockets: the receiver, and the source address that it sees.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use portmap_tests::{
-    sandbox::{FAR, FAR6, HOST, HOST6, OUTSIDE, OUTSIDE6, Place, Sandbox},
-    service::{Service, Transport, any, ask, ask_from, ask_in_vain, send_from},
+    sandbox::{FAR, FAR6, HOST, HOST6, Netns, OUTSIDE, OUTSIDE6, Sandbox},
+    service::{Service, Transport, any, ask, ask_from, expect_no_reply, send_from},
     wait,
 };
 
@@ -12,7 +12,7 @@ const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const LOCALHOST6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 /// Another address of 127.0.0.0/8.
 const ALSO_LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 9, 8, 7));
-/// The shared addresses; the last one is the first as an IPv6 socket is given it.
+/// The shared addresses; the last one is the first as an IPv4-mapped address.
 const SHARED: [IpAddr; 3] = [IpAddr::V4(HOST), IpAddr::V6(HOST6), IpAddr::V6(HOST.to_ipv6_mapped())];
 /// Every address by which the host and its containers reach each other.
 const LOCAL: [IpAddr; 7] = [
@@ -26,15 +26,15 @@ const LOCAL: [IpAddr; 7] = [
 ];
 const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
 
-const A: Place<'_> = Place::Container("a");
-const B: Place<'_> = Place::Container("b");
+const A: Netns<'_> = Netns::Container("a");
+const B: Netns<'_> = Netns::Container("b");
 
-/// Static ports of the two containers, a port of the host, and one that is managed but owned by nobody.
+/// Static ports of the two containers, a port of the host, and a managed port without an owner.
 const A_PORT: u16 = 31000;
 const B_PORT: u16 = 31010;
 const HOST_PORT: u16 = 8080;
 const FREE_PORT: u16 = 31999;
-/// So much higher than such a port is that of a service that knows IPv4 only.
+/// Offset of the port of a service that has an IPv4 socket only.
 const IPV4_ONLY: u16 = 8;
 
 /// A daemon with containers `a` and `b`, and services everywhere.
@@ -53,17 +53,18 @@ impl World {
         let services = [
             (A, A_PORT, "a"),
             (B, B_PORT, "b"),
-            (Place::Host, HOST_PORT, "host"),
-            (Place::Outside, HOST_PORT, "outside"),
-            (Place::Outside, A_PORT, "outside"),
+            (Netns::Host, HOST_PORT, "host"),
+            (Netns::Outside, HOST_PORT, "outside"),
+            (Netns::Outside, A_PORT, "outside"),
         ];
         let services =
-            services.into_iter().flat_map(|(place, port, name)| serve(&sandbox, place, port, name)).collect();
+            services.into_iter().flat_map(|(netns, port, name)| serve(&sandbox, netns, port, name)).collect();
         Self { _services: services, _daemon: daemon, sandbox }
     }
 
-    /// Asks and checks who answers, and that both ends agree on who asked, from one of these ports.
-    fn expect(&self, from: Place<'_>, to: (impl Into<IpAddr>, u16), who: &str, ports: (u16, u16)) {
+    /// Sends requests and checks the responder, that both ends agree on the client's address, and the
+    /// client's port range.
+    fn expect(&self, from: Netns<'_>, to: (impl Into<IpAddr>, u16), who: &str, ports: (u16, u16)) {
         let to = SocketAddr::from(to);
         let mut services = vec![to];
         if to.ip().to_canonical().is_ipv4() {
@@ -83,38 +84,39 @@ impl World {
     }
 }
 
-/// Starts the services of a place: for everybody at the port, and for IPv4 alone not far from it.
-fn serve(sandbox: &Sandbox, place: Place<'_>, port: u16, name: &str) -> [[Service; 2]; 2] {
+/// Starts the services of a namespace: dual-stack at the port, IPv4 only at an offset.
+fn serve(sandbox: &Sandbox, netns: Netns<'_>, port: u16, name: &str) -> [[Service; 2]; 2] {
     let plain = (Ipv4Addr::UNSPECIFIED, port + IPV4_ONLY);
     [
-        Service::both(sandbox, place, port, name),
-        TRANSPORTS.map(|transport| Service::start_on(sandbox, place, transport, plain, name)),
+        Service::both(sandbox, netns, port, name),
+        TRANSPORTS.map(|transport| Service::start_on(sandbox, netns, transport, plain, name)),
     ]
 }
 
-/// Ephemeral ports: of the host, of the two containers.
+/// Ephemeral ports of the host and of the two containers.
 const HOST_RANGE: (u16, u16) = (50000, 60000);
 const A_RANGE: (u16, u16) = (61440, 62463);
 const B_RANGE: (u16, u16) = (62464, 63487);
 const ANY: (u16, u16) = (1024, 65535);
 
 #[test]
-fn outside_reaches_the_owner_of_the_port() {
+fn outside_reaches_the_port_owner() {
     let world = World::new();
     for address in SHARED {
-        world.expect(Place::Outside, (address, A_PORT), "a", ANY);
-        world.expect(Place::Outside, (address, B_PORT), "b", ANY);
-        world.expect(Place::Outside, (address, HOST_PORT), "host", ANY);
+        world.expect(Netns::Outside, (address, A_PORT), "a", ANY);
+        world.expect(Netns::Outside, (address, B_PORT), "b", ANY);
+        world.expect(Netns::Outside, (address, HOST_PORT), "host", ANY);
     }
 }
 
 #[test]
-fn outside_gets_the_owners_answer_from_a_closed_port() {
+fn outside_gets_the_refusal_of_the_port_owner() {
     let world = World::new();
-    // Nobody listens; the container's stack refuses for its port, the host's for one that nobody owns.
+    // Without a listener, the container's stack refuses for its port, and the host's for a port without
+    // an owner.
     for address in SHARED {
         for port in [A_PORT + 1, FREE_PORT] {
-            let error = ask_in_vain(&world.sandbox, Place::Outside, Transport::Tcp, (address, port));
+            let error = expect_no_reply(&world.sandbox, Netns::Outside, Transport::Tcp, (address, port));
             assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{address} {port}");
         }
     }
@@ -124,25 +126,25 @@ fn outside_gets_the_owners_answer_from_a_closed_port() {
 }
 
 #[test]
-fn containers_reach_outside_from_their_ephemeral_ports() {
+fn container_to_outside_from_ephemeral_ports() {
     let world = World::new();
     for address in [IpAddr::V4(OUTSIDE), OUTSIDE6.into(), OUTSIDE.to_ipv6_mapped().into()] {
         world.expect(A, (address, HOST_PORT), "outside", A_RANGE);
         world.expect(B, (address, HOST_PORT), "outside", B_RANGE);
-        // The same port outside as an own one inside is still outside.
+        // A port outside that equals an own port inside is still outside.
         world.expect(A, (address, A_PORT), "outside", A_RANGE);
     }
 }
 
 #[test]
-fn containers_reach_beyond_the_gateway() {
+fn container_to_outside_beyond_the_gateway() {
     let world = World::new();
     world.expect(A, (FAR, HOST_PORT), "outside", A_RANGE);
     world.expect(A, (FAR6, HOST_PORT), "outside", A_RANGE);
 }
 
 #[test]
-fn containers_reach_outside_from_a_static_port() {
+fn container_to_outside_from_a_static_port() {
     let world = World::new();
     for address in [IpAddr::V4(OUTSIDE), OUTSIDE6.into()] {
         let answer = ask_from(&world.sandbox, A, A_PORT + 5, (address, HOST_PORT)).expect("an answer");
@@ -151,7 +153,7 @@ fn containers_reach_outside_from_a_static_port() {
 }
 
 #[test]
-fn containers_reach_each_other_by_every_local_address() {
+fn container_to_container_by_every_local_address() {
     let world = World::new();
     for address in LOCAL {
         world.expect(A, (address, B_PORT), "b", A_RANGE);
@@ -160,7 +162,7 @@ fn containers_reach_each_other_by_every_local_address() {
 }
 
 #[test]
-fn containers_reach_the_host_by_every_local_address() {
+fn container_to_host_by_every_local_address() {
     let world = World::new();
     for address in LOCAL {
         world.expect(A, (address, HOST_PORT), "host", A_RANGE);
@@ -168,16 +170,16 @@ fn containers_reach_the_host_by_every_local_address() {
 }
 
 #[test]
-fn the_host_reaches_containers_by_every_local_address() {
+fn host_to_container_by_every_local_address() {
     let world = World::new();
     for address in LOCAL {
-        world.expect(Place::Host, (address, A_PORT), "a", HOST_RANGE);
-        world.expect(Place::Host, (address, B_PORT), "b", HOST_RANGE);
+        world.expect(Netns::Host, (address, A_PORT), "a", HOST_RANGE);
+        world.expect(Netns::Host, (address, B_PORT), "b", HOST_RANGE);
     }
 }
 
 #[test]
-fn a_container_reaches_itself_without_leaving() {
+fn container_to_itself_stays_inside() {
     let world = World::new();
     for address in LOCAL {
         world.expect(A, (address, A_PORT), "a", A_RANGE);
@@ -190,22 +192,22 @@ fn a_container_reaches_itself_without_leaving() {
 }
 
 #[test]
-fn the_host_and_outside_are_undisturbed() {
+fn host_to_outside_is_undisturbed() {
     let world = World::new();
-    world.expect(Place::Host, (OUTSIDE, HOST_PORT), "outside", HOST_RANGE);
-    world.expect(Place::Host, (OUTSIDE6, HOST_PORT), "outside", HOST_RANGE);
+    world.expect(Netns::Host, (OUTSIDE, HOST_PORT), "outside", HOST_RANGE);
+    world.expect(Netns::Host, (OUTSIDE6, HOST_PORT), "outside", HOST_RANGE);
     for address in LOCAL {
-        world.expect(Place::Host, (address, HOST_PORT), "host", HOST_RANGE);
+        world.expect(Netns::Host, (address, HOST_PORT), "host", HOST_RANGE);
     }
 }
 
 #[test]
-fn every_reverse_path_filter_is_served() {
+fn rp_filter_of_every_mode_is_supported() {
     let world = World::new();
     for (number, mode) in ["0", "1", "2"].into_iter().enumerate() {
         let set = "for f in all default uplink lo pm1 pm2; do echo MODE > /proc/sys/net/ipv4/conf/$f/rp_filter; done";
-        world.sandbox.sh(Place::Host, &set.replace("MODE", mode));
-        // A container that is made now inherits the setting.
+        world.sandbox.sh(Netns::Host, &set.replace("MODE", mode));
+        // A new container inherits the setting.
         let (name, port) = (format!("c{mode}"), 31020 + 10 * u16::try_from(number).expect("few"));
         world.sandbox.ok(&[
             "add",
@@ -215,48 +217,49 @@ fn every_reverse_path_filter_is_served() {
             "--ephemeral-ports-per-container",
             "16",
         ]);
-        let place = Place::Container(&name);
-        let _services = serve(&world.sandbox, place, port, &name);
+        let netns = Netns::Container(&name);
+        let _services = serve(&world.sandbox, netns, port, &name);
         for address in LOCAL {
             world.expect(A, (address, HOST_PORT), "host", A_RANGE);
-            world.expect(Place::Host, (address, port), &name, HOST_RANGE);
+            world.expect(Netns::Host, (address, port), &name, HOST_RANGE);
             world.expect(A, (address, port), &name, A_RANGE);
-            world.expect(place, (address, A_PORT), "a", ANY);
+            world.expect(netns, (address, A_PORT), "a", ANY);
         }
-        world.expect(Place::Outside, (HOST, port), &name, ANY);
+        world.expect(Netns::Outside, (HOST, port), &name, ANY);
     }
 }
 
 #[test]
 fn datagrams_of_every_size_arrive() {
     let world = World::new();
-    let receivers = [A, Place::Outside].map(|place| {
-        let receiver = world.sandbox.inside(place, || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, A_PORT + 2)));
+    let receivers = [A, Netns::Outside].map(|netns| {
+        let receiver = world.sandbox.inside(netns, || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, A_PORT + 2)));
         let receiver = receiver.expect("the port is free");
         receiver.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
         receiver
     });
-    // A loopback device carries large packets; on every other way what exceeds the MTU of 1500 is in fragments.
-    for (place, to, receiver) in [
-        (Place::Host, SHARED, &receivers[0]),
+    // A loopback device carries large packets; on all other paths a datagram above the MTU of 1500 is
+    // fragmented.
+    for (netns, to, receiver) in [
+        (Netns::Host, SHARED, &receivers[0]),
         (B, SHARED, &receivers[0]),
         (A, SHARED, &receivers[0]),
-        (Place::Outside, SHARED, &receivers[0]),
+        (Netns::Outside, SHARED, &receivers[0]),
         (A, [OUTSIDE.into(), OUTSIDE6.into(), FAR6.into()], &receivers[1]),
     ] {
         for (to, size) in to.into_iter().flat_map(|to| [1, 1452, 1473, 4000, 60_000].map(|size| (to, size))) {
             let (to, payload) = (SocketAddr::new(to, A_PORT + 2), vec![7; size]);
-            world.sandbox.inside(place, || {
+            world.sandbox.inside(netns, || {
                 UdpSocket::bind(any(to, 0)).expect("a port").send_to(&payload, to).expect("sent");
             });
             let mut buffer = vec![0; 65_536];
             let length = receiver
                 .recv(&mut buffer)
-                .unwrap_or_else(|error| panic!("{size} bytes from {place:?} to {to}: {error}"));
-            assert_eq!(buffer[..length], payload, "{size} bytes from {place:?} to {to}");
+                .unwrap_or_else(|error| panic!("{size} bytes from {netns:?} to {to}: {error}"));
+            assert_eq!(buffer[..length], payload, "{size} bytes from {netns:?} to {to}");
         }
     }
-    // The host has a copy of nothing.
+    // The host received no copies.
     assert_eq!(
         world.sandbox.json(&["stats"])["host"]["passed"]["uplink"]["fragment"],
         serde_json::Value::Null
@@ -264,7 +267,7 @@ fn datagrams_of_every_size_arrive() {
 }
 
 #[test]
-fn a_long_stream_arrives_whole_on_every_path() {
+fn stream_arrives_whole_on_every_path() {
     use std::{
         io::{Read as _, Write as _},
         net::{TcpListener, TcpStream},
@@ -278,14 +281,14 @@ fn a_long_stream_arrives_whole_on_every_path() {
         .sandbox
         .inside(A, || TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)))
         .expect("the port is free");
-    let pattern = |place: usize| u8::try_from(place % 251).expect("less than 256");
-    let ways = [Place::Outside, Place::Host, B, A].into_iter().flat_map(|place| {
-        let addresses = if place == Place::Outside { &SHARED[..] } else { &LOCAL[..] };
-        addresses.iter().map(move |address| (place, *address))
+    let pattern = |offset: usize| u8::try_from(offset % 251).expect("less than 256");
+    let paths = [Netns::Outside, Netns::Host, B, A].into_iter().flat_map(|netns| {
+        let addresses = if netns == Netns::Outside { &SHARED[..] } else { &LOCAL[..] };
+        addresses.iter().map(move |address| (netns, *address))
     });
-    for (place, address) in ways {
+    for (netns, address) in paths {
         let mut sender =
-            world.sandbox.inside(place, || TcpStream::connect((address, port))).expect("connected");
+            world.sandbox.inside(netns, || TcpStream::connect((address, port))).expect("connected");
         let (mut receiver, _) = listener.accept().expect("a connection");
         let sending = thread::spawn(move || {
             let bytes: Vec<u8> = (0..LENGTH).map(pattern).collect();
@@ -294,16 +297,16 @@ fn a_long_stream_arrives_whole_on_every_path() {
         let mut bytes = Vec::new();
         receiver.read_to_end(&mut bytes).expect("received");
         sending.join().expect("sent");
-        assert_eq!(bytes.len(), LENGTH, "{place:?} by {address}");
+        assert_eq!(bytes.len(), LENGTH, "{netns:?} by {address}");
         assert!(
-            bytes.iter().enumerate().all(|(place, byte)| *byte == pattern(place)),
-            "{place:?} by {address}"
+            bytes.iter().enumerate().all(|(offset, byte)| *byte == pattern(offset)),
+            "{netns:?} by {address}"
         );
     }
 }
 
 #[test]
-fn packets_from_a_foreign_port_are_dropped_and_counted() {
+fn source_port_not_owned_is_dropped_and_counted() {
     let world = World::new();
     let sandbox = &world.sandbox;
     for (from, to) in [
@@ -318,19 +321,19 @@ fn packets_from_a_foreign_port_are_dropped_and_counted() {
         send_from(sandbox, A, from, to);
         wait::until("the drop to be counted", || sandbox.dropped("a", "source_port") == before + 1);
     }
-    // Nobody else has seen any of it.
+    // No other namespace has received any of these packets.
     assert_eq!(sandbox.json(&["stats", "b"])["traffic"]["rx_container"]["packets"], 0);
     assert_eq!(sandbox.json(&["stats", "a"])["traffic"]["tx_host"]["packets"], 0);
 }
 
 #[test]
-fn a_deleted_containers_port_is_the_hosts_again() {
+fn port_of_deleted_container_returns_to_host() {
     let world = World::new();
-    world.expect(Place::Outside, (HOST, B_PORT), "b", ANY);
+    world.expect(Netns::Outside, (HOST, B_PORT), "b", ANY);
     world.sandbox.ok(&["del", "b"]);
-    let error = ask_in_vain(&world.sandbox, Place::Outside, Transport::Tcp, (HOST, B_PORT));
+    let error = expect_no_reply(&world.sandbox, Netns::Outside, Transport::Tcp, (HOST, B_PORT));
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
-    let _services = serve(&world.sandbox, Place::Host, B_PORT, "host");
-    world.expect(Place::Outside, (HOST, B_PORT), "host", ANY);
+    let _services = serve(&world.sandbox, Netns::Host, B_PORT, "host");
+    world.expect(Netns::Outside, (HOST, B_PORT), "host", ANY);
     world.expect(A, (LOCALHOST, B_PORT), "host", A_RANGE);
 }

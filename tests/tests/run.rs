@@ -1,4 +1,4 @@
-//! `portmap run`: signals reach the command, and whatever is killed, no container stays.
+//! `portmap run` forwards signals to the command, and leaves no container behind when a process is killed.
 
 use std::{
     fs,
@@ -6,12 +6,12 @@ use std::{
 };
 
 use portmap_tests::{
-    sandbox::{DAEMON_FLAGS, Place, Sandbox, binary},
+    sandbox::{DAEMON_FLAGS, Netns, Sandbox, binary},
     wait,
 };
 use serde_json::json;
 
-/// Starts `portmap run` with a script, and waits until the script makes `/run/started`.
+/// Starts `portmap run` with a script, and waits until the script creates `/run/started`.
 fn run(sandbox: &Sandbox, script: &str) -> Child {
     let _ = fs::remove_file(sandbox.path("/run/started"));
     let child = sandbox
@@ -25,21 +25,21 @@ fn run(sandbox: &Sandbox, script: &str) -> Child {
 
 /// Sends a signal to the process of `portmap run` alone.
 fn signal(sandbox: &Sandbox, signal: &str) {
-    sandbox.sh(Place::Host, &format!("pkill -{signal} -x portmap"));
+    sandbox.sh(Netns::Host, &format!("pkill -{signal} -x portmap"));
 }
 
 fn nothing_is_left(sandbox: &Sandbox) -> bool {
-    sandbox.json(&["list"]) == json!([]) && sandbox.sh(Place::Host, "ls /run/netns") == "outside\n"
+    sandbox.json(&["list"]) == json!([]) && sandbox.sh(Netns::Host, "ls /run/netns") == "outside\n"
 }
 
 #[test]
-fn signals_are_passed_on_to_the_command() {
+fn run_forwards_signals() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let names = ["INT", "QUIT", "HUP", "USR1", "USR2"];
     let traps = names.map(|name| format!("trap 'echo {name} >> /run/seen' {name}; ")).concat();
-    // It starts nothing any more when it is sent signals: dash forgets those that come until it has noticed that a program has
-    // begun to run (`onsig`, `vforked`).
+    // The script starts no program while it receives signals, because dash loses those that arrive
+    // while it waits for a program to start (`onsig`, `vforked`).
     let script =
         format!("{traps}sleep 600 & trap \"kill $!; exit 9\" TERM; : > /run/started; while :; do wait; done");
     let mut child = run(&sandbox, &script);
@@ -53,7 +53,7 @@ fn signals_are_passed_on_to_the_command() {
     signal(&sandbox, "TERM");
     assert_eq!(child.wait().expect("it ends").code(), Some(9));
     assert!(nothing_is_left(&sandbox));
-    // Without traps they end the command, and the exit code says which.
+    // Without traps they terminate the command, as the exit code shows.
     for (name, number) in [("INT", 2), ("HUP", 1), ("USR1", 10)] {
         let mut child = run(&sandbox, "touch /run/started; exec sleep 600");
         signal(&sandbox, name);
@@ -63,12 +63,12 @@ fn signals_are_passed_on_to_the_command() {
 }
 
 #[test]
-fn a_command_is_waited_for_by_who_ignores_its_children() {
+fn run_waits_although_sigchld_is_ignored() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     for script in ["exit 5", "sleep 0.5; exit 5"] {
         let output = sandbox
-            .command(Place::Host, "timeout")
+            .command(Netns::Host, "timeout")
             .args(["60", "env", "--ignore-signal=CHLD", binary("portmap").to_str().expect("a path")])
             .args(["run", "--name", "job", "--", "sh", "-c", script])
             .output()
@@ -79,25 +79,25 @@ fn a_command_is_waited_for_by_who_ignores_its_children() {
 }
 
 #[test]
-fn a_command_that_a_teardown_outruns_leaves_no_container() {
+fn run_overtaken_by_teardown_leaves_no_container() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     let child = run(&sandbox, ": > /run/started; while [ ! -e /run/end ]; do sleep 0.05; done; exit 7");
     sandbox.ok(&["teardown"]);
     drop(daemon);
-    sandbox.sh(Place::Host, "touch /run/end");
+    sandbox.sh(Netns::Host, "touch /run/end");
     let output = child.wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), said.as_ref()), (Some(7), ""));
-    assert_eq!(sandbox.sh(Place::Host, "ls /run/netns"), "outside\n");
+    assert_eq!(sandbox.sh(Netns::Host, "ls /run/netns"), "outside\n");
 }
 
 #[test]
-fn what_is_killed_leaves_no_container() {
+fn run_killed_leaves_no_container() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     let script = "echo $$ > /run/pid; touch /run/started; exec sleep 600";
-    // What has ended and that nobody waits for has no command line.
+    // A zombie has no command line.
     let is_gone = || {
         let pid = fs::read_to_string(sandbox.path("/run/pid")).expect("a file");
         let command = fs::read(sandbox.path(format!("/proc/{}/cmdline", pid.trim())));
@@ -110,14 +110,14 @@ fn what_is_killed_leaves_no_container() {
     };
     kill(run(&sandbox, script));
     wait::until("the container to be removed", || nothing_is_left(&sandbox));
-    // A daemon that starts meanwhile knows whose it is.
+    // A daemon that starts meanwhile knows the owner from the record.
     let child = run(&sandbox, script);
     daemon.stop();
     let daemon = sandbox.daemon();
     assert_eq!(sandbox.json(&["show", "job"])["state"], "ready", "its process lives");
     kill(child);
     wait::until("the container to be removed", || nothing_is_left(&sandbox));
-    // There is no daemon when it is killed.
+    // It is killed while no daemon runs.
     let child = run(&sandbox, script);
     daemon.kill();
     kill(child);
@@ -126,26 +126,23 @@ fn what_is_killed_leaves_no_container() {
 }
 
 #[test]
-fn a_daemon_that_has_gone_is_told_of_and_makes_up_for_it() {
+fn run_without_daemon_is_cleaned_up_by_the_next() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     let child = run(&sandbox, "touch /run/started; while ! test -e /run/go; do sleep 0.05; done; exit 7");
     daemon.stop();
-    sandbox.sh(Place::Host, "touch /run/go");
+    sandbox.sh(Netns::Host, "touch /run/go");
     let output = child.wait_with_output().expect("it ends");
     assert_eq!(output.status.code(), Some(7));
     let errors = String::from_utf8(output.stderr).expect("text");
-    assert!(
-        errors.contains("container \"job\" stays until portmapd runs") && errors.lines().count() == 1,
-        "{errors}"
-    );
+    assert!(errors.contains("container \"job\"") && errors.lines().count() == 1, "{errors}");
     assert!(errors.contains("`portmap del job`"), "{errors}");
     let _daemon = sandbox.daemon_with(&DAEMON_FLAGS);
     wait::until("the container to be removed", || nothing_is_left(&sandbox));
 }
 
 #[test]
-fn a_container_of_the_same_name_is_somebody_elses() {
+fn run_keeps_a_container_of_the_same_name() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let mut child = run(&sandbox, "touch /run/started; while ! test -e /run/go; do sleep 0.05; done");
@@ -153,7 +150,7 @@ fn a_container_of_the_same_name_is_somebody_elses() {
     sandbox.ok(&["add", "job"]);
     signal(&sandbox, "KILL");
     child.wait().expect("it ends");
-    // Whatever is done because of its end has been done when this has.
+    // Its exit means that the cleanup is complete.
     sandbox.ok(&["run", "--name", "other", "--", "true"]);
     assert_eq!(sandbox.json(&["show", "job"])["state"], "ready");
 }

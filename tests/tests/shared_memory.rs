@@ -1,6 +1,6 @@
-//! Packets in memory that their sender can still write after they were checked. A container's root gets such packets
-//! by splicing its own pages into datagrams and taking the outer headers off again, be it by a tunnel's receiving end
-//! or, as here, by a program on its own `eth0`.
+//! Packets in memory that their sender can modify after the check. Root in a container creates such packets
+//! by splicing its own pages into datagrams and then removing the outer headers, with the receiving end of
+//! a tunnel or, as here, with a program on its own `eth0`.
 
 use std::{
     net::{IpAddr, UdpSocket},
@@ -20,22 +20,22 @@ use nix::{
 use portmap_tests::{
     frames::{Frame, ICMP},
     packet_socket::PacketSocket,
-    sandbox::{HOST, HOST6, OUTSIDE, OUTSIDE_MAC, OUTSIDE6, Place, Sandbox},
+    sandbox::{HOST, HOST6, Netns, OUTSIDE, OUTSIDE_MAC, OUTSIDE6, Sandbox},
     wait,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("BPF_OBJECTS"), "/hostile"));
 
-const A: Place<'_> = Place::Container("a");
+const A: Netns<'_> = Netns::Container("a");
 /// A port of the container, and one that it does not own.
 const OWN: u16 = 31000;
 const FOREIGN: u16 = 31010;
-/// What tells the frames of this test from others.
+/// Identifies the frames of this test.
 const MARK: &[u8] = b"in shared memory";
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
 
-/// Memory that is handed to the kernel by its pages, so that both see what is written to it.
+/// Memory whose pages are passed to the kernel, so that later writes change the packet.
 struct Page {
     start: *mut u8,
 }
@@ -46,28 +46,29 @@ impl Page {
     fn new(bytes: &[u8]) -> Self {
         let size = NonZero::new(Self::SIZE).expect("not zero");
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: new memory at an address of the kernel's choice. It stays until the process ends.
+        // SAFETY: new memory at an address of the kernel's choice. It stays mapped until the
+        // process ends.
         let start = unsafe { mmap_anonymous(None, size, access, MapFlags::MAP_SHARED) }.expect("a page");
         let page = Self { start: start.as_ptr().cast() };
         page.write(0, bytes);
         page
     }
 
-    /// Writes without regard to who else has the memory.
+    /// Writes without synchronisation with the kernel's readers.
     fn write(&self, at: usize, bytes: &[u8]) {
         assert!(at + bytes.len() <= Self::SIZE);
         for (number, byte) in bytes.iter().enumerate() {
             // SAFETY: the byte is within the page, which is mapped; no reference to it exists.
-            let place = unsafe { self.start.add(at + number) };
+            let target = unsafe { self.start.add(at + number) };
             // SAFETY: the same.
-            unsafe { place.write_volatile(*byte) };
+            unsafe { target.write_volatile(*byte) };
         }
     }
 
-    /// Sends the first bytes as one datagram's payload, without copying them.
+    /// Sends the first bytes as the payload of one datagram, without copying them.
     fn send(&self, length: usize, socket: &UdpSocket) {
         let (read, write) = pipe().expect("a pipe");
-        // SAFETY: the bytes are mapped; what others write to them meanwhile is read by the kernel only.
+        // SAFETY: the bytes are mapped; only the kernel reads them during concurrent writes.
         let bytes = unsafe { std::slice::from_raw_parts(self.start, length) };
         let moved = vmsplice(write.as_fd(), &[std::io::IoSlice::new(bytes)], SpliceFFlags::empty());
         assert_eq!(moved, Ok(length));
@@ -76,14 +77,14 @@ impl Page {
     }
 }
 
-/// A packet, and where in it the port is that decides.
+/// A packet, and the offset of the port that decides.
 struct Case {
     what: &'static str,
     packet: Vec<u8>,
     port: usize,
 }
 
-/// An IPv4 packet without its Ethernet header.
+/// Returns an IPv4 packet without its Ethernet header.
 fn packet(frame: &Frame) -> Vec<u8> {
     frame.bytes().split_off(ETHERNET)
 }
@@ -111,14 +112,14 @@ fn cases() -> Vec<Case> {
             packet: packet(&Frame { fragment: 0x2000, ..datagram }),
             port: 20,
         },
-        // Behind the header, the error's own eight bytes, the quoted header and source port.
+        // After the header, the eight bytes of the error, the embedded header and its source port.
         Case { what: "ports in an ICMP error", packet: packet(&error), port: 20 + 8 + 20 + 2 },
         Case { what: "ports behind an extension header", packet: ipv6, port: 40 + 8 },
     ]
 }
 
 #[test]
-fn a_packet_stays_as_it_was_checked() {
+fn packet_cannot_change_after_the_check() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000-31009"]);
@@ -127,11 +128,11 @@ fn a_packet_stays_as_it_was_checked() {
         hostile.program_mut("hostile_strip").expect("it is there").try_into().expect("a classifier");
     program.load().expect("the kernel takes it");
     sandbox.inside(A, || {
-        // Only where the kernel has no TCX links; portmap's may be there already.
+        // Only without TCX; portmap may have created the qdisc already.
         let _ = tc::qdisc_add_clsact("eth0");
         program.attach("eth0", TcAttachType::Egress).expect("a container's root may");
     });
-    let witness = sandbox.inside(Place::Outside, || PacketSocket::listening("eth0"));
+    let witness = sandbox.inside(Netns::Outside, || PacketSocket::listening("eth0"));
     for Case { what, packet, port } in cases() {
         let page = Page::new(&packet);
         let to: IpAddr = if packet[0] >> 4 == 4 { OUTSIDE.into() } else { OUTSIDE6.into() };
@@ -145,7 +146,7 @@ fn a_packet_stays_as_it_was_checked() {
             socket
         });
         page.send(packet.len(), &socket);
-        // What outside answers is seen, too.
+        // The capture also contains the replies from outside.
         let is_ours = |frame: &[u8]| {
             frame.starts_with(&OUTSIDE_MAC) && frame.windows(MARK.len()).any(|part| part == MARK)
         };
@@ -154,7 +155,7 @@ fn a_packet_stays_as_it_was_checked() {
             Some(_) => witness.receive().is_none(),
             None => false,
         });
-        // The packet has passed the check, and waits for its receiver.
+        // The packet has passed the check and waits for its receiver.
         page.write(port, &FOREIGN.to_be_bytes());
         let frame = witness.receive().expect("it was there a moment ago");
         let received = &frame[ETHERNET + port..][..2];

@@ -1,8 +1,9 @@
-//! Everything that can happen, in random order, for a while: commands, containers that end, interfaces that are deleted,
-//! daemons that are killed, while everything that can be asked is asked, and while a container that nothing happens to has traffic. Then all is compared with what it is
-//! to be.
+//! Soak test: random commands, namespaces that end, deleted interfaces and killed daemons, while observers
+//! query the daemon and an unrelated container has traffic. After each step the test compares the actual
+//! with the desired state.
 //!
-//! What happens depends on the seed alone. `PORTMAP_SOAK_SECONDS` and `PORTMAP_SOAK_SEED` make it longer, or the same again.
+//! The sequence depends on the seed alone. `PORTMAP_SOAK_SECONDS` sets the duration, `PORTMAP_SOAK_SEED`
+//! replays a run.
 
 use std::{
     collections::BTreeMap,
@@ -17,21 +18,21 @@ use portmap_tests::{
     load::under_load,
     observers::observed,
     random::Random,
-    sandbox::{DAEMON_FLAGS, HOST, Place, Sandbox},
+    sandbox::{DAEMON_FLAGS, HOST, Netns, Sandbox},
     service::{Service, Transport, ask},
     wait,
 };
 use serde_json::{Value, json};
 
-/// Seconds that it takes if nobody says otherwise.
+/// Default duration in seconds.
 const SECONDS: u64 = 20;
-/// The names that containers have, one after the other and again.
+/// Names of the containers, which are reused.
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
-/// The container that nothing happens to, and its port.
-const STEADY: Place<'_> = Place::Container("steady");
+/// The unrelated container, and its port.
+const STEADY: Netns<'_> = Netns::Container("steady");
 const STEADY_PORT: u16 = 31900;
 
-/// A daemon that has ephemeral ports for all of them.
+/// Starts a daemon with enough ephemeral ports for all containers.
 fn start(sandbox: &Sandbox) -> Daemon {
     let flags = [&DAEMON_FLAGS[..], &["--ephemeral-ports-per-container", "256"]].concat();
     sandbox.daemon_with(&flags)
@@ -42,7 +43,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 #[test]
-fn whatever_happens_everything_is_as_it_is_meant_to_be() {
+fn soak_random_operations_keep_desired_state() {
     let seed = number("PORTMAP_SOAK_SEED").unwrap_or_else(|| {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a time");
         now.as_secs() % 1_000_000
@@ -52,14 +53,14 @@ fn whatever_happens_everything_is_as_it_is_meant_to_be() {
     } else {
         SECONDS / 2
     }));
-    println!("to have the same again: PORTMAP_SOAK_SEED={seed}");
+    println!("to replay: PORTMAP_SOAK_SEED={seed}");
     let sandbox = Sandbox::new();
-    let virgin = sandbox.inventory();
+    let initial = sandbox.inventory();
     let daemon = start(&sandbox);
     sandbox.ok(&["add", "steady", "--ports", &STEADY_PORT.to_string(), "--egress-rate", "10gbit"]);
     let before = sandbox.inventory();
-    let servers = [(STEADY, STEADY_PORT, b's'), (Place::Host, 7001, b'h')];
-    let ways = [(Place::Outside, 0, HOST), (Place::Host, 0, HOST), (STEADY, 1, HOST)];
+    let servers = [(STEADY, STEADY_PORT, b's'), (Netns::Host, 7001, b'h')];
+    let flows = [(Netns::Outside, 0, HOST), (Netns::Host, 0, HOST), (STEADY, 1, HOST)];
     let soak = || {
         observed(&sandbox, |answers| {
             let mut world = World {
@@ -82,12 +83,12 @@ fn whatever_happens_everything_is_as_it_is_meant_to_be() {
             world.daemon.take().expect("there always is one")
         })
     };
-    let last = under_load(&sandbox, &servers, &ways, Duration::from_millis(1), soak);
+    let last = under_load(&sandbox, &servers, &flows, Duration::from_millis(1), soak);
     sandbox.ok(&["doctor"]);
-    sandbox.expect_inventory(&before, "with nothing but what was there first");
+    sandbox.expect_inventory(&before, "after all other containers have gone");
     sandbox.ok(&["teardown"]);
     last.wait();
-    sandbox.expect_inventory(&virgin, "after the teardown");
+    sandbox.expect_inventory(&initial, "after the teardown");
 }
 
 struct World<'a> {
@@ -99,7 +100,7 @@ struct World<'a> {
 }
 
 impl World<'_> {
-    /// Has something happen, and says what.
+    /// Performs one random operation and returns its description.
     fn step(&mut self) -> String {
         let name = self.random.pick(&NAMES);
         match self.random.below(12) {
@@ -112,7 +113,7 @@ impl World<'_> {
         }
     }
 
-    /// Some static ports; few enough that containers get in each other's way.
+    /// Returns random static ports from a small range, so that containers conflict.
     fn ports(&mut self) -> PortSet {
         let first = 31000 + 8 * self.random.below(12);
         let last = first + self.random.below(16);
@@ -126,7 +127,7 @@ impl World<'_> {
         let arguments = [verb, name, "--ports", &text, direction, rate];
         let what = arguments.join(" ");
         let others = self.containers.iter().filter(|(other, _)| **other != name);
-        let is_taken = others.into_iter().any(|(_, (theirs, _))| !theirs.intersection(&ports).is_empty());
+        let is_taken = others.into_iter().any(|(_, (other, _))| !other.intersection(&ports).is_empty());
         let expected = match verb {
             "update" if !self.containers.contains_key(name) => 3,
             _ if is_taken => 4,
@@ -140,10 +141,10 @@ impl World<'_> {
             String::from_utf8_lossy(&output.stderr)
         );
         if expected == 0 {
-            // The old one first: its port may be among the new ones.
+            // Stops the old service first, because its port may be among the new ones.
             self.containers.remove(name);
             let port = ports.iter().next().expect("a port");
-            let service = Service::start(self.sandbox, Place::Container(name), Transport::Udp, port, name);
+            let service = Service::start(self.sandbox, Netns::Container(name), Transport::Udp, port, name);
             self.containers.insert(name, (ports, Some(service)));
         }
         what
@@ -161,7 +162,7 @@ impl World<'_> {
         format!("del {name}")
     }
 
-    /// Kills the daemon, in the middle of a command as often as not.
+    /// Kills the daemon, half of the time in the middle of a command.
     fn kill(&mut self, name: &'static str) -> String {
         let daemon = self.daemon.take().expect("there always is one");
         let is_in_the_middle = self.random.once_in(2) && !self.containers.contains_key(name);
@@ -177,26 +178,26 @@ impl World<'_> {
             daemon.kill();
         }
         self.daemon = Some(start(self.sandbox));
-        // Done or undone.
+        // Either completed or rolled back.
         let _ = self.sandbox.portmap(&["del", name]).status;
         self.containers.remove(name);
         format!("the daemon is killed, in the middle of adding {name}: {is_in_the_middle}")
     }
 
-    /// A container's namespace ends.
+    /// Destroys a container's namespace.
     fn end(&mut self, name: &'static str) -> String {
         if self.containers.remove(name).is_some() {
-            self.sandbox.sh(Place::Host, &format!("ip netns del {name}"));
+            self.sandbox.sh(Netns::Host, &format!("ip netns del {name}"));
             wait::until("its end to be noticed", || !self.listed().contains_key(name));
         }
         format!("{name} ends")
     }
 
-    /// A container's interface is deleted.
+    /// Deletes a container's interface.
     fn cut(&mut self, name: &'static str) -> String {
         if self.containers.contains_key(name) {
             let veth = self.sandbox.json(&["show", name])["host_veth"].as_str().expect("a name").to_owned();
-            self.sandbox.sh(Place::Host, &format!("ip link del {veth}"));
+            self.sandbox.sh(Netns::Host, &format!("ip link del {veth}"));
             wait::until("it to be back", || self.sandbox.portmap(&["doctor"]).status.success());
         }
         format!("the interface of {name} is deleted")
@@ -206,7 +207,7 @@ impl World<'_> {
         self.containers[name].0.iter().next().expect("a port")
     }
 
-    /// The static ports of all containers, as the daemon lists them.
+    /// Returns the static ports of all containers as the daemon lists them.
     fn listed(&self) -> BTreeMap<String, Value> {
         let Value::Array(all) = self.sandbox.json(&["list"]) else { panic!("a list") };
         let named = |container: Value| {
@@ -215,14 +216,14 @@ impl World<'_> {
         all.into_iter().map(named).collect()
     }
 
-    /// Compares what there is with what there is to be.
+    /// Compares the actual with the desired state.
     fn check(&mut self, at: &str) {
         let mut expected: BTreeMap<String, Value> =
             self.containers.iter().map(|(name, (ports, _))| ((*name).to_owned(), json!(ports))).collect();
         expected.insert("steady".to_owned(), json!([[STEADY_PORT, STEADY_PORT]]));
         assert_eq!(self.listed(), expected, "{at}");
         for name in self.containers.keys() {
-            let answer = ask(self.sandbox, Place::Outside, Transport::Udp, (HOST, self.port(name)));
+            let answer = ask(self.sandbox, Netns::Outside, Transport::Udp, (HOST, self.port(name)));
             let answer = answer.unwrap_or_else(|error| panic!("{at}: {name}: {error}"));
             assert_eq!(answer.from, *name, "{at}");
         }

@@ -1,10 +1,13 @@
-//! Programs and maps are replaced under traffic, by a daemon of the same layout and of another one, and nothing is lost.
+//! Replacing programs and maps under traffic, with the same and with another layout, without packet loss.
 
 use std::{net::Ipv4Addr, time::Duration};
 
 use aya::programs::SchedClassifier;
 use portmap::{
-    kernel::programs::{self, Hook, Mechanism},
+    kernel::{
+        netlink::Netlink,
+        programs::{self, Hook, Mechanism},
+    },
     paths::Pins,
 };
 use portmap_common::names::{
@@ -13,25 +16,25 @@ use portmap_common::names::{
 };
 use portmap_tests::{
     faults::sample,
-    load::{Server, Way, under_load},
-    sandbox::{DAEMON_FLAGS, HOST, OUTSIDE, Place, Sandbox},
+    load::{Flow, Server, under_load},
+    sandbox::{DAEMON_FLAGS, HOST, Netns, OUTSIDE, Sandbox},
 };
 
-/// As fast as they are answered; on an emulated machine others need the CPU, too.
+/// No pause between requests; on an emulated machine others need the CPU, too.
 fn pause() -> Duration {
     if sample() == 1 { Duration::ZERO } else { Duration::from_millis(10) }
 }
 
-const A: Place<'_> = Place::Container("a");
-const B: Place<'_> = Place::Container("b");
+const A: Netns<'_> = Netns::Container("a");
+const B: Netns<'_> = Netns::Container("b");
 
-/// Who answers, and who asks whom. Every program is passed by some of these, in either direction.
+/// Servers and flows. Every program is on the path of some of these, in both directions.
 const SERVERS: [Server; 4] =
-    [(A, 31000, b'a'), (B, 31001, b'b'), (Place::Outside, 7000, b'o'), (Place::Host, 7001, b'h')];
-const WAYS: [Way; 6] = [
-    (Place::Outside, 0, HOST),
-    (Place::Host, 0, HOST),
-    (Place::Host, 1, Ipv4Addr::LOCALHOST),
+    [(A, 31000, b'a'), (B, 31001, b'b'), (Netns::Outside, 7000, b'o'), (Netns::Host, 7001, b'h')];
+const FLOWS: [Flow; 6] = [
+    (Netns::Outside, 0, HOST),
+    (Netns::Host, 0, HOST),
+    (Netns::Host, 1, Ipv4Addr::LOCALHOST),
     (A, 1, HOST),
     (B, 2, OUTSIDE),
     (A, 3, HOST),
@@ -46,9 +49,9 @@ fn with_two() -> (Sandbox, portmap_tests::daemon::Daemon) {
 }
 
 #[test]
-fn a_thousand_replacements_lose_nothing() {
+fn replacing_programs_loses_no_packet() {
     let (sandbox, daemon) = with_two();
-    // Nobody but this test replaces programs.
+    // Only this test replaces programs.
     daemon.stop();
     let bpffs = sandbox.path("/sys/fs/bpf/portmap");
     // The same programs, loaded twice.
@@ -58,41 +61,42 @@ fn a_thousand_replacements_lose_nothing() {
         let mut program = SchedClassifier::from_pin(first.program(name)).expect("a program");
         program.pin(second.program(name)).expect("pinned");
     }
-    sandbox.inside(Place::Host, || programs::load(&first)).expect("loaded");
-    let hook = |place, interface: &str, ingress, program, link: &str| {
-        // As the daemon has it: links at the host's own interfaces.
+    sandbox.inside(Netns::Host, || programs::load(&first)).expect("loaded");
+    let hook = |netns, interface: &str, ingress, program, link: &str| {
+        // As the daemon attaches them: links at the host's own interfaces.
         let mechanism = if link.starts_with("pm") { Mechanism::Clsact } else { Mechanism::detect() };
         let interface = interface.to_owned();
-        (place, Hook { interface, ingress, program, mechanism, link: first.link(link) })
+        (netns, Hook { interface, ingress, program, mechanism, link: first.link(link) })
     };
     let hooks = [
-        hook(Place::Host, "uplink", true, PROG_UPLINK_INGRESS, "uplink"),
-        hook(Place::Host, "uplink", false, PROG_UPLINK_EGRESS, "uplink-out"),
-        hook(Place::Host, "lo", true, PROG_LO_INGRESS, "lo"),
-        hook(Place::Host, "pm1", true, PROG_VETH_INGRESS, "pm1"),
+        hook(Netns::Host, "uplink", true, PROG_UPLINK_INGRESS, "uplink"),
+        hook(Netns::Host, "uplink", false, PROG_UPLINK_EGRESS, "uplink-out"),
+        hook(Netns::Host, "lo", true, PROG_LO_INGRESS, "lo"),
+        hook(Netns::Host, "pm1", true, PROG_VETH_INGRESS, "pm1"),
         hook(A, "lo", false, PROG_CONTAINER_LO, "pm1-lo"),
         hook(A, "eth0", true, PROG_CONTAINER_ETH0, "pm1-eth0"),
     ];
     let rounds = 1000 / sample();
-    under_load(&sandbox, &SERVERS, &WAYS, pause(), || {
-        for (place, hook) in &hooks {
-            sandbox.inside(*place, || {
+    under_load(&sandbox, &SERVERS, &FLOWS, pause(), || {
+        for (netns, hook) in &hooks {
+            sandbox.inside(*netns, || {
+                let netlink = Netlink::open().expect("a netlink socket");
                 for round in 0..rounds {
                     let pins = [&first, &second][round % 2];
-                    programs::attach(pins, hook).expect("attached");
-                    assert_eq!(programs::is_attached(pins, hook), Ok(true), "{}", hook.program);
+                    programs::attach(&netlink, pins, hook).expect("attached");
+                    assert_eq!(programs::is_attached(&netlink, pins, hook), Ok(true), "{}", hook.program);
                 }
             });
         }
     });
     println!("{rounds} replacements in each of {} hooks", hooks.len());
-    sandbox.sh(Place::Host, "rm -r /sys/fs/bpf/portmap/v0");
+    sandbox.sh(Netns::Host, "rm -r /sys/fs/bpf/portmap/v0");
 }
 
 #[test]
-fn daemons_follow_each_other_under_load() {
+fn replacing_daemons_under_load_loses_no_packet() {
     let (sandbox, mut daemon) = with_two();
-    let last = under_load(&sandbox, &SERVERS, &WAYS, pause(), || {
+    let last = under_load(&sandbox, &SERVERS, &FLOWS, pause(), || {
         for _ in 0..(10 / sample()).max(2) {
             daemon.kill();
             daemon = sandbox.daemon();
@@ -104,18 +108,18 @@ fn daemons_follow_each_other_under_load() {
 }
 
 #[test]
-fn an_earlier_layout_is_taken_over_under_load() {
+fn layout_migration_under_load() {
     let (sandbox, daemon) = with_two();
     let before = sandbox.inventory();
     let received = |sandbox: &Sandbox| {
         sandbox.json(&["stats", "a"])["traffic"]["rx_outside"]["packets"].as_u64().expect("a number")
     };
-    under_load(&sandbox, &SERVERS, &WAYS, pause(), || {
+    under_load(&sandbox, &SERVERS, &FLOWS, pause(), || {
         let counted = received(&sandbox);
         assert_ne!(counted, 0);
         daemon.kill();
-        // As an earlier version would have left it, in which these two maps had another form.
-        sandbox.sh(Place::Host, "cd /sys/fs/bpf/portmap; mv v5 v4; rm v4/maps/pm_ports v4/maps/pm_endpoints");
+        // The state of an earlier version, in which these two maps had another layout.
+        sandbox.sh(Netns::Host, "cd /sys/fs/bpf/portmap; mv v5 v4; rm v4/maps/pm_ports v4/maps/pm_endpoints");
         let _daemon = sandbox.daemon();
         assert!(received(&sandbox) > counted, "what has been counted is kept");
         sandbox.ok(&["doctor"]);
@@ -124,42 +128,42 @@ fn an_earlier_layout_is_taken_over_under_load() {
 }
 
 #[test]
-fn a_directory_that_looks_like_a_layout_is_left_alone() {
+fn layout_lookalike_directory_is_kept() {
     let sandbox = Sandbox::new();
-    // Of somebody else, above and below ours.
-    let theirs = "cd /sys/fs/bpf/portmap; ls v1/maps v1/progs v99/links";
+    // Foreign directories, below and above our version.
+    let foreign = "cd /sys/fs/bpf/portmap; ls v1/maps v1/progs v99/links";
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         "mkdir -p /sys/fs/bpf/portmap/v1/maps /sys/fs/bpf/portmap/v1/progs /sys/fs/bpf/portmap/v99/links; \
-         bpftool map create /sys/fs/bpf/portmap/v1/maps/theirs type array key 4 value 4 entries 1 name theirs",
+         bpftool map create /sys/fs/bpf/portmap/v1/maps/foreign type array key 4 value 4 entries 1 name foreign",
     );
-    let before = sandbox.sh(Place::Host, theirs);
+    let before = sandbox.sh(Netns::Host, foreign);
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "a"]);
     sandbox.ok(&["teardown"]);
     daemon.wait();
-    assert_eq!(sandbox.sh(Place::Host, theirs), before);
-    sandbox.sh(Place::Host, "rm -r /sys/fs/bpf/portmap/v1/maps/theirs /sys/fs/bpf/portmap/*");
-    sandbox.sh(Place::Host, "rmdir /sys/fs/bpf/portmap");
+    assert_eq!(sandbox.sh(Netns::Host, foreign), before);
+    sandbox.sh(Netns::Host, "rm -r /sys/fs/bpf/portmap/v1/maps/foreign /sys/fs/bpf/portmap/*");
+    sandbox.sh(Netns::Host, "rmdir /sys/fs/bpf/portmap");
 }
 
 #[test]
-fn links_of_an_earlier_version_stay() {
+fn links_of_an_earlier_version_are_kept() {
     if Mechanism::detect() == Mechanism::Clsact {
         println!("not tested: this kernel has no links");
         return;
     }
     let (sandbox, mut daemon) = with_two();
     daemon.kill();
-    // What used to be at a host veth.
+    // The attachment at a host veth in an earlier version.
     let pins = Pins::new(sandbox.path("/sys/fs/bpf/portmap"));
     let (interface, link) = ("pm1".to_owned(), pins.link("pm1"));
     let program = PROG_VETH_INGRESS;
     let hook = Hook { interface, ingress: true, program, mechanism: Mechanism::Tcx, link };
-    sandbox.inside(Place::Host, || programs::attach(&pins, &hook)).expect("attached");
-    sandbox.sh(Place::Host, "tc qdisc del dev pm1 clsact");
+    sandbox.inside(Netns::Host, || programs::attach(&Netlink::open()?, &pins, &hook)).expect("attached");
+    sandbox.sh(Netns::Host, "tc qdisc del dev pm1 clsact");
     let before = sandbox.inventory();
-    daemon = under_load(&sandbox, &SERVERS, &WAYS, pause(), || {
+    daemon = under_load(&sandbox, &SERVERS, &FLOWS, pause(), || {
         let first = sandbox.daemon();
         sandbox.ok(&["doctor"]);
         first.kill();
@@ -172,15 +176,15 @@ fn links_of_an_earlier_version_stay() {
 }
 
 #[test]
-fn a_later_layout_is_refused() {
+fn layout_of_a_later_version_is_refused() {
     let sandbox = Sandbox::new();
-    sandbox.sh(Place::Host, "mkdir -p /sys/fs/bpf/portmap/v99/maps");
+    sandbox.sh(Netns::Host, "mkdir -p /sys/fs/bpf/portmap/v99/maps");
     let before = sandbox.inventory();
     let (code, log) = sandbox.refused_daemon(&DAEMON_FLAGS);
     assert_eq!(code, 4, "{log}");
-    assert!(log.contains("/sys/fs/bpf/portmap/v99 was made by a later version of portmap"), "{log}");
+    assert!(log.contains("/sys/fs/bpf/portmap/v99"), "{log}");
     let errors = sandbox.fails(&["teardown"], 4);
-    assert!(errors.contains("run its `portmap teardown` first"), "{errors}");
-    sandbox.sh(Place::Host, "rm -r /run/portmap");
+    assert!(errors.contains("`portmap teardown`"), "{errors}");
+    sandbox.sh(Netns::Host, "rm -r /run/portmap");
     sandbox.expect_inventory(&before, "after it");
 }

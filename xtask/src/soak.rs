@@ -14,7 +14,7 @@ use crate::{leftovers::Mark, process, summary::Counts};
 pub(crate) const PROGRAM: &str = "soak";
 
 /// Its only test.
-pub(crate) const TEST: &str = "whatever_happens_everything_is_as_it_is_meant_to_be";
+pub(crate) const TEST: &str = "soak_random_operations_keep_desired_state";
 
 /// How long it takes, where nobody says otherwise: as long as most of the tests beside it.
 const SECONDS: &str = "180";

@@ -1,5 +1,5 @@
-//! What becomes of containers when something happens to them, to what was made for them, or to the host: by itself, with
-//! `doctor --repair`, and at the next start.
+//! Recovery of containers, of their kernel objects and of the host: automatically, with `doctor --repair`,
+//! and at the next start.
 
 mod host;
 
@@ -9,33 +9,33 @@ use portmap_common::limit::Limit;
 use portmap_tests::{
     daemon::Daemon,
     faults::sample,
-    sandbox::{DAEMON_FLAGS, HOST, OUTSIDE, Place, Sandbox},
+    sandbox::{DAEMON_FLAGS, HOST, Netns, OUTSIDE, Sandbox},
     service::{Service, Transport, ask},
     wait,
 };
 use serde_json::json;
 
-const A: Place<'_> = Place::Container("a");
+const A: Netns<'_> = Netns::Container("a");
 
-/// That the container is reached from everywhere, and reaches outside.
+/// Asserts that the container is reachable from everywhere, and reaches the outside.
 fn check_traffic(sandbox: &Sandbox, host: Ipv4Addr) {
-    for (place, address) in [(Place::Outside, host), (Place::Host, host), (Place::Host, Ipv4Addr::LOCALHOST)]
+    for (netns, address) in [(Netns::Outside, host), (Netns::Host, host), (Netns::Host, Ipv4Addr::LOCALHOST)]
     {
-        let answer = ask(sandbox, place, Transport::Udp, (address, 31000)).expect("an answer");
-        assert_eq!(answer.from, "a", "{place:?} by {address}");
+        let answer = ask(sandbox, netns, Transport::Udp, (address, 31000)).expect("an answer");
+        assert_eq!(answer.from, "a", "{netns:?} by {address}");
     }
     let answer = ask(sandbox, A, Transport::Udp, (OUTSIDE, 7000)).expect("an answer");
     assert_eq!((answer.from.as_str(), answer.client.ip()), ("outside", host.into()));
 }
 
-/// A sandbox, a daemon with these flags besides the usual ones, a container, and services in it and outside.
+/// Creates a sandbox, a daemon with these additional flags, a container, and services in it and outside.
 fn served(flags: &[&str]) -> (Sandbox, Daemon, [Service; 2]) {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], flags].concat());
     sandbox.ok(&["add", "a", "--ports", "31000", "--ingress-rate", "1gbit"]);
     let services = [
         Service::start(&sandbox, A, Transport::Udp, 31000, "a"),
-        Service::start(&sandbox, Place::Outside, Transport::Udp, 7000, "outside"),
+        Service::start(&sandbox, Netns::Outside, Transport::Udp, 7000, "outside"),
     ];
     check_traffic(&sandbox, HOST);
     (sandbox, daemon, services)
@@ -45,7 +45,7 @@ fn is_healthy(sandbox: &Sandbox) -> bool {
     sandbox.portmap(&["doctor"]).status.success()
 }
 
-/// What somebody can do to a container in service, and what `doctor` says of it.
+/// Damage to a container in service, and the subject that `doctor` reports.
 const DAMAGE: [(&str, &str); 7] = [
     ("echo > /proc/sys/net/ipv4/ip_local_reserved_ports", "ip_local_reserved_ports lacks 31000-32000"),
     ("ip netns exec a ip route del default", "the default route is not the host's"),
@@ -65,18 +65,18 @@ const DAMAGE: [(&str, &str); 7] = [
     ),
 ];
 
-/// A command that takes away what the host holds the container in slot 1 to.
+/// Returns a command that removes the host-side enforcement of slot 1's limits.
 fn no_limit() -> String {
     let nothing = "0 ".repeat(size_of::<Limit>());
     format!("bpftool map update pinned /sys/fs/bpf/portmap/v5/maps/pm_limits key 1 0 0 0 value {nothing}")
 }
 
 #[test]
-fn doctor_names_what_somebody_has_broken_and_repairs_it() {
+fn doctor_names_and_repairs_drift() {
     let (sandbox, _daemon, _services) = served(&["--reconcile=false"]);
     sandbox.ok(&["doctor"]);
     for (damage, expected) in DAMAGE {
-        sandbox.sh(Place::Host, damage);
+        sandbox.sh(Netns::Host, damage);
         let output = sandbox.portmap(&["doctor"]);
         assert_eq!(output.status.code(), Some(7), "{damage}");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -84,11 +84,11 @@ fn doctor_names_what_somebody_has_broken_and_repairs_it() {
         sandbox.ok(&["doctor", "--repair"]);
         check_traffic(&sandbox, HOST);
     }
-    // Limits, too.
+    // The limits, too.
     let replaced = "ip netns exec a tc qdisc replace dev eth0 root pfifo";
     for gone in ["tc qdisc del dev pm1 root", replaced, &no_limit()] {
         sandbox.ok(&["update", "a", "--egress-rate", "1gbit"]);
-        sandbox.sh(Place::Host, gone);
+        sandbox.sh(Netns::Host, gone);
         assert!(!is_healthy(&sandbox), "{gone}");
         sandbox.ok(&["doctor", "--repair"]);
     }
@@ -96,33 +96,33 @@ fn doctor_names_what_somebody_has_broken_and_repairs_it() {
 }
 
 #[test]
-fn what_somebody_has_broken_is_put_back() {
+fn reconcile_repairs_host_side_drift() {
     let (sandbox, daemon, _services) = served(&[]);
     for (damage, _) in DAMAGE {
-        sandbox.sh(Place::Host, damage);
+        sandbox.sh(Netns::Host, damage);
     }
-    wait::until("everything to be put back", || is_healthy(&sandbox));
+    wait::until("everything to be repaired", || is_healthy(&sandbox));
     check_traffic(&sandbox, HOST);
-    assert!(daemon.log().contains("put back"), "{}", daemon.log());
-    // Limits that are held on the host's side, too.
+    assert!(daemon.log().contains("repaired"), "{}", daemon.log());
+    // The limits that the host enforces, too.
     sandbox.ok(&["update", "a", "--egress-rate", "1gbit"]);
     for damage in ["tc qdisc del dev pm1 root", &no_limit()] {
-        sandbox.sh(Place::Host, damage);
-        wait::until("limits to be put back", || is_healthy(&sandbox));
+        sandbox.sh(Netns::Host, damage);
+        wait::until("limits to be repaired", || is_healthy(&sandbox));
     }
 }
 
 #[test]
-fn a_deleted_interface_comes_back() {
+fn reconcile_recreates_a_deleted_veth() {
     let (sandbox, daemon, _services) = served(&[]);
     let before = sandbox.inventory();
-    sandbox.sh(Place::Host, "ip link del pm1");
+    sandbox.sh(Netns::Host, "ip link del pm1");
     wait::until("another interface", || sandbox.inventory() == before);
     check_traffic(&sandbox, HOST);
     sandbox.ok(&["doctor"]);
-    // While there is no daemon, too.
+    // Also while no daemon runs.
     daemon.stop();
-    sandbox.sh(Place::Host, "ip link del pm1");
+    sandbox.sh(Netns::Host, "ip link del pm1");
     let _daemon = sandbox.daemon();
     check_traffic(&sandbox, HOST);
     sandbox.ok(&["doctor"]);
@@ -130,7 +130,7 @@ fn a_deleted_interface_comes_back() {
 }
 
 #[test]
-fn a_container_whose_namespace_is_made_again_is_forgotten() {
+fn netns_recreated_by_another_tool_is_released() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     let before = sandbox.inventory();
@@ -138,43 +138,44 @@ fn a_container_whose_namespace_is_made_again_is_forgotten() {
         sandbox.ok(&["add", name, "--egress-rate", "1gbit"]);
     }
     daemon.stop();
-    sandbox.sh(Place::Host, "ip netns del a; ip netns del b");
-    wait::until("the interfaces to go", || !sandbox.sh(Place::Host, "ip -o link").contains("pm"));
-    // Its name and number can be somebody else's by then; most often they are, if nobody else makes a namespace.
-    sandbox.sh(Place::Host, "ip netns add b; ip -n b link set lo up");
-    let number = sandbox.sh(Place::Host, "stat -L -c %i /run/netns/b");
+    sandbox.sh(Netns::Host, "ip netns del a; ip netns del b");
+    wait::until("the interfaces to go", || !sandbox.sh(Netns::Host, "ip -o link").contains("pm"));
+    // The name and the inode number may be reused; they are in most cases, unless another test creates
+    // a namespace.
+    sandbox.sh(Netns::Host, "ip netns add b; ip -n b link set lo up");
+    let number = sandbox.sh(Netns::Host, "stat -L -c %i /run/netns/b");
     let number: u64 = number.trim().parse().expect("a number");
     sandbox.change_state("containers/b.json", |file| file["record"]["namespace"]["inode"] = json!(number));
-    // Somebody else is about to mount one here.
-    sandbox.sh(Place::Host, "touch /run/netns/a");
+    // Another tool is about to mount a namespace here.
+    sandbox.sh(Netns::Host, "touch /run/netns/a");
     let _daemon = sandbox.daemon();
     assert_eq!(sandbox.json(&["list"]), json!([]));
-    assert_eq!(sandbox.sh(Place::Host, "ip -n b -o link").lines().count(), 1);
-    sandbox.sh(Place::Host, "rm /run/netns/a");
-    // With a daemon, too.
+    assert_eq!(sandbox.sh(Netns::Host, "ip -n b -o link").lines().count(), 1);
+    sandbox.sh(Netns::Host, "rm /run/netns/a");
+    // Also while a daemon runs.
     sandbox.ok(&["add", "a"]);
-    sandbox.sh(Place::Host, "ip netns del a; ip netns add a; ip -n a link set lo up");
+    sandbox.sh(Netns::Host, "ip netns del a; ip netns add a; ip -n a link set lo up");
     wait::until("the container to be forgotten", || sandbox.json(&["list"]) == json!([]));
-    assert_eq!(sandbox.sh(Place::Host, "ip -n a -o link").lines().count(), 1);
-    sandbox.sh(Place::Host, "ip netns del a; ip netns del b");
+    assert_eq!(sandbox.sh(Netns::Host, "ip -n a -o link").lines().count(), 1);
+    sandbox.sh(Netns::Host, "ip netns del a; ip netns del b");
     sandbox.expect_inventory(&before, "at the end");
 }
 
 #[test]
-fn orphans_are_removed_and_their_likes_left_alone() {
+fn orphans_are_removed_lookalikes_kept() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "kept", "--ports", "31001"]);
     let before = sandbox.inventory();
     sandbox.ok(&["add", "lost", "--ports", "31000", "--egress-rate", "1gbit"]);
     daemon.kill();
-    // A record that is cut off leads nowhere.
+    // A truncated record.
     let record = sandbox.path("/run/portmap/containers/lost.json");
     let text = fs::read_to_string(&record).expect("a record");
     fs::write(&record, &text[..text.len() / 2]).expect("written");
-    // Each lacks something that ours have.
+    // Each lacks one property of ours.
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         "ip link add pm7 index 1000007 type veth peer name a7; \
          ip link add pm8 type veth peer name a8; ip link set pm8 alias portmap:eight; \
          ip link add x9 index 1000009 type veth peer name a9; ip link set x9 alias portmap:nine; \
@@ -185,15 +186,15 @@ fn orphans_are_removed_and_their_likes_left_alone() {
     for expected in ["lost.json is damaged", "lost.json.damaged", "removing pm2"] {
         assert!(log.contains(expected), "{expected}: {log}");
     }
-    let links = sandbox.sh(Place::Host, "ip -o link");
+    let links = sandbox.sh(Netns::Host, "ip -o link");
     assert!(!links.contains("pm2"), "{links}");
     for kept in ["pm1@", "pm7@", "pm8@", "x9@"] {
         assert!(links.contains(kept), "{kept}: {links}");
     }
     sandbox.ok(&["doctor"]);
-    // The namespace's name could be anybody's; it stays, like the file.
+    // The namespace's name does not prove ownership, so it stays, like the file.
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         "for i in pm7 pm8 x9; do ip link del $i; done; ip netns del theirs; ip netns del lost; \
          rm /run/portmap/containers/lost.json.damaged",
     );
@@ -201,7 +202,7 @@ fn orphans_are_removed_and_their_likes_left_alone() {
 }
 
 #[test]
-fn commands_on_one_container_take_turns() {
+fn commands_on_one_container_are_serialized() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let before = sandbox.inventory();
@@ -210,7 +211,7 @@ fn commands_on_one_container_take_turns() {
             let sandbox = &sandbox;
             scope.spawn(move || {
                 for round in 0..6 {
-                    // Two names for four workers; whoever comes too late or too early is told so.
+                    // Two names for four workers; conflicting commands are refused.
                     let name = ["a", "b"][worker % 2];
                     let ports = ["31000-31003", "31002-31009", "31100"][round % 3];
                     let verb: &[&str] = match (worker + round) % 4 {
@@ -234,7 +235,7 @@ fn commands_on_one_container_take_turns() {
 }
 
 #[test]
-fn a_client_that_goes_away_leaves_no_half_of_anything() {
+fn client_disconnect_completes_the_operation() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let before = sandbox.inventory();

@@ -1,4 +1,4 @@
-//! Limits that change, come later, or make no sense.
+//! Limits that change, are added later, or are invalid.
 
 use std::{
     io::{Read as _, Write as _},
@@ -7,7 +7,7 @@ use std::{
 };
 
 use portmap_tests::{
-    sandbox::{DAEMON_FLAGS, HOST, OUTSIDE, Place, Sandbox},
+    sandbox::{DAEMON_FLAGS, HOST, Netns, OUTSIDE, Sandbox},
     service::{Service, Transport, ask},
     wait,
 };
@@ -15,10 +15,10 @@ use portmap_tests::{
 use crate::{A, add, counter, daemon_with, world};
 
 #[test]
-fn limits_change_while_traffic_flows() {
+fn limit_changes_under_traffic() {
     let (sandbox, _daemon) = world(&["--egress-rate", "50mbit", "--ingress-rate", "50mbit"]);
     let listener = sandbox.inside(A, || TcpListener::bind((HOST, 31000))).expect("a listener");
-    let mut client = sandbox.inside(Place::Outside, || TcpStream::connect((HOST, 31000))).expect("connected");
+    let mut client = sandbox.inside(Netns::Outside, || TcpStream::connect((HOST, 31000))).expect("connected");
     let (mut server, _) = listener.accept().expect("a connection");
     let echo = thread::spawn(move || {
         let mut buffer = [0; 4096];
@@ -49,7 +49,7 @@ fn limits_change_while_traffic_flows() {
         }
         sandbox.ok(&["doctor"]);
     }
-    // What is not named stays as it was.
+    // Limits that are not named stay unchanged.
     assert_eq!(sandbox.json(&["update", "a", "--ingress-rate", "7mbit"])["egress"]["rate"], 625_000);
     assert_eq!(sandbox.dropped("a", "rate"), 0);
     drop(client);
@@ -57,12 +57,12 @@ fn limits_change_while_traffic_flows() {
 }
 
 #[test]
-fn no_packet_is_lost_when_a_limit_changes() {
+fn limit_change_loses_no_packet() {
     let (sandbox, _daemon) = world(&["--egress-rate", "100mbit"]);
-    let receiver = sandbox.inside(Place::Outside, || UdpSocket::bind((OUTSIDE, 8080))).expect("a port");
+    let receiver = sandbox.inside(Netns::Outside, || UdpSocket::bind((OUTSIDE, 8080))).expect("a port");
     receiver.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
     let sender = sandbox.inside(A, || UdpSocket::bind((HOST, 31000))).expect("its own port");
-    // Each packet waits for the one before, so that none can be lost for want of room.
+    // Each packet waits for the previous one, so that none is lost for lack of buffers.
     let stop = std::sync::atomic::AtomicBool::new(false);
     thread::scope(|scope| {
         let traffic = scope.spawn(|| {
@@ -85,21 +85,21 @@ fn no_packet_is_lost_when_a_limit_changes() {
 }
 
 #[test]
-fn a_container_without_limits_gets_them_later() {
+fn limit_can_be_added_later() {
     let (sandbox, _daemon) = world(&[]);
     assert!(sandbox.json(&["show", "a"])["egress"].is_null());
     assert!(!sandbox.sh(A, "tc qdisc show dev eth0").contains("htb"));
     sandbox.ok(&["update", "a", "--egress-rate", "1mbit", "--ingress-rate", "1mbit"]);
     sandbox.ok(&["doctor"]);
     let _a = Service::both(&sandbox, A, 31000, "a");
-    assert_eq!(ask(&sandbox, Place::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer").from, "a");
+    assert_eq!(ask(&sandbox, Netns::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer").from, "a");
     assert!(
         counter(&sandbox, "a", "ingress", "packets") > 0 && counter(&sandbox, "a", "egress", "packets") > 0
     );
 }
 
 #[test]
-fn another_daemon_brings_its_own_limits() {
+fn limit_defaults_follow_the_daemons_flags() {
     let sandbox = Sandbox::new();
     let fixed = ["--egress-rate-limit-per-container", "1MB"];
     let daemon = daemon_with(&sandbox, &fixed);
@@ -108,7 +108,7 @@ fn another_daemon_brings_its_own_limits() {
     sandbox.ok(&["add", "asked", "--egress-rate", "2MB", "--cpus", "2.5"]);
     assert_eq!(rate("egress"), Some(1 << 20));
     daemon.stop();
-    // Of the flags, a container has what it was not asked otherwise.
+    // The daemon's flags apply where the container has no setting of its own.
     let flags = ["--egress_rate_per_cpu=3MB", "--ingress-rate-limit-per-container", "5MB"];
     let daemon =
         daemon_with(&sandbox, &[&flags[..], &["--ingress-isolate-existing-containers=false"]].concat());
@@ -128,25 +128,25 @@ fn another_daemon_brings_its_own_limits() {
 }
 
 #[test]
-fn an_unknown_speed_of_the_link_stops_nobody() {
+fn limit_auto_is_off_at_unknown_link_speed() {
     let sandbox = Sandbox::new();
-    // A veth says 10 Gbit/s; the loopback device's kind says nothing. Here the flag says it.
+    // A veth reports 10 Gbit/s, the loopback device nothing. Here the flag sets the speed.
     let daemon = daemon_with(&sandbox, &["--egress-rate-per-cpu", "auto", "--network-link-speed", "8gbit"]);
     add(&sandbox, &[]);
     let cpus = u64::try_from(thread::available_parallelism().expect("CPUs").get()).expect("few");
     assert_eq!(sandbox.json(&["show", "a"])["egress"]["rate"], 1_000_000_000 / cpus);
     daemon.stop();
-    sandbox.sh(Place::Host, "ip link set uplink down; ip link del uplink");
+    sandbox.sh(Netns::Host, "ip link set uplink down; ip link del uplink");
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         "ip link add uplink type bridge; ip address add 10.0.0.1/24 dev uplink; ip link set uplink up",
     );
     let daemon = daemon_with(&sandbox, &["--egress-rate-per-cpu", "auto", "--uplink", "uplink"]);
-    assert!(daemon.log().contains("the speed of uplink is not known"), "{}", daemon.log());
+    assert!(daemon.logged(&["speed of uplink", "--network-link-speed"]), "{}", daemon.log());
 }
 
 #[test]
-fn wrong_limits_are_refused_and_change_nothing() {
+fn limit_that_is_invalid_changes_nothing() {
     let sandbox = Sandbox::new();
     for (flags, expected) in [
         (&["--egress-rate-limit-per-container", "fast"][..], "\"fast\""),
@@ -166,5 +166,5 @@ fn wrong_limits_are_refused_and_change_nothing() {
     }
     assert_eq!(sandbox.json(&["show", "a"])["egress"]["rate"], 1_000_000);
     assert_eq!(sandbox.json(&["list"]).as_array().expect("a list").len(), 1);
-    sandbox.fails(&["update", "nobody"], 3);
+    sandbox.fails(&["update", "absent"], 3);
 }

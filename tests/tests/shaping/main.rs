@@ -1,6 +1,6 @@
-//! Limits on what containers send and receive, and how their roots could get around them.
+//! Rate limits in both directions, and attempts of root in a container to bypass them.
 
-mod around;
+mod bypass;
 mod changes;
 mod queues;
 mod uplink;
@@ -9,23 +9,23 @@ use std::net::{Ipv4Addr, UdpSocket};
 
 use portmap_tests::{
     daemon::Daemon,
-    sandbox::{DAEMON_FLAGS, Place, Sandbox},
+    sandbox::{DAEMON_FLAGS, Netns, Sandbox},
 };
 use serde_json::Value;
 
-const A: Place<'_> = Place::Container("a");
-const B: Place<'_> = Place::Container("b");
+const A: Netns<'_> = Netns::Container("a");
+const B: Netns<'_> = Netns::Container("b");
 
-/// A datagram of a full frame.
+/// Payload of a datagram that fills a frame.
 const LARGE: usize = 1400;
-/// So many of them are far more than a megabit per second carries while they are sent.
+/// This many exceed a megabit per second by far while they are sent.
 const MANY: usize = 4000;
 
 fn daemon_with(sandbox: &Sandbox, flags: &[&str]) -> Daemon {
     sandbox.daemon_with(&[&DAEMON_FLAGS[..], flags].concat())
 }
 
-/// A daemon with a container `a` that has ports 31000-31009 and these limits.
+/// Starts a daemon with a container `a` that has ports 31000-31009 and these limits.
 fn world(limits: &[&str]) -> (Sandbox, Daemon) {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
@@ -38,29 +38,29 @@ fn add(sandbox: &Sandbox, limits: &[&str]) -> Value {
     sandbox.json(&command)
 }
 
-/// What packets wait in on this kernel.
+/// Returns the leaf qdisc on this kernel.
 fn leaf(sandbox: &Sandbox) -> &'static str {
     let probe =
         "tc qdisc add dev lo root fq_codel 2>/dev/null && tc qdisc del dev lo root && echo yes || true";
-    if sandbox.sh(Place::Outside, probe).contains("yes") { "fq_codel" } else { "bfifo" }
+    if sandbox.sh(Netns::Outside, probe).contains("yes") { "fq_codel" } else { "bfifo" }
 }
 
-/// A counter of the queues of a container in one direction, that of the limit itself.
+/// Returns a counter of the class that enforces a container's limit in one direction.
 fn counter(sandbox: &Sandbox, name: &str, direction: &str, counter: &str) -> u64 {
     sandbox.json(&["stats", name])[direction][0][counter].as_u64().unwrap_or_default()
 }
 
-/// Sends many large datagrams as fast as it goes, and returns how many were sent.
-fn flood(sandbox: &Sandbox, from: Place<'_>, to: (Ipv4Addr, u16)) -> u64 {
+/// Sends many large datagrams as fast as possible, and returns their number.
+fn flood(sandbox: &Sandbox, from: Netns<'_>, to: (Ipv4Addr, u16)) -> u64 {
     send(sandbox, from, to, MANY)
 }
 
-fn send(sandbox: &Sandbox, from: Place<'_>, to: (Ipv4Addr, u16), datagrams: usize) -> u64 {
+fn send(sandbox: &Sandbox, from: Netns<'_>, to: (Ipv4Addr, u16), datagrams: usize) -> u64 {
     let socket =
         sandbox.inside(from, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).expect("an ephemeral port");
     socket.connect(to).expect("there is a route");
     let payload = vec![0; LARGE];
-    // What a queue has no room for, and ports that are closed, are errors of the socket's.
+    // A full queue and a closed port are errors of the socket.
     (0..datagrams).filter(|_| socket.send(&payload).is_ok()).count() as u64
 }
 

@@ -1,4 +1,4 @@
-//! What limited packets wait in.
+//! The qdiscs of limited containers.
 
 use std::{
     io::{Read as _, Write as _},
@@ -14,7 +14,7 @@ use portmap::kernel::{
 use portmap_tests::{
     faults::sample,
     packet_socket::PacketSocket,
-    sandbox::{HOST, HOST_MAC, HOST6, OUTSIDE, Place, Sandbox},
+    sandbox::{HOST, HOST_MAC, HOST6, Netns, OUTSIDE, Sandbox},
     service::{Service, Transport, ask},
     wait,
 };
@@ -22,7 +22,7 @@ use portmap_tests::{
 use crate::{A, B, add, counter, daemon_with, flood, leaf, world};
 
 #[test]
-fn limits_are_what_tc_would_make_of_them() {
+fn qdisc_parameters_match_tc() {
     let (sandbox, _daemon) = world(&["--egress-rate", "100mbit", "--ingress-rate", "10gbit"]);
     let leaf = leaf(&sandbox);
     let container = sandbox.json(&["show", "a"]);
@@ -34,20 +34,20 @@ fn limits_are_what_tc_would_make_of_them() {
         container["ingress"],
         serde_json::json!({"rate": 1_250_000_000_u64, "ceil": 1_250_000_000_u64, "burst": 2_500_000, "leaf": leaf})
     );
-    // The same by tc on an interface of its own, shown by tc.
+    // Creates the same qdiscs with tc on another interface, and compares the output of tc.
     sandbox.sh(
-        Place::Outside,
+        Netns::Outside,
         "ip link add x type veth peer name y
          tc qdisc add dev x root handle 1: htb default 1 direct_qlen 0
          tc class add dev x parent 1: classid 1:1 htb rate 100mbit burst 25000 cburst 25000 quantum 60000
          tc qdisc add dev y root handle 1: htb default 1 direct_qlen 0
          tc class add dev y parent 1: classid 1:1 htb rate 10gbit burst 2500000 cburst 2500000 quantum 60000",
     );
-    let shown = |place, device: &str| {
+    let shown = |netns, device: &str| {
         let text =
-            sandbox.sh(place, &format!("tc -d class show dev {device}; tc -d qdisc show dev {device}"));
+            sandbox.sh(netns, &format!("tc -d class show dev {device}; tc -d qdisc show dev {device}"));
         let lines = text.lines().filter(|line| line.contains("htb")).map(|line| {
-            // The leaf, and how many refer to an interface that is up, are nothing that tc was told.
+            // The leaf and the reference count of an active interface are no parameters.
             let words = line.split_whitespace().filter(|word| *word != "2:" && *word != "leaf");
             words
                 .collect::<Vec<_>>()
@@ -57,23 +57,23 @@ fn limits_are_what_tc_would_make_of_them() {
         });
         lines.collect::<Vec<_>>()
     };
-    assert_eq!(shown(A, "eth0"), shown(Place::Outside, "x"));
-    assert_eq!(shown(Place::Host, "pm1"), shown(Place::Outside, "y"));
+    assert_eq!(shown(A, "eth0"), shown(Netns::Outside, "x"));
+    assert_eq!(shown(Netns::Host, "pm1"), shown(Netns::Outside, "y"));
 }
 
 #[test]
-fn what_a_container_sends_and_receives_waits_in_its_queues() {
+fn qdisc_queues_both_directions() {
     let (sandbox, _daemon) = world(&["--egress-rate", "100mbit", "--ingress-rate", "100mbit"]);
     sandbox.ok(&["add", "b", "--ports", "31010-31019"]);
     let _a = Service::both(&sandbox, A, 31000, "a");
-    let _outside = Service::both(&sandbox, Place::Outside, 8080, "outside");
-    let _host = Service::both(&sandbox, Place::Host, 8081, "host");
+    let _outside = Service::both(&sandbox, Netns::Outside, 8080, "outside");
+    let _host = Service::both(&sandbox, Netns::Host, 8081, "host");
     let packets = |direction| counter(&sandbox, "a", direction, "packets");
     for transport in [Transport::Tcp, Transport::Udp] {
         for (from, to) in [
-            (Place::Outside, HOST),
-            (Place::Host, HOST),
-            (Place::Host, Ipv4Addr::LOCALHOST),
+            (Netns::Outside, HOST),
+            (Netns::Host, HOST),
+            (Netns::Host, Ipv4Addr::LOCALHOST),
             (B, HOST),
             (B, Ipv4Addr::LOCALHOST),
         ] {
@@ -87,7 +87,7 @@ fn what_a_container_sends_and_receives_waits_in_its_queues() {
             assert_eq!(ask(&sandbox, A, transport, to).expect("an answer").from, who);
             assert!(packets("egress") > before, "{transport:?} to {who}");
         }
-        // By IPv6, too, and by ::1, which containers accept on their loopback devices only.
+        // Also for IPv6, and for ::1, which containers accept on their loopback devices only.
         for to in [HOST6, std::net::Ipv6Addr::LOCALHOST] {
             let before = packets("ingress");
             assert_eq!(ask(&sandbox, B, transport, (to, 31000)).expect("an answer").from, "a");
@@ -97,12 +97,12 @@ fn what_a_container_sends_and_receives_waits_in_its_queues() {
     assert_eq!(sandbox.dropped("a", "rate"), 0, "the queue holds what the host would drop");
 }
 
-/// A container's queue at its host veth is made when its own end is up. Earlier, it would be at work only when a thread of
-/// the kernel's has seen that, and what came before that would be lost.
+/// The qdisc at the host veth is created when both ends are up. Created earlier, it would become active
+/// only when a kernel thread has seen the second end, and packets before that would be lost.
 #[test]
-fn a_queue_that_is_made_when_both_ends_are_up_is_at_work_at_once() {
+fn qdisc_works_at_once_when_both_ends_are_up() {
     let sandbox = Sandbox::new();
-    let outside = sandbox.namespace(Place::Outside);
+    let outside = sandbox.namespace(Netns::Outside);
     let there = outside.run(|_session| Netlink::open()).expect("a connection");
     let pair = VethPair {
         host_name: "near",
@@ -118,35 +118,35 @@ fn a_queue_that_is_made_when_both_ends_are_up_is_at_work_at_once() {
         Class { rate: 125_000_000, ceil: 125_000_000, burst: 250_000, ceil_burst: 250_000, quantum: 60_000 };
     let shape = Shape { class, local_is_free: false, leaf: Leaf::Bfifo };
     let frame = [0xff; 64];
-    let here = sandbox.inside(Place::Host, || Netlink::open().expect("a connection"));
+    let here = sandbox.inside(Netns::Host, || Netlink::open().expect("a connection"));
     for number in 0..30 / sample().min(10) {
         link::create_veth(&here, &pair).expect("a pair");
-        let near = sandbox.inside(Place::Host, || PacketSocket::open(pair.host_name));
-        let far = sandbox.inside(Place::Outside, || PacketSocket::listening(pair.container_name));
+        let near = sandbox.inside(Netns::Host, || PacketSocket::open(pair.host_name));
+        let far = sandbox.inside(Netns::Outside, || PacketSocket::listening(pair.container_name));
         link::set_up(&here, pair.host_index, pair.host_name).expect("up");
         link::set_up(&there, pair.container_index, pair.container_name).expect("up");
         qdisc::shape(&here, pair.host_index, &shape).expect("a queue");
         near.send(&frame);
-        // The kernel sends some of its own.
+        // The kernel sends some packets of its own.
         wait::until(&format!("frame {number}"), || far.receive().is_some_and(|got| got == frame));
         link::delete(&here, pair.host_index, pair.host_name).expect("deleted");
     }
 }
 
 #[test]
-fn a_datagram_larger_than_the_queues_interface_carries_arrives() {
+fn qdisc_is_bypassed_by_oversized_datagrams() {
     let (sandbox, _daemon) = world(&["--ingress-rate", "100mbit"]);
     let receiver = sandbox.inside(A, || UdpSocket::bind((HOST, 31000))).expect("its own port");
     receiver.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
-    let sender = sandbox.inside(Place::Host, || UdpSocket::bind((HOST, 0))).expect("a port");
+    let sender = sandbox.inside(Netns::Host, || UdpSocket::bind((HOST, 0))).expect("a port");
     assert_eq!(sender.send_to(&vec![7; 60_000], (HOST, 31000)).expect("sent"), 60_000);
     assert_eq!(receiver.recv(&mut vec![0; 65_536]).expect("received"), 60_000);
 }
 
 #[test]
-fn a_stream_gets_through_a_narrow_queue_whole() {
+fn qdisc_at_low_rate_passes_a_whole_stream() {
     let (sandbox, _daemon) = world(&["--egress-rate", "20mbit", "--ingress-rate", "20mbit"]);
-    for (server, client, port) in [(A, Place::Outside, 31000), (Place::Outside, A, 8080)] {
+    for (server, client, port) in [(A, Netns::Outside, 31000), (Netns::Outside, A, 8080)] {
         let address = if server == A { HOST } else { OUTSIDE };
         let listener = sandbox.inside(server, || TcpListener::bind((address, port))).expect("a listener");
         let sent: Vec<u8> = (0..2_000_000_u32).map(|number| number.to_le_bytes()[1]).collect();
@@ -165,7 +165,7 @@ fn a_stream_gets_through_a_narrow_queue_whole() {
 }
 
 #[test]
-fn local_traffic_is_limited_unless_the_operator_says_otherwise() {
+fn limit_local_traffic_is_optional() {
     for limited in [true, false] {
         let sandbox = Sandbox::new();
         let flag = format!("--limit-local-traffic={limited}");
@@ -182,7 +182,7 @@ fn local_traffic_is_limited_unless_the_operator_says_otherwise() {
         };
         assert_eq!(of_class("class 1:1").is_some_and(|packets| packets > 0), limited, "{stats}");
         assert_eq!(of_class("class 1:2").is_some_and(|packets| packets > 0), !limited, "{stats}");
-        // Without its queue, what the container sends to others is dropped only if it counts.
+        // Without the qdisc, packets to other containers are dropped only if local traffic counts.
         sandbox.sh(A, "tc qdisc del dev eth0 root");
         flood(&sandbox, A, (HOST, 31010));
         assert_eq!(sandbox.dropped("a", "rate") > 0, limited);
@@ -193,39 +193,40 @@ fn local_traffic_is_limited_unless_the_operator_says_otherwise() {
 }
 
 #[test]
-fn containers_ask_for_ecn_if_the_host_does() {
+fn ecn_is_requested_if_the_host_does() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let ecn = "/proc/sys/net/ipv4/tcp_ecn";
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         &format!("echo 1 > {ecn}; echo 999 > /proc/sys/net/core/somaxconn; ip netns add own"),
     );
     add(&sandbox, &[]);
     assert_eq!(sandbox.sh(A, &format!("cat {ecn} /proc/sys/net/core/somaxconn")), "1\n999\n");
-    // A namespace that somebody else has made is as that one wants it.
-    let before = sandbox.sh(Place::Container("own"), &format!("cat {ecn}"));
+    // An existing namespace keeps its own setting.
+    let before = sandbox.sh(Netns::Container("own"), &format!("cat {ecn}"));
     sandbox.ok(&["add", "own", "--netns", "/run/netns/own"]);
-    assert_eq!(sandbox.sh(Place::Container("own"), &format!("cat {ecn}")), before);
+    assert_eq!(sandbox.sh(Netns::Container("own"), &format!("cat {ecn}")), before);
 }
 
 #[test]
-fn streams_that_agree_on_ecn_are_marked_rather_than_dropped() {
+fn ecn_streams_are_marked_not_dropped() {
     let (sandbox, _daemon) = world(&["--ingress-rate", "20mbit"]);
     if leaf(&sandbox) != "fq_codel" {
         assert_eq!(sandbox.json(&["show", "a"])["ingress"]["leaf"], "bfifo");
         return;
     }
-    for place in [A, Place::Outside] {
-        sandbox.sh(place, "echo 1 > /proc/sys/net/ipv4/tcp_ecn");
+    for netns in [A, Netns::Outside] {
+        sandbox.sh(netns, "echo 1 > /proc/sys/net/ipv4/tcp_ecn");
     }
-    // Here the sender's own stack feels the queue and keeps each stream's part of it short, so it takes several.
+    // The sender's own stack senses the queue here and limits each stream's share of it, so several
+    // streams are needed.
     let listener = sandbox.inside(A, || TcpListener::bind((HOST, 31000))).expect("a listener");
     let mut clients = Vec::new();
     let mut readers = Vec::new();
     for _ in 0..32 {
         let connect = || TcpStream::connect((HOST, 31000)).expect("connected");
-        clients.push(sandbox.inside(Place::Outside, connect));
+        clients.push(sandbox.inside(Netns::Outside, connect));
         let (mut server, _) = listener.accept().expect("a connection");
         readers.push(thread::spawn(move || server.read_to_end(&mut Vec::new())));
     }
@@ -233,14 +234,14 @@ fn streams_that_agree_on_ecn_are_marked_rather_than_dropped() {
     wait::until("a mark", || {
         for client in &mut clients {
             client.set_nonblocking(true).expect("a socket");
-            // As much as there is room for.
+            // As much as the queue holds.
             let _ = client.write(&vec![0; 100_000]);
         }
         marks() > 0
     });
-    // What is sent again, as it is when a machine is slow, does not say that it can be marked (RFC 3168, section 6.1.5).
+    // A retransmission, as on a slow machine, is not ECN-capable (RFC 3168, section 6.1.5).
     let dropped = counter(&sandbox, "a", "ingress", "drops");
-    let tcp = sandbox.sh(Place::Outside, "grep '^Tcp:' /proc/net/snmp");
+    let tcp = sandbox.sh(Netns::Outside, "grep '^Tcp:' /proc/net/snmp");
     let mut lines = tcp.lines().map(str::split_whitespace);
     let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
     let again =

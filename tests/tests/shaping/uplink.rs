@@ -1,7 +1,7 @@
-//! The uplink's queue, in which every container has a flow of its own.
+//! The uplink's qdisc with one flow per container.
 
 use portmap_tests::{
-    sandbox::{DAEMON_FLAGS, OUTSIDE, Place, Sandbox},
+    sandbox::{DAEMON_FLAGS, Netns, OUTSIDE, Sandbox},
     service::{Service, Transport, ask},
     wait,
 };
@@ -9,18 +9,18 @@ use portmap_tests::{
 use crate::{A, B, add, daemon_with, leaf, send};
 
 #[test]
-fn everybody_has_a_flow_of_the_uplinks_queue() {
+fn uplink_qdisc_has_one_flow_per_container() {
     let sandbox = Sandbox::new();
     let has_flows = leaf(&sandbox) == "fq_codel";
     let daemon = daemon_with(&sandbox, &["--egress-unique-flow-per-container"]);
     add(&sandbox, &[]);
-    let _outside = Service::both(&sandbox, Place::Outside, 8080, "outside");
-    for from in [A, Place::Host] {
+    let _outside = Service::both(&sandbox, Netns::Outside, 8080, "outside");
+    for from in [A, Netns::Host] {
         assert_eq!(ask(&sandbox, from, Transport::Tcp, (OUTSIDE, 8080)).expect("an answer").from, "outside");
     }
-    let root = || sandbox.sh(Place::Host, "tc qdisc show dev uplink root");
+    let root = || sandbox.sh(Netns::Host, "tc qdisc show dev uplink root");
     if !has_flows {
-        assert!(daemon.log().contains("has no fq_codel, so containers have no flows"), "{}", daemon.log());
+        assert!(daemon.logged(&["fq_codel", "uplink"]), "{}", daemon.log());
         assert!(!root().contains("504d:"), "{}", root());
         return;
     }
@@ -29,11 +29,11 @@ fn everybody_has_a_flow_of_the_uplinks_queue() {
     daemon.stop();
     let daemon = daemon_with(&sandbox, &["--egress-unique-flow-per-container=true"]);
     assert!(root().contains("504d:"), "it stays as it is");
-    sandbox.sh(Place::Host, "tc qdisc del dev uplink root");
-    wait::until("it to be put back", || root().contains("504d:"));
+    sandbox.sh(Netns::Host, "tc qdisc del dev uplink root");
+    wait::until("it to be restored", || root().contains("504d:"));
     daemon.stop();
     let daemon = sandbox.daemon();
-    assert!(!root().contains("504d:"), "nobody asks for it any more");
+    assert!(!root().contains("504d:"), "the flag is gone");
     daemon.stop();
     let _daemon = daemon_with(&sandbox, &["--egress-unique-flow-per-container"]);
     sandbox.ok(&["teardown"]);
@@ -41,17 +41,17 @@ fn everybody_has_a_flow_of_the_uplinks_queue() {
 }
 
 #[test]
-fn somebody_elses_queue_stays() {
+fn uplink_qdisc_of_another_tool_is_kept() {
     let sandbox = Sandbox::new();
     let has_flows = leaf(&sandbox) == "fq_codel";
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         "tc qdisc add dev uplink root handle 1: htb default 10
          tc class add dev uplink parent 1: classid 1:10 htb rate 10gbit quantum 60000",
     );
-    let qdiscs = || sandbox.sh(Place::Host, "tc qdisc show dev uplink");
+    let qdiscs = || sandbox.sh(Netns::Host, "tc qdisc show dev uplink");
     if !has_flows {
-        // There is no such queue then, and nobody's is in the way.
+        // Without fq_codel there is no such qdisc, and a foreign one does not matter.
         let _daemon = daemon_with(&sandbox, &["--egress-unique-flow-per-container"]);
         sandbox.ok(&["teardown"]);
         assert!(qdiscs().contains("htb 1: root"), "{}", qdiscs());
@@ -64,40 +64,40 @@ fn somebody_elses_queue_stays() {
     let flags = ["--egress-unique-flow-per-container", "--egress_flow_classifier_parent=1:10"];
     let _daemon = daemon_with(&sandbox, &flags);
     assert!(qdiscs().contains("fq_codel 504d: parent 1:10"), "{}", qdiscs());
-    // On a link that is slow, what waits shows in which flow it does: the host's is the first, a container's the third
-    // and further, by its slot.
+    // On a slow link the backlog shows the flow of each sender: flow 1 is the host's, a container's is
+    // its slot plus 2.
     sandbox
-        .sh(Place::Host, "tc class change dev uplink parent 1: classid 1:10 htb rate 100kbit quantum 1514");
+        .sh(Netns::Host, "tc class change dev uplink parent 1: classid 1:10 htb rate 100kbit quantum 1514");
     add(&sandbox, &[]);
     sandbox.ok(&["add", "b"]);
-    for (from, flow) in [(Place::Host, "504d:1 "), (A, "504d:3 "), (B, "504d:4 ")] {
+    for (from, flow) in [(Netns::Host, "504d:1 "), (A, "504d:3 "), (B, "504d:4 ")] {
         send(&sandbox, from, (OUTSIDE, 9), 20);
-        wait::until(flow, || sandbox.sh(Place::Host, "tc class show dev uplink").contains(flow));
+        wait::until(flow, || sandbox.sh(Netns::Host, "tc class show dev uplink").contains(flow));
     }
     sandbox.ok(&["teardown"]);
     assert!(qdiscs().contains("htb 1: root") && !qdiscs().contains("504d:"), "{}", qdiscs());
 }
 
 #[test]
-fn an_uplink_with_several_queues_gets_one_for_all() {
+fn uplink_qdisc_replaces_mq() {
     let sandbox = Sandbox::new();
     let has_flows = leaf(&sandbox) == "fq_codel";
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         "ip link del uplink; ip link add uplink numtxqueues 4 type ifb
          ip address add 10.0.0.1/24 dev uplink; ip link set uplink up",
     );
-    let root = || sandbox.sh(Place::Host, "tc qdisc show dev uplink root");
+    let root = || sandbox.sh(Netns::Host, "tc qdisc show dev uplink root");
     assert!(root().contains("qdisc mq 0: root"), "{}", root());
     let flags = ["--uplink", "uplink"];
     let daemon = daemon_with(&sandbox, &[&flags[..], &["--egress-unique-flow-per-container"]].concat());
     let (expected, logged) = if has_flows {
-        ("qdisc fq_codel 504d: root", "takes the place of mq at uplink")
+        ("qdisc fq_codel 504d: root", ["mq", "uplink"])
     } else {
-        ("qdisc mq 0: root", "has no fq_codel, so containers have no flows")
+        ("qdisc mq 0: root", ["fq_codel", "uplink"])
     };
     assert!(root().contains(expected), "{}", root());
-    assert!(daemon.log().contains(logged), "{}", daemon.log());
+    assert!(daemon.logged(&logged), "{}", daemon.log());
     daemon.stop();
     let _daemon = daemon_with(&sandbox, &flags);
     assert!(root().contains("qdisc mq 0: root"), "{}", root());

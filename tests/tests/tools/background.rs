@@ -1,4 +1,4 @@
-//! Programs that run while a test does something else.
+//! Background programs of a test.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -8,19 +8,19 @@ use std::{
 };
 
 use portmap_tests::{
-    sandbox::{Place, Sandbox},
+    sandbox::{Netns, Sandbox},
     wait,
 };
 
-/// A program that runs until its sandbox ends, and what it has printed.
+/// A program that runs until its sandbox ends, and its output.
 #[derive(Clone, Debug)]
 pub(crate) struct Background(Arc<Mutex<Vec<String>>>);
 
 impl Background {
-    /// Starts a program with its arguments, as a shell would, in a place.
-    pub(crate) fn start(sandbox: &Sandbox, place: Place<'_>, command: &str) -> Self {
+    /// Starts a program with its arguments, split as a shell does, in a network namespace.
+    pub(crate) fn start(sandbox: &Sandbox, netns: Netns<'_>, command: &str) -> Self {
         let mut process = sandbox
-            .command(place, "sh")
+            .command(netns, "sh")
             .args(["-c", &format!("exec {command} 2>&1")])
             .stdout(Stdio::piped())
             .spawn()
@@ -30,7 +30,7 @@ impl Background {
         let kept = lines.clone();
         thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
-                kept.lock().expect("nobody panics").push(line);
+                kept.lock().expect("not poisoned").push(line);
             }
             let _ = process.wait();
         });
@@ -38,28 +38,28 @@ impl Background {
     }
 
     /// Starts a server and waits until it listens on a port.
-    pub(crate) fn server(sandbox: &Sandbox, place: Place<'_>, port: u16, command: &str) -> Self {
-        let server = Self::start(sandbox, place, command);
+    pub(crate) fn server(sandbox: &Sandbox, netns: Netns<'_>, port: u16, command: &str) -> Self {
+        let server = Self::start(sandbox, netns, command);
         let script = format!("ss -Hlntu 'sport = :{port}'");
-        wait::until(command, || !sandbox.sh(place, &script).is_empty());
+        wait::until(command, || !sandbox.sh(netns, &script).is_empty());
         server
     }
 
-    /// Starts `tcpdump` on all interfaces of a place, which prints packets with their bytes, and waits until it sees
-    /// what comes.
-    pub(crate) fn capture(sandbox: &Sandbox, place: Place<'_>, filter: &str) -> Self {
+    /// Starts `tcpdump` on all interfaces of a namespace, printing packets with their bytes, and waits
+    /// until it captures.
+    pub(crate) fn capture(sandbox: &Sandbox, netns: Netns<'_>, filter: &str) -> Self {
         let command = format!("tcpdump -Z root -i any -nlx --immediate-mode '{filter}'");
-        let capture = Self::start(sandbox, place, &command);
+        let capture = Self::start(sandbox, netns, &command);
         wait::until("tcpdump to start", || capture.count("listening on") == 1);
         capture
     }
 
-    /// What it has printed so far.
+    /// Returns the output so far.
     pub(crate) fn lines(&self) -> Vec<String> {
-        self.0.lock().expect("nobody panics").clone()
+        self.0.lock().expect("not poisoned").clone()
     }
 
-    /// Number of lines with this text.
+    /// Returns the number of lines that contain this text.
     pub(crate) fn count(&self, text: &str) -> usize {
         self.lines().iter().filter(|line| line.contains(text)).count()
     }

@@ -1,12 +1,13 @@
-//! Names: a server outside and resolvers in containers, and the reverse.
+//! DNS with a server outside and resolvers in containers, and the reverse.
 
-use portmap_tests::{faults::sample, sandbox::Place};
+use portmap_tests::{faults::sample, sandbox::Netns};
 
 use crate::{A, B, World, background::Background};
 
-/// A server with a small answer and one that fits in no packet, which is sent in fragments.
+/// Returns the command of a server with a small answer, and one that exceeds a packet and is sent in
+/// fragments.
 fn dnsmasq(port: u16) -> String {
-    // Text records are made of strings of at most 255 bytes.
+    // TXT records consist of strings of at most 255 bytes.
     let text: Vec<String> = (0..12).map(|number| format!("{number:0250}")).collect();
     format!(
         "dnsmasq --keep-in-foreground --conf-file=/dev/null --user=root --pid-file= --log-facility=- --port={port} \
@@ -17,27 +18,27 @@ fn dnsmasq(port: u16) -> String {
 }
 
 #[test]
-fn resolvers_get_every_answer() {
+fn dns_resolvers_get_every_answer() {
     let world = World::new();
     let sandbox = &world.sandbox;
-    let servers = [(Place::Outside, 53), (A, 31005)];
-    let _servers = servers.map(|(place, port)| Background::server(sandbox, place, port, &dnsmasq(port)));
+    let servers = [(Netns::Outside, 53), (A, 31005)];
+    let _servers = servers.map(|(netns, port)| Background::server(sandbox, netns, port, &dnsmasq(port)));
     let asked = [
         (A, 53, ["10.0.0.2", "2001:db8:0:1::2"]),
-        (Place::Host, 53, ["192.0.2.1", "2001:db8:f::1"]),
-        (Place::Outside, 31005, ["10.0.0.1", "2001:db8:0:1::1"]),
+        (Netns::Host, 53, ["192.0.2.1", "2001:db8:f::1"]),
+        (Netns::Outside, 31005, ["10.0.0.1", "2001:db8:0:1::1"]),
         (B, 31005, ["10.0.0.1", "2001:db8:0:1::1"]),
         (B, 31005, ["127.0.0.1", "::1"]),
-        (Place::Host, 31005, ["127.0.0.1", "::1"]),
+        (Netns::Host, 31005, ["127.0.0.1", "::1"]),
     ];
-    for (number, (place, port, servers)) in asked.into_iter().enumerate() {
-        // On emulated machines by one version of IP and the other in turn: dig takes a second to start there.
+    for (number, (netns, port, servers)) in asked.into_iter().enumerate() {
+        // On emulated machines IPv4 and IPv6 alternate, because dig takes a second to start there.
         let (first, count) = if sample() == 1 { (0, 2) } else { (number % 2, 1) };
         for server in servers.into_iter().skip(first).take(count) {
             let dig = |question: &str| {
                 let command =
                     format!("dig +timeout=20 +tries=2 +noall +answer +stats -p {port} @{server} {question}");
-                (sandbox.sh(place, &command), format!("{place:?}: {command}"))
+                (sandbox.sh(netns, &command), format!("{netns:?}: {command}"))
             };
             for question in ["small.test A", "small.test A +tcp"] {
                 let (text, what) = dig(question);

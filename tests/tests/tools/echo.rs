@@ -3,23 +3,23 @@
 use std::{collections::BTreeMap, net::IpAddr, thread};
 
 use portmap_tests::{
-    sandbox::{FAR, FAR6, HOST, HOST6, OUTSIDE, OUTSIDE6, Place, Sandbox},
+    sandbox::{FAR, FAR6, HOST, HOST6, Netns, OUTSIDE, OUTSIDE6, Sandbox},
     wait,
 };
 
 use crate::{A, B, LOCAL, World, background::Background};
 
-/// Answers to echo requests, as tcpdump filters them.
+/// The tcpdump filter for echo replies.
 const REPLIES: &str = "icmp[icmptype] == icmp-echoreply or icmp6[icmp6type] == icmp6-echoreply";
-/// Requests and answers.
+/// The tcpdump filter for echo requests and replies.
 const ECHO: &str = "icmp or (icmp6 and (ip6[40] == 128 or ip6[40] == 129))";
 
-/// Pings an address three times and checks that it answers each time, once and unchanged.
-fn ping(sandbox: &Sandbox, place: Place<'_>, to: impl Into<IpAddr>, options: &str) {
+/// Pings an address three times and checks that each request gets exactly one unmodified reply.
+fn ping(sandbox: &Sandbox, netns: Netns<'_>, to: impl Into<IpAddr>, options: &str) {
     let to = to.into();
     let command = format!("ping -n -c 3 -i 0.2 -W 30 {options} {to}");
-    let text = sandbox.sh(place, &command);
-    let what = format!("{place:?}: {command}: {text}");
+    let text = sandbox.sh(netns, &command);
+    let what = format!("{netns:?}: {command}: {text}");
     assert!(text.contains("3 packets transmitted, 3 received, 0% packet loss"), "{what}");
     for trouble in ["DUP", "duplicates", "errors", "wrong data"] {
         assert!(!text.contains(trouble), "{what}");
@@ -27,20 +27,21 @@ fn ping(sandbox: &Sandbox, place: Place<'_>, to: impl Into<IpAddr>, options: &st
 }
 
 #[test]
-fn everybody_gets_the_answers_to_his_own_pings() {
+fn ping_replies_reach_their_sender_only() {
     let world = World::new();
     let sandbox = &world.sandbox;
     for (number, to) in
         [IpAddr::V4(OUTSIDE), OUTSIDE6.into(), FAR.into(), FAR6.into()].into_iter().enumerate()
     {
-        let captures = [A, B].map(|place| Background::capture(sandbox, place, REPLIES));
-        // Until the neighbour is known requests wait behind the hooks, longer than an answer takes otherwise.
-        ping(sandbox, Place::Host, to, "");
-        // All with the same identifier, at the same time; what they send tells them apart.
+        let captures = [A, B].map(|netns| Background::capture(sandbox, netns, REPLIES));
+        // Until the neighbour is resolved, requests wait behind the hooks for longer than a reply
+        // normally takes.
+        ping(sandbox, Netns::Host, to, "");
+        // Concurrent pings with the same identifier; their payloads differ.
         let id = 4242 + number;
         thread::scope(|scope| {
-            for (place, pattern) in [(A, "aa"), (B, "bb"), (Place::Host, "cc")] {
-                scope.spawn(move || ping(sandbox, place, to, &format!("-e {id} -p {pattern}")));
+            for (netns, pattern) in [(A, "aa"), (B, "bb"), (Netns::Host, "cc")] {
+                scope.spawn(move || ping(sandbox, netns, to, &format!("-e {id} -p {pattern}")));
             }
         });
         for (capture, own) in captures.iter().zip(["aaaa aaaa", "bbbb bbbb"]) {
@@ -56,12 +57,12 @@ fn everybody_gets_the_answers_to_his_own_pings() {
 }
 
 #[test]
-fn nobody_can_take_all_identifiers_of_another() {
+fn ping_identifiers_cannot_be_exhausted() {
     const OWN: u16 = 4242;
     let world = World::new();
     let sandbox = &world.sandbox;
-    ping(sandbox, Place::Host, OUTSIDE, "");
-    // Distances between identifiers that somebody might think of, as many of each as are tried for a request.
+    ping(sandbox, Netns::Host, OUTSIDE, "");
+    // Predictable steps between identifiers, as many of each as are tried per request.
     for distance in [1, 2, 3, 5, 7, 0x2a6b] {
         let taken = (0..8_u16).map(|number| OWN.wrapping_add(number.wrapping_mul(distance)).to_string());
         let ids = taken.collect::<Vec<_>>().join(" ");
@@ -72,27 +73,27 @@ fn nobody_can_take_all_identifiers_of_another() {
 }
 
 #[test]
-fn pings_larger_than_the_mtu_are_answered() {
+fn ping_larger_than_the_mtu_is_answered() {
     let world = World::new();
     for to in [IpAddr::V4(OUTSIDE), OUTSIDE6.into(), FAR.into(), FAR6.into()] {
-        for place in [A, Place::Host] {
-            ping(&world.sandbox, place, to, "-s 3000 -e 77");
+        for netns in [A, Netns::Host] {
+            ping(&world.sandbox, netns, to, "-s 3000 -e 77");
         }
     }
 }
 
 #[test]
-fn the_host_alone_answers_outside() {
+fn ping_from_outside_is_answered_by_the_host() {
     let world = World::new();
     let sandbox = &world.sandbox;
-    let captures = [A, B].map(|place| Background::capture(sandbox, place, ECHO));
+    let captures = [A, B].map(|netns| Background::capture(sandbox, netns, ECHO));
     for to in [IpAddr::V4(HOST), HOST6.into()] {
-        ping(sandbox, Place::Outside, to, "-e 4242");
-        ping(sandbox, Place::Outside, to, "-s 3000");
+        ping(sandbox, Netns::Outside, to, "-e 4242");
+        ping(sandbox, Netns::Outside, to, "-s 3000");
     }
-    // A container that has asked with the same identifier gets no requests either.
+    // A container that has used the same identifier receives no requests either.
     ping(sandbox, A, OUTSIDE, "-e 4242 -p aa");
-    ping(sandbox, Place::Outside, HOST, "-e 4242 -p dd");
+    ping(sandbox, Netns::Outside, HOST, "-e 4242 -p dd");
     ping(sandbox, B, OUTSIDE, "-e 4242 -p bb");
     for (capture, own) in captures.iter().zip(["aaaa aaaa", "bbbb bbbb"]) {
         wait::until("the container's own pings", || capture.count("ICMP") >= 6);
@@ -103,12 +104,12 @@ fn the_host_alone_answers_outside() {
 }
 
 #[test]
-fn local_pings_stay_inside() {
+fn ping_to_a_local_address_stays_inside() {
     let world = World::new();
     for to in LOCAL {
         ping(&world.sandbox, A, to, "");
         ping(&world.sandbox, A, to, "-s 3000");
-        ping(&world.sandbox, Place::Host, to, "");
+        ping(&world.sandbox, Netns::Host, to, "");
     }
     for path in ["rx_outside", "rx_host", "rx_container", "tx_outside", "tx_host", "tx_container"] {
         assert_eq!(world.packets("a", path), 0, "{path}");

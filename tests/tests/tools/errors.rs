@@ -1,10 +1,11 @@
-//! ICMP errors made by hand: from outside they reach whom they are about, from a container only what it may say.
+//! Hand-made ICMP errors: from outside they reach the sender of the embedded packet; from a container only
+//! valid ones pass.
 
-use portmap_tests::{packet_socket::PacketSocket, sandbox::Place, service::Service, wait};
+use portmap_tests::{packet_socket::PacketSocket, sandbox::Netns, service::Service, wait};
 
 use crate::{A, B, HOST_PORT, World, background::Background, scapy::Frames};
 
-/// Named by the container that they are for, or why they are left to the host.
+/// Named by the receiving container, or by the reason why they are left to the host.
 const FROM_OUTSIDE: &str = r#"
 def quote(version, protocol, source, sport, destination, dport=53):
     ip = IP(src=source, dst=destination) if version == 4 else IPv6(src=source, dst=destination)
@@ -28,25 +29,25 @@ for version, host, outside, far, loopback in (
             for port, owner in (31000, "a"), (31010, "b"), (22, "host_port"):
                 quoted = quote(version, protocol, host, port, far)
                 name(f"{owner}/{version} {what} {protocol}", out(ip / error / quoted))
-    def nobody(reason, what, quoted):
+    def unowned(reason, what, quoted):
         name(f"{reason}/{version} {what}", out(ip / errors(version)["port"] / quoted))
-    nobody("quoted", "foreign source", quote(version, "udp", far, 31000, outside))
-    nobody("quoted", "shared destination", quote(version, "udp", host, 31000, host, 31010))
-    nobody("quoted", "loopback destination", quote(version, "udp", host, 31000, loopback, 31010))
-    nobody("quoted", "loopback source", quote(version, "udp", loopback, 31000, far))
-    nobody("quoted", "nothing", Raw(b""))
-    nobody("quoted", "half a header", Raw(bytes(quote(version, "udp", host, 31000, far))[:12]))
-    nobody("quoted", "no port", Raw(bytes(quote(version, "udp", host, 31000, far))[:20 if version == 4 else 40]))
-    nobody("quoted", "an error", (IP if version == 4 else IPv6)(src=host, dst=far) / errors(version)["port"])
+    unowned("quoted", "foreign source", quote(version, "udp", far, 31000, outside))
+    unowned("quoted", "shared destination", quote(version, "udp", host, 31000, host, 31010))
+    unowned("quoted", "loopback destination", quote(version, "udp", host, 31000, loopback, 31010))
+    unowned("quoted", "loopback source", quote(version, "udp", loopback, 31000, far))
+    unowned("quoted", "nothing", Raw(b""))
+    unowned("quoted", "half a header", Raw(bytes(quote(version, "udp", host, 31000, far))[:12]))
+    unowned("quoted", "no port", Raw(bytes(quote(version, "udp", host, 31000, far))[:20 if version == 4 else 40]))
+    unowned("quoted", "an error", (IP if version == 4 else IPv6)(src=host, dst=far) / errors(version)["port"])
 "#;
 
 #[test]
-fn errors_from_outside_reach_whom_they_are_about() {
+fn icmp_error_reaches_the_sender_it_is_about() {
     let world = World::new();
     let sandbox = &world.sandbox;
     let frames = Frames::of(sandbox, FROM_OUTSIDE);
-    let captures = [A, B].map(|place| Background::capture(sandbox, place, "icmp or icmp6"));
-    let outside = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
+    let captures = [A, B].map(|netns| Background::capture(sandbox, netns, "icmp or icmp6"));
+    let outside = sandbox.inside(Netns::Outside, || PacketSocket::open("eth0"));
     let (mut to_a, mut to_b) = (0, 0);
     for (name, frame) in frames.iter() {
         let owner = name.split('/').next().expect("a name");
@@ -65,8 +66,8 @@ fn errors_from_outside_reach_whom_they_are_about() {
         }
     }
     assert_eq!((to_a, to_b), (20, 20));
-    // Each container has seen what quotes its own port, and nothing else.
-    // The quoted source ports, 31000 and 31010, and the destination port, as tcpdump prints them.
+    // Each container has received the errors about its own port and nothing else. tcpdump prints the
+    // embedded source ports, 31000 and 31010, and the destination port.
     for (capture, own, other) in
         [(&captures[0], "7918 0035", "7922 0035"), (&captures[1], "7922 0035", "7918 0035")]
     {
@@ -77,7 +78,7 @@ fn errors_from_outside_reach_whom_they_are_about() {
     }
 }
 
-/// Named by the path that they take, or the reason why they are dropped.
+/// Named by their path, or by the reason for the drop.
 const FROM_A: &str = r#"
 def quote(version, source, sport, destination, dport, protocol=UDP):
     ip = IP(src=source, dst=destination) if version == 4 else IPv6(src=source, dst=destination)
@@ -99,13 +100,14 @@ for version, host, outside, far, loopback in (
     mine = quote(version, outside, 8080, host, 31000)
     def frame(reason, what, message, source=host, destination=outside):
         name(f"{reason}/{version} {what}", own(ip(source, destination) / message))
-    # What its stack would say to the sender of a packet that it got.
+    # Errors that the container's stack would send about a received packet.
     frame("tx_outside", "port unreachable", port / mine)
     frame("tx_outside", "reassembly", reassembly / mine)
     frame("tx_outside", "about TCP", port / quote(version, outside, 8080, host, 31000, TCP))
     frame("tx_host", "to the host", port / quote(version, host, 8080, host, 31000), destination=host)
     frame("tx_container", "to b", port / quote(version, host, 31010, host, 31000), destination=host)
-    frame("tx_container", "to b by loopback", port / quote(version, loopback, 31010, loopback, 31000), loopback, loopback)
+    by_loopback = port / quote(version, loopback, 31010, loopback, 31000)
+    frame("tx_container", "to b by loopback", by_loopback, loopback, loopback)
     frame("icmp", "too big", mtu / mine)
     frame("icmp", "too big for the host", mtu / quote(version, host, 8080, host, 31000), destination=host)
     frame("icmp", "too big for b", mtu / quote(version, host, 31010, host, 31000), destination=host)
@@ -131,10 +133,10 @@ for version, host, outside, far, loopback in (
 "#;
 
 #[test]
-fn a_containers_errors_are_its_own_or_dropped() {
+fn icmp_error_about_a_foreign_packet_is_dropped() {
     let world = World::new();
     let sandbox = &world.sandbox;
-    let _host = Service::both(sandbox, Place::Host, HOST_PORT, "host");
+    let _host = Service::both(sandbox, Netns::Host, HOST_PORT, "host");
     let frames = Frames::of(sandbox, FROM_A);
     let a = sandbox.inside(A, || PacketSocket::open("eth0"));
     for (name, frame) in frames.iter() {
@@ -147,9 +149,9 @@ fn a_containers_errors_are_its_own_or_dropped() {
         }
         world.expect_drop(&a, name, frame, end);
     }
-    // The host has believed none of it.
+    // The host has processed none of them.
     for to in ["10.0.0.2", "192.0.2.1", "2001:db8:0:1::2", "2001:db8:f::1"] {
-        let route = sandbox.sh(Place::Host, &format!("ip route get {to}"));
+        let route = sandbox.sh(Netns::Host, &format!("ip route get {to}"));
         assert!(!route.contains("mtu") && !route.contains("10.0.0.77"), "{route}");
     }
 }

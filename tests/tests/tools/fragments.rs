@@ -1,21 +1,24 @@
-//! Fragments and extension headers as nobody's stack makes them.
+//! Fragments and extension headers that no stack generates.
 
-use portmap_tests::{packet_socket::PacketSocket, sandbox::Place, wait};
+use portmap_tests::{packet_socket::PacketSocket, sandbox::Netns, wait};
 
 use crate::{A, A_PORT, B, B_PORT, HOST_PORT, World, scapy::Frames};
 
-/// Pieces are named by case and number. `first`, `more` and `last` make fragments of one packet by hand.
+/// Fragments are named by case and number. `first`, `more` and `last` build fragments of one packet.
 const PIECES: &str = r#"
 from itertools import count
 ids = count(1000)
 def datagram(sport, dport, text):
-    # No sum over what is cut anyway, but IPv6 wants one: the one of the whole.
+    # Fragments have the checksum of the whole datagram, which IPv6 requires.
     return UDP(sport=sport, dport=dport) / Raw(text)
 def piece(version, ends, id, offset, more, bytes, protocol=17):
     source, destination = ends
     if version == 4:
-        return IP(src=source, dst=destination, id=id, flags="MF" if more else 0, frag=offset // 8, proto=protocol) / Raw(bytes)
-    return IPv6(src=source, dst=destination) / IPv6ExtHdrFragment(id=id, offset=offset // 8, m=int(more), nh=protocol) / Raw(bytes)
+        flags = "MF" if more else 0
+        ip = IP(src=source, dst=destination, id=id, flags=flags, frag=offset // 8, proto=protocol)
+        return ip / Raw(bytes)
+    header = IPv6ExtHdrFragment(id=id, offset=offset // 8, m=int(more), nh=protocol)
+    return IPv6(src=source, dst=destination) / header / Raw(bytes)
 def whole(version, ends, sport, dport, text):
     ip = (IP if version == 4 else IPv6)(src=ends[0], dst=ends[1])
     return bytes(ip / datagram(sport, dport, text))[20 if version == 4 else 40:]
@@ -26,7 +29,8 @@ for version, host, outside in (4, HOST, OUTSIDE), (6, HOST6, OUTSIDE6):
         def case(what, *pieces):
             id = next(ids)
             for number, (offset, more, data, *protocol) in enumerate(pieces):
-                name(f"{side}/{version}/{what}/{number}", ether(piece(version, ends, id, offset, more, data, *protocol)))
+                frame = ether(piece(version, ends, id, offset, more, data, *protocol))
+                name(f"{side}/{version}/{what}/{number}", frame)
         text = bytes(range(65, 65 + 24))
         mine = whole(version, ends, sport, dport, text)
         other = whole(version, ends, 5555, 31010, text) if side == "in" else whole(version, ends, 31010, dport, text)
@@ -35,9 +39,9 @@ for version, host, outside in (4, HOST, OUTSIDE), (6, HOST6, OUTSIDE6):
         case("reverse", (16, False, mine[16:]), (0, True, mine[:16]))
         case("alone", (16, False, mine[16:]))
         case("overlap", (0, True, mine[:16]), (8, True, b"overlap!" * 2), (24, False, mine[24:]))
-        # Linux takes what is there already for a repetition.
+        # Linux treats contained data as a retransmission.
         case("contained", (0, True, mine[:16]), (8, True, b"overlap!"), (16, False, mine[16:]))
-        # Two first ones, of which the second belongs to somebody else: neither speaks for the last piece.
+        # Two first fragments, the second with a foreign port: the last fragment matches neither.
         case("two first", (0, True, mine[:16]), (0, True, other[:16]), (16, False, mine[16:]))
         case("atomic", (0, False, mine))
         case("four bytes", (0, True, mine[:4]))
@@ -49,14 +53,14 @@ for version, host, outside in (4, HOST, OUTSIDE), (6, HOST6, OUTSIDE6):
 
 const TEXT: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWX";
 
-/// What becomes of a case.
+/// The expected outcome of a case.
 struct Case {
     name: &'static str,
-    /// Whether the datagram arrives: from outside at `a`, from outside at `b`, from `a` at outside.
+    /// Whether the datagram arrives: from outside at `a`, from outside at `b`, from `a` at the outside.
     arrives: [bool; 3],
-    /// The reason for which one piece from outside is left to the host.
+    /// The reason for which one fragment from outside is left to the host.
     left: Option<&'static str>,
-    /// The reason for which one piece from `a` is dropped.
+    /// The reason for which one fragment from `a` is dropped.
     dropped: Option<&'static str>,
 }
 
@@ -69,7 +73,7 @@ const fn case(
     Case { name, arrives, left, dropped }
 }
 
-/// The last one arrives, so whatever the others should not have brought is there when it is.
+/// The last case arrives, so anything that the others should not have delivered has arrived by then.
 const CASES: [Case; 11] = [
     case("in order", [true, false, true], None, None),
     case("tiny", [true, false, true], None, None),
@@ -85,13 +89,13 @@ const CASES: [Case; 11] = [
 ];
 
 #[test]
-fn fragments_of_every_shape_reach_their_owner_or_nobody() {
+fn fragment_of_any_shape_reaches_its_owner_or_none() {
     let world = World::new();
     let sandbox = &world.sandbox;
     let frames = Frames::of(sandbox, PIECES);
-    let receivers = [(A, A_PORT), (B, B_PORT), (Place::Outside, HOST_PORT)]
-        .map(|(place, port)| world.receiver(place, port));
-    let from_outside = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
+    let receivers = [(A, A_PORT), (B, B_PORT), (Netns::Outside, HOST_PORT)]
+        .map(|(netns, port)| world.receiver(netns, port));
+    let from_outside = sandbox.inside(Netns::Outside, || PacketSocket::open("eth0"));
     let from_a = sandbox.inside(A, || PacketSocket::open("eth0"));
     let to_containers = || world.packets("a", "rx_outside") + world.packets("b", "rx_outside");
     let to_outside = || world.packets("a", "tx_outside");
@@ -108,7 +112,7 @@ fn fragments_of_every_shape_reach_their_owner_or_nobody() {
         [4, 6].into_iter().flat_map(|version| CASES.iter().map(move |case| (version, case)))
     {
         let what = format!("IPv{version}, {}", case.name);
-        // What a stack answers may be counted, too, so there may be more.
+        // Replies of a stack may be counted as well, so the counters may be higher.
         let (carried, others) = (to_containers(), left(case));
         let pieces = send_all(&from_outside, format!("in/{version}/{}/", case.name));
         let strays = u64::from(case.left.is_some());
@@ -123,15 +127,15 @@ fn fragments_of_every_shape_reach_their_owner_or_nobody() {
             assert_eq!(buffer[..length], *TEXT, "{what}");
         }
     }
-    for (receiver, place) in receivers.iter().zip([A, B, Place::Outside]) {
+    for (receiver, netns) in receivers.iter().zip([A, B, Netns::Outside]) {
         let mut buffer = [0; 256];
         let more =
             receiver.recv(&mut buffer).map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned());
-        assert!(more.is_err(), "{place:?} got {more:?}");
+        assert!(more.is_err(), "{netns:?} got {more:?}");
     }
 }
 
-/// Named by the path or the reason at the uplink, or at the host veth for what `a` sends.
+/// Named by the path or the reason, at the uplink or, for packets of `a`, at the host veth.
 const CHAINS: &str = r#"
 hop, options, routing = IPv6ExtHdrHopByHop(), IPv6ExtHdrDestOpt(), IPv6ExtHdrRouting()
 ah = AH(nh=17, payloadlen=4, spi=1, seq=1, icv=bytes(12), padding=b"")
@@ -170,8 +174,8 @@ fn extension_headers_hide_no_port() {
     let sandbox = &world.sandbox;
     let frames = Frames::of(sandbox, CHAINS);
     let inside = world.receiver(A, A_PORT);
-    let outside = world.receiver(Place::Outside, HOST_PORT);
-    let from_outside = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
+    let outside = world.receiver(Netns::Outside, HOST_PORT);
+    let from_outside = sandbox.inside(Netns::Outside, || PacketSocket::open("eth0"));
     let from_a = sandbox.inside(A, || PacketSocket::open("eth0"));
     let arrives = |receiver: &std::net::UdpSocket, what: &str| {
         let mut buffer = [0; 16];

@@ -1,4 +1,4 @@
-//! Programs that nobody here wrote, in containers and around them: each must work as its users expect.
+//! Third-party programs in containers and around them: each must work as its users expect.
 
 mod background;
 mod checksums;
@@ -25,26 +25,26 @@ use portmap::{
 use portmap_tests::{
     daemon::Daemon,
     packet_socket::PacketSocket,
-    sandbox::{HOST, HOST6, Place, Sandbox},
+    sandbox::{HOST, HOST6, Netns, Sandbox},
     wait,
 };
 
-const A: Place<'_> = Place::Container("a");
-const B: Place<'_> = Place::Container("b");
+const A: Netns<'_> = Netns::Container("a");
+const B: Netns<'_> = Netns::Container("b");
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const LOCALHOST6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
-/// The addresses by which outside reaches host and containers.
+/// The addresses by which the outside reaches the host and containers.
 const SHARED: [IpAddr; 2] = [IpAddr::V4(HOST), IpAddr::V6(HOST6)];
-/// The addresses by which host and containers reach each other.
+/// The addresses by which the host and containers reach each other.
 const LOCAL: [IpAddr; 4] = [SHARED[0], SHARED[1], LOCALHOST, LOCALHOST6];
-/// First static ports of the two containers, and a port of the host and of outside.
+/// First static ports of the two containers, and a port of the host and of the outside.
 const A_PORT: u16 = 31000;
 const B_PORT: u16 = 31010;
 const HOST_PORT: u16 = 8080;
 
 /// A daemon with containers `a` (31000-31009) and `b` (31010-31019).
 struct World {
-    /// Asks the daemon without a process for each question, of which there are hundreds.
+    /// Queries the daemon without starting a process for each of the hundreds of queries.
     client: Client,
     daemon: Daemon,
     sandbox: Sandbox,
@@ -58,7 +58,7 @@ impl World {
     /// Runs a script on the host first.
     fn with(script: &str) -> Self {
         let sandbox = Sandbox::new();
-        sandbox.sh(Place::Host, script);
+        sandbox.sh(Netns::Host, script);
         let daemon = sandbox.daemon();
         sandbox.ok(&["add", "a", "--ports", "31000-31009"]);
         sandbox.ok(&["add", "b", "--ports", "31010-31019"]);
@@ -66,9 +66,9 @@ impl World {
         Self { client, daemon, sandbox }
     }
 
-    /// A socket on a UDP port of a place, for both families, that waits for nothing.
-    fn receiver(&self, place: Place<'_>, port: u16) -> UdpSocket {
-        let socket = self.sandbox.inside(place, || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)));
+    /// Returns a non-blocking dual-stack socket on a UDP port of a namespace.
+    fn receiver(&self, netns: Netns<'_>, port: u16) -> UdpSocket {
+        let socket = self.sandbox.inside(netns, || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)));
         let socket = socket.expect("the port is free");
         socket.set_nonblocking(true).expect("a socket");
         socket
@@ -78,12 +78,12 @@ impl World {
         self.client.container_stats(name).expect("the daemon runs")
     }
 
-    /// Packets that a container sent and that were dropped, by reason.
+    /// Drops of packets that a container sent, by reason.
     fn drops(&self, name: &str) -> Reasons {
         self.stats(name).drops.tx
     }
 
-    /// Sends a frame from `a` and waits until it is dropped, once and for this reason.
+    /// Sends a frame from `a` and waits until it is dropped exactly once, for this reason.
     fn expect_drop(&self, socket: &PacketSocket, what: &str, frame: &[u8], reason: &str) {
         let before = self.drops("a");
         let mut expected = before.clone();
@@ -93,12 +93,12 @@ impl World {
         assert_eq!(after, expected, "{what}");
     }
 
-    /// Number of packets that took one of a container's paths.
+    /// Returns the number of packets on one of a container's paths.
     fn packets(&self, name: &str, path: &str) -> u64 {
         self.stats(name).traffic[path].packets
     }
 
-    /// Number of packets from outside that were left to the host for this reason.
+    /// Returns the number of packets from outside that were left to the host for this reason.
     fn left_to_host(&self, reason: &str) -> u64 {
         let stats = self.client.stats().expect("the daemon runs");
         stats.host.passed["uplink"].get(reason).copied().unwrap_or_default()

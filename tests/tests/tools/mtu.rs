@@ -1,4 +1,4 @@
-//! Uplinks with another MTU than most have.
+//! Uplinks with an unusual MTU.
 
 use std::{
     io::{Read as _, Write as _},
@@ -7,7 +7,7 @@ use std::{
 };
 
 use portmap_tests::{
-    sandbox::{OUTSIDE, OUTSIDE6, Place},
+    sandbox::{Netns, OUTSIDE, OUTSIDE6},
     service::any,
     wait,
 };
@@ -15,38 +15,38 @@ use portmap_tests::{
 use crate::{A, A_PORT, B, B_PORT, HOST_PORT, LOCAL, SHARED, World};
 
 #[test]
-fn uplinks_with_large_and_small_mtus_carry_everything() {
+fn mtu_large_or_small_carries_all_traffic() {
     for mtu in [9000, 1280, 576] {
         let world =
             World::with(&format!("ip link set uplink mtu {mtu}; ip -n outside link set eth0 mtu {mtu}"));
         let has_ipv6 = mtu >= 1280;
-        let warned = world.daemon.log().contains("IPv6 needs 1280, so containers have none");
+        let warned = world.daemon.log().contains("1280");
         assert_eq!(warned, !has_ipv6, "{}", world.daemon.log());
         assert_eq!(world.sandbox.json(&["show", "a"])["ip6"].is_null(), !has_ipv6);
-        let servers = [(A, A_PORT), (B, B_PORT), (Place::Host, HOST_PORT), (Place::Outside, HOST_PORT)]
-            .map(|(place, port)| (place, Server::start(&world, place, port)));
+        let servers = [(A, A_PORT), (B, B_PORT), (Netns::Host, HOST_PORT), (Netns::Outside, HOST_PORT)]
+            .map(|(netns, port)| (netns, Server::start(&world, netns, port)));
         let outside = [IpAddr::V4(OUTSIDE), OUTSIDE6.into()];
         for (from, to, addresses) in [
-            (Place::Outside, 0, &SHARED[..]),
+            (Netns::Outside, 0, &SHARED[..]),
             (B, 0, &LOCAL[..]),
-            (Place::Host, 0, &LOCAL[..]),
+            (Netns::Host, 0, &LOCAL[..]),
             (A, 2, &LOCAL[..]),
             (A, 3, &outside[..]),
         ] {
-            let (place, server) = &servers[to];
+            let (netns, server) = &servers[to];
             for address in addresses.iter().filter(|address| has_ipv6 || address.is_ipv4()) {
                 server.exchange(
                     &world,
                     from,
                     *address,
-                    &format!("MTU {mtu}, {from:?} to {place:?} by {address}"),
+                    &format!("MTU {mtu}, {from:?} to {netns:?} by {address}"),
                 );
             }
         }
     }
 }
 
-/// Sockets at which long things arrive.
+/// Sockets that receive long streams and datagrams.
 struct Server {
     listener: TcpListener,
     socket: UdpSocket,
@@ -54,17 +54,17 @@ struct Server {
 }
 
 impl Server {
-    fn start(world: &World, place: Place<'_>, port: u16) -> Self {
+    fn start(world: &World, netns: Netns<'_>, port: u16) -> Self {
         let address = (Ipv6Addr::UNSPECIFIED, port);
-        let listener = world.sandbox.inside(place, || TcpListener::bind(address)).expect("the port is free");
-        let socket = world.receiver(place, port);
+        let listener = world.sandbox.inside(netns, || TcpListener::bind(address)).expect("the port is free");
+        let socket = world.receiver(netns, port);
         socket.set_nonblocking(false).expect("a socket");
         socket.set_read_timeout(Some(wait::LIMIT)).expect("a socket");
         Self { listener, socket, port }
     }
 
-    /// A long stream, there and back again, and a datagram that is larger than any of the MTUs.
-    fn exchange(&self, world: &World, from: Place<'_>, address: IpAddr, what: &str) {
+    /// Sends a long stream in both directions, and a datagram larger than any of the MTUs.
+    fn exchange(&self, world: &World, from: Netns<'_>, address: IpAddr, what: &str) {
         let to = SocketAddr::new(address, self.port);
         let bytes: Vec<u8> = (0..1_u32 << 16).flat_map(u32::to_le_bytes).collect();
         let client = world.sandbox.inside(from, || TcpStream::connect_timeout(&to, wait::LIMIT));

@@ -1,4 +1,4 @@
-//! Routers between the uplink and the world, one with a small MTU, and the tools that look at them.
+//! Routers between the uplink and a distant host, one with a small MTU, and tools that probe the path.
 
 use std::{
     io::{Read as _, Write as _},
@@ -7,13 +7,13 @@ use std::{
 };
 
 use portmap_tests::{
-    sandbox::{OUTSIDE, OUTSIDE6, Place, Sandbox},
+    sandbox::{Netns, OUTSIDE, OUTSIDE6, Sandbox},
     service::{Service, Transport},
 };
 
 use crate::{A, A_PORT, B, HOST_PORT, SHARED, World};
 
-/// Two hops behind the one outside, over a link with an MTU of 1300. Errors are not rationed.
+/// Two hops behind the outside peer, over a link with an MTU of 1300. ICMP errors are not rate-limited.
 const ROUTERS: &str = r"
 for name in middle beyond; do
     ip netns add $name
@@ -46,7 +46,7 @@ ip -n middle route add default via 2001:db8:a::1
 ip -n beyond route add default via 203.0.113.1
 ip -n beyond route add default via 2001:db8:b::1
 ";
-const BEYOND: Place<'_> = Place::Container("beyond");
+const BEYOND: Netns<'_> = Netns::Container("beyond");
 /// The hops to the far end, which is the last one.
 const HOPS: [[IpAddr; 3]; 2] = [
     [
@@ -62,36 +62,36 @@ const HOPS: [[IpAddr; 3]; 2] = [
 ];
 
 #[test]
-fn routes_are_traced_by_every_method() {
+fn traceroute_works_by_every_method() {
     let world = World::with(ROUTERS);
     let sandbox = &world.sandbox;
     let _service = Service::start(sandbox, BEYOND, Transport::Tcp, HOST_PORT, "beyond");
     for hops in HOPS {
         let target = hops[2];
-        for place in [A, Place::Host] {
-            // UDP, which ends with an error of the target's; echo; TCP to a port that is open.
+        for netns in [A, Netns::Host] {
+            // UDP, which ends with the target's error; echo; TCP to an open port.
             for method in ["", "-I", "-T -p 8080"] {
                 let command = format!("traceroute -n -q 1 -w 20 -m 5 {method} {target}");
-                let text = sandbox.sh(place, &command);
+                let text = sandbox.sh(netns, &command);
                 for (number, hop) in hops.into_iter().enumerate() {
                     let line = text.lines().nth(number + 1).unwrap_or_default();
                     assert!(
                         line.split_whitespace().nth(1) == Some(&hop.to_string()),
-                        "{place:?}: {command}: {text}"
+                        "{netns:?}: {command}: {text}"
                     );
                 }
             }
-            let text = sandbox.sh(place, &format!("tracepath -n -m 8 {target}"));
+            let text = sandbox.sh(netns, &format!("tracepath -n -m 8 {target}"));
             for expected in ["pmtu 1500", "pmtu 1300", "Resume: pmtu 1300 hops 3", &hops[1].to_string()] {
-                assert!(text.contains(expected), "{place:?}: {expected}: {text}");
+                assert!(text.contains(expected), "{netns:?}: {expected}: {text}");
             }
         }
     }
 }
 
-/// The MTU that a place has learned for an address.
-fn learned_mtu(sandbox: &Sandbox, place: Place<'_>, to: IpAddr) -> Option<u32> {
-    let route = sandbox.sh(place, &format!("ip -o route get {to}"));
+/// Returns the path MTU that a namespace has learned for an address.
+fn learned_mtu(sandbox: &Sandbox, netns: Netns<'_>, to: IpAddr) -> Option<u32> {
+    let route = sandbox.sh(netns, &format!("ip -o route get {to}"));
     let mut words = route.split_whitespace().skip_while(|word| *word != "mtu");
     words.nth(1)?.parse().ok()
 }
@@ -108,33 +108,34 @@ fn stream(mut sender: TcpStream, mut receiver: TcpStream, what: &str) {
 }
 
 #[test]
-fn streams_find_the_mtu_of_their_path_and_nobody_elses() {
+fn path_mtu_discovery_affects_its_own_stream_only() {
     let world = World::with(ROUTERS);
     let sandbox = &world.sandbox;
-    let listen = |place, port| {
-        sandbox.inside(place, || TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))).expect("the port is free")
+    let listen = |netns, port| {
+        sandbox.inside(netns, || TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))).expect("the port is free")
     };
-    let connect = |place, to: (IpAddr, u16)| {
-        sandbox.inside(place, || TcpStream::connect(to)).unwrap_or_else(|error| panic!("{to:?}: {error}"))
+    let connect = |netns, to: (IpAddr, u16)| {
+        sandbox.inside(netns, || TcpStream::connect(to)).unwrap_or_else(|error| panic!("{to:?}: {error}"))
     };
     let beyond = listen(BEYOND, HOST_PORT);
-    let servers = [(A, A_PORT), (Place::Host, HOST_PORT)].map(|(place, port)| (port, listen(place, port)));
+    let servers = [(A, A_PORT), (Netns::Host, HOST_PORT)].map(|(netns, port)| (port, listen(netns, port)));
     for (hops, shared) in HOPS.into_iter().zip(SHARED) {
         let target = hops[2];
-        // A client in one container and a server in the other learn on their own; the host learns nothing from it.
-        for (place, strangers) in [(B, &[A, Place::Host][..]), (A, &[Place::Host]), (Place::Host, &[])] {
-            let what = format!("{place:?} and {target}");
-            assert_eq!(learned_mtu(sandbox, place, target), None, "{what}");
-            let (sender, receiver) = if place == B {
-                let sender = connect(place, (target, HOST_PORT));
+        // A client in one container and a server in the other each learn the path MTU on their own;
+        // the host does not.
+        for (netns, strangers) in [(B, &[A, Netns::Host][..]), (A, &[Netns::Host]), (Netns::Host, &[])] {
+            let what = format!("{netns:?} and {target}");
+            assert_eq!(learned_mtu(sandbox, netns, target), None, "{what}");
+            let (sender, receiver) = if netns == B {
+                let sender = connect(netns, (target, HOST_PORT));
                 (sender, beyond.accept().expect("a connection").0)
             } else {
-                let (port, server) = &servers[usize::from(place == Place::Host)];
+                let (port, server) = &servers[usize::from(netns == Netns::Host)];
                 let receiver = connect(BEYOND, (shared, *port));
                 (server.accept().expect("a connection").0, receiver)
             };
             stream(sender, receiver, &what);
-            assert_eq!(learned_mtu(sandbox, place, target), Some(1300), "{what}");
+            assert_eq!(learned_mtu(sandbox, netns, target), Some(1300), "{what}");
             for stranger in strangers {
                 assert_eq!(learned_mtu(sandbox, *stranger, target), None, "{stranger:?} and {target}");
             }

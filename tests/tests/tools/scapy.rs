@@ -1,4 +1,4 @@
-//! Frames made by Scapy, which knows every header that this test suite does not want to know.
+//! Frames built by Scapy, which implements the headers that this test suite does not.
 
 use std::{
     collections::BTreeMap,
@@ -7,11 +7,12 @@ use std::{
     path::Path,
 };
 
-use portmap_tests::sandbox::{Place, Sandbox};
+use portmap_tests::sandbox::{Netns, Sandbox};
 
-/// What every script starts with: addresses, and a function that gives a frame a name.
+/// Prologue of every script: addresses, and a function that names a frame.
 ///
-/// `out` makes a frame as outside sends it to the host, `own` one as a container sends it through its `eth0`.
+/// `out` builds a frame as the outside peer sends it to the host, `own` one as a container sends it through
+/// its `eth0`.
 const PRELUDE: &str = r#"
 import logging
 logging.getLogger("scapy").setLevel(logging.ERROR)
@@ -31,13 +32,13 @@ def own(packet):
     return Ether(src=HOST_MAC, dst=HOST_MAC) / packet
 "#;
 
-/// Frames by the names that a script gives them.
+/// Frames by the names that a script assigns.
 #[derive(Debug)]
 pub(crate) struct Frames(BTreeMap<String, Vec<u8>>);
 
 impl Frames {
-    /// The frames that a Python script makes. What it has made once is kept: Scapy takes ten seconds to start on an emulated
-    /// machine.
+    /// Returns the frames that a Python script builds. The result is cached, because Scapy takes ten
+    /// seconds to start on an emulated machine.
     pub(crate) fn of(sandbox: &Sandbox, script: &str) -> Self {
         let script = format!("{PRELUDE}{script}");
         let mut hasher = DefaultHasher::new();
@@ -45,7 +46,7 @@ impl Frames {
         let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("scapy-{:016x}", hasher.finish()));
         let text = fs::read_to_string(&kept).unwrap_or_else(|_none| {
             let text = run(sandbox, &script);
-            // Whole or not at all: another test may want the same.
+            // Written atomically, because another test may use the same cache.
             let file = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a file");
             fs::write(&file, &text).expect("written");
             file.persist(&kept).expect("kept");
@@ -54,12 +55,12 @@ impl Frames {
         Self(text.lines().map(|line| line.split_once(' ').expect("two words")).map(parse).collect())
     }
 
-    /// The frame with this name.
+    /// Returns the frame with this name.
     pub(crate) fn get(&self, name: &str) -> &[u8] {
         self.0.get(name).unwrap_or_else(|| panic!("no frame {name:?}"))
     }
 
-    /// All frames in the order of their names.
+    /// Returns all frames in the order of their names.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.0.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
     }
@@ -67,7 +68,7 @@ impl Frames {
 
 fn run(sandbox: &Sandbox, script: &str) -> String {
     // Debian's package belongs to Debian's interpreter, which need not be the first one in PATH.
-    let mut command = sandbox.command(Place::Host, "/usr/bin/python3");
+    let mut command = sandbox.command(Netns::Host, "/usr/bin/python3");
     let output = command.args(["-c", script]).output().expect("Debian's Python");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text")

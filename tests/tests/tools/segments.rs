@@ -1,4 +1,4 @@
-//! Segments that a program leaves to the kernel, which leaves them to the uplink.
+//! UDP GSO: segmentation is left to the kernel, and by the kernel to the uplink.
 
 use std::{
     io::IoSlice,
@@ -8,21 +8,21 @@ use std::{
 
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
 use portmap_tests::{
-    sandbox::{OUTSIDE, OUTSIDE6, Place},
+    sandbox::{Netns, OUTSIDE, OUTSIDE6},
     service::any,
     wait,
 };
 
 use crate::{A, HOST_PORT, World};
 
-/// Bytes of a datagram, and how many of them are sent at once; the last one is shorter.
+/// Bytes per datagram, and datagrams per send; the last one is shorter.
 const SEGMENT: u16 = 1200;
 const DATAGRAMS: usize = 20;
 
 #[test]
-fn datagrams_that_are_sent_at_once_arrive_outside() {
+fn gso_datagrams_arrive_outside() {
     let world = World::new();
-    let receiver = world.receiver(Place::Outside, HOST_PORT);
+    let receiver = world.receiver(Netns::Outside, HOST_PORT);
     for address in [IpAddr::V4(OUTSIDE), OUTSIDE6.into()] {
         let to = (address, HOST_PORT).into();
         let socket = world.sandbox.inside(A, || UdpSocket::bind(any(to, 0))).expect("a port");

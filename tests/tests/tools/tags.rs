@@ -1,8 +1,8 @@
-//! VLAN tags, and what only the host may say: ARP and neighbour discovery.
+//! VLAN tags, and the protocols that only the host may speak: ARP and neighbour discovery.
 
 use portmap_tests::{
     packet_socket::PacketSocket,
-    sandbox::{HOST, OUTSIDE, Place},
+    sandbox::{HOST, Netns, OUTSIDE},
     service::send_from,
     wait,
 };
@@ -30,13 +30,13 @@ for version, source, host in ("4", IP(src=OUTSIDE), IP(dst=HOST)), ("6", IPv6(sr
 "#;
 
 #[test]
-fn a_priority_tag_from_outside_is_no_vlan() {
+fn priority_tag_from_outside_is_accepted() {
     let world = World::new();
     let sandbox = &world.sandbox;
     let frames = Frames::of(sandbox, TAGS);
     let receiver = world.receiver(A, A_PORT);
-    let witness = world.receiver(Place::Outside, HOST_PORT);
-    let outside = sandbox.inside(Place::Outside, || PacketSocket::open("eth0"));
+    let witness = world.receiver(Netns::Outside, HOST_PORT);
+    let outside = sandbox.inside(Netns::Outside, || PacketSocket::open("eth0"));
     let a = sandbox.inside(A, || PacketSocket::open("eth0"));
     let mut buffer = [0; 16];
     for version in [4, 6] {
@@ -55,7 +55,8 @@ fn a_priority_tag_from_outside_is_no_vlan() {
     }
 }
 
-/// What names a foreign address, 10.0.0.77 or `2001:db8:0:1::77`, so that a capture tells it from the host's own.
+/// Contains a foreign address, 10.0.0.77 or `2001:db8:0:1::77`, which distinguishes it from the host's own
+/// in a capture.
 const CLAIMS: &str = r#"
 mac = "02:00:00:00:01:01"
 claimed, claimed6 = "10.0.0.77", "2001:db8:0:1::77"
@@ -83,18 +84,18 @@ for what, message in messages.items():
 "#;
 
 #[test]
-fn only_the_host_speaks_to_neighbours() {
+fn neighbour_discovery_is_the_hosts_alone() {
     let world = World::new();
     let sandbox = &world.sandbox;
     let frames = Frames::of(sandbox, CLAIMS);
     let captures =
-        [Place::Outside, B].map(|place| Background::capture(sandbox, place, "arp or icmp6 or udp"));
+        [Netns::Outside, B].map(|netns| Background::capture(sandbox, netns, "arp or icmp6 or udp"));
     let a = sandbox.inside(A, || PacketSocket::open("eth0"));
     for (name, frame) in frames.iter() {
         let reason = name.split('/').next().expect("a reason");
         world.expect_drop(&a, name, frame, reason);
     }
-    // What is sent last is seen, and nothing that was sent before it.
+    // The last frame is captured, and none of the earlier ones.
     send_from(sandbox, A, A_PORT, (OUTSIDE, HOST_PORT));
     send_from(sandbox, A, A_PORT, (HOST, B_PORT));
     for capture in &captures {

@@ -1,4 +1,4 @@
-//! Hostile frames: right in most of what they say, and wrong in some of it.
+//! Generator of hostile frames: valid in most fields, invalid in some.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,67 +7,70 @@ use portmap_tests::{
     sandbox::{FAR, FAR6, HOST, HOST_MAC, HOST6, OUTSIDE, OUTSIDE6},
 };
 
-use crate::reading::{ETHERNET, ICMP, ICMP6, TCP, WITH_PORTS};
+use crate::{
+    headers::{self, Header, HeaderFault, checksum, ipv4, ipv6},
+    parser::{ETHERNET, ICMP, ICMP6, TCP, WITH_PORTS},
+};
 
 /// Ports of the sending container and of another one.
 pub(crate) const OWN: std::ops::RangeInclusive<u16> = 31000..=31009;
 pub(crate) const OTHERS: std::ops::RangeInclusive<u16> = 31010..=31019;
-/// The first of the ports that frames go to, by which they are told apart wherever nothing else of them is left.
+/// First destination port. Each frame of a batch has its own, which identifies it when nothing else does.
 pub(crate) const FIRST_PORT: u16 = 9000;
-/// Where frames without fault go, and what the attacker's programs put into a tunnel.
-pub(crate) const HONEST_PORT: u16 = 8999;
+/// Destination ports of fences (well-formed frames), and of the tunnel that the attacker's programs add.
+pub(crate) const FENCE_PORT: u16 = 8999;
 pub(crate) const TUNNEL_PORT: u16 = 8998;
-/// What payloads are full of, with the frame's number behind it.
+/// Payload pattern, followed by the frame's number.
 pub(crate) const PATTERN: [u8; 4] = *b"wire";
-/// Fewer hops than any other packet starts with.
-const MOST_HOPS: usize = 60;
+/// Lower than the initial TTL of any other packet.
+const MAX_HOPS: usize = 60;
 const UDP: u8 = 17;
 
-/// A frame, and where its parts are.
+/// A frame, and the offsets of its parts.
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
     pub(crate) bytes: Vec<u8>,
-    /// Where what follows the IP headers begins.
+    /// Offset of the data after the IP headers.
     pub(crate) transport: usize,
     pub(crate) protocol: u8,
     pub(crate) is_ipv6: bool,
 }
 
-/// What a batch is mostly about.
+/// Emphasis of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Theme {
     /// Everything.
     Any,
-    /// Parts of datagrams, which are to be cut once more.
-    Parts,
-    /// Headers that move after the kernel has looked at them.
-    Moved,
+    /// Fragments with segmentation offload.
+    Fragments,
+    /// Headers that move after the kernel has parsed them.
+    MovedHeaders,
     /// Many small segments.
-    Tiny,
+    TinySegments,
     /// Small segments with many headers.
-    Headers,
+    ManyHeaders,
 }
 
-/// What a frame is to be like.
+/// Requirements on a generated frame.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Taste {
+pub(crate) struct FrameSpec {
     pub(crate) theme: Theme,
-    /// Whether it is to be cut, and so can be larger than what the uplink carries.
+    /// Whether the frame has segmentation offload, and may exceed the uplink's MTU.
     pub(crate) is_large: bool,
 }
 
-impl Taste {
-    /// Whether it is to be right where nothing else is asked for.
+impl FrameSpec {
+    /// Returns whether fields outside the theme must be valid.
     fn is_right(self) -> bool {
         self.theme != Theme::Any
     }
 }
 
-/// A frame that is as it should be.
-pub(crate) fn honest(number: u32) -> Vec<u8> {
+/// Returns a well-formed frame.
+pub(crate) fn well_formed(number: u32) -> Vec<u8> {
     let mut udp = Vec::new();
     udp.extend(OWN.start().to_be_bytes());
-    udp.extend(HONEST_PORT.to_be_bytes());
+    udp.extend(FENCE_PORT.to_be_bytes());
     udp.extend([0, 16, 0, 0]);
     udp.extend(PATTERN);
     udp.extend(number.to_be_bytes());
@@ -78,17 +81,18 @@ pub(crate) fn honest(number: u32) -> Vec<u8> {
     bytes
 }
 
-/// A frame of any kind. `number` is its own, `index` its place in its batch, of which all have `datagrams` in common.
+/// Generates a frame. `number` identifies it, `index` is its position in the batch; frames of a batch share
+/// a few IP identifications.
 pub(crate) fn any(
     random: &mut Random,
-    taste: Taste,
+    spec: FrameSpec,
     index: u16,
     number: u32,
     ephemeral: (u16, u16),
 ) -> Frame {
-    let is_right = taste.is_right();
+    let is_right = spec.is_right();
     let is_ipv6 = random.once_in(3);
-    let protocol = protocol(random, taste, is_ipv6);
+    let protocol = protocol(random, spec, is_ipv6);
     let (from, to) = if is_right && is_ipv6 {
         (HOST6.into(), OUTSIDE6.into())
     } else if is_right {
@@ -99,37 +103,37 @@ pub(crate) fn any(
     let is_local = is_local(to);
     let from_port = if is_right { *OWN.start() } else { source_port(random, ephemeral) };
     let ports = (from_port, destination_port(random, is_local, index));
-    let length = match (taste.is_large, taste.theme) {
+    let length = match (spec.is_large, spec.theme) {
         (false, _) => random.pick(&[0, 1, 7, 8, 20, 100, 500, 1200, 1400]),
-        (true, Theme::Parts) => random.pick(&[600, 3000]),
-        (true, Theme::Moved) => random.pick(&[3000, 8000]),
-        (true, Theme::Tiny | Theme::Headers) => random.pick(&[20_000, 60_000]),
+        (true, Theme::Fragments) => random.pick(&[600, 3000]),
+        (true, Theme::MovedHeaders) => random.pick(&[3000, 8000]),
+        (true, Theme::TinySegments | Theme::ManyHeaders) => random.pick(&[20_000, 60_000]),
         (true, Theme::Any) => random.pick(&[600, 3000, 3000, 8000, 8000, 20_000, 60_000]),
     };
     let payload = payload(number, length);
     let mut rest = transport(random, protocol, ports, (from, to), &payload);
-    let others = if taste.theme == Theme::Parts { 1 } else { 4 };
+    let others = if spec.theme == Theme::Fragments { 1 } else { 4 };
     let identification = (number & !63) + u32::try_from(random.below(others)).expect("small");
-    let fragment = match taste.theme {
+    let fragment = match spec.theme {
         Theme::Any => fragment(random),
-        Theme::Parts if taste.is_large => u16::try_from(1 + random.below(90)).expect("small"),
-        Theme::Parts => 0x2000,
+        Theme::Fragments if spec.is_large => u16::try_from(1 + random.below(90)).expect("small"),
+        Theme::Fragments => 0x2000,
         _ => 0,
     };
     if fragment & 0x1fff != 0 && random.once_in(2) {
-        // What a later fragment begins with is no header, but may become one.
+        // A subsequent fragment starts with payload, which must not be read as a header.
         rest = payload;
     }
-    let hops = u8::try_from(1 + random.below(MOST_HOPS)).expect("small");
-    let lies = if is_right { Lies::None } else { lies(random) };
-    let header = Header { hops, protocol, identification, fragment, lies, ..Header::default() };
+    let hops = u8::try_from(1 + random.below(MAX_HOPS)).expect("small");
+    let fault = if is_right { HeaderFault::None } else { headers::fault(random) };
+    let header = Header { hops, protocol, identification, fragment, fault, ..Header::default() };
     let (packet, transport) = match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
-            let header = Header { options: options(random, taste.theme), ..header };
+            let header = Header { options: headers::options(random, spec.theme), ..header };
             (ipv4(&header, from, to, &rest), 20 + header.options.len())
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
-            let (first, extensions) = extensions(random, &header, taste.theme);
+            let (first, extensions) = headers::extensions(random, &header, spec.theme);
             let header = Header { protocol: first, options: extensions, ..header };
             (ipv6(&header, from, to, &rest, number), 40 + header.options.len())
         }
@@ -164,15 +168,15 @@ fn ethernet(random: &mut Random, is_ipv6: bool) -> Vec<u8> {
     bytes
 }
 
-fn protocol(random: &mut Random, taste: Taste, is_ipv6: bool) -> u8 {
+fn protocol(random: &mut Random, spec: FrameSpec, is_ipv6: bool) -> u8 {
     let icmp = if is_ipv6 { ICMP6 } else { ICMP };
-    match taste.theme {
+    match spec.theme {
         Theme::Any => {}
-        Theme::Parts => return UDP,
-        Theme::Moved | Theme::Headers => return TCP,
-        Theme::Tiny => return random.pick(&[TCP, TCP, UDP]),
+        Theme::Fragments => return UDP,
+        Theme::MovedHeaders | Theme::ManyHeaders => return TCP,
+        Theme::TinySegments => return random.pick(&[TCP, TCP, UDP]),
     }
-    match (taste.is_large, random.below(20)) {
+    match (spec.is_large, random.below(20)) {
         (_, 0..8) => UDP,
         (true, _) | (_, 8..13) => TCP,
         (_, 13..15) => random.pick(&[33, 132, 136]),
@@ -258,7 +262,7 @@ fn destination_port(random: &mut Random, is_local: bool, index: u16) -> u16 {
     FIRST_PORT + index
 }
 
-/// The same four bytes and the frame's number, again and again.
+/// Returns the pattern and the frame's number, repeated.
 fn payload(number: u32, length: usize) -> Vec<u8> {
     [PATTERN, number.to_be_bytes()].concat().into_iter().cycle().take(length).collect()
 }
@@ -308,7 +312,7 @@ fn transport(
     bytes
 }
 
-/// An echo, an error about a packet that goes the other way, or any other message.
+/// Returns an echo message, an error about a packet in the reverse direction, or any other message.
 fn icmp(
     random: &mut Random,
     is_ipv6: bool,
@@ -321,7 +325,7 @@ fn icmp(
     } else {
         [[3, 3], [3, 4], [11, 0], [11, 1], [12, 0]]
     };
-    let (kind, quoted) = match random.below(8) {
+    let (kind, embedded) = match random.below(8) {
         0..2 => ([if is_ipv6 { 128 } else { 8 }, 0], None),
         2 => ([if is_ipv6 { 129 } else { 0 }, 0], None),
         3 => ([random.byte(), random.byte() & 3], None),
@@ -338,18 +342,18 @@ fn icmp(
                 ..Header::default()
             };
             let to = if random.once_in(10) { if is_ipv6 { FAR6.into() } else { FAR.into() } } else { to };
-            let quoted = match (to, from) {
+            let embedded = match (to, from) {
                 (IpAddr::V4(from), IpAddr::V4(to)) => ipv4(&header, from, to, &inner),
                 (IpAddr::V6(from), IpAddr::V6(to)) => ipv6(&header, from, to, &inner, 0),
                 _ => unreachable!("both are of one kind"),
             };
-            (random.pick(&errors), Some(quoted))
+            (random.pick(&errors), Some(embedded))
         }
     };
     let mut bytes = kind.to_vec();
     bytes.extend([0, 0]);
     bytes.extend(random.pick(&[0_u32, 1, 0x0007_0001]).to_be_bytes());
-    bytes.extend(quoted.as_deref().unwrap_or(payload));
+    bytes.extend(embedded.as_deref().unwrap_or(payload));
     let sum = checksum(&bytes);
     bytes[2..4].copy_from_slice(&sum);
     bytes
@@ -367,153 +371,13 @@ fn fragment(random: &mut Random) -> u16 {
     }
 }
 
-/// What a header says beside the truth.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Lies {
-    #[default]
-    None,
-    Checksum,
-    Length(u16),
-    Version(u8),
-}
-
-fn lies(random: &mut Random) -> Lies {
-    match random.below(40) {
-        0..3 => Lies::Checksum,
-        3 => Lies::Length(random.pick(&[0, 19, 20, 28, 29, 60, 1500, 65535])),
-        4 => Lies::Version(random.byte()),
-        _ => Lies::None,
-    }
-}
-
-#[derive(Clone, Debug, Default)]
-struct Header {
-    hops: u8,
-    protocol: u8,
-    identification: u32,
-    /// Flags and offset, as in IPv4.
-    fragment: u16,
-    lies: Lies,
-    /// Options, or extension headers.
-    options: Vec<u8>,
-}
-
-fn options(random: &mut Random, theme: Theme) -> Vec<u8> {
-    let length = match theme {
-        Theme::Headers => 40,
-        Theme::Any if random.once_in(4) => 4 * (1 + random.below(10)),
-        _ => return Vec::new(),
-    };
-    let kind = random.pick(&[1_u8, 1, 7, 131, 137, 148, 0x44]);
-    let mut options = vec![1; length];
-    if kind != 1 {
-        options[..3].copy_from_slice(&[kind, u8::try_from(length).expect("short"), 4]);
-    }
-    options
-}
-
-/// The first header's number, and the headers, the last of which says what the header would have said.
-fn extensions(random: &mut Random, header: &Header, theme: Theme) -> (u8, Vec<u8>) {
-    let kinds = match theme {
-        Theme::Headers => 1,
-        Theme::Any if random.once_in(3) => 1 + random.below(6),
-        _ => 0,
-    };
-    let kind = |random: &mut Random| if theme == Theme::Any { random.pick(&[0, 43, 60, 60, 51]) } else { 60 };
-    let mut kinds: Vec<u8> = (0..kinds).map(|_| kind(random)).collect();
-    let is_fragment = header.fragment & 0x3fff != 0 || (theme == Theme::Any && random.once_in(20));
-    if is_fragment {
-        kinds.insert(random.below(kinds.len() + 1), 44);
-    }
-    let mut bytes = Vec::new();
-    for (place, kind) in kinds.iter().enumerate() {
-        bytes.push(kinds.get(place + 1).copied().unwrap_or(header.protocol));
-        match kind {
-            44 => {
-                bytes.push(0);
-                bytes.extend((header.fragment << 3 | u16::from(header.fragment & 0x2000 != 0)).to_be_bytes());
-                bytes.extend(header.identification.to_be_bytes());
-            }
-            51 => {
-                bytes.extend([1, 0, 0]);
-                bytes.extend([0; 8]);
-            }
-            _ => {
-                let is_long = theme == Theme::Headers || random.once_in(4);
-                let units = if is_long { random.pick(&[20, 100, 160]) } else { 0 };
-                bytes.push(u8::try_from(units).expect("a byte"));
-                // Padding of this length at most.
-                let mut left = 6 + 8 * units;
-                while left > 0 {
-                    let part = left.min(257);
-                    let part = if left - part == 1 { part - 1 } else { part };
-                    bytes.extend([1, u8::try_from(part - 2).expect("a byte")]);
-                    bytes.resize(bytes.len() + part - 2, 0);
-                    left -= part;
-                }
-            }
-        }
-    }
-    (kinds.first().copied().unwrap_or(header.protocol), bytes)
-}
-
-fn ipv4(header: &Header, from: Ipv4Addr, to: Ipv4Addr, rest: &[u8]) -> Vec<u8> {
-    let own = 20 + header.options.len();
-    let (mut length, mut version) = (u16::try_from(own + rest.len()).unwrap_or(0), 0x40);
-    match header.lies {
-        Lies::Length(other) => length = other,
-        Lies::Version(other) => version = other & 0xf0,
-        _ => {}
-    }
-    let mut bytes = vec![version | u8::try_from(own / 4).expect("few options"), 0];
-    bytes.extend(length.to_be_bytes());
-    bytes.extend(&header.identification.to_be_bytes()[2..]);
-    bytes.extend(header.fragment.to_be_bytes());
-    bytes.extend([header.hops, header.protocol, 0, 0]);
-    bytes.extend(from.octets());
-    bytes.extend(to.octets());
-    bytes.extend(&header.options);
-    let mut sum = checksum(&bytes);
-    if header.lies == Lies::Checksum {
-        sum[0] ^= 0x55;
-    }
-    bytes[10..12].copy_from_slice(&sum);
-    bytes.extend(rest);
-    bytes
-}
-
-fn ipv6(header: &Header, from: Ipv6Addr, to: Ipv6Addr, rest: &[u8], label: u32) -> Vec<u8> {
-    let length = match header.lies {
-        Lies::Length(other) => other,
-        _ => u16::try_from(header.options.len() + rest.len()).unwrap_or(0),
-    };
-    let version = if let Lies::Version(other) = header.lies { u32::from(other >> 4) } else { 6 };
-    let mut bytes = (version << 28 | label & 0xf_ffff).to_be_bytes().to_vec();
-    bytes.extend(length.to_be_bytes());
-    bytes.extend([header.protocol, header.hops]);
-    bytes.extend(from.octets());
-    bytes.extend(to.octets());
-    bytes.extend(&header.options);
-    bytes.extend(rest);
-    bytes
-}
-
-/// The Internet checksum (RFC 1071).
-pub(crate) fn checksum(bytes: &[u8]) -> [u8; 2] {
-    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
-    let mut sum: u32 = words.sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    (!u16::try_from(sum).expect("folded")).to_be_bytes()
-}
-
-/// The headers of a tunnel, IPv4 and UDP, as words of memory. What the kernel cuts gets its length and checksum anew.
+/// Returns the IPv4 and UDP headers of a tunnel, as 32-bit words. Segmentation recomputes length and
+/// checksum.
 pub(crate) fn tunnel() -> [u32; 7] {
     let mut udp = OWN.start().to_be_bytes().to_vec();
     udp.extend(TUNNEL_PORT.to_be_bytes());
     udp.extend([0, 8, 0, 0]);
-    let header = Header { hops: 34, protocol: UDP, lies: Lies::Length(1000), ..Header::default() };
+    let header = Header { hops: 34, protocol: UDP, fault: HeaderFault::Length(1000), ..Header::default() };
     let bytes = ipv4(&header, HOST, OUTSIDE, &udp);
     std::array::from_fn(|word| u32::from_ne_bytes(bytes[4 * word..][..4].try_into().expect("four bytes")))
 }

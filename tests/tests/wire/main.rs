@@ -1,21 +1,26 @@
-//! The wire oracle: whatever a container does, what is seen of it is its own.
+//! The wire oracle: all traffic of a container on the wire must be its own.
 //!
-//! A verdict is not what leaves the machine: the kernel cuts packets into segments, sums them up, tags them and puts them in
-//! queues when the programs are done. So frames come in by every way that a container's root has, with everything that
-//! can be said about a frame, and observers outside, at the host's stack and in another container look at what arrives
-//! there. They read it as receivers do, and share nothing with the programs.
+//! A verdict does not show what leaves the machine: after the programs the kernel segments, computes
+//! checksums, adds tags and queues. The test therefore injects frames through every send path available to
+//! root in a container, with all metadata that a frame can have. Observers outside, at the host's stack and
+//! in another container check what arrives. They parse it as receivers do, and share no code with the
+//! programs.
 //!
-//! What is sent depends on the seed alone. `PORTMAP_WIRE_FRAMES` or `PORTMAP_WIRE_SECONDS` make it longer,
-//! `PORTMAP_WIRE_SEED` another one, and `PORTMAP_WIRE_BATCH` sends one batch only.
+//! The frames depend on the seed alone. `PORTMAP_WIRE_FRAMES` or `PORTMAP_WIRE_SECONDS` set the length of a
+//! run, `PORTMAP_WIRE_SEED` the seed, and `PORTMAP_WIRE_BATCH` sends a single batch.
 
-mod entry;
+mod counts;
 mod frames;
-mod judge;
+mod headers;
+mod oracle;
 #[path = "../../ebpf/src/orders.rs"]
 mod orders;
-mod reading;
+mod parser;
+mod probe;
+mod send_path;
 mod sockets;
-mod world;
+mod testbed;
+mod violations;
 
 use std::{
     collections::BTreeMap,
@@ -25,14 +30,9 @@ use std::{
 
 use portmap_tests::{faults::sample, random::Random};
 
-use crate::{
-    entry::{Entry, Shot},
-    frames::Theme,
-    judge::BATCH,
-    world::World,
-};
+use crate::{frames::Theme, oracle::BATCH, probe::Probe, send_path::SendPath, testbed::Testbed};
 
-/// Frames that are sent if nobody says otherwise, and with a limit.
+/// Default number of frames, without and with a limit.
 const FRAMES: usize = 20_000;
 const FRAMES_WITH_LIMIT: usize = 8_000;
 /// A limit that they exceed, in bytes per second.
@@ -42,7 +42,7 @@ fn number(variable: &str) -> Option<u64> {
     env::var(variable).ok().map(|text| text.parse().expect("a number"))
 }
 
-/// What is to be sent.
+/// The batches to send.
 struct Plan {
     seed: u64,
     only: Option<u64>,
@@ -59,7 +59,7 @@ impl Plan {
         Self { seed, only: number("PORTMAP_WIRE_BATCH"), batches: frames.div_ceil(BATCH as u64), ends }
     }
 
-    /// The numbers of the batches.
+    /// Returns the numbers of the batches.
     fn batches(&self) -> impl Iterator<Item = u64> {
         let first = self.only.unwrap_or_default();
         (first..).take_while(move |batch| match (self.only, self.ends) {
@@ -69,90 +69,91 @@ impl Plan {
         })
     }
 
-    /// What a batch is about, and its frames, which all come by one way.
-    fn batch(&self, batch: u64, ephemeral: (u16, u16), has_limit: bool) -> (Theme, Vec<Shot>) {
+    /// Returns the theme of a batch and its probes, which all take one send path.
+    fn batch(&self, batch: u64, ephemeral: (u16, u16), has_limit: bool) -> (Theme, Vec<Probe>) {
         let mut random = Random::new(self.seed.wrapping_mul(1_000_003).wrapping_add(batch));
         let theme = if has_limit {
-            random.pick(&[Theme::Headers, Theme::Headers, Theme::Tiny, Theme::Any])
+            random.pick(&[Theme::ManyHeaders, Theme::ManyHeaders, Theme::TinySegments, Theme::Any])
         } else {
             random.pick(&[
                 Theme::Any,
                 Theme::Any,
                 Theme::Any,
                 Theme::Any,
-                Theme::Parts,
-                Theme::Moved,
-                Theme::Tiny,
+                Theme::Fragments,
+                Theme::MovedHeaders,
+                Theme::TinySegments,
             ])
         };
-        let entry = match theme {
-            // Those that see most of what others do not.
-            Theme::Any => random.pick(&[&Entry::ALL[..], &[Entry::Program; 4]].concat()),
-            Theme::Parts | Theme::Moved => Entry::Program,
-            Theme::Tiny | Theme::Headers => random.pick(&[
-                Entry::Virtio { bypass: true },
-                Entry::Virtio { bypass: false },
-                Entry::Program,
+        let path = match theme {
+            // `Program` more often, because it detects most of what the other paths do not.
+            Theme::Any => random.pick(&[&SendPath::ALL[..], &[SendPath::Program; 4]].concat()),
+            Theme::Fragments | Theme::MovedHeaders => SendPath::Program,
+            Theme::TinySegments | Theme::ManyHeaders => random.pick(&[
+                SendPath::Virtio { bypass: true },
+                SendPath::Virtio { bypass: false },
+                SendPath::Program,
             ]),
         };
-        // Many large ones at once would be too much for the kernel's queue of what has come in.
-        let frames = if theme == Theme::Tiny { BATCH / 16 } else { BATCH };
-        let shots = (0..u16::try_from(frames).expect("few"))
+        // Fewer, because many large frames at once overflow the kernel's receive backlog.
+        let frames = if theme == Theme::TinySegments { BATCH / 16 } else { BATCH };
+        let probes = (0..u16::try_from(frames).expect("few"))
             .map(|index| {
                 let number = u32::try_from(batch % (1 << 20)).expect("small") * 64 + u32::from(index);
-                Shot::any(&mut random, theme, entry, index, number, ephemeral)
+                Probe::any(&mut random, theme, path, index, number, ephemeral)
             })
             .collect();
-        (theme, shots)
+        (theme, probes)
     }
 }
 
-/// Batches that are still sent after the first trouble, because others may be due to other faults.
+/// Batches that are still sent after the first violation, because others may have other causes.
 const MORE: u64 = 400;
 
-fn run(world: &mut World, plan: &Plan) {
+fn run(testbed: &mut Testbed, plan: &Plan) {
     let mut last = None;
     let mut passed = BTreeMap::<String, u64>::new();
     for batch in plan.batches() {
-        let (theme, shots) = plan.batch(batch, world.ephemeral, world.limit.is_some());
-        world.at = format!("PORTMAP_WIRE_SEED={} PORTMAP_WIRE_BATCH={batch}", plan.seed);
-        match world.fire(&shots) {
+        let (theme, probes) = plan.batch(batch, testbed.ephemeral, testbed.limit.is_some());
+        testbed.replay = format!("PORTMAP_WIRE_SEED={} PORTMAP_WIRE_BATCH={batch}", plan.seed);
+        match testbed.send_batch(&probes) {
             Ok(packets) => {
-                for of in [format!("{theme:?}"), format!("{:?}", shots[0].entry)] {
+                for of in [format!("{theme:?}"), format!("{:?}", probes[0].path)] {
                     *passed.entry(of).or_default() += packets;
                 }
             }
-            Err(error) => panic!("{error}: {}", world.at),
+            Err(error) => panic!("{error}: {}", testbed.replay),
         }
-        if last.is_none() && !world.troubles.is_empty() {
+        if last.is_none() && !testbed.violations.is_empty() {
             last = Some(batch + MORE);
         }
         if last == Some(batch) {
             break;
         }
     }
-    println!("{}", world.summary());
+    println!("{}", testbed.summary());
     assert!(
-        world.troubles.is_empty(),
-        "to see a trouble again, put what is in front of it before `cargo test -p portmap-tests --test wire`:{}",
-        world.troubles.told()
+        testbed.violations.is_empty(),
+        "to replay a violation, put its variables before `cargo test -p portmap-tests --test wire`:{}",
+        testbed.violations.report()
     );
-    // What is all dropped shows nothing of what is behind the drop. Headers that are moved, and crumbs, have to be.
-    let is_whole = plan.only.is_none() && world.limit.is_none() && plan.batches >= (FRAMES / BATCH) as u64;
-    let may_be_dropped = |of: &str| ["Moved", "Tiny"].contains(&of);
+    // A batch that is dropped entirely tests nothing behind the drop. Only moved headers and tiny
+    // segments must be dropped.
+    let is_whole = plan.only.is_none() && testbed.limit.is_none() && plan.batches >= (FRAMES / BATCH) as u64;
+    let may_be_dropped = |of: &str| ["MovedHeaders", "TinySegments"].contains(&of);
     let dropped: Vec<_> =
         passed.iter().filter(|(of, packets)| **packets == 0 && !may_be_dropped(of)).collect();
     assert!(!is_whole || dropped.is_empty(), "nothing passes: {dropped:?}");
 }
 
 #[test]
-fn whatever_is_seen_of_a_container_is_its_own() {
+fn wire_traffic_is_the_containers_own() {
     let plan = Plan::new(FRAMES);
-    run(&mut World::new(None), &plan);
+    run(&mut Testbed::new(None), &plan);
 }
 
 #[test]
-fn whatever_is_seen_of_a_container_is_within_its_limit() {
+fn wire_traffic_stays_within_the_limit() {
     let plan = Plan::new(FRAMES_WITH_LIMIT);
-    run(&mut World::new(Some(LIMIT)), &plan);
+    run(&mut Testbed::new(Some(LIMIT)), &plan);
 }

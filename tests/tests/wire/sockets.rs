@@ -1,4 +1,4 @@
-//! Sockets for frames as they are: an attacker's, with all that they can be told, and those of observers.
+//! Raw sockets: an attacker's, with all metadata that a sender can set, and those of observers.
 
 use std::{
     io,
@@ -16,11 +16,11 @@ use nix::{
 
 /// `ETH_P_ALL`.
 const EVERYTHING: u16 = 3;
-/// `SO_RCVMARK`, since Linux 5.19: a received packet's mark comes with it.
+/// `SO_RCVMARK`, since Linux 5.19: delivers a received packet's mark as ancillary data.
 const SO_RCVMARK: libc::c_int = 75;
-/// Bytes that wait for an observer at most.
+/// Receive buffer of an observer, in bytes.
 const BUFFER: libc::c_int = 256 << 20;
-/// `TP_STATUS_VLAN_VALID`, and where it and the tag are in `struct tpacket_auxdata`.
+/// `TP_STATUS_VLAN_VALID`, and the offsets of the status and of the tag in `struct tpacket_auxdata`.
 const VLAN_VALID: u32 = 1 << 4;
 const STATUS: usize = 0;
 const TAG: usize = 16;
@@ -28,32 +28,32 @@ const TAG: usize = 16;
 /// Bytes of a `struct virtio_net_hdr`.
 pub(crate) const VIRTIO: usize = 10;
 
-/// Something that an observer has received.
+/// Data that an observer has received.
 #[derive(Debug)]
 pub(crate) struct Received {
-    /// The frame, or what a raw socket gets of a packet.
+    /// The frame, or the data that a raw socket delivers.
     pub(crate) bytes: Vec<u8>,
-    /// A VLAN tag that the kernel has taken off.
+    /// A VLAN tag that the kernel has removed from the frame.
     pub(crate) tag: Option<u16>,
     /// Whether the observer's own side has sent it.
     pub(crate) is_outgoing: bool,
-    /// The mark that it still had, as far as the socket tells.
+    /// The packet's mark, if the socket reports it.
     pub(crate) mark: u32,
-    /// The sender, as a raw socket tells it.
+    /// The sender, if it is a raw socket.
     pub(crate) from: Option<IpAddr>,
 }
 
-/// A socket.
+/// A raw or packet socket.
 #[derive(Debug)]
 pub(crate) struct Socket {
     fd: OwnedFd,
-    /// The interface that it sends by; 0 if it has none.
+    /// The interface for sending; 0 if none.
     index: i32,
 }
 
 impl Socket {
-    /// Sends frames by an interface of the calling thread's namespace; with a virtio header in front of each, past the
-    /// interface's queues.
+    /// Opens a packet socket for sending on an interface of the calling thread's namespace, optionally
+    /// with virtio headers and past the qdisc.
     pub(crate) fn sender(interface: &str, virtio: bool, bypass: bool) -> Self {
         let socket = Self::at(interface, 0);
         socket.set(libc::SOL_PACKET, libc::PACKET_VNET_HDR, virtio.into());
@@ -61,15 +61,17 @@ impl Socket {
         socket
     }
 
-    /// Sees every frame of an interface of the calling thread's namespace.
-    pub(crate) fn witness(interface: &str) -> Self {
+    /// Opens a packet socket that captures every frame of an interface of the calling thread's
+    /// namespace.
+    pub(crate) fn capture(interface: &str) -> Self {
         let socket = Self::at(interface, EVERYTHING.to_be());
         socket.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER);
         socket.set(libc::SOL_PACKET, libc::PACKET_AUXDATA, 1);
         socket
     }
 
-    /// Gets the packets of a protocol that the calling thread's namespace receives, once their fragments are put together.
+    /// Opens a raw socket that receives the reassembled packets of a protocol in the calling thread's
+    /// namespace.
     pub(crate) fn raw(is_ipv6: bool, protocol: u8) -> Self {
         let socket = Self::ip(is_ipv6, protocol);
         socket.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER);
@@ -77,7 +79,7 @@ impl Socket {
         socket
     }
 
-    /// Sends packets with IP headers of the sender's own.
+    /// Opens a raw socket for packets with IP headers of the sender.
     pub(crate) fn headers_included(is_ipv6: bool) -> Self {
         Self::ip(is_ipv6, u8::try_from(libc::IPPROTO_RAW).expect("a byte"))
     }
@@ -87,7 +89,7 @@ impl Socket {
         // SAFETY: a system call that takes three integers.
         let fd = unsafe { libc::socket(family, libc::SOCK_RAW, protocol.into()) };
         assert!(fd >= 0, "root may: {}", io::Error::last_os_error());
-        // SAFETY: the descriptor is new, and nobody else's.
+        // SAFETY: the descriptor is new and has no other owner.
         let fd = unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) };
         Self { fd, index: 0 }
     }
@@ -129,19 +131,19 @@ impl Socket {
         if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Gives what it sends from now on this mark and this priority.
+    /// Sets the mark and the priority of all further packets.
     pub(crate) fn mark(&self, mark: u32, priority: u32) {
         self.set(libc::SOL_SOCKET, libc::SO_MARK, mark.cast_signed());
         self.set(libc::SOL_SOCKET, libc::SO_PRIORITY, priority.cast_signed());
     }
 
-    /// Sends a frame that the kernel takes for this protocol; 0 if it is to find out.
+    /// Sends a frame with this protocol; 0 lets the kernel derive it.
     pub(crate) fn send(&self, frame: &[u8], protocol: u16) -> io::Result<()> {
         let address = self.address(protocol.to_be());
         self.send_to(frame, &address)
     }
 
-    /// Sends an IPv4 packet with its header to where that says.
+    /// Sends an IPv4 packet with its header to the destination in that header.
     pub(crate) fn send_ipv4(&self, packet: &[u8]) -> io::Result<()> {
         let [a, b, c, d] =
             *packet.get(16..).and_then(<[u8]>::first_chunk).ok_or(io::ErrorKind::InvalidInput)?;
@@ -154,7 +156,7 @@ impl Socket {
         self.send_to(packet, &address)
     }
 
-    /// Sends an IPv6 packet with its header to where that says.
+    /// Sends an IPv6 packet with its header to the destination in that header.
     pub(crate) fn send_ipv6(&self, packet: &[u8]) -> io::Result<()> {
         let to = *packet.get(24..).and_then(<[u8]>::first_chunk).ok_or(io::ErrorKind::InvalidInput)?;
         let address = libc::sockaddr_in6 {
@@ -182,7 +184,7 @@ impl Socket {
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Takes what has come next, if something has. `buffer` has room for the largest packet.
+    /// Receives without blocking. `buffer` has room for the largest packet.
     pub(crate) fn receive(&self, buffer: &mut [u8], control: &mut [u8]) -> Option<Received> {
         let mut parts = [io::IoSliceMut::new(buffer)];
         let message = recvmsg::<SockaddrStorage>(

@@ -22,7 +22,7 @@ use portmap::{
 use portmap_common::names::PROG_VETH_INGRESS;
 use portmap_tests::{
     daemon::Daemon,
-    sandbox::{Place, Sandbox},
+    sandbox::{Netns, Sandbox},
 };
 use serde::Serialize;
 
@@ -96,7 +96,7 @@ struct Findings {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let count = if arguments.quick { 100 } else { 1000 };
     let sandbox = Sandbox::new();
-    sandbox.sh(Place::Host, "echo 2000 9000 > /proc/sys/net/ipv4/ip_local_port_range");
+    sandbox.sh(Netns::Host, "echo 2000 9000 > /proc/sys/net/ipv4/ip_local_port_range");
     let daemon = sandbox.daemon_with(&FLAGS);
     let client = Client::new(&StateDir::new(sandbox.path("/run/portmap")))?;
     let mut levels = vec![level(&daemon, &client)?];
@@ -120,9 +120,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     daemon.kill();
     let start = Instant::now();
     let mut daemon = sandbox.start_daemon(&FLAGS);
-    ensure!(daemon.is_ready(), "the daemon does not start: {}", daemon.log());
+    ensure!(daemon.wait_ready(), "the daemon does not start: {}", daemon.log());
     let ready = milliseconds(start.elapsed());
-    daemon.has_checked();
+    daemon.wait_checked();
     let checked = milliseconds(start.elapsed());
     let found = client.list()?.len();
     ensure!(found == count, "{found} containers are found again: expected {count}");
@@ -167,16 +167,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// How long the kernel takes to delete a veth pair between two namespaces, for each of several.
 fn veths(sandbox: &Sandbox) -> Result<Vec<f64>> {
-    sandbox.sh(Place::Host, "ip netns add other");
+    sandbox.sh(Netns::Host, "ip netns add other");
     let times = (0..ATTACHMENTS)
         .map(|_| {
             let make = "ip link add one type veth peer name two netns other; ip link set one up; ip -n other link set two up";
-            sandbox.sh(Place::Host, make);
+            sandbox.sh(Netns::Host, make);
             // The command's own time is a millisecond or two of it.
-            timed(|| Ok(sandbox.sh(Place::Host, "ip link del one"))).map(|(time, _)| time)
+            timed(|| Ok(sandbox.sh(Netns::Host, "ip link del one"))).map(|(time, _)| time)
         })
         .collect();
-    sandbox.sh(Place::Host, "ip netns del other");
+    sandbox.sh(Netns::Host, "ip netns del other");
     times
 }
 
@@ -187,11 +187,11 @@ fn attach(sandbox: &Sandbox, mechanism: Mechanism) -> Result<Vec<f64>> {
     (0..ATTACHMENTS)
         .map(|number| {
             let interface = format!("{name}{number}");
-            sandbox.sh(Place::Host, &format!("ip link add {interface} up type veth peer name p-{interface}"));
+            sandbox.sh(Netns::Host, &format!("ip link add {interface} up type veth peer name p-{interface}"));
             let link = pins.link(&interface);
             let hook = Hook { interface, ingress: true, program: PROG_VETH_INGRESS, mechanism, link };
             let attached = || programs::attach(&Netlink::open()?, &pins, &hook);
-            Ok(sandbox.inside(Place::Host, || timed(attached))?.0)
+            Ok(sandbox.inside(Netns::Host, || timed(attached))?.0)
         })
         .collect()
 }

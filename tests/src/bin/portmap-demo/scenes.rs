@@ -9,7 +9,7 @@ use portmap_tests::{
     daemon::Daemon,
     frames::{Frame, ICMP},
     packet_socket::PacketSocket,
-    sandbox::{FAR, HOST, HOST_MAC, OUTSIDE, Place, Sandbox, binary},
+    sandbox::{FAR, HOST, HOST_MAC, Netns, OUTSIDE, Sandbox, binary},
     service::{Service, Transport, ask},
     wait,
 };
@@ -17,9 +17,9 @@ use portmap_tests::{
 use crate::screen::{Screen, say};
 
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
-const WEB: Place<'_> = Place::Container("web");
-const API: Place<'_> = Place::Container("api");
-const BATCH: Place<'_> = Place::Container("batch");
+const WEB: Netns<'_> = Netns::Container("web");
+const API: Netns<'_> = Netns::Container("api");
+const BATCH: Netns<'_> = Netns::Container("batch");
 /// A port of each that serves, and one of the host.
 const WEB_PORT: u16 = 31000;
 const API_PORT: u16 = 31010;
@@ -46,8 +46,8 @@ pub(crate) fn play(screen: &Screen, sandbox: &Sandbox) -> Daemon {
     let services = [
         (WEB, WEB_PORT, "web"),
         (API, API_PORT, "api"),
-        (Place::Host, HOST_PORT, "the host"),
-        (Place::Outside, HOST_PORT, "outside"),
+        (Netns::Host, HOST_PORT, "the host"),
+        (Netns::Outside, HOST_PORT, "outside"),
     ];
     let services =
         services.map(|(place, port, name)| Service::start(sandbox, place, Transport::Tcp, port, name));
@@ -79,10 +79,10 @@ fn set_the_stage(screen: &Screen, sandbox: &Sandbox) -> Daemon {
 fn what_reaches_what(screen: &Screen, sandbox: &Sandbox) {
     screen.title("Each port leads to its owner, from everywhere, by every address of the host");
     for (from, name, to) in [
-        (Place::Outside, "outside", (HOST, WEB_PORT)),
-        (Place::Outside, "outside", (HOST, API_PORT)),
-        (Place::Outside, "outside", (HOST, HOST_PORT)),
-        (Place::Host, "host", (LOCALHOST, WEB_PORT)),
+        (Netns::Outside, "outside", (HOST, WEB_PORT)),
+        (Netns::Outside, "outside", (HOST, API_PORT)),
+        (Netns::Outside, "outside", (HOST, HOST_PORT)),
+        (Netns::Host, "host", (LOCALHOST, WEB_PORT)),
         (WEB, "web", (HOST, API_PORT)),
         (WEB, "web", (LOCALHOST, API_PORT)),
         (BATCH, "batch", (Ipv4Addr::new(127, 1, 2, 3), WEB_PORT)),
@@ -99,7 +99,7 @@ fn what_reaches_what(screen: &Screen, sandbox: &Sandbox) {
 
 fn own_ports(screen: &Screen, sandbox: &Sandbox) {
     screen.title("A socket that asks for any port gets one of its container's own");
-    for (place, name) in [(WEB, "web"), (API, "api"), (BATCH, "batch"), (Place::Host, "host")] {
+    for (place, name) in [(WEB, "web"), (API, "api"), (BATCH, "batch"), (Netns::Host, "host")] {
         let ports = sandbox.inside(place, || {
             let sockets: Vec<_> =
                 (0..5).map(|_| UdpSocket::bind("0.0.0.0:0").expect("a port is free")).collect();
@@ -141,7 +141,7 @@ fn in_the_kernel(screen: &Screen, sandbox: &Sandbox) {
         let [low, high] = port.to_le_bytes();
         let command =
             format!("bpftool map lookup pinned /sys/fs/bpf/portmap/v5/maps/pm_ports key {low} {high} 0 0");
-        let output = sandbox.sh(Place::Host, &command);
+        let output = sandbox.sh(Netns::Host, &command);
         let line: String = output.split_whitespace().collect::<Vec<_>>().join(" ");
         screen.command(&format!("{command}   # {port}, {comment}"), &line);
     }
@@ -166,8 +166,8 @@ fn many_ports(screen: &Screen, sandbox: &Sandbox) {
         screen.command(&format!("time portmap {}", arguments.join(" ")), &what);
     }
     sandbox.ok(&["add", "many", "--ports", "20000-29999"]);
-    let _service = Service::start(sandbox, Place::Container("many"), Transport::Tcp, 29_999, "many");
-    let answer = ask(sandbox, Place::Outside, Transport::Tcp, (HOST, 29_999)).expect("an answer");
+    let _service = Service::start(sandbox, Netns::Container("many"), Transport::Tcp, 29_999, "many");
+    let answer = ask(sandbox, Netns::Outside, Transport::Tcp, (HOST, 29_999)).expect("an answer");
     screen.arrives("outside  connects to 10.0.0.1:29999", &format!("{} answers", answer.from));
 }
 
@@ -177,7 +177,7 @@ pub(crate) fn clean_up(screen: &Screen, sandbox: &Sandbox, daemon: Daemon) {
     screen.command("portmap teardown", &sandbox.ok(&["teardown"]));
     daemon.wait();
     screen
-        .command("ls /run/netns; ip -brief link", &sandbox.sh(Place::Host, "ls /run/netns; ip -brief link"));
+        .command("ls /run/netns; ip -brief link", &sandbox.sh(Netns::Host, "ls /run/netns; ip -brief link"));
 }
 
 /// Says how to get into a sandbox that stays.

@@ -77,9 +77,9 @@ pub(crate) struct Run {
     pub(crate) disturbance: Disturbance,
 }
 
-/// Place of the empty program among the probes.
+/// Netns of the empty program among the probes.
 pub(crate) const EMPTY: usize = 0;
-/// Place of its second measurement.
+/// Netns of its second measurement.
 pub(crate) const EMPTY_AGAIN: usize = 1;
 
 /// All probes.

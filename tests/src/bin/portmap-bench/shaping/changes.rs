@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use portmap_tests::sandbox::{HOST, OUTSIDE, Place, Sandbox};
+use portmap_tests::sandbox::{HOST, Netns, OUTSIDE, Sandbox};
 use serde::{Deserialize, Serialize};
 
 use super::Plan;
@@ -76,8 +76,8 @@ fn sent_and_lost(
     from_container: bool,
     change: impl FnOnce(),
 ) -> Result<(u64, u64, Duration)> {
-    let container = (Place::Container("a"), IpAddr::V4(HOST));
-    let outside = (Place::Outside, IpAddr::V4(OUTSIDE));
+    let container = (Netns::Container("a"), IpAddr::V4(HOST));
+    let outside = (Netns::Outside, IpAddr::V4(OUTSIDE));
     let (from, to) = if from_container { (container, outside) } else { (outside, container) };
     let open = |place, address: IpAddr, port| sandbox.inside(place, move || UdpSocket::bind((address, port)));
     let receiver = open(to.0, to.1, PORT).context("the receiver's port is taken")?;

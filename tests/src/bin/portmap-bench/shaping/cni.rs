@@ -3,7 +3,7 @@
 use std::{io::Write as _, path::Path, process::Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use portmap_tests::sandbox::{Place, Sandbox};
+use portmap_tests::sandbox::{Netns, Sandbox};
 use serde_json::{Value, json};
 
 /// Where Debian's package `containernetworking-plugins` has them.
@@ -22,9 +22,9 @@ pub(crate) fn why_not() -> Option<String> {
 
 /// Makes a container, with a limit in bits per second on what it sends.
 pub(crate) fn add(sandbox: &Sandbox, name: &str, limit: Option<u64>) -> Result<()> {
-    sandbox.sh(Place::Host, &format!("ip netns add {name}"));
+    sandbox.sh(Netns::Host, &format!("ip netns add {name}"));
     // Outside must know the way back; the containers have addresses of their own.
-    sandbox.sh(Place::Outside, "ip route replace 10.22.0.0/24 via 10.0.0.1");
+    sandbox.sh(Netns::Outside, "ip route replace 10.22.0.0/24 via 10.0.0.1");
     let conf = json!({
         "cniVersion": VERSION, "name": "bench", "type": "ptp", "ipMasq": false,
         "ipam": {
@@ -45,7 +45,7 @@ pub(crate) fn add(sandbox: &Sandbox, name: &str, limit: Option<u64>) -> Result<(
 
 fn call(sandbox: &Sandbox, name: &str, plugin: &str, conf: &Value) -> Result<Value> {
     let mut process = sandbox
-        .command(Place::Host, Path::new(PLUGINS).join(plugin))
+        .command(Netns::Host, Path::new(PLUGINS).join(plugin))
         .env("CNI_COMMAND", "ADD")
         .env("CNI_CONTAINERID", name)
         .env("CNI_NETNS", format!("/run/netns/{name}"))

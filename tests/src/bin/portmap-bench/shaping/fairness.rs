@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
-use portmap_tests::sandbox::{Place, Sandbox};
+use portmap_tests::sandbox::{Netns, Sandbox};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -77,7 +77,7 @@ fn one(plan: Plan, queue: LinkQueue, containers: u16) -> Result<Vec<f64>> {
     for (place, name) in names.iter().enumerate() {
         sandbox.ok(&["add", name]);
         let connections = if place == 0 { CONNECTIONS } else { 1 };
-        let from = (&sandbox, Place::Container(name));
+        let from = (&sandbox, Netns::Container(name));
         senders.push(Bulk::start(from, Transport::Tcp, connections, 9000, None)?);
     }
     let (warm_up, window) = if plan.is_quick { (2, 3) } else { (4, 10) };

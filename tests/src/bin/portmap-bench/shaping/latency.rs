@@ -5,7 +5,7 @@ use std::{thread, time::Duration};
 use anyhow::Result;
 use portmap_tests::{
     daemon::Daemon,
-    sandbox::{Place, Sandbox},
+    sandbox::{Netns, Sandbox},
 };
 use serde::{Deserialize, Serialize};
 
@@ -116,13 +116,13 @@ fn play(plan: Plan, scenario: Scenario, sandbox: &Sandbox, leaf: &str) -> Result
         sandbox.ok(&["update", "bulk", "--egress-rate", &format!("{limit}bit")]);
     }
     if scenario == Scenario::HtbSmallGso {
-        sandbox.sh(Place::Container("bulk"), "ip link set eth0 gso_max_size 16384");
+        sandbox.sh(Netns::Container("bulk"), "ip link set eth0 gso_max_size 16384");
     }
     if matches!(scenario, Scenario::Htb | Scenario::HtbSmallGso) && leaf == "fq_codel" {
         // What portmap has where there is no fq_codel.
         let queue = format!("bfifo limit {}", limit / 8 / 10);
         sandbox.sh(
-            Place::Container("bulk"),
+            Netns::Container("bulk"),
             &format!("tc qdisc del dev eth0 parent 1:1; tc qdisc add dev eth0 parent 1:1 handle 2: {queue}"),
         );
     }
@@ -133,7 +133,7 @@ fn one(plan: Plan, sandbox: &Sandbox, scenario: Scenario, is_same: bool) -> Resu
     let (warm_up, during) = if plan.is_quick { (1, 2) } else { (3, 8) };
     let (warm_up, during) = (Duration::from_secs(warm_up), Duration::from_secs(during));
     let bulk = (scenario != Scenario::Idle)
-        .then(|| Bulk::start((sandbox, Place::Container("bulk")), Transport::Tcp, 4, 9000, None))
+        .then(|| Bulk::start((sandbox, Netns::Container("bulk")), Transport::Tcp, 4, 9000, None))
         .transpose()?;
     thread::sleep(warm_up);
     let sent = match &bulk {
@@ -141,7 +141,7 @@ fn one(plan: Plan, sandbox: &Sandbox, scenario: Scenario, is_same: bool) -> Resu
         None => 0.0,
     };
     // The sender sends until the victim has done.
-    let victim = Place::Container(if is_same { "bulk" } else { "victim" });
+    let victim = Netns::Container(if is_same { "bulk" } else { "victim" });
     let mut times: Vec<f64> = round_trips(sandbox, victim, 9100, during)?
         .into_iter()
         .map(|time| time.as_secs_f64() * 1e6)

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use portmap_tests::{
     daemon::Daemon,
-    sandbox::{DAEMON_FLAGS, Place, Sandbox},
+    sandbox::{DAEMON_FLAGS, Netns, Sandbox},
 };
 use serde::{Deserialize, Serialize};
 
@@ -141,7 +141,7 @@ fn limit_link(sandbox: &Sandbox, link: u64, queue: LinkQueue) {
     // As much as the link carries in a tenth of a millisecond, or two frames, is sent at once.
     let burst = (link / 8 / 10_000).max(3028);
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         &format!(
             "tc qdisc add dev uplink root handle 10: htb default 1
              tc class add dev uplink parent 10: classid 10:1 htb rate {link}bit burst {burst} cburst {burst} quantum 1514"
@@ -149,10 +149,10 @@ fn limit_link(sandbox: &Sandbox, link: u64, queue: LinkQueue) {
     );
     match queue {
         LinkQueue::Fifo => {
-            sandbox.sh(Place::Host, "tc qdisc add dev uplink parent 10:1 handle 11: pfifo limit 1000");
+            sandbox.sh(Netns::Host, "tc qdisc add dev uplink parent 10:1 handle 11: pfifo limit 1000");
         }
         LinkQueue::Connections => {
-            sandbox.sh(Place::Host, "tc qdisc add dev uplink parent 10:1 handle 11: fq_codel");
+            sandbox.sh(Netns::Host, "tc qdisc add dev uplink parent 10:1 handle 11: fq_codel");
         }
         LinkQueue::Containers => {}
     }

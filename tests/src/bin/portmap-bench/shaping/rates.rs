@@ -3,7 +3,7 @@
 use std::{thread, time::Duration};
 
 use anyhow::Result;
-use portmap_tests::sandbox::{Place, Sandbox};
+use portmap_tests::sandbox::{Netns, Sandbox};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -79,7 +79,7 @@ fn one(
 ) -> Result<f64> {
     // A queue that holds less than a socket may send drops what is too much; a longer one stops the sender.
     let at_most = limit.filter(|limit| *limit < 50_000_000).map(|limit| limit + limit / 3);
-    let _bulk = Bulk::start((sandbox, Place::Container("bulk")), transport, flows, 9000, at_most)?;
+    let _bulk = Bulk::start((sandbox, Netns::Container("bulk")), transport, flows, 9000, at_most)?;
     thread::sleep(window.max(Duration::from_secs(2)));
     Ok(rate_outside(sandbox, transport, window)? * 8.0)
 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use portmap_tests::sandbox::{OUTSIDE, Place, Sandbox};
+use portmap_tests::sandbox::{Netns, OUTSIDE, Sandbox};
 use serde::{Deserialize, Serialize};
 
 /// How long a thread waits before it looks whether it is to stop.
@@ -62,7 +62,7 @@ impl Bulk {
     /// Starts so many streams to a port of the outside. Datagrams are not sent faster than at `at_most` bits per second in
     /// all, so that a queue that is short does not make them a load for nothing.
     pub(crate) fn start(
-        (sandbox, from): (&Sandbox, Place<'_>),
+        (sandbox, from): (&Sandbox, Netns<'_>),
         transport: Transport,
         flows: u16,
         port: u16,
@@ -81,7 +81,7 @@ impl Bulk {
         Ok(bulk)
     }
 
-    fn stream(&mut self, sandbox: &Sandbox, from: Place<'_>, port: u16) -> Result<()> {
+    fn stream(&mut self, sandbox: &Sandbox, from: Netns<'_>, port: u16) -> Result<()> {
         let (mut sender, mut receiver) = connect(sandbox, from, port)?;
         sender.set_write_timeout(Some(BLINK))?;
         receiver.set_read_timeout(Some(BLINK))?;
@@ -101,12 +101,12 @@ impl Bulk {
     fn datagrams(
         &mut self,
         sandbox: &Sandbox,
-        from: Place<'_>,
+        from: Netns<'_>,
         port: u16,
         at_most: Option<u64>,
     ) -> Result<()> {
         let open = |place, address| sandbox.inside(place, move || UdpSocket::bind(address));
-        self.sinks.push(open(Place::Outside, (OUTSIDE, port))?);
+        self.sinks.push(open(Netns::Outside, (OUTSIDE, port))?);
         let sender = open(from, (Ipv4Addr::UNSPECIFIED, 0))?;
         sender.connect((OUTSIDE, port))?;
         sender.set_write_timeout(Some(BLINK))?;
@@ -162,7 +162,7 @@ impl Arrived {
     fn read(sandbox: &Sandbox) -> Result<Self> {
         // This thread's, which is in the other namespace while it reads.
         let read = |file: &str| fs::read_to_string(format!("/proc/thread-self/net/{file}"));
-        let (snmp, netstat) = sandbox.inside(Place::Outside, || (read("snmp"), read("netstat")));
+        let (snmp, netstat) = sandbox.inside(Netns::Outside, || (read("snmp"), read("netstat")));
         let (snmp, netstat, at) = (snmp?, netstat?, Instant::now());
         Ok(Self {
             at,
@@ -216,8 +216,8 @@ pub(crate) fn rate_outside(sandbox: &Sandbox, transport: Transport, window: Dura
 }
 
 /// A connection from a place to the outside: both ends.
-fn connect(sandbox: &Sandbox, from: Place<'_>, port: u16) -> Result<(TcpStream, TcpStream)> {
-    let listener = sandbox.inside(Place::Outside, || TcpListener::bind((OUTSIDE, port)))?;
+fn connect(sandbox: &Sandbox, from: Netns<'_>, port: u16) -> Result<(TcpStream, TcpStream)> {
+    let listener = sandbox.inside(Netns::Outside, || TcpListener::bind((OUTSIDE, port)))?;
     let client = sandbox.inside(from, || TcpStream::connect((OUTSIDE, port)));
     let client = client.with_context(|| format!("{from:?} cannot connect"))?;
     let (server, _) = listener.accept()?;
@@ -227,7 +227,7 @@ fn connect(sandbox: &Sandbox, from: Place<'_>, port: u16) -> Result<(TcpStream, 
 /// How long requests of one byte from a place to the outside take to be answered, for so long.
 pub(crate) fn round_trips(
     sandbox: &Sandbox,
-    from: Place<'_>,
+    from: Netns<'_>,
     port: u16,
     during: Duration,
 ) -> Result<Vec<Duration>> {

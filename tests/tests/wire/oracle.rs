@@ -1,36 +1,36 @@
-//! What may be seen of a container, at each place where it is seen.
+//! The oracle: which packets of a container may be observed, by vantage point.
 
 use std::{collections::HashSet, net::IpAddr, ops::RangeInclusive};
 
 use portmap_tests::sandbox::{HOST, HOST_MAC, HOST6, OUTSIDE_MAC};
 
 use crate::{
-    entry::LARGEST,
     frames::{FIRST_PORT, OTHERS, OWN, PATTERN, TUNNEL_PORT},
-    reading::{self, Datagram, ETHERNET, ICMP, ICMP6, Packet, Part},
+    parser::{self, Datagram, ETHERNET, FragmentPosition, ICMP, ICMP6, Packet},
+    send_path::MAX_FRAME,
     sockets::Received,
 };
 
-/// Segments that one frame may become.
-pub(crate) const MOST_SEGMENTS: usize = 2048;
-/// Frames of a batch.
+/// Maximum number of segments of one frame.
+pub(crate) const MAX_SEGMENTS: usize = 2048;
+/// Frames per batch.
 pub(crate) const BATCH: usize = 64;
 
-/// Where something is seen.
+/// A vantage point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum At {
+pub(crate) enum Vantage {
     Outside,
     Host,
     Other,
 }
 
-impl At {
+impl Vantage {
     pub(crate) const ALL: [Self; 3] = [Self::Outside, Self::Host, Self::Other];
 }
 
-/// What has been seen of a container, and of one batch at one place.
+/// Totals of the observed packets of a container, for one batch and one vantage point.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Sum {
+pub(crate) struct Totals {
     pub(crate) packets: u64,
     /// Bytes of frames.
     pub(crate) bytes: u64,
@@ -38,43 +38,43 @@ pub(crate) struct Sum {
     pub(crate) payload: u64,
 }
 
-/// Knows what is the container's.
+/// Checks that observed packets belong to the container.
 #[derive(Debug)]
-pub(crate) struct Judge {
+pub(crate) struct Oracle {
     ephemeral: RangeInclusive<u16>,
-    /// Those of the other one.
+    /// Ephemeral ports of the other container.
     others: RangeInclusive<u16>,
-    /// Datagrams whose first fragment was sent or seen, with a port of the container's.
-    begun: HashSet<Datagram>,
-    /// What this batch has become, by place.
-    pub(crate) sums: [Sum; 3],
-    /// What each frame of this batch has become outside.
+    /// Datagrams whose first fragment was sent or observed with an owned port.
+    first_fragment: HashSet<Datagram>,
+    /// Totals of this batch, by vantage point.
+    pub(crate) sums: [Totals; 3],
+    /// Number of segments of each frame of this batch, observed outside.
     segments: [usize; BATCH],
-    /// All bytes of frames so far, at all places.
+    /// Bytes of all frames so far, at all vantage points.
     pub(crate) total: u64,
 }
 
-impl Judge {
-    /// Knows of two containers' ephemeral ports, those of the one that is judged first.
+impl Oracle {
+    /// Creates an oracle for the ephemeral ports of the attacker and of the other container.
     pub(crate) fn new(ephemeral: (u16, u16), others: (u16, u16)) -> Self {
         Self {
             ephemeral: ephemeral.0..=ephemeral.1,
             others: others.0..=others.1,
-            begun: HashSet::new(),
-            sums: [Sum::default(); 3],
+            first_fragment: HashSet::new(),
+            sums: [Totals::default(); 3],
             segments: [0; BATCH],
             total: 0,
         }
     }
 
-    /// Tells it of datagrams whose first fragments are sent, each with a port of the container's. They may pass, and be lost
-    /// behind that.
+    /// Registers datagrams whose first fragments are sent with an owned port. Such a fragment may pass
+    /// and then be lost.
     pub(crate) fn expect(&mut self, datagrams: impl Iterator<Item = Datagram>) {
-        self.begun.extend(datagrams);
+        self.first_fragment.extend(datagrams);
     }
 
     pub(crate) fn begin(&mut self) {
-        self.sums = [Sum::default(); 3];
+        self.sums = [Totals::default(); 3];
         self.segments = [0; BATCH];
     }
 
@@ -82,8 +82,8 @@ impl Judge {
         OWN.contains(&port) || self.ephemeral.contains(&port)
     }
 
-    /// Judges a frame; an error says what is wrong with it.
-    pub(crate) fn frame(&mut self, at: At, frame: &Received) -> Result<(), String> {
+    /// Checks a frame; the error describes the violation.
+    pub(crate) fn frame(&mut self, at: Vantage, frame: &Received) -> Result<(), String> {
         if frame.is_outgoing {
             return Ok(());
         }
@@ -95,26 +95,26 @@ impl Judge {
         let is_ipv6 = kind == 0x86dd;
         let is_ours = bytes.windows(PATTERN.len()).any(|part| part == PATTERN);
         let packet = match kind {
-            // The host's own.
+            // The host's own ARP.
             0x0806 if !is_ours => return Ok(()),
-            0x0800 | 0x86dd => reading::packet(rest, is_ipv6, false)?,
+            0x0800 | 0x86dd => parser::packet(rest, is_ipv6, false)?,
             other => return Err(format!("ethertype {other:#x}")),
         };
-        // The others' own: neighbour discovery outside, and the host's answers, which all start with more hops.
+        // Neighbour discovery outside, and the host's replies, which have a higher TTL.
         let is_of_others =
             !is_ours && packet.protocol == ICMP6 && matches!(packet.rest, [130..=137 | 143, ..]);
-        if is_of_others || (at != At::Outside && packet.hops >= 64) {
+        if is_of_others || (at != Vantage::Outside && packet.hops >= 64) {
             return Ok(());
         }
         if let Some(tag) = frame.tag {
             return Err(format!("VLAN tag {tag:#x}"));
         }
-        if at == At::Outside {
+        if at == Vantage::Outside {
             if header[..6] != OUTSIDE_MAC || header[6..12] != HOST_MAC {
                 return Err("MAC addresses that are not the host's and the neighbour's".to_owned());
             }
-            if bytes.len() > LARGEST {
-                return Err(format!("{} bytes, of which the uplink carries {LARGEST}", bytes.len()));
+            if bytes.len() > MAX_FRAME {
+                return Err(format!("{} bytes, of which the uplink carries {MAX_FRAME}", bytes.len()));
             }
         }
         self.packet(at, &packet)?;
@@ -126,21 +126,21 @@ impl Judge {
         self.segment(at, &packet)
     }
 
-    fn packet(&mut self, at: At, packet: &Packet<'_>) -> Result<(), String> {
+    fn packet(&mut self, at: Vantage, packet: &Packet<'_>) -> Result<(), String> {
         let shared: IpAddr = if packet.source.is_ipv4() { HOST.into() } else { HOST6.into() };
         let is_local = |address: IpAddr| address == shared || address.is_loopback();
-        let stays = is_local(packet.destination);
-        if stays == (at == At::Outside) {
+        let is_local_dst = is_local(packet.destination);
+        if is_local_dst == (at == Vantage::Outside) {
             return Err(format!("destination {}", packet.destination));
         }
-        if packet.source != shared && !(stays && packet.source.is_loopback()) {
+        if packet.source != shared && !(is_local_dst && packet.source.is_loopback()) {
             return Err(format!("source {}", packet.source));
         }
-        if at == At::Outside && is_group(packet.destination) {
+        if at == Vantage::Outside && is_group(packet.destination) {
             return Err(format!("destination {}", packet.destination));
         }
-        if packet.part == Part::Later {
-            let known = self.begun.contains(&packet.datagram());
+        if packet.part == FragmentPosition::Subsequent {
+            let known = self.first_fragment.contains(&packet.datagram());
             return if known { Ok(()) } else { Err("a later fragment of nothing".to_owned()) };
         }
         let icmp = if packet.source.is_ipv4() { ICMP } else { ICMP6 };
@@ -158,24 +158,24 @@ impl Judge {
         } else {
             return Err(format!("protocol {}", packet.protocol));
         }
-        if packet.part == Part::First {
-            self.begun.insert(packet.datagram());
+        if packet.part == FragmentPosition::First {
+            self.first_fragment.insert(packet.datagram());
         }
         Ok(())
     }
 
-    /// Whether what goes to a port is to be seen here.
-    fn destination(&self, at: At, port: u16) -> Result<(), String> {
+    /// Checks that packets to a port may be observed here.
+    fn destination(&self, at: Vantage, port: u16) -> Result<(), String> {
         let is_others = OTHERS.contains(&port) || self.others.contains(&port);
         let is_right = match at {
-            At::Outside => true,
-            At::Host => !is_others && !self.is_own(port),
-            At::Other => is_others,
+            Vantage::Outside => true,
+            Vantage::Host => !is_others && !self.is_own(port),
+            Vantage::Other => is_others,
         };
         if is_right { Ok(()) } else { Err(format!("destination port {port}")) }
     }
 
-    fn icmp(&self, at: At, packet: &Packet<'_>, shared: IpAddr) -> Result<(), String> {
+    fn icmp(&self, at: Vantage, packet: &Packet<'_>, shared: IpAddr) -> Result<(), String> {
         let [kind, code, ..] = packet.rest else { return Err("no ICMP message".to_owned()) };
         let is_ipv6 = packet.source.is_ipv6();
         let wrong = || format!("ICMP type {kind}, code {code}");
@@ -186,58 +186,66 @@ impl Judge {
             _ => return Err(wrong()),
         };
         if !is_error {
-            return if at == At::Outside { Ok(()) } else { Err(wrong()) };
+            return if at == Vantage::Outside { Ok(()) } else { Err(wrong()) };
         }
-        if packet.part != Part::Whole {
+        if packet.part != FragmentPosition::Unfragmented {
             return Err("a part of an ICMP error".to_owned());
         }
-        let quoted = packet.rest.get(8..).ok_or("an ICMP error that quotes nothing")?;
-        let quoted = reading::packet(quoted, is_ipv6, true)?;
-        let (from, to) = quoted.ports().ok_or("an ICMP error that quotes no ports")?;
+        let embedded = packet.rest.get(8..).ok_or("an ICMP error that quotes nothing")?;
+        let embedded = parser::packet(embedded, is_ipv6, true)?;
+        let (from, to) = embedded.ports().ok_or("an ICMP error that quotes no ports")?;
         let is_received =
-            quoted.destination == shared || (at != At::Outside && quoted.destination.is_loopback());
-        if !quoted.has_ports() || quoted.part == Part::Later || !is_received || !self.is_own(to) {
-            return Err(format!("an ICMP error about {quoted:?}"));
+            embedded.destination == shared || (at != Vantage::Outside && embedded.destination.is_loopback());
+        if !embedded.has_ports()
+            || embedded.part == FragmentPosition::Subsequent
+            || !is_received
+            || !self.is_own(to)
+        {
+            return Err(format!("an ICMP error about {embedded:?}"));
         }
-        if quoted.source != packet.destination {
+        if embedded.source != packet.destination {
             return Err(format!(
                 "an ICMP error to {} about a packet of {}",
-                packet.destination, quoted.source
+                packet.destination, embedded.source
             ));
         }
         self.destination(at, from)
     }
 
-    /// Counts what becomes of each frame outside.
-    fn segment(&mut self, at: At, packet: &Packet<'_>) -> Result<(), String> {
+    /// Counts the segments of each frame outside.
+    fn segment(&mut self, at: Vantage, packet: &Packet<'_>) -> Result<(), String> {
         let to = packet.ports().map_or(0, |(_, to)| to);
-        let place = usize::from(to.wrapping_sub(FIRST_PORT));
-        if at != At::Outside || !packet.has_ports() || packet.part != Part::Whole || place >= BATCH {
+        let index = usize::from(to.wrapping_sub(FIRST_PORT));
+        if at != Vantage::Outside
+            || !packet.has_ports()
+            || packet.part != FragmentPosition::Unfragmented
+            || index >= BATCH
+        {
             return Ok(());
         }
-        self.segments[place] += 1;
-        // It may have been sent twice.
-        if self.segments[place] > 2 * MOST_SEGMENTS {
-            return Err(format!("more than {MOST_SEGMENTS} segments of one frame"));
+        self.segments[index] += 1;
+        // The frame may have been sent twice.
+        if self.segments[index] > 2 * MAX_SEGMENTS {
+            return Err(format!("more than {MAX_SEGMENTS} segments of one frame"));
         }
         Ok(())
     }
 
-    /// Judges what a raw socket gets of a packet, with its header or without, when all fragments are there.
-    pub(crate) fn whole(&self, at: At, is_ipv6: bool, received: &Received) -> Result<(), String> {
+    /// Checks data from a raw socket, with or without IP header, after reassembly.
+    pub(crate) fn whole(&self, at: Vantage, is_ipv6: bool, received: &Received) -> Result<(), String> {
         let (from, port) = if is_ipv6 {
             let port = received.bytes.first_chunk().map(|port| u16::from_be_bytes(*port));
-            (received.from.ok_or("a packet of nobody")?, port)
+            (received.from.ok_or("a packet without a sender")?, port)
         } else {
-            let packet = reading::packet(&received.bytes, false, false)?;
+            let packet = parser::packet(&received.bytes, false, false)?;
             (packet.source, packet.ports().map(|(from, _)| from))
         };
-        // To a receiver a length of 0 means what it says, and there is nothing that could be a port.
+        // A receiver takes a length of 0 literally, so there are no ports.
         if received.bytes.is_empty() {
             return Ok(());
         }
         let is_shared = from == HOST || from == HOST6;
-        if !is_shared && (at == At::Outside || !from.is_loopback()) {
+        if !is_shared && (at == Vantage::Outside || !from.is_loopback()) {
             return Err(format!("a datagram of {from}"));
         }
         let port = port.ok_or("a datagram without ports")?;
@@ -251,13 +259,13 @@ impl Judge {
     }
 }
 
-/// Bytes of a packet without the headers that each segment has. What has been put into a tunnel has more of them.
+/// Bytes of a packet without the headers that each segment repeats. A tunnel adds more headers.
 fn payload(packet: &Packet<'_>) -> usize {
     if packet.ports().is_none_or(|(_, to)| to != TUNNEL_PORT) {
         return packet.payload();
     }
     let inside = packet.rest.get(8..).unwrap_or_default();
-    reading::packet(inside, false, true).map_or(0, |inside| inside.payload())
+    parser::packet(inside, false, true).map_or(0, |inside| inside.payload())
 }
 
 fn is_group(address: IpAddr) -> bool {
@@ -272,9 +280,8 @@ fn is_group(address: IpAddr) -> bool {
     }
 }
 
-/// The number of the frame that some bytes are of, by what its payload is full of; if there is none, what is known by its
-/// port.
-pub(crate) fn number_of(bytes: &[u8], first: u32) -> Option<u32> {
+/// Returns the frame's number from the payload pattern, if it belongs to this batch.
+pub(crate) fn frame_number(bytes: &[u8], first: u32) -> Option<u32> {
     let after = bytes.windows(8).find(|part| part[..4] == PATTERN)?;
     let number = u32::from_be_bytes(after[4..].try_into().ok()?);
     (first..first + u32::try_from(BATCH).ok()?).contains(&number).then_some(number)

@@ -1,8 +1,8 @@
-//! Reading a frame as those who receive it do. It shares nothing with the programs that it judges.
+//! Parser of frames from the receiver's point of view. It shares no code with the programs under test.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Protocols whose headers begin with ports: TCP, UDP, DCCP, SCTP, UDP-Lite.
+/// Protocols whose headers start with ports: TCP, UDP, DCCP, SCTP, UDP-Lite.
 pub(crate) const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
 /// `IPPROTO_ICMP`, `IPPROTO_ICMPV6`, `IPPROTO_TCP`.
 pub(crate) const ICMP: u8 = 1;
@@ -12,18 +12,18 @@ pub(crate) const TCP: u8 = 6;
 /// Bytes of an Ethernet header.
 pub(crate) const ETHERNET: usize = 14;
 
-/// Which part of a datagram a packet is.
+/// Position of a packet in its datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
-    Whole,
+pub(crate) enum FragmentPosition {
+    Unfragmented,
     First,
-    Later,
+    Subsequent,
 }
 
-/// What a receiver knows a fragmented datagram by.
+/// The key by which a receiver reassembles a datagram.
 pub(crate) type Datagram = (IpAddr, IpAddr, u32, u8);
 
-/// A packet as its receiver reads it.
+/// A packet as its receiver parses it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Packet<'a> {
     pub(crate) source: IpAddr,
@@ -31,15 +31,15 @@ pub(crate) struct Packet<'a> {
     /// TTL or hop limit.
     pub(crate) hops: u8,
     pub(crate) protocol: u8,
-    pub(crate) part: Part,
+    pub(crate) part: FragmentPosition,
     pub(crate) identification: u32,
-    /// What follows the headers.
+    /// The data after the IP headers.
     pub(crate) rest: &'a [u8],
 }
 
 impl Packet<'_> {
     pub(crate) fn datagram(&self) -> Datagram {
-        // Receivers of IPv6 do not look at the protocol.
+        // IPv6 receivers ignore the protocol.
         let protocol = if self.source.is_ipv4() { self.protocol } else { 0 };
         (self.source, self.destination, self.identification, protocol)
     }
@@ -48,15 +48,15 @@ impl Packet<'_> {
         WITH_PORTS.contains(&self.protocol)
     }
 
-    /// Source and destination port, if they are there.
+    /// Returns source and destination port, if present.
     pub(crate) fn ports(&self) -> Option<(u16, u16)> {
         Some((half(self.rest, 0)?, half(self.rest, 2)?))
     }
 
-    /// Bytes that remain of it without the headers, however often those are repeated.
+    /// Returns the payload bytes, without the transport header that each segment repeats.
     pub(crate) fn payload(&self) -> usize {
         let header = match (self.part, self.protocol) {
-            (Part::Later, _) => 0,
+            (FragmentPosition::Subsequent, _) => 0,
             (_, TCP) => self.rest.get(12).map_or(20, |byte| usize::from(byte >> 4) * 4).max(20),
             _ => 8,
         };
@@ -68,19 +68,19 @@ fn half(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk().map(|half| u16::from_be_bytes(*half))
 }
 
-/// Reads an IP packet of a version. `is_quoted`: it may be cut off, whatever its length says.
-pub(crate) fn packet(bytes: &[u8], is_ipv6: bool, is_quoted: bool) -> Result<Packet<'_>, &'static str> {
-    if is_ipv6 { ipv6(bytes, is_quoted) } else { ipv4(bytes, is_quoted) }
+/// Parses an IP packet. With `is_embedded` it may be truncated, whatever its length field says.
+pub(crate) fn packet(bytes: &[u8], is_ipv6: bool, is_embedded: bool) -> Result<Packet<'_>, &'static str> {
+    if is_ipv6 { ipv6(bytes, is_embedded) } else { ipv4(bytes, is_embedded) }
 }
 
-fn ipv4(bytes: &[u8], is_quoted: bool) -> Result<Packet<'_>, &'static str> {
+fn ipv4(bytes: &[u8], is_embedded: bool) -> Result<Packet<'_>, &'static str> {
     let header: &[u8; 20] = bytes.first_chunk().ok_or("no whole IPv4 header")?;
     let length = usize::from(header[0] & 15) * 4;
     if header[0] >> 4 != 4 || length < 20 {
         return Err("no IPv4 header");
     }
     let mut end = usize::from(u16::from_be_bytes([header[2], header[3]]));
-    if is_quoted || end == 0 || end > bytes.len() {
+    if is_embedded || end == 0 || end > bytes.len() {
         end = bytes.len();
     }
     let rest = bytes.get(length..end).ok_or("an IPv4 header that does not end in the packet")?;
@@ -98,22 +98,22 @@ fn ipv4(bytes: &[u8], is_quoted: bool) -> Result<Packet<'_>, &'static str> {
     })
 }
 
-fn part(offset: u16, more: bool) -> Part {
+fn part(offset: u16, more: bool) -> FragmentPosition {
     match (offset, more) {
-        (0, false) => Part::Whole,
-        (0, true) => Part::First,
-        _ => Part::Later,
+        (0, false) => FragmentPosition::Unfragmented,
+        (0, true) => FragmentPosition::First,
+        _ => FragmentPosition::Subsequent,
     }
 }
 
-fn ipv6(bytes: &[u8], is_quoted: bool) -> Result<Packet<'_>, &'static str> {
+fn ipv6(bytes: &[u8], is_embedded: bool) -> Result<Packet<'_>, &'static str> {
     let header: &[u8; 40] = bytes.first_chunk().ok_or("no whole IPv6 header")?;
     if header[0] >> 4 != 6 {
         return Err("no IPv6 header");
     }
     let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
     let mut end = 40 + length;
-    if is_quoted || length == 0 || end > bytes.len() {
+    if is_embedded || length == 0 || end > bytes.len() {
         end = bytes.len();
     }
     let address = |at: usize| {
@@ -125,7 +125,7 @@ fn ipv6(bytes: &[u8], is_quoted: bool) -> Result<Packet<'_>, &'static str> {
         destination: address(24),
         hops: header[7],
         protocol: header[6],
-        part: Part::Whole,
+        part: FragmentPosition::Unfragmented,
         identification: 0,
         rest: &bytes[40..end],
     };
@@ -139,7 +139,7 @@ fn ipv6(bytes: &[u8], is_quoted: bool) -> Result<Packet<'_>, &'static str> {
                 let fragment = half(packet.rest, 2).ok_or("a fragment header that is not whole")?;
                 let [high, low] = [4, 6].map(|at| half(packet.rest, at).unwrap_or_default());
                 let part = part(fragment >> 3, fragment & 1 != 0);
-                if part != Part::Whole {
+                if part != FragmentPosition::Unfragmented {
                     packet.part = part;
                     packet.identification = u32::from(high) << 16 | u32::from(low);
                 }
@@ -151,7 +151,7 @@ fn ipv6(bytes: &[u8], is_quoted: bool) -> Result<Packet<'_>, &'static str> {
         packet.protocol = next.ok_or("an extension header that is not whole")?;
         packet.rest =
             packet.rest.get(length..).ok_or("an extension header that does not end in the packet")?;
-        if packet.part == Part::Later {
+        if packet.part == FragmentPosition::Subsequent {
             return Ok(packet);
         }
     }

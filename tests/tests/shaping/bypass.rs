@@ -1,4 +1,4 @@
-//! How a container's root could get around its limit.
+//! Attempts of root in a container to bypass its limit.
 
 use std::{net::UdpSocket, os::fd::AsRawFd as _, process::Stdio, thread};
 
@@ -6,28 +6,28 @@ use nix::libc;
 use portmap_tests::{
     frames::Frame,
     packet_socket::PacketSocket,
-    sandbox::{HOST, HOST_MAC, OUTSIDE, Place, Sandbox},
+    sandbox::{HOST, HOST_MAC, Netns, OUTSIDE, Sandbox},
     wait,
 };
 
 use crate::{A, LARGE, MANY, add, counter, daemon_with, flood, sent_to_outside, world};
 
 #[test]
-fn a_queue_that_the_container_deletes_does_not_free_it() {
+fn limit_holds_without_the_containers_qdisc() {
     let (sandbox, _daemon) = world(&["--egress-rate", "1mbit"]);
     sandbox.sh(A, "tc qdisc del dev eth0 root");
     let sent = flood(&sandbox, A, (OUTSIDE, 9));
     let dropped = sandbox.dropped("a", "rate");
     assert!(dropped > sent / 2, "{dropped} of {sent} are dropped");
-    // Doctor says so, and an update puts the queue back.
+    // doctor reports it, and an update restores the qdisc.
     let output = sandbox.portmap(&["doctor"]);
     assert_eq!(output.status.code(), Some(7));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains("the queue of eth0 that limits it is gone"), "{text}");
+    assert!(text.lines().any(|line| line.starts_with("PROBLEM") && line.contains("eth0")), "{text}");
     sandbox.ok(&["update", "a"]);
     sandbox.ok(&["doctor"]);
     assert!(sandbox.sh(A, "tc class show dev eth0").contains("rate 1Mbit"));
-    // So does a wider one of the container's own making.
+    // A wider qdisc of the container's own.
     sandbox.sh(A, "tc class change dev eth0 parent 1: classid 1:1 htb rate 10gbit");
     let before = sandbox.dropped("a", "rate");
     let sent = flood(&sandbox, A, (OUTSIDE, 9));
@@ -36,11 +36,11 @@ fn a_queue_that_the_container_deletes_does_not_free_it() {
 }
 
 #[test]
-fn a_queue_of_its_own_does_not_keep_a_container_from_being_limited() {
+fn limit_holds_with_a_foreign_qdisc() {
     let sandbox = Sandbox::new();
     let daemon = daemon_with(&sandbox, &["--egress-rate-limit-per-container", "1GB"]);
     add(&sandbox, &[]);
-    // One that looks like ours but takes no other queue below its class.
+    // A qdisc like ours, whose class accepts no leaf.
     let entrench = "tc qdisc del dev eth0 root; tc qdisc add dev eth0 root handle 1: htb default 10; \
                     tc class add dev eth0 parent 1: classid 1:1 htb rate 10gbit; \
                     tc class add dev eth0 parent 1:1 classid 1:10 htb rate 10gbit";
@@ -56,7 +56,7 @@ fn a_queue_of_its_own_does_not_keep_a_container_from_being_limited() {
     daemon.stop();
     let _daemon = daemon_with(&sandbox, &["--egress-rate-limit-per-container", "1GB"]);
     expect("a start", "2048Kbit");
-    // One that is put back all the time changes nothing of what is held at the host.
+    // A qdisc that keeps returning does not change the enforcement on the host.
     let mut again = sandbox.command(A, "sh");
     let again = again.args(["-c", &format!("while :; do {entrench}; done")]).stderr(Stdio::null());
     let mut again = again.spawn().expect("a shell");
@@ -70,22 +70,25 @@ fn a_queue_of_its_own_does_not_keep_a_container_from_being_limited() {
 }
 
 #[test]
-fn a_limit_that_has_no_queue_to_wait_in_is_warned_of() {
+fn limit_without_a_qdisc_is_reported() {
     let (sandbox, _daemon) = world(&["--egress-rate", "1mbit"]);
-    let away = "unshare --net sleep 600 >&- 2>&- & until ip link set eth0 netns $! 2> /run/away; do sleep 0.05; done; echo $!";
+    // Until unshare has run in the child, the kernel moves eth0 to where it is already.
+    let away = "unshare --net sleep 600 >&- 2>&- & \
+        while ip link show eth0 > /dev/null 2>&1; do \
+            ip link set eth0 netns $! 2> /run/away || true; sleep 0.05; done; echo $!";
     let pid = sandbox.sh(A, away);
     let changed = sandbox.json(&["update", "a", "--egress-rate", "2mbit"]);
     let warnings = changed["warnings"].as_array().expect("warnings");
     let first = warnings.first().and_then(|warning| warning.as_str()).unwrap_or_default();
-    assert!(first.starts_with("what it sends is limited at the host only"), "{changed}");
-    sandbox.sh(Place::Host, &format!("kill {pid}"));
+    assert!(first.contains("host"), "{changed}");
+    sandbox.sh(Netns::Host, &format!("kill {pid}"));
 }
 
 #[test]
-fn a_socket_past_the_queue_does_not_free_it() {
+fn limit_holds_for_qdisc_bypass_sockets() {
     let (sandbox, _daemon) = world(&["--egress-rate", "1mbit"]);
     let socket = sandbox.inside(A, || PacketSocket::open("eth0"));
-    socket.bypass_queues();
+    socket.bypass_qdisc();
     let frame = Frame {
         from_mac: HOST_MAC,
         to_mac: HOST_MAC,
@@ -93,7 +96,7 @@ fn a_socket_past_the_queue_does_not_free_it() {
         ..Frame::udp((HOST, 31000), (OUTSIDE, 9))
     };
     let bytes = frame.bytes();
-    // Two threads, so on machines with several CPUs their packets come at once.
+    // Two threads, so that packets arrive concurrently on machines with several CPUs.
     thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| (0..MANY / 2).for_each(|_| socket.send(&bytes)));
@@ -105,9 +108,9 @@ fn a_socket_past_the_queue_does_not_free_it() {
 }
 
 #[test]
-fn a_priority_does_not_lead_past_the_queue() {
+fn limit_holds_for_any_so_priority() {
     let (sandbox, _daemon) = world(&["--egress-rate", "100mbit"]);
-    let witness = sandbox.inside(Place::Outside, || UdpSocket::bind((OUTSIDE, 8080))).expect("a port");
+    let witness = sandbox.inside(Netns::Outside, || UdpSocket::bind((OUTSIDE, 8080))).expect("a port");
     witness.set_nonblocking(true).expect("a socket");
     let socket = sandbox.inside(A, || UdpSocket::bind((HOST, 31000))).expect("its own port");
     let send = |priority: libc::c_int| {
@@ -125,7 +128,8 @@ fn a_priority_does_not_lead_past_the_queue() {
         assert_eq!(set, 0, "root may");
         socket.send_to(b"urgent", (OUTSIDE, 8080)).expect("sent");
     };
-    // The handle of HTB means "past all classes" to it. The first packet may wait for a neighbour, hence the second.
+    // HTB treats its own handle as "direct". The first packet may wait for neighbour resolution, hence
+    // the second.
     for number in 1..=2 {
         send(0x1_0000);
         wait::until("the packet to be dropped", || counter(&sandbox, "a", "egress", "drops") == number);

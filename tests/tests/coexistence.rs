@@ -1,5 +1,5 @@
-//! What is there already stays, or is named: sockets, programs and settings of the host, and what is in a namespace of
-//! somebody else's.
+//! Coexistence: sockets, programs and settings of the host, and the content of existing namespaces, are
+//! kept or reported.
 
 use std::{
     net::{Ipv4Addr, TcpListener, UdpSocket},
@@ -9,21 +9,24 @@ use std::{
 };
 
 use portmap::{
-    kernel::programs::{self, Hook, Mechanism},
+    kernel::{
+        netlink::Netlink,
+        programs::{self, Hook, Mechanism},
+    },
     paths::Pins,
 };
 use portmap_common::names::PROG_UPLINK_EGRESS;
 use portmap_tests::{
-    sandbox::{DAEMON_FLAGS, HOST, OUTSIDE, Place, Sandbox},
+    sandbox::{DAEMON_FLAGS, HOST, Netns, OUTSIDE, Sandbox},
     service::{Service, Transport, ask},
     wait,
 };
 use serde_json::{Value, json};
 
-const A: Place<'_> = Place::Container("a");
-const THEIRS: Place<'_> = Place::Container("theirs");
+const A: Netns<'_> = Netns::Container("a");
+const EXISTING: Netns<'_> = Netns::Container("existing");
 
-/// The findings about a subject, as lines of health and text.
+/// Returns the findings about a subject, as lines with status and text.
 fn findings(sandbox: &Sandbox, subject: &str) -> Vec<String> {
     let output = sandbox.portmap(&["doctor", "-o", "json"]);
     let all: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -32,9 +35,9 @@ fn findings(sandbox: &Sandbox, subject: &str) -> Vec<String> {
     about.map(|finding| format!("{} {}", text(finding, "health"), text(finding, "text"))).collect()
 }
 
-/// A socket of the host that is connected from `port` with a service outside.
+/// Returns a connected socket of the host on `port`, with a service outside as its peer.
 fn connected(sandbox: &Sandbox, port: u16) -> UdpSocket {
-    sandbox.inside(Place::Host, || {
+    sandbox.inside(Netns::Host, || {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("the port is free");
         socket.connect((OUTSIDE, 7001)).expect("connected");
         socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
@@ -48,22 +51,23 @@ fn is_answered(socket: &UdpSocket) -> bool {
 }
 
 #[test]
-fn sockets_of_the_host_keep_their_ports_unless_they_are_taken() {
+fn host_listener_keeps_its_port_without_take() {
     let sandbox = Sandbox::new();
-    let _outside = Service::start(&sandbox, Place::Outside, Transport::Udp, 7001, "outside");
+    let _outside = Service::start(&sandbox, Netns::Outside, Transport::Udp, 7001, "outside");
     let (ephemeral, fixed) = (connected(&sandbox, 61500), connected(&sandbox, 31002));
     let daemon = sandbox.daemon();
-    wait::until("the start to name them", || daemon.log().contains("connected from UDP ports 31002,61500"));
-    let tcp = sandbox.inside(Place::Host, || TcpListener::bind((HOST, 31000))).expect("a listener");
-    let udp = sandbox.inside(Place::Host, || UdpSocket::bind("[::]:31001")).expect("a socket");
-    // No container gets what comes to another address of the host.
-    sandbox.sh(Place::Host, "ip address add 198.51.100.1/32 dev lo");
+    wait::until("the start to name them", || daemon.log().contains("UDP ports 31002,61500"));
+    let tcp = sandbox.inside(Netns::Host, || TcpListener::bind((HOST, 31000))).expect("a listener");
+    let udp = sandbox.inside(Netns::Host, || UdpSocket::bind("[::]:31001")).expect("a socket");
+    // Packets to another address of the host reach no container.
+    sandbox.sh(Netns::Host, "ip address add 198.51.100.1/32 dev lo");
     let elsewhere =
-        sandbox.inside(Place::Host, || TcpListener::bind("198.51.100.1:31005")).expect("a listener");
+        sandbox.inside(Netns::Host, || TcpListener::bind("198.51.100.1:31005")).expect("a listener");
     let error = sandbox.fails(&["add", "a", "--ports", "31000-31009"], 4);
     assert!(error.contains("TCP port 31000 and UDP port 31001") && error.contains("--take"), "{error}");
     assert_eq!(sandbox.json(&["list"]), json!([]));
-    // A block in which the host has a connection is passed over, a connection on a port that is asked for is named.
+    // The daemon skips a block in which the host has a connection, and reports a connection on a
+    // requested port.
     let added = sandbox.json(&["add", "a", "--ports", "31002-31009"]);
     assert_eq!(added["ephemeral_ports"], json!([62464, 63487]));
     let warnings = added["warnings"].as_array().expect("warnings");
@@ -72,38 +76,39 @@ fn sockets_of_the_host_keep_their_ports_unless_they_are_taken() {
     let error = sandbox.fails(&["update", "a", "--ports", "31000,31002"], 4);
     assert!(error.contains("31000") && !error.contains("31002"), "{error}");
     assert_eq!(sandbox.json(&["show", "a"])["ports"], json!([[31002, 31009]]));
-    // Where they are taken, that is said, and doctor goes on saying it without calling it a problem.
+    // With `--take` the answer contains a warning, and doctor keeps reporting the listener, as a
+    // notice.
     let taken = sandbox.portmap(&["update", "a", "--ports", "31000-31002", "--take"]);
     let warned = String::from_utf8_lossy(&taken.stderr);
     assert!(
-        taken.status.success() && warned.starts_with("warning: taken from the host: TCP port 31000"),
+        taken.status.success() && warned.starts_with("warning: ") && warned.contains("TCP port 31000"),
         "{warned}"
     );
     let _service = Service::start(&sandbox, A, Transport::Tcp, 31000, "a");
-    assert_eq!(ask(&sandbox, Place::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer").from, "a");
+    assert_eq!(ask(&sandbox, Netns::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer").from, "a");
     let found = findings(&sandbox, "host listeners").join("\n");
     assert!(found.starts_with("notice ") && found.contains("TCP port 31000 and UDP port 31001"), "{found}");
-    assert!(found.contains("connected from UDP ports 31002,61500") && !found.contains("31005"), "{found}");
+    assert!(found.contains("UDP ports 31002,61500") && !found.contains("31005"), "{found}");
     assert!(sandbox.portmap(&["doctor"]).status.success());
-    // What was taken once is not asked for again.
+    // A taken port needs no second `--take`.
     drop(fixed);
     let changed = sandbox.json(&["update", "a", "--ports", "31000,31001"]);
     assert_eq!(changed["warnings"], json!([]));
-    // A block whose connections have ended is given out.
+    // A block is assigned once its connections have ended.
     drop((ephemeral, tcp, udp, elsewhere));
     assert_eq!(sandbox.json(&["add", "b"])["ephemeral_ports"], json!([61440, 62463]));
     assert!(findings(&sandbox, "host listeners")[0].starts_with("ok "));
 }
 
 #[test]
-fn the_name_of_a_process_commands_no_terminal() {
+fn host_listener_name_is_escaped_for_the_terminal() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let listen = "import socket, time; open('/proc/self/comm', 'w').write('a\\n\\x1b[31mOK'); \
                   s = socket.create_server(('', 31000)); time.sleep(600)";
     let mut process =
-        sandbox.command(Place::Host, "python3").args(["-c", listen]).spawn().expect("it is installed");
-    let listens = || !sandbox.sh(Place::Host, "ss -Hlnt 'sport = :31000'").is_empty();
+        sandbox.command(Netns::Host, "python3").args(["-c", listen]).spawn().expect("it is installed");
+    let listens = || !sandbox.sh(Netns::Host, "ss -Hlnt 'sport = :31000'").is_empty();
     wait::until("the process to listen", listens);
     for text in [
         sandbox.fails(&["add", "a", "--ports", "31000"], 4),
@@ -116,19 +121,19 @@ fn the_name_of_a_process_commands_no_terminal() {
 }
 
 #[test]
-fn the_log_has_a_line_for_each_change() {
+fn log_has_one_line_per_change() {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon();
     sandbox.ok(&["add", "audit", "--ports", "31000", "--egress-rate", "1000KB"]);
     sandbox.ok(&["update", "audit", "--ports", "31001"]);
     sandbox.fails(&["add", "audit"], 4);
-    sandbox.fails(&["update", "nobody", "--ports", "31001"], 3);
+    sandbox.fails(&["update", "absent", "--ports", "31001"], 3);
     sandbox.ok(&["del", "audit"]);
     for expected in [
         "INFO container \"audit\": added, slot 1, ports 31000, ephemeral ports 61440-62463, sends 1024000 B/s",
         "INFO container \"audit\": updated, slot 1, ports 31001,",
-        "WARN container \"audit\": not added: a container is already called \"audit\"",
-        "WARN container \"nobody\": not updated: no container is called",
+        "WARN container \"audit\": not added: ",
+        "WARN container \"absent\": not updated: ",
         "INFO container \"audit\": removed",
     ] {
         let lines = || daemon.log().lines().filter(|line| plain(line).contains(expected)).count();
@@ -136,39 +141,42 @@ fn the_log_has_a_line_for_each_change() {
     }
 }
 
-/// A line of a log with single spaces and without the names of modules.
+/// Returns a log line with single spaces and without module names.
 fn plain(line: &str) -> String {
     let words: Vec<&str> = line.split_whitespace().filter(|word| !word.starts_with("portmap::")).collect();
     words.join(" ")
 }
 
 #[test]
-fn doctor_says_what_is_wrong_with_the_uplink_itself() {
+fn doctor_names_uplink_faults() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     sandbox.ok(&["add", "a", "--ports", "31000"]);
-    // What cannot help is not advised; what the daemon is about to follow by itself may be for a moment.
-    let expect = |what: &str| {
-        wait::until(what, || {
+    // doctor must not advise useless commands. Until the daemon has followed the change it may report a
+    // transient fault.
+    let expect = |status: &str, subject: &str| {
+        wait::until(&format!("{status}: {subject}"), || {
             let uplink = findings(&sandbox, "uplink");
             let all = [uplink.clone(), findings(&sandbox, "host addresses")].concat();
-            uplink[0].starts_with(what) && all.iter().all(|text| !text.contains("--repair"))
+            uplink[0].starts_with(status)
+                && uplink[0].contains(subject)
+                && all.iter().all(|text| !text.contains("--repair"))
         });
     };
-    expect("ok uplink, to elsewhere by 10.0.0.2");
-    sandbox.sh(Place::Outside, "ip link set eth0 down");
-    expect("problem uplink has no carrier");
-    sandbox.sh(Place::Outside, "ip link set eth0 up");
-    expect("ok ");
-    sandbox.sh(Place::Host, "ip link set uplink down");
-    expect("problem uplink is down");
-    sandbox.sh(Place::Host, "ip link set uplink up; ip -4 route replace default dev uplink");
-    expect("notice no default route with a gateway leaves by uplink");
-    sandbox.sh(Place::Host, &format!("ip -4 route replace default via {OUTSIDE}"));
-    expect("ok ");
+    expect("ok", "10.0.0.2");
+    sandbox.sh(Netns::Outside, "ip link set eth0 down");
+    expect("problem", "no carrier");
+    sandbox.sh(Netns::Outside, "ip link set eth0 up");
+    expect("ok", "uplink");
+    sandbox.sh(Netns::Host, "ip link set uplink down");
+    expect("problem", "down");
+    sandbox.sh(Netns::Host, "ip link set uplink up; ip -4 route replace default dev uplink");
+    expect("notice", "no default route");
+    sandbox.sh(Netns::Host, &format!("ip -4 route replace default via {OUTSIDE}"));
+    expect("ok", "uplink");
 }
 
-/// Ends what runs beside a test, however that ends.
+/// A child process that is killed on drop.
 struct End<'a>(&'a AtomicBool);
 
 impl Drop for End<'_> {
@@ -178,30 +186,31 @@ impl Drop for End<'_> {
 }
 
 #[test]
-fn our_programs_are_first_at_the_uplink() {
+fn uplink_programs_run_before_foreign_ones() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], &["--reconcile=false"]].concat());
     sandbox.ok(&["add", "a", "--ports", "31000"]);
     let _service = Service::start(&sandbox, A, Transport::Udp, 31000, "a");
     let subject = "program at uplink ingress";
     if Mechanism::detect() == Mechanism::Clsact {
-        // Filters have an order that is not ours to change: it is said.
+        // portmap cannot change the order of filters, so doctor reports it.
         let filter = "tc filter add dev uplink ingress pref 7 protocol all u32 match u32 0 0 flowid 1:1";
-        sandbox.sh(Place::Host, filter);
+        sandbox.sh(Netns::Host, filter);
         let found = findings(&sandbox, subject).remove(0);
-        assert!(found.contains("problem the u32 filter with preference 7 is before"), "{found}");
-        sandbox.sh(Place::Host, "tc filter del dev uplink ingress pref 7");
+        assert!(["problem ", "u32", "preference 7"].iter().all(|part| found.contains(part)), "{found}");
+        sandbox.sh(Netns::Host, "tc filter del dev uplink ingress pref 7");
         assert!(findings(&sandbox, subject)[0].starts_with("ok "));
         return;
     }
-    // Somebody's program that comes later goes to the head of the chain, and nothing is lost while ours goes there again.
+    // A foreign program that is attached later becomes the first in the chain; portmap then moves back
+    // to the front without packet loss.
     let pins = Pins::new(sandbox.path("/sys/fs/bpf/portmap"));
-    let theirs = Hook {
+    let foreign = Hook {
         interface: "uplink".to_owned(),
         ingress: true,
         program: PROG_UPLINK_EGRESS,
         mechanism: Mechanism::Tcx,
-        link: pins.link("theirs"),
+        link: pins.link("foreign"),
     };
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -209,23 +218,26 @@ fn our_programs_are_first_at_the_uplink() {
         let traffic = scope.spawn(|| {
             let mut answers = 0;
             while !done.load(Ordering::Relaxed) {
-                let answer = ask(&sandbox, Place::Outside, Transport::Udp, (HOST, 31000));
+                let answer = ask(&sandbox, Netns::Outside, Transport::Udp, (HOST, 31000));
                 assert_eq!(answer.expect("an answer").from, "a");
                 answers += 1;
             }
             answers
         });
         for _ in 0..3 {
-            sandbox.inside(Place::Host, || programs::attach(&pins, &theirs)).expect("attached");
+            sandbox
+                .inside(Netns::Host, || programs::attach(&Netlink::open()?, &pins, &foreign))
+                .expect("attached");
             let found = findings(&sandbox, subject).remove(0);
             assert!(found.contains(&format!("problem {PROG_UPLINK_EGRESS} (id ")), "{found}");
             sandbox.ok(&["doctor", "--repair"]);
             assert!(findings(&sandbox, subject)[0].starts_with("ok "));
-            // It goes on running, behind ours.
-            let is_there = || sandbox.inside(Place::Host, || programs::is_attached(&pins, &theirs));
+            // The foreign program still runs, after ours.
+            let is_there =
+                || sandbox.inside(Netns::Host, || programs::is_attached(&Netlink::open()?, &pins, &foreign));
             assert_eq!(is_there(), Ok(true));
-            sandbox.inside(Place::Host, || programs::detach(&theirs)).expect("detached");
-            // The kernel lets go of a link some time after its pin.
+            sandbox.inside(Netns::Host, || programs::detach(&Netlink::open()?, &foreign)).expect("detached");
+            // The kernel releases a link some time after its pin.
             wait::until("it to be detached", || is_there() == Ok(false));
         }
         drop(end);
@@ -233,7 +245,7 @@ fn our_programs_are_first_at_the_uplink() {
     });
 }
 
-/// Settings, and values that no new namespace has of them.
+/// Settings, with values that differ from those of a new namespace.
 const SETTINGS: [(&str, &str); 9] = [
     ("ipv4/ping_group_range", "0\t100"),
     ("ipv4/tcp_keepalive_time", "601"),
@@ -246,11 +258,11 @@ const SETTINGS: [(&str, &str); 9] = [
     ("unix/max_dgram_qlen", "77"),
 ];
 
-fn setting(sandbox: &Sandbox, place: Place<'_>, name: &str) -> String {
-    sandbox.sh(place, &format!("cat /proc/sys/net/{name}")).trim().to_owned()
+fn setting(sandbox: &Sandbox, netns: Netns<'_>, name: &str) -> String {
+    sandbox.sh(netns, &format!("cat /proc/sys/net/{name}")).trim().to_owned()
 }
 
-/// That two long texts are the same; only lines that differ are told.
+/// Asserts that two long texts are equal; the message contains only the differing lines.
 fn assert_same(now: &str, before: &str) {
     let differing = now.lines().zip(before.lines()).filter(|(now, before)| now != before);
     assert_eq!(differing.collect::<Vec<_>>(), []);
@@ -258,49 +270,50 @@ fn assert_same(now: &str, before: &str) {
 }
 
 #[test]
-fn a_new_namespace_has_the_hosts_settings_and_somebody_elses_on_request() {
+fn netns_inherits_sysctls_existing_one_on_request() {
     let sandbox = Sandbox::new();
     for (name, value) in SETTINGS {
-        sandbox.sh(Place::Host, &format!("echo '{value}' > /proc/sys/net/{name}"));
+        sandbox.sh(Netns::Host, &format!("echo '{value}' > /proc/sys/net/{name}"));
     }
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 40000 > /proc/sys/net/ipv4/ip_unprivileged_port_start; \
-         ip netns add theirs; ip -n theirs link set lo address 02:00:00:00:00:01",
+         ip netns add existing; ip -n existing link set lo address 02:00:00:00:00:01",
     );
     let flags = ["--ephemeral-ports", "20480-24575"];
     let daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], &flags].concat());
     let is_like_the_host =
-        |place| SETTINGS.iter().all(|(name, value)| setting(&sandbox, place, name) == *value);
+        |netns| SETTINGS.iter().all(|(name, value)| setting(&sandbox, netns, name) == *value);
     sandbox.ok(&["add", "a", "--ports", "31000"]);
     for (name, value) in SETTINGS {
         assert_eq!(setting(&sandbox, A, name), value, "{name}");
     }
-    // It forwards nothing, and may give out all of its block.
+    // The container does not forward, and may use its whole block.
     assert_eq!(setting(&sandbox, A, "ipv4/ip_forward"), "0");
     assert_eq!(setting(&sandbox, A, "ipv4/ip_unprivileged_port_start"), "20480");
     assert_eq!(setting(&sandbox, A, "ipv4/ip_local_port_range"), "20480\t21503");
-    // What changes at the host is in the next one.
-    sandbox.sh(Place::Host, "echo 602 > /proc/sys/net/ipv4/tcp_keepalive_time");
+    // A change on the host applies to the next container.
+    sandbox.sh(Netns::Host, "echo 602 > /proc/sys/net/ipv4/tcp_keepalive_time");
     sandbox.ok(&["add", "b"]);
-    assert_eq!(setting(&sandbox, Place::Container("b"), "ipv4/tcp_keepalive_time"), "602");
-    sandbox.sh(Place::Host, "echo 601 > /proc/sys/net/ipv4/tcp_keepalive_time");
-    // Somebody else's is as it was, before and after, unless it is to be like the host. That its loopback device has been up
-    // once the kernel does not forget (`noqueue`).
+    assert_eq!(setting(&sandbox, Netns::Container("b"), "ipv4/tcp_keepalive_time"), "602");
+    sandbox.sh(Netns::Host, "echo 601 > /proc/sys/net/ipv4/tcp_keepalive_time");
+    // An existing namespace keeps its settings, before and after, unless the host's are requested. The
+    // kernel remembers that the loopback device has been up (`noqueue`).
     let look = || {
-        let script = "cd /proc/sys/net; ip -o link show lo; ip -o address; grep -H . $(find core ipv4 ipv6 ipv6/icmp unix -maxdepth 1 -type f \
+        let script = "cd /proc/sys/net; ip -o link show lo; ip -o address; \
+            grep -H . $(find core ipv4 ipv6 ipv6/icmp unix -maxdepth 1 -type f \
                       -perm -600 ! -name tcp_fastopen_key) ipv4/conf/*/*";
-        sandbox.sh(THEIRS, script).replace(" noop ", " noqueue ")
+        sandbox.sh(EXISTING, script).replace(" noop ", " noqueue ")
     };
-    sandbox.sh(THEIRS, "echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter");
+    sandbox.sh(EXISTING, "echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter");
     let before = look();
-    assert!(!is_like_the_host(THEIRS));
-    sandbox.ok(&["add", "c", "--netns", "/run/netns/theirs"]);
-    assert!(!is_like_the_host(THEIRS));
+    assert!(!is_like_the_host(EXISTING));
+    sandbox.ok(&["add", "c", "--netns", "/run/netns/existing"]);
+    assert!(!is_like_the_host(EXISTING));
     sandbox.ok(&["del", "c"]);
     assert_same(&look(), &before);
-    sandbox.ok(&["add", "c", "--netns", "/run/netns/theirs", "--inherit-sysctls"]);
-    assert!(is_like_the_host(THEIRS));
+    sandbox.ok(&["add", "c", "--netns", "/run/netns/existing", "--inherit-sysctls"]);
+    assert!(is_like_the_host(EXISTING));
     drop(daemon);
     let _daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], &flags].concat());
     sandbox.ok(&["del", "c"]);
@@ -310,41 +323,41 @@ fn a_new_namespace_has_the_hosts_settings_and_somebody_elses_on_request() {
 }
 
 #[test]
-fn what_is_there_in_a_namespace_or_at_the_host_is_named_or_passed_by() {
+fn add_refuses_or_avoids_existing_interfaces() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     sandbox.sh(
-        Place::Host,
-        "ip netns add theirs; ip -n theirs link add eth0 type veth peer name e1; \
-         ip -n theirs address add 192.0.2.1/24 dev eth0; ip -n theirs link set e1 up",
+        Netns::Host,
+        "ip netns add existing; ip -n existing link add eth0 type veth peer name e1; \
+         ip -n existing address add 192.0.2.1/24 dev eth0; ip -n existing link set e1 up",
     );
-    let look = || sandbox.sh(THEIRS, "ip -o link; ip -o address; ip route");
-    let add = ["add", "a", "--netns", "/run/netns/theirs", "--ports", "31000"];
-    // The kernel notes that e1 has no carrier a moment later.
+    let look = || sandbox.sh(EXISTING, "ip -o link; ip -o address; ip route");
+    let add = ["add", "a", "--netns", "/run/netns/existing", "--ports", "31000"];
+    // The kernel reports the missing carrier of e1 with a delay.
     wait::until("e1's state to be known", || look().contains("NO-CARRIER"));
     let before = look();
     let error = sandbox.fails(&add, 4);
     assert!(error.contains("eth0"), "{error}");
     assert_eq!(look(), before);
-    // An interface with another name is no obstacle, a default route by it is.
+    // An interface of another name is accepted; a default route through it is not.
     sandbox.sh(
-        THEIRS,
+        EXISTING,
         "ip link set eth0 down; ip link set eth0 name e0; ip link set e0 up; ip route add default via 192.0.2.2",
     );
     let error = sandbox.fails(&add, 4);
-    assert!(error.contains("default route by e0 (gateway 192.0.2.2)"), "{error}");
-    let routes = || sandbox.sh(THEIRS, "ip route show default");
+    assert!(error.contains("e0") && error.contains("192.0.2.2"), "{error}");
+    let routes = || sandbox.sh(EXISTING, "ip route show default");
     assert_eq!(routes().trim(), "default via 192.0.2.2 dev e0");
-    sandbox.sh(THEIRS, "ip route del default");
+    sandbox.sh(EXISTING, "ip route del default");
     sandbox.ok(&add);
     assert!(sandbox.portmap(&["doctor"]).status.success());
     assert_eq!(sandbox.json(&["show", "a"])["slot"], 1);
-    // Somebody else's interfaces of the host have what goes with slots 2 and 3.
+    // Foreign interfaces of the host occupy the name and the index of slots 2 and 3.
     sandbox.sh(
-        Place::Host,
+        Netns::Host,
         "ip link add pm2 type veth peer name others; ip link add x index 1000003 type veth peer name more",
     );
     assert_eq!(sandbox.json(&["add", "b"])["slot"], 4);
-    sandbox.sh(Place::Host, "ip link show pm2; ip link show x; ip link del pm2; ip link del x");
+    sandbox.sh(Netns::Host, "ip link show pm2; ip link show x; ip link del pm2; ip link del x");
     assert_eq!(sandbox.json(&["add", "c"])["slot"], 2);
 }

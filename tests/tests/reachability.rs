@@ -1,15 +1,15 @@
-//! What containers may reach of the host and of each other: the switches, with real sockets.
+//! `--loopback`, `--host-access` and the listener, with real sockets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use portmap_tests::{
-    sandbox::{DAEMON_FLAGS, HOST, HOST6, OUTSIDE, Place, Sandbox},
-    service::{Service, Transport, ask, ask_in_vain},
+    sandbox::{DAEMON_FLAGS, HOST, HOST6, Netns, OUTSIDE, Sandbox},
+    service::{Service, Transport, ask, expect_no_reply},
     wait,
 };
 
-const A: Place<'_> = Place::Container("a");
-const B: Place<'_> = Place::Container("b");
+const A: Netns<'_> = Netns::Container("a");
+const B: Netns<'_> = Netns::Container("b");
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const LOCALHOST6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 const ALSO_LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 9, 8, 7));
@@ -19,7 +19,7 @@ const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
 const A_PORT: u16 = 31000;
 const B_PORT: u16 = 31010;
 
-/// A daemon with these flags, and containers `a` (31000-31009) and `b` (31010-31019).
+/// Starts a daemon with these flags, and containers `a` (31000-31009) and `b` (31010-31019).
 fn world(flags: &[&str]) -> (Sandbox, portmap_tests::daemon::Daemon) {
     let sandbox = Sandbox::new();
     let daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], flags].concat());
@@ -29,7 +29,7 @@ fn world(flags: &[&str]) -> (Sandbox, portmap_tests::daemon::Daemon) {
 }
 
 #[track_caller]
-fn expect(sandbox: &Sandbox, from: Place<'_>, transport: Transport, to: (IpAddr, u16), who: &str) {
+fn expect(sandbox: &Sandbox, from: Netns<'_>, transport: Transport, to: (IpAddr, u16), who: &str) {
     let to = SocketAddr::from(to);
     let answer =
         ask(sandbox, from, transport, to).unwrap_or_else(|error| panic!("{from:?} to {to}: {error}"));
@@ -45,32 +45,32 @@ fn explained(sandbox: &Sandbox, question: &str) -> String {
 }
 
 #[test]
-fn a_private_loopback_is_the_containers_own() {
+fn loopback_private_is_the_containers_own() {
     let (sandbox, daemon) = world(&[]);
     sandbox.ok(&["update", "b", "--loopback", "private"]);
     let services = [
         Service::both(&sandbox, B, B_PORT, "b"),
         Service::both(&sandbox, A, A_PORT, "a"),
-        Service::both(&sandbox, Place::Host, 8080, "host"),
+        Service::both(&sandbox, Netns::Host, 8080, "host"),
     ];
     for transport in TRANSPORTS {
         for address in [LOCALHOST, ALSO_LOCAL, LOCALHOST6] {
-            for other in [A, Place::Host] {
-                ask_in_vain(&sandbox, other, transport, (address, B_PORT));
+            for other in [A, Netns::Host] {
+                expect_no_reply(&sandbox, other, transport, (address, B_PORT));
             }
             for port in [A_PORT, 8080] {
-                ask_in_vain(&sandbox, B, transport, (address, port));
+                expect_no_reply(&sandbox, B, transport, (address, port));
             }
             expect(&sandbox, B, transport, (address, B_PORT), "b");
             expect(&sandbox, A, transport, (address, 8080), "host");
-            expect(&sandbox, Place::Host, transport, (address, A_PORT), "a");
+            expect(&sandbox, Netns::Host, transport, (address, A_PORT), "a");
         }
         for address in SHARED {
             expect(&sandbox, A, transport, (address, B_PORT), "b");
             expect(&sandbox, B, transport, (address, A_PORT), "a");
             expect(&sandbox, B, transport, (address, 8080), "host");
-            expect(&sandbox, Place::Host, transport, (address, B_PORT), "b");
-            expect(&sandbox, Place::Outside, transport, (address, B_PORT), "b");
+            expect(&sandbox, Netns::Host, transport, (address, B_PORT), "b");
+            expect(&sandbox, Netns::Outside, transport, (address, B_PORT), "b");
         }
     }
     for (question, verdict) in [
@@ -81,25 +81,25 @@ fn a_private_loopback_is_the_containers_own() {
     ] {
         assert_eq!(explained(&sandbox, question), verdict, "{question}");
     }
-    // What a container asks for stays over restarts, whatever the daemon's own flag says.
+    // A container's own setting survives restarts, whatever the daemon's flag says.
     let loopback = |name: &str| sandbox.json(&["show", name])["loopback"].clone();
     assert_eq!((loopback("a"), loopback("b")), ("shared".into(), "private".into()));
     daemon.stop();
     let daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], &["--loopback", "private"]].concat());
     assert_eq!((loopback("a"), loopback("b")), ("private".into(), "private".into()));
-    ask_in_vain(&sandbox, Place::Host, Transport::Tcp, (LOCALHOST, A_PORT));
+    expect_no_reply(&sandbox, Netns::Host, Transport::Tcp, (LOCALHOST, A_PORT));
     sandbox.ok(&["update", "b", "--loopback", "shared"]);
     daemon.stop();
     let _daemon = sandbox.daemon();
     assert_eq!((loopback("a"), loopback("b")), ("shared".into(), "shared".into()));
-    expect(&sandbox, Place::Host, Transport::Tcp, (LOCALHOST, A_PORT), "a");
+    expect(&sandbox, Netns::Host, Transport::Tcp, (LOCALHOST, A_PORT), "a");
     expect(&sandbox, A, Transport::Tcp, (LOCALHOST, B_PORT), "b");
     sandbox.ok(&["doctor"]);
     drop(services);
 }
 
 #[test]
-fn a_private_container_cannot_send_from_loopback_past_its_own_device() {
+fn loopback_private_source_cannot_leave_by_eth0() {
     use portmap_tests::{frames::Frame, packet_socket::PacketSocket, sandbox::HOST_MAC};
     let (sandbox, _daemon) = world(&["--loopback", "private"]);
     let socket = sandbox.inside(A, || PacketSocket::open("eth0"));
@@ -117,29 +117,30 @@ fn a_private_container_cannot_send_from_loopback_past_its_own_device() {
 }
 
 #[test]
-fn of_the_host_only_what_is_open_is_reached() {
+fn host_access_reaches_open_ports_only() {
     let (sandbox, daemon) = world(&["--host-access", "ports", "53"]);
     let services = [
-        Service::both(&sandbox, Place::Host, 53, "dns"),
-        Service::both(&sandbox, Place::Host, 8080, "host"),
-        Service::both(&sandbox, Place::Outside, 8080, "outside"),
+        Service::both(&sandbox, Netns::Host, 53, "dns"),
+        Service::both(&sandbox, Netns::Host, 8080, "host"),
+        Service::both(&sandbox, Netns::Outside, 8080, "outside"),
         Service::both(&sandbox, A, A_PORT, "a"),
         Service::both(&sandbox, B, B_PORT, "b"),
     ];
     for transport in TRANSPORTS {
         for address in [LOCALHOST, LOCALHOST6, SHARED[0], SHARED[1]] {
             let before = sandbox.dropped("a", "host_access");
-            ask_in_vain(&sandbox, A, transport, (address, 8080));
+            expect_no_reply(&sandbox, A, transport, (address, 8080));
             assert!(sandbox.dropped("a", "host_access") > before, "{transport:?} to {address}");
             expect(&sandbox, A, transport, (address, 53), "dns");
-            // What the host begins is answered, and what containers have with each other is theirs.
-            expect(&sandbox, Place::Host, transport, (address, A_PORT), "a");
+            // Replies to connections from the host pass, and so does traffic between
+            // containers.
+            expect(&sandbox, Netns::Host, transport, (address, A_PORT), "a");
             expect(&sandbox, A, transport, (address, B_PORT), "b");
         }
         expect(&sandbox, A, transport, (OUTSIDE.into(), 8080), "outside");
     }
-    // An answer goes to who has asked, from the port that was asked, and to nobody else.
-    let host = sandbox.inside(Place::Host, || UdpSocket::bind((HOST, 9000))).expect("the port is free");
+    // A reply passes only to the port that sent the request, from the port that received it.
+    let host = sandbox.inside(Netns::Host, || UdpSocket::bind((HOST, 9000))).expect("the port is free");
     let asked = sandbox.inside(A, || UdpSocket::bind((HOST, 31001))).expect("the port is free");
     let other = sandbox.inside(A, || UdpSocket::bind((HOST, 31002))).expect("the port is free");
     for socket in [&host, &asked] {
@@ -147,9 +148,7 @@ fn of_the_host_only_what_is_open_is_reached() {
     }
     let refused = sandbox.dropped("a", "host_access");
     asked.send_to(b"early", (HOST, 9000)).expect("sent");
-    wait::until("what nobody has asked for to be dropped", || {
-        sandbox.dropped("a", "host_access") == refused + 1
-    });
+    wait::until("an unsolicited packet to be dropped", || sandbox.dropped("a", "host_access") == refused + 1);
     host.send_to(b"question", (HOST, 31001)).expect("sent");
     asked.recv_from(&mut [0; 64]).expect("received");
     other.send_to(b"forged", (HOST, 9000)).expect("sent");
@@ -167,7 +166,7 @@ fn of_the_host_only_what_is_open_is_reached() {
     }
     daemon.stop();
     let daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], &["--host-access", "none"]].concat());
-    ask_in_vain(&sandbox, A, Transport::Udp, (SHARED[0], 53));
+    expect_no_reply(&sandbox, A, Transport::Udp, (SHARED[0], 53));
     daemon.stop();
     let _daemon = sandbox.daemon();
     expect(&sandbox, A, Transport::Tcp, (LOCALHOST, 8080), "host");
@@ -176,7 +175,7 @@ fn of_the_host_only_what_is_open_is_reached() {
 }
 
 #[test]
-fn the_daemons_listener_is_not_for_containers() {
+fn listener_is_closed_to_containers() {
     let sandbox = Sandbox::new();
     let flags = |more: &[&'static str]| [&DAEMON_FLAGS[..], more].concat();
     let reaches = |address: &str| {
@@ -194,7 +193,7 @@ fn the_daemons_listener_is_not_for_containers() {
     }
     assert_eq!(explained(&sandbox, "--from a --to 10.0.0.1:5051"), "drop listener");
     daemon.stop();
-    // Another process's port, as far as containers are concerned.
+    // For containers, this port belongs to another process.
     let daemon = sandbox.daemon_with(&flags(&["--listen", "127.0.0.1:5051"]));
     assert!(!reaches("127.0.0.1:5051"));
     assert_eq!(explained(&sandbox, "--from a --to 10.0.0.1:5051"), "to_host -");

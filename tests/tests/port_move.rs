@@ -1,5 +1,5 @@
-//! Ports that change hands under traffic: no packet ever reaches a container that owned the port neither before nor
-//! after.
+//! Ports that change owners under traffic: a packet must never reach a container that owned the port
+//! neither before nor after.
 
 use std::{
     net::UdpSocket,
@@ -13,24 +13,25 @@ use std::{
 
 use portmap::{kernel::port_table::PortTable, paths::Pins};
 use portmap_common::{slot::veth_ifindex, tables::PortEntry};
-use portmap_tests::sandbox::{HOST, Place, Sandbox};
+use portmap_tests::sandbox::{HOST, Netns, Sandbox};
 
-/// The port that moves. No container is added with it: the test moves it behind the daemon's back.
+/// The port that moves. It belongs to no container's record: the test writes the port map behind the
+/// daemon's back.
 const PORT: u16 = 31500;
-/// The containers that take turns, and one that never has the port.
+/// The owners in turn, and a container that never owns the port.
 const OWNERS: [&str; 4] = ["a", "b", "c", "d"];
 const BYSTANDER: &str = "e";
-/// How often the port moves, at least a thousand times a second.
+/// Number of moves, at a rate of at least a thousand per second.
 const MOVES: usize = 4000;
 const PAUSE: Duration = Duration::from_micros(700);
 
-/// Who owns the port after a number of moves.
+/// Returns the owner after a number of moves.
 const fn owner(moves: usize) -> usize {
     moves % OWNERS.len()
 }
 
 #[test]
-fn a_moving_port_leads_to_its_owner_only() {
+fn port_move_never_reaches_a_third_container() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let slots: Vec<u16> = OWNERS
@@ -48,7 +49,8 @@ fn a_moving_port_leads_to_its_owner_only() {
         ports.set(PORT, PortEntry { ifindex: veth_ifindex(slot), slot, flags: 0 });
     };
 
-    // The number of moves that have begun and that are complete: while they differ, either owner is right.
+    // The number of moves that have started and that have completed. Between the two, either owner is
+    // valid.
     let (begun, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let over = Arc::new(AtomicBool::new(false));
     give(0);
@@ -62,14 +64,14 @@ fn a_moving_port_leads_to_its_owner_only() {
         })
         .collect();
     let bystander = listen(&sandbox, BYSTANDER);
-    let senders: Vec<_> = [Place::Outside, Place::Host]
-        .map(|place| {
-            let socket = sandbox.inside(place, || UdpSocket::bind("0.0.0.0:0")).expect("a socket");
+    let senders: Vec<_> = [Netns::Outside, Netns::Host]
+        .map(|netns| {
+            let socket = sandbox.inside(netns, || UdpSocket::bind("0.0.0.0:0")).expect("a socket");
             let (done, over) = (done.clone(), over.clone());
             thread::spawn(move || {
                 while !over.load(Ordering::SeqCst) {
                     let moves = done.load(Ordering::SeqCst);
-                    // A full queue is no concern of this test.
+                    // A full queue is not an error here.
                     let _ = socket.send_to(&moves.to_ne_bytes(), (HOST, PORT));
                 }
             })
@@ -102,21 +104,21 @@ fn a_moving_port_leads_to_its_owner_only() {
         "{MOVES} moves in {seconds:.1} s, {} packets, {} of them telling",
         received.packets, received.telling
     );
-    // Packets that were on their way for a whole turn of all owners prove nothing; most are not.
+    // Packets in flight for a whole round of owners prove nothing; most are faster.
     assert!(received.telling > MOVES, "only {} of {} packets tell", received.telling, received.packets);
 }
 
 fn listen(sandbox: &Sandbox, name: &str) -> UdpSocket {
-    sandbox.inside(Place::Container(name), || UdpSocket::bind(("0.0.0.0", PORT))).expect("the port is free")
+    sandbox.inside(Netns::Container(name), || UdpSocket::bind(("0.0.0.0", PORT))).expect("the port is free")
 }
 
-/// What a container has received.
+/// The packets that a container has received.
 #[derive(Default)]
 struct Received {
     packets: usize,
-    /// Packets during whose travel some container did not own the port.
+    /// Packets during whose flight at least one container did not own the port.
     telling: usize,
-    /// Who got what was not its own: the container, and the moves before and after the packet's travel.
+    /// Misdelivered packets: the container, and the moves before and after the packet's flight.
     wrong: Vec<(usize, usize, usize)>,
 }
 
@@ -131,8 +133,8 @@ fn receive(socket: &UdpSocket, number: usize, begun: &AtomicUsize, over: &Atomic
             }
             continue;
         }
-        // Every move that was complete when the packet was sent lies before it, every one that has not begun yet lies
-        // behind it.
+        // Every move that had completed when the packet was sent precedes it; every move that has
+        // not started follows it.
         let (before, after) = (usize::from_ne_bytes(bytes), begun.load(Ordering::SeqCst));
         received.packets += 1;
         if after - before < OWNERS.len() - 1 {
