@@ -2,13 +2,10 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use serde::Deserialize;
-
 use crate::error::{Error, Result};
 
 /// A length of time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Length(pub Duration);
 
 /// Units by name, with their length in seconds.
@@ -46,14 +43,6 @@ impl FromStr for Length {
             .find(|(name, _)| *name == unit)
             .ok_or_else(|| wrong(&format!("{unit:?} is no unit")))?;
         Duration::try_from_secs_f64(number * seconds).map(Self).map_err(|_too_long| wrong("it is too long"))
-    }
-}
-
-impl TryFrom<String> for Length {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self> {
-        text.parse()
     }
 }
 

@@ -1,23 +1,25 @@
 //! The daemon's settings: flags, the configuration file, and the checks that concern nothing but themselves.
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use clap::{ArgAction, Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum, builder::PossibleValue};
 use netlink_packet_route::tc::TcHandle;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 
 use tracing::warn;
 
 use crate::{
     durations::Length,
-    ephemeral,
     error::{Context as _, Error, Result},
-    kernel::cgroup,
+    model::{
+        Direction, HostAccess, Loopback, PerCpu, Policy, PortSet, Reach, Resources, ephemeral, resources,
+    },
     paths::{DEFAULT_BPFFS_DIR, DEFAULT_STATE_DIR, Pins, STATE_DIR_VARIABLE, StateDir},
-    ports::PortSet,
-    rates::{Direction, PerCpu, Policy},
-    reach::{self, HostAccess, Loopback, Reach},
-    resources::{self, Resources},
     sizes::Size,
 };
 
@@ -159,7 +161,7 @@ pub struct RawSettings {
     loopback: Option<Loopback>,
     /// Which of the host's ports containers may reach: all, none, or ports such as 53,8080-8090 [default: all]
     #[arg(long, value_name = "all|none|[ports] RANGES", alias = "host_access", num_args = 1..=2, action = ArgAction::Set)]
-    #[serde(default, alias = "host_access", deserialize_with = "reach::one_text")]
+    #[serde(default, alias = "host_access", deserialize_with = "one_text")]
     host_access: Option<Vec<String>>,
     /// File with settings, in TOML; flags win over it
     #[arg(long, value_name = "FILE")]
@@ -209,23 +211,22 @@ pub struct Settings {
     pub reach: Reach,
 }
 
-/// For which processes `bind()` is guarded.
+/// The processes whose `bind()` is guarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BindGuard {
-    /// All of the host.
+    /// All processes of the host.
     All,
-    /// Those of a cgroup.
+    /// The processes of the cgroup with this directory.
     Cgroup(PathBuf),
 }
 
 impl BindGuard {
-    /// The directory of the cgroup, which must be there.
-    pub fn cgroup(&self) -> Result<PathBuf> {
-        let path = match self {
-            Self::All => cgroup::root()?,
-            Self::Cgroup(path) => path.clone(),
-        };
-        cgroup::check(&path).map(|()| path)
+    /// The directory of the cgroup; `None` for all processes.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::All => None,
+            Self::Cgroup(path) => Some(path),
+        }
     }
 }
 
@@ -410,6 +411,40 @@ fn bind_guard(text: Option<&str>) -> Result<Option<BindGuard>> {
         Some(text) => Err(Error::usage(format!(
             "--bind-guard={text:?}: expected the directory of a cgroup such as /sys/fs/cgroup/system.slice, all, or none"
         ))),
+    }
+}
+
+/// Reads the words of `--host-access` from the file, where they are one string.
+fn one_text<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<Vec<String>>, D::Error> {
+    String::deserialize(deserializer).map(|text| Some(vec![text]))
+}
+
+/// Deserialises values of the file from their text form.
+macro_rules! deserialize_text {
+    ($($value:ty),+) => {$(
+        impl<'de> Deserialize<'de> for $value {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+            }
+        }
+    )+};
+}
+
+deserialize_text!(Length, Size, PerCpu, Loopback);
+
+impl ValueEnum for Loopback {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Shared, Self::Private]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Self::Shared => "Shared with the host and all containers: a packet reaches the owner of the port",
+            Self::Private => "Private: packets from or to them neither leave nor enter the container",
+        };
+        Some(PossibleValue::new(self.name()).help(help))
     }
 }
 

@@ -2,13 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::{Error, Result};
 
 /// A number of bytes, or of bytes per second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
 /// Units by name: how many bits one has, and whether the name is tc's, which does not care for case.
@@ -68,20 +65,6 @@ impl FromStr for Size {
             .ok_or_else(|| wrong(&format!("{unit:?} is no unit")))?;
         let bytes = number.checked_mul(bits).map(|bits| bits / 8);
         bytes.and_then(|bytes| u64::try_from(bytes).ok()).map(Self).ok_or_else(|| wrong("it is too large"))
-    }
-}
-
-impl TryFrom<String> for Size {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self> {
-        text.parse()
-    }
-}
-
-impl From<Size> for String {
-    fn from(size: Size) -> Self {
-        size.to_string()
     }
 }
 

@@ -12,17 +12,17 @@ use std::{
 };
 
 use nix::fcntl::Flock;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::{
-    ephemeral::Resting,
     error::{Context as _, Error, Result},
     fault,
     kernel::{clock, locked},
     locks::{Rank, Ranked},
+    model::{ContainerRecord, HostRecord, Phase, ephemeral::Quarantined},
     paths::StateDir,
-    records::{ContainerRecord, HostRecord, Phase},
+    records::Recorded,
 };
 
 /// How names of files begin that are not complete yet. No container's name begins with a dot.
@@ -142,7 +142,7 @@ impl Store {
     }
 
     /// The ports that rest. What makes no sense is nothing.
-    pub fn resting(&self) -> Result<Vec<Resting>> {
+    pub fn resting(&self) -> Result<Vec<Quarantined>> {
         match read(&self.directory.resting())? {
             Found::Record(resting) => Ok(resting),
             Found::Damaged(why) => {
@@ -154,7 +154,7 @@ impl Store {
     }
 
     /// Writes down which ports rest.
-    pub fn set_resting(&self, resting: &[Resting]) -> Result<()> {
+    pub fn set_resting(&self, resting: &[Quarantined]) -> Result<()> {
         let file = self.directory.resting();
         if resting.is_empty() && !file.exists() {
             return Ok(());
@@ -275,7 +275,7 @@ enum Found<T> {
     Nothing,
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Found<T>> {
+fn read<T: Recorded>(path: &Path) -> Result<Found<T>> {
     let text = match fault::step("read a state file").and_then(|()| fs::read(path)) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
@@ -294,18 +294,19 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Found<T>> {
             head.version
         )));
     }
-    let versioned: Result<Versioned<T>> = serde_json::from_slice(&text).context(damaged);
-    Ok(versioned.map_or_else(Found::Damaged, |versioned| Found::Record(versioned.record)))
+    let versioned: Result<Versioned<T::Form>> = serde_json::from_slice(&text).context(damaged);
+    let record = versioned.and_then(|versioned| T::from_form(versioned.record).context(damaged));
+    Ok(record.map_or_else(Found::Damaged, Found::Record))
 }
 
 /// Replaces a file in one step: whoever reads it sees all of the old or all of the new one, also after a crash.
-fn write<T: Serialize + Clone>(path: &Path, record: &T) -> Result<()> {
+fn write(path: &Path, record: &impl Recorded) -> Result<()> {
     let doing = || format!("cannot write {}", path.display());
     let directory = path.parent().ok_or_else(|| Error::failure(doing()))?;
     fault::step("write a state file").context(doing)?;
     let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(directory).context(doing)?;
-    let text =
-        serde_json::to_vec_pretty(&Versioned { version: VERSION, record: record.clone() }).context(doing)?;
+    let text = serde_json::to_vec_pretty(&Versioned { version: VERSION, record: record.to_form() })
+        .context(doing)?;
     file.write_all(&text).context(doing)?;
     fault::step("replace a state file").context(doing)?;
     file.persist(path).context(doing)?;
@@ -327,10 +328,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        api::{Limit, Wishes},
         error::Kind,
-        kernel::namespace::NamespaceId,
-        ports::PortRange,
+        model::{Limit, NetnsId, PortRange, TrafficSpec},
     };
 
     fn record(name: &str, slot: u16) -> ContainerRecord {
@@ -338,14 +337,14 @@ mod tests {
             name: name.to_owned(),
             slot,
             netns: PathBuf::from("/run/netns").join(name),
-            namespace: Some(NamespaceId { device: 4, inode: 4_026_531_840, cookie: Some(1) }),
+            namespace: Some(NetnsId { device: 4, inode: 4_026_531_840, cookie: Some(1) }),
             owns_netns: true,
             pid: None,
             owner: None,
             ports: "31000-31009".parse().expect("ports"),
             ephemeral_ports: PortRange::new(32768, 33791).expect("a range"),
             ipv6: true,
-            wishes: Wishes { egress_rate: Some(0), ..Wishes::default() },
+            traffic: TrafficSpec { egress_rate: Some(0), ..TrafficSpec::default() },
             egress: None,
             ingress: Some(Limit { rate: 1, ceil: 2, burst: 3, leaf: "bfifo".to_owned() }),
             inherit_sysctls: false,

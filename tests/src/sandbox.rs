@@ -14,7 +14,7 @@ use std::{
 };
 
 use portmap::kernel::namespace::Namespace;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     cgroup::Cgroup,
@@ -312,7 +312,7 @@ impl Sandbox {
         self.sh(Place::Host, &format!("cp -r {kept} /run/portmap"));
         self.change_state("host.json", |file| file["record"]["boot"] = "another".into());
         let id = self.namespace(Place::Container(name)).id().expect("a namespace");
-        let id = serde_json::to_value(id).expect("JSON");
+        let id = json!({ "device": id.device, "inode": id.inode, "cookie": id.cookie });
         self.change_state(&format!("containers/{name}.json"), |file| file["record"]["namespace"] = id);
     }
 

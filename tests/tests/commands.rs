@@ -366,5 +366,5 @@ fn what_of_resources_is_not_used_is_named() {
         let line = format!("{flag} is used, and not what --resources has of these ports, {ports}");
         assert!(log.contains(&line), "{line} in {log}");
     }
-    assert!(log.contains("--resources: cpus are none of portmap's business"), "{log}");
+    assert!(log.contains("--resources: ignoring cpus"), "{log}");
 }

@@ -358,7 +358,7 @@ fn questions_that_make_no_sense_are_refused() {
         ("--from a --to web:80", "\"web:80\" is no destination"),
         ("--from a --to 10.0.0.2:80 --src x", "'x'"),
         ("--from a --to 10.0.0.2:80 --sport 65536", "'65536'"),
-        ("--from a --to 10.0.0.2:80 --proto igmpp", "\"igmpp\" is no protocol"),
+        ("--from a --to 10.0.0.2:80 --proto igmpp", "\"igmpp\" is not a protocol"),
     ] {
         let mut arguments = vec!["explain"];
         arguments.extend(question.split_whitespace());
@@ -377,7 +377,7 @@ fn questions_that_make_no_sense_are_refused() {
     for (body, expected) in [
         ("{}", "from"),
         ("{\"from\":\"a\",\"destination\":\"x\"}", "usage"),
-        ("{\"from\":\"a\",\"destination\":\"10.0.0.2\",\"protocol\":\"x\"}", "is no protocol"),
+        ("{\"from\":\"a\",\"destination\":\"10.0.0.2\",\"protocol\":\"x\"}", "is not a protocol"),
         ("{\"from\":\"a\",\"destination\":\"10.0.0.2\",\"port\":80}", "port"),
     ] {
         let answer = ask(body);

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use portmap::ports::PortSet;
+use portmap::model::PortSet;
 use portmap_tests::{
     daemon::Daemon,
     faults::sample,
@@ -217,8 +217,11 @@ impl World<'_> {
 
     /// Compares what there is with what there is to be.
     fn check(&mut self, at: &str) {
-        let mut expected: BTreeMap<String, Value> =
-            self.containers.iter().map(|(name, (ports, _))| ((*name).to_owned(), json!(ports))).collect();
+        let mut expected: BTreeMap<String, Value> = self
+            .containers
+            .iter()
+            .map(|(name, (ports, _))| ((*name).to_owned(), json!(Vec::from(ports.clone()))))
+            .collect();
         expected.insert("steady".to_owned(), json!([[STEADY_PORT, STEADY_PORT]]));
         assert_eq!(self.listed(), expected, "{at}");
         for name in self.containers.keys() {

@@ -11,7 +11,7 @@ use super::{Output, drops::end, print};
 use crate::{
     api::{ExplainRequest, ExplainedPacket, Explanation},
     error::{Error, Result},
-    protocol::Protocol,
+    model::Protocol,
 };
 
 /// A packet as it is typed.

@@ -17,16 +17,14 @@ use clap_complete::Shell;
 use nix::unistd::geteuid;
 
 use crate::{
-    api::{AddRequest, Finding, Health, UpdateRequest, Wishes},
+    api::{AddRequest, Finding, Health, UpdateRequest},
     client::Client,
     daemon,
     error::{Error, Kind, Result},
     kernel::{bpffs, programs::Mechanism},
     log,
+    model::{Cpus, Loopback, PortSet, TrafficSpec},
     paths::{DEFAULT_BPFFS_DIR, DEFAULT_STATE_DIR, STATE_DIR_VARIABLE, StateDir},
-    ports::PortSet,
-    rates::Cpus,
-    reach::Loopback,
     sizes::Size,
 };
 
@@ -214,8 +212,8 @@ struct TrafficOptions {
 }
 
 impl TrafficOptions {
-    fn wishes(&self) -> Wishes {
-        Wishes {
+    fn spec(&self) -> TrafficSpec {
+        TrafficSpec {
             egress_rate: self.egress_rate.map(|rate| rate.0),
             ingress_rate: self.ingress_rate.map(|rate| rate.0),
             cpus: self.cpus,
@@ -234,7 +232,7 @@ impl PortOptions {
             take: self.take,
             inherit_sysctls: false,
             ephemeral_ports_per_container: self.ephemeral_ports_per_container,
-            traffic: traffic.wishes(),
+            traffic: traffic.spec(),
             ..AddRequest::default()
         }
     }
@@ -269,7 +267,7 @@ impl Command {
                 return process::run(&client()?, ports.request(name, &traffic), &command);
             }
             Verb::Update { name, ports, take, traffic } => {
-                let request = UpdateRequest { ports, take, traffic: traffic.wishes() };
+                let request = UpdateRequest { ports, take, traffic: traffic.spec() };
                 print::changed(output, &client()?.update(&name, &request)?)?;
             }
             Verb::Exec { name, command } => {

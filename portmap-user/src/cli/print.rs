@@ -7,12 +7,11 @@ use serde::Serialize;
 
 use super::{Output, wrap};
 use crate::{
-    api::{
-        Changed, Container, ContainerStats, DropStats, Finding, Health, Limit, QueueStats, Reasons, Stats,
-        Traffic,
-    },
+    api::{Changed, Container, ContainerStats, DropStats, Finding, Health, Reasons, Stats, Traffic},
     error::{Context as _, Error, Result},
-    log, sizes,
+    log,
+    model::{Limit, QueueStats},
+    sizes,
 };
 
 /// One line on standard error.

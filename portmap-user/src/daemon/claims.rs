@@ -14,8 +14,7 @@ use crate::{
     api::{Finding, Health},
     error::{Error, Result},
     kernel::sockets::{self, Socket},
-    ports::{PortRange, PortSet},
-    records::Phase,
+    model::{Phase, PortRange, PortSet},
 };
 
 /// Most programs that are told of one by one.

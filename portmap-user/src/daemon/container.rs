@@ -17,13 +17,13 @@ use crate::{
     kernel::{
         bpffs, clock, inherit,
         link::{self, Interface, VethPair},
-        namespace::{self, Namespace, NamespaceId, NotOpened},
+        namespace::{self, Namespace, NotOpened},
         netlink::Netlink,
         programs::{self, Hook, Mechanism},
         sysctl::{self, Sysctls},
     },
+    model::{ContainerRecord, NetnsId, Phase},
     paths::Pins,
-    records::{ContainerRecord, Phase},
 };
 
 /// Name of a container's end of its veth pair.
@@ -145,7 +145,7 @@ impl Daemon {
     }
 
     /// Sees to it that a namespace becomes one container only.
-    fn claim(&self, name: &str, id: NamespaceId) -> Result<()> {
+    fn claim(&self, name: &str, id: NetnsId) -> Result<()> {
         let mut registry = self.registry();
         let is_this = |entry: &&Entry| entry.record.namespace.is_some_and(|own| own.is_same(id));
         if let Some(other) = registry.containers.values().find(is_this) {

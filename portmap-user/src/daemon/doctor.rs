@@ -21,8 +21,7 @@ use crate::{
         qdisc::Leaf,
         sysctl::{self, Sysctls},
     },
-    ports::PortSet,
-    records::{ContainerRecord, Phase},
+    model::{ContainerRecord, Phase, PortSet},
 };
 
 /// What brings back what is missing of the host's side or of a container.

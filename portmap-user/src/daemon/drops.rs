@@ -17,7 +17,7 @@ use crate::{
     api::{Direction, DropCount, DropSample, OUTSIDE},
     error::{Error, Result},
     kernel::clock,
-    protocol::Protocol,
+    model::Protocol,
 };
 
 impl Daemon {

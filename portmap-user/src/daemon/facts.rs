@@ -19,9 +19,10 @@ use crate::{
     kernel::{
         address::{self, Address, DefaultRoute},
         link::{self, Interface, LOOPBACK, Mac},
-        namespace::{Namespace, NamespaceId},
+        namespace::Namespace,
         netlink::Netlink,
     },
+    model::NetnsId,
     settings::Settings,
 };
 
@@ -29,7 +30,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostFacts {
     /// The daemon's network namespace.
-    pub namespace: NamespaceId,
+    pub namespace: NetnsId,
     /// The uplink's name.
     pub uplink: String,
     /// The uplink's index.

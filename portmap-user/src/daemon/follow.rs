@@ -9,7 +9,7 @@ use super::{Daemon, HostFacts, container::namespace_of, host, inside, uplink_que
 use crate::{
     error::Result,
     kernel::{netlink::Netlink, sysctl::Sysctls},
-    records::{ContainerRecord, Phase},
+    model::{ContainerRecord, Phase},
 };
 
 impl Daemon {

@@ -18,15 +18,14 @@ use crate::{
     kernel::{
         bpffs, clock, clsact, layout,
         link::{self, LOOPBACK},
-        namespace::{Namespace, NamespaceId},
+        namespace::Namespace,
         netlink::Netlink,
         pins,
         programs::{self, Hook, Mechanism},
         sysctl::{self, Sysctls},
     },
+    model::{HostRecord, NetnsId, PortSet, SavedSysctl},
     paths::{Pins, StateDir},
-    ports::PortSet,
-    records::{HostRecord, SavedSysctl},
     settings::Settings,
     state::Store,
 };
@@ -166,7 +165,7 @@ pub(super) fn record(
 }
 
 /// Refuses state that belongs to another host.
-fn check_same_place(record: &HostRecord, namespace: NamespaceId) -> Result<()> {
+fn check_same_place(record: &HostRecord, namespace: NetnsId) -> Result<()> {
     if record.namespace.is_same(namespace) {
         return Ok(());
     }

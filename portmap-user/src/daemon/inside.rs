@@ -21,8 +21,8 @@ use crate::{
         programs::{self, Mechanism},
         sysctl::{self, Sysctls},
     },
+    model::{ContainerRecord, NamespaceBefore, SavedSysctl},
     paths::Pins,
-    records::{ContainerRecord, NamespaceBefore, SavedSysctl},
 };
 
 /// The lowest index that no interface of the calling thread's namespace has; usually that behind the loopback's. A conflict if

@@ -3,7 +3,7 @@
 use super::Daemon;
 use crate::{
     error::{Failures, Result},
-    records::Phase,
+    model::Phase,
 };
 
 impl Daemon {

@@ -12,10 +12,10 @@ use prometheus_client::{
 
 use super::Daemon;
 use crate::{
-    api::{ContainerStats, DropStats, QueueStats, Stats},
+    api::{ContainerStats, DropStats, Stats},
     error::{Context as _, Result},
     kernel::{programs::Mechanism, qdisc::Leaf},
-    records::{ContainerRecord, Phase},
+    model::{ContainerRecord, Phase, QueueStats},
 };
 
 /// The type of the answer.

@@ -49,15 +49,13 @@ pub use self::{
 use self::{place::Place, takeover::Progress, turns::Turns};
 use crate::{
     api::{AddRequest, Changed, Container, ContainerState, HOST, OUTSIDE},
-    ephemeral::EphemeralPool,
     error::{Error, Kind, Result},
     kernel::{
         clock, guard::Guard, inherit::Inheritance, link, maps::Maps, namespace, netlink::Netlink,
         pins::Held as HeldPins, programs::Mechanism, qdisc::Leaf, sysctl::Sysctls,
     },
     locks::{Held, Ranked, RankedRw},
-    ports::PortSet,
-    records::{ContainerRecord, Phase},
+    model::{ContainerRecord, EphemeralPool, Phase, PortSet},
     settings::Settings,
     state::Store,
 };
@@ -272,7 +270,7 @@ impl Daemon {
             ports,
             ephemeral_ports,
             ipv6: self.facts().v6.is_some(),
-            wishes: traffic,
+            traffic,
             egress,
             ingress,
             inherit_sysctls,

@@ -13,7 +13,8 @@ use tracing::{info, warn};
 use super::{Daemon, end::End};
 use crate::{
     error::{Context as _, Error, Result},
-    kernel::process::{Pidfd, Process},
+    kernel::process::Pidfd,
+    model::Process,
 };
 
 /// How long until something is tried again that has failed.

@@ -17,11 +17,11 @@ use crate::{
     fault,
     kernel::{
         clock, layout, locked,
-        namespace::NamespaceId,
         netns_lock::{self, Attempt},
     },
+    model::{HostRecord, NetnsId},
     paths::{Pins, StateDir},
-    records::HostRecord,
+    records,
 };
 
 /// Has a file for each network namespace in which a daemon has been, for root only. Outside state directories, which are what a
@@ -34,6 +34,7 @@ struct Owner {
     pid: u32,
     state_dir: PathBuf,
     /// What it has done to the host, should its own record of it be lost.
+    #[serde(default, with = "records::optional")]
     host: Option<HostRecord>,
 }
 
@@ -52,7 +53,7 @@ pub(super) struct Place {
 impl Place {
     /// Takes a network namespace. A conflict if another daemon is at work in it, or if it belongs to the state in another
     /// directory.
-    pub(super) fn take(namespace: NamespaceId, state_dir: &StateDir) -> Result<Self> {
+    pub(super) fn take(namespace: NetnsId, state_dir: &StateDir) -> Result<Self> {
         let doing = || format!("cannot make {DIRECTORY}");
         fault::step("take a network namespace").context(doing)?;
         DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY).context(doing)?;
@@ -185,7 +186,7 @@ fn read(path: &Path) -> Option<Owner> {
 }
 
 /// Whether the state of a daemon is still there, and about this network namespace.
-fn is_kept(owner: &Owner, namespace: NamespaceId) -> bool {
+fn is_kept(owner: &Owner, namespace: NetnsId) -> bool {
     /// The part of the file that matters here, in every version.
     #[derive(Deserialize)]
     struct Kept {
@@ -193,8 +194,9 @@ fn is_kept(owner: &Owner, namespace: NamespaceId) -> bool {
     }
     #[derive(Deserialize)]
     struct Record {
-        namespace: NamespaceId,
+        namespace: records::NetnsId,
     }
     let text = fs::read(StateDir::new(&owner.state_dir).host()).unwrap_or_default();
-    serde_json::from_slice::<Kept>(&text).is_ok_and(|kept| kept.record.namespace.is_same(namespace))
+    serde_json::from_slice::<Kept>(&text)
+        .is_ok_and(|kept| NetnsId::from(kept.record.namespace).is_same(namespace))
 }

@@ -14,10 +14,9 @@ use super::{
 };
 use crate::{
     api::ContainerState,
-    ephemeral::EphemeralPool,
     error::{Error, Result},
     kernel::{
-        bpffs, clock,
+        bpffs, cgroup, clock,
         guard::{self, Guard},
         inherit::Inheritance,
         layout,
@@ -28,8 +27,8 @@ use crate::{
         sysctl::Sysctls,
     },
     locks::{Rank, Ranked, RankedRw},
-    records::{ContainerRecord, Phase},
-    settings::{BindGuard, Settings},
+    model::{ContainerRecord, EphemeralPool, Phase},
+    settings::Settings,
     state::Store,
 };
 
@@ -50,7 +49,8 @@ impl Daemon {
     fn start_over(settings: Settings) -> Result<Self> {
         bpffs::check_mounted(settings.pins.bpffs())?;
         let facts = HostFacts::discover(&settings)?;
-        let bind_guard = settings.bind_guard.as_ref().map(BindGuard::cgroup).transpose()?;
+        let bind_guard =
+            settings.bind_guard.as_ref().map(|guard| cgroup::resolve(guard.path())).transpose()?;
         let sysctls = Sysctls::open()?;
         host::check_ports(&settings, &sysctls)?;
         layout::refuse_later(settings.pins.bpffs())?;

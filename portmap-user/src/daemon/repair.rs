@@ -21,7 +21,7 @@ use crate::{
         programs,
         sysctl::Sysctls,
     },
-    records::{ContainerRecord, Phase},
+    model::{ContainerRecord, Phase},
 };
 
 /// How a container that is meant to be in service was found.

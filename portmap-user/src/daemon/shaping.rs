@@ -16,16 +16,13 @@ use super::{
     container::{namespace_of, port_entry},
 };
 use crate::{
-    api::{Limit, QueueStats, Wishes},
     error::{Error, Result},
     kernel::{
         link,
         netlink::Netlink,
         qdisc::{self, Class, Leaf, Shape},
     },
-    rates::{Direction, default_burst},
-    reach::Loopback,
-    records::ContainerRecord,
+    model::{ContainerRecord, Direction, Limit, Loopback, QueueStats, TrafficSpec, limit::default_burst},
     settings::Shaping,
 };
 
@@ -71,7 +68,7 @@ pub(super) fn speed_per_cpu(shaping: &Shaping, facts: &HostFacts) -> Option<u64>
 
 impl Daemon {
     /// The limits that a container gets for what was asked.
-    pub(super) fn limits(&self, wishes: &Wishes) -> (Option<Limit>, Option<Limit>) {
+    pub(super) fn limits(&self, wishes: &TrafficSpec) -> (Option<Limit>, Option<Limit>) {
         let shaping = &self.settings.shaping;
         let leaf = self.leaf.name();
         (
@@ -81,7 +78,7 @@ impl Daemon {
     }
 
     /// Refuses what the flags forbid.
-    pub(super) fn check_wishes(&self, wishes: &Wishes) -> Result<()> {
+    pub(super) fn check_wishes(&self, wishes: &TrafficSpec) -> Result<()> {
         self.settings.shaping.egress.check_asked(Direction::Egress, wishes.egress_rate)?;
         self.settings.shaping.ingress.check_asked(Direction::Ingress, wishes.ingress_rate)
     }
@@ -157,7 +154,7 @@ impl Daemon {
 
     /// Whose a container's loopback addresses are: as was asked for it, or as the daemon's flag says.
     pub(super) fn loopback(&self, record: &ContainerRecord) -> Loopback {
-        record.wishes.loopback.unwrap_or(self.settings.reach.loopback)
+        record.traffic.loopback.unwrap_or(self.settings.reach.loopback)
     }
 
     /// The flags of a container's ports.
@@ -289,7 +286,7 @@ pub(super) fn warn_of_limits(shaping: &Shaping, leaf: Leaf, speed_per_cpu: Optio
     }
     let is_auto = [&shaping.egress, &shaping.ingress]
         .iter()
-        .any(|policy| policy.per_cpu == Some(crate::rates::PerCpu::Auto));
+        .any(|policy| policy.per_cpu == Some(crate::model::PerCpu::Auto));
     if is_auto && speed_per_cpu.is_none() {
         warn!(
             "the speed of {uplink} is not known, so auto limits nobody: give it with --network-link-speed, or name a rate"

@@ -11,7 +11,7 @@ use super::Daemon;
 use crate::{
     api::{ContainerStats, DropStats, HostStats, Reasons, Stats, Traffic},
     error::{Error, Result},
-    records::ContainerRecord,
+    model::ContainerRecord,
 };
 
 impl Daemon {

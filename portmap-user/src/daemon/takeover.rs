@@ -27,7 +27,7 @@ use crate::{
     api::{Finding, Health},
     error::{Kind, Result},
     kernel::netlink::Netlink,
-    records::{ContainerRecord, Phase},
+    model::{ContainerRecord, Phase},
 };
 
 /// Of so many containers that were not as they should be the log has a line each; of what comes then, a number.
@@ -134,7 +134,7 @@ impl Daemon {
             return self.remove(before);
         }
         let mut record = before.clone();
-        let (egress, ingress) = self.limits(&record.wishes);
+        let (egress, ingress) = self.limits(&record.traffic);
         record.egress = egress;
         if record.ingress.is_some() || self.settings.shaping.ingress_for_existing {
             record.ingress = ingress;

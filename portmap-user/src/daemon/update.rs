@@ -6,8 +6,7 @@ use super::{Daemon, journal};
 use crate::{
     api::{Changed, UpdateRequest},
     error::{Error, Result},
-    ports::PortSet,
-    records::{ContainerRecord, Phase},
+    model::{ContainerRecord, Phase, PortSet},
 };
 
 impl Daemon {
@@ -31,8 +30,8 @@ impl Daemon {
                 let mut warnings = self.check_claims(name, request.ports.as_ref(), request.take)?;
                 let before = self.in_service(name, request.ports.as_ref())?;
                 let mut after = before.clone();
-                after.wishes = request.traffic.or(before.wishes);
-                (after.egress, after.ingress) = self.limits(&after.wishes);
+                after.traffic = request.traffic.or(before.traffic);
+                (after.egress, after.ingress) = self.limits(&after.traffic);
                 if let Some(ports) = request.ports {
                     after.ports = ports;
                 }

@@ -12,7 +12,7 @@ use crate::{
         netlink::Netlink,
         qdisc::{self, Leaf, Occupant},
     },
-    records::HostRecord,
+    model::HostRecord,
     settings::Settings,
     state::Store,
 };

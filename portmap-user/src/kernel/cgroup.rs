@@ -34,7 +34,14 @@ struct Query {
     revision: u64,
 }
 
-/// The root of the hierarchy.
+/// The directory of the cgroup for whose processes `bind()` is guarded, which must exist: `given`, or that of all
+/// processes.
+pub fn resolve(given: Option<&Path>) -> Result<PathBuf> {
+    let path = given.map_or_else(root, |path| Ok(path.to_owned()))?;
+    check(&path).map(|()| path)
+}
+
+/// The root of the cgroup v2 hierarchy.
 pub fn root() -> Result<PathBuf> {
     let mounts = procfs::mounts().context(|| "cannot read /proc/mounts".to_owned())?;
     let root = mounts.into_iter().find(|mount| mount.fs_vfstype == "cgroup2");

@@ -20,7 +20,7 @@ use super::namespace::Namespace;
 use crate::{
     error::{Context as _, Error, Result},
     fault,
-    records::SavedSysctl,
+    model::SavedSysctl,
 };
 
 const ROOT: &str = "/proc/sys/net";

@@ -29,8 +29,8 @@ use crate::{
     error::{Context as _, Result},
     fault,
     locks::{Rank, Ranked},
+    model::Reach,
     paths::Pins,
-    reach::Reach,
 };
 
 /// All maps of one daemon. Any thread may use them at any time: the table of ports needs no lock, and what has one holds it

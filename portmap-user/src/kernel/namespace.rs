@@ -22,11 +22,11 @@ use nix::{
         statfs::{NSFS_MAGIC, fstatfs},
     },
 };
-use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Context as _, Error, Kind, Result},
     fault,
+    model::NetnsId,
 };
 
 /// Where `ip netns` looks for namespaces by name.
@@ -38,35 +38,6 @@ const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 /// Mode of the files that namespaces are mounted on. The sticky bit means nothing to a file, so nobody else makes one like it:
 /// `ip netns add` may be about to mount its own on an empty file that has the name of a container which has ended.
 const MODE: u32 = 0o1000;
-
-/// What tells one namespace from every other before the next boot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NamespaceId {
-    /// Device of the namespace file system.
-    pub device: u64,
-    /// Inode in it. The kernel gives it to the next namespace as soon as this one has ended (`proc_alloc_inum`).
-    pub inode: u64,
-    /// Its cookie, which no other one gets. None in what an earlier version has written down.
-    #[serde(default)]
-    pub cookie: Option<u64>,
-}
-
-impl NamespaceId {
-    /// Whether this may be the same namespace: it is, if both cookies are known.
-    pub fn is_same(self, other: Self) -> bool {
-        let cookies = self.cookie.zip(other.cookie);
-        (self.device, self.inode) == (other.device, other.inode)
-            && cookies.is_none_or(|(one, another)| one == another)
-    }
-}
-
-/// As `ip netns` and `/proc` call it, with its cookie.
-impl fmt::Display for NamespaceId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "net:[{}]", self.inode)?;
-        self.cookie.map_or(Ok(()), |cookie| write!(formatter, " (cookie {cookie})"))
-    }
-}
 
 /// An open network namespace; it exists at least as long as this value.
 #[derive(Debug)]
@@ -195,19 +166,19 @@ impl Namespace {
     }
 
     /// What tells this namespace from others.
-    pub fn id(&self) -> Result<NamespaceId> {
-        Ok(NamespaceId { cookie: Some(self.cookie()?), ..self.file_id()? })
+    pub fn id(&self) -> Result<NetnsId> {
+        Ok(NetnsId { cookie: Some(self.cookie()?), ..self.file_id()? })
     }
 
     /// Whether this is the namespace that was written down.
-    pub fn is(&self, recorded: NamespaceId) -> Result<bool> {
+    pub fn is(&self, recorded: NetnsId) -> Result<bool> {
         // Most that are another are another file, which costs less to see.
         Ok(self.file_id()?.is_same(recorded) && self.id()?.is_same(recorded))
     }
 
-    fn file_id(&self) -> Result<NamespaceId> {
+    fn file_id(&self) -> Result<NetnsId> {
         let metadata = self.file.metadata().context(|| format!("cannot look at {}", self.path.display()))?;
-        Ok(NamespaceId { device: metadata.dev(), inode: metadata.ino(), cookie: None })
+        Ok(NetnsId { device: metadata.dev(), inode: metadata.ino(), cookie: None })
     }
 
     /// Its cookie, a number that no other namespace has before the next boot.

@@ -6,19 +6,11 @@ use std::{
 };
 
 use procfs::{ProcError, process};
-use serde::{Deserialize, Serialize};
 
-use crate::error::{Context as _, Result};
-
-/// A process. Numbers are given again, but not within the same hundredth of a second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Process {
-    /// Its number.
-    pub pid: u32,
-    /// When it was started, in ticks since the machine was.
-    pub started: u64,
-}
+use crate::{
+    error::{Context as _, Result},
+    model::Process,
+};
 
 /// A process's file: it is readable when the process has ended.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ use nix::libc::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE};
 use crate::{
     error::{Context as _, Result},
     fault,
-    ports::PortRange,
+    model::PortRange,
 };
 
 /// A socket with a port.

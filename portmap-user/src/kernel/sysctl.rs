@@ -19,7 +19,7 @@ use super::pseudo;
 use crate::{
     error::{Context as _, Error, Result},
     fault,
-    ports::{PortRange, PortSet},
+    model::{PortRange, PortSet},
 };
 
 const ROOT: &str = "/proc/sys/net";

@@ -22,9 +22,8 @@ use portmap::{
         netlink::Netlink,
         programs,
     },
+    model::{HostAccess, PortRange, PortSet, Reach},
     paths::Pins,
-    ports::{PortRange, PortSet},
-    reach::{HostAccess, Reach},
 };
 use portmap_common::{
     limit::Limit,

@@ -9,8 +9,8 @@ use portmap::{
         netlink::Netlink,
         programs,
     },
+    model::Reach,
     paths::Pins,
-    reach::Reach,
 };
 use portmap_common::{
     counters::Counters,

@@ -21,8 +21,7 @@ use crate::{
     api::{ContainerState, ExplainRequest, ExplainedPacket, Explanation, HOST, OUTSIDE, Outcome, Step},
     error::{Error, Result},
     kernel::maps::PortTable,
-    protocol::Protocol,
-    records::ContainerRecord,
+    model::{ContainerRecord, Protocol},
 };
 
 /// Source port of packets from outside, and the first one that is tried for the host.

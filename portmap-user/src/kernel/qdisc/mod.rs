@@ -15,10 +15,7 @@ use netlink_packet_route::{
 use nix::libc::{EINVAL, ENODEV, ENOENT};
 use portmap_common::queue;
 
-pub use self::{
-    htb::Class,
-    stats::{Stats, stats_of},
-};
+pub use self::{htb::Class, stats::stats_of};
 use super::{
     namespace::Namespace,
     netlink::{Netlink, Request},

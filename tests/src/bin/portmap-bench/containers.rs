@@ -10,11 +10,11 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use portmap::{
-    api::{AddRequest, UpdateRequest, Wishes},
+    api::{AddRequest, UpdateRequest},
     client::Client,
     kernel::programs::{self, Hook, Mechanism},
+    model::{PortRange, PortSet, TrafficSpec},
     paths::{Pins, StateDir},
-    ports::{PortRange, PortSet},
 };
 use portmap_common::names::PROG_VETH_INGRESS;
 use portmap_tests::{
@@ -108,7 +108,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let update = (0..count)
         .map(|number| {
-            let traffic = Wishes::default();
+            let traffic = TrafficSpec::default();
             let request =
                 UpdateRequest { ports: Some(ports(number, PORTS / 2)), traffic, ..UpdateRequest::default() };
             Ok(timed(|| client.update(&name(number), &request))?.0)
