@@ -1,13 +1,11 @@
-//! The BPF object that is part of this program.
+//! The embedded BPF objects.
 
 use std::fmt;
 
 use portmap_common::names;
 
-use crate::error::{Context as _, Result};
-
-/// Fails the build of anything that would embed a stub, at the moment when code is generated for it: checking and
-/// linting generate none and work without a BPF toolchain.
+/// Fails the build of a program that would embed a stub, when code is generated for it. Checking and linting generate no
+/// code, so they work without a BPF toolchain.
 struct Embedded<const STUB: bool>;
 
 impl<const STUB: bool> Embedded<STUB> {
@@ -17,10 +15,10 @@ impl<const STUB: bool> Embedded<STUB> {
     );
 }
 
-/// What compiled the object, with versions.
+/// Compiler and linker of the objects, with their versions.
 pub const COMPILER: &str = env!("PORTMAP_BPF_COMPILER");
 
-/// The object with all maps and programs.
+/// The object with the classifier's maps and programs.
 pub fn bytes() -> &'static [u8] {
     let () = Embedded::<{ cfg!(bpf_stub) }>::IS_REAL;
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portmap-ebpf"))
@@ -32,20 +30,20 @@ pub fn guard() -> &'static [u8] {
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portmap-guard"))
 }
 
-/// What two maps must have in common for one to stand in for the other.
+/// Properties of a map. A pinned map can be reused if they are those of the object's map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapShape {
     /// Its name.
     pub name: String,
-    /// The kernel's number of its type.
+    /// `enum bpf_map_type`.
     pub map_type: u32,
-    /// Bytes of a key.
+    /// Size of a key in bytes.
     pub key_size: u32,
-    /// Bytes of a value.
+    /// Size of a value in bytes.
     pub value_size: u32,
-    /// Number of entries.
+    /// Maximum number of entries.
     pub max_entries: u32,
-    /// Flags at its creation.
+    /// Creation flags.
     pub flags: u32,
 }
 
@@ -59,10 +57,9 @@ impl fmt::Display for MapShape {
     }
 }
 
-/// The maps of an object.
-pub fn maps(object: &[u8]) -> Result<Vec<MapShape>> {
-    let object =
-        aya_obj::Object::parse(object).context(|| "cannot read the embedded BPF object".to_owned())?;
+/// The pinned maps of an object.
+pub fn maps(object: &[u8]) -> Result<Vec<MapShape>, aya_obj::ParseError> {
+    let object = aya_obj::Object::parse(object)?;
     let shape = |(name, map): (String, aya_obj::Map)| MapShape {
         name,
         map_type: map.map_type(),

@@ -195,7 +195,9 @@ impl Sandbox {
 
     /// Does `work` in the network namespace of a place, usually opening a socket, which then stays there.
     pub fn inside<T: Send>(&self, place: Place<'_>, work: impl FnOnce() -> T + Send) -> T {
-        self.namespace(place).run(|| Ok(work())).expect("the namespace can be entered")
+        self.namespace(place)
+            .run(|| Ok::<_, portmap::kernel::Error>(work()))
+            .expect("the namespace can be entered")
     }
 
     /// A command to be run in a place.

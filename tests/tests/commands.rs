@@ -87,7 +87,7 @@ fn mistakes_give_one_line_and_an_exit_code() {
         (&["add", "b", "--ephemeral-ports-per-container", "8192"], 4, "no aligned block of 8192"),
         (&["add", "../b"], 2, "\"../b\" cannot be a container's name"),
         (&["add", "b", "--netns", "/run/netns/nowhere"], 2, "/run/netns/nowhere does not exist"),
-        (&["add", "b", "--netns", "/etc/passwd"], 2, "/etc/passwd is no network namespace"),
+        (&["add", "b", "--netns", "/etc/passwd"], 2, "/etc/passwd is not a network namespace"),
         (&["add", "b", "--netns", "/proc/self/ns/mnt"], 2, "/proc/self/ns/mnt"),
         (&["add", "b", "--pid", "1"], 2, "the host's own network namespace"),
         (&["add", "b", "--pid", "4000000"], 2, "/proc/4000000/ns/net does not exist"),

@@ -71,7 +71,7 @@ fn what_is_no_namespace_is_not_waited_for() {
     sandbox.sh(Place::Host, "mkfifo /run/pipe; mknod /run/device c 5 0");
     for path in ["/run/pipe", "/run/device", "/dev/null", "/proc/1/ns/mnt"] {
         let error = sandbox.fails(&["add", "a", "--netns", path], 2);
-        assert!(error.contains("is no network namespace"), "{error}");
+        assert!(error.contains("is not a network namespace"), "{error}");
     }
     sandbox.ok(&["doctor"]);
     daemon.stop();

@@ -80,7 +80,7 @@ fn a_thousand_replacements_lose_nothing() {
                 for round in 0..rounds {
                     let pins = [&first, &second][round % 2];
                     programs::attach(pins, hook).expect("attached");
-                    assert_eq!(programs::is_attached(pins, hook), Ok(true), "{}", hook.program);
+                    assert!(matches!(programs::is_attached(pins, hook), Ok(true)), "{}", hook.program);
                 }
             });
         }

@@ -334,7 +334,7 @@ fn without_daemon(error: &Error) -> Vec<Finding> {
         Finding::new("daemon", Health::Problem, error.message.clone()),
         match bpffs {
             Ok(()) => Finding::new("bpffs", Health::Ok, "mounted"),
-            Err(error) => Finding::new("bpffs", Health::Problem, error.message),
+            Err(error) => Finding::new("bpffs", Health::Problem, error.to_string()),
         },
     ];
     // The kernel tells nobody else.

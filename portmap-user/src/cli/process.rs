@@ -69,7 +69,7 @@ pub(super) fn run(client: &Client, request: AddRequest, command: &[OsString]) ->
 
 /// Moves this thread, the only one, into the container.
 fn enter(netns: &Path) -> Result<()> {
-    Namespace::open(netns)?.enter()
+    Ok(Namespace::open(netns)?.enter()?)
 }
 
 fn command_of(words: &[OsString]) -> Command {

@@ -95,7 +95,7 @@ impl Claims {
                 sockets.retain(|socket| is_shared(facts, socket.address) && ports.contains(socket.port));
                 Self { sockets, unknown: None }
             }
-            Err(error) => Self { sockets: Vec::new(), unknown: Some(error) },
+            Err(error) => Self { sockets: Vec::new(), unknown: Some(error.into()) },
         }
     }
 

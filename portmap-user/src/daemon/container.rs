@@ -17,7 +17,7 @@ use crate::{
     kernel::{
         bpffs, clock, inherit,
         link::{self, Interface, VethPair},
-        namespace::{self, Namespace, NotOpened},
+        namespace::{self, Namespace},
         netlink::Netlink,
         programs::{self, Hook, Mechanism},
         sysctl::{self, Sysctls},
@@ -304,7 +304,10 @@ pub(super) fn delete_veths(records: &[ContainerRecord]) -> Result<()> {
     let there = link::all(&netlink)?.into_iter().map(|interface| (interface.index, interface.name));
     let own: Vec<u32> =
         there.filter(|(index, name)| names.get(index) == Some(name)).map(|(index, _)| index).collect();
-    if own.len() > 1 { link::delete_all(&netlink, &own) } else { Ok(()) }
+    if own.len() > 1 {
+        link::delete_all(&netlink, &own)?;
+    }
+    Ok(())
 }
 
 /// Says what cannot be put back in somebody else's namespace. What is inside is its owner's, and is no reason to keep a container.
@@ -319,7 +322,7 @@ fn forget_inside(record: &ContainerRecord, restored: Result<()>) {
 fn delete_veth(record: &ContainerRecord) -> Result<()> {
     let netlink = Netlink::open()?;
     match veth(&netlink, record)? {
-        Some(interface) => link::delete(&netlink, interface.index, &interface.name),
+        Some(interface) => Ok(link::delete(&netlink, interface.index, &interface.name)?),
         None => Ok(()),
     }
 }
@@ -333,11 +336,8 @@ pub(super) fn veth(netlink: &Netlink, record: &ContainerRecord) -> Result<Option
 /// The container's namespace, if its file still stands for the one that was written down.
 pub(super) fn open_same(record: &ContainerRecord) -> Result<Option<Namespace>> {
     let Some(recorded) = record.namespace else { return Ok(None) };
-    match Namespace::open(&record.netns) {
-        Ok(namespace) => Ok(namespace.is(recorded)?.then_some(namespace)),
-        Err(NotOpened::Missing(_) | NotOpened::Ended(_) | NotOpened::Other(_)) => Ok(None),
-        Err(NotOpened::Failed(error)) => Err(error),
-    }
+    let Some(namespace) = Namespace::try_open(&record.netns)? else { return Ok(None) };
+    Ok(namespace.is(recorded)?.then_some(namespace))
 }
 
 /// The container's namespace, where nothing can be done without it.

@@ -19,6 +19,7 @@ impl Daemon {
         let _config = self.maps.config()?;
         step("the kernel's netlink");
         fault::step("ask whether the kernel answers").context(|| "the kernel does not answer".to_owned())?;
-        link::find(&Netlink::open()?, "lo").map(drop)
+        link::find(&Netlink::open()?, "lo")?;
+        Ok(())
     }
 }

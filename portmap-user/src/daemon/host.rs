@@ -219,7 +219,7 @@ pub(super) struct Mending {
 
 impl Mending {
     /// Keeps whether something was missing. What cannot be put back is no reason not to do the rest.
-    pub(super) fn note(&mut self, what: impl Into<String>, was_missing: Result<bool>) {
+    pub(super) fn note(&mut self, what: impl Into<String>, was_missing: Result<bool, impl Into<Error>>) {
         match was_missing {
             Ok(true) => self.mended.push(what.into()),
             Ok(false) => {}
@@ -278,8 +278,9 @@ pub(super) fn teardown_but(state_dir: &StateDir, bpffs_dir: &Path, keep_director
     check_namespace()?;
     let keep_directory = keep_directory && state_dir.path().exists();
     let store = Store::lock(state_dir)?;
-    let place = Namespace::current().and_then(|current| Place::take(current.id()?, state_dir));
-    let place = place.and_then(|mut place| {
+    let namespace = Namespace::current().and_then(|current| current.id());
+    let place = namespace.map_err(Error::from).and_then(|namespace| {
+        let mut place = Place::take(namespace, state_dir)?;
         let host = store.host()?.or_else(|| place.host().cloned());
         place.take_pins(host.as_ref().map_or(bpffs_dir, |host| &host.bpffs_dir))?;
         Ok(place)
@@ -378,5 +379,5 @@ fn remove_pins(directories: &Pins) -> Result<()> {
         failures.note(bpffs::unpin(&pin));
     }
     failures.into_result()?;
-    bpffs::remove_directories(directories)
+    Ok(bpffs::remove_directories(directories)?)
 }

@@ -140,11 +140,11 @@ impl Daemon {
 
     /// Attaches the bind guard, or removes that of an earlier daemon.
     fn settle_guard(&self) -> Result<()> {
-        let Some(guard) = &self.guard else { return guard::remove(&self.settings.pins) };
+        let Some(guard) = &self.guard else { return Ok(guard::remove(&self.settings.pins)?) };
         let slots: BTreeSet<u16> =
             self.registry().containers.values().map(|entry| entry.record.slot).collect();
         guard.retain(|slot| slots.contains(&slot))?;
-        guard.attach()
+        Ok(guard.attach()?)
     }
 
     /// Makes the port map say what the records say.

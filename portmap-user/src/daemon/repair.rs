@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::Finding,
-    error::Result,
+    error::{Error, Result},
     kernel::{
         link::{self, Interface},
         netlink::Netlink,
@@ -219,7 +219,7 @@ impl Daemon {
                 }
                 Err(error) => {
                     warn!("container {name:?} cannot be repaired: {error}");
-                    broken = matches!(Netlink::open().and_then(|netlink| veth(&netlink, &record)), Ok(None));
+                    broken = Netlink::open().is_ok_and(|netlink| matches!(veth(&netlink, &record), Ok(None)));
                 }
             }
             if let Some(entry) = self.registry().containers.get_mut(name) {
@@ -236,7 +236,7 @@ impl Daemon {
         let are_pins_back = self.restore_pins()?;
         let is_state_back = self.restore_state();
         let mut mending = host::mend(&self.settings, &self.sysctls, &facts, self.mechanism);
-        mending.note("the pins", Ok(are_pins_back));
+        mending.note("the pins", Ok::<_, Error>(are_pins_back));
         mending.note("the state", is_state_back);
         if let Some(guard) = &self.guard {
             mending.note("the bind guard", guard.ensure());

@@ -146,10 +146,15 @@ impl Daemon {
         let netlink = Netlink::open()?;
         match limit {
             Some(limit) => {
-                qdisc::shape(&netlink, index, &Shape { class: class(limit), local_is_free, leaf: self.leaf })
+                qdisc::shape(
+                    &netlink,
+                    index,
+                    &Shape { class: class(limit), local_is_free, leaf: self.leaf },
+                )?;
             }
-            None => qdisc::unshape(&netlink, index, self.leaf),
+            None => qdisc::unshape(&netlink, index, self.leaf)?,
         }
+        Ok(())
     }
 
     /// Whose a container's loopback addresses are: as was asked for it, or as the daemon's flag says.
@@ -184,7 +189,7 @@ impl Daemon {
 
     /// Counters of the queues of a container. One that cannot be looked at has none.
     pub(super) fn queue_stats(&self, record: &ContainerRecord) -> (Vec<QueueStats>, Vec<QueueStats>) {
-        let look = |index| qdisc::stats_of(&Netlink::open()?, index);
+        let look = |index| -> Result<_> { Ok(qdisc::stats_of(&Netlink::open()?, index)?) };
         let inside = record.egress.as_ref().map(|_| {
             let eth0 = self.maps.endpoint(record.slot)?.eth0_ifindex;
             namespace_of(record)?.run(|| look(eth0))

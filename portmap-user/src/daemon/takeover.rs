@@ -141,8 +141,8 @@ impl Daemon {
         }
         if record.namespace.is_some_and(|recorded| recorded.cookie.is_none()) {
             // An earlier version has written it down. What goes wrong here goes wrong again in what follows.
-            let id = open_same(&record).and_then(|namespace| namespace.map(|same| same.id()).transpose());
-            record.namespace = id.ok().flatten().or(record.namespace);
+            let same = open_same(&record).ok().flatten();
+            record.namespace = same.and_then(|same| same.id().ok()).or(record.namespace);
         }
         let broken = match self.bring_back(&record) {
             Ok(Found::Gone) => {

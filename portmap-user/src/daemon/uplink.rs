@@ -21,7 +21,7 @@ impl Daemon {
         let (name, problem) = (&self.facts().uplink, |text| Finding::new(SUBJECT, Health::Problem, text));
         let netlink = match Netlink::open() {
             Ok(netlink) => netlink,
-            Err(error) => return problem(error.message),
+            Err(error) => return problem(error.to_string()),
         };
         match self.uplink(&netlink) {
             Err(error) => problem(error.message),
@@ -33,7 +33,7 @@ impl Daemon {
                  the link"
             )),
             Ok(uplink) => match address::default_routes(&netlink, AddressFamily::Inet) {
-                Err(error) => problem(error.message),
+                Err(error) => problem(error.to_string()),
                 Ok(routes) => {
                     let mut routes = routes.iter().filter(|route| route.interface == uplink.index);
                     match routes.find_map(|route| route.gateway) {

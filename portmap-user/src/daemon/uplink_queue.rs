@@ -80,7 +80,7 @@ pub(super) fn leave(record: &HostRecord) -> Result<()> {
     let Some(parent) = record.uplink_queue else { return Ok(()) };
     let netlink = Netlink::open()?;
     match link::find(&netlink, &record.uplink)? {
-        Some(uplink) => qdisc::unshare(&netlink, uplink.index, TcHandle::from(parent)),
+        Some(uplink) => Ok(qdisc::unshare(&netlink, uplink.index, TcHandle::from(parent))?),
         None => Ok(()),
     }
 }

@@ -19,7 +19,7 @@ use super::{
     link::{self, Interface},
     netlink::Netlink,
 };
-use crate::error::{Context as _, Error, Result};
+use crate::kernel::error::{Context as _, Error, Failure, Result};
 
 /// An address and the length of its network's prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +90,7 @@ pub fn broadcasts(netlink: &Netlink) -> Result<BTreeSet<Ipv4Addr>> {
             RouteNetlinkMessage::NewAddress(message) => Some(broadcasts_of(&message)),
             _ => None,
         })
-        .context(|| "cannot look at the host's addresses".to_owned())?;
+        .context(|| "cannot look at the host's addresses")?;
     Ok(found.into_iter().flatten().filter(|address| !address.is_loopback()).collect())
 }
 
@@ -165,7 +165,7 @@ pub fn default_routes(netlink: &Netlink, family: AddressFamily) -> Result<Vec<De
             RouteNetlinkMessage::NewRoute(message) if is_default(&message, family) => Some(message),
             _ => None,
         })
-        .context(|| "cannot look at the routes".to_owned())?;
+        .context(|| "cannot look at the routes")?;
     let mut routes: Vec<(u32, DefaultRoute)> = messages
         .into_iter()
         .filter_map(|message| {
@@ -244,26 +244,27 @@ pub fn set_default_route(
     let how = if instead { NLM_F_REPLACE } else { NLM_F_EXCL };
     netlink
         .request(RouteNetlinkMessage::NewRoute(route.build()), NLM_F_CREATE | how)
-        .map_err(|error| no_route(netlink, AddressFamily::Inet, &error))
+        .map_err(|error| no_route(netlink, AddressFamily::Inet, error))
 }
 
 /// Why there can be no default route: there is one in its place, which is named.
-fn no_route(netlink: &Netlink, family: AddressFamily, error: &io::Error) -> Error {
-    let version = if family == AddressFamily::Inet6 { "IPv6 " } else { "" };
+fn no_route(netlink: &Netlink, family: AddressFamily, error: io::Error) -> Error {
+    let is_v6 = family == AddressFamily::Inet6;
     if error.raw_os_error() != Some(EEXIST) {
-        return Error::failure(format!("cannot set the {version}default route: {error}"));
+        let version = if is_v6 { "IPv6 " } else { "" };
+        return Failure {
+            operation: format!("cannot set the {version}default route"),
+            source: Some(Box::new(error)),
+        }
+        .into();
     }
     let found = default_routes(netlink, family).unwrap_or_default();
-    let there = found.first().map_or_else(String::new, |route| {
+    let existing = found.first().map_or_else(String::new, |route| {
         let name = link::find_by_index(netlink, route.interface).ok().flatten().map(|found| found.name);
         let by = format!(" by {}", name.unwrap_or_else(|| format!("interface {}", route.interface)));
         route.gateway.map_or_else(|| by.clone(), |gateway| format!("{by} (gateway {gateway})"))
     });
-    Error::conflict(format!(
-        "the network namespace has {article} {version}default route{there} already, and a container's leaves by its eth0: remove \
-         it, or pass another namespace",
-        article = if version.is_empty() { "a" } else { "an" }
-    ))
+    Error::DefaultRouteExists { is_v6, existing }
 }
 
 /// The same for IPv6. It names no gateway, because that is often a link-local address, and the interface has none.
@@ -271,7 +272,7 @@ pub fn add_default_route6(netlink: &Netlink, index: u32) -> Result<()> {
     let route = RouteMessageBuilder::<Ipv6Addr>::new().output_interface(index).build();
     netlink
         .request(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
-        .map_err(|error| no_route(netlink, AddressFamily::Inet6, &error))
+        .map_err(|error| no_route(netlink, AddressFamily::Inet6, error))
 }
 
 #[cfg(test)]

@@ -15,8 +15,8 @@ use aya_obj::generated::bpf_cmd;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use crate::{
-    error::{Context as _, Error, Result},
     fault,
+    kernel::error::{Context as _, Error, Result},
     paths::Pins,
 };
 

@@ -6,7 +6,7 @@ use std::{fs, sync::OnceLock};
 
 use portmap_common::skb::SkbLayout;
 
-use crate::error::{Context as _, Error, Result};
+use crate::kernel::error::{Context as _, Error, Result};
 
 /// The running kernel's.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";

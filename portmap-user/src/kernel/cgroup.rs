@@ -11,7 +11,7 @@ use aya::programs::cgroup_sock_addr::CgroupSockAddrAttachType;
 use aya_obj::generated::{bpf_attach_type, bpf_cmd};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
-use crate::error::{Context as _, Error, Result};
+use crate::kernel::error::{Context as _, Result};
 
 /// How many programs of a kind the kernel has at a cgroup (`BPF_CGROUP_MAX_PROGS`).
 const MAX_PROGRAMS: u32 = 64;
@@ -34,6 +34,19 @@ struct Query {
     revision: u64,
 }
 
+/// Why there is no cgroup for the bind guard.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// No cgroup v2 hierarchy is mounted.
+    #[error(
+        "--bind-guard: cgroup v2 is not mounted: run `mount -t cgroup2 none DIR`, and pass --bind-guard=DIR"
+    )]
+    NotMounted,
+    /// The directory is not one of a cgroup v2 hierarchy.
+    #[error("--bind-guard={}: expected a directory of a cgroup v2 hierarchy, such as /sys/fs/cgroup", .0.display())]
+    NotACgroup(PathBuf),
+}
+
 /// The directory of the cgroup for whose processes `bind()` is guarded, which must exist: `given`, or that of all
 /// processes.
 pub fn resolve(given: Option<&Path>) -> Result<PathBuf> {
@@ -43,13 +56,9 @@ pub fn resolve(given: Option<&Path>) -> Result<PathBuf> {
 
 /// The root of the cgroup v2 hierarchy.
 pub fn root() -> Result<PathBuf> {
-    let mounts = procfs::mounts().context(|| "cannot read /proc/mounts".to_owned())?;
+    let mounts = procfs::mounts().context(|| "cannot read /proc/mounts")?;
     let root = mounts.into_iter().find(|mount| mount.fs_vfstype == "cgroup2");
-    root.map(|mount| mount.fs_file.into()).ok_or_else(|| {
-        Error::usage(
-            "--bind-guard: cgroup v2 is not mounted: `mount -t cgroup2 none DIR`, and give --bind-guard=DIR",
-        )
-    })
+    Ok(root.map(|mount| mount.fs_file.into()).ok_or(CgroupError::NotMounted)?)
 }
 
 /// Fails unless a directory is a cgroup.
@@ -57,10 +66,7 @@ pub fn check(cgroup: &Path) -> Result<()> {
     if statfs(cgroup).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC) {
         return Ok(());
     }
-    Err(Error::usage(format!(
-        "--bind-guard={}: expected a directory of a cgroup v2 hierarchy, such as /sys/fs/cgroup",
-        cgroup.display()
-    )))
+    Err(CgroupError::NotACgroup(cgroup.to_owned()).into())
 }
 
 /// The numbers of the programs that are attached to a cgroup for a call; not those that it has from its parents.

@@ -9,8 +9,8 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::pseudo;
 use crate::{
-    error::{Context as _, Error, Result},
     fault,
+    kernel::error::{Context as _, Error, Result},
 };
 
 const SECONDS_PER_MINUTE: i64 = 60;
@@ -24,12 +24,12 @@ pub fn boot() -> Result<String> {
 
 /// Nanoseconds of the monotonic clock.
 pub fn monotonic() -> Result<u64> {
-    u64::try_from(since_boot()?.as_nanos()).context(|| "the clock makes no sense".to_owned())
+    u64::try_from(since_boot()?.as_nanos()).context(|| "the clock makes no sense")
 }
 
 /// The same as a duration.
 pub fn since_boot() -> Result<Duration> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context(|| "cannot read the clock".to_owned())?;
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context(|| "cannot read the clock")?;
     Ok(now.into())
 }
 
@@ -41,9 +41,8 @@ pub fn wall_time(moment: u64) -> Result<SystemTime> {
 
 /// A time as people in the host's time zone write it, with milliseconds and the distance from UTC (RFC 3339).
 pub fn local(time: SystemTime) -> Result<String> {
-    let since_epoch = time.duration_since(UNIX_EPOCH).context(|| "the clock makes no sense".to_owned())?;
-    let seconds =
-        libc::time_t::try_from(since_epoch.as_secs()).context(|| "the clock makes no sense".to_owned())?;
+    let since_epoch = time.duration_since(UNIX_EPOCH).context(|| "the clock makes no sense")?;
+    let seconds = libc::time_t::try_from(since_epoch.as_secs()).context(|| "the clock makes no sense")?;
     let mut fields = MaybeUninit::<libc::tm>::uninit();
     // SAFETY: both pointers are to locals of the right type; the function writes all fields or returns null.
     let written = unsafe { libc::localtime_r(&raw const seconds, fields.as_mut_ptr()) };

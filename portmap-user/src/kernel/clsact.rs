@@ -10,7 +10,7 @@ use netlink_packet_route::{
 use nix::libc::{EEXIST, EINVAL, ENODEV, ENOENT};
 
 use super::{link, netlink::Netlink, qdisc};
-use crate::error::{Context as _, Error, Result};
+use crate::kernel::error::{Context as _, Error, Result};
 
 /// Priority of our filters. They come before those that are added without one, which get 49152 and below.
 pub const PRIORITY: u16 = 0x504d;

@@ -25,8 +25,9 @@ use portmap_common::{
 
 use super::{bpffs, cgroup, namespace::Namespace, pins::end_link, programs};
 use crate::{
-    error::{Context as _, Error, Result},
-    fault, object,
+    fault,
+    kernel::error::{Context as _, Error, Result},
+    object,
     paths::Pins,
 };
 
@@ -56,8 +57,8 @@ impl Guard {
         for name in [MAP_PORTS, MAP_GUARDED] {
             loader.map_pin_path(name, pins.map(name));
         }
-        fault::step("load the bind guard").context(|| "cannot load the bind guard".to_owned())?;
-        let mut object = loader.load(object::guard()).context(|| "cannot load the bind guard".to_owned())?;
+        fault::step("load the bind guard").context(|| "cannot load the bind guard")?;
+        let mut object = loader.load(object::guard()).context(|| "cannot load the bind guard")?;
         for name in GUARDS {
             let refused = || format!("the kernel refuses the program {name}: --bind-guard needs Linux 5.18");
             let program = object.program_mut(name).ok_or_else(|| Error::failure(refused()))?;

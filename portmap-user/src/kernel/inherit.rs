@@ -18,8 +18,8 @@ use nix::{
 
 use super::namespace::Namespace;
 use crate::{
-    error::{Context as _, Error, Result},
     fault,
+    kernel::error::{Context as _, Error, Result},
     model::SavedSysctl,
 };
 
@@ -67,7 +67,7 @@ impl Inheritance {
             directories.extend(directory(name)?.map(|opened| (name, opened)));
         }
         // In a namespace that is not the first, the kernel hides what is the machine's, or lets nobody write it.
-        let new = Namespace::scratch(|| {
+        let new = Namespace::scratch(|| -> Result<_> {
             let mut all = Vec::new();
             for name in DIRECTORIES {
                 let Some(opened) = directory(name)? else { continue };

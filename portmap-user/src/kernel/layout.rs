@@ -12,8 +12,10 @@ use tracing::{info, warn};
 
 use super::{bpffs, programs};
 use crate::{
-    error::{Context as _, Error, Failures, Result},
-    fault, object,
+    error::{self, Failures},
+    fault,
+    kernel::error::{Context as _, Error, Result},
+    object,
     paths::Pins,
 };
 
@@ -61,11 +63,10 @@ pub fn earlier(bpffs: &Path) -> Result<Vec<Pins>> {
 /// Fails if there is a layout of which this program knows nothing. A conflict.
 pub fn refuse_later(bpffs: &Path) -> Result<()> {
     match layouts(bpffs)?.last() {
-        Some(version) if *version > LAYOUT_VERSION => Err(Error::conflict(format!(
-            "{}/v{version} was made by a later version of portmap, this one has layout v{LAYOUT_VERSION}: start that \
-             version, or run its `portmap teardown` first",
-            bpffs.display()
-        ))),
+        Some(version) if *version > LAYOUT_VERSION => Err(Error::LaterLayout {
+            root: Pins::of_layout(bpffs, *version).root(),
+            supported: LAYOUT_VERSION,
+        }),
         _ => Ok(()),
     }
 }
@@ -78,7 +79,8 @@ pub fn adopt(pins: &Pins) -> Result<()> {
         info!("taking over from {}", old.root().display());
         bpffs::prepare(pins)?;
         // Programs that call others by this map must not find those of another version in it.
-        for shape in object::maps(object::bytes())?.iter().filter(|shape| shape.name != names::MAP_TAIL_CALLS)
+        for shape in
+            programs::specs(object::bytes())?.iter().filter(|shape| shape.name != names::MAP_TAIL_CALLS)
         {
             let (from, to) = (old.map(&shape.name), pins.map(&shape.name));
             if to.exists() || !from.exists() {
@@ -104,7 +106,7 @@ pub fn adopt(pins: &Pins) -> Result<()> {
 }
 
 /// Removes what is left of earlier layouts.
-pub fn remove_earlier(bpffs: &Path) -> Result<()> {
+pub fn remove_earlier(bpffs: &Path) -> error::Result<()> {
     let mut failures = Failures::default();
     for old in earlier(bpffs)? {
         for directory in old.directories() {

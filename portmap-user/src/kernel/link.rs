@@ -11,7 +11,7 @@ use nix::libc::{EEXIST, ENODEV};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::{namespace::Namespace, netlink::Netlink};
-use crate::error::{Context as _, Error, Result};
+use crate::kernel::error::{Context as _, Error, Failure, Result};
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
@@ -102,9 +102,7 @@ pub fn find_by_index(netlink: &Netlink, index: u32) -> Result<Option<Interface>>
 
 /// All interfaces of the namespace.
 pub fn all(netlink: &Netlink) -> Result<Vec<Interface>> {
-    netlink
-        .list(&question(LinkMessage::default()), interface)
-        .context(|| "cannot look at the interfaces".to_owned())
+    netlink.list(&question(LinkMessage::default()), interface).context(|| "cannot look at the interfaces")
 }
 
 fn get(netlink: &Netlink, message: LinkMessage, name: &str) -> Result<Option<Interface>> {
@@ -169,13 +167,15 @@ pub fn create_veth(netlink: &Netlink, pair: &VethPair<'_>) -> Result<()> {
         .build();
     let request = RouteNetlinkMessage::NewLink(message);
     netlink.request(request, NLM_F_CREATE | NLM_F_EXCL).map_err(|error| match error.raw_os_error() {
-        Some(EEXIST) => Error::conflict(format!(
-            "cannot create {} with {} in {}: an interface with one of these names or indices exists already",
-            pair.host_name,
-            pair.container_name,
-            pair.container.path().display()
-        )),
-        _ => Error::failure(format!("cannot create the veth pair {}: {error}", pair.host_name)),
+        Some(EEXIST) => Error::InterfaceExists {
+            host: pair.host_name.to_owned(),
+            container: pair.container_name.to_owned(),
+            netns: pair.container.path().to_owned(),
+        },
+        _ => Error::from(Failure {
+            operation: format!("cannot create the veth pair {}", pair.host_name),
+            source: Some(Box::new(error)),
+        }),
     })?;
     // The kernel takes an alias only from a message about an existing interface.
     let message = LinkUnspec::new_with_index(pair.host_index).alias(pair.alias).build();

@@ -26,8 +26,8 @@ use portmap_common::{
 };
 
 use crate::{
-    error::{Context as _, Result},
     fault,
+    kernel::error::{Context as _, Error, Result},
     locks::{Rank, Ranked},
     model::Reach,
     paths::Pins,
@@ -220,7 +220,7 @@ impl Maps {
     /// Sets all counters of a slot to zero, so that its next owner starts afresh.
     pub fn reset_counters(&self, slot: u16) -> Result<()> {
         let cpus = aya::util::nr_cpus().map_err(|(file, error)| {
-            crate::error::Error::failure(format!("cannot read the number of CPUs from {file}: {error}"))
+            Error::failure(format!("cannot read the number of CPUs from {file}: {error}"))
         })?;
         let zeros = PerCpuValues::try_from(vec![Counters::default(); cpus])
             .context(|| writing(names::MAP_COUNTERS))?;

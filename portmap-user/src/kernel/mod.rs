@@ -1,4 +1,4 @@
-//! Everything that touches the kernel. One module for each of its subsystems; none of them decides anything.
+//! Access to the kernel, one module per subsystem. Nothing here decides what to do.
 
 pub mod address;
 pub mod bpffs;
@@ -6,6 +6,7 @@ pub mod btf;
 pub mod cgroup;
 pub mod clock;
 pub mod clsact;
+pub mod error;
 pub mod guard;
 pub mod inherit;
 pub mod layout;
@@ -25,3 +26,5 @@ pub mod ring;
 pub mod sockets;
 pub mod sysctl;
 pub mod test_run;
+
+pub use self::error::{Error, Failure};

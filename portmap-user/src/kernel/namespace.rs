@@ -1,7 +1,6 @@
 //! Network namespaces: opening, making and entering them.
 
 use std::{
-    fmt,
     fs::{self, File, OpenOptions},
     io,
     os::{
@@ -24,8 +23,8 @@ use nix::{
 };
 
 use crate::{
-    error::{Context as _, Error, Kind, Result},
     fault,
+    kernel::error::{Context as _, Error, Failure, Result},
     model::NetnsId,
 };
 
@@ -46,68 +45,69 @@ pub struct Namespace {
     path: PathBuf,
 }
 
-/// Why a file cannot be opened as a network namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotOpened {
+/// Why a network namespace cannot be opened, named or entered.
+#[derive(Debug, thiserror::Error)]
+pub enum NamespaceError {
     /// There is no such file.
+    #[error("{} does not exist: expected a network namespace", .0.display())]
     Missing(PathBuf),
-    /// It is that of a process which has ended.
-    Ended(PathBuf),
-    /// It is something else.
-    Other(PathBuf),
-    /// It cannot be told.
-    Failed(Error),
+    /// It is the file of a process that has ended.
+    #[error("the process of {} has ended", .0.display())]
+    ProcessEnded(PathBuf),
+    /// The file is not a network namespace.
+    #[error(
+        "{} is not a network namespace: expected a file such as {DIRECTORY}/NAME or /proc/PID/ns/net",
+        .0.display()
+    )]
+    NotANetns(PathBuf),
+    /// Another namespace has the name.
+    #[error(
+        "the network namespace {} exists already: choose another name, or pass it as --netns",
+        .0.display()
+    )]
+    NameTaken(PathBuf),
+    /// Only root may enter it.
+    #[error("entering the network namespace {} requires root", .0.display())]
+    NotPermitted(PathBuf),
+    /// An operation on it failed.
+    #[error(transparent)]
+    Io(#[from] Failure),
 }
-
-impl From<NotOpened> for Error {
-    fn from(why: NotOpened) -> Self {
-        match why {
-            NotOpened::Missing(path) => {
-                Self::usage(format!("{} does not exist: expected a network namespace", path.display()))
-            }
-            NotOpened::Ended(path) => Self::usage(format!("the process of {} has ended", path.display())),
-            NotOpened::Other(path) => Self::usage(format!(
-                "{} is no network namespace: expected a file such as {DIRECTORY}/NAME or /proc/PID/ns/net",
-                path.display()
-            )),
-            NotOpened::Failed(error) => error,
-        }
-    }
-}
-
-impl fmt::Display for NotOpened {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Error::from(self.clone()).fmt(formatter)
-    }
-}
-
-impl std::error::Error for NotOpened {}
 
 impl Namespace {
     /// The namespace that the file at `path` stands for.
-    pub fn open(path: &Path) -> Result<Self, NotOpened> {
+    pub fn open(path: &Path) -> Result<Self, NamespaceError> {
         let failed = |error: io::Error| match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
-            Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP => NotOpened::Missing(path.to_owned()),
-            Errno::ESRCH => NotOpened::Ended(path.to_owned()),
-            _ => NotOpened::Failed(Error::failure(format!(
-                "cannot open the network namespace {}: {error}",
-                path.display()
-            ))),
+            Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP => NamespaceError::Missing(path.to_owned()),
+            Errno::ESRCH => NamespaceError::ProcessEnded(path.to_owned()),
+            _ => NamespaceError::Io(Failure {
+                operation: format!("cannot open the network namespace {}", path.display()),
+                source: Some(Box::new(error)),
+            }),
         };
         fault::step("open a namespace").map_err(failed)?;
         // Looked at before it is opened: to open a pipe is to wait for its other end, and to open a device may do anything.
         let mut options = OpenOptions::new();
         let name = options.read(true).custom_flags(libc::O_PATH).open(path).map_err(failed)?;
         if !fstatfs(&name).is_ok_and(|fs| fs.filesystem_type() == NSFS_MAGIC) {
-            return Err(NotOpened::Other(path.to_owned()));
+            return Err(NamespaceError::NotANetns(path.to_owned()));
         }
         let file = File::open(format!("/proc/self/fd/{}", name.as_raw_fd())).map_err(failed)?;
         // SAFETY: the file is open and is a namespace; the call reads no memory of this process.
         let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) };
         if kind != libc::CLONE_NEWNET {
-            return Err(NotOpened::Other(path.to_owned()));
+            return Err(NamespaceError::NotANetns(path.to_owned()));
         }
         Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// The same, or nothing if the file is not a network namespace, or not any more.
+    pub fn try_open(path: &Path) -> Result<Option<Self>, Failure> {
+        match Self::open(path) {
+            Ok(namespace) => Ok(Some(namespace)),
+            Err(NamespaceError::Io(failure)) => Err(failure),
+            Err(_not_a_namespace) => Ok(None),
+        }
     }
 
     /// The namespace of the calling thread.
@@ -132,11 +132,11 @@ impl Namespace {
         options.write(true).create_new(true).mode(MODE);
         fault::step("create a namespace's file").and_then(|()| options.open(&path).map(drop)).map_err(
             |error| match error.kind() {
-                io::ErrorKind::AlreadyExists => Error::conflict(format!(
-                    "the network namespace {} exists already: choose another name, or pass it as --netns",
-                    path.display()
-                )),
-                _ => Error::failure(format!("cannot create {}: {error}", path.display())),
+                io::ErrorKind::AlreadyExists => NamespaceError::NameTaken(path.clone()),
+                _ => NamespaceError::Io(Failure {
+                    operation: format!("cannot create {}", path.display()),
+                    source: Some(Box::new(error)),
+                }),
             },
         )?;
         let doing = || format!("cannot mount the network namespace on {}", path.display());
@@ -146,8 +146,10 @@ impl Namespace {
     }
 
     /// Does `work` in a new namespace, which ends with it.
-    pub fn scratch<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let doing = || "cannot make a network namespace".to_owned();
+    pub fn scratch<T: Send, E: From<Error> + Send>(
+        work: impl FnOnce() -> Result<T, E> + Send,
+    ) -> Result<T, E> {
+        let doing = || "cannot make a network namespace";
         on_own_thread(|| {
             fault::step("make a namespace").context(doing)?;
             unshare(CloneFlags::CLONE_NEWNET).context(doing)?;
@@ -194,14 +196,12 @@ impl Namespace {
     /// Moves the calling thread into the namespace.
     pub fn enter(&self) -> Result<()> {
         setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
-            Errno::EINVAL => Error::usage(format!("{} is not a network namespace", self.path.display())),
-            Errno::EPERM => Error::new(
-                Kind::NotPermitted,
-                format!("entering the network namespace {} takes root", self.path.display()),
-            ),
-            _ => {
-                Error::failure(format!("cannot enter the network namespace {}: {errno}", self.path.display()))
-            }
+            Errno::EINVAL => NamespaceError::NotANetns(self.path.clone()).into(),
+            Errno::EPERM => NamespaceError::NotPermitted(self.path.clone()).into(),
+            _ => Error::from(Failure {
+                operation: format!("cannot enter the network namespace {}", self.path.display()),
+                source: Some(Box::new(errno)),
+            }),
         })
     }
 
@@ -209,7 +209,10 @@ impl Namespace {
     ///
     /// It runs on a thread of its own, which ends with it, so that no thread that does anything else is ever in
     /// the wrong namespace.
-    pub fn run<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    pub fn run<T: Send, E: From<Error> + Send>(
+        &self,
+        work: impl FnOnce() -> Result<T, E> + Send,
+    ) -> Result<T, E> {
         on_own_thread(|| {
             self.enter()?;
             work()
@@ -247,7 +250,7 @@ pub fn remove(name: &str) -> Result<()> {
     match umount2(&path, MntFlags::MNT_DETACH) {
         // EINVAL: the file is there, but nothing is mounted on it.
         Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
-        Err(errno) => return Err(Error::failure(format!("cannot unmount {}: {errno}", path.display()))),
+        Err(errno) => return Err(errno).context(|| format!("cannot unmount {}", path.display())),
     }
     remove_file(&path)
 }
@@ -287,11 +290,11 @@ fn share_directory() -> Result<()> {
 }
 
 /// Runs `work` on a thread of its own and waits for it.
-fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+fn on_own_thread<T: Send, E: From<Error> + Send>(work: impl FnOnce() -> Result<T, E> + Send) -> Result<T, E> {
     let work = fault::carried(work);
     thread::scope(|scope| {
         let worker = thread::Builder::new().name("portmap-netns".to_owned()).spawn_scoped(scope, work);
-        match worker.context(|| "cannot start a thread".to_owned())?.join() {
+        match worker.context(|| "cannot start a thread")?.join() {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),
         }

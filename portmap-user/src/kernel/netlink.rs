@@ -14,8 +14,8 @@ use nix::libc::{EIO, MSG_TRUNC};
 use tracing::debug;
 
 use crate::{
-    error::{Context as _, Result},
     fault,
+    kernel::error::{Context as _, Result},
 };
 
 /// What the kernel is asked to do, and the flags of the question besides those that every question has.
@@ -37,7 +37,7 @@ pub struct Netlink {
 impl Netlink {
     /// Opens a connection in the calling thread's namespace.
     pub fn open() -> Result<Self> {
-        let doing = || "cannot open a netlink socket".to_owned();
+        let doing = || "cannot open a netlink socket";
         let mut socket = Socket::new(NETLINK_ROUTE).context(doing)?;
         socket.bind_auto().context(doing)?;
         Ok(Self { socket, sequence: Cell::new(0) })

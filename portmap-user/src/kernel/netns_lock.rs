@@ -16,8 +16,8 @@ use nix::{
 };
 
 use crate::{
-    error::{Context as _, Result},
     fault,
+    kernel::error::{Context as _, Result},
 };
 
 /// The socket's name.

@@ -5,8 +5,8 @@ use std::{io, mem, os::fd::AsRawFd as _};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use crate::{
-    error::{Error, Result},
     fault,
+    kernel::error::{Error, Result},
 };
 
 const ETHTOOL_GSTRINGS: u32 = 0x1b;

@@ -8,7 +8,7 @@ use std::{
 use procfs::{ProcError, process};
 
 use crate::{
-    error::{Context as _, Result},
+    kernel::error::{Context as _, Result},
     model::Process,
 };
 

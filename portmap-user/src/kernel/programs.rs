@@ -26,8 +26,9 @@ use portmap_common::names;
 
 use super::{bpffs, btf, clsact, netlink::Netlink};
 use crate::{
-    error::{Context as _, Error, Result},
-    fault, object,
+    fault,
+    kernel::error::{Context as _, Error, Result},
+    object,
     paths::Pins,
 };
 
@@ -89,12 +90,9 @@ pub fn load(pins: &Pins) -> Result<()> {
     check_pinned_maps(pins, object::bytes())?;
     let layout = btf::skb_layout()?.pack();
     let mut loader = loader(pins, &layout);
-    let mut object: Ebpf =
-        loader.load(object::bytes()).context(|| "cannot load the BPF object".to_owned())?;
-    let rest =
-        MapData::from_pin(pins.map(names::MAP_TAIL_CALLS)).context(|| "cannot open a map".to_owned())?;
-    let mut rest =
-        ProgramArray::try_from(Map::ProgramArray(rest)).context(|| "cannot use a map".to_owned())?;
+    let mut object: Ebpf = loader.load(object::bytes()).context(|| "cannot load the BPF object")?;
+    let rest = MapData::from_pin(pins.map(names::MAP_TAIL_CALLS)).context(|| "cannot open a map")?;
+    let mut rest = ProgramArray::try_from(Map::ProgramArray(rest)).context(|| "cannot use a map")?;
     for (place, name) in (0..).zip(names::TAIL_CALLS) {
         let program = load_program(&mut object, name)?;
         let fd = program.fd().context(|| format!("the program {name} is not loaded"))?;
@@ -135,7 +133,7 @@ fn load_program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedCla
 }
 
 /// Pins something in place of what is pinned there, by way of another pin.
-pub fn replace_pin<E: std::error::Error>(
+pub fn replace_pin<E: std::error::Error + Send + Sync + 'static>(
     path: &Path,
     new: &Path,
     pin: impl FnOnce(&Path) -> Result<(), E>,
@@ -151,21 +149,26 @@ pub fn replace_pin<E: std::error::Error>(
 
 /// Refuses pinned maps that are not what the object expects: the kernel and aya would use them as they are.
 pub fn check_pinned_maps(pins: &Pins, object: &[u8]) -> Result<()> {
-    for expected in object::maps(object)? {
+    for expected in specs(object)? {
         let path = pins.map(&expected.name);
         if !path.exists() {
             continue;
         }
         let found = shape_of_pin(&expected.name, &path)?;
         if found != expected {
-            return Err(Error::conflict(format!(
-                "the pinned map {} is {found}, expected {expected}: another program made it; run `portmap \
-                 teardown`, or name another directory with --bpffs-dir",
-                path.display(),
-            )));
+            return Err(Error::MapMismatch {
+                pin: path,
+                found: found.to_string(),
+                expected: expected.to_string(),
+            });
         }
     }
     Ok(())
+}
+
+/// The pinned maps of an object.
+pub fn specs(object: &[u8]) -> Result<Vec<object::MapShape>> {
+    object::maps(object).context(|| "cannot read the embedded BPF object")
 }
 
 /// What a pinned map is like, under the name that it is expected to have.

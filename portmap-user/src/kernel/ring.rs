@@ -6,7 +6,7 @@ use aya::maps::{Map, MapData, RingBuf};
 use portmap_common::{event::DropEvent, names::MAP_EVENTS};
 
 use crate::{
-    error::{Context as _, Result},
+    kernel::error::{Context as _, Result},
     paths::Pins,
 };
 

@@ -15,8 +15,8 @@ use netlink_sys::{Socket as NetlinkSocket, SocketAddr, protocols::NETLINK_SOCK_D
 use nix::libc::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE};
 
 use crate::{
-    error::{Context as _, Result},
     fault,
+    kernel::error::{Context as _, Result},
     model::PortRange,
 };
 
@@ -81,7 +81,7 @@ const PROTOCOLS: [Protocol; 3] = [
 
 /// The sockets whose port is in `range`.
 pub fn in_range(range: PortRange) -> Result<Vec<Socket>> {
-    let doing = || "cannot look at the host's sockets".to_owned();
+    let doing = || "cannot look at the host's sockets";
     fault::step("look at sockets").context(doing)?;
     let mut found = Vec::new();
     for protocol in &PROTOCOLS {

@@ -17,8 +17,8 @@ use nix::{
 
 use super::pseudo;
 use crate::{
-    error::{Context as _, Error, Result},
     fault,
+    kernel::error::{Context as _, Error, Result},
     model::{PortRange, PortSet},
 };
 
@@ -189,7 +189,7 @@ mod tests {
             every(3, 2),
         ];
         let ours: PortSet = "31000-32000,61440-65535".parse().expect("ports");
-        let done = Namespace::scratch(|| {
+        let done = Namespace::scratch(|| -> Result<_> {
             let sysctls = Sysctls::open()?;
             for list in &lists {
                 sysctls.set_reserved_ports(list)?;

@@ -4,7 +4,7 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use portmap_ebpf::verdict_codec::{DRY_RUN_MARK, DRY_RUN_TIME, EncodedVerdict};
 
 use crate::{
-    error::{Context as _, Result},
+    kernel::error::{Context as _, Result},
     paths::Pins,
 };
 

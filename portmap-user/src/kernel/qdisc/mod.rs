@@ -20,7 +20,7 @@ use super::{
     namespace::Namespace,
     netlink::{Netlink, Request},
 };
-use crate::error::{Context as _, Result};
+use crate::kernel::error::{Context as _, Result};
 
 /// `TCA_OPTIONS`, for qdiscs whose options are a plain structure.
 const TCA_OPTIONS: u16 = 2;
@@ -85,9 +85,7 @@ impl Leaf {
             match Netlink::open()?.request_at_once(vec![root]) {
                 Ok(()) => Ok(Self::FqCodel),
                 Err(error) if error.raw_os_error() == Some(ENOENT) => Ok(Self::Bfifo),
-                Err(error) => {
-                    Err(error).context(|| "cannot find out whether the kernel has fq_codel".to_owned())
-                }
+                Err(error) => Err(error).context(|| "cannot find out whether the kernel has fq_codel"),
             }
         })
     }

@@ -3,7 +3,10 @@
 use netlink_packet_route::tc::{TcAttribute, TcFqCodelXstats, TcHandle, TcMessage, TcStats2, TcXstats};
 
 use super::{Qdisc, classes, handle, is_limiter, of_interface};
-use crate::{error::Result, kernel::netlink::Netlink, model::QueueStats};
+use crate::{
+    kernel::{error::Result, netlink::Netlink},
+    model::QueueStats,
+};
 use portmap_common::queue;
 
 /// `TCA_STATS_PKT64`, of kernels whose count of packets has outgrown 32 bits.

@@ -187,7 +187,7 @@ fn attach(sandbox: &Sandbox, mechanism: Mechanism) -> Result<Vec<f64>> {
             sandbox.sh(Place::Host, &format!("ip link add {interface} up type veth peer name p-{interface}"));
             let link = pins.link(&interface);
             let hook = Hook { interface, ingress: true, program: PROG_VETH_INGRESS, mechanism, link };
-            let attached = || programs::attach(&pins, &hook);
+            let attached = || Ok(programs::attach(&pins, &hook)?);
             Ok(sandbox.inside(Place::Host, || timed(attached))?.0)
         })
         .collect()
