@@ -180,7 +180,7 @@ fn exec_runs_in_the_container() {
     }
     for arguments in [&["exec", "a", "true"][..], &["exec", "a"], &["run", "true"], &["run"]] {
         let errors = sandbox.fails(arguments, 2);
-        assert!(errors.contains("the command comes after `--`: portmap "), "{arguments:?}: {errors}");
+        assert!(errors.contains("the command must follow `--`: portmap "), "{arguments:?}: {errors}");
     }
 }
 
@@ -195,11 +195,11 @@ fn a_daemon_that_is_not_there_gives_exit_code_5() {
         &["--state-dir", "/nowhere", "list"],
     ] {
         let errors = sandbox.fails(arguments, 5);
-        assert!(errors.contains("no daemon answers"), "{errors}");
+        assert!(errors.contains("no daemon responds"), "{errors}");
     }
     let output = sandbox.portmap(&["doctor"]);
     assert_eq!(output.status.code(), Some(5));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("no daemon answers"));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("no daemon responds"));
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn without_root_nothing_is_done() {
     };
     let (code, errors) = as_nobody("portmap", &["list"]);
     assert_eq!(code, Some(6), "{errors}");
-    assert!(errors.contains("may not be used by this user") && errors.lines().count() == 1, "{errors}");
+    assert!(errors.contains("this user may not use the socket") && errors.lines().count() == 1, "{errors}");
     let (code, errors) = as_nobody("portmapd", &flags(&["--state-dir", "/run/other"]));
     assert_eq!(code, Some(6), "{errors}");
     assert!(errors.contains("run it as root") && errors.lines().count() == 1, "{errors}");

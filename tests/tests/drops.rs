@@ -112,7 +112,7 @@ fn nothing_is_dropped_at_first() {
     // What the containers' own stacks say on their own would be dropped, too.
     let drops = sandbox.json(&["drops", "outside"]);
     assert_eq!(drops, json!([]));
-    assert_eq!(sandbox.ok(&["drops", "outside"]), "nothing was dropped\n");
+    assert_eq!(sandbox.ok(&["drops", "outside"]), "no packets were dropped\n");
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn unknown_names_and_wrong_questions_are_refused() {
     daemon.stop();
     for arguments in [&["drops"][..], &["drops", "--follow"]] {
         let errors = sandbox.fails(arguments, 5);
-        assert!(errors.contains("no daemon answers"), "{errors}");
+        assert!(errors.contains("no daemon responds"), "{errors}");
     }
 }
 
@@ -265,7 +265,10 @@ fn following_ends_with_the_daemon() {
     for follower in [stopped, also_stopped, torn_down, killed] {
         let (code, errors) = follower.end();
         assert_eq!(code, Some(5), "{errors}");
-        assert!(errors.contains("portmapd.sock has gone") && errors.lines().count() == 1, "{errors}");
+        assert!(
+            errors.contains("portmapd.sock closed the connection") && errors.lines().count() == 1,
+            "{errors}"
+        );
     }
 }
 

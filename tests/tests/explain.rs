@@ -355,7 +355,7 @@ fn questions_that_make_no_sense_are_refused() {
     for (question, expected) in [
         ("--from a", "--to"),
         ("--to 10.0.0.2:80", "--from"),
-        ("--from a --to web:80", "\"web:80\" is no destination"),
+        ("--from a --to web:80", "\"web:80\" is not a destination"),
         ("--from a --to 10.0.0.2:80 --src x", "'x'"),
         ("--from a --to 10.0.0.2:80 --sport 65536", "'65536'"),
         ("--from a --to 10.0.0.2:80 --proto igmpp", "\"igmpp\" is not a protocol"),
@@ -385,7 +385,7 @@ fn questions_that_make_no_sense_are_refused() {
     }
     daemon.stop();
     let question = ["explain", "--from", "a", "--to", "10.0.0.2:80"];
-    assert!(sandbox.fails(&question, 5).contains("no daemon answers"));
+    assert!(sandbox.fails(&question, 5).contains("no daemon responds"));
     // A container whose interface cannot come back: somebody else's has its name.
     sandbox.sh(Place::Host, "ip link del pm1; ip link add pm1 type veth peer name theirs");
     let _daemon = sandbox.daemon();

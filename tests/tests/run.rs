@@ -135,10 +135,7 @@ fn a_daemon_that_has_gone_is_told_of_and_makes_up_for_it() {
     let output = child.wait_with_output().expect("it ends");
     assert_eq!(output.status.code(), Some(7));
     let errors = String::from_utf8(output.stderr).expect("text");
-    assert!(
-        errors.contains("container \"job\" stays until portmapd runs") && errors.lines().count() == 1,
-        "{errors}"
-    );
+    assert!(errors.contains("container \"job\" is not removed") && errors.lines().count() == 1, "{errors}");
     assert!(errors.contains("`portmap del job`"), "{errors}");
     let _daemon = sandbox.daemon_with(&DAEMON_FLAGS);
     wait::until("the container to be removed", || nothing_is_left(&sandbox));

@@ -354,10 +354,10 @@ fn commands_do_not_wait_for_a_daemon_that_is_stopped() {
         assert_eq!(output.status.code(), Some(5), "{arguments:?}: {errors}");
         let lines: Vec<_> = errors.lines().collect();
         assert!(
-            lines.len() == 2 && lines[0].ends_with("does not answer: waiting"),
+            lines.len() == 2 && lines[0].ends_with("does not respond: waiting"),
             "{arguments:?}: {errors}"
         );
-        assert!(lines[1].contains("has not answered for 9 s"), "{arguments:?}: {errors}");
+        assert!(lines[1].contains("has not responded for 9 s"), "{arguments:?}: {errors}");
     }
     daemon.resume();
     // What was asked for in vain has not been done later.

@@ -170,7 +170,7 @@ fn veths(sandbox: &Sandbox) -> Result<Vec<f64>> {
             let make = "ip link add one type veth peer name two netns other; ip link set one up; ip -n other link set two up";
             sandbox.sh(Place::Host, make);
             // The command's own time is a millisecond or two of it.
-            timed(|| Ok(sandbox.sh(Place::Host, "ip link del one"))).map(|(time, _)| time)
+            timed(|| Ok::<_, portmap::error::Error>(sandbox.sh(Place::Host, "ip link del one"))).map(|(time, _)| time)
         })
         .collect();
     sandbox.sh(Place::Host, "ip netns del other");
@@ -187,7 +187,7 @@ fn attach(sandbox: &Sandbox, mechanism: Mechanism) -> Result<Vec<f64>> {
             sandbox.sh(Place::Host, &format!("ip link add {interface} up type veth peer name p-{interface}"));
             let link = pins.link(&interface);
             let hook = Hook { interface, ingress: true, program: PROG_VETH_INGRESS, mechanism, link };
-            let attached = || Ok(programs::attach(&pins, &hook)?);
+            let attached = || programs::attach(&pins, &hook);
             Ok(sandbox.inside(Place::Host, || timed(attached))?.0)
         })
         .collect()
@@ -207,7 +207,9 @@ fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-fn timed<T>(work: impl FnOnce() -> portmap::error::Result<T>) -> Result<(f64, T)> {
+fn timed<T, E: std::error::Error + Send + Sync + 'static>(
+    work: impl FnOnce() -> Result<T, E>,
+) -> Result<(f64, T)> {
     let start = Instant::now();
     let result = work()?;
     Ok((milliseconds(start.elapsed()), result))
