@@ -45,7 +45,7 @@ pub const DAEMON_FLAGS: [&str; 8] = [
     "31000-32000",
     "--ephemeral-ports",
     "61440-65535",
-    "--ephemeral-ports-rest",
+    "--ephemeral-ports-quarantine",
     "0",
     "--listen",
     "none",

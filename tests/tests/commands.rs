@@ -363,7 +363,7 @@ fn what_of_resources_is_not_used_is_named() {
     for (flag, ports) in
         [("--ports 31000-32000", "100-200"), ("--ephemeral-ports 61440-65535", "50000-51023")]
     {
-        let line = format!("{flag} is used, and not what --resources has of these ports, {ports}");
+        let line = format!("{flag} overrides these ports in --resources, {ports}");
         assert!(log.contains(&line), "{line} in {log}");
     }
     assert!(log.contains("--resources: ignoring cpus"), "{log}");

@@ -61,7 +61,7 @@ fn state_of_another_host_is_refused() {
 #[test]
 fn state_from_before_a_reboot_is_forgotten() {
     let sandbox = Sandbox::new();
-    let flags = [&DAEMON_FLAGS[..], &["--ephemeral-ports-rest", "60secs"]].concat();
+    let flags = [&DAEMON_FLAGS[..], &["--ephemeral-ports-quarantine", "60secs"]].concat();
     let daemon = sandbox.daemon_with(&flags);
     let added = sandbox.json(&["add", "b"]);
     sandbox.ok(&["add", "a"]);
@@ -90,7 +90,7 @@ fn state_from_before_a_reboot_is_forgotten() {
 fn ports_rest_although_the_daemon_is_replaced() {
     let sandbox = Sandbox::new();
     let flags =
-        "--ephemeral-ports-rest 60secs --ephemeral-ports 65504-65535 --ephemeral-ports-per-container 16";
+        "--ephemeral-ports-quarantine 60secs --ephemeral-ports 65504-65535 --ephemeral-ports-per-container 16";
     let flags: Vec<&str> = DAEMON_FLAGS.into_iter().chain(flags.split(' ')).collect();
     let daemon = sandbox.daemon_with(&flags);
     let block = |name: &str| sandbox.json(&["add", name])["ephemeral_ports"].clone();
@@ -103,7 +103,7 @@ fn ports_rest_although_the_daemon_is_replaced() {
     assert!(refusal.contains("16 rest"), "{refusal}");
     // Nobody needs to wait for it who does not want to.
     daemon.stop();
-    let flags: Vec<&str> = flags.into_iter().chain(["--ephemeral-ports-rest", "0"]).collect();
+    let flags: Vec<&str> = flags.into_iter().chain(["--ephemeral-ports-quarantine", "0"]).collect();
     let _daemon = sandbox.daemon_with(&flags);
     assert_eq!(block("c"), first);
 }

@@ -25,7 +25,7 @@ use crate::{
     log,
     model::{Cpus, Loopback, PortSet, TrafficSpec},
     paths::{DEFAULT_BPFFS_DIR, DEFAULT_STATE_DIR, STATE_DIR_VARIABLE, StateDir},
-    sizes::Size,
+    sizes::HumanBytes,
 };
 
 /// Lets many containers share this host's IP address, each with ports of its own.
@@ -199,10 +199,10 @@ struct PortOptions {
 struct TrafficOptions {
     /// Limit on what it sends, such as 37500KB (per second) or 300mbit; 0: unlimited
     #[arg(long, value_name = "RATE")]
-    egress_rate: Option<Size>,
+    egress_rate: Option<HumanBytes>,
     /// Limit on what it receives; 0: unlimited
     #[arg(long, value_name = "RATE")]
-    ingress_rate: Option<Size>,
+    ingress_rate: Option<HumanBytes>,
     /// Its CPUs, for per-CPU limits [default: 1]
     #[arg(long, value_name = "F")]
     cpus: Option<Cpus>,

@@ -59,7 +59,7 @@ impl Daemon {
         place.take_pins(settings.pins.bpffs())?;
         let mechanism = programs::Mechanism::detect();
         let records = store.containers()?;
-        let mut pool = EphemeralPool::new(settings.ephemeral_ports.clone(), settings.rest);
+        let mut pool = EphemeralPool::new(settings.ephemeral_ports.clone(), settings.quarantine);
         for record in records.iter().filter(|record| record.phase == Phase::Ready) {
             check_still_managed(&settings, record, &mut pool)?;
         }

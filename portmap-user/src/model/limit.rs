@@ -7,7 +7,7 @@ use portmap_common::limit::{LARGEST_RATE, SMALLEST_RATE};
 use super::Cpus;
 use crate::{
     error::{Error, Result},
-    sizes::{self, Size},
+    sizes::{self, HumanBytes},
 };
 
 /// A limit on a container's traffic in one direction.
@@ -48,7 +48,7 @@ pub enum PerCpu {
     /// The link's speed divided by the number of the host's CPUs.
     Auto,
     /// A fixed rate.
-    Rate(Size),
+    Rate(HumanBytes),
 }
 
 impl FromStr for PerCpu {
@@ -174,8 +174,8 @@ fn check_rate(what: &str, rate: u64) -> Result<()> {
     }
     Err(Error::usage(format!(
         "{what} is {rate}B per second: expected between {} and {}",
-        Size(SMALLEST_RATE),
-        Size(LARGEST_RATE)
+        HumanBytes(SMALLEST_RATE),
+        HumanBytes(LARGEST_RATE)
     )))
 }
 
@@ -199,8 +199,11 @@ mod tests {
 
     #[test]
     fn limit_precedence_is_requested_then_fixed_then_per_cpu() {
-        let policy =
-            Policy { fixed: Some(10 * MBIT), per_cpu: Some(PerCpu::Rate(Size(MBIT))), ..Policy::default() };
+        let policy = Policy {
+            fixed: Some(10 * MBIT),
+            per_cpu: Some(PerCpu::Rate(HumanBytes(MBIT))),
+            ..Policy::default()
+        };
         assert_eq!(rate(&policy, Some(3 * MBIT), 4.0, None), Some(3 * MBIT));
         assert_eq!(rate(&policy, Some(0), 4.0, None), None);
         assert_eq!(rate(&policy, None, 4.0, None), Some(10 * MBIT));
@@ -213,7 +216,7 @@ mod tests {
     #[test]
     fn limit_minimum_bounds_computed_rates_and_maximum_all() {
         let policy = Policy {
-            per_cpu: Some(PerCpu::Rate(Size(10 * MBIT))),
+            per_cpu: Some(PerCpu::Rate(HumanBytes(10 * MBIT))),
             minimum: Some(5 * MBIT),
             maximum: Some(20 * MBIT),
             ..Policy::default()
@@ -226,7 +229,7 @@ mod tests {
         let fixed = Policy { fixed: Some(90 * MBIT), ..policy };
         assert_eq!(rate(&fixed, None, 3.0, None), Some(20 * MBIT));
         // The default minimum is 1 Mbit/s.
-        let policy = Policy { per_cpu: Some(PerCpu::Rate(Size(10 * MBIT))), ..Policy::default() };
+        let policy = Policy { per_cpu: Some(PerCpu::Rate(HumanBytes(10 * MBIT))), ..Policy::default() };
         assert_eq!(rate(&policy, None, 0.1, None), Some(MBIT));
     }
 
