@@ -4,8 +4,8 @@ use std::{error::Error as StdError, fmt};
 
 use serde::{Deserialize, Serialize};
 
-/// Category of an error, for people and scripts: each has its own exit code and HTTP status. Code of portmap itself matches
-/// on typed errors instead.
+/// Category of an error, for people and scripts: each has its own exit code and HTTP status. Code of portmap
+/// itself matches on typed errors instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -114,8 +114,8 @@ impl<T, E: StdError + 'static> Context<T> for std::result::Result<T, E> {
     }
 }
 
-/// An operation and the causes of its failure in one line. Causes that the text contains already are left out, because
-/// some libraries print their source, and others do not.
+/// An operation and the causes of its failure in one line. Causes that the text contains already are left
+/// out, because some libraries print their source, and others do not.
 pub(crate) fn with_causes(operation: &str, mut cause: Option<&(dyn StdError + 'static)>) -> String {
     let mut message = operation.to_owned();
     let mut is_first = true;

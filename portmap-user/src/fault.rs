@@ -1,12 +1,12 @@
 //! Faults on purpose: a test has the process killed before any one step, or has that step fail.
 //!
-//! A step is whatever asks or changes the kernel or the state directory. The environment variable [`VARIABLE`] names a
-//! file with an order, `kill N`, `fail N` or `hang N`: the process ends itself before, sees fail, or never takes the Nth step
-//! from then on. What
-//! it writes back tells how far it came: an order with a smaller number, or `at STEP` once it has been carried out.
+//! A step is whatever asks or changes the kernel or the state directory. The environment variable
+//! [`VARIABLE`] names a file with an order, `kill N`, `fail N` or `hang N`: the process ends itself before,
+//! sees fail, or never takes the Nth step from then on. What it writes back tells how far it came: an order
+//! with a smaller number, or `at STEP` once it has been carried out.
 //!
-//! What the daemon does by itself, whenever it notices something, is not counted, and what it does for who only asks is not, either:
-//! numbers would mean nothing.
+//! What the daemon does by itself, whenever it notices something, is not counted, and what it does for who
+//! only asks is not, either: numbers would mean nothing.
 //!
 //! Builds without debug assertions, those that are installed, have none of this.
 

@@ -4,8 +4,8 @@ use std::fmt;
 
 use portmap_common::names;
 
-/// Fails the build of a program that would embed a stub, when code is generated for it. Checking and linting generate no
-/// code, so they work without a BPF toolchain.
+/// Fails the build of a program that would embed a stub, when code is generated for it. Checking and linting
+/// generate no code, so they work without a BPF toolchain.
 struct Embedded<const STUB: bool>;
 
 impl<const STUB: bool> Embedded<STUB> {

@@ -1,8 +1,9 @@
-//! The state files' form: what [`crate::state`] serialises, with conversions from and to the [model](crate::model).
+//! The state files' form: what [`crate::state`] serialises, with conversions from and to the
+//! [model](crate::model).
 //!
 //! These types are the files' only definition. Their fields have plain types, and the conversions destructure
-//! exhaustively, so no change of the model changes a file by accident. A new field needs `#[serde(default)]`, and the
-//! files a new version; see [`crate::state`].
+//! exhaustively, so no change of the model changes a file by accident. A new field needs `#[serde(default)]`,
+//! and the files a new version; see [`crate::state`].
 
 use std::{path::PathBuf, time::Duration};
 

@@ -1,4 +1,5 @@
-//! Sizes and rates in text form: Mesos' bytes (`37500KB`, of 1,024 bytes each) and tc's rates (`300mbit`, decimal).
+//! Sizes and rates in text form: Mesos' bytes (`37500KB`, of 1,024 bytes each) and tc's rates (`300mbit`,
+//! decimal).
 
 use std::{fmt, str::FromStr};
 
@@ -43,7 +44,8 @@ impl FromStr for HumanBytes {
     fn from_str(text: &str) -> Result<Self> {
         let wrong = |why: &str| {
             Error::usage(format!(
-                "{text:?} is not a size: {why}; expected bytes such as 37500KB (1 KB = 1024 B) or a rate such as 300mbit"
+                "{text:?} is not a size: {why}; expected bytes such as 37500KB (1 KB = 1024 B) or a \
+                 rate such as 300mbit"
             ))
         };
         let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();

@@ -75,7 +75,7 @@ fn state_from_before_a_reboot_is_forgotten() {
     sandbox.reboot("/run/kept", "a");
     let daemon = sandbox.daemon_with(&flags);
     assert_eq!(sandbox.json(&["list"]), json!([]));
-    assert!(daemon.log().contains("before the machine was started"), "{}", daemon.log());
+    assert!(daemon.log().contains("from an earlier boot"), "{}", daemon.log());
     assert_eq!(sandbox.json(&["add", "b"])["ephemeral_ports"], added["ephemeral_ports"], "none of them rest");
     daemon.stop();
     sandbox.ok(&["teardown"]);
@@ -100,7 +100,7 @@ fn ports_rest_although_the_daemon_is_replaced() {
     let daemon = sandbox.daemon_with(&flags);
     assert_ne!(block("b"), first);
     let refusal = sandbox.fails(&["add", "c"], 4);
-    assert!(refusal.contains("16 rest"), "{refusal}");
+    assert!(refusal.contains("16 are in quarantine"), "{refusal}");
     // Nobody needs to wait for it who does not want to.
     daemon.stop();
     let flags: Vec<&str> = flags.into_iter().chain(["--ephemeral-ports-quarantine", "0"]).collect();

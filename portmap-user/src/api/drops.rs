@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// The reserved name that stands for the outside in place of a container's name: the sender of packets from outside.
+/// The reserved name that stands for the outside in place of a container's name: the sender of packets from
+/// outside.
 pub const OUTSIDE: &str = "outside";
 
 /// Direction of dropped packets.

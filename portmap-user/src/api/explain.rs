@@ -51,8 +51,9 @@ pub struct ExplainedPacket {
 /// A verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The action: `continue`, `decided`, `own`, `drop`, `to_container`, `to_outside`, `to_host`, `to_eth0` or
-    /// `to_loopback`; `none` if no program sees the packet, `unknown` if a program's result cannot be decoded.
+    /// The action: `continue`, `decided`, `own`, `drop`, `to_container`, `to_outside`, `to_host`, `to_eth0`
+    /// or `to_loopback`; `none` if no program sees the packet, `unknown` if a program's result cannot be
+    /// decoded.
     pub verdict: String,
     /// Name of the reason, if the verdict has one.
     pub reason: Option<String>,

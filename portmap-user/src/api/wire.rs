@@ -1,5 +1,5 @@
-//! The JSON forms of model values. The structs of [`api`](super) hold model values; how each is written is decided
-//! here alone, so no change of the model changes the protocol by accident.
+//! The JSON forms of model values. The structs of [`api`](super) hold model values; how each is written is
+//! decided here alone, so no change of the model changes the protocol by accident.
 
 use std::{fmt::Display, marker::PhantomData, str::FromStr};
 

@@ -38,7 +38,8 @@ pub(super) fn print(output: Output, drops: &[DropCount]) -> Result<()> {
     })
 }
 
-/// Prints dropped packets as they occur, until the reader closes standard output or the daemon closes the stream.
+/// Prints dropped packets as they occur, until the reader closes standard output or the daemon closes the
+/// stream.
 pub(super) fn follow(client: &Client, output: Output, name: Option<&str>) -> Result<()> {
     let print_header = || match output {
         Output::Table => {

@@ -56,7 +56,8 @@ fn wrapped(text: &str, max_lines: usize) -> String {
     lines.join("\n")
 }
 
-/// Splits a text after at most `width` characters: after a comma or semicolon in its second half, else at a space there.
+/// Splits a text after at most `width` characters: after a comma or semicolon in its second half, else at a
+/// space there.
 fn split(text: &str, width: usize) -> (&str, &str) {
     let end = text.char_indices().nth(width).map_or(text.len(), |(end, _)| end);
     let head = &text[..end];
@@ -88,8 +89,8 @@ mod tests {
             assert_eq!(short(text), text);
             assert_eq!(paragraph(text), text);
         }
-        let message = "the queue of eth0 that limits it is gone: run `portmap update web` to put it back; what it sends \
-                       faster than its limit is dropped at the host";
+        let message = "the queue of eth0 that limits it is gone: run `portmap update web` to put it back; \
+                       what it sends faster than its limit is dropped at the host";
         assert_eq!(paragraph(message), message);
     }
 

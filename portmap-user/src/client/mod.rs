@@ -96,8 +96,9 @@ impl Client {
         self.call(Method::GET, &drops("/v1/drops", name), NOTHING)
     }
 
-    /// Calls `on_item` for each item of the stream of drops, until it returns false or `end` completes. An error if the
-    /// daemon closes the stream. `on_open` is called once the stream is open, so no later drop is missed.
+    /// Calls `on_item` for each item of the stream of drops, until it returns false or `end` completes. An
+    /// error if the daemon closes the stream. `on_open` is called once the stream is open, so no later drop
+    /// is missed.
     pub fn follow_drops(
         &self,
         name: Option<&str>,
@@ -176,8 +177,8 @@ impl Client {
         self.runtime.block_on(patience::at_once(&self.socket.display(), answer))
     }
 
-    /// Fails if the daemon is stopped or hangs. Any response will do, because an earlier version does not have the
-    /// endpoint.
+    /// Fails if the daemon is stopped or hangs. Any response will do, because an earlier version does not
+    /// have the endpoint.
     async fn check_alive(&self) -> Result<()> {
         let answer = async {
             let mut sender = self.connect().await?;

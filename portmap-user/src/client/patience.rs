@@ -1,8 +1,8 @@
 //! How long a command waits for the daemon, and what it prints meanwhile.
 //!
-//! A running daemon responds to `/v1/alive` within milliseconds, however busy it is, so a command gives up if it does
-//! not. The duration of an operation itself is unlimited, because it may be a lot of work; a command that waits for one
-//! says so from time to time.
+//! A running daemon responds to `/v1/alive` within milliseconds, however busy it is, so a command gives up if
+//! it does not. The duration of an operation itself is unlimited, because it may be a lot of work; a command
+//! that waits for one says so from time to time.
 
 use std::{fmt::Display, pin::pin, time::Duration};
 

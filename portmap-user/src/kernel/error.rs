@@ -1,5 +1,5 @@
-//! Errors of this layer: what failed, on what, and why. [`crate::error::Error`] is their one-line form, for people and
-//! exit codes; code that has to distinguish causes matches on these.
+//! Errors of this layer: what failed, on what, and why. [`crate::error::Error`] is their one-line form, for
+//! people and exit codes; code that has to distinguish causes matches on these.
 
 use std::{error::Error as StdError, fmt, path::PathBuf};
 
@@ -36,8 +36,8 @@ pub enum Error {
     },
     /// The namespace has a default route of another program.
     #[error(
-        "the network namespace already has {} default route{existing}, but a container's must leave by its eth0: remove \
-         it, or pass another namespace",
+        "the network namespace already has {} default route{existing}, but a container's must leave by its eth0: \
+         remove it, or pass another namespace",
         if *is_v6 { "an IPv6" } else { "a" }
     )]
     DefaultRouteExists {
@@ -90,7 +90,8 @@ impl Failure {
     }
 }
 
-/// The operation and all causes, because some libraries keep the system's answer in the source of their error.
+/// The operation and all causes, because some libraries keep the system's answer in the source of their
+/// error.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&error::with_causes(

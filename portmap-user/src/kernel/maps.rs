@@ -1,4 +1,4 @@
-//! The pinned maps, each behind a type that knows what lies in it.
+//! The pinned maps, with typed keys and values.
 
 use std::{
     collections::BTreeSet,
@@ -33,15 +33,15 @@ use crate::{
     paths::Pins,
 };
 
-/// All maps of one daemon. Any thread may use them at any time: the table of ports needs no lock, and what has one holds it
-/// for a single system call, so that nothing else is ever done under it.
+/// All maps of one daemon. Any thread may use them: the port table needs no lock, and the lock of the others
+/// is held for a single system call.
 pub struct Maps {
     /// Port to owner.
     pub ports: PortTable,
     tables: Ranked<Tables>,
 }
 
-/// Those that are read and written by system calls.
+/// The maps that are read and written by system calls.
 struct Tables {
     endpoints: Array<MapData, Endpoint>,
     config: Array<MapData, Config>,
@@ -81,91 +81,90 @@ impl Maps {
         Ok(Self { ports, tables: Ranked::new(Rank::Maps, tables) })
     }
 
-    /// Tells the programs the host's addresses.
+    /// Writes the host's configuration.
     pub fn set_config(&self, config: &Config) -> Result<()> {
         put(&mut self.tables.lock().config, 0, *config, names::MAP_CONFIG)
     }
 
-    /// The host's addresses as the programs know them.
+    /// Reads the host's configuration.
     pub fn config(&self) -> Result<Config> {
         self.tables.lock().config.get(&0, 0).context(|| reading(names::MAP_CONFIG))
     }
 
-    /// Tells the programs a container's interfaces. Its generation becomes one that no earlier container in the slot
-    /// had.
+    /// Writes the endpoint of a new container, with a generation that no earlier container in the slot had.
     pub fn set_endpoint(&self, slot: u16, endpoint: Endpoint) -> Result<()> {
         let generation = self.endpoint(slot)?.generation.wrapping_add(1);
         self.change_endpoint(slot, Endpoint { generation, ..endpoint })
     }
 
-    /// A container's interfaces as the programs know them.
+    /// Reads a container's endpoint.
     pub fn endpoint(&self, slot: u16) -> Result<Endpoint> {
         self.tables.lock().endpoints.get(&u32::from(slot), 0).context(|| reading(names::MAP_ENDPOINTS))
     }
 
-    /// Tells the programs more of a container that they know already.
+    /// Writes the endpoint of an existing container, generation included.
     pub fn change_endpoint(&self, slot: u16, endpoint: Endpoint) -> Result<()> {
         put(&mut self.tables.lock().endpoints, u32::from(slot), endpoint, names::MAP_ENDPOINTS)
     }
 
-    /// Limits what a slot sends, from now on.
+    /// Writes a slot's policer.
     pub fn set_limit(&self, slot: u16, limit: Limit) -> Result<()> {
         put(&mut self.tables.lock().limits, u32::from(slot), limit, names::MAP_LIMITS)
     }
 
-    /// The limit on what a slot sends.
+    /// Reads a slot's policer.
     pub fn limit(&self, slot: u16) -> Result<Limit> {
         self.tables.lock().limits.get(&u32::from(slot), 0).context(|| reading(names::MAP_LIMITS))
     }
 
-    /// Delivered traffic of a slot, all CPUs together.
+    /// Reads a slot's counters of delivered traffic, summed over all CPUs.
     pub fn counters(&self, slot: u16) -> Result<Counters> {
         let read = self.tables.lock().counters.get(&u32::from(slot), 0);
         let values = read.context(|| reading(names::MAP_COUNTERS))?;
         Ok(values.iter().fold(Counters::default(), Counters::plus))
     }
 
-    /// Drops of a slot.
+    /// Reads a slot's drop counters.
     pub fn drops(&self, slot: u16) -> Result<Drops> {
         self.tables.lock().drops.get(&u32::from(slot), 0).context(|| reading(names::MAP_DROPS))
     }
 
-    /// Packets that a hook left to the host, all CPUs together.
+    /// Reads the counters of packets that a hook passed to the host's stack, summed over all CPUs.
     pub fn host(&self, hook: HostHook) -> Result<ReasonCounts> {
         let read = self.tables.lock().host.get(&(hook as u32), 0);
         let values = read.context(|| reading(names::MAP_HOST))?;
         Ok(values.iter().fold(ReasonCounts::default(), ReasonCounts::plus))
     }
 
-    /// What the first fragment of an IPv4 datagram carried, as far as the programs remember.
+    /// Looks up an IPv4 datagram in the fragment cache.
     pub fn fragment4(&self, key: &FragmentKey4) -> Result<Option<Fragment>> {
         found(self.tables.lock().fragments4.get(key, 0), names::MAP_FRAGMENTS4)
     }
 
-    /// What the first fragment of an IPv6 datagram carried, as far as the programs remember.
+    /// Looks up an IPv6 datagram in the fragment cache.
     pub fn fragment6(&self, key: &FragmentKey6) -> Result<Option<Fragment>> {
         found(self.tables.lock().fragments6.get(key, 0), names::MAP_FRAGMENTS6)
     }
 
-    /// Who has asked for an echo, as far as the programs remember.
+    /// Looks up the owner of an ICMP echo identifier.
     pub fn echo(&self, key: &EchoKey) -> Result<Option<Echo>> {
         found(self.tables.lock().echoes.get(key, 0), names::MAP_ECHO)
     }
 
-    /// Tells the programs which ports of the host containers may reach, if those are not all. Returns whether they did
-    /// not know.
+    /// Writes which of the host's ports containers may reach, unless all are open. Returns true if that
+    /// changed anything.
     pub fn set_host_ports(&self, reach: &Reach) -> Result<bool> {
-        let mut was_other = false;
+        let mut has_changed = false;
         for (index, word) in (0..).zip(reach.host_ports().iter().flatten()) {
             if self.host_ports_word(index)? != *word {
                 put(&mut self.tables.lock().host_ports, index, *word, names::MAP_HOST_ACCESS)?;
-                was_other = true;
+                has_changed = true;
             }
         }
-        Ok(was_other)
+        Ok(has_changed)
     }
 
-    /// Whether the programs know other ports of the host that containers may reach.
+    /// Whether the map differs from the host's ports that containers may reach.
     pub fn lacks_host_ports(&self, reach: &Reach) -> Result<bool> {
         for (index, word) in (0..).zip(reach.host_ports().iter().flatten()) {
             if self.host_ports_word(index)? != *word {
@@ -175,7 +174,7 @@ impl Maps {
         Ok(false)
     }
 
-    /// Whether the programs take a port for one of the host's that containers may reach, where not all are.
+    /// Whether containers may reach a port of the host, where not all are open.
     pub fn is_open(&self, port: u16) -> Result<bool> {
         Ok(self.host_ports_word(u32::from(port / 64))? >> (port % 64) & 1 != 0)
     }
@@ -184,24 +183,24 @@ impl Maps {
         self.tables.lock().host_ports.get(&index, 0).context(|| reading(names::MAP_HOST_ACCESS))
     }
 
-    /// When the host has sent something between two ports, as far as the programs remember.
+    /// Looks up a flow of the host.
     pub fn host_flow(&self, key: &HostFlowKey) -> Result<Option<HostFlow>> {
         found(self.tables.lock().host_flows.get(key, 0), names::MAP_HOST_FLOWS)
     }
 
-    /// Whether programs take an address for a broadcast of one of the host's networks other than the shared one.
+    /// Whether an address is in the map of broadcast addresses.
     pub fn is_broadcast(&self, address: Address4) -> Result<bool> {
         Ok(found(self.tables.lock().broadcasts.get(&address, 0), names::MAP_BROADCASTS)?.is_some())
     }
 
-    /// The broadcast addresses that programs know.
+    /// Reads the broadcast addresses of the host's networks other than the shared one.
     pub fn broadcasts(&self) -> Result<BTreeSet<Ipv4Addr>> {
         let tables = self.tables.lock();
         let keys = tables.broadcasts.keys().map(|key| key.map(|key| Ipv4Addr::from(key.bytes)));
         keys.collect::<std::result::Result<_, _>>().context(|| reading(names::MAP_BROADCASTS))
     }
 
-    /// Tells the programs the broadcast addresses of the host's networks. Returns whether they did not know.
+    /// Writes the broadcast addresses of the host's networks. Returns true if that changed anything.
     pub fn set_broadcasts(&self, wanted: &BTreeSet<Ipv4Addr>) -> Result<bool> {
         let known = self.broadcasts()?;
         let key = |address: &Ipv4Addr| Address4::new(address.octets());
@@ -217,7 +216,7 @@ impl Maps {
         Ok(known != *wanted)
     }
 
-    /// Sets all counters of a slot to zero, so that its next owner starts afresh.
+    /// Resets all counters of a slot for its next container.
     pub fn reset_counters(&self, slot: u16) -> Result<()> {
         let cpus = aya::util::nr_cpus().map_err(|(file, error)| {
             Error::failure(format!("cannot read the number of CPUs from {file}: {error}"))
@@ -263,7 +262,7 @@ fn lru_hash<K: Pod, V: Pod>(pins: &Pins, name: &str) -> Result<HashMap<MapData, 
     HashMap::try_from(Map::LruHashMap(open(&pins.map(name))?)).context(|| reading(name))
 }
 
-/// What was looked up, if it is there.
+/// Maps a missing key to `None`.
 fn found<V>(looked_up: std::result::Result<V, MapError>, name: &str) -> Result<Option<V>> {
     match looked_up {
         Ok(value) => Ok(Some(value)),
@@ -272,7 +271,7 @@ fn found<V>(looked_up: std::result::Result<V, MapError>, name: &str) -> Result<O
     }
 }
 
-/// The port map, mapped into memory: publishing a port is one store, without a system call.
+/// The port map, mapped into memory: publishing a port is one store instead of a system call.
 pub struct PortTable {
     words: NonNull<AtomicU64>,
 }
@@ -283,8 +282,8 @@ impl PortTable {
     fn open(path: &Path) -> Result<Self> {
         let map = open(path)?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping is placed where nothing else is. It has the size of the map, which the loader has
-        // checked, and outlives the descriptor.
+        // SAFETY: without an address hint the kernel places the mapping in unused memory. The loader has
+        // checked that the map has this size. The mapping outlives the descriptor.
         let address =
             unsafe { mmap(None, PORT_TABLE_BYTES, protection, MapFlags::MAP_SHARED, map.fd().as_fd(), 0) };
         let words = address.context(|| format!("cannot map {} into memory", path.display()))?.cast();
@@ -294,17 +293,17 @@ impl PortTable {
     fn word(&self, port: u16) -> &AtomicU64 {
         // SAFETY: the mapping has one word for each of the 65,536 ports.
         let word = unsafe { self.words.add(usize::from(port)) };
-        // SAFETY: the mapping lives as long as `self`, is aligned to a page, and everybody, the kernel included,
-        // reads and writes its words whole.
+        // SAFETY: the mapping lives as long as `self` and is page-aligned, and this process as well as the
+        // kernel access its words atomically.
         unsafe { word.as_ref() }
     }
 
-    /// The owner of a port.
+    /// Returns the owner of a port.
     pub fn get(&self, port: u16) -> PortEntry {
         PortEntry::from_word(self.word(port).load(Ordering::Relaxed))
     }
 
-    /// Gives a port to an owner, or back to the host. Programs see either the old or the new owner.
+    /// Sets the owner of a port; the default entry is the host. Programs see either the old or the new owner.
     pub fn set(&self, port: u16, owner: PortEntry) {
         self.word(port).store(owner.to_word(), Ordering::Relaxed);
     }

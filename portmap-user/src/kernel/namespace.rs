@@ -1,4 +1,4 @@
-//! Network namespaces: opening, making and entering them.
+//! Network namespaces: opening, creating, naming and entering them.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -28,17 +28,18 @@ use crate::{
     model::NetnsId,
 };
 
-/// Where `ip netns` looks for namespaces by name.
+/// Directory of named namespaces, that of `ip netns`.
 pub const DIRECTORY: &str = "/run/netns";
 
-/// Asks what kind of namespace a file stands for (`linux/nsfs.h`, Linux 4.11).
+/// ioctl that returns a namespace's type (`linux/nsfs.h`, Linux 4.11).
 const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 
-/// Mode of the files that namespaces are mounted on. The sticky bit means nothing to a file, so nobody else makes one like it:
-/// `ip netns add` may be about to mount its own on an empty file that has the name of a container which has ended.
+/// Mode of our mount points. The sticky bit has no meaning for a file, so it tells them from those of other
+/// tools: `ip netns add` may be about to mount its namespace on an empty file with the name of a container
+/// that has ended.
 const MODE: u32 = 0o1000;
 
-/// An open network namespace; it exists at least as long as this value.
+/// An open network namespace, which exists at least as long as this value.
 #[derive(Debug)]
 pub struct Namespace {
     file: File,
@@ -75,7 +76,7 @@ pub enum NamespaceError {
 }
 
 impl Namespace {
-    /// The namespace that the file at `path` stands for.
+    /// Opens the namespace at `path`.
     pub fn open(path: &Path) -> Result<Self, NamespaceError> {
         let failed = |error: io::Error| match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
             Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP => NamespaceError::Missing(path.to_owned()),
@@ -86,7 +87,7 @@ impl Namespace {
             }),
         };
         fault::step("open a namespace").map_err(failed)?;
-        // Looked at before it is opened: to open a pipe is to wait for its other end, and to open a device may do anything.
+        // O_PATH first, because opening a pipe blocks, and opening a device may have side effects.
         let mut options = OpenOptions::new();
         let name = options.read(true).custom_flags(libc::O_PATH).open(path).map_err(failed)?;
         if !fstatfs(&name).is_ok_and(|fs| fs.filesystem_type() == NSFS_MAGIC) {
@@ -101,7 +102,8 @@ impl Namespace {
         Ok(Self { file, path: path.to_owned() })
     }
 
-    /// The same, or nothing if the file is not a network namespace, or not any more.
+    /// Opens the namespace at `path`; `None` if the file is missing or not a network namespace, or its
+    /// process has ended.
     pub fn try_open(path: &Path) -> Result<Option<Self>, Failure> {
         match Self::open(path) {
             Ok(namespace) => Ok(Some(namespace)),
@@ -110,12 +112,12 @@ impl Namespace {
         }
     }
 
-    /// The namespace of the calling thread.
+    /// Opens the calling thread's namespace.
     pub fn current() -> Result<Self> {
         Ok(Self::open(Path::new("/proc/thread-self/ns/net"))?)
     }
 
-    /// Makes a namespace that has no file yet, and ends with this value if it gets none.
+    /// Creates a namespace without a name. It ends with this value unless it is given one.
     pub fn create() -> Result<Self> {
         Self::scratch(|| {
             let own = Self::current()?;
@@ -123,8 +125,11 @@ impl Namespace {
         })
     }
 
-    /// Has `ip netns` know a namespace as `name`. A conflict if it knows another one by it. What a failure leaves behind,
-    /// [`remove_rest`] removes.
+    /// Gives the namespace a name, as `ip netns add` does. After a failure, [`remove_rest`] cleans up.
+    ///
+    /// # Errors
+    ///
+    /// [`NamespaceError::NameTaken`] if another namespace has the name.
     pub fn give_name(self, name: &str) -> Result<Self> {
         share_directory()?;
         let path = path_of(name);
@@ -145,11 +150,11 @@ impl Namespace {
         Ok(Self { path, ..self })
     }
 
-    /// Does `work` in a new namespace, which ends with it.
+    /// Runs `work` in a new namespace, which ends with it.
     pub fn scratch<T: Send, E: From<Error> + Send>(
         work: impl FnOnce() -> Result<T, E> + Send,
     ) -> Result<T, E> {
-        let doing = || "cannot make a network namespace";
+        let doing = || "cannot create a network namespace";
         on_own_thread(|| {
             fault::step("make a namespace").context(doing)?;
             unshare(CloneFlags::CLONE_NEWNET).context(doing)?;
@@ -157,7 +162,7 @@ impl Namespace {
         })
     }
 
-    /// The file that stands for the namespace.
+    /// The path at which it was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -167,25 +172,25 @@ impl Namespace {
         &self.file
     }
 
-    /// What tells this namespace from others.
+    /// Returns its identity.
     pub fn id(&self) -> Result<NetnsId> {
         Ok(NetnsId { cookie: Some(self.cookie()?), ..self.file_id()? })
     }
 
-    /// Whether this is the namespace that was written down.
+    /// Whether this is the recorded namespace.
     pub fn is(&self, recorded: NetnsId) -> Result<bool> {
-        // Most that are another are another file, which costs less to see.
+        // The inode, which is cheaper to read than the cookie, usually differs already.
         Ok(self.file_id()?.is_same(recorded) && self.id()?.is_same(recorded))
     }
 
     fn file_id(&self) -> Result<NetnsId> {
-        let metadata = self.file.metadata().context(|| format!("cannot look at {}", self.path.display()))?;
+        let metadata = self.file.metadata().context(|| format!("cannot stat {}", self.path.display()))?;
         Ok(NetnsId { device: metadata.dev(), inode: metadata.ino(), cookie: None })
     }
 
-    /// Its cookie, a number that no other namespace has before the next boot.
+    /// Returns its cookie, which is unique until the next boot.
     pub fn cookie(&self) -> Result<u64> {
-        let doing = || format!("cannot ask for the cookie of {}", self.path.display());
+        let doing = || format!("cannot read the cookie of {}", self.path.display());
         self.run(|| {
             fault::step("ask for a cookie").context(doing)?;
             let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
@@ -205,10 +210,10 @@ impl Namespace {
         })
     }
 
-    /// Does `work` inside the namespace.
+    /// Runs `work` inside the namespace.
     ///
-    /// It runs on a thread of its own, which ends with it, so that no thread that does anything else is ever in
-    /// the wrong namespace.
+    /// It runs on a thread of its own, which ends with it, so no other work can ever run in the wrong
+    /// namespace.
     pub fn run<T: Send, E: From<Error> + Send>(
         &self,
         work: impl FnOnce() -> Result<T, E> + Send,
@@ -237,13 +242,13 @@ fn cookie_of(socket: &OwnedFd) -> io::Result<u64> {
     if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The file that stands for the namespace that `ip netns` knows as `name`.
+/// The path of the namespace with this name.
 pub fn path_of(name: &str) -> PathBuf {
     Path::new(DIRECTORY).join(name)
 }
 
-/// Removes a name that [`Namespace::give_name`] gave; the namespace itself ends with its last process. It is no error if there
-/// is none.
+/// Removes a name given by [`Namespace::give_name`]. The namespace itself ends with its last process.
+/// Idempotent.
 pub fn remove(name: &str) -> Result<()> {
     let path = path_of(name);
     fault::step("unmount a namespace").context(|| format!("cannot unmount {}", path.display()))?;
@@ -255,8 +260,8 @@ pub fn remove(name: &str) -> Result<()> {
     remove_file(&path)
 }
 
-/// Removes what is left of a name when its namespace is not mounted any more, or not yet. It is no error if there is nothing,
-/// or somebody else's has the name.
+/// Removes the mount point of a name whose namespace is not mounted, or not yet. Leaves files of other tools
+/// alone. Idempotent.
 pub fn remove_rest(name: &str) -> Result<()> {
     let path = path_of(name);
     let is_own = fs::symlink_metadata(&path).is_ok_and(|file| file.is_file() && file.mode() & 0o7777 == MODE);
@@ -272,8 +277,8 @@ fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
-/// Makes the directory of names a shared mount, as `ip netns add` does: an unmount then reaches every copy of the
-/// directory, and no other mount namespace keeps a deleted network namespace alive.
+/// Makes the directory of names a shared mount, as `ip netns add` does, so that an unmount propagates to all
+/// mount namespaces, and none of them keeps a deleted network namespace alive.
 fn share_directory() -> Result<()> {
     let doing = || format!("cannot make {DIRECTORY} a shared mount");
     fs::create_dir_all(DIRECTORY).context(doing)?;
@@ -289,7 +294,7 @@ fn share_directory() -> Result<()> {
     }
 }
 
-/// Runs `work` on a thread of its own and waits for it.
+/// Runs `work` on a thread of its own, and waits for it.
 fn on_own_thread<T: Send, E: From<Error> + Send>(work: impl FnOnce() -> Result<T, E> + Send) -> Result<T, E> {
     let work = fault::carried(work);
     thread::scope(|scope| {

@@ -76,7 +76,8 @@ pub struct NamespaceBefore {
     pub had_clsact: bool,
     /// Whether the loopback device was up; `None` in records of earlier versions.
     pub lo_up: Option<bool>,
-    /// Whether the loopback device had an IPv4 address, which the kernel adds when it comes up for the first time.
+    /// Whether the loopback device had an IPv4 address, which the kernel adds when it comes up for the first
+    /// time.
     pub lo_has_address: bool,
     /// Sysctls that are not an interface's.
     pub sysctls: Vec<SavedSysctl>,

@@ -1,7 +1,7 @@
 //! The pool of ephemeral ports: aligned power-of-two blocks, one per container.
 //!
-//! A released block is quarantined before another container gets it, because peers may still hold its connections:
-//! they keep them in `TIME_WAIT` for a minute, and may still send to them.
+//! A released block is quarantined before another container gets it, because peers may still hold its
+//! connections: they keep them in `TIME_WAIT` for a minute, and may still send to them.
 
 use std::time::Duration;
 
@@ -71,9 +71,9 @@ impl EphemeralPool {
         }
     }
 
-    /// Allocates a block to a container: its previous one if that has this size and no other container has had it
-    /// since, else a free one. The previous block needs no quarantine, because peers attribute its connections to
-    /// the same container.
+    /// Allocates a block to a container: its previous one if that has this size and no other container has
+    /// had it since, else a free one. The previous block needs no quarantine, because peers attribute its
+    /// connections to the same container.
     pub fn allocate_to(&mut self, name: &str, size: u16, now: Duration) -> Result<PortRange> {
         check_block_size(size)?;
         self.release_expired(now);
@@ -98,8 +98,8 @@ impl EphemeralPool {
         Ok(block)
     }
 
-    /// Allocates the first free block of `size` ports that is aligned to its size. Blocks that were never allocated
-    /// come first.
+    /// Allocates the first free block of `size` ports that is aligned to its size. Blocks that were never
+    /// allocated come first.
     ///
     /// A conflict if none is free.
     pub fn allocate(&mut self, size: u16, now: Duration) -> Result<PortRange> {
@@ -164,7 +164,8 @@ impl EphemeralPool {
 
     /// Releases a container's block into quarantine.
     pub fn release(&mut self, name: &str, block: PortRange, now: Duration) {
-        // A block whose release an earlier daemon began is not allocated here, and may be in quarantine already.
+        // A block whose release an earlier daemon began is not allocated here, and may be in quarantine
+        // already.
         self.take(block);
         self.quarantined.retain(|quarantined| quarantined.block != block);
         self.reclaimed.retain(|reclaimed| reclaimed.block != block);

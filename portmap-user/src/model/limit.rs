@@ -79,8 +79,8 @@ pub struct Policy {
 /// Default lower bound of rates computed from CPUs, as in Mesos: 1 Mbit/s in bytes per second.
 const DEFAULT_MINIMUM: u64 = 125_000;
 
-/// Default bursts per second: a burst is what the rate sends in 2 ms. A timer that is late by less than that does
-/// not reduce the rate.
+/// Default bursts per second: a burst is what the rate sends in 2 ms. A timer that is late by less than that
+/// does not reduce the rate.
 const BURST_PER_SECOND: u64 = 500;
 /// Minimum burst in bytes: two full-size Ethernet frames.
 const MIN_BURST: u64 = 2 * 1514;
@@ -115,8 +115,8 @@ impl Policy {
         Ok(())
     }
 
-    /// Returns the limit of a container with these CPUs that requests the rate `requested`, in bytes per second
-    /// (0: unlimited). `speed` is the link's speed per CPU, for `auto`, if it is known.
+    /// Returns the limit of a container with these CPUs that requests the rate `requested`, in bytes per
+    /// second (0: unlimited). `speed` is the link's speed per CPU, for `auto`, if it is known.
     pub fn limit(
         &self,
         requested: Option<u64>,

@@ -1,9 +1,11 @@
 //! Pure values: no IO, and no knowledge of the wire, the disk or the kernel.
 //!
-//! [`crate::api`] and [`crate::records`] have types of their own for their serialised forms. Their conversions
-//! destructure exhaustively, so a field that is added here does not compile until both have decided on it.
+//! [`crate::api`] and [`crate::records`] have types of their own for their serialised forms. Their
+//! conversions destructure exhaustively, so a field that is added here does not compile until both have
+//! decided on it.
 
-/// Conversions between a struct of the model and one with the same name and fields in the calling module, both ways.
+/// Conversions between a struct of the model and one with the same name and fields in the calling module,
+/// both ways.
 macro_rules! mirror_struct {
     ($name:ident { $($field:ident),+ }) => {
         impl From<$crate::model::$name> for $name {

@@ -1,4 +1,5 @@
-//! What containers may reach of the host and of each other, as plain values and in the form that the programs use.
+//! What containers may reach of the host and of each other, as plain values and in the form that the programs
+//! use.
 
 use std::{
     fmt,
@@ -109,7 +110,8 @@ impl Reach {
         Config { reach, listener: self.listener.map_or(Listener::NONE, entry), ..config }
     }
 
-    /// Bitmap of the host's ports that containers may reach, as in `pm_host_access`; `None` if all ports are open.
+    /// Bitmap of the host's ports that containers may reach, as in `pm_host_access`; `None` if all ports are
+    /// open.
     pub fn host_ports(&self) -> Option<[u64; HOST_ACCESS_WORDS]> {
         let HostAccess::Ports(ports) = &self.host else { return None };
         let mut words = [0; HOST_ACCESS_WORDS];

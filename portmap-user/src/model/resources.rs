@@ -19,8 +19,8 @@ pub struct Resources {
     pub ephemeral_ports: Option<PortSet>,
 }
 
-/// Parses a resources string. `cpus`, `mem`, `disk` and `gpus` are ignored, so that a Mesos agent's flag can be
-/// used unchanged. Any other name is an error, because ports under a misspelt name would be lost silently.
+/// Parses a resources string. `cpus`, `mem`, `disk` and `gpus` are ignored, so that a Mesos agent's flag can
+/// be used unchanged. Any other name is an error, because ports under a misspelt name would be lost silently.
 pub fn parse(text: &str) -> Result<Resources> {
     let text = text.trim();
     if text.starts_with(['[', '{']) {

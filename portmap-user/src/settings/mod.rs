@@ -196,7 +196,8 @@ fn bind_guard(text: Option<&str>) -> Result<Option<BindGuard>> {
         Some("all") => Ok(Some(BindGuard::All)),
         Some(path) if path.starts_with('/') => Ok(Some(BindGuard::Cgroup(path.into()))),
         Some(text) => Err(Error::usage(format!(
-            "--bind-guard={text:?}: expected the directory of a cgroup such as /sys/fs/cgroup/system.slice, all, or none"
+            "--bind-guard={text:?}: expected the directory of a cgroup such as /sys/fs/cgroup/system.slice, \
+             all, or none"
         ))),
     }
 }

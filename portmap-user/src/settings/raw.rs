@@ -14,7 +14,8 @@ use crate::{
     sizes::HumanBytes,
 };
 
-/// Help of `--resources`; not a doc comment, because `--help` would print its backticks, which a shell executes.
+/// Help of `--resources`; not a doc comment, because `--help` would print its backticks, which a shell
+/// executes.
 pub(super) const RESOURCES_HELP: &str = "Both kinds of ports in Mesos' syntax: \
     ports:[31000-32000];ephemeral_ports:[61440-65535] (quote it in a shell); cpus, mem, disk and gpus are ignored";
 
@@ -22,7 +23,8 @@ pub(super) const RESOURCES_HELP: &str = "Both kinds of ports in Mesos' syntax: \
 const BIND_GUARD_HELP: &str = "Fail bind() in containers with EACCES for ports that are not the container's, for \
     processes of this cgroup (version 2), or none [default: none; without a value: all processes]";
 
-/// Settings as given: on the command line, or in a TOML file whose keys are the flags' names. `None`: not given.
+/// Settings as given: on the command line, or in a TOML file whose keys are the flags' names. `None`: not
+/// given.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RawSettings {
@@ -39,8 +41,8 @@ pub struct RawSettings {
     /// Number of ephemeral ports per container, a power of two [default: 1024]
     #[arg(long, value_name = "N")]
     pub(super) ephemeral_ports_per_container: Option<u16>,
-    /// Quarantine of a removed container's ephemeral ports before another container gets them, such as 5secs; 0: none
-    /// [default: 60secs]
+    /// Quarantine of a removed container's ephemeral ports before another container gets them, such as 5secs;
+    /// 0: none [default: 60secs]
     #[arg(long, value_name = "DURATION", alias = "ephemeral-ports-rest")]
     #[serde(alias = "ephemeral-ports-rest")]
     pub(super) ephemeral_ports_quarantine: Option<HumanDuration>,
@@ -58,7 +60,8 @@ pub struct RawSettings {
     /// Limit on what each container sends, such as 37500KB (per second) or 300mbit; 0: unlimited
     #[arg(long, value_name = "RATE")]
     pub(super) egress_rate_limit_per_container: Option<HumanBytes>,
-    /// Limit on what a container sends per whole CPU that it has, or auto: the link's speed divided by the host's CPUs
+    /// Limit on what a container sends per whole CPU that it has, or auto: the link's speed divided by the
+    /// host's CPUs
     #[arg(long, value_name = "RATE|auto")]
     pub(super) egress_rate_per_cpu: Option<PerCpu>,
     /// Lower bound for per-CPU limits [default: 1mbit]
@@ -76,7 +79,8 @@ pub struct RawSettings {
     /// Limit on what each container receives, such as 37500KB (per second) or 300mbit; 0: unlimited
     #[arg(long, value_name = "RATE")]
     pub(super) ingress_rate_limit_per_container: Option<HumanBytes>,
-    /// Limit on what a container receives per whole CPU that it has, or auto: the link's speed divided by the host's CPUs
+    /// Limit on what a container receives per whole CPU that it has, or auto: the link's speed divided by the
+    /// host's CPUs
     #[arg(long, value_name = "RATE|auto")]
     pub(super) ingress_rate_per_cpu: Option<PerCpu>,
     /// Lower bound for per-CPU limits [default: 1mbit]
@@ -120,7 +124,8 @@ pub struct RawSettings {
     /// Scope of the loopback addresses in containers: shared with the host, or private [default: shared]
     #[arg(long, value_enum)]
     pub(super) loopback: Option<Loopback>,
-    /// Which of the host's ports containers may reach: all, none, or ports such as 53,8080-8090 [default: all]
+    /// Which of the host's ports containers may reach: all, none, or ports such as 53,8080-8090 [default:
+    /// all]
     #[arg(long, value_name = "all|none|[ports] RANGES", num_args = 1..=2, action = ArgAction::Set)]
     #[serde(default, deserialize_with = "one_text")]
     pub(super) host_access: Option<Vec<String>>,

@@ -1,4 +1,4 @@
-//! What qdiscs and classes have counted.
+//! Counters of qdiscs and classes.
 
 use netlink_packet_route::tc::{TcAttribute, TcFqCodelXstats, TcHandle, TcMessage, TcStats2, TcXstats};
 
@@ -9,10 +9,11 @@ use crate::{
 };
 use portmap_common::queue;
 
-/// `TCA_STATS_PKT64`, of kernels whose count of packets has outgrown 32 bits.
+/// `TCA_STATS_PKT64`, the 64-bit packet counter of newer kernels.
 const PACKETS64: u16 = 8;
 
-/// The counters of what limits an interface, of what packets wait in, and of the classes.
+/// Returns the counters of an interface's HTB qdisc, its leaf and its classes; empty if
+/// [`shape`](super::shape) did not install one.
 pub fn stats_of(netlink: &Netlink, index: u32) -> Result<Vec<QueueStats>> {
     let all = of_interface(netlink, index)?;
     if !all.iter().any(is_limiter) {
@@ -23,7 +24,7 @@ pub fn stats_of(netlink: &Netlink, index: u32) -> Result<Vec<QueueStats>> {
     let mut stats: Vec<QueueStats> = ours.map(Qdisc::stats).collect();
     for class in classes(netlink, index)? {
         let TcHandle { major, minor } = class.header.handle;
-        // What waits in a flow of fq_codel is a class, too.
+        // The flows of fq_codel are listed as classes, too.
         if major != handle(queue::ROOT).major {
             continue;
         }
