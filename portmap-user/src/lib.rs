@@ -11,7 +11,7 @@ pub mod client;
 pub mod daemon;
 pub mod durations;
 pub mod error;
-pub mod fault;
+pub mod failpoint;
 pub mod kernel;
 pub mod locks;
 pub mod log;

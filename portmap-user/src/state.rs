@@ -17,7 +17,7 @@ use tracing::warn;
 
 use crate::{
     error::{Context as _, Error, Result},
-    fault,
+    failpoint,
     kernel::{clock, locked},
     locks::{Rank, Ranked},
     model::{ContainerRecord, HostRecord, Phase, ephemeral::Quarantined},
@@ -227,8 +227,8 @@ impl Store {
             return Ok(());
         }
         let Err(error) = self.set_container(record) else { return Ok(()) };
-        let marked =
-            fault::step("mark a state file").and_then(|()| fs::rename(&file, file.with_extension(DELETING)));
+        let marked = failpoint::hit("mark a state file")
+            .and_then(|()| fs::rename(&file, file.with_extension(DELETING)));
         marked.map_err(|_either| error)
     }
 
@@ -272,7 +272,7 @@ enum Found<T> {
 }
 
 fn read<T: Recorded>(path: &Path) -> Result<Found<T>> {
-    let text = match fault::step("read a state file").and_then(|()| fs::read(path)) {
+    let text = match failpoint::hit("read a state file").and_then(|()| fs::read(path)) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(error) => return Err(error).context(|| format!("cannot read {}", path.display())),
@@ -299,18 +299,18 @@ fn read<T: Recorded>(path: &Path) -> Result<Found<T>> {
 fn write(path: &Path, record: &impl Recorded) -> Result<()> {
     let doing = || format!("cannot write {}", path.display());
     let directory = path.parent().ok_or_else(|| Error::failure(doing()))?;
-    fault::step("write a state file").context(doing)?;
+    failpoint::hit("write a state file").context(doing)?;
     let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).context(doing)?;
     let text = serde_json::to_vec_pretty(&Versioned { version: VERSION, record: record.to_form() })
         .context(doing)?;
     file.write_all(&text).context(doing)?;
-    fault::step("replace a state file").context(doing)?;
+    failpoint::hit("replace a state file").context(doing)?;
     file.persist(path).context(doing)?;
     Ok(())
 }
 
 fn remove(path: &Path) -> Result<()> {
-    match fault::step("remove a state file").and_then(|()| fs::remove_file(path)) {
+    match failpoint::hit("remove a state file").and_then(|()| fs::remove_file(path)) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).context(|| format!("cannot remove {}", path.display()))
         }

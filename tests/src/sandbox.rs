@@ -258,7 +258,7 @@ impl Sandbox {
             .args(flags)
             .args(&self.flags)
             .env("NO_COLOR", "1")
-            .env(portmap::fault::VARIABLE, faults::ORDER)
+            .env(portmap::failpoint::VARIABLE, faults::ORDER)
             .stdout(Stdio::piped())
             .stderr(fs::File::create(&log).expect("a log"))
             .spawn()
@@ -274,7 +274,7 @@ impl Sandbox {
     /// The command line, to be run on the host.
     pub fn portmap_command(&self, arguments: &[&str]) -> Command {
         let mut command = self.command(Place::Host, binary("portmap"));
-        command.args(arguments).env(portmap::fault::VARIABLE, faults::ORDER);
+        command.args(arguments).env(portmap::failpoint::VARIABLE, faults::ORDER);
         command
     }
 

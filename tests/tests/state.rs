@@ -89,8 +89,7 @@ fn state_from_before_a_reboot_is_forgotten() {
 #[test]
 fn ports_rest_although_the_daemon_is_replaced() {
     let sandbox = Sandbox::new();
-    let flags =
-        "--ephemeral-ports-quarantine 60secs --ephemeral-ports 65504-65535 --ephemeral-ports-per-container 16";
+    let flags = "--ephemeral-ports-quarantine 60secs --ephemeral-ports 65504-65535 --ephemeral-ports-per-container 16";
     let flags: Vec<&str> = DAEMON_FLAGS.into_iter().chain(flags.split(' ')).collect();
     let daemon = sandbox.daemon_with(&flags);
     let block = |name: &str| sandbox.json(&["add", name])["ephemeral_ports"].clone();

@@ -3,7 +3,7 @@
 use super::Daemon;
 use crate::{
     error::{Context as _, Result},
-    fault,
+    failpoint,
     kernel::{link, netlink::Netlink},
 };
 
@@ -18,7 +18,8 @@ impl Daemon {
         step("the BPF maps");
         let _config = self.maps.config()?;
         step("the kernel's netlink");
-        fault::step("ask whether the kernel answers").context(|| "the kernel does not answer".to_owned())?;
+        failpoint::hit("ask whether the kernel answers")
+            .context(|| "the kernel does not answer".to_owned())?;
         link::find(&Netlink::open()?, "lo")?;
         Ok(())
     }

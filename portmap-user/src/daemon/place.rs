@@ -14,7 +14,7 @@ use tracing::warn;
 
 use crate::{
     error::{Context as _, Error, Result},
-    fault,
+    failpoint,
     kernel::{
         clock, layout, locked,
         netns_lock::{self, Attempt},
@@ -55,7 +55,7 @@ impl Place {
     /// directory.
     pub(super) fn take(namespace: NetnsId, state_dir: &StateDir) -> Result<Self> {
         let doing = || format!("cannot make {DIRECTORY}");
-        fault::step("take a network namespace").context(doing)?;
+        failpoint::hit("take a network namespace").context(doing)?;
         DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY).context(doing)?;
         let cookie = namespace.cookie.unwrap_or_default();
         let path = Path::new(DIRECTORY).join(format!("{}-{cookie}", namespace.inode));
@@ -160,7 +160,7 @@ impl Place {
     /// Forgets the network namespace.
     pub(super) fn leave(&self) -> Result<()> {
         let doing = || format!("cannot remove {}", self.path.display());
-        fault::step("leave a network namespace").context(doing)?;
+        failpoint::hit("leave a network namespace").context(doing)?;
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context(doing),
             _ => {}
@@ -174,7 +174,7 @@ impl Place {
     fn write(&mut self) -> Result<()> {
         let doing = || format!("cannot write {}", self.path.display());
         let text = serde_json::to_vec(&self.owner).context(doing)?;
-        fault::step("write a place").context(doing)?;
+        failpoint::hit("write a place").context(doing)?;
         self.file.rewind().context(doing)?;
         self.file.write_all(&text).context(doing)?;
         self.file.set_len(text.len() as u64).context(doing)

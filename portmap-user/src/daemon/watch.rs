@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use super::{Daemon, end::End};
 use crate::{
     error::{Context as _, Result},
-    fault,
+    failpoint,
 };
 
 /// What can change that concerns containers.
@@ -124,7 +124,7 @@ async fn watch(daemon: Arc<Daemon>, end: &End) -> Result<()> {
         let running = end.operation("looking after the host");
         let looked = task::spawn_blocking(move || {
             let _until_done = running;
-            fault::aside(|| daemon.look_after(&news))
+            failpoint::suppressed(|| daemon.look_after(&news))
         });
         let trouble = looked.await.context(opening)?.err();
         rested_at = Instant::now() + (started.elapsed() * REST).min(PERIOD);

@@ -15,7 +15,7 @@ use aya_obj::generated::bpf_cmd;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use crate::{
-    fault,
+    failpoint,
     kernel::error::{Context as _, Error, Result},
     paths::Pins,
 };
@@ -28,7 +28,7 @@ pub fn prepare(pins: &Pins) -> Result<()> {
             .recursive(true)
             .mode(0o700)
             .create(&directory)
-            .and_then(|()| fault::step("made a directory for pins"))
+            .and_then(|()| failpoint::hit("made a directory for pins"))
             .context(|| format!("cannot create {}", directory.display()))?;
     }
     Ok(())
@@ -48,7 +48,7 @@ pub fn check_mounted(directory: &Path) -> Result<()> {
 
 /// Removes a pin. Idempotent.
 pub fn unpin(path: &Path) -> Result<()> {
-    match fault::step("unpin").and_then(|()| fs::remove_file(path)) {
+    match failpoint::hit("unpin").and_then(|()| fs::remove_file(path)) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(Error::failure(format!("cannot remove the pin {}: {error}", path.display())))
         }
@@ -87,7 +87,7 @@ pub fn remove_directories(pins: &Pins) -> Result<()> {
     directories.reverse();
     directories.extend([pins.root(), pins.bpffs().to_owned()]);
     for directory in directories {
-        match fault::step("remove a directory for pins").and_then(|()| fs::remove_dir(&directory)) {
+        match failpoint::hit("remove a directory for pins").and_then(|()| fs::remove_dir(&directory)) {
             // Another layout, or another program's pin, may be beside ours.
             Err(error)
                 if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty)

@@ -9,7 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::pseudo;
 use crate::{
-    fault,
+    failpoint,
     kernel::error::{Context as _, Error, Result},
 };
 
@@ -18,7 +18,7 @@ const SECONDS_PER_MINUTE: i64 = 60;
 /// Returns the boot id, which is unique to each boot.
 pub fn boot() -> Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";
-    let read = fault::step("read the boot's identifier").and_then(|()| pseudo::read_short(path));
+    let read = failpoint::hit("read the boot's identifier").and_then(|()| pseudo::read_short(path));
     Ok(read.context(|| format!("cannot read {path}"))?.trim_end().to_owned())
 }
 

@@ -25,7 +25,7 @@ use portmap_common::{
 
 use super::{bpffs, cgroup, namespace::Namespace, pins::end_link, programs};
 use crate::{
-    fault,
+    failpoint,
     kernel::error::{Context as _, Error, Result},
     object,
     paths::Pins,
@@ -57,14 +57,14 @@ impl Guard {
         for name in [MAP_PORTS, MAP_GUARDED] {
             loader.map_pin_path(name, pins.map(name));
         }
-        fault::step("load the bind guard").context(|| "cannot load the bind guard")?;
+        failpoint::hit("load the bind guard").context(|| "cannot load the bind guard")?;
         let mut object = loader.load(object::guard()).context(|| "cannot load the bind guard")?;
         for name in GUARDS {
             let refused =
                 || format!("the kernel rejects the program {name}: --bind-guard requires Linux 5.18");
             let program = object.program_mut(name).ok_or_else(|| Error::failure(refused()))?;
             let program: &mut CgroupSockAddr = program.try_into().context(refused)?;
-            fault::step("load a program").context(refused)?;
+            failpoint::hit("load a program").context(refused)?;
             program.load().context(refused)?;
             programs::replace_pin(&pins.program(name), &pins.new_program(name), |new| program.pin(new))?;
         }
@@ -89,7 +89,7 @@ impl Guard {
         let doing = || format!("cannot attach {name} to the cgroup {}", self.cgroup.display());
         let cgroup = File::open(&self.cgroup).context(doing)?;
         let mut program = CgroupSockAddr::from_pin(self.pins.program(name), call).context(doing)?;
-        fault::step("attach a program").context(doing)?;
+        failpoint::hit("attach a program").context(doing)?;
         // A link always allows other programs, and rejects the flag for it (`cgroup_bpf_link_attach`).
         let id = program.attach(cgroup, CgroupAttachMode::Single).context(doing)?;
         let link = FdLink::try_from(program.take_link(id).context(doing)?).context(doing)?;
@@ -133,7 +133,7 @@ impl Guard {
         }
         known.remove(slot)?;
         let doing = || format!("cannot write the map {MAP_GUARDED}");
-        fault::step("write a map").context(doing)?;
+        failpoint::hit("write a map").context(doing)?;
         known.map.insert(cookie, Guarded { slot: slot.into() }, 0).context(doing)?;
         known.cookies.insert(slot, cookie);
         Ok(true)
@@ -186,7 +186,7 @@ impl Known {
     fn remove(&mut self, slot: u16) -> Result<()> {
         let Some(cookie) = self.cookies.get(&slot) else { return Ok(()) };
         let doing = || format!("cannot write the map {MAP_GUARDED}");
-        fault::step("write a map").context(doing)?;
+        failpoint::hit("write a map").context(doing)?;
         if self.map.get(cookie, 0).is_ok() {
             self.map.remove(cookie).context(doing)?;
         }

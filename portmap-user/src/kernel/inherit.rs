@@ -18,7 +18,7 @@ use nix::{
 
 use super::namespace::Namespace;
 use crate::{
-    fault,
+    failpoint,
     kernel::error::{Context as _, Error, Result},
     model::SavedSysctl,
 };
@@ -61,7 +61,7 @@ pub struct Inheritance {
 impl Inheritance {
     /// Reads the defaults from a scratch namespace. Containers inherit from the calling thread's namespace.
     pub fn look() -> Result<Self> {
-        fault::step("look at settings").context(|| format!("cannot read {ROOT}"))?;
+        failpoint::hit("look at settings").context(|| format!("cannot read {ROOT}"))?;
         let mut directories = Vec::new();
         for name in DIRECTORIES {
             directories.extend(directory(name)?.map(|opened| (name, opened)));
@@ -131,7 +131,7 @@ pub fn apply(settings: &[(String, String)]) -> Result<()> {
         }
     }
     let write = |setting: &str, value: &str| -> io::Result<()> {
-        fault::step("write a setting")?;
+        failpoint::hit("write a setting")?;
         let (directory, file) = split(setting).ok_or(Errno::ENOENT)?;
         let found = opened.iter().find(|(name, _)| *name == directory);
         let Some((_, directory)) = found else { return Ok(()) };

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::{bpffs, programs};
 use crate::{
     error::{self, Failures},
-    fault,
+    failpoint,
     kernel::error::{Context as _, Error, Result},
     object,
     paths::Pins,
@@ -99,13 +99,13 @@ pub fn adopt(pins: &Pins) -> Result<()> {
             }
             let doing = || format!("cannot migrate the map {}", from.display());
             let map = MapData::from_pin(&from).context(doing)?;
-            fault::step("take a map over").context(doing)?;
+            failpoint::hit("take a map over").context(doing)?;
             map.pin(&to).context(doing)?;
         }
         for from in pins_in(&old.links())? {
             let doing = || format!("cannot migrate the link {}", from.display());
             let Some(name) = from.file_name() else { continue };
-            fault::step("take a link over").context(doing)?;
+            failpoint::hit("take a link over").context(doing)?;
             fs::rename(&from, pins.links().join(name)).context(doing)?;
         }
     }

@@ -26,7 +26,7 @@ use portmap_common::{
 };
 
 use crate::{
-    fault,
+    failpoint,
     kernel::error::{Context as _, Error, Result},
     locks::{Rank, Ranked},
     model::Reach,
@@ -206,11 +206,11 @@ impl Maps {
         let key = |address: &Ipv4Addr| Address4::new(address.octets());
         let doing = || writing(names::MAP_BROADCASTS);
         for address in known.difference(wanted) {
-            fault::step("write a map").context(doing)?;
+            failpoint::hit("write a map").context(doing)?;
             self.tables.lock().broadcasts.remove(&key(address)).context(doing)?;
         }
         for address in wanted.difference(&known) {
-            fault::step("write a map").context(doing)?;
+            failpoint::hit("write a map").context(doing)?;
             self.tables.lock().broadcasts.insert(key(address), 1, 0).context(doing)?;
         }
         Ok(known != *wanted)
@@ -224,7 +224,7 @@ impl Maps {
         let zeros = PerCpuValues::try_from(vec![Counters::default(); cpus])
             .context(|| writing(names::MAP_COUNTERS))?;
         let mut tables = self.tables.lock();
-        fault::step("write a map").context(|| writing(names::MAP_COUNTERS))?;
+        failpoint::hit("write a map").context(|| writing(names::MAP_COUNTERS))?;
         tables.counters.set(u32::from(slot), zeros, 0).context(|| writing(names::MAP_COUNTERS))?;
         put(&mut tables.drops, u32::from(slot), Drops::default(), names::MAP_DROPS)?;
         put(&mut tables.budgets, u32::from(slot), EventBudget::default(), names::MAP_BUDGETS)
@@ -241,12 +241,12 @@ fn writing(name: &str) -> String {
 
 /// Writes an element of an array.
 fn put<V: Pod>(map: &mut Array<MapData, V>, index: u32, value: V, name: &str) -> Result<()> {
-    fault::step("write a map").context(|| writing(name))?;
+    failpoint::hit("write a map").context(|| writing(name))?;
     map.set(index, value, 0).context(|| writing(name))
 }
 
 fn open(path: &Path) -> Result<MapData> {
-    fault::step("open a map").context(|| format!("cannot open the pinned map {}", path.display()))?;
+    failpoint::hit("open a map").context(|| format!("cannot open the pinned map {}", path.display()))?;
     MapData::from_pin(path).context(|| format!("cannot open the pinned map {}", path.display()))
 }
 

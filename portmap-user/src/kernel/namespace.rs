@@ -23,7 +23,7 @@ use nix::{
 };
 
 use crate::{
-    fault,
+    failpoint,
     kernel::error::{Context as _, Error, Failure, Result},
     model::NetnsId,
 };
@@ -86,7 +86,7 @@ impl Namespace {
                 source: Some(Box::new(error)),
             }),
         };
-        fault::step("open a namespace").map_err(failed)?;
+        failpoint::hit("open a namespace").map_err(failed)?;
         // O_PATH first, because opening a pipe blocks, and opening a device may have side effects.
         let mut options = OpenOptions::new();
         let name = options.read(true).custom_flags(libc::O_PATH).open(path).map_err(failed)?;
@@ -135,7 +135,7 @@ impl Namespace {
         let path = path_of(name);
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(MODE);
-        fault::step("create a namespace's file").and_then(|()| options.open(&path).map(drop)).map_err(
+        failpoint::hit("create a namespace's file").and_then(|()| options.open(&path).map(drop)).map_err(
             |error| match error.kind() {
                 io::ErrorKind::AlreadyExists => NamespaceError::NameTaken(path.clone()),
                 _ => NamespaceError::Io(Failure {
@@ -145,7 +145,7 @@ impl Namespace {
             },
         )?;
         let doing = || format!("cannot mount the network namespace on {}", path.display());
-        fault::step("mount a namespace").context(doing)?;
+        failpoint::hit("mount a namespace").context(doing)?;
         mount(Some(&self.path), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>).context(doing)?;
         Ok(Self { path, ..self })
     }
@@ -156,7 +156,7 @@ impl Namespace {
     ) -> Result<T, E> {
         let doing = || "cannot create a network namespace";
         on_own_thread(|| {
-            fault::step("make a namespace").context(doing)?;
+            failpoint::hit("make a namespace").context(doing)?;
             unshare(CloneFlags::CLONE_NEWNET).context(doing)?;
             work()
         })
@@ -192,7 +192,7 @@ impl Namespace {
     pub fn cookie(&self) -> Result<u64> {
         let doing = || format!("cannot read the cookie of {}", self.path.display());
         self.run(|| {
-            fault::step("ask for a cookie").context(doing)?;
+            failpoint::hit("ask for a cookie").context(doing)?;
             let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
             cookie_of(&socket.context(doing)?).context(doing)
         })
@@ -251,7 +251,7 @@ pub fn path_of(name: &str) -> PathBuf {
 /// Idempotent.
 pub fn remove(name: &str) -> Result<()> {
     let path = path_of(name);
-    fault::step("unmount a namespace").context(|| format!("cannot unmount {}", path.display()))?;
+    failpoint::hit("unmount a namespace").context(|| format!("cannot unmount {}", path.display()))?;
     match umount2(&path, MntFlags::MNT_DETACH) {
         // EINVAL: the file is there, but nothing is mounted on it.
         Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
@@ -269,7 +269,7 @@ pub fn remove_rest(name: &str) -> Result<()> {
 }
 
 fn remove_file(path: &Path) -> Result<()> {
-    match fault::step("remove a namespace's file").and_then(|()| fs::remove_file(path)) {
+    match failpoint::hit("remove a namespace's file").and_then(|()| fs::remove_file(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).context(|| format!("cannot remove {}", path.display()))
         }
@@ -296,7 +296,7 @@ fn share_directory() -> Result<()> {
 
 /// Runs `work` on a thread of its own, and waits for it.
 fn on_own_thread<T: Send, E: From<Error> + Send>(work: impl FnOnce() -> Result<T, E> + Send) -> Result<T, E> {
-    let work = fault::carried(work);
+    let work = failpoint::inherit_suppression(work);
     thread::scope(|scope| {
         let worker = thread::Builder::new().name("portmap-netns".to_owned()).spawn_scoped(scope, work);
         match worker.context(|| "cannot start a thread")?.join() {

@@ -14,7 +14,7 @@ use nix::libc::{EIO, MSG_TRUNC};
 use tracing::debug;
 
 use crate::{
-    fault,
+    failpoint,
     kernel::error::{Context as _, Result},
 };
 
@@ -165,5 +165,5 @@ const NLMSG_MIN_TYPE: u16 = 16;
 
 /// Failpoint of all requests.
 fn failpoint() -> io::Result<()> {
-    fault::step("netlink").map_err(|_injected| io::Error::from_raw_os_error(EIO))
+    failpoint::hit("netlink").map_err(|_injected| io::Error::from_raw_os_error(EIO))
 }

@@ -16,7 +16,7 @@ use nix::{
 };
 
 use crate::{
-    fault,
+    failpoint,
     kernel::error::{Context as _, Result},
 };
 
@@ -37,7 +37,7 @@ pub enum Attempt {
 /// Tries to take the lock of the calling thread's network namespace.
 pub fn take() -> Result<Attempt> {
     let doing = || format!("cannot listen on the abstract socket @{NAME}");
-    fault::step("take a network namespace's socket").context(doing)?;
+    failpoint::hit("take a network namespace's socket").context(doing)?;
     let address = SocketAddr::from_abstract_name(NAME).context(doing)?;
     match UnixListener::bind_addr(&address) {
         Ok(listener) => Ok(Attempt::Taken(listener)),

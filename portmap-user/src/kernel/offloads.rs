@@ -5,7 +5,7 @@ use std::{io, mem, os::fd::AsRawFd as _};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use crate::{
-    fault,
+    failpoint,
     kernel::error::{Error, Result},
 };
 
@@ -36,7 +36,7 @@ pub fn turn_off(interface: &str, is_selected: impl Fn(&str) -> bool) -> Result<(
     let failed = |error: io::Error| {
         Error::failure(format!("cannot disable offloads of {interface} (`ethtool -K`): {error}"))
     };
-    fault::step("turn offloads off").map_err(failed)?;
+    failpoint::hit("turn offloads off").map_err(failed)?;
     let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
         .map_err(|errno| failed(errno.into()))?;
     // Every command is a structure of 32-bit words, or ends with a byte array whose size is a multiple of

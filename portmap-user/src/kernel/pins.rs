@@ -15,7 +15,7 @@ use aya_obj::generated::bpf_cmd;
 
 use super::bpffs;
 use crate::{
-    fault,
+    failpoint,
     kernel::error::{Context as _, Error, Result},
     paths::Pins,
 };
@@ -40,7 +40,7 @@ impl Held {
     pub fn open(pins: &Pins) -> Result<Self> {
         let mut objects = Vec::new();
         for path in pins.lasting().into_iter().filter(|path| path.exists()) {
-            let opened = fault::step("open a pin").and_then(|()| get(&path));
+            let opened = failpoint::hit("open a pin").and_then(|()| get(&path));
             let object = opened.context(|| format!("cannot open the pin {}", path.display()))?;
             objects.push((path, object));
         }
@@ -77,7 +77,7 @@ impl Held {
 /// Detaches a link synchronously, and removes its pin. Idempotent. If only the pin were removed, the kernel
 /// would detach the link later.
 pub fn end_link(path: &Path) -> Result<()> {
-    match fault::step("detach a link").and_then(|()| get(path)) {
+    match failpoint::hit("detach a link").and_then(|()| get(path)) {
         Ok(link) => {
             let mut fd = link.as_raw_fd();
             // Errors are ignored: a link whose interface or cgroup was deleted is detached already.
@@ -106,7 +106,7 @@ fn get(path: &Path) -> io::Result<OwnedFd> {
 }
 
 fn pin(object: &OwnedFd, path: &Path) -> io::Result<()> {
-    fault::step("pin")?;
+    failpoint::hit("pin")?;
     let name = CString::new(path.as_os_str().as_bytes())?;
     let fd = object.as_raw_fd().cast_unsigned();
     let mut object = Object { path: name.as_ptr().expose_provenance() as u64, fd, ..Object::default() };

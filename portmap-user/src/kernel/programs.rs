@@ -28,7 +28,7 @@ use portmap_common::names;
 
 use super::{bpffs, btf, clsact, netlink::Netlink};
 use crate::{
-    fault,
+    failpoint,
     kernel::error::{Context as _, Error, Result},
     object,
     paths::Pins,
@@ -100,7 +100,8 @@ pub fn load(pins: &Pins) -> Result<()> {
     for (index, name) in (0..).zip(names::TAIL_CALLS) {
         let program = load_program(&mut object, name)?;
         let fd = program.fd().context(|| format!("the program {name} is not loaded"))?;
-        fault::step("write a map").context(|| format!("cannot write the map {}", names::MAP_TAIL_CALLS))?;
+        failpoint::hit("write a map")
+            .context(|| format!("cannot write the map {}", names::MAP_TAIL_CALLS))?;
         tail_calls.set(index, fd, 0).context(|| format!("cannot write the map {}", names::MAP_TAIL_CALLS))?;
     }
     // Last, so that no program runs before its tail calls can succeed.
@@ -131,7 +132,7 @@ fn load_program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedCla
         .try_into()
         .context(|| format!("the program {name} has the wrong type"))?;
     let refused = || format!("the kernel rejects the program {name}");
-    fault::step("load a program").context(refused)?;
+    failpoint::hit("load a program").context(refused)?;
     program.load().context(refused)?;
     Ok(program)
 }
@@ -144,9 +145,9 @@ pub fn replace_pin<E: std::error::Error + Send + Sync + 'static>(
 ) -> Result<()> {
     bpffs::unpin(new)?;
     let doing = || format!("cannot pin {}", new.display());
-    fault::step("pin").context(doing)?;
+    failpoint::hit("pin").context(doing)?;
     pin(new).context(doing)?;
-    fault::step("move a pin")
+    failpoint::hit("move a pin")
         .and_then(|()| fs::rename(new, path))
         .context(|| format!("cannot move {} to {}", new.display(), path.display()))
 }
@@ -205,7 +206,7 @@ pub fn attach(pins: &Pins, hook: &Hook) -> Result<()> {
 
 fn attach_tcx(program: &mut SchedClassifier, hook: &Hook) -> Result<()> {
     let doing = || format!("cannot attach {} to {}", hook.program, hook.interface);
-    fault::step("attach a program").context(doing)?;
+    failpoint::hit("attach a program").context(doing)?;
     if let Some(link) = pinned_link(&hook.link)? {
         let link = SchedClassifierLink::try_from(FdLink::from(link)).context(doing)?;
         match program.attach_to_link(link) {
@@ -220,7 +221,7 @@ fn attach_tcx(program: &mut SchedClassifier, hook: &Hook) -> Result<()> {
         }
     }
     let link = link_in_front(program, hook)?;
-    fault::step("pin a link").context(|| format!("cannot pin {}", hook.link.display()))?;
+    failpoint::hit("pin a link").context(|| format!("cannot pin {}", hook.link.display()))?;
     link.pin(&hook.link).context(|| format!("cannot pin {}", hook.link.display()))?;
     Ok(())
 }
@@ -316,7 +317,7 @@ pub fn go_in_front(pins: &Pins, hook: &Hook) -> Result<bool> {
 
 /// Detaches a link synchronously. The kernel releases a closed link only after some time.
 fn detach_link(link: &OwnedFd) -> io::Result<()> {
-    fault::step("detach a link")?;
+    failpoint::hit("detach a link")?;
     // `link_detach` of `union bpf_attr`.
     let descriptor: u32 = link.as_raw_fd().cast_unsigned();
     // SAFETY: the attributes are those of the command and have its size; the kernel only reads them.

@@ -15,7 +15,7 @@ use netlink_sys::{Socket as NetlinkSocket, SocketAddr, protocols::NETLINK_SOCK_D
 use nix::libc::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE};
 
 use crate::{
-    fault,
+    failpoint,
     kernel::error::{Context as _, Result},
     model::PortRange,
 };
@@ -82,7 +82,7 @@ const PROTOCOLS: [Protocol; 3] = [
 /// Lists the sockets whose local port is in `range`.
 pub fn in_range(range: PortRange) -> Result<Vec<Socket>> {
     let doing = || "cannot list the host's sockets";
-    fault::step("look at sockets").context(doing)?;
+    failpoint::hit("look at sockets").context(doing)?;
     let mut found = Vec::new();
     for protocol in &PROTOCOLS {
         match ask(protocol, range, &mut found) {

@@ -17,7 +17,7 @@ use nix::{
 
 use super::pseudo;
 use crate::{
-    fault,
+    failpoint,
     kernel::error::{Context as _, Error, Result},
     model::{PortRange, PortSet},
 };
@@ -54,12 +54,12 @@ impl Sysctls {
     }
 
     fn value(&self, name: &str) -> io::Result<String> {
-        fault::step("read a setting")?;
+        failpoint::hit("read a setting")?;
         Ok(pseudo::read(LONGEST, || self.file(name, OFlag::O_RDONLY))?.trim().to_owned())
     }
 
     fn set(&self, name: &str, value: &str) -> io::Result<()> {
-        fault::step("write a setting")?;
+        failpoint::hit("write a setting")?;
         pseudo::write(&self.file(name, OFlag::O_WRONLY)?, value)
     }
 
@@ -111,7 +111,7 @@ impl Sysctls {
             let (lists, count) = (ports.ranges().len(), ports.count());
             format!("cannot set {ROOT}/{RESERVED_PORTS} to {count} ports in {lists} ranges")
         };
-        fault::step("write a setting").context(doing)?;
+        failpoint::hit("write a setting").context(doing)?;
         let file = self.file(RESERVED_PORTS, OFlag::O_WRONLY).context(doing)?;
         let (mut remaining, mut offset) = (list.as_bytes(), from);
         while !remaining.is_empty() {
