@@ -32,7 +32,7 @@ pub fn guard() -> &'static [u8] {
 
 /// Properties of a map. A pinned map can be reused if they are those of the object's map.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MapShape {
+pub struct MapSpec {
     /// Its name.
     pub name: String,
     /// `enum bpf_map_type`.
@@ -47,7 +47,7 @@ pub struct MapShape {
     pub flags: u32,
 }
 
-impl fmt::Display for MapShape {
+impl fmt::Display for MapSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name: _, map_type, key_size, value_size, max_entries, flags } = self;
         write!(
@@ -58,9 +58,9 @@ impl fmt::Display for MapShape {
 }
 
 /// The pinned maps of an object.
-pub fn maps(object: &[u8]) -> Result<Vec<MapShape>, aya_obj::ParseError> {
+pub fn maps(object: &[u8]) -> Result<Vec<MapSpec>, aya_obj::ParseError> {
     let object = aya_obj::Object::parse(object)?;
-    let shape = |(name, map): (String, aya_obj::Map)| MapShape {
+    let spec = |(name, map): (String, aya_obj::Map)| MapSpec {
         name,
         map_type: map.map_type(),
         key_size: map.key_size(),
@@ -69,5 +69,5 @@ pub fn maps(object: &[u8]) -> Result<Vec<MapShape>, aya_obj::ParseError> {
         flags: map.map_flags(),
     };
     let is_pinned = |name: &str| names::MAPS.contains(&name) || name == names::MAP_GUARDED;
-    Ok(object.maps.into_iter().filter(|(name, _)| is_pinned(name)).map(shape).collect())
+    Ok(object.maps.into_iter().filter(|(name, _)| is_pinned(name)).map(spec).collect())
 }

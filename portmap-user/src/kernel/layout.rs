@@ -89,7 +89,7 @@ pub fn adopt(pins: &Pins) -> Result<()> {
             if to.exists() || !from.exists() {
                 continue;
             }
-            if programs::shape_of_pin(&spec.name, &from)? != *spec {
+            if programs::spec_of_pin(&spec.name, &from)? != *spec {
                 warn!(
                     "map {}: incompatible layout in {}, recreating it empty",
                     spec.name,

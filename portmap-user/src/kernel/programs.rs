@@ -34,7 +34,7 @@ use crate::{
     paths::Pins,
 };
 
-/// Mechanism by which a program is attached.
+/// How a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mechanism {
     /// Pinned links (Linux 6.6 and later).
@@ -68,14 +68,14 @@ pub struct Hook {
     pub ingress: bool,
     /// Name of the program.
     pub program: &'static str,
-    /// Mechanism of the first attachment.
+    /// Mode of the first attachment.
     pub mechanism: Mechanism,
     /// Pin of the link, if there is one.
     pub link: PathBuf,
 }
 
 impl Hook {
-    /// The current mechanism. An existing link is kept, because to add a clsact qdisc the kernel stops the
+    /// The current mode. An existing link is kept, because to add a clsact qdisc the kernel stops the
     /// interface's queues for a moment (`qdisc_graft`), and loses the packets in them.
     fn mechanism(&self) -> Mechanism {
         if self.link.exists() { Mechanism::Tcx } else { self.mechanism }
@@ -163,7 +163,7 @@ pub fn check_pinned_maps(pins: &Pins, object: &[u8]) -> Result<()> {
         if !path.exists() {
             continue;
         }
-        let found = shape_of_pin(&expected.name, &path)?;
+        let found = spec_of_pin(&expected.name, &path)?;
         if found != expected {
             return Err(Error::MapMismatch {
                 pin: path,
@@ -176,15 +176,15 @@ pub fn check_pinned_maps(pins: &Pins, object: &[u8]) -> Result<()> {
 }
 
 /// Returns the specifications of an object's pinned maps.
-pub fn specs(object: &[u8]) -> Result<Vec<object::MapShape>> {
+pub fn specs(object: &[u8]) -> Result<Vec<object::MapSpec>> {
     object::maps(object).context(|| "cannot read the embedded BPF object")
 }
 
 /// Returns the specification of a pinned map, with its expected name.
-pub fn shape_of_pin(name: &str, path: &Path) -> Result<object::MapShape> {
+pub fn spec_of_pin(name: &str, path: &Path) -> Result<object::MapSpec> {
     let info =
         MapInfo::from_pin(path).context(|| format!("cannot query the pinned map {}", path.display()))?;
-    Ok(object::MapShape {
+    Ok(object::MapSpec {
         name: name.to_owned(),
         map_type: info.map_type().unwrap_or(MapType::Unspecified) as u32,
         key_size: info.key_size(),
