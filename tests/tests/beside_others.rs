@@ -9,7 +9,7 @@ use std::{
 };
 
 use portmap::{
-    kernel::programs::{self, Hook, Mechanism},
+    kernel::programs::{self, AttachMode, AttachPoint},
     paths::Pins,
 };
 use portmap_common::names::PROG_UPLINK_EGRESS;
@@ -184,7 +184,7 @@ fn our_programs_are_first_at_the_uplink() {
     sandbox.ok(&["add", "a", "--ports", "31000"]);
     let _service = Service::start(&sandbox, A, Transport::Udp, 31000, "a");
     let subject = "program at uplink ingress";
-    if Mechanism::detect() == Mechanism::Clsact {
+    if AttachMode::detect() == AttachMode::Clsact {
         // Filters have an order that is not ours to change: it is said.
         let filter = "tc filter add dev uplink ingress pref 7 protocol all u32 match u32 0 0 flowid 1:1";
         sandbox.sh(Place::Host, filter);
@@ -196,11 +196,11 @@ fn our_programs_are_first_at_the_uplink() {
     }
     // Somebody's program that comes later goes to the head of the chain, and nothing is lost while ours goes there again.
     let pins = Pins::new(sandbox.path("/sys/fs/bpf/portmap"));
-    let theirs = Hook {
+    let theirs = AttachPoint {
         interface: "uplink".to_owned(),
         ingress: true,
         program: PROG_UPLINK_EGRESS,
-        mechanism: Mechanism::Tcx,
+        attach_mode: AttachMode::Tcx,
         link: pins.link("theirs"),
     };
     let done = AtomicBool::new(false);

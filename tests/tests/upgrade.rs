@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use aya::programs::SchedClassifier;
 use portmap::{
-    kernel::programs::{self, Hook, Mechanism},
+    kernel::programs::{self, AttachMode, AttachPoint},
     paths::Pins,
 };
 use portmap_common::names::{
@@ -61,9 +61,9 @@ fn a_thousand_replacements_lose_nothing() {
     sandbox.inside(Place::Host, || programs::load(&first)).expect("loaded");
     let hook = |place, interface: &str, ingress, program, link: &str| {
         // As the daemon has it: links at the host's own interfaces.
-        let mechanism = if link.starts_with("pm") { Mechanism::Clsact } else { Mechanism::detect() };
+        let attach_mode = if link.starts_with("pm") { AttachMode::Clsact } else { AttachMode::detect() };
         let interface = interface.to_owned();
-        (place, Hook { interface, ingress, program, mechanism, link: first.link(link) })
+        (place, AttachPoint { interface, ingress, program, attach_mode, link: first.link(link) })
     };
     let hooks = [
         hook(Place::Host, "uplink", true, PROG_UPLINK_INGRESS, "uplink"),
@@ -145,7 +145,7 @@ fn a_directory_that_looks_like_a_layout_is_left_alone() {
 
 #[test]
 fn links_of_an_earlier_version_stay() {
-    if Mechanism::detect() == Mechanism::Clsact {
+    if AttachMode::detect() == AttachMode::Clsact {
         println!("not tested: this kernel has no links");
         return;
     }
@@ -155,7 +155,7 @@ fn links_of_an_earlier_version_stay() {
     let pins = Pins::new(sandbox.path("/sys/fs/bpf/portmap"));
     let (interface, link) = ("pm1".to_owned(), pins.link("pm1"));
     let program = PROG_VETH_INGRESS;
-    let hook = Hook { interface, ingress: true, program, mechanism: Mechanism::Tcx, link };
+    let hook = AttachPoint { interface, ingress: true, program, attach_mode: AttachMode::Tcx, link };
     sandbox.inside(Place::Host, || programs::attach(&pins, &hook)).expect("attached");
     sandbox.sh(Place::Host, "tc qdisc del dev pm1 clsact");
     let before = sandbox.inventory();

@@ -21,7 +21,7 @@ use crate::{
     client::{CallError, Client},
     daemon,
     error::{Error, Kind, Result},
-    kernel::{bpffs, programs::Mechanism},
+    kernel::{bpffs, programs::AttachMode},
     log,
     model::{Cpus, Loopback, PortSet, TrafficSpec},
     paths::{DEFAULT_BPFFS_DIR, DEFAULT_STATE_DIR, STATE_DIR_VARIABLE, StateDir},
@@ -342,7 +342,7 @@ fn without_daemon(error: &Error) -> Vec<Finding> {
     ];
     // Only root may query TCX.
     if geteuid().is_root() {
-        let text = format!("this kernel would use {}", Mechanism::detect().name());
+        let text = format!("this kernel would use {}", AttachMode::detect().name());
         findings.push(Finding::new("attachment", Health::Ok, text));
     }
     findings

@@ -19,7 +19,7 @@ use crate::{
         link::{self, Interface, VethPair},
         namespace::{self, Namespace},
         netlink::Netlink,
-        programs::{self, Hook, Mechanism},
+        programs::{self, AttachMode, AttachPoint},
         sysctl::{self, Sysctls},
     },
     model::{ContainerRecord, NetnsId, Phase},
@@ -38,42 +38,42 @@ pub(super) fn alias(name: &str) -> String {
 }
 
 /// The hook at a container's host veth.
-pub(super) fn veth_hook(pins: &Pins, record: &ContainerRecord) -> Hook {
+pub(super) fn veth_hook(pins: &Pins, record: &ContainerRecord) -> AttachPoint {
     let interface = record.host_veth();
-    let (mechanism, link) = (Mechanism::Clsact, pins.link(&interface));
-    Hook { link, interface, ingress: true, program: PROG_VETH_INGRESS, mechanism }
+    let (attach_mode, link) = (AttachMode::Clsact, pins.link(&interface));
+    AttachPoint { link, interface, ingress: true, program: PROG_VETH_INGRESS, attach_mode }
 }
 
 /// How programs are attached inside a container's namespace, where the kernel has `best`. Links can be replaced without
 /// going there, which may not be possible in somebody else's.
-const fn mechanism_inside(best: Mechanism, record: &ContainerRecord) -> Mechanism {
-    if record.owns_netns { Mechanism::Clsact } else { best }
+const fn mechanism_inside(best: AttachMode, record: &ContainerRecord) -> AttachMode {
+    if record.owns_netns { AttachMode::Clsact } else { best }
 }
 
 /// The hook at a container's loopback device, to be used inside its namespace.
-pub(super) fn loopback_hook(best: Mechanism, pins: &Pins, record: &ContainerRecord) -> Hook {
-    Hook {
+pub(super) fn loopback_hook(best: AttachMode, pins: &Pins, record: &ContainerRecord) -> AttachPoint {
+    AttachPoint {
         link: pins.link(&format!("{}-lo", record.host_veth())),
         interface: "lo".to_owned(),
         ingress: false,
         program: PROG_CONTAINER_LO,
-        mechanism: mechanism_inside(best, record),
+        attach_mode: mechanism_inside(best, record),
     }
 }
 
 /// The hook at a container's end of its veth pair, to be used inside its namespace. Only IPv6 needs it.
-fn eth0_hook(best: Mechanism, pins: &Pins, record: &ContainerRecord) -> Hook {
-    Hook {
+fn eth0_hook(best: AttachMode, pins: &Pins, record: &ContainerRecord) -> AttachPoint {
+    AttachPoint {
         link: pins.link(&format!("{}-eth0", record.host_veth())),
         interface: ETH0.to_owned(),
         ingress: true,
         program: PROG_CONTAINER_ETH0,
-        mechanism: mechanism_inside(best, record),
+        attach_mode: mechanism_inside(best, record),
     }
 }
 
 /// All hooks inside a container's namespace.
-pub(super) fn hooks_inside(best: Mechanism, pins: &Pins, record: &ContainerRecord) -> Vec<Hook> {
+pub(super) fn hooks_inside(best: AttachMode, pins: &Pins, record: &ContainerRecord) -> Vec<AttachPoint> {
     let mut hooks = vec![loopback_hook(best, pins, record)];
     if record.ipv6 {
         hooks.push(eth0_hook(best, pins, record));
@@ -234,7 +234,7 @@ impl Daemon {
 
     /// Puts the programs into the hooks of the calling thread's namespace, a container's.
     pub(super) fn attach_inside(&self, record: &ContainerRecord) -> Result<()> {
-        for hook in hooks_inside(self.mechanism, &self.settings.pins, record) {
+        for hook in hooks_inside(self.attach_mode, &self.settings.pins, record) {
             programs::attach(&self.settings.pins, &hook)?;
         }
         Ok(())
@@ -253,7 +253,7 @@ impl Daemon {
         if let Some(guard) = &self.guard {
             failures.note(guard.remove(record.slot));
         }
-        failures.note(dismantle(self.mechanism, &self.settings.pins, record));
+        failures.note(dismantle(self.attach_mode, &self.settings.pins, record));
         failures.into_result()?;
         let mut registry = self.registry();
         if record.phase == Phase::Adding {
@@ -277,16 +277,16 @@ impl Daemon {
 }
 
 /// Removes a container's interfaces, links and namespace, as far as they are there and are its own.
-pub(super) fn dismantle(mechanism: Mechanism, pins: &Pins, record: &ContainerRecord) -> Result<()> {
+pub(super) fn dismantle(attach_mode: AttachMode, pins: &Pins, record: &ContainerRecord) -> Result<()> {
     let mut failures = Failures::default();
     failures.note(delete_veth(record));
-    for hook in [veth_hook(pins, record)].iter().chain(&hooks_inside(mechanism, pins, record)) {
+    for hook in [veth_hook(pins, record)].iter().chain(&hooks_inside(attach_mode, pins, record)) {
         failures.note(bpffs::unpin(&hook.link));
     }
     match open_same(record) {
         Ok(Some(_)) if record.owns_netns => failures.note(namespace::remove(&record.name)),
         Ok(Some(namespace)) => {
-            forget_inside(record, namespace.run(|| inside::restore(mechanism, pins, record)));
+            forget_inside(record, namespace.run(|| inside::restore(attach_mode, pins, record)));
         }
         Ok(None) if record.owns_netns => failures.note(namespace::remove_rest(&record.name)),
         Ok(None) => {}

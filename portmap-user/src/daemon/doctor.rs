@@ -17,7 +17,7 @@ use crate::{
     kernel::{
         link,
         netlink::Netlink,
-        programs::{self, Hook, Mechanism},
+        programs::{self, AttachMode, AttachPoint},
         qdisc::Leaf,
         sysctl::{self, Sysctls},
     },
@@ -51,7 +51,7 @@ impl Daemon {
             self.check_facts(),
             &format!("{} on {}", facts.addresses(), facts.uplink),
         ));
-        for hook in host::hooks(self.mechanism, &self.settings.pins, &facts.uplink) {
+        for hook in host::hooks(self.attach_mode, &self.settings.pins, &facts.uplink) {
             let direction = if hook.ingress { "ingress" } else { "egress" };
             let subject = format!("program at {} {direction}", hook.interface);
             findings.push(finding(&subject, self.check_host_hook(&hook), hook.program));
@@ -111,11 +111,11 @@ impl Daemon {
     }
 
     fn mechanism_finding(&self) -> Finding {
-        match self.mechanism {
-            Mechanism::Tcx => {
+        match self.attach_mode {
+            AttachMode::Tcx => {
                 Finding::new("attachment", Health::Ok, "pinned TCX links at the host's interfaces")
             }
-            Mechanism::Clsact => Finding::new(
+            AttachMode::Clsact => Finding::new(
                 "attachment",
                 Health::Notice,
                 "the kernel has no TCX (Linux 6.6 and later have): filters of the clsact qdisc, which other tools \
@@ -124,7 +124,7 @@ impl Daemon {
         }
     }
 
-    pub(super) fn check_hook(&self, hook: &Hook) -> Result<()> {
+    pub(super) fn check_hook(&self, hook: &AttachPoint) -> Result<()> {
         if programs::is_attached(&self.settings.pins, hook)? {
             return Ok(());
         }
@@ -217,7 +217,7 @@ impl Daemon {
             if !different.is_empty() {
                 return Err(Error::failure(format!("inside, {}: {REPAIR}", different.join(", "))));
             }
-            hooks_inside(self.mechanism, &self.settings.pins, record).iter().try_for_each(|hook| self.check_hook(hook))
+            hooks_inside(self.attach_mode, &self.settings.pins, record).iter().try_for_each(|hook| self.check_hook(hook))
         })
     }
 }

@@ -36,12 +36,13 @@ impl Daemon {
         info!("the host has changed: sharing {} of {}", now.addresses(), now.uplink);
         if (now.uplink_index, &now.uplink) != (before.uplink_index, &before.uplink) {
             let mut place = self.place.lock();
-            let (settings, mechanism) = (&self.settings, self.mechanism);
-            let mut record = host::record(&self.store, &mut place, settings, &self.sysctls, &now, mechanism)?;
+            let (settings, attach_mode) = (&self.settings, self.attach_mode);
+            let mut record =
+                host::record(&self.store, &mut place, settings, &self.sysctls, &now, attach_mode)?;
             uplink_queue::settle(&self.store, &mut record, settings, &now, self.leaf)?;
             place.note(&record);
         }
-        host::mend(&self.settings, &self.sysctls, &now, self.mechanism).failures.into_result()?;
+        host::mend(&self.settings, &self.sysctls, &now, self.attach_mode).failures.into_result()?;
         self.maps.set_config(&self.config(&now))?;
         *self.facts.write() = Arc::new(now);
         let names: Vec<String> = self.registry().containers.keys().cloned().collect();

@@ -21,7 +21,7 @@ use crate::{
         namespace::Namespace,
         netlink::Netlink,
         pins,
-        programs::{self, Hook, Mechanism},
+        programs::{self, AttachMode, AttachPoint},
         sysctl::{self, Sysctls},
     },
     model::{HostRecord, NetnsId, PortSet, SavedSysctl},
@@ -71,14 +71,14 @@ pub(super) fn check_ports(settings: &Settings, sysctls: &Sysctls) -> Result<()> 
 }
 
 /// The hooks at the uplink.
-pub(super) fn uplink_hooks(mechanism: Mechanism, pins: &Pins, uplink: &str) -> [Hook; 2] {
+pub(super) fn uplink_hooks(attach_mode: AttachMode, pins: &Pins, uplink: &str) -> [AttachPoint; 2] {
     // An interface's name can have dots, a name in a bpffs cannot.
     [(true, PROG_UPLINK_INGRESS, "uplink"), (false, PROG_UPLINK_EGRESS, "uplink-out")].map(
-        |(ingress, program, link)| Hook {
+        |(ingress, program, link)| AttachPoint {
             interface: uplink.to_owned(),
             ingress,
             program,
-            mechanism,
+            attach_mode,
             link: pins.link(link),
         },
     )
@@ -86,10 +86,10 @@ pub(super) fn uplink_hooks(mechanism: Mechanism, pins: &Pins, uplink: &str) -> [
 
 /// All hooks at the host's own interfaces. The loopback device's comes first: a container's packet for the host needs
 /// it from the moment on when one can arrive.
-pub(super) fn hooks(mechanism: Mechanism, pins: &Pins, uplink: &str) -> [Hook; 3] {
+pub(super) fn hooks(attach_mode: AttachMode, pins: &Pins, uplink: &str) -> [AttachPoint; 3] {
     let (interface, link) = ("lo".to_owned(), pins.link("lo"));
-    let lo = Hook { interface, ingress: true, program: PROG_LO_INGRESS, mechanism, link };
-    let [uplink_in, uplink_out] = uplink_hooks(mechanism, pins, uplink);
+    let lo = AttachPoint { interface, ingress: true, program: PROG_LO_INGRESS, attach_mode, link };
+    let [uplink_in, uplink_out] = uplink_hooks(attach_mode, pins, uplink);
     [lo, uplink_in, uplink_out]
 }
 
@@ -104,7 +104,7 @@ pub(super) fn record(
     settings: &Settings,
     sysctls: &Sysctls,
     facts: &HostFacts,
-    mechanism: Mechanism,
+    attach_mode: AttachMode,
 ) -> Result<HostRecord> {
     // Where the state is lost, the place knows.
     let earlier = store.host()?.or_else(|| place.host().cloned());
@@ -121,7 +121,7 @@ pub(super) fn record(
         let old = link::find(&Netlink::open()?, &earlier.uplink)?;
         if earlier.uplink != facts.uplink && old.is_some() {
             // The program leaves the old uplink before it comes to the new one.
-            for hook in uplink_hooks(mechanism, &settings.pins, &earlier.uplink) {
+            for hook in uplink_hooks(attach_mode, &settings.pins, &earlier.uplink) {
                 programs::detach(&hook)?;
             }
             uplink_queue::leave(earlier)?;
@@ -149,7 +149,7 @@ pub(super) fn record(
             record.sysctls.push(SavedSysctl { name, before, set: "1".to_owned() });
         }
     }
-    if mechanism == Mechanism::Clsact {
+    if attach_mode == AttachMode::Clsact {
         let netlink = Netlink::open()?;
         for name in ["lo", facts.uplink.as_str()] {
             if !clsact::has_qdisc(&netlink, name)? && !record.clsact.iter().any(|had| had == name) {
@@ -197,13 +197,13 @@ pub(super) fn set_up(
     settings: &Settings,
     sysctls: &Sysctls,
     facts: &HostFacts,
-    mechanism: Mechanism,
+    attach_mode: AttachMode,
 ) -> Result<()> {
     reserve(settings, sysctls)?;
     for setting in LO_SETTINGS {
         sysctls.write(&sysctl::of_interface("ipv4", "lo", setting), "1")?;
     }
-    for hook in hooks(mechanism, &settings.pins, &facts.uplink) {
+    for hook in hooks(attach_mode, &settings.pins, &facts.uplink) {
         programs::attach(&settings.pins, &hook)?;
         programs::go_in_front(&settings.pins, &hook)?;
     }
@@ -233,7 +233,7 @@ pub(super) fn mend(
     settings: &Settings,
     sysctls: &Sysctls,
     facts: &HostFacts,
-    mechanism: Mechanism,
+    attach_mode: AttachMode,
 ) -> Mending {
     let mut mending = Mending::default();
     mending.note("ip_local_reserved_ports", reserve(settings, sysctls));
@@ -248,7 +248,7 @@ pub(super) fn mend(
         });
         mending.note(format!("/proc/sys/net/{name}"), was_missing);
     }
-    for hook in hooks(mechanism, &settings.pins, &facts.uplink) {
+    for hook in hooks(attach_mode, &settings.pins, &facts.uplink) {
         let was_missing = programs::ensure(&settings.pins, &hook);
         mending.note(format!("{} at {}", hook.program, hook.interface), was_missing);
         let was_behind = programs::go_in_front(&settings.pins, &hook);
@@ -307,15 +307,15 @@ pub(super) fn teardown_locked(store: &Store, place: &Place, bpffs_dir: &Path) ->
         || !containers.is_empty()
         || pins.root().exists()
         || !layout::earlier(pins.bpffs())?.is_empty();
-    let mechanism = Mechanism::detect();
+    let attach_mode = AttachMode::detect();
     if let Some(host) = &host {
         check_same_place(host, Namespace::current()?.id()?)?;
-        failures.note(leave_host(&pins, mechanism, host));
+        failures.note(leave_host(&pins, attach_mode, host));
     }
     // All at once, because that takes hardly longer than one. What is left of them goes with the rest below.
     failures.note(container::delete_veths(&containers));
     for record in &containers {
-        match container::dismantle(mechanism, &pins, record) {
+        match container::dismantle(attach_mode, &pins, record) {
             Ok(()) => failures.note(store.remove_container(&record.name)),
             failed => failures.note(failed),
         }
@@ -339,9 +339,9 @@ pub(super) fn teardown_locked(store: &Store, place: &Place, bpffs_dir: &Path) ->
 }
 
 /// Takes the programs off the host's interfaces and puts its settings back.
-fn leave_host(pins: &Pins, mechanism: Mechanism, host: &HostRecord) -> Result<()> {
+fn leave_host(pins: &Pins, attach_mode: AttachMode, host: &HostRecord) -> Result<()> {
     let mut failures = Failures::default();
-    for hook in hooks(mechanism, pins, &host.uplink) {
+    for hook in hooks(attach_mode, pins, &host.uplink) {
         failures.note(programs::detach(&hook));
     }
     if !host.clsact.is_empty() {

@@ -18,7 +18,7 @@ use crate::{
         link::{self, LOOPBACK, Mac},
         netlink::Netlink,
         offloads,
-        programs::{self, Mechanism},
+        programs::{self, AttachMode},
         sysctl::{self, Sysctls},
     },
     model::{ContainerRecord, NamespaceBefore, SavedSysctl},
@@ -245,9 +245,9 @@ const ETH0_IPV6: [(&str, &str); 5] = [
 ];
 
 /// Puts back what [`set_up`] changed in the calling thread's namespace and that did not go with `eth0`.
-pub(super) fn restore(mechanism: Mechanism, pins: &Pins, record: &ContainerRecord) -> Result<()> {
+pub(super) fn restore(attach_mode: AttachMode, pins: &Pins, record: &ContainerRecord) -> Result<()> {
     let mut failures = Failures::default();
-    failures.note(programs::detach(&loopback_hook(mechanism, pins, record)));
+    failures.note(programs::detach(&loopback_hook(attach_mode, pins, record)));
     if let Some(before) = &record.before {
         let netlink = Netlink::open()?;
         // The kernel takes no all-zero address back, which is what a loopback device starts with; ours stays then.
@@ -267,7 +267,7 @@ pub(super) fn restore(mechanism: Mechanism, pins: &Pins, record: &ContainerRecor
         if !is_range_set {
             failures.note(set_range());
         }
-        if mechanism == Mechanism::Clsact && !before.had_clsact {
+        if attach_mode == AttachMode::Clsact && !before.had_clsact {
             failures.note(clsact::delete_qdisc_if_empty(&netlink, "lo"));
         }
     }

@@ -14,7 +14,7 @@ use super::Daemon;
 use crate::{
     api::{ContainerStats, DropStats, Stats},
     error::{Context as _, Result},
-    kernel::{programs::Mechanism, qdisc::Leaf},
+    kernel::{programs::AttachMode, qdisc::Leaf},
     model::{ContainerRecord, Phase, QueueStats},
 };
 
@@ -111,7 +111,7 @@ impl Daemon {
         let metrics = Metrics::default();
         let has = |feature, has| metrics.features.get_or_create(&Feature { feature }).set(u64::from(has));
         has("fq_codel", self.leaf == Leaf::FqCodel);
-        has("tcx", self.mechanism == Mechanism::Tcx);
+        has("tcx", self.attach_mode == AttachMode::Tcx);
         metrics.read(&self.stats()?);
         let records: Vec<ContainerRecord> =
             self.registry().containers.values().map(|entry| entry.record.clone()).collect();

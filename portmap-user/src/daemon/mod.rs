@@ -52,7 +52,7 @@ use crate::{
     error::{Error, Kind, Result},
     kernel::{
         clock, guard::Guard, inherit::Inheritance, link, maps::Maps, namespace, netlink::Netlink,
-        pins::Held as HeldPins, programs::Mechanism, qdisc::Leaf, sysctl::Sysctls,
+        pins::Held as HeldPins, programs::AttachMode, qdisc::Leaf, sysctl::Sysctls,
     },
     locks::{Held, Ranked, RankedRw},
     model::{ContainerRecord, EphemeralPool, Phase, PortSet},
@@ -70,7 +70,7 @@ pub struct Daemon {
     settings: Settings,
     /// What the host is like; replaced when it changes.
     facts: RankedRw<Arc<HostFacts>>,
-    mechanism: Mechanism,
+    attach_mode: AttachMode,
     /// Held by whoever looks whether the host has changed.
     following: Ranked<()>,
     /// What packets over a limit wait in.

@@ -57,7 +57,7 @@ impl Daemon {
         let store = Store::lock(&settings.state_dir)?;
         let mut place = Place::take(facts.namespace, &settings.state_dir)?;
         place.take_pins(settings.pins.bpffs())?;
-        let mechanism = programs::Mechanism::detect();
+        let attach_mode = programs::AttachMode::detect();
         let records = store.containers()?;
         let mut pool = EphemeralPool::new(settings.ephemeral_ports.clone(), settings.quarantine);
         for record in records.iter().filter(|record| record.phase == Phase::Ready) {
@@ -71,7 +71,7 @@ impl Daemon {
         for resting in store.resting()? {
             pool.rest(resting, now);
         }
-        let mut host_record = host::record(&store, &mut place, &settings, &sysctls, &facts, mechanism)?;
+        let mut host_record = host::record(&store, &mut place, &settings, &sysctls, &facts, attach_mode)?;
         let leaf = Leaf::best()?;
         let speed_per_cpu = shaping::speed_per_cpu(&settings.shaping, &facts);
         shaping::warn_of_limits(&settings.shaping, leaf, speed_per_cpu, &facts.uplink);
@@ -97,7 +97,7 @@ impl Daemon {
             settings,
             facts: RankedRw::new(Rank::Facts, Arc::new(facts)),
             following: Ranked::new(Rank::Following, ()),
-            mechanism,
+            attach_mode,
             leaf,
             has_flows,
             speed_per_cpu,
@@ -124,14 +124,14 @@ impl Daemon {
         }
         daemon.sweep()?;
         let facts = daemon.facts();
-        host::set_up(&daemon.settings, &daemon.sysctls, &facts, mechanism)?;
+        host::set_up(&daemon.settings, &daemon.sysctls, &facts, attach_mode)?;
         daemon.settle_guard()?;
         layout::remove_earlier(daemon.settings.pins.bpffs())?;
         info!(
             "sharing {} of {}, programs attached by {}, taking {} containers over",
             facts.addresses(),
             facts.uplink,
-            mechanism.name(),
+            attach_mode.name(),
             daemon.registry().containers.len()
         );
         daemon.warn_of_claims();

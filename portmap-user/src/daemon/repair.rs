@@ -108,7 +108,7 @@ impl Daemon {
             sysctls.set_local_port_range(record.ephemeral_ports)?;
         }
         note(!is_right, "ip_local_port_range inside");
-        for hook in hooks_inside(self.mechanism, &self.settings.pins, record) {
+        for hook in hooks_inside(self.attach_mode, &self.settings.pins, record) {
             note(programs::ensure(&self.settings.pins, &hook)?, hook.program);
         }
         Ok(())
@@ -118,7 +118,7 @@ impl Daemon {
     fn hold_without_namespace(&self, record: &ContainerRecord) -> Result<()> {
         let pins = &self.settings.pins;
         programs::attach(pins, &veth_hook(pins, record))?;
-        for hook in hooks_inside(self.mechanism, pins, record) {
+        for hook in hooks_inside(self.attach_mode, pins, record) {
             programs::replace_by_link(pins, &hook)?;
         }
         warn!(
@@ -235,7 +235,7 @@ impl Daemon {
         // Everything else goes by them.
         let are_pins_back = self.restore_pins()?;
         let is_state_back = self.restore_state();
-        let mut mending = host::mend(&self.settings, &self.sysctls, &facts, self.mechanism);
+        let mut mending = host::mend(&self.settings, &self.sysctls, &facts, self.attach_mode);
         mending.note("the pins", Ok::<_, Error>(are_pins_back));
         mending.note("the state", is_state_back);
         if let Some(guard) = &self.guard {

@@ -10,7 +10,7 @@ use crate::{
         address, clsact,
         link::{self, Interface},
         netlink::Netlink,
-        programs::{self, Hook, Mechanism},
+        programs::{self, AttachMode, AttachPoint},
     },
 };
 
@@ -93,15 +93,15 @@ impl Daemon {
     }
 
     /// Whether a program of ours is at an interface of the host, and sees packets before anybody else's.
-    pub(super) fn check_host_hook(&self, hook: &Hook) -> Result<()> {
+    pub(super) fn check_host_hook(&self, hook: &AttachPoint) -> Result<()> {
         self.check_hook(hook)?;
         let ahead = programs::ahead(&self.settings.pins, hook)?;
         if ahead.is_empty() {
             return Ok(());
         }
-        let remedy = match self.mechanism {
-            Mechanism::Tcx => "`portmap doctor --repair` puts ours first".to_owned(),
-            Mechanism::Clsact => format!("give it a preference above {}", clsact::PRIORITY),
+        let remedy = match self.attach_mode {
+            AttachMode::Tcx => "`portmap doctor --repair` puts ours first".to_owned(),
+            AttachMode::Clsact => format!("give it a preference above {}", clsact::PRIORITY),
         };
         let (ahead, program) = (ahead.join(", "), hook.program);
         Err(Error::failure(format!(

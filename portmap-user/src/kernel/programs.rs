@@ -36,14 +36,14 @@ use crate::{
 
 /// How a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mechanism {
+pub enum AttachMode {
     /// Pinned links (Linux 6.6 and later).
     Tcx,
     /// Filters of the clsact qdisc.
     Clsact,
 }
 
-impl Mechanism {
+impl AttachMode {
     /// Detects what the running kernel supports.
     pub fn detect() -> Self {
         // A query changes nothing, and fails on a kernel without TCX.
@@ -61,7 +61,7 @@ impl Mechanism {
 
 /// An attach point of one of our programs.
 #[derive(Clone, Debug)]
-pub struct Hook {
+pub struct AttachPoint {
     /// Name of the interface in its namespace.
     pub interface: String,
     /// Whether it is the interface's ingress rather than its egress.
@@ -69,16 +69,16 @@ pub struct Hook {
     /// Name of the program.
     pub program: &'static str,
     /// Mode of the first attachment.
-    pub mechanism: Mechanism,
+    pub attach_mode: AttachMode,
     /// Pin of the link, if there is one.
     pub link: PathBuf,
 }
 
-impl Hook {
+impl AttachPoint {
     /// The current mode. An existing link is kept, because to add a clsact qdisc the kernel stops the
     /// interface's queues for a moment (`qdisc_graft`), and loses the packets in them.
-    fn mechanism(&self) -> Mechanism {
-        if self.link.exists() { Mechanism::Tcx } else { self.mechanism }
+    fn attach_mode(&self) -> AttachMode {
+        if self.link.exists() { AttachMode::Tcx } else { self.attach_mode }
     }
 
     const fn direction(&self) -> TcAttachType {
@@ -195,16 +195,16 @@ pub fn spec_of_pin(name: &str, path: &Path) -> Result<object::MapSpec> {
 }
 
 /// Attaches a program in the calling thread's namespace, replacing an earlier one.
-pub fn attach(pins: &Pins, hook: &Hook) -> Result<()> {
+pub fn attach(pins: &Pins, hook: &AttachPoint) -> Result<()> {
     let doing = || format!("cannot attach {} to {}", hook.program, hook.interface);
     let mut program = SchedClassifier::from_pin(pins.program(hook.program)).context(doing)?;
-    match hook.mechanism() {
-        Mechanism::Tcx => attach_tcx(&mut program, hook),
-        Mechanism::Clsact => attach_clsact(&program, hook),
+    match hook.attach_mode() {
+        AttachMode::Tcx => attach_tcx(&mut program, hook),
+        AttachMode::Clsact => attach_clsact(&program, hook),
     }
 }
 
-fn attach_tcx(program: &mut SchedClassifier, hook: &Hook) -> Result<()> {
+fn attach_tcx(program: &mut SchedClassifier, hook: &AttachPoint) -> Result<()> {
     let doing = || format!("cannot attach {} to {}", hook.program, hook.interface);
     failpoint::hit("attach a program").context(doing)?;
     if let Some(link) = pinned_link(&hook.link)? {
@@ -228,7 +228,7 @@ fn attach_tcx(program: &mut SchedClassifier, hook: &Hook) -> Result<()> {
 
 /// Attaches a program before all others, because one that ends the chain with `TCX_PASS` would hide packets
 /// from it. Packets that are not portmap's continue to the others.
-fn link_in_front(program: &mut SchedClassifier, hook: &Hook) -> Result<FdLink> {
+fn link_in_front(program: &mut SchedClassifier, hook: &AttachPoint) -> Result<FdLink> {
     let doing = || format!("cannot attach {} to {}", hook.program, hook.interface);
     let order = TcAttachOptions::TcxOrder(LinkOrder::first());
     let id = program.attach_with_options(&hook.interface, hook.direction(), order).context(doing)?;
@@ -244,22 +244,22 @@ fn pinned_link(path: &Path) -> Result<Option<PinnedLink>> {
     }
 }
 
-fn attach_clsact(program: &SchedClassifier, hook: &Hook) -> Result<()> {
+fn attach_clsact(program: &SchedClassifier, hook: &AttachPoint) -> Result<()> {
     let doing = || format!("cannot attach {} to {}", hook.program, hook.interface);
     let fd = program.fd().context(doing)?.as_fd().as_raw_fd();
     clsact::replace_filter(&Netlink::open()?, &hook.interface, hook.ingress, hook.program, fd)
 }
 
 /// Detaches our program in the calling thread's namespace. Idempotent, also if the interface does not exist.
-pub fn detach(hook: &Hook) -> Result<()> {
-    match hook.mechanism() {
-        Mechanism::Tcx => super::pins::end_link(&hook.link),
-        Mechanism::Clsact => clsact::delete_filter(&Netlink::open()?, &hook.interface, hook.ingress),
+pub fn detach(hook: &AttachPoint) -> Result<()> {
+    match hook.attach_mode() {
+        AttachMode::Tcx => super::pins::end_link(&hook.link),
+        AttachMode::Clsact => clsact::delete_filter(&Netlink::open()?, &hook.interface, hook.ingress),
     }
 }
 
 /// Attaches a program unless it is attached. Returns true if it was not.
-pub fn ensure(pins: &Pins, hook: &Hook) -> Result<bool> {
+pub fn ensure(pins: &Pins, hook: &AttachPoint) -> Result<bool> {
     if is_attached(pins, hook)? {
         return Ok(false);
     }
@@ -269,10 +269,10 @@ pub fn ensure(pins: &Pins, hook: &Hook) -> Result<bool> {
 
 /// Describes the programs before ours at an attach point in the calling thread's namespace; empty if ours is
 /// the first, or not attached.
-pub fn ahead(pins: &Pins, hook: &Hook) -> Result<Vec<String>> {
+pub fn ahead(pins: &Pins, hook: &AttachPoint) -> Result<Vec<String>> {
     let doing = || format!("cannot query the programs of {}", hook.interface);
-    match hook.mechanism() {
-        Mechanism::Tcx => {
+    match hook.attach_mode() {
+        AttachMode::Tcx => {
             let id = pinned_id(pins, hook)?;
             let (_revision, chain) =
                 SchedClassifier::query_tcx(&hook.interface, hook.direction()).context(doing)?;
@@ -284,7 +284,7 @@ pub fn ahead(pins: &Pins, hook: &Hook) -> Result<Vec<String>> {
                 .map(|program| format!("{} (id {})", program.name_as_str().unwrap_or("?"), program.id()))
                 .collect())
         }
-        Mechanism::Clsact => clsact::ahead(&Netlink::open()?, &hook.interface, hook.ingress),
+        AttachMode::Clsact => clsact::ahead(&Netlink::open()?, &hook.interface, hook.ingress),
     }
 }
 
@@ -293,8 +293,8 @@ pub fn ahead(pins: &Pins, hook: &Hook) -> Result<Vec<String>> {
 /// The kernel neither reorders links nor attaches a program twice. So a second instance is attached in front,
 /// the old link is detached, and the pinned program replaces the second instance in the new link. Meanwhile
 /// packets that are not portmap's pass both and are counted twice; none passes without a program.
-pub fn go_in_front(pins: &Pins, hook: &Hook) -> Result<bool> {
-    if hook.mechanism() != Mechanism::Tcx || ahead(pins, hook)?.is_empty() {
+pub fn go_in_front(pins: &Pins, hook: &AttachPoint) -> Result<bool> {
+    if hook.attach_mode() != AttachMode::Tcx || ahead(pins, hook)?.is_empty() {
         return Ok(false);
     }
     let doing = || format!("cannot move {} to the front at {}", hook.program, hook.interface);
@@ -333,7 +333,7 @@ fn detach_link(link: &OwnedFd) -> io::Result<()> {
 }
 
 /// Replaces the program of a pinned link, wherever it is attached. Idempotent, also if there is no link.
-pub fn replace_by_link(pins: &Pins, hook: &Hook) -> Result<()> {
+pub fn replace_by_link(pins: &Pins, hook: &AttachPoint) -> Result<()> {
     let doing = || format!("cannot replace {} at {}", hook.program, hook.interface);
     let Some(link) = pinned_link(&hook.link)? else { return Ok(()) };
     let mut program = SchedClassifier::from_pin(pins.program(hook.program)).context(doing)?;
@@ -343,21 +343,21 @@ pub fn replace_by_link(pins: &Pins, hook: &Hook) -> Result<()> {
 }
 
 /// Whether our program is attached in the calling thread's namespace.
-pub fn is_attached(pins: &Pins, hook: &Hook) -> Result<bool> {
+pub fn is_attached(pins: &Pins, hook: &AttachPoint) -> Result<bool> {
     let doing = || format!("cannot query the programs of {}", hook.interface);
     let id = pinned_id(pins, hook)?;
-    match hook.mechanism() {
-        Mechanism::Tcx => {
+    match hook.attach_mode() {
+        AttachMode::Tcx => {
             let (_revision, programs) =
                 SchedClassifier::query_tcx(&hook.interface, hook.direction()).context(doing)?;
             Ok(programs.iter().any(|program| program.id() == id))
         }
-        Mechanism::Clsact => clsact::has_program(&Netlink::open()?, &hook.interface, hook.ingress, id),
+        AttachMode::Clsact => clsact::has_program(&Netlink::open()?, &hook.interface, hook.ingress, id),
     }
 }
 
 /// Returns the id of an attach point's pinned program.
-fn pinned_id(pins: &Pins, hook: &Hook) -> Result<u32> {
+fn pinned_id(pins: &Pins, hook: &AttachPoint) -> Result<u32> {
     let doing = || format!("cannot query the program {}", hook.program);
     let pinned = SchedClassifier::from_pin(pins.program(hook.program)).context(doing)?;
     Ok(pinned.info().context(doing)?.id())

@@ -7,7 +7,7 @@ use std::{
 };
 
 use portmap::{
-    kernel::programs::{self, Hook, Mechanism},
+    kernel::programs::{self, AttachMode, AttachPoint},
     paths::Pins,
 };
 use portmap_common::names::PROG_UPLINK_INGRESS;
@@ -162,9 +162,9 @@ fn containers_fail_over_to_another_uplink() {
     ];
     let pins = Pins::new(sandbox.path("/sys/fs/bpf/portmap"));
     let is_attached = |interface: &str| {
-        let (interface, mechanism) = (interface.to_owned(), Mechanism::detect());
+        let (interface, attach_mode) = (interface.to_owned(), AttachMode::detect());
         let (program, link) = (PROG_UPLINK_INGRESS, pins.link("uplink"));
-        let hook = Hook { interface, ingress: true, program, mechanism, link };
+        let hook = AttachPoint { interface, ingress: true, program, attach_mode, link };
         sandbox.inside(Place::Host, || programs::is_attached(&pins, &hook)).expect("an answer")
     };
     for (route, host) in routes.into_iter().zip([second, first]) {

@@ -12,7 +12,7 @@ use clap::Args;
 use portmap::{
     api::{AddRequest, UpdateRequest},
     client::Client,
-    kernel::programs::{self, Hook, Mechanism},
+    kernel::programs::{self, AttachMode, AttachPoint},
     model::{PortRange, PortSet, TrafficSpec},
     paths::{Pins, StateDir},
 };
@@ -31,7 +31,7 @@ use crate::{
 /// Static ports of each container, and its ephemeral ones.
 const PORTS: u16 = 16;
 const BLOCK: u16 = 32;
-/// How many interfaces get a program by each mechanism.
+/// How many interfaces get a program by each attach mode.
 const ATTACHMENTS: usize = 50;
 const FLAGS: [&str; 8] = [
     "--ports",
@@ -85,7 +85,7 @@ struct Findings {
     teardown: f64,
     /// Milliseconds in which the kernel deletes a veth pair, one after the other.
     veth: Vec<f64>,
-    /// Milliseconds of putting a program into a hook, by mechanism.
+    /// Milliseconds of putting a program into a hook, by attach mode.
     attach: Vec<(&'static str, Vec<f64>)>,
 }
 
@@ -128,8 +128,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     levels.push(level(&daemon, &client)?);
     let veth = veths(&sandbox)?;
     // While the programs are pinned.
-    let attach = [Mechanism::Tcx, Mechanism::Clsact]
-        .map(|mechanism| Ok((mechanism.name(), attach(&sandbox, mechanism)?)))
+    let attach = [AttachMode::Tcx, AttachMode::Clsact]
+        .map(|attach_mode| Ok((attach_mode.name(), attach(&sandbox, attach_mode)?)))
         .into_iter()
         .collect::<Result<_>>()?;
     for number in 0..count {
@@ -178,15 +178,16 @@ fn veths(sandbox: &Sandbox) -> Result<Vec<f64>> {
 }
 
 /// How long it takes to put a program into the hook of an interface that has none, for each of several.
-fn attach(sandbox: &Sandbox, mechanism: Mechanism) -> Result<Vec<f64>> {
+fn attach(sandbox: &Sandbox, attach_mode: AttachMode) -> Result<Vec<f64>> {
     let pins = Pins::new(sandbox.path("/sys/fs/bpf/portmap"));
-    let name = mechanism.name();
+    let name = attach_mode.name();
     (0..ATTACHMENTS)
         .map(|number| {
             let interface = format!("{name}{number}");
             sandbox.sh(Place::Host, &format!("ip link add {interface} up type veth peer name p-{interface}"));
             let link = pins.link(&interface);
-            let hook = Hook { interface, ingress: true, program: PROG_VETH_INGRESS, mechanism, link };
+            let hook =
+                AttachPoint { interface, ingress: true, program: PROG_VETH_INGRESS, attach_mode, link };
             let attached = || programs::attach(&pins, &hook);
             Ok(sandbox.inside(Place::Host, || timed(attached))?.0)
         })

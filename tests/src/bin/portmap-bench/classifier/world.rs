@@ -24,7 +24,7 @@ use portmap::{
         maps::Maps,
         namespace::Namespace,
         netlink::Netlink,
-        programs::{self, Hook, Mechanism},
+        programs::{self, AttachMode, AttachPoint},
         sysctl::{self, Sysctls},
     },
     paths::Pins,
@@ -109,7 +109,7 @@ pub(crate) struct World {
     pub(crate) containers: Namespace,
     pub(crate) maps: Maps,
     pub(crate) pins: Pins,
-    pub(crate) mechanism: Mechanism,
+    pub(crate) attach_mode: AttachMode,
 }
 
 /// Name of a container's `eth0`, which it shares its namespace with many others.
@@ -165,9 +165,9 @@ impl World {
                 .try_for_each(|slot| link::set_up(&netlink, FIRST_ETH0 + u32::from(slot), &eth0(slot)))
         })?;
         let pins = Pins::new(Path::new(BPFFS).join("portmap"));
-        let mechanism = Mechanism::detect();
+        let attach_mode = AttachMode::detect();
         programs::load(&pins)?;
-        let mut world = Self { containers, maps: Maps::open(&pins)?, pins, mechanism };
+        let mut world = Self { containers, maps: Maps::open(&pins)?, pins, attach_mode };
         world.fill_fixed_maps()?;
         world.attach(&netlink, source)?;
         Ok(world)
@@ -205,8 +205,8 @@ impl World {
 
     /// Puts every classifier at its uplink.
     fn attach(&self, netlink: &Netlink, source: &mut Source) -> Result<()> {
-        let hook = Hook {
-            mechanism: self.mechanism,
+        let hook = AttachPoint {
+            attach_mode: self.attach_mode,
             interface: Classifier::Portmap.interface(),
             ingress: true,
             program: names::PROG_UPLINK_INGRESS,
@@ -215,7 +215,7 @@ impl World {
         programs::attach(&self.pins, &hook)?;
         for (classifier, name) in [(Classifier::Empty, source::EMPTY), (Classifier::Deliver, source::DELIVER)]
         {
-            attach_own(self.mechanism, netlink, &classifier.interface(), name, source.classifier(name)?)?;
+            attach_own(self.attach_mode, netlink, &classifier.interface(), name, source.classifier(name)?)?;
         }
         for containers in layout::CONTAINERS {
             mesos::install(&Classifier::U32(containers).interface(), containers)?;
@@ -232,20 +232,20 @@ impl World {
 }
 
 fn attach_own(
-    mechanism: Mechanism,
+    attach_mode: AttachMode,
     netlink: &Netlink,
     interface: &str,
     name: &str,
     program: &mut SchedClassifier,
 ) -> Result<()> {
-    match mechanism {
-        Mechanism::Tcx => {
+    match attach_mode {
+        AttachMode::Tcx => {
             let order = TcAttachOptions::TcxOrder(LinkOrder::default());
             program
                 .attach_with_options(interface, TcAttachType::Ingress, order)
                 .with_context(|| format!("cannot attach {name} to {interface}"))?;
         }
-        Mechanism::Clsact => {
+        AttachMode::Clsact => {
             let fd = program.fd().with_context(|| format!("{name} is not loaded"))?.as_fd().as_raw_fd();
             clsact::replace_filter(netlink, interface, true, name, fd)?;
         }
