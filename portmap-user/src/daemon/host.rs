@@ -16,11 +16,11 @@ use super::{
 use crate::{
     error::{Error, Failures, Kind, Result},
     kernel::{
-        bpffs, clock, clsact, layout,
+        bpffs, clock, clsact,
         link::{self, LOOPBACK},
         namespace::Namespace,
         netlink::Netlink,
-        pins,
+        pin_migration, pins,
         programs::{self, AttachMode, AttachPoint},
         sysctl::{self, Sysctls},
     },
@@ -302,11 +302,11 @@ pub(super) fn teardown_locked(store: &Store, place: &Place, bpffs_dir: &Path) ->
     let host = store.host()?.or_else(|| place.host().cloned());
     let containers = store.containers()?;
     let pins = Pins::new(host.as_ref().map_or(bpffs_dir, |host| &host.bpffs_dir));
-    layout::refuse_later(pins.bpffs())?;
+    pin_migration::refuse_later(pins.bpffs())?;
     let mut anything = host.is_some()
         || !containers.is_empty()
         || pins.root().exists()
-        || !layout::earlier(pins.bpffs())?.is_empty();
+        || !pin_migration::earlier(pins.bpffs())?.is_empty();
     let attach_mode = AttachMode::detect();
     if let Some(host) = &host {
         check_same_place(host, Namespace::current()?.id()?)?;
@@ -330,7 +330,7 @@ pub(super) fn teardown_locked(store: &Store, place: &Place, bpffs_dir: &Path) ->
     }
     anything |= !notices.is_empty();
     failures.note(remove_pins(&pins));
-    failures.note(layout::remove_earlier(pins.bpffs()));
+    failures.note(pin_migration::remove_earlier(pins.bpffs()));
     failures.into_result()?;
     // In this order: what the place has is for a state that is lost, and would be taken for that of a lost one.
     place.leave()?;

@@ -16,8 +16,9 @@ use crate::{
     error::{Context as _, Error, Result},
     failpoint,
     kernel::{
-        clock, layout, locked,
+        clock, locked,
         netns_lock::{self, Attempt},
+        pin_migration,
     },
     model::{HostRecord, NetnsId},
     paths::{Pins, StateDir},
@@ -108,7 +109,7 @@ impl Place {
     /// Takes the pins that there are below a directory, again where they have been made again. A conflict if another daemon
     /// works with them.
     pub(super) fn take_pins(&mut self, bpffs: &Path) -> Result<()> {
-        let mut directories: Vec<PathBuf> = layout::earlier(bpffs)?.iter().map(Pins::root).collect();
+        let mut directories: Vec<PathBuf> = pin_migration::earlier(bpffs)?.iter().map(Pins::root).collect();
         directories.push(Pins::new(bpffs).root());
         self.pins.retain(|(path, lock)| locked::is_at(lock, path));
         for path in directories.into_iter().filter(|path| path.exists()) {

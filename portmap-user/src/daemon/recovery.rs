@@ -19,8 +19,8 @@ use crate::{
         bpffs, cgroup, clock,
         guard::{self, Guard},
         inherit::Inheritance,
-        layout,
         maps::Maps,
+        pin_migration,
         pins::Held,
         programs,
         qdisc::Leaf,
@@ -53,7 +53,7 @@ impl Daemon {
             settings.bind_guard.as_ref().map(|guard| cgroup::resolve(guard.path())).transpose()?;
         let sysctls = Sysctls::open()?;
         host::check_ports(&settings, &sysctls)?;
-        layout::refuse_later(settings.pins.bpffs())?;
+        pin_migration::refuse_later(settings.pins.bpffs())?;
         let store = Store::lock(&settings.state_dir)?;
         let mut place = Place::take(facts.namespace, &settings.state_dir)?;
         place.take_pins(settings.pins.bpffs())?;
@@ -75,10 +75,10 @@ impl Daemon {
         let leaf = Leaf::best()?;
         let speed_per_cpu = shaping::speed_per_cpu(&settings.shaping, &facts);
         shaping::warn_of_limits(&settings.shaping, leaf, speed_per_cpu, &facts.uplink);
-        let takes_layout_over = !layout::earlier(settings.pins.bpffs())?.is_empty();
+        let takes_layout_over = !pin_migration::earlier(settings.pins.bpffs())?.is_empty();
         bpffs::prepare(&settings.pins)?;
         place.take_pins(settings.pins.bpffs())?;
-        layout::adopt(&settings.pins)?;
+        pin_migration::migrate(&settings.pins)?;
         programs::load(&settings.pins)?;
         let maps = Maps::open(&settings.pins)?;
         let guard = match &bind_guard {
@@ -126,7 +126,7 @@ impl Daemon {
         let facts = daemon.facts();
         host::set_up(&daemon.settings, &daemon.sysctls, &facts, attach_mode)?;
         daemon.settle_guard()?;
-        layout::remove_earlier(daemon.settings.pins.bpffs())?;
+        pin_migration::remove_earlier(daemon.settings.pins.bpffs())?;
         info!(
             "sharing {} of {}, programs attached by {}, taking {} containers over",
             facts.addresses(),

@@ -78,7 +78,7 @@ pub fn refuse_later(bpffs: &Path) -> Result<()> {
 /// Migrates the pins of earlier layouts: maps whose specification is unchanged, with their contents, and
 /// links, whose programs stay in effect until each is replaced. Other maps are recreated empty; the caller
 /// must fill them before it replaces any program.
-pub fn adopt(pins: &Pins) -> Result<()> {
+pub fn migrate(pins: &Pins) -> Result<()> {
     for old in earlier(pins.bpffs())? {
         info!("migrating pins from {}", old.root().display());
         bpffs::prepare(pins)?;
