@@ -10,7 +10,7 @@ use crate::{
     kernel::{
         link,
         netlink::Netlink,
-        qdisc::{self, Leaf, Occupant},
+        qdisc::{self, Leaf, RootQdisc},
     },
     model::HostRecord,
     settings::Settings,
@@ -41,24 +41,24 @@ pub(super) fn settle(
         wanted => wanted,
     };
     if let Some(had) = record.uplink_queue.filter(|had| wanted.map(u32::from) != Some(*had)) {
-        qdisc::unshare(&netlink, facts.uplink_index, had.into())?;
+        qdisc::remove_uplink_fq(&netlink, facts.uplink_index, had.into())?;
         record.uplink_queue = None;
         store.set_host(record)?;
     }
     let Some(parent) = wanted else { return Ok(false) };
-    match qdisc::occupant(&netlink, facts.uplink_index, parent)? {
-        Occupant::Ours => {}
-        Occupant::Foreign(qdisc) => {
+    match qdisc::at_parent(&netlink, facts.uplink_index, parent)? {
+        RootQdisc::Ours => {}
+        RootQdisc::Foreign(qdisc) => {
             return Err(Error::conflict(format!(
                 "{} has the qdisc {qdisc}, which somebody has put there: remove it, name a class of it by \
                  --egress-flow-classifier-parent, or start without --egress-unique-flow-per-container",
                 facts.uplink
             )));
         }
-        Occupant::Default(qdisc) => {
+        RootQdisc::Default(qdisc) => {
             record.uplink_queue = Some(parent.into());
             store.set_host(record)?;
-            qdisc::share(&netlink, facts.uplink_index, parent)?;
+            qdisc::install_uplink_fq(&netlink, facts.uplink_index, parent)?;
             info!("a queue with a flow for each container takes the place of {qdisc} at {}", facts.uplink);
         }
     }
@@ -68,9 +68,9 @@ pub(super) fn settle(
 /// Puts the queue back if the kernel's default has taken its place; somebody else's qdisc stays. Returns whether it had.
 pub(super) fn restore(facts: &HostFacts, parent: TcHandle) -> Result<bool> {
     let netlink = Netlink::open()?;
-    let is_default = matches!(qdisc::occupant(&netlink, facts.uplink_index, parent)?, Occupant::Default(_));
+    let is_default = matches!(qdisc::at_parent(&netlink, facts.uplink_index, parent)?, RootQdisc::Default(_));
     if is_default {
-        qdisc::share(&netlink, facts.uplink_index, parent)?;
+        qdisc::install_uplink_fq(&netlink, facts.uplink_index, parent)?;
     }
     Ok(is_default)
 }
@@ -80,7 +80,7 @@ pub(super) fn leave(record: &HostRecord) -> Result<()> {
     let Some(parent) = record.uplink_queue else { return Ok(()) };
     let netlink = Netlink::open()?;
     match link::find(&netlink, &record.uplink)? {
-        Some(uplink) => Ok(qdisc::unshare(&netlink, uplink.index, TcHandle::from(parent))?),
+        Some(uplink) => Ok(qdisc::remove_uplink_fq(&netlink, uplink.index, TcHandle::from(parent))?),
         None => Ok(()),
     }
 }

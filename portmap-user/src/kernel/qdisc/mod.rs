@@ -297,30 +297,30 @@ fn fifo_bytes(rate: u64) -> u32 {
 
 /// The qdisc at a parent, from portmap's point of view.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Occupant {
+pub enum RootQdisc {
     /// The kernel's default, by its kind.
     Default(String),
-    /// The `fq_codel` of [`share`].
+    /// The `fq_codel` of [`install_uplink_fq`].
     Ours,
     /// Another tool's qdisc, with its kind and handle.
     Foreign(String),
 }
 
 /// Returns the qdisc below `parent`: the root, or a class of another tool's qdisc.
-pub fn occupant(netlink: &Netlink, index: u32, parent: TcHandle) -> Result<Occupant> {
+pub fn at_parent(netlink: &Netlink, index: u32, parent: TcHandle) -> Result<RootQdisc> {
     let existing = of_interface(netlink, index)?.into_iter().find(|qdisc| qdisc.parent == parent);
     Ok(match existing {
-        None => Occupant::Default("none".to_owned()),
+        None => RootQdisc::Default("none".to_owned()),
         Some(qdisc) if qdisc.handle == handle(queue::UPLINK) && qdisc.kind == Leaf::FqCodel.name() => {
-            Occupant::Ours
+            RootQdisc::Ours
         }
-        Some(qdisc) if qdisc.handle.major == 0 => Occupant::Default(qdisc.kind),
-        Some(qdisc) => Occupant::Foreign(format!("{} {:x}:", qdisc.kind, qdisc.handle.major)),
+        Some(qdisc) if qdisc.handle.major == 0 => RootQdisc::Default(qdisc.kind),
+        Some(qdisc) => RootQdisc::Foreign(format!("{} {:x}:", qdisc.kind, qdisc.handle.major)),
     })
 }
 
 /// Installs an `fq_codel` in which each container has a flow of its own.
-pub fn share(netlink: &Netlink, index: u32, parent: TcHandle) -> Result<()> {
+pub fn install_uplink_fq(netlink: &Netlink, index: u32, parent: TcHandle) -> Result<()> {
     let mut request = message(index);
     request.header.parent = parent;
     request.header.handle = handle(queue::UPLINK);
@@ -332,8 +332,8 @@ pub fn share(netlink: &Netlink, index: u32, parent: TcHandle) -> Result<()> {
 }
 
 /// Removes that `fq_codel`; the kernel installs its default. Idempotent.
-pub fn unshare(netlink: &Netlink, index: u32, parent: TcHandle) -> Result<()> {
-    if occupant(netlink, index, parent)? != Occupant::Ours {
+pub fn remove_uplink_fq(netlink: &Netlink, index: u32, parent: TcHandle) -> Result<()> {
+    if at_parent(netlink, index, parent)? != RootQdisc::Ours {
         return Ok(());
     }
     let mut request = message(index);
