@@ -42,7 +42,7 @@ impl StateDir {
     }
 
     /// The record of ephemeral ports in quarantine.
-    pub fn resting(&self) -> PathBuf {
+    pub fn quarantine(&self) -> PathBuf {
         self.0.join("resting.json")
     }
 

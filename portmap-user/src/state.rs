@@ -92,7 +92,7 @@ impl Store {
         for record in self.containers()? {
             self.remove_container(&record.name)?;
         }
-        remove(&self.directory.resting())?;
+        remove(&self.directory.quarantine())?;
         self.remove_host()
     }
 
@@ -138,9 +138,9 @@ impl Store {
     }
 
     /// Reads the quarantine of ephemeral ports; empty if the file is damaged.
-    pub fn resting(&self) -> Result<Vec<Quarantined>> {
-        match read(&self.directory.resting())? {
-            Found::Record(resting) => Ok(resting),
+    pub fn quarantine(&self) -> Result<Vec<Quarantined>> {
+        match read(&self.directory.quarantine())? {
+            Found::Record(quarantined) => Ok(quarantined),
             Found::Damaged(why) => {
                 warn!("{why}: discarding the ephemeral-port quarantine");
                 Ok(Vec::new())
@@ -150,12 +150,12 @@ impl Store {
     }
 
     /// Writes the quarantine of ephemeral ports.
-    pub fn set_resting(&self, resting: &[Quarantined]) -> Result<()> {
-        let file = self.directory.resting();
-        if resting.is_empty() && !file.exists() {
+    pub fn set_quarantine(&self, quarantined: &[Quarantined]) -> Result<()> {
+        let file = self.directory.quarantine();
+        if quarantined.is_empty() && !file.exists() {
             return Ok(());
         }
-        write(&file, &resting.to_vec())
+        write(&file, &quarantined.to_vec())
     }
 
     /// Removes the store's files, and the directory if it is empty then.
@@ -166,7 +166,7 @@ impl Store {
     /// Removes the store's files, and unless `keep_directory` the directory if it is empty then.
     pub fn remove_but(&self, keep_directory: bool) -> Result<()> {
         // The lock file while its lock is held: the next process creates a new one.
-        for file in [self.directory.resting(), self.directory.socket(), self.directory.lock()] {
+        for file in [self.directory.quarantine(), self.directory.socket(), self.directory.lock()] {
             remove(&file)?;
         }
         let own = (!keep_directory).then(|| self.directory.path().to_owned());

@@ -263,10 +263,10 @@ impl Daemon {
             let mut pool = registry.pool.clone();
             pool.release(&record.name, record.ephemeral_ports, clock::since_boot()?);
             // First, so that no daemon knows neither the container nor that its ports rest.
-            let written = self.store.set_resting(pool.resting());
+            let written = self.store.set_quarantine(pool.quarantined());
             self.store.remove_container(&record.name)?;
             // Where there was no room, there may be now.
-            if let Err(error) = written.or_else(|_full| self.store.set_resting(pool.resting())) {
+            if let Err(error) = written.or_else(|_full| self.store.set_quarantine(pool.quarantined())) {
                 warn!("the ports {} do not rest if the daemon is replaced: {error}", record.ephemeral_ports);
             }
             registry.pool = pool;

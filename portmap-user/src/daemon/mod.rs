@@ -248,7 +248,7 @@ impl Daemon {
         // Others may have come in between.
         check(&registry)?;
         let slot = registry.free_slot(&foreign)?;
-        registry.pool.pass_over(claims.ports());
+        registry.pool.skip_blocks_with(claims.ports());
         let ephemeral_ports = registry.pool.allocate_to(
             &name,
             ephemeral_ports_per_container.unwrap_or(self.settings.block),

@@ -68,8 +68,8 @@ impl Daemon {
             let _ = pool.reserve(record.ephemeral_ports);
         }
         let now = clock::since_boot()?;
-        for resting in store.resting()? {
-            pool.rest(resting, now);
+        for resting in store.quarantine()? {
+            pool.continue_quarantine(resting, now);
         }
         let mut host_record = host::record(&store, &mut place, &settings, &sysctls, &facts, attach_mode)?;
         let leaf = Leaf::best()?;

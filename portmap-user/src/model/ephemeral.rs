@@ -174,7 +174,7 @@ impl EphemeralPool {
     }
 
     /// Continues the quarantine of a block that an earlier daemon recorded, unless part of it is in use.
-    pub fn rest(&mut self, quarantined: Quarantined, now: Duration) {
+    pub fn continue_quarantine(&mut self, quarantined: Quarantined, now: Duration) {
         let is_free = PortSet::from(quarantined.block).difference(&self.free).is_empty();
         if is_free && quarantined.since <= now {
             self.take(quarantined.block);
@@ -185,7 +185,7 @@ impl EphemeralPool {
     }
 
     /// The blocks in quarantine.
-    pub fn resting(&self) -> &[Quarantined] {
+    pub fn quarantined(&self) -> &[Quarantined] {
         &self.quarantined
     }
 
@@ -223,7 +223,7 @@ impl EphemeralPool {
     }
 
     /// Replaces the set of ports in use by processes of the host. Blocks that contain one are not allocated.
-    pub fn pass_over(&mut self, used: PortSet) {
+    pub fn skip_blocks_with(&mut self, used: PortSet) {
         self.used = used;
     }
 
@@ -389,30 +389,30 @@ mod tests {
         pool.release("a", first, NOW);
         let mut next = EphemeralPool::new(ports.clone(), quarantine);
         let later = NOW + quarantine / 2;
-        for quarantined in pool.resting() {
-            next.rest(quarantined.clone(), later);
+        for quarantined in pool.quarantined() {
+            next.continue_quarantine(quarantined.clone(), later);
         }
         let second = next.allocate(1024, later).expect("the other one");
         assert!(next.allocate(1024, later).is_err());
         assert_eq!(next.allocate(1024, NOW + quarantine), Ok(first));
         // Ignored: an allocated block, a record of another boot, and an expired quarantine.
         for (since, now) in [(NOW, NOW), (NOW + quarantine, NOW), (NOW, NOW + quarantine)] {
-            next.rest(Quarantined { name: None, block: second, since }, now);
-            assert_eq!(next.resting(), []);
+            next.continue_quarantine(Quarantined { name: None, block: second, since }, now);
+            assert_eq!(next.quarantined(), []);
         }
         let mut free = EphemeralPool::new(ports, quarantine);
-        free.rest(Quarantined { name: None, block: first, since: NOW + quarantine }, NOW);
+        free.continue_quarantine(Quarantined { name: None, block: first, since: NOW + quarantine }, NOW);
         assert_eq!(free.allocate(1024, NOW), Ok(first));
     }
 
     #[test]
     fn pool_skips_blocks_in_use_by_the_host() {
         let mut pool = pool("32768-34815");
-        pool.pass_over("33000".parse().expect("a port"));
+        pool.skip_blocks_with("33000".parse().expect("a port"));
         assert_eq!(pool.allocate(1024, NOW).expect("the other").first(), 33792);
         let error = pool.allocate(1024, NOW).expect_err("the host uses it");
         assert!(error.message.contains("blocks with 1 ports of the host's connections"), "{error}");
-        pool.pass_over(PortSet::default());
+        pool.skip_blocks_with(PortSet::default());
         assert_eq!(pool.allocate(1024, NOW).expect("the host no longer uses it").first(), 32768);
     }
 
