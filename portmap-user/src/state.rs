@@ -18,7 +18,7 @@ use tracing::warn;
 use crate::{
     error::{Context as _, Error, Result},
     failpoint,
-    kernel::{clock, locked},
+    kernel::{clock, file_lock},
     locks::{Rank, Ranked},
     model::{ContainerRecord, HostRecord, Phase, ephemeral::Quarantined},
     paths::StateDir,
@@ -101,7 +101,7 @@ impl Store {
     pub fn restore(&self) -> Result<bool> {
         make(&self.directory)?;
         let mut lock = self.lock.lock();
-        if !locked::is_at(&lock, &self.directory.lock()) {
+        if !file_lock::is_at(&lock, &self.directory.lock()) {
             *lock = take_lock(&self.directory)?;
         }
         Ok(!self.directory.host().exists())
@@ -242,7 +242,7 @@ impl Store {
 
 fn take_lock(directory: &StateDir) -> Result<Flock<File>> {
     let (path, socket) = (directory.lock(), directory.socket());
-    let lock = locked::file(&path, || locked::is_served(&socket));
+    let lock = file_lock::file(&path, || file_lock::is_served(&socket));
     lock.context(|| format!("cannot lock {}", path.display()))?.ok_or_else(|| {
         Error::conflict(format!(
             "another portmapd, or a teardown, is running in {}: stop it, or pass another --state-dir",

@@ -288,7 +288,7 @@ pub(super) fn dismantle(attach_mode: AttachMode, pins: &Pins, record: &Container
         Ok(Some(namespace)) => {
             forget_inside(record, namespace.run(|| inside::restore(attach_mode, pins, record)));
         }
-        Ok(None) if record.owns_netns => failures.note(namespace::remove_rest(&record.name)),
+        Ok(None) if record.owns_netns => failures.note(namespace::remove_mount_point(&record.name)),
         Ok(None) => {}
         Err(error) if record.owns_netns => failures.note(Err(error)),
         Err(error) => forget_inside(record, Err(error)),

@@ -62,7 +62,7 @@ impl Daemon {
 
     /// What the programs are told of the host.
     pub(super) fn config(&self, facts: &HostFacts) -> Config {
-        self.settings.reach.enter(facts.config(self.has_flows))
+        self.settings.reach.apply_to(facts.config(self.has_flows))
     }
 
     /// Gives a container what the host has now.

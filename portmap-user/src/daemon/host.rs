@@ -205,7 +205,7 @@ pub(super) fn set_up(
     }
     for hook in hooks(attach_mode, &settings.pins, &facts.uplink) {
         programs::attach(&settings.pins, &hook)?;
-        programs::go_in_front(&settings.pins, &hook)?;
+        programs::move_to_front(&settings.pins, &hook)?;
     }
     Ok(())
 }
@@ -251,7 +251,7 @@ pub(super) fn mend(
     for hook in hooks(attach_mode, &settings.pins, &facts.uplink) {
         let was_missing = programs::ensure(&settings.pins, &hook);
         mending.note(format!("{} at {}", hook.program, hook.interface), was_missing);
-        let was_behind = programs::go_in_front(&settings.pins, &hook);
+        let was_behind = programs::move_to_front(&settings.pins, &hook);
         mending.note(format!("{} at {}, behind another program", hook.program, hook.interface), was_behind);
     }
     mending
@@ -373,7 +373,7 @@ fn put_back_settings(host: &HostRecord) -> Result<()> {
 fn remove_pins(directories: &Pins) -> Result<()> {
     let mut failures = Failures::default();
     for link in pins::links(directories) {
-        failures.note(pins::end_link(&link));
+        failures.note(pins::detach_link(&link));
     }
     for pin in directories.fixed() {
         failures.note(bpffs::unpin(&pin));

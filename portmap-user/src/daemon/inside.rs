@@ -104,7 +104,7 @@ pub(super) fn set_up(
     link::change_loopback(&netlink, Some(loopback_mac(record.slot)), facts.mtu)?;
     link::set_up(&netlink, LOOPBACK, "lo")?;
     // The host cannot see what a tunnel would have its segments be.
-    offloads::cut_tunnels(ETH0)?;
+    offloads::disable_tunnel_segmentation(ETH0)?;
     link::set_up(&netlink, eth0, ETH0)?;
     conform(&netlink, sysctls, facts, record, eth0)?;
     Ok(())
@@ -263,7 +263,7 @@ pub(super) fn restore(attach_mode: AttachMode, pins: &Pins, record: &ContainerRe
         // A namespace does not give out ports that it keeps for the privileged, so one of both orders works.
         let set_range = || sysctls.set_local_port_range(before.local_ports);
         let is_range_set = set_range().is_ok();
-        failures.note(inherit::put_back(&before.sysctls));
+        failures.note(inherit::restore(&before.sysctls));
         if !is_range_set {
             failures.note(set_range());
         }

@@ -52,7 +52,7 @@ use crate::{
     error::{Error, Kind, Result},
     kernel::{
         clock, guard::Guard, inherit::Inheritance, link, maps::Maps, namespace, netlink::Netlink,
-        pins::Held as HeldPins, programs::AttachMode, qdisc::Leaf, sysctl::Sysctls,
+        pins::OpenPins, programs::AttachMode, qdisc::Leaf, sysctl::Sysctls,
     },
     locks::{Held, Ranked, RankedRw},
     model::{ContainerRecord, EphemeralPool, Phase, PortSet},
@@ -89,7 +89,7 @@ pub struct Daemon {
     guard: Option<Guard>,
     registry: Ranked<Registry>,
     /// What is pinned.
-    held: HeldPins,
+    held: OpenPins,
     /// No other daemon works in the same network namespace, or with the same pins.
     place: Ranked<Place>,
     /// Taken by whoever adds, changes or removes a container.

@@ -16,7 +16,7 @@ use crate::{
     error::{Context as _, Error, Result},
     failpoint,
     kernel::{
-        clock, locked,
+        clock, file_lock,
         netns_lock::{self, Attempt},
         pin_migration,
     },
@@ -60,7 +60,7 @@ impl Place {
         DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY).context(doing)?;
         let cookie = namespace.cookie.unwrap_or_default();
         let path = Path::new(DIRECTORY).join(format!("{}-{cookie}", namespace.inode));
-        let lock = locked::file(&path, || false).context(|| format!("cannot lock {}", path.display()))?;
+        let lock = file_lock::file(&path, || false).context(|| format!("cannot lock {}", path.display()))?;
         let found = read(&path);
         let Some(file) = lock else {
             let who = found.map_or_else(String::new, |owner| {
@@ -111,12 +111,12 @@ impl Place {
     pub(super) fn take_pins(&mut self, bpffs: &Path) -> Result<()> {
         let mut directories: Vec<PathBuf> = pin_migration::earlier(bpffs)?.iter().map(Pins::root).collect();
         directories.push(Pins::new(bpffs).root());
-        self.pins.retain(|(path, lock)| locked::is_at(lock, path));
+        self.pins.retain(|(path, lock)| file_lock::is_at(lock, path));
         for path in directories.into_iter().filter(|path| path.exists()) {
             if self.pins.iter().any(|(held, _)| *held == path) {
                 continue;
             }
-            let lock = locked::directory(&path).context(|| format!("cannot lock {}", path.display()))?;
+            let lock = file_lock::directory(&path).context(|| format!("cannot lock {}", path.display()))?;
             let lock = lock.ok_or_else(|| {
                 Error::conflict(format!(
                     "another portmapd, or a teardown, is at work with the pins in {}: stop it, or name another --bpffs-dir",
@@ -145,12 +145,12 @@ impl Place {
 
     /// Takes the network namespace again if somebody has removed the file that says whose it is. Returns whether that was so.
     pub(super) fn restore(&mut self) -> Result<bool> {
-        if locked::is_at(&self.file, &self.path) {
+        if file_lock::is_at(&self.file, &self.path) {
             return Ok(false);
         }
         let doing = || format!("cannot make {} again", self.path.display());
         DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY).context(doing)?;
-        let lock = locked::file(&self.path, || false).context(doing)?;
+        let lock = file_lock::file(&self.path, || false).context(doing)?;
         self.file = lock.ok_or_else(|| {
             Error::conflict(format!("{} is another daemon's or teardown's now", self.path.display()))
         })?;

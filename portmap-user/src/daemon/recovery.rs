@@ -21,7 +21,7 @@ use crate::{
         inherit::Inheritance,
         maps::Maps,
         pin_migration,
-        pins::Held,
+        pins::OpenPins,
         programs,
         qdisc::Leaf,
         sysctl::Sysctls,
@@ -87,11 +87,11 @@ impl Daemon {
         };
         let has_flows = uplink_queue::settle(&store, &mut host_record, &settings, &facts, leaf)?;
         place.note(&host_record);
-        let held = Held::open(&settings.pins)?;
+        let held = OpenPins::open(&settings.pins)?;
         // Before the programs are told to look there.
         maps.set_host_ports(&settings.reach)?;
         maps.set_broadcasts(&facts.broadcasts)?;
-        maps.set_config(&settings.reach.enter(facts.config(has_flows)))?;
+        maps.set_config(&settings.reach.apply_to(facts.config(has_flows)))?;
         let registry = Registry { pool, containers: BTreeMap::new() };
         let daemon = Self {
             settings,
@@ -105,7 +105,7 @@ impl Daemon {
             place: Ranked::new(Rank::Place, place),
             turns: Turns::default(),
             sysctls,
-            inheritance: Inheritance::look()?,
+            inheritance: Inheritance::probe()?,
             store,
             maps,
             guard,

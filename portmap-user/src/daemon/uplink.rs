@@ -95,7 +95,7 @@ impl Daemon {
     /// Whether a program of ours is at an interface of the host, and sees packets before anybody else's.
     pub(super) fn check_host_hook(&self, hook: &AttachPoint) -> Result<()> {
         self.check_hook(hook)?;
-        let ahead = programs::ahead(&self.settings.pins, hook)?;
+        let ahead = programs::before_ours(&self.settings.pins, hook)?;
         if ahead.is_empty() {
             return Ok(());
         }

@@ -135,7 +135,7 @@ pub fn has_program(netlink: &Netlink, name: &str, ingress: bool, id: u32) -> Res
 }
 
 /// Describes the filters before ours.
-pub fn ahead(netlink: &Netlink, name: &str, ingress: bool) -> Result<Vec<String>> {
+pub fn before_ours(netlink: &Netlink, name: &str, ingress: bool) -> Result<Vec<String>> {
     let Some(index) = interface(netlink, name)? else { return Ok(Vec::new()) };
     let mut all = Vec::new();
     for message in filters(netlink, index, ingress)? {

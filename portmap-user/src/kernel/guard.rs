@@ -23,7 +23,7 @@ use portmap_common::{
     tables::Guarded,
 };
 
-use super::{bpffs, cgroup, namespace::Namespace, pins::end_link, programs};
+use super::{bpffs, cgroup, namespace::Namespace, pins::detach_link, programs};
 use crate::{
     failpoint,
     kernel::error::{Context as _, Error, Result},
@@ -97,7 +97,7 @@ impl Guard {
         programs::replace_pin(&before, &new_link(&self.pins, name), |new| {
             link.pin(new).context(doing)?;
             // Detached explicitly, because a link that only loses its pin stays in effect for a moment.
-            end_link(&before)
+            detach_link(&before)
         })
     }
 
@@ -206,7 +206,7 @@ pub fn remove(pins: &Pins) -> Result<()> {
     GUARDS
         .iter()
         .flat_map(|name| [pins.link(name), new_link(pins, name)])
-        .try_for_each(|link| end_link(&link))?;
+        .try_for_each(|link| detach_link(&link))?;
     let all = GUARDS.map(|name| [pins.program(name), pins.new_program(name)]);
     let all = all.into_iter().flatten().chain([pins.map(MAP_GUARDED)]);
     all.filter(|pin| pin.exists()).try_for_each(|pin| bpffs::unpin(&pin))

@@ -60,7 +60,7 @@ pub struct Inheritance {
 
 impl Inheritance {
     /// Reads the defaults from a scratch namespace. Containers inherit from the calling thread's namespace.
-    pub fn look() -> Result<Self> {
+    pub fn probe() -> Result<Self> {
         failpoint::hit("look at settings").context(|| format!("cannot read {ROOT}"))?;
         let mut directories = Vec::new();
         for name in DIRECTORIES {
@@ -151,7 +151,7 @@ pub fn apply(settings: &[(String, String)]) -> Result<()> {
 
 /// Restores what [`before`] has saved in the calling thread's namespace, unless another process has changed
 /// it since.
-pub fn put_back(saved: &[SavedSysctl]) -> Result<()> {
+pub fn restore(saved: &[SavedSysctl]) -> Result<()> {
     let is_ours = |saved: &&SavedSysctl| {
         one(&saved.name, OFlag::O_RDONLY).and_then(value_of).is_ok_and(|value| value == saved.set)
     };

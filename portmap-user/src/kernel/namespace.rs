@@ -125,7 +125,7 @@ impl Namespace {
         })
     }
 
-    /// Gives the namespace a name, as `ip netns add` does. After a failure, [`remove_rest`] cleans up.
+    /// Gives the namespace a name, as `ip netns add` does. After a failure, [`remove_mount_point`] cleans up.
     ///
     /// # Errors
     ///
@@ -262,7 +262,7 @@ pub fn remove(name: &str) -> Result<()> {
 
 /// Removes the mount point of a name whose namespace is not mounted, or not yet. Leaves files of other tools
 /// alone. Idempotent.
-pub fn remove_rest(name: &str) -> Result<()> {
+pub fn remove_mount_point(name: &str) -> Result<()> {
     let path = path_of(name);
     let is_own = fs::symlink_metadata(&path).is_ok_and(|file| file.is_file() && file.mode() & 0o7777 == MODE);
     if is_own { remove_file(&path) } else { Ok(()) }

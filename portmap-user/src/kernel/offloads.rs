@@ -26,13 +26,13 @@ const TUNNELS: [&str; 2] = ["tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmenta
 
 /// Disables UDP tunnel segmentation offload of an interface in the calling thread's namespace, so that the
 /// kernel segments in software.
-pub fn cut_tunnels(interface: &str) -> Result<()> {
-    turn_off(interface, |feature| TUNNELS.contains(&feature))
+pub fn disable_tunnel_segmentation(interface: &str) -> Result<()> {
+    disable(interface, |feature| TUNNELS.contains(&feature))
 }
 
 /// Disables features of an interface in the calling thread's namespace, by their names in `ethtool -k`.
 /// Features that the kernel lacks, or cannot change, are ignored.
-pub fn turn_off(interface: &str, is_selected: impl Fn(&str) -> bool) -> Result<()> {
+pub fn disable(interface: &str, is_selected: impl Fn(&str) -> bool) -> Result<()> {
     let failed = |error: io::Error| {
         Error::failure(format!("cannot disable offloads of {interface} (`ethtool -K`): {error}"))
     };

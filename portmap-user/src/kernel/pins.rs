@@ -30,12 +30,12 @@ struct Object {
 }
 
 /// The open maps and programs of a daemon.
-pub struct Held {
+pub struct OpenPins {
     pins: Pins,
     objects: Vec<(PathBuf, OwnedFd)>,
 }
 
-impl Held {
+impl OpenPins {
     /// Opens all pinned maps and programs.
     pub fn open(pins: &Pins) -> Result<Self> {
         let mut objects = Vec::new();
@@ -76,7 +76,7 @@ impl Held {
 
 /// Detaches a link synchronously, and removes its pin. Idempotent. If only the pin were removed, the kernel
 /// would detach the link later.
-pub fn end_link(path: &Path) -> Result<()> {
+pub fn detach_link(path: &Path) -> Result<()> {
     match failpoint::hit("detach a link").and_then(|()| get(path)) {
         Ok(link) => {
             let mut fd = link.as_raw_fd();

@@ -253,7 +253,7 @@ fn attach_clsact(program: &SchedClassifier, hook: &AttachPoint) -> Result<()> {
 /// Detaches our program in the calling thread's namespace. Idempotent, also if the interface does not exist.
 pub fn detach(hook: &AttachPoint) -> Result<()> {
     match hook.attach_mode() {
-        AttachMode::Tcx => super::pins::end_link(&hook.link),
+        AttachMode::Tcx => super::pins::detach_link(&hook.link),
         AttachMode::Clsact => clsact::delete_filter(&Netlink::open()?, &hook.interface, hook.ingress),
     }
 }
@@ -269,7 +269,7 @@ pub fn ensure(pins: &Pins, hook: &AttachPoint) -> Result<bool> {
 
 /// Describes the programs before ours at an attach point in the calling thread's namespace; empty if ours is
 /// the first, or not attached.
-pub fn ahead(pins: &Pins, hook: &AttachPoint) -> Result<Vec<String>> {
+pub fn before_ours(pins: &Pins, hook: &AttachPoint) -> Result<Vec<String>> {
     let doing = || format!("cannot query the programs of {}", hook.interface);
     match hook.attach_mode() {
         AttachMode::Tcx => {
@@ -284,7 +284,7 @@ pub fn ahead(pins: &Pins, hook: &AttachPoint) -> Result<Vec<String>> {
                 .map(|program| format!("{} (id {})", program.name_as_str().unwrap_or("?"), program.id()))
                 .collect())
         }
-        AttachMode::Clsact => clsact::ahead(&Netlink::open()?, &hook.interface, hook.ingress),
+        AttachMode::Clsact => clsact::before_ours(&Netlink::open()?, &hook.interface, hook.ingress),
     }
 }
 
@@ -293,8 +293,8 @@ pub fn ahead(pins: &Pins, hook: &AttachPoint) -> Result<Vec<String>> {
 /// The kernel neither reorders links nor attaches a program twice. So a second instance is attached in front,
 /// the old link is detached, and the pinned program replaces the second instance in the new link. Meanwhile
 /// packets that are not portmap's pass both and are counted twice; none passes without a program.
-pub fn go_in_front(pins: &Pins, hook: &AttachPoint) -> Result<bool> {
-    if hook.attach_mode() != AttachMode::Tcx || ahead(pins, hook)?.is_empty() {
+pub fn move_to_front(pins: &Pins, hook: &AttachPoint) -> Result<bool> {
+    if hook.attach_mode() != AttachMode::Tcx || before_ours(pins, hook)?.is_empty() {
         return Ok(false);
     }
     let doing = || format!("cannot move {} to the front at {}", hook.program, hook.interface);

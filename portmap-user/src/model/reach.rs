@@ -105,7 +105,7 @@ pub struct Reach {
 
 impl Reach {
     /// Returns `config` with these restrictions.
-    pub fn enter(&self, config: Config) -> Config {
+    pub fn apply_to(&self, config: Config) -> Config {
         let reach = if self.host == HostAccess::All { 0 } else { HOST_ACCESS_LIMITED };
         Config { reach, listener: self.listener.map_or(Listener::NONE, entry), ..config }
     }

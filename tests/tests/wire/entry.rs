@@ -465,5 +465,5 @@ impl Entries {
 pub(crate) fn without_offloads(interface: &str) {
     // This one is no feature that can be set.
     let is_meant = |name: &str| name.starts_with("tx-") && !name.starts_with("tx-lockless");
-    offloads::turn_off(interface, is_meant).expect("it is there");
+    offloads::disable(interface, is_meant).expect("it is there");
 }
