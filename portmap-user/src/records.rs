@@ -84,7 +84,7 @@ pub struct Container {
     ingress: Option<Limit>,
     #[serde(default)]
     inherit_sysctls: bool,
-    before: Option<NamespaceBefore>,
+    before: Option<SavedNetns>,
     phase: Phase,
 }
 
@@ -152,7 +152,7 @@ struct Limit {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NamespaceBefore {
+struct SavedNetns {
     lo_mac: [u8; 6],
     lo_mtu: u32,
     local_ports: (u16, u16),
@@ -243,7 +243,7 @@ impl Recorded for model::ContainerRecord {
             egress: egress.map(Limit::from),
             ingress: ingress.map(Limit::from),
             inherit_sysctls,
-            before: before.map(NamespaceBefore::from),
+            before: before.map(SavedNetns::from),
             phase: phase.into(),
         }
     }
@@ -328,28 +328,20 @@ impl TryFrom<TrafficSpec> for model::TrafficSpec {
     }
 }
 
-impl From<model::NamespaceBefore> for NamespaceBefore {
-    fn from(before: model::NamespaceBefore) -> Self {
-        let model::NamespaceBefore {
-            lo_mac,
-            lo_mtu,
-            local_ports,
-            had_clsact,
-            lo_up,
-            lo_has_address,
-            sysctls,
-        } = before;
+impl From<model::SavedNetns> for SavedNetns {
+    fn from(before: model::SavedNetns) -> Self {
+        let model::SavedNetns { lo_mac, lo_mtu, local_ports, had_clsact, lo_up, lo_has_address, sysctls } =
+            before;
         let (local_ports, sysctls) = (local_ports.into(), sysctls.into_iter().map(Into::into).collect());
         Self { lo_mac, lo_mtu, local_ports, had_clsact, lo_up, lo_has_address, sysctls }
     }
 }
 
-impl TryFrom<NamespaceBefore> for model::NamespaceBefore {
+impl TryFrom<SavedNetns> for model::SavedNetns {
     type Error = Error;
 
-    fn try_from(before: NamespaceBefore) -> Result<Self> {
-        let NamespaceBefore { lo_mac, lo_mtu, local_ports, had_clsact, lo_up, lo_has_address, sysctls } =
-            before;
+    fn try_from(before: SavedNetns) -> Result<Self> {
+        let SavedNetns { lo_mac, lo_mtu, local_ports, had_clsact, lo_up, lo_has_address, sysctls } = before;
         let (local_ports, sysctls) = (local_ports.try_into()?, sysctls.into_iter().map(Into::into).collect());
         Ok(Self { lo_mac, lo_mtu, local_ports, had_clsact, lo_up, lo_has_address, sysctls })
     }

@@ -71,7 +71,7 @@ pub struct DropSample {
 /// An item of the stream of drops: a sample, or a gap.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum DropNews {
+pub enum DropStreamItem {
     /// A dropped packet.
     Sample(DropSample),
     /// The daemon discarded samples because this client did not read fast enough.

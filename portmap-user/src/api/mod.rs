@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use self::wire::{As, AsList, AsOption};
 pub use self::{
-    drops::{Direction, DropCount, DropNews, DropSample, OUTSIDE},
+    drops::{Direction, DropCount, DropSample, DropStreamItem, OUTSIDE},
     explain::{ExplainRequest, ExplainedPacket, Explanation, HOST, Outcome, Step},
 };
 use crate::model::{Limit, Loopback, PortRange, PortSet, Process, QueueStats, TrafficSpec};

@@ -143,10 +143,10 @@ fn api_json_of_drops_is_pinned() {
         suppressed: 2,
     };
     pin(
-        &DropNews::Sample(sample),
+        &DropStreamItem::Sample(sample),
         r#"{"time":"t","name":"web","reason":"rate","source":"127.0.0.1","source_port":1,"destination":null,"destination_port":null,"protocol":"tcp","length":60,"suppressed":2}"#,
     );
-    pin(&DropNews::Missed { missed: 3 }, r#"{"missed":3}"#);
+    pin(&DropStreamItem::Missed { missed: 3 }, r#"{"missed":3}"#);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{Output, print};
 use crate::{
-    api::{DropCount, DropNews, DropSample},
+    api::{DropCount, DropSample, DropStreamItem},
     client::Client,
     error::{Context as _, Result},
 };
@@ -71,12 +71,12 @@ async fn reader_closed() {
 }
 
 /// One line for an item of the stream.
-fn row(item: &DropNews) -> String {
+fn row(item: &DropStreamItem) -> String {
     match item {
-        DropNews::Missed { missed } => {
+        DropStreamItem::Missed { missed } => {
             format!("(missed {missed} samples: they arrived faster than they were read)")
         }
-        DropNews::Sample(sample) => columns([
+        DropStreamItem::Sample(sample) => columns([
             sample.time.get(TIME_OF_DAY).unwrap_or(&sample.time),
             &sample.name,
             &sample.reason,
@@ -130,12 +130,12 @@ mod tests {
             suppressed: 3,
         };
         assert_eq!(
-            row(&DropNews::Sample(sample.clone())),
+            row(&DropStreamItem::Sample(sample.clone())),
             "22:13:20.007  web           source_port        udp           49           3  \
              10.0.0.1:22 > [fd00::2]:8080"
         );
         let nothing = DropSample { source: None, destination: None, time: "?".to_owned(), ..sample };
-        assert!(row(&DropNews::Sample(nothing)).ends_with("  -"));
-        assert!(row(&DropNews::Missed { missed: 12 }).contains("missed 12 samples"));
+        assert!(row(&DropStreamItem::Sample(nothing)).ends_with("  -"));
+        assert!(row(&DropStreamItem::Missed { missed: 12 }).contains("missed 12 samples"));
     }
 }

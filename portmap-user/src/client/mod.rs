@@ -24,8 +24,8 @@ pub use self::error::CallError;
 use self::error::Result;
 use crate::{
     api::{
-        AddRequest, Changed, Container, ContainerStats, DropCount, DropNews, ExplainRequest, Explanation,
-        Finding, Stats, UpdateRequest,
+        AddRequest, Changed, Container, ContainerStats, DropCount, DropStreamItem, ExplainRequest,
+        Explanation, Finding, Stats, UpdateRequest,
     },
     error::{Context as _, Error, Kind},
     paths::StateDir,
@@ -104,7 +104,7 @@ impl Client {
         name: Option<&str>,
         end: impl Future<Output = ()>,
         on_open: impl FnOnce() -> Result<bool, Error>,
-        on_item: impl FnMut(&DropNews) -> Result<bool, Error>,
+        on_item: impl FnMut(&DropStreamItem) -> Result<bool, Error>,
     ) -> Result<()> {
         let path = drops("/v1/drops/events", name);
         self.runtime.block_on(async {

@@ -21,7 +21,7 @@ use tracing::warn;
 
 use super::{Daemon, drops::describe};
 use crate::{
-    api::{DropNews, DropSample},
+    api::{DropSample, DropStreamItem},
     error::{Context as _, Result},
     kernel::{clock, ring::EventRing},
 };
@@ -156,7 +156,7 @@ impl Follower {
     }
 
     /// The next news; none when the daemon is about to end.
-    async fn next(&mut self) -> Option<DropNews> {
+    async fn next(&mut self) -> Option<DropStreamItem> {
         loop {
             let received = tokio::select! {
                 _ = self.ending.wait_for(|ending| *ending) => return None,
@@ -165,10 +165,10 @@ impl Follower {
             match received {
                 Ok(sample) => {
                     if let Some(sample) = self.own(&sample) {
-                        return Some(DropNews::Sample(sample));
+                        return Some(DropStreamItem::Sample(sample));
                     }
                 }
-                Err(RecvError::Lagged(missed)) => return Some(DropNews::Missed { missed }),
+                Err(RecvError::Lagged(missed)) => return Some(DropStreamItem::Missed { missed }),
                 Err(RecvError::Closed) => return None,
             }
         }
@@ -241,9 +241,9 @@ mod tests {
         for moment in 10..15 {
             assert!(sender.send(Arc::new(sample(moment, "a", 0))).is_ok());
         }
-        assert_eq!(follower.next().await, Some(DropNews::Missed { missed: 3 }));
-        assert!(matches!(follower.next().await, Some(DropNews::Sample(_))));
-        assert!(matches!(follower.next().await, Some(DropNews::Sample(_))));
+        assert_eq!(follower.next().await, Some(DropStreamItem::Missed { missed: 3 }));
+        assert!(matches!(follower.next().await, Some(DropStreamItem::Sample(_))));
+        assert!(matches!(follower.next().await, Some(DropStreamItem::Sample(_))));
         set_ending.send_replace(true);
         assert_eq!(follower.next().await, None);
     }

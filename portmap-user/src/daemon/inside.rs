@@ -21,7 +21,7 @@ use crate::{
         programs::{self, AttachMode},
         sysctl::{self, Sysctls},
     },
-    model::{ContainerRecord, NamespaceBefore, SavedSysctl},
+    model::{ContainerRecord, SavedNetns, SavedSysctl},
     paths::Pins,
 };
 
@@ -43,7 +43,7 @@ pub(super) fn free_index() -> Result<u32> {
 }
 
 /// What [`set_up`] will change in the calling thread's namespace.
-pub(super) fn look() -> Result<NamespaceBefore> {
+pub(super) fn look() -> Result<SavedNetns> {
     let netlink = Netlink::open()?;
     let lo = link::find_by_index(&netlink, LOOPBACK)?
         .ok_or_else(|| Error::failure("the network namespace has no loopback device"))?;
@@ -51,7 +51,7 @@ pub(super) fn look() -> Result<NamespaceBefore> {
     let name = all_rp_filter();
     let found = sysctls.read_if_present(&name)?.filter(|value| value != RP_FILTER);
     let rp_filter = found.map(|before| SavedSysctl { name, before, set: RP_FILTER.to_owned() });
-    Ok(NamespaceBefore {
+    Ok(SavedNetns {
         lo_mac: lo.mac,
         lo_mtu: lo.mtu,
         local_ports: sysctls.local_port_range()?,

@@ -58,14 +58,14 @@ pub struct ContainerRecord {
     /// Whether an existing namespace gets the host's sysctls; one that the daemon creates always does.
     pub inherit_sysctls: bool,
     /// State to restore in an existing namespace when the container is removed.
-    pub before: Option<NamespaceBefore>,
+    pub before: Option<SavedNetns>,
     /// Its lifecycle phase.
     pub phase: Phase,
 }
 
 /// State of an existing network namespace before the daemon changed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NamespaceBefore {
+pub struct SavedNetns {
     /// MAC address of the loopback device.
     pub lo_mac: [u8; 6],
     /// MTU of the loopback device in bytes.
