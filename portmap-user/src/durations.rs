@@ -1,17 +1,14 @@
-//! Durations as they are typed: Mesos' (`5secs`, `50ms`, `1.5hrs`), or with one letter (`5s`).
+//! Durations in text form, with Mesos' units (`5secs`, `50ms`, `1.5hrs`) or one letter (`5s`).
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use serde::Deserialize;
-
 use crate::error::{Error, Result};
 
-/// A length of time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Length(pub Duration);
+/// A duration that a human writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HumanDuration(pub Duration);
 
-/// Units by name, with their length in seconds.
+/// Units by name, in seconds.
 const UNITS: [(&str, f64); 13] = [
     ("ns", 1e-9),
     ("us", 1e-6),
@@ -28,12 +25,12 @@ const UNITS: [(&str, f64); 13] = [
     ("w", 604_800.0),
 ];
 
-impl FromStr for Length {
+impl FromStr for HumanDuration {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
         let wrong = |why: &str| {
-            Error::usage(format!("{text:?} is no duration: {why}; expected one such as 5secs, 50ms or 5s"))
+            Error::usage(format!("{text:?} is not a duration: {why}; expected one such as 5secs, 50ms or 5s"))
         };
         let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         let (number, unit) = text.split_at(end);
@@ -44,20 +41,12 @@ impl FromStr for Length {
         let (_, seconds) = UNITS
             .iter()
             .find(|(name, _)| *name == unit)
-            .ok_or_else(|| wrong(&format!("{unit:?} is no unit")))?;
+            .ok_or_else(|| wrong(&format!("{unit:?} is not a unit")))?;
         Duration::try_from_secs_f64(number * seconds).map(Self).map_err(|_too_long| wrong("it is too long"))
     }
 }
 
-impl TryFrom<String> for Length {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self> {
-        text.parse()
-    }
-}
-
-impl fmt::Display for Length {
+impl fmt::Display for HumanDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.0)
     }
@@ -68,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_forms_are_understood() {
+    fn duration_parses_both_unit_styles() {
         for (text, expected) in [
             ("5secs", Duration::from_secs(5)),
             ("5s", Duration::from_secs(5)),
@@ -76,21 +65,21 @@ mod tests {
             ("1.5hrs", Duration::from_mins(90)),
             ("0", Duration::ZERO),
         ] {
-            assert_eq!(text.parse(), Ok(Length(expected)), "{text}");
+            assert_eq!(text.parse(), Ok(HumanDuration(expected)), "{text}");
         }
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn duration_parse_error_names_the_part() {
         for (text, expected) in [
             ("", "start with a number"),
-            ("5", "\"\" is no unit"),
-            ("5 s", "\" s\" is no unit"),
+            ("5", "\"\" is not a unit"),
+            ("5 s", "\" s\" is not a unit"),
             ("-5s", "start with a number"),
             ("1.2.3s", "start with a number"),
             ("99999999999999999999weeks", "too long"),
         ] {
-            let error = text.parse::<Length>().expect_err(text);
+            let error = text.parse::<HumanDuration>().expect_err(text);
             assert!(error.message.contains(expected), "{text}: {error}");
         }
     }

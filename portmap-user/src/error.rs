@@ -1,24 +1,25 @@
-//! One error type: what kind of thing went wrong, for programs, and one line that says it, for people.
+//! The error that clients see: a kind for exit codes and HTTP statuses, and one line for people.
 
-use std::fmt;
+use std::{error::Error as StdError, fmt};
 
 use serde::{Deserialize, Serialize};
 
-/// What a caller can act on; each kind has its own exit code and HTTP status.
+/// Category of an error, for people and scripts: each has its own exit code and HTTP status. Code of portmap
+/// itself matches on typed errors instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// Something failed that should have worked.
+    /// An operation failed.
     Failure,
-    /// The request makes no sense.
+    /// The request is not valid.
     Usage,
     /// There is no such container.
     NotFound,
-    /// The request collides with something that exists, or a resource is used up.
+    /// The request conflicts with existing state, or a resource is exhausted.
     Conflict,
-    /// The daemon does not answer.
+    /// The daemon does not respond.
     Unreachable,
-    /// The caller may not do this.
+    /// The caller lacks permission.
     NotPermitted,
     /// `doctor` found a problem.
     Unhealthy,
@@ -54,7 +55,7 @@ impl Kind {
 /// An error: its kind and one line that names the value, what was expected, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Error {
-    /// What a caller can act on.
+    /// Its category.
     pub kind: Kind,
     /// One line for people.
     pub message: String,
@@ -69,17 +70,17 @@ impl Error {
         Self { kind, message: message.into() }
     }
 
-    /// Something failed that should have worked.
+    /// An operation failed.
     pub fn failure(message: impl Into<String>) -> Self {
         Self::new(Kind::Failure, message)
     }
 
-    /// The request makes no sense.
+    /// The request is not valid.
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(Kind::Usage, message)
     }
 
-    /// The request collides with something that exists, or a resource is used up.
+    /// The request conflicts with existing state, or a resource is exhausted.
     pub fn conflict(message: impl Into<String>) -> Self {
         Self::new(Kind::Conflict, message)
     }
@@ -99,44 +100,48 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl StdError for Error {}
 
-/// Says what was being done when something failed.
+/// Adds what was being done to an error.
 pub trait Context<T> {
-    /// Prefixes the error with what was being done.
-    fn context(self, doing: impl FnOnce() -> String) -> Result<T>;
+    /// Turns the error into a failure whose message starts with the operation.
+    fn context<D: fmt::Display>(self, operation: impl FnOnce() -> D) -> Result<T>;
 }
 
-impl<T, E: std::error::Error> Context<T> for std::result::Result<T, E> {
-    fn context(self, doing: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|error| {
-            let mut message = format!("{}: {error}", doing());
-            // Some libraries keep the system's answer in the source of their error.
-            let mut source = error.source();
-            while let Some(cause) = source {
-                let cause_text = cause.to_string();
-                if !message.contains(&cause_text) {
-                    message.push_str(": ");
-                    message.push_str(&cause_text);
-                }
-                source = cause.source();
-            }
-            Error::failure(message)
-        })
+impl<T, E: StdError + 'static> Context<T> for std::result::Result<T, E> {
+    fn context<D: fmt::Display>(self, operation: impl FnOnce() -> D) -> Result<T> {
+        self.map_err(|error| Error::failure(with_causes(&operation().to_string(), Some(&error))))
     }
 }
 
-/// Failures of steps of which all are to be tried.
+/// An operation and the causes of its failure in one line. Causes that the text contains already are left
+/// out, because some libraries print their source, and others do not.
+pub(crate) fn with_causes(operation: &str, mut cause: Option<&(dyn StdError + 'static)>) -> String {
+    let mut message = operation.to_owned();
+    let mut is_first = true;
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if is_first || !message.contains(&text) {
+            message.push_str(": ");
+            message.push_str(&text);
+        }
+        is_first = false;
+        cause = error.source();
+    }
+    message
+}
+
+/// Collects the failures of several steps, all of which are tried.
 #[derive(Debug, Default)]
 pub struct Failures(Vec<Error>);
 
 impl Failures {
-    /// Keeps the error of a step that failed.
-    pub fn note(&mut self, result: Result<()>) {
-        self.0.extend(result.err());
+    /// Records the error of a step that failed.
+    pub fn note(&mut self, result: Result<(), impl Into<Error>>) {
+        self.0.extend(result.err().map(Into::into));
     }
 
-    /// One error that names them all, or none.
+    /// Returns one error with all messages, if any step failed.
     pub fn into_result(self) -> Result<()> {
         let Some(kind) = self.0.first().map(|error| error.kind) else { return Ok(()) };
         let messages: Vec<_> = self.0.into_iter().map(|error| error.message).collect();

@@ -1,28 +1,24 @@
 //! portmap's daemon and command line.
 //!
-//! A command travels from [`cli`] through [`client`] and a Unix socket to [`daemon`], which decides what is to be
-//! done and writes it down in [`state`]; [`kernel`] does it. [`api`] is what goes over the socket. What packets
-//! do is not decided here but by the programs of the BPF [`object`].
+//! A command goes from [`cli`] through [`client`] and a Unix socket to [`daemon`], which decides what to do,
+//! records it in [`state`], and executes it through [`kernel`]. [`model`] has the values that all of them
+//! share, [`api`] their form on the socket, [`records`] their form on disk. The programs of the BPF
+//! [`object`] decide about packets.
 
 pub mod api;
 pub mod cli;
 pub mod client;
 pub mod daemon;
 pub mod durations;
-pub mod ephemeral;
 pub mod error;
-pub mod fault;
+pub mod failpoint;
 pub mod kernel;
 pub mod locks;
 pub mod log;
+pub mod model;
 pub mod object;
 pub mod paths;
-pub mod ports;
-pub mod protocol;
-pub mod rates;
-pub mod reach;
 pub mod records;
-pub mod resources;
 pub mod settings;
 pub mod sizes;
 pub mod state;

@@ -1,5 +1,5 @@
-//! Where lines for people go: standard error, which may have lost its reader, or have one that does not read (a terminal that is
-//! held, a pager). Nothing waits for it for good, and nothing fails because of it.
+//! Log output on standard error, whose reader may have exited, or may not read (a stopped terminal, a pager).
+//! Neither blocks the daemon, nor is it an error: lines are dropped and counted.
 
 use std::{
     io::{self, Write},
@@ -15,17 +15,18 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::locks::{Rank, Ranked};
 
-/// How long a reader may be behind before lines are lost, in milliseconds. Only the first line that finds no room waits.
-const PATIENCE: u16 = 250;
-/// So much a pipe takes at once if it takes anything (`PIPE_BUF`).
-const PIECE: usize = 4096;
+/// Time to wait for a slow reader before lines are dropped, in milliseconds. Only the first line of a gap
+/// waits.
+const TIMEOUT_MS: u16 = 250;
+/// Bytes that a writable pipe accepts without blocking (`PIPE_BUF`).
+const CHUNK: usize = 4096;
 
-/// Writes one line on standard error, whether or not anybody reads it.
+/// Writes a line to standard error, and ignores errors.
 pub fn line(text: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// Lines for a file that nobody may read.
+/// A line writer that drops lines if the reader does not keep up.
 #[derive(Debug)]
 pub struct Lines<F> {
     file: F,
@@ -34,12 +35,12 @@ pub struct Lines<F> {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Lines that have been lost since the last one that was written.
-    lost: u64,
+    /// Lines dropped since the last one that was written.
+    dropped: u64,
 }
 
 impl Lines<io::Stderr> {
-    /// Those of a log on standard error.
+    /// The writer of a log on standard error.
     pub fn on_standard_error() -> Self {
         Self::new(io::stderr())
     }
@@ -50,43 +51,48 @@ impl<F: AsFd> Lines<F> {
         Self { file, state: Ranked::new(Rank::Log, State::default()) }
     }
 
-    /// Writes a line, or counts it as lost.
+    /// Writes a line, or counts it as dropped.
     fn put(&self, line: &[u8]) {
         let mut state = self.state.lock();
-        let patience = if state.lost > 0 { 0 } else { PATIENCE };
-        if state.lost > 0 {
-            let told = format!("{} lines of the log are lost here, nobody read them\n", state.lost);
-            if write(self.file.as_fd(), told.as_bytes(), 0) {
-                state.lost = 0;
+        let timeout = if state.dropped > 0 { 0 } else { TIMEOUT_MS };
+        if state.dropped > 0 {
+            let notice = gap(state.dropped);
+            if write(self.file.as_fd(), notice.as_bytes(), 0) {
+                state.dropped = 0;
             }
         }
-        if state.lost > 0 || !write(self.file.as_fd(), line, patience) {
-            state.lost += 1;
+        if state.dropped > 0 || !write(self.file.as_fd(), line, timeout) {
+            state.dropped += 1;
         }
     }
 }
 
-/// Writes everything; false if there is no room for it. What nobody can read any more counts as written.
-fn write(file: BorrowedFd<'_>, mut text: &[u8], patience: u16) -> bool {
+/// The notice in place of dropped lines.
+fn gap(dropped: u64) -> String {
+    format!("{dropped} log lines dropped: the reader did not keep up\n")
+}
+
+/// Writes everything; false if the reader does not keep up. Without a reader it counts as written.
+fn write(file: BorrowedFd<'_>, mut text: &[u8], timeout: u16) -> bool {
     while !text.is_empty() {
         let mut ready = [PollFd::new(file, PollFlags::POLLOUT)];
-        match poll(&mut ready, PollTimeout::from(patience)) {
+        match poll(&mut ready, PollTimeout::from(timeout)) {
             Ok(0) => return false,
             Err(Errno::EINTR) => continue,
             _ => {}
         }
-        match unistd::write(file, &text[..text.len().min(PIECE)]) {
+        match unistd::write(file, &text[..text.len().min(CHUNK)]) {
             Ok(written) => text = &text[written..],
             Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN) => return false,
-            // Its reader has gone, or the disk is full.
+            // The reader has exited, or the disk is full.
             Err(_) => return true,
         }
     }
     true
 }
 
-/// One event's text.
+/// Writer of one event's text.
 #[derive(Clone, Copy, Debug)]
 pub struct Writer<'a, F>(&'a Lines<F>);
 
@@ -120,17 +126,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_does_not_read_holds_nobody_up_and_is_told() {
+    fn log_drops_lines_of_a_slow_reader_and_counts_them() {
         let (reader, writer) = unistd::pipe().expect("a pipe");
         let lines = Lines::new(writer);
         let long = [b'x'; 1000];
-        // More than any pipe has room for.
+        // More than fits into any pipe.
         for _ in 0..2000 {
             lines.put(&long);
         }
-        let lost = lines.state.lock().lost;
-        assert!(lost > 0 && lost < 2000, "{lost}");
-        // SAFETY: the descriptor is this value's own from here on.
+        let dropped = lines.state.lock().dropped;
+        assert!(dropped > 0 && dropped < 2000, "{dropped}");
+        // SAFETY: the descriptor is owned by this value from here on.
         let mut reader = unsafe { File::from_raw_fd(reader.into_raw_fd()) };
         let mut some = vec![0; 64 << 10];
         let read = reader.read(&mut some).expect("it is full");
@@ -139,16 +145,16 @@ mod tests {
         drop(lines);
         let mut rest = String::new();
         reader.read_to_string(&mut rest).expect("text");
-        let told = format!("{lost} lines of the log are lost here, nobody read them\nat last\n");
-        assert!(rest.ends_with(&told), "{}", &rest[rest.len().saturating_sub(200)..]);
+        let end = gap(dropped) + "at last\n";
+        assert!(rest.ends_with(&end), "{}", &rest[rest.len().saturating_sub(200)..]);
     }
 
     #[test]
-    fn a_reader_that_has_gone_is_no_error() {
+    fn log_without_a_reader_is_no_error() {
         let (reader, writer) = unistd::pipe().expect("a pipe");
         drop(reader);
         let lines = Lines::new(writer);
         Writer(&lines).write_all(b"nobody reads this\n").expect("no error");
-        assert_eq!(lines.state.lock().lost, 0);
+        assert_eq!(lines.state.lock().dropped, 0);
     }
 }

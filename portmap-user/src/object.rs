@@ -1,13 +1,11 @@
-//! The BPF object that is part of this program.
+//! The embedded BPF objects.
 
 use std::fmt;
 
 use portmap_common::names;
 
-use crate::error::{Context as _, Result};
-
-/// Fails the build of anything that would embed a stub, at the moment when code is generated for it: checking and
-/// linting generate none and work without a BPF toolchain.
+/// Fails the build of a program that would embed a stub, when code is generated for it. Checking and linting
+/// generate no code, so they work without a BPF toolchain.
 struct Embedded<const STUB: bool>;
 
 impl<const STUB: bool> Embedded<STUB> {
@@ -17,10 +15,10 @@ impl<const STUB: bool> Embedded<STUB> {
     );
 }
 
-/// What compiled the object, with versions.
+/// Compiler and linker of the objects, with their versions.
 pub const COMPILER: &str = env!("PORTMAP_BPF_COMPILER");
 
-/// The object with all maps and programs.
+/// The object with the classifier's maps and programs.
 pub fn bytes() -> &'static [u8] {
     let () = Embedded::<{ cfg!(bpf_stub) }>::IS_REAL;
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portmap-ebpf"))
@@ -32,24 +30,24 @@ pub fn guard() -> &'static [u8] {
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portmap-guard"))
 }
 
-/// What two maps must have in common for one to stand in for the other.
+/// Properties of a map. A pinned map can be reused if they are those of the object's map.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MapShape {
+pub struct MapSpec {
     /// Its name.
     pub name: String,
-    /// The kernel's number of its type.
+    /// `enum bpf_map_type`.
     pub map_type: u32,
-    /// Bytes of a key.
+    /// Size of a key in bytes.
     pub key_size: u32,
-    /// Bytes of a value.
+    /// Size of a value in bytes.
     pub value_size: u32,
-    /// Number of entries.
+    /// Maximum number of entries.
     pub max_entries: u32,
-    /// Flags at its creation.
+    /// Creation flags.
     pub flags: u32,
 }
 
-impl fmt::Display for MapShape {
+impl fmt::Display for MapSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name: _, map_type, key_size, value_size, max_entries, flags } = self;
         write!(
@@ -59,11 +57,10 @@ impl fmt::Display for MapShape {
     }
 }
 
-/// The maps of an object.
-pub fn maps(object: &[u8]) -> Result<Vec<MapShape>> {
-    let object =
-        aya_obj::Object::parse(object).context(|| "cannot read the embedded BPF object".to_owned())?;
-    let shape = |(name, map): (String, aya_obj::Map)| MapShape {
+/// The pinned maps of an object.
+pub fn maps(object: &[u8]) -> Result<Vec<MapSpec>, aya_obj::ParseError> {
+    let object = aya_obj::Object::parse(object)?;
+    let spec = |(name, map): (String, aya_obj::Map)| MapSpec {
         name,
         map_type: map.map_type(),
         key_size: map.key_size(),
@@ -72,5 +69,5 @@ pub fn maps(object: &[u8]) -> Result<Vec<MapShape>> {
         flags: map.map_flags(),
     };
     let is_pinned = |name: &str| names::MAPS.contains(&name) || name == names::MAP_GUARDED;
-    Ok(object.maps.into_iter().filter(|(name, _)| is_pinned(name)).map(shape).collect())
+    Ok(object.maps.into_iter().filter(|(name, _)| is_pinned(name)).map(spec).collect())
 }

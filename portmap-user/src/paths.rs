@@ -1,4 +1,4 @@
-//! Where things are: the state directory and the pins in bpffs.
+//! Paths in the state directory and of the pins in bpffs.
 
 use std::path::{Path, PathBuf};
 
@@ -31,33 +31,33 @@ impl StateDir {
         self.0.join("portmapd.sock")
     }
 
-    /// The file whose lock says that a daemon, or a teardown, is at work.
+    /// The lock file of a running daemon or teardown.
     pub fn lock(&self) -> PathBuf {
         self.0.join("lock")
     }
 
-    /// What the daemon has done to the host.
+    /// The record of the daemon's changes to the host.
     pub fn host(&self) -> PathBuf {
         self.0.join("host.json")
     }
 
-    /// Ports that rest.
-    pub fn resting(&self) -> PathBuf {
+    /// The record of ephemeral ports in quarantine.
+    pub fn quarantine(&self) -> PathBuf {
         self.0.join("resting.json")
     }
 
-    /// One file for each container.
+    /// The directory of the containers' records.
     pub fn containers(&self) -> PathBuf {
         self.0.join("containers")
     }
 
-    /// The file of one container.
+    /// The record of one container.
     pub fn container(&self, name: &str) -> PathBuf {
         self.containers().join(format!("{name}.json"))
     }
 }
 
-/// The pins of one daemon, below a directory that names the layout.
+/// The pins of one daemon, below a directory named after the layout version.
 #[derive(Clone, Debug)]
 pub struct Pins {
     bpffs: PathBuf,
@@ -70,12 +70,12 @@ impl Pins {
         Self::of_layout(bpffs, LAYOUT_VERSION)
     }
 
-    /// The same of any version of portmap.
+    /// Pins of any layout version.
     pub fn of_layout(bpffs: impl Into<PathBuf>, version: u32) -> Self {
         Self { bpffs: bpffs.into(), version }
     }
 
-    /// The directory that was given as `--bpffs-dir`.
+    /// The value of `--bpffs-dir`.
     pub fn bpffs(&self) -> &Path {
         &self.bpffs
     }
@@ -85,7 +85,7 @@ impl Pins {
         self.bpffs.join(format!("v{}", self.version))
     }
 
-    /// A directory for each kind of object.
+    /// The directories of maps, programs and links.
     pub fn directories(&self) -> [PathBuf; 3] {
         ["maps", "progs", "links"].map(|kind| self.root().join(kind))
     }
@@ -110,19 +110,19 @@ impl Pins {
         self.root().join("links")
     }
 
-    /// The pin of the link of a program to a place.
-    pub fn link(&self, place: &str) -> PathBuf {
-        self.links().join(place)
+    /// The pin of the link of an attach point.
+    pub fn link(&self, attach_point: &str) -> PathBuf {
+        self.links().join(attach_point)
     }
 
-    /// The maps and programs that stay pinned while a daemon is at work.
+    /// The maps and programs that stay pinned while a daemon runs.
     pub fn lasting(&self) -> Vec<PathBuf> {
         let maps = names::MAPS.iter().chain([&names::MAP_GUARDED]).map(|name| self.map(name));
         let programs = names::PROGRAMS.iter().chain(&names::GUARDS).map(|name| self.program(name));
         maps.chain(programs).collect()
     }
 
-    /// Everything that this daemon's layout can have pinned besides links.
+    /// All pins of this layout except links.
     pub fn fixed(&self) -> Vec<PathBuf> {
         let maps = names::MAPS.iter().chain([&names::MAP_GUARDED]).map(|name| self.map(name));
         let programs = names::PROGRAMS.iter().chain(&names::GUARDS);

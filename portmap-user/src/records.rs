@@ -1,147 +1,415 @@
-//! What is written down: what the daemon has done to the host, and each container.
+//! The state files' form: what [`crate::state`] serialises, with conversions from and to the
+//! [model](crate::model).
 //!
-//! A field that is added needs a default, and the files another version; see [`crate::state`].
+//! These types are the files' only definition. Their fields have plain types, and the conversions destructure
+//! exhaustively, so no change of the model changes a file by accident. A new field needs `#[serde(default)]`,
+//! and the files a new version; see [`crate::state`].
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::{
-    api::{Limit, Wishes},
-    kernel::{namespace::NamespaceId, process::Process},
-    ports::{PortRange, PortSet},
+    error::{Error, Result},
+    model::{self, Cpus, ephemeral::Quarantined, mirror_enum, mirror_struct},
 };
 
-/// What the daemon has done to the host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HostRecord {
-    /// The machine's boot, whose end is the end of all that this is about. None in what an earlier version has written.
-    #[serde(default)]
-    pub boot: Option<String>,
-    /// The network namespace in which the daemon runs.
-    pub namespace: NamespaceId,
-    /// Where its maps, programs and links are pinned.
-    pub bpffs_dir: PathBuf,
-    /// The uplink's name.
-    pub uplink: String,
-    /// Ports that were added to those that the host does not give out by itself.
-    #[serde(default)]
-    pub reserved: PortSet,
-    /// Settings that were changed, with the value from before and the one that was set.
-    pub sysctls: Vec<SavedSysctl>,
-    /// Interfaces to which a clsact qdisc was added.
-    pub clsact: Vec<String>,
-    /// Where the uplink was given a queue: the parent's handle.
-    pub uplink_queue: Option<u32>,
+/// A value with a form of its own in the state files.
+pub trait Recorded: Sized {
+    /// That form.
+    type Form: Serialize + for<'de> Deserialize<'de>;
+
+    /// Returns the form of this value.
+    fn to_form(&self) -> Self::Form;
+
+    /// Reads a value. An error names the field's value that is not valid.
+    fn from_form(form: Self::Form) -> Result<Self>;
 }
 
-/// A setting that was changed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SavedSysctl {
-    /// Path below `/proc/sys/net`.
-    pub name: String,
-    /// Value from before.
-    pub before: String,
-    /// Value that was set.
-    pub set: String,
+/// For `#[serde(with = "optional")]`: an optional value in its form, or null.
+pub mod optional {
+    use super::*;
+
+    /// Serialises the value's form.
+    pub fn serialize<S: Serializer>(
+        value: &Option<impl Recorded>,
+        serializer: S,
+    ) -> std::result::Result<S::Ok, S::Error> {
+        value.as_ref().map(Recorded::to_form).serialize(serializer)
+    }
+
+    /// Deserialises the value's form.
+    pub fn deserialize<'de, T: Recorded, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> std::result::Result<Option<T>, D::Error> {
+        let form = Option::<T::Form>::deserialize(deserializer)?;
+        form.map(T::from_form).transpose().map_err(D::Error::custom)
+    }
 }
 
-/// How far a container has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// `host.json`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    #[serde(default)]
+    boot: Option<String>,
+    namespace: NetnsId,
+    bpffs_dir: PathBuf,
+    uplink: String,
+    #[serde(default)]
+    reserved: Vec<(u16, u16)>,
+    sysctls: Vec<SavedSysctl>,
+    clsact: Vec<String>,
+    uplink_queue: Option<u32>,
+}
+
+/// `containers/NAME.json`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Container {
+    name: String,
+    slot: u16,
+    netns: PathBuf,
+    namespace: Option<NetnsId>,
+    owns_netns: bool,
+    pid: Option<u32>,
+    #[serde(default)]
+    owner: Option<Process>,
+    ports: Vec<(u16, u16)>,
+    ephemeral_ports: (u16, u16),
+    ipv6: bool,
+    #[serde(rename = "wishes")]
+    traffic: TrafficSpec,
+    egress: Option<Limit>,
+    ingress: Option<Limit>,
+    #[serde(default)]
+    inherit_sysctls: bool,
+    before: Option<SavedNetns>,
+    phase: Phase,
+}
+
+/// An element of `resting.json`: a block of ephemeral ports in quarantine.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resting {
+    #[serde(default)]
+    name: Option<String>,
+    block: (u16, u16),
+    since: Duration,
+}
+
+/// The identity of a network namespace, in several files.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct NetnsId {
+    device: u64,
+    inode: u64,
+    #[serde(default)]
+    cookie: Option<u64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Process {
+    pid: u32,
+    started: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SavedSysctl {
+    name: String,
+    before: String,
+    set: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TrafficSpec {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    egress_rate: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ingress_rate: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cpus: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    loopback: Option<Loopback>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Loopback {
+    Shared,
+    Private,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Limit {
+    rate: u64,
+    ceil: u64,
+    burst: u64,
+    leaf: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SavedNetns {
+    lo_mac: [u8; 6],
+    lo_mtu: u32,
+    local_ports: (u16, u16),
+    had_clsact: bool,
+    #[serde(default)]
+    lo_up: Option<bool>,
+    #[serde(default)]
+    lo_has_address: bool,
+    #[serde(default)]
+    sysctls: Vec<SavedSysctl>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Phase {
-    /// Being made; what is there of it is removed if the daemon ends.
+enum Phase {
     Adding,
-    /// In service.
     Ready,
-    /// Being removed.
     Deleting,
 }
 
-impl Phase {
-    /// The word for it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Adding => "adding",
-            Self::Ready => "ready",
-            Self::Deleting => "deleting",
+impl Recorded for model::HostRecord {
+    type Form = Host;
+
+    fn to_form(&self) -> Host {
+        let Self { boot, namespace, bpffs_dir, uplink, reserved, sysctls, clsact, uplink_queue } =
+            self.clone();
+        Host {
+            boot,
+            namespace: namespace.into(),
+            bpffs_dir,
+            uplink,
+            reserved: reserved.into(),
+            sysctls: sysctls.into_iter().map(SavedSysctl::from).collect(),
+            clsact,
+            uplink_queue,
         }
     }
+
+    fn from_form(form: Host) -> Result<Self> {
+        let Host { boot, namespace, bpffs_dir, uplink, reserved, sysctls, clsact, uplink_queue } = form;
+        Ok(Self {
+            boot,
+            namespace: namespace.into(),
+            bpffs_dir,
+            uplink,
+            reserved: reserved.try_into()?,
+            sysctls: sysctls.into_iter().map(Into::into).collect(),
+            clsact,
+            uplink_queue,
+        })
+    }
 }
 
-/// One container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ContainerRecord {
-    /// Its name.
-    pub name: String,
-    /// Its slot.
-    pub slot: u16,
-    /// File of its network namespace.
-    pub netns: PathBuf,
-    /// The namespace that the file stood for; none until it was made or opened.
-    pub namespace: Option<NamespaceId>,
-    /// Whether the namespace was made for the container and goes with it.
-    pub owns_netns: bool,
-    /// The process whose namespace it is, where it was given by one.
-    pub pid: Option<u32>,
-    /// The process with which it ends, if it does.
-    #[serde(default)]
-    pub owner: Option<Process>,
-    /// Its static ports.
-    pub ports: PortSet,
-    /// Its block of ephemeral ports.
-    pub ephemeral_ports: PortRange,
-    /// Whether it has the host's IPv6 address, too.
-    pub ipv6: bool,
-    /// What was asked for its traffic.
-    pub wishes: Wishes,
-    /// Limit on what it sends.
-    pub egress: Option<Limit>,
-    /// Limit on what it receives.
-    pub ingress: Option<Limit>,
-    /// Whether a namespace of somebody else's gets the host's settings; one that was made for it always does.
-    #[serde(default)]
-    pub inherit_sysctls: bool,
-    /// What a namespace that stays looked like before.
-    pub before: Option<NamespaceBefore>,
-    /// How far it has come.
-    pub phase: Phase,
-}
+impl Recorded for model::ContainerRecord {
+    type Form = Container;
 
-/// What is changed in a namespace that somebody else made, as it was before.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NamespaceBefore {
-    /// MAC address of the loopback device.
-    pub lo_mac: [u8; 6],
-    /// MTU of the loopback device.
-    pub lo_mtu: u32,
-    /// Ports that the namespace gives out by itself.
-    pub local_ports: PortRange,
-    /// Whether the loopback device had a clsact qdisc.
-    pub had_clsact: bool,
-    /// Whether the loopback device was up; not known of what an earlier version has written down.
-    #[serde(default)]
-    pub lo_up: Option<bool>,
-    /// Whether the loopback device had an IPv4 address, which comes with its being up for the first time.
-    #[serde(default)]
-    pub lo_has_address: bool,
-    /// Settings that do not go with an interface, with the value from before and the one that is set.
-    #[serde(default)]
-    pub sysctls: Vec<SavedSysctl>,
-}
-
-impl ContainerRecord {
-    /// All its ports.
-    pub fn all_ports(&self) -> PortSet {
-        self.ports.union(&self.ephemeral_ports.into())
+    fn to_form(&self) -> Container {
+        let Self {
+            name,
+            slot,
+            netns,
+            namespace,
+            owns_netns,
+            pid,
+            owner,
+            ports,
+            ephemeral_ports,
+            ipv6,
+            traffic,
+            egress,
+            ingress,
+            inherit_sysctls,
+            before,
+            phase,
+        } = self.clone();
+        Container {
+            name,
+            slot,
+            netns,
+            namespace: namespace.map(NetnsId::from),
+            owns_netns,
+            pid,
+            owner: owner.map(Process::from),
+            ports: ports.into(),
+            ephemeral_ports: ephemeral_ports.into(),
+            ipv6,
+            traffic: traffic.into(),
+            egress: egress.map(Limit::from),
+            ingress: ingress.map(Limit::from),
+            inherit_sysctls,
+            before: before.map(SavedNetns::from),
+            phase: phase.into(),
+        }
     }
 
-    /// Name of the host's end of its veth pair.
-    pub fn host_veth(&self) -> String {
-        format!("pm{}", self.slot)
+    fn from_form(form: Container) -> Result<Self> {
+        let Container {
+            name,
+            slot,
+            netns,
+            namespace,
+            owns_netns,
+            pid,
+            owner,
+            ports,
+            ephemeral_ports,
+            ipv6,
+            traffic,
+            egress,
+            ingress,
+            inherit_sysctls,
+            before,
+            phase,
+        } = form;
+        Ok(Self {
+            name,
+            slot,
+            netns,
+            namespace: namespace.map(Into::into),
+            owns_netns,
+            pid,
+            owner: owner.map(Into::into),
+            ports: ports.try_into()?,
+            ephemeral_ports: ephemeral_ports.try_into()?,
+            ipv6,
+            traffic: traffic.try_into()?,
+            egress: egress.map(Into::into),
+            ingress: ingress.map(Into::into),
+            inherit_sysctls,
+            before: before.map(TryInto::try_into).transpose()?,
+            phase: phase.into(),
+        })
+    }
+}
+
+impl Recorded for Vec<Quarantined> {
+    type Form = Vec<Resting>;
+
+    fn to_form(&self) -> Vec<Resting> {
+        let form =
+            |Quarantined { name, block, since }: Quarantined| Resting { name, block: block.into(), since };
+        self.iter().cloned().map(form).collect()
+    }
+
+    fn from_form(form: Vec<Resting>) -> Result<Self> {
+        let quarantined = |Resting { name, block, since }: Resting| {
+            Ok(Quarantined { name, block: block.try_into()?, since })
+        };
+        form.into_iter().map(quarantined).collect()
+    }
+}
+
+mirror_struct!(NetnsId { device, inode, cookie });
+mirror_struct!(Process { pid, started });
+mirror_struct!(SavedSysctl { name, before, set });
+mirror_struct!(Limit { rate, ceil, burst, leaf });
+mirror_enum!(Loopback { Shared, Private });
+mirror_enum!(Phase { Adding, Ready, Deleting });
+
+impl From<model::TrafficSpec> for TrafficSpec {
+    fn from(model::TrafficSpec { egress_rate, ingress_rate, cpus, loopback }: model::TrafficSpec) -> Self {
+        let (cpus, loopback) = (cpus.map(f64::from), loopback.map(Loopback::from));
+        Self { egress_rate, ingress_rate, cpus, loopback }
+    }
+}
+
+impl TryFrom<TrafficSpec> for model::TrafficSpec {
+    type Error = Error;
+
+    fn try_from(TrafficSpec { egress_rate, ingress_rate, cpus, loopback }: TrafficSpec) -> Result<Self> {
+        let (cpus, loopback) = (cpus.map(Cpus::try_from).transpose()?, loopback.map(Into::into));
+        Ok(Self { egress_rate, ingress_rate, cpus, loopback })
+    }
+}
+
+impl From<model::SavedNetns> for SavedNetns {
+    fn from(before: model::SavedNetns) -> Self {
+        let model::SavedNetns { lo_mac, lo_mtu, local_ports, had_clsact, lo_up, lo_has_address, sysctls } =
+            before;
+        let (local_ports, sysctls) = (local_ports.into(), sysctls.into_iter().map(Into::into).collect());
+        Self { lo_mac, lo_mtu, local_ports, had_clsact, lo_up, lo_has_address, sysctls }
+    }
+}
+
+impl TryFrom<SavedNetns> for model::SavedNetns {
+    type Error = Error;
+
+    fn try_from(before: SavedNetns) -> Result<Self> {
+        let SavedNetns { lo_mac, lo_mtu, local_ports, had_clsact, lo_up, lo_has_address, sysctls } = before;
+        let (local_ports, sysctls) = (local_ports.try_into()?, sysctls.into_iter().map(Into::into).collect());
+        Ok(Self { lo_mac, lo_mtu, local_ports, had_clsact, lo_up, lo_has_address, sysctls })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+    use crate::model::Loopback as ModelLoopback;
+
+    const CONTAINER: &str = r#"{"name":"web","slot":3,"netns":"/run/netns/web","namespace":{"device":4,"inode":4026531840,"cookie":7},"owns_netns":false,"pid":12,"owner":{"pid":13,"started":99},"ports":[[31000,31009],[31500,31500]],"ephemeral_ports":[32768,33791],"ipv6":true,"wishes":{"egress_rate":0,"cpus":1.5,"loopback":"private"},"egress":null,"ingress":{"rate":1,"ceil":2,"burst":3,"leaf":"bfifo"},"inherit_sysctls":true,"before":{"lo_mac":[0,0,0,0,0,0],"lo_mtu":65536,"local_ports":[32768,60999],"had_clsact":false,"lo_up":true,"lo_has_address":true,"sysctls":[{"name":"core/somaxconn","before":"4096","set":"128"}]},"phase":"ready"}"#;
+
+    const HOST: &str = r#"{"boot":"b","namespace":{"device":4,"inode":4026531840,"cookie":null},"bpffs_dir":"/sys/fs/bpf/portmap","uplink":"eth0","reserved":[[31000,32000]],"sysctls":[{"name":"ipv4/ip_forward","before":"0","set":"1"}],"clsact":["lo"],"uplink_queue":4294967295}"#;
+
+    const RESTING: &str = r#"[{"name":"web","block":[32768,33791],"since":{"secs":5,"nanos":6}}]"#;
+
+    fn read<T: Recorded>(json: &str) -> T
+    where
+        T::Form: DeserializeOwned,
+    {
+        T::from_form(serde_json::from_str(json).expect(json)).expect(json)
+    }
+
+    fn written(record: &impl Recorded) -> String {
+        serde_json::to_string(&record.to_form()).expect("JSON")
+    }
+
+    #[test]
+    fn state_file_json_of_a_container_is_pinned() {
+        let record: model::ContainerRecord = read(CONTAINER);
+        assert_eq!(written(&record), CONTAINER);
+        assert_eq!(record.ports.to_string(), "31000-31009,31500");
+        assert_eq!(record.traffic.loopback, Some(ModelLoopback::Private));
+        assert_eq!(record.traffic.cpus.map(f64::from), Some(1.5));
+        assert_eq!(record.phase, model::Phase::Ready);
+    }
+
+    #[test]
+    fn state_file_json_of_the_host_is_pinned() {
+        let record: model::HostRecord = read(HOST);
+        assert_eq!(written(&record), HOST);
+        assert_eq!(record.reserved.to_string(), "31000-32000");
+    }
+
+    #[test]
+    fn state_file_json_of_the_quarantine_is_pinned() {
+        let quarantine: Vec<Quarantined> = read(RESTING);
+        assert_eq!(written(&quarantine), RESTING);
+        assert_eq!(quarantine[0].since, Duration::new(5, 6));
+    }
+
+    #[test]
+    fn state_file_of_version_3_has_defaults() {
+        let container = r#"{"name":"a","slot":1,"netns":"/run/netns/a","namespace":{"device":4,"inode":5},"owns_netns":true,"pid":null,"ports":[],"ephemeral_ports":[32768,33791],"ipv6":false,"wishes":{},"egress":null,"ingress":null,"before":null,"phase":"deleting"}"#;
+        let record: model::ContainerRecord = read(container);
+        assert_eq!((record.owner, record.inherit_sysctls), (None, false));
+        assert_eq!(record.namespace.expect("an identity").cookie, None);
+        let quarantine: Vec<Quarantined> = read(r#"[{"block":[32768,33791],"since":{"secs":5,"nanos":6}}]"#);
+        assert_eq!(quarantine[0].name, None);
+    }
+
+    #[test]
+    fn state_file_with_invalid_values_is_an_error() {
+        for (valid, invalid) in [("[31000,31009]", "[31009,31000]"), ("\"cpus\":1.5", "\"cpus\":-1.5")] {
+            let form = serde_json::from_str(&CONTAINER.replace(valid, invalid)).expect("the form is right");
+            assert!(model::ContainerRecord::from_form(form).is_err(), "{invalid}");
+        }
     }
 }

@@ -1,17 +1,15 @@
-//! Sizes and rates as they are typed: Mesos' bytes (`37500KB`, of 1,024 bytes each) and tc's rates (`300mbit`, decimal).
+//! Sizes and rates in text form: Mesos' bytes (`37500KB`, of 1,024 bytes each) and tc's rates (`300mbit`,
+//! decimal).
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::{Error, Result};
 
-/// A number of bytes, or of bytes per second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Size(pub u64);
+/// A number of bytes, or of bytes per second, that a human writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HumanBytes(pub u64);
 
-/// Units by name: how many bits one has, and whether the name is tc's, which does not care for case.
+/// Units by name, in bits. Names are matched without regard to case, as tc does.
 const UNITS: [(&str, u128); 25] = [
     ("B", 8),
     ("KB", 8 << 10),
@@ -40,13 +38,14 @@ const UNITS: [(&str, u128); 25] = [
     ("MiB", 8 << 20),
 ];
 
-impl FromStr for Size {
+impl FromStr for HumanBytes {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
         let wrong = |why: &str| {
             Error::usage(format!(
-                "{text:?} is no size: {why}; expected bytes such as 37500KB (1 KB = 1024 B) or a rate such as 300mbit"
+                "{text:?} is not a size: {why}; expected bytes such as 37500KB (1 KB = 1024 B) or a \
+                 rate such as 300mbit"
             ))
         };
         let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
@@ -65,33 +64,19 @@ impl FromStr for Size {
             .iter()
             .find(|(name, _)| name.eq_ignore_ascii_case(unit))
             .map(|(_, bits)| *bits)
-            .ok_or_else(|| wrong(&format!("{unit:?} is no unit")))?;
+            .ok_or_else(|| wrong(&format!("{unit:?} is not a unit")))?;
         let bytes = number.checked_mul(bits).map(|bits| bits / 8);
         bytes.and_then(|bytes| u64::try_from(bytes).ok()).map(Self).ok_or_else(|| wrong("it is too large"))
     }
 }
 
-impl TryFrom<String> for Size {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self> {
-        text.parse()
-    }
-}
-
-impl From<Size> for String {
-    fn from(size: Size) -> Self {
-        size.to_string()
-    }
-}
-
-impl fmt::Display for Size {
+impl fmt::Display for HumanBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}B", self.0)
     }
 }
 
-/// A rate of so many bytes per second, for people.
+/// Formats a rate in bytes per second with a decimal unit of bits.
 pub fn rate(bytes: u64) -> String {
     let bits = bytes.saturating_mul(8);
     let bits = u128::from(bits);
@@ -111,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_ways_of_writing() {
+    fn size_parses_bytes_and_rates() {
         for (text, bytes) in [
             ("0", 0),
             ("0B", 0),
@@ -127,29 +112,29 @@ mod tests {
             ("1kbps", 1000),
             ("12bit", 1),
         ] {
-            assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
+            assert_eq!(text.parse(), Ok(HumanBytes(bytes)), "{text}");
         }
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn size_parse_error_names_the_part() {
         for (text, why) in [
             ("", "does not start"),
             ("fast", "does not start"),
             ("-1MB", "does not start"),
             ("1000", "no unit"),
-            ("10 MB", "\" MB\" is no unit"),
-            ("1.5gbit", "\".5gbit\" is no unit"),
+            ("10 MB", "\" MB\" is not a unit"),
+            ("1.5gbit", "\".5gbit\" is not a unit"),
             ("99999999999TB", "too large"),
             ("999999999999999999999999999999999999999999B", "too large"),
         ] {
-            let error = text.parse::<Size>().expect_err(text);
+            let error = text.parse::<HumanBytes>().expect_err(text);
             assert!(error.message.contains(why), "{text}: {error}");
         }
     }
 
     #[test]
-    fn rates_are_read_by_people() {
+    fn rate_is_formatted_in_bits() {
         for (bytes, text) in [
             (0, "0 bit/s"),
             (125_000, "1 Mbit/s"),

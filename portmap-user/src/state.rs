@@ -1,8 +1,8 @@
-//! What survives the daemon: one file on the host, one for each container, each replaced as a whole.
+//! Desired state, which survives the daemon: one file for the host and one per container, each replaced
+//! atomically.
 //!
-//! The kernel's objects are the truth about what is; these files are the truth about what is meant to be. A
-//! record is written before the first change that it stands for and removed after the last one is undone, so
-//! whatever a killed daemon leaves behind is named here.
+//! The kernel has the actual state. A record is written before the first change that it describes, and
+//! removed after the last one is undone, so every change that a killed daemon leaves behind is on record.
 
 use std::{
     fs::{self, File},
@@ -12,44 +12,44 @@ use std::{
 };
 
 use nix::fcntl::Flock;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::{
-    ephemeral::Resting,
     error::{Context as _, Error, Result},
-    fault,
-    kernel::{clock, locked},
+    failpoint,
+    kernel::{clock, file_lock},
     locks::{Rank, Ranked},
+    model::{ContainerRecord, HostRecord, Phase, ephemeral::Quarantined},
     paths::StateDir,
-    records::{ContainerRecord, HostRecord, Phase},
+    records::Recorded,
 };
 
-/// How names of files begin that are not complete yet. No container's name begins with a dot.
-const UNFINISHED: &str = ".unfinished-";
+/// Prefix of temporary files. No container's name starts with a dot.
+const TEMPORARY: &str = ".unfinished-";
 
-/// How the name of a container's file ends when it is being deleted and that could not be written into it.
-const MARKED: &str = "deleting";
+/// Extension of the file of a container that is being deleted, where the phase could not be written into it.
+const DELETING: &str = "deleting";
 
-/// Version of the files' form.
+/// Version of the files.
 const VERSION: u32 = 6;
-/// The earliest version that is understood: what it lacks has a default.
+/// The earliest supported version; fields that it lacks have defaults.
 const EARLIEST: u32 = 3;
 
-/// The part of a file that every version has.
+/// The part that all versions have in common.
 #[derive(Deserialize)]
 struct Head {
     version: u32,
 }
 
-/// A record as it is written.
+/// A file's contents.
 #[derive(Serialize, Deserialize)]
 struct Versioned<T> {
     version: u32,
     record: T,
 }
 
-/// A state directory that nobody else works in as long as this value exists.
+/// A state directory, locked against other daemons as long as this value exists.
 #[derive(Debug)]
 pub struct Store {
     directory: StateDir,
@@ -57,23 +57,23 @@ pub struct Store {
 }
 
 impl Store {
-    /// Makes the directory if need be and locks it. A conflict if a daemon holds it.
+    /// Creates the directory if necessary, and locks it. A conflict if another daemon holds the lock.
     pub fn lock(directory: &StateDir) -> Result<Self> {
         make(directory)?;
         let lock = Ranked::new(Rank::LockFile, take_lock(directory)?);
         let store = Self { directory: directory.clone(), lock };
-        store.remove_unfinished()?;
-        store.forget_earlier_boot()?;
+        store.remove_temporary()?;
+        store.discard_earlier_boot()?;
         Ok(store)
     }
 
-    /// Removes files that a daemon was writing when it was killed.
-    fn remove_unfinished(&self) -> Result<()> {
+    /// Removes temporary files of a daemon that was killed while writing.
+    fn remove_temporary(&self) -> Result<()> {
         for directory in [self.directory.path(), &self.directory.containers()] {
             let doing = || format!("cannot read {}", directory.display());
             for entry in fs::read_dir(directory).context(doing)? {
                 let entry = entry.context(doing)?;
-                if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+                if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
                     remove(&entry.path())?;
                 }
             }
@@ -81,30 +81,27 @@ impl Store {
         Ok(())
     }
 
-    /// Removes everything if it is from before a reboot, where the directory outlives one: nothing of it is left, and whatever
-    /// has the same numbers now is somebody else's.
-    fn forget_earlier_boot(&self) -> Result<()> {
+    /// Discards state of an earlier boot, where the directory survives a reboot: none of its objects exists,
+    /// and their numbers may be those of other objects now.
+    fn discard_earlier_boot(&self) -> Result<()> {
         let Some(boot) = self.host()?.and_then(|host| host.boot) else { return Ok(()) };
         if boot == clock::boot()? {
             return Ok(());
         }
-        warn!(
-            "forgetting the state in {}, from before the machine was started",
-            self.directory.path().display()
-        );
+        warn!("discarding the state in {}, which is from an earlier boot", self.directory.path().display());
         for record in self.containers()? {
             self.remove_container(&record.name)?;
         }
-        remove(&self.directory.resting())?;
+        remove(&self.directory.quarantine())?;
         self.remove_host()
     }
 
-    /// Makes the directory and its lock again if somebody has removed them. Returns whether what has been done to the host is
-    /// not written down any more.
+    /// Recreates the directory and its lock file if another process has removed them. Returns true if the
+    /// host's record is missing.
     pub fn restore(&self) -> Result<bool> {
         make(&self.directory)?;
         let mut lock = self.lock.lock();
-        if !locked::is_at(&lock, &self.directory.lock()) {
+        if !file_lock::is_at(&lock, &self.directory.lock()) {
             *lock = take_lock(&self.directory)?;
         }
         Ok(!self.directory.host().exists())
@@ -113,7 +110,7 @@ impl Store {
     /// Whether there is a record of a container.
     pub fn has_container(&self, name: &str) -> bool {
         let file = self.directory.container(name);
-        file.exists() || file.with_extension(MARKED).exists()
+        file.exists() || file.with_extension(DELETING).exists()
     }
 
     /// The directory.
@@ -121,56 +118,55 @@ impl Store {
         &self.directory
     }
 
-    /// What the daemon has done to the host, if it has.
+    /// Reads the host's record, if there is one.
     pub fn host(&self) -> Result<Option<HostRecord>> {
         match read(&self.directory.host())? {
             Found::Record(record) => Ok(Some(record)),
-            // What has been done to the host is not known then.
-            Found::Damaged(why) => Err(Error::failure(format!("{why}: move it away and try again"))),
+            Found::Damaged(why) => Err(Error::failure(format!("{why}: move it away and retry"))),
             Found::Nothing => Ok(None),
         }
     }
 
-    /// Writes down what the daemon has done to the host.
+    /// Writes the host's record.
     pub fn set_host(&self, record: &HostRecord) -> Result<()> {
         write(&self.directory.host(), record)
     }
 
-    /// Forgets what the daemon has done to the host.
+    /// Removes the host's record.
     pub fn remove_host(&self) -> Result<()> {
         remove(&self.directory.host())
     }
 
-    /// The ports that rest. What makes no sense is nothing.
-    pub fn resting(&self) -> Result<Vec<Resting>> {
-        match read(&self.directory.resting())? {
-            Found::Record(resting) => Ok(resting),
+    /// Reads the quarantine of ephemeral ports; empty if the file is damaged.
+    pub fn quarantine(&self) -> Result<Vec<Quarantined>> {
+        match read(&self.directory.quarantine())? {
+            Found::Record(quarantined) => Ok(quarantined),
             Found::Damaged(why) => {
-                warn!("{why}: ports of deleted containers do not rest any more");
+                warn!("{why}: discarding the ephemeral-port quarantine");
                 Ok(Vec::new())
             }
             Found::Nothing => Ok(Vec::new()),
         }
     }
 
-    /// Writes down which ports rest.
-    pub fn set_resting(&self, resting: &[Resting]) -> Result<()> {
-        let file = self.directory.resting();
-        if resting.is_empty() && !file.exists() {
+    /// Writes the quarantine of ephemeral ports.
+    pub fn set_quarantine(&self, quarantined: &[Quarantined]) -> Result<()> {
+        let file = self.directory.quarantine();
+        if quarantined.is_empty() && !file.exists() {
             return Ok(());
         }
-        write(&file, &resting.to_vec())
+        write(&file, &quarantined.to_vec())
     }
 
-    /// Removes the directory as far as there is nothing in it but what a store makes.
+    /// Removes the store's files, and the directory if it is empty then.
     pub fn remove(&self) -> Result<()> {
         self.remove_but(false)
     }
 
-    /// The same, but the directory itself may stay.
+    /// Removes the store's files, and unless `keep_directory` the directory if it is empty then.
     pub fn remove_but(&self, keep_directory: bool) -> Result<()> {
-        // The lock's file while it is held: whoever comes now makes a new one.
-        for file in [self.directory.resting(), self.directory.socket(), self.directory.lock()] {
+        // The lock file while its lock is held: the next process creates a new one.
+        for file in [self.directory.quarantine(), self.directory.socket(), self.directory.lock()] {
             remove(&file)?;
         }
         let own = (!keep_directory).then(|| self.directory.path().to_owned());
@@ -179,7 +175,7 @@ impl Store {
                 Err(error)
                     if !matches!(
                         error.kind(),
-                        // It may be a mount point, which stays.
+                        // Busy: a mount point, which stays.
                         ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty | ErrorKind::ResourceBusy
                     ) =>
                 {
@@ -191,14 +187,14 @@ impl Store {
         Ok(())
     }
 
-    /// All containers, by slot. A file that makes no sense is set aside, so that somebody can look at it.
+    /// Reads the records of all containers, by slot. Damaged files are moved aside for inspection.
     pub fn containers(&self) -> Result<Vec<ContainerRecord>> {
         let directory = self.directory.containers();
         let doing = || format!("cannot read {}", directory.display());
         let mut records = Vec::new();
         for entry in fs::read_dir(&directory).context(doing)? {
             let path = entry.context(doing)?.path();
-            let is_marked = path.extension().is_some_and(|extension| extension == MARKED);
+            let is_marked = path.extension().is_some_and(|extension| extension == DELETING);
             if is_marked || path.extension().is_some_and(|extension| extension == "json") {
                 match read::<ContainerRecord>(&path)? {
                     Found::Record(record) if is_marked => {
@@ -207,7 +203,7 @@ impl Store {
                     Found::Record(record) => records.push(record),
                     Found::Damaged(why) => {
                         let aside = path.with_extension("json.damaged");
-                        warn!("{why}: it is set aside as {}, and its container is removed", aside.display());
+                        warn!("{why}: moving it to {}, and removing its container", aside.display());
                         fs::rename(&path, &aside)
                             .context(|| format!("cannot move {} to {}", path.display(), aside.display()))?;
                     }
@@ -219,37 +215,37 @@ impl Store {
         Ok(records)
     }
 
-    /// Writes down a container.
+    /// Writes a container's record.
     pub fn set_container(&self, record: &ContainerRecord) -> Result<()> {
         write(&self.directory.container(&record.name), record)
     }
 
-    /// Writes down that a container is being deleted, by the name of its file where there is no room to write.
+    /// Records that a container is being deleted: by its file's name if the disk is full.
     pub fn mark_deleting(&self, record: &ContainerRecord) -> Result<()> {
         let file = self.directory.container(&record.name);
-        if file.with_extension(MARKED).exists() {
+        if file.with_extension(DELETING).exists() {
             return Ok(());
         }
         let Err(error) = self.set_container(record) else { return Ok(()) };
-        let marked =
-            fault::step("mark a state file").and_then(|()| fs::rename(&file, file.with_extension(MARKED)));
+        let marked = failpoint::hit("mark a state file")
+            .and_then(|()| fs::rename(&file, file.with_extension(DELETING)));
         marked.map_err(|_either| error)
     }
 
-    /// Forgets a container.
+    /// Removes a container's record. Idempotent.
     pub fn remove_container(&self, name: &str) -> Result<()> {
         let file = self.directory.container(name);
-        remove(&file.with_extension(MARKED))?;
+        remove(&file.with_extension(DELETING))?;
         remove(&file)
     }
 }
 
 fn take_lock(directory: &StateDir) -> Result<Flock<File>> {
     let (path, socket) = (directory.lock(), directory.socket());
-    let lock = locked::file(&path, || locked::is_served(&socket));
+    let lock = file_lock::file(&path, || file_lock::is_served(&socket));
     lock.context(|| format!("cannot lock {}", path.display()))?.ok_or_else(|| {
         Error::conflict(format!(
-            "another portmapd, or a teardown, is at work in {}: stop it, or name another --state-dir",
+            "another portmapd, or a teardown, is running in {}: stop it, or pass another --state-dir",
             directory.path().display()
         ))
     })
@@ -261,22 +257,22 @@ fn make(directory: &StateDir) -> Result<()> {
             .recursive(true)
             .mode(0o755)
             .create(path)
-            .context(|| format!("cannot make the state directory {}", path.display()))?;
+            .context(|| format!("cannot create the state directory {}", path.display()))?;
     }
     Ok(())
 }
 
-/// What is in a file.
+/// Result of reading a file.
 enum Found<T> {
     Record(T),
-    /// Something else, described by the error.
+    /// The file is not a valid record.
     Damaged(Error),
     /// There is no such file.
     Nothing,
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Found<T>> {
-    let text = match fault::step("read a state file").and_then(|()| fs::read(path)) {
+fn read<T: Recorded>(path: &Path) -> Result<Found<T>> {
+    let text = match failpoint::hit("read a state file").and_then(|()| fs::read(path)) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(error) => return Err(error).context(|| format!("cannot read {}", path.display())),
@@ -288,32 +284,33 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Found<T>> {
     };
     if !(EARLIEST..=VERSION).contains(&head.version) {
         return Err(Error::conflict(format!(
-            "the state file {} has version {}, expected {EARLIEST} to {VERSION}: run the portmapd that wrote it, or `portmap \
-             teardown` with it",
+            "the state file {} has version {}, expected {EARLIEST} to {VERSION}: run the portmapd that wrote it, \
+             or its `portmap teardown`",
             path.display(),
             head.version
         )));
     }
-    let versioned: Result<Versioned<T>> = serde_json::from_slice(&text).context(damaged);
-    Ok(versioned.map_or_else(Found::Damaged, |versioned| Found::Record(versioned.record)))
+    let versioned: Result<Versioned<T::Form>> = serde_json::from_slice(&text).context(damaged);
+    let record = versioned.and_then(|versioned| T::from_form(versioned.record).context(damaged));
+    Ok(record.map_or_else(Found::Damaged, Found::Record))
 }
 
-/// Replaces a file in one step: whoever reads it sees all of the old or all of the new one, also after a crash.
-fn write<T: Serialize + Clone>(path: &Path, record: &T) -> Result<()> {
+/// Replaces a file atomically: readers see either the old or the new contents, also after a crash.
+fn write(path: &Path, record: &impl Recorded) -> Result<()> {
     let doing = || format!("cannot write {}", path.display());
     let directory = path.parent().ok_or_else(|| Error::failure(doing()))?;
-    fault::step("write a state file").context(doing)?;
-    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(directory).context(doing)?;
-    let text =
-        serde_json::to_vec_pretty(&Versioned { version: VERSION, record: record.clone() }).context(doing)?;
+    failpoint::hit("write a state file").context(doing)?;
+    let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).context(doing)?;
+    let text = serde_json::to_vec_pretty(&Versioned { version: VERSION, record: record.to_form() })
+        .context(doing)?;
     file.write_all(&text).context(doing)?;
-    fault::step("replace a state file").context(doing)?;
+    failpoint::hit("replace a state file").context(doing)?;
     file.persist(path).context(doing)?;
     Ok(())
 }
 
 fn remove(path: &Path) -> Result<()> {
-    match fault::step("remove a state file").and_then(|()| fs::remove_file(path)) {
+    match failpoint::hit("remove a state file").and_then(|()| fs::remove_file(path)) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).context(|| format!("cannot remove {}", path.display()))
         }
@@ -327,10 +324,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        api::{Limit, Wishes},
         error::Kind,
-        kernel::namespace::NamespaceId,
-        ports::PortRange,
+        model::{Limit, NetnsId, PortRange, TrafficSpec},
     };
 
     fn record(name: &str, slot: u16) -> ContainerRecord {
@@ -338,14 +333,14 @@ mod tests {
             name: name.to_owned(),
             slot,
             netns: PathBuf::from("/run/netns").join(name),
-            namespace: Some(NamespaceId { device: 4, inode: 4_026_531_840, cookie: Some(1) }),
+            namespace: Some(NetnsId { device: 4, inode: 4_026_531_840, cookie: Some(1) }),
             owns_netns: true,
             pid: None,
             owner: None,
             ports: "31000-31009".parse().expect("ports"),
             ephemeral_ports: PortRange::new(32768, 33791).expect("a range"),
             ipv6: true,
-            wishes: Wishes { egress_rate: Some(0), ..Wishes::default() },
+            traffic: TrafficSpec { egress_rate: Some(0), ..TrafficSpec::default() },
             egress: None,
             ingress: Some(Limit { rate: 1, ceil: 2, burst: 3, leaf: "bfifo".to_owned() }),
             inherit_sysctls: false,
@@ -355,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_found_again() {
+    fn state_records_are_read_back() {
         let directory = tempfile::tempdir().expect("a directory");
         let store = Store::lock(&StateDir::new(directory.path())).expect("a store");
         let (a, b) = (record("a", 2), record("b", 1));
@@ -369,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_serves_one_at_a_time() {
+    fn state_directory_is_locked() {
         let directory = tempfile::tempdir().expect("a directory");
         let state = StateDir::new(directory.path());
         let first = Store::lock(&state).expect("a store");
@@ -379,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_files_are_set_aside_and_foreign_ones_refused() {
+    fn state_file_damaged_is_moved_aside_and_foreign_rejected() {
         let directory = tempfile::tempdir().expect("a directory");
         let state = StateDir::new(directory.path());
         let store = Store::lock(&state).expect("a store");

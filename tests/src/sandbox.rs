@@ -14,7 +14,7 @@ use std::{
 };
 
 use portmap::kernel::namespace::Namespace;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     cgroup::Cgroup,
@@ -45,7 +45,7 @@ pub const DAEMON_FLAGS: [&str; 8] = [
     "31000-32000",
     "--ephemeral-ports",
     "61440-65535",
-    "--ephemeral-ports-rest",
+    "--ephemeral-ports-quarantine",
     "0",
     "--listen",
     "none",
@@ -197,7 +197,9 @@ impl Sandbox {
 
     /// Runs `work` in a network namespace, usually to open a socket, which then belongs to that namespace.
     pub fn inside<T: Send>(&self, netns: Netns<'_>, work: impl FnOnce() -> T + Send) -> T {
-        self.namespace(netns).run(|_session| Ok(work())).expect("the namespace can be entered")
+        self.namespace(netns)
+            .run(|_session| Ok::<_, portmap::kernel::Error>(work()))
+            .expect("the namespace can be entered")
     }
 
     /// Prepares a command in a network namespace.
@@ -258,7 +260,7 @@ impl Sandbox {
             .args(flags)
             .args(&self.flags)
             .env("NO_COLOR", "1")
-            .env(portmap::fault::VARIABLE, faults::FILE)
+            .env(portmap::failpoint::VARIABLE, faults::FILE)
             .stdout(Stdio::piped())
             .stderr(fs::File::create(&log).expect("a log"))
             .spawn()
@@ -274,7 +276,7 @@ impl Sandbox {
     /// Prepares a `portmap` command on the host.
     pub fn portmap_command(&self, arguments: &[&str]) -> Command {
         let mut command = self.command(Netns::Host, binary("portmap"));
-        command.args(arguments).env(portmap::fault::VARIABLE, faults::FILE);
+        command.args(arguments).env(portmap::failpoint::VARIABLE, faults::FILE);
         command
     }
 
@@ -314,7 +316,7 @@ impl Sandbox {
         self.sh(Netns::Host, &format!("cp -r {kept} /run/portmap"));
         self.change_state("host.json", |file| file["record"]["boot"] = "another".into());
         let id = self.namespace(Netns::Container(name)).id().expect("a namespace");
-        let id = serde_json::to_value(id).expect("JSON");
+        let id = json!({ "device": id.device, "inode": id.inode, "cookie": id.cookie });
         self.change_state(&format!("containers/{name}.json"), |file| file["record"]["namespace"] = id);
     }
 

@@ -11,7 +11,7 @@ use std::{
 use portmap::{
     kernel::{
         netlink::Netlink,
-        programs::{self, Hook, Mechanism},
+        programs::{self, AttachMode, AttachPoint},
     },
     paths::Pins,
 };
@@ -192,7 +192,7 @@ fn uplink_programs_run_before_foreign_ones() {
     sandbox.ok(&["add", "a", "--ports", "31000"]);
     let _service = Service::start(&sandbox, A, Transport::Udp, 31000, "a");
     let subject = "program at uplink ingress";
-    if Mechanism::detect() == Mechanism::Clsact {
+    if AttachMode::detect() == AttachMode::Clsact {
         // portmap cannot change the order of filters, so doctor reports it.
         let filter = "tc filter add dev uplink ingress pref 7 protocol all u32 match u32 0 0 flowid 1:1";
         sandbox.sh(Netns::Host, filter);
@@ -205,11 +205,11 @@ fn uplink_programs_run_before_foreign_ones() {
     // A foreign program that is attached later becomes the first in the chain; portmap then moves back
     // to the front without packet loss.
     let pins = Pins::new(sandbox.path("/sys/fs/bpf/portmap"));
-    let foreign = Hook {
+    let foreign = AttachPoint {
         interface: "uplink".to_owned(),
         ingress: true,
         program: PROG_UPLINK_EGRESS,
-        mechanism: Mechanism::Tcx,
+        attach_mode: AttachMode::Tcx,
         link: pins.link("foreign"),
     };
     let done = AtomicBool::new(false);

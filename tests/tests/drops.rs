@@ -113,7 +113,7 @@ fn drops_are_empty_at_first() {
     // Unsolicited packets of the containers' own stacks would be dropped, too.
     let drops = sandbox.json(&["drops", "outside"]);
     assert_eq!(drops, json!([]));
-    assert_eq!(sandbox.ok(&["drops", "outside"]), "nothing was dropped\n");
+    assert_eq!(sandbox.ok(&["drops", "outside"]), "no packets were dropped\n");
 }
 
 #[test]

@@ -287,7 +287,7 @@ fn explain_detects_a_disagreeing_program() {
     for expected in ["dropped: source_mac", "(decision code)", TO_A, "DISAGREE"] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
-    for expected in ["pm_uplink_in says \"dropped: source_mac", TO_A, "start portmapd again"] {
+    for expected in ["pm_uplink_in decides \"dropped: source_mac", TO_A, "restart portmapd"] {
         assert!(errors.contains(expected), "{expected}: {errors}");
     }
     assert_eq!(errors.lines().count(), 1, "{errors}");
@@ -357,10 +357,10 @@ fn explain_refuses_invalid_questions() {
     for (question, expected) in [
         ("--from a", "--to"),
         ("--to 10.0.0.2:80", "--from"),
-        ("--from a --to web:80", "\"web:80\" is no destination"),
+        ("--from a --to web:80", "\"web:80\" is not a destination"),
         ("--from a --to 10.0.0.2:80 --src x", "'x'"),
         ("--from a --to 10.0.0.2:80 --sport 65536", "'65536'"),
-        ("--from a --to 10.0.0.2:80 --proto igmpp", "\"igmpp\" is no protocol"),
+        ("--from a --to 10.0.0.2:80 --proto igmpp", "\"igmpp\" is not a protocol"),
     ] {
         let mut arguments = vec!["explain"];
         arguments.extend(question.split_whitespace());
@@ -379,7 +379,7 @@ fn explain_refuses_invalid_questions() {
     for (body, expected) in [
         ("{}", "from"),
         ("{\"from\":\"a\",\"destination\":\"x\"}", "usage"),
-        ("{\"from\":\"a\",\"destination\":\"10.0.0.2\",\"protocol\":\"x\"}", "is no protocol"),
+        ("{\"from\":\"a\",\"destination\":\"10.0.0.2\",\"protocol\":\"x\"}", "is not a protocol"),
         ("{\"from\":\"a\",\"destination\":\"10.0.0.2\",\"port\":80}", "port"),
     ] {
         let answer = ask(body);

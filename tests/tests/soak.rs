@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use portmap::ports::PortSet;
+use portmap::model::PortSet;
 use portmap_tests::{
     daemon::Daemon,
     faults::sample,
@@ -218,8 +218,11 @@ impl World<'_> {
 
     /// Compares the actual with the desired state.
     fn check(&mut self, at: &str) {
-        let mut expected: BTreeMap<String, Value> =
-            self.containers.iter().map(|(name, (ports, _))| ((*name).to_owned(), json!(ports))).collect();
+        let mut expected: BTreeMap<String, Value> = self
+            .containers
+            .iter()
+            .map(|(name, (ports, _))| ((*name).to_owned(), json!(Vec::from(ports.clone()))))
+            .collect();
         expected.insert("steady".to_owned(), json!([[STEADY_PORT, STEADY_PORT]]));
         assert_eq!(self.listed(), expected, "{at}");
         for name in self.containers.keys() {

@@ -61,7 +61,7 @@ fn state_of_another_host_is_refused() {
 #[test]
 fn state_from_before_a_reboot_is_discarded() {
     let sandbox = Sandbox::new();
-    let flags = [&DAEMON_FLAGS[..], &["--ephemeral-ports-rest", "60secs"]].concat();
+    let flags = [&DAEMON_FLAGS[..], &["--ephemeral-ports-quarantine", "60secs"]].concat();
     let daemon = sandbox.daemon_with(&flags);
     let added = sandbox.json(&["add", "b"]);
     sandbox.ok(&["add", "a"]);
@@ -75,7 +75,7 @@ fn state_from_before_a_reboot_is_discarded() {
     sandbox.reboot("/run/kept", "a");
     let daemon = sandbox.daemon_with(&flags);
     assert_eq!(sandbox.json(&["list"]), json!([]));
-    assert!(daemon.log().contains("before the machine was started"), "{}", daemon.log());
+    assert!(daemon.log().contains("from an earlier boot"), "{}", daemon.log());
     assert_eq!(sandbox.json(&["add", "b"])["ephemeral_ports"], added["ephemeral_ports"], "none of them rest");
     daemon.stop();
     sandbox.ok(&["teardown"]);
@@ -89,8 +89,7 @@ fn state_from_before_a_reboot_is_discarded() {
 #[test]
 fn quarantine_survives_daemon_replacement() {
     let sandbox = Sandbox::new();
-    let flags =
-        "--ephemeral-ports-rest 60secs --ephemeral-ports 65504-65535 --ephemeral-ports-per-container 16";
+    let flags = "--ephemeral-ports-quarantine 60secs --ephemeral-ports 65504-65535 --ephemeral-ports-per-container 16";
     let flags: Vec<&str> = DAEMON_FLAGS.into_iter().chain(flags.split(' ')).collect();
     let daemon = sandbox.daemon_with(&flags);
     let block = |name: &str| sandbox.json(&["add", name])["ephemeral_ports"].clone();
@@ -103,7 +102,7 @@ fn quarantine_survives_daemon_replacement() {
     assert!(refusal.contains("16 rest"), "{refusal}");
     // A duration of 0 disables the quarantine.
     daemon.stop();
-    let flags: Vec<&str> = flags.into_iter().chain(["--ephemeral-ports-rest", "0"]).collect();
+    let flags: Vec<&str> = flags.into_iter().chain(["--ephemeral-ports-quarantine", "0"]).collect();
     let _daemon = sandbox.daemon_with(&flags);
     assert_eq!(block("c"), first);
 }

@@ -6,7 +6,7 @@ use aya::programs::SchedClassifier;
 use portmap::{
     kernel::{
         netlink::Netlink,
-        programs::{self, Hook, Mechanism},
+        programs::{self, AttachMode, AttachPoint},
     },
     paths::Pins,
 };
@@ -64,9 +64,9 @@ fn replacing_programs_loses_no_packet() {
     sandbox.inside(Netns::Host, || programs::load(&first)).expect("loaded");
     let hook = |netns, interface: &str, ingress, program, link: &str| {
         // As the daemon attaches them: links at the host's own interfaces.
-        let mechanism = if link.starts_with("pm") { Mechanism::Clsact } else { Mechanism::detect() };
+        let attach_mode = if link.starts_with("pm") { AttachMode::Clsact } else { AttachMode::detect() };
         let interface = interface.to_owned();
-        (netns, Hook { interface, ingress, program, mechanism, link: first.link(link) })
+        (netns, AttachPoint { interface, ingress, program, attach_mode, link: first.link(link) })
     };
     let hooks = [
         hook(Netns::Host, "uplink", true, PROG_UPLINK_INGRESS, "uplink"),
@@ -84,7 +84,11 @@ fn replacing_programs_loses_no_packet() {
                 for round in 0..rounds {
                     let pins = [&first, &second][round % 2];
                     programs::attach(&netlink, pins, hook).expect("attached");
-                    assert_eq!(programs::is_attached(&netlink, pins, hook), Ok(true), "{}", hook.program);
+                    assert!(
+                        matches!(programs::is_attached(&netlink, pins, hook), Ok(true)),
+                        "{}",
+                        hook.program
+                    );
                 }
             });
         }
@@ -149,7 +153,7 @@ fn layout_lookalike_directory_is_kept() {
 
 #[test]
 fn links_of_an_earlier_version_are_kept() {
-    if Mechanism::detect() == Mechanism::Clsact {
+    if AttachMode::detect() == AttachMode::Clsact {
         println!("not tested: this kernel has no links");
         return;
     }
@@ -159,7 +163,7 @@ fn links_of_an_earlier_version_are_kept() {
     let pins = Pins::new(sandbox.path("/sys/fs/bpf/portmap"));
     let (interface, link) = ("pm1".to_owned(), pins.link("pm1"));
     let program = PROG_VETH_INGRESS;
-    let hook = Hook { interface, ingress: true, program, mechanism: Mechanism::Tcx, link };
+    let hook = AttachPoint { interface, ingress: true, program, attach_mode: AttachMode::Tcx, link };
     sandbox.inside(Netns::Host, || programs::attach(&Netlink::open()?, &pins, &hook)).expect("attached");
     sandbox.sh(Netns::Host, "tc qdisc del dev pm1 clsact");
     let before = sandbox.inventory();

@@ -1,24 +1,25 @@
-//! Drops: counts of them, and single packets as they are dropped.
+//! Dropped packets: counters and samples.
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// What stands in the place of a container's name for packets that no container sent.
+/// The reserved name that stands for the outside in place of a container's name: the sender of packets from
+/// outside.
 pub const OUTSIDE: &str = "outside";
 
-/// Which way dropped packets went.
+/// Direction of dropped packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
-    /// To the container; from outside to the host.
+    /// To the container, or from outside to the host.
     Rx,
     /// Sent by the container.
     Tx,
 }
 
 impl Direction {
-    /// The name that commands print.
+    /// The name in JSON and in the output of commands.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Rx => "rx",
@@ -27,55 +28,55 @@ impl Direction {
     }
 }
 
-/// How many packets were dropped for one reason.
+/// Count of packets dropped for one reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropCount {
     /// The container's name, or [`OUTSIDE`].
     pub name: String,
-    /// Which way the packets went.
+    /// Direction of the packets.
     pub direction: Direction,
     /// Name of the reason.
     pub reason: String,
     /// Number of packets.
     pub packets: u64,
-    /// What the reason means, in one sentence.
+    /// Meaning of the reason, in one sentence.
     pub text: String,
 }
 
-/// One packet that was dropped.
+/// One dropped packet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropSample {
-    /// When: the host's local time with milliseconds and its distance from UTC (RFC 3339).
+    /// Time of the drop: the host's local time with milliseconds and UTC offset (RFC 3339).
     pub time: String,
-    /// Name of the container that sent it, or [`OUTSIDE`].
+    /// Name of the sending container, or [`OUTSIDE`].
     pub name: String,
     /// Name of the reason.
     pub reason: String,
-    /// Source address; none if it could not be read.
+    /// Source address; `None` if the packet could not be parsed.
     pub source: Option<IpAddr>,
-    /// Source port; none if there is none, or if it is 0.
+    /// Source port; `None` if the packet has none, or if it is 0.
     pub source_port: Option<u16>,
-    /// Destination address; none if it could not be read.
+    /// Destination address; `None` if the packet could not be parsed.
     pub destination: Option<IpAddr>,
-    /// Destination port; none if there is none, or if it is 0.
+    /// Destination port; `None` if the packet has none, or if it is 0.
     pub destination_port: Option<u16>,
-    /// Name or number of the protocol; the Ethernet type, such as `0x0806`, if no IP header could be read.
+    /// Name or number of the protocol; the `EtherType`, such as 0x0806, if there is no valid IP header.
     pub protocol: String,
     /// Length of the frame in bytes.
     pub length: u32,
-    /// Dropped packets of the same sender that were not shown, since the one that was shown last.
+    /// Dropped packets of this sender that were not sampled since the previous sample.
     pub suppressed: u64,
 }
 
-/// What a follower is told: a packet, or that it was too slow for some of them.
+/// An item of the stream of drops: a sample, or a gap.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum DropNews {
-    /// A packet was dropped.
+pub enum DropStreamItem {
+    /// A dropped packet.
     Sample(DropSample),
-    /// Samples of anybody's packets were thrown away, because this follower did not take them in time.
+    /// The daemon discarded samples because this client did not read fast enough.
     Missed {
-        /// Number of samples.
+        /// Number of discarded samples.
         missed: u64,
     },
 }

@@ -1,22 +1,23 @@
-//! What would become of a packet, and why.
+//! `portmap explain`: the verdicts on a hypothetical packet.
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::Protocol;
+use super::wire::AsText;
+use crate::model::Protocol;
 
-/// What stands in the place of a container's name for the host itself.
+/// The reserved name that stands for the host in place of a container's name.
 pub const HOST: &str = "host";
 
-/// A packet whose fate is asked for. What is left out becomes something sensible.
+/// A packet to explain. The daemon chooses plausible values for omitted fields.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExplainRequest {
-    /// Who sends it: a container's name, [`HOST`] or [`OUTSIDE`](super::OUTSIDE).
+    /// Its sender: a container's name, [`HOST`] or [`OUTSIDE`](super::OUTSIDE).
     pub from: String,
-    /// Its protocol; of ICMP it is an echo request.
-    #[serde(default)]
+    /// Its protocol; an ICMP packet is an echo request.
+    #[serde(default, with = "AsText")]
     pub protocol: Protocol,
     /// Its source address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -31,60 +32,62 @@ pub struct ExplainRequest {
     pub destination_port: Option<u16>,
 }
 
-/// The packet with everything that was left out.
+/// The packet with all fields filled in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExplainedPacket {
     /// Its protocol.
+    #[serde(with = "AsText")]
     pub protocol: Protocol,
     /// Its source address.
     pub source: IpAddr,
-    /// Its source port; none if the protocol has none.
+    /// Its source port; `None` if the protocol has no ports.
     pub source_port: Option<u16>,
     /// Its destination address.
     pub destination: IpAddr,
-    /// Its destination port; none if the protocol has none.
+    /// Its destination port; `None` if the protocol has no ports.
     pub destination_port: Option<u16>,
 }
 
 /// A verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// What happens: `continue`, `decided`, `own`, `drop`, `to_container`, `to_outside`, `to_host`, `to_eth0` or
-    /// `to_loopback`; `none` if no program decides, `unknown` if a program's answer is not understood.
+    /// The action: `continue`, `decided`, `own`, `drop`, `to_container`, `to_outside`, `to_host`, `to_eth0`
+    /// or `to_loopback`; `none` if no program sees the packet, `unknown` if a program's result cannot be
+    /// decoded.
     pub verdict: String,
-    /// Name of the reason, where there is one.
+    /// Name of the reason, if the verdict has one.
     pub reason: Option<String>,
-    /// Where the packet goes: a container's name or the next hop's address.
+    /// The packet's destination: a container's name or the next hop's address.
     pub target: Option<String>,
-    /// All of it in words.
+    /// The verdict as a sentence.
     pub text: String,
 }
 
-/// What one hook decides.
+/// The verdict at one hook.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     /// The hook.
     pub hook: String,
-    /// The program there.
+    /// The program at the hook.
     pub program: String,
     /// The verdict of the loaded program.
     #[serde(flatten)]
     pub outcome: Outcome,
-    /// Whether the decision code of this daemon comes to the same verdict.
+    /// Whether the daemon's copy of the decision code returns the same verdict.
     pub agrees: bool,
-    /// The verdict of that code, if it is another one.
+    /// The verdict of the daemon's copy, if it differs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision_code: Option<Outcome>,
 }
 
-/// What would become of a packet.
+/// The packet's path through the hooks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
     /// The packet.
     pub packet: ExplainedPacket,
-    /// The hooks that it passes, in this order, up to one about which there is no agreement.
+    /// The hooks that it passes, in order, up to the first at which program and decision code disagree.
     pub steps: Vec<Step>,
-    /// The verdict that counts.
+    /// The final verdict.
     #[serde(flatten)]
     pub outcome: Outcome,
     /// Whether all loaded programs and the decision code agree.

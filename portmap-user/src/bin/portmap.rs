@@ -1,4 +1,4 @@
-//! The command line.
+//! The command `portmap`.
 
 use std::process::ExitCode;
 

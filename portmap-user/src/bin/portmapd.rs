@@ -1,6 +1,7 @@
-//! The daemon.
+//! The daemon `portmapd`.
 
 use std::{
+    env,
     io::{self, IsTerminal as _, Write as _},
     process::ExitCode,
 };
@@ -10,7 +11,7 @@ use portmap::{
     daemon::{Daemon, http, shutdown::Shutdown},
     error::{Context as _, Result},
     log::Lines,
-    settings::RawSettings,
+    settings::{self, RawSettings},
 };
 use tracing::error;
 use tracing_subscriber::{EnvFilter, fmt};
@@ -24,7 +25,7 @@ struct Command {
 }
 
 fn main() -> ExitCode {
-    let command = Command::parse();
+    let command = Command::parse_from(settings::normalized(env::args_os()));
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info"));
     fmt()
         .with_env_filter(filter)
@@ -50,13 +51,13 @@ fn run(settings: RawSettings) -> Result<()> {
     let daemon = Daemon::start(settings)?;
     drop(starting);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.context(|| "cannot start".to_owned())?;
+    let runtime = runtime.context(|| "cannot start the async runtime")?;
     let served = runtime.block_on(http::serve(daemon, listeners, &shutdown, || {
-        // The process that waits for either of these may have ended; the daemon goes on.
+        // Errors are ignored, because the reader of either may have exited.
         let _ = writeln!(io::stdout(), "ready");
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     }));
-    // A health probe may hang; it is not waited for.
+    // A health check may hang, and nothing waits for it.
     runtime.shutdown_background();
     served
 }

@@ -1,4 +1,4 @@
-//! `portmap drops`: the counts as a table, or single packets as they are dropped.
+//! `portmap drops`: counts as a table, or a stream of dropped packets.
 
 use std::{
     future,
@@ -12,19 +12,19 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{Output, print};
 use crate::{
-    api::{DropCount, DropNews, DropSample},
+    api::{DropCount, DropSample, DropStreamItem},
     client::Client,
     error::{Context as _, Result},
 };
 
-/// Where the time of day begins and ends in a time with its date (RFC 3339).
+/// The time of day within an RFC 3339 timestamp.
 const TIME_OF_DAY: std::ops::Range<usize> = 11..23;
 
-/// Prints what was dropped.
+/// Prints the counts of dropped packets.
 pub(super) fn print(output: Output, drops: &[DropCount]) -> Result<()> {
     print::print(output, drops, || {
         if drops.is_empty() {
-            return "nothing was dropped".to_owned();
+            return "no packets were dropped".to_owned();
         }
         let mut table = print::plain();
         table.add_row(["NAME", "DIRECTION", "REASON", "PACKETS", "WHY"]);
@@ -38,25 +38,26 @@ pub(super) fn print(output: Output, drops: &[DropCount]) -> Result<()> {
     })
 }
 
-/// Prints drops as they happen, until nobody reads any more or the daemon goes.
+/// Prints dropped packets as they occur, until the reader closes standard output or the daemon closes the
+/// stream.
 pub(super) fn follow(client: &Client, output: Output, name: Option<&str>) -> Result<()> {
-    let begin = || match output {
+    let print_header = || match output {
         Output::Table => {
             print::line(&columns(["TIME", "NAME", "REASON", "PROTOCOL", "LENGTH", "SUPPRESSED", "PACKET"]))
         }
         Output::Json => Ok(true),
     };
-    client.follow_drops(name, nobody_reads(), begin, |news| {
+    Ok(client.follow_drops(name, reader_closed(), print_header, |item| {
         print::line(&match output {
-            Output::Table => in_words(news),
-            Output::Json => serde_json::to_string(news).context(|| "cannot write JSON".to_owned())?,
+            Output::Table => row(item),
+            Output::Json => serde_json::to_string(item).context(|| "cannot encode JSON")?,
         })
-    })
+    })?)
 }
 
-/// Waits until standard output is a pipe that nobody reads.
-async fn nobody_reads() {
-    // What cannot be waited for, such as a file, has no reader that could go.
+/// Completes when standard output is a pipe whose reader has closed it.
+async fn reader_closed() {
+    // A file, which cannot be polled, has no reader.
     if let Ok(output) = stdout().as_fd().try_clone_to_owned() {
         // SAFETY: the value owns its descriptor, which is the same as long as the value lives.
         let output = unsafe { AsyncFd::register_with_interest(output, Interest::ERROR) };
@@ -69,12 +70,13 @@ async fn nobody_reads() {
     future::pending::<()>().await;
 }
 
-fn in_words(news: &DropNews) -> String {
-    match news {
-        DropNews::Missed { missed } => {
-            format!("(missed {missed} samples: they came faster than they were read)")
+/// One line for an item of the stream.
+fn row(item: &DropStreamItem) -> String {
+    match item {
+        DropStreamItem::Missed { missed } => {
+            format!("(missed {missed} samples: they arrived faster than they were read)")
         }
-        DropNews::Sample(sample) => columns([
+        DropStreamItem::Sample(sample) => columns([
             sample.time.get(TIME_OF_DAY).unwrap_or(&sample.time),
             &sample.name,
             &sample.reason,
@@ -86,7 +88,7 @@ fn in_words(news: &DropNews) -> String {
     }
 }
 
-/// A line of a table that is not known as a whole when its first line is printed.
+/// A line of a table with fixed column widths, because later lines are unknown when the first is printed.
 fn columns([time, name, reason, protocol, length, suppressed, packet]: [&str; 7]) -> String {
     format!("{time:12}  {name:12}  {reason:17}  {protocol:8}  {length:>6}  {suppressed:>10}  {packet}")
 }
@@ -94,14 +96,18 @@ fn columns([time, name, reason, protocol, length, suppressed, packet]: [&str; 7]
 fn packet(sample: &DropSample) -> String {
     match (sample.source, sample.destination) {
         (Some(source), Some(destination)) => {
-            format!("{} > {}", end(source, sample.source_port), end(destination, sample.destination_port))
+            format!(
+                "{} > {}",
+                endpoint(source, sample.source_port),
+                endpoint(destination, sample.destination_port)
+            )
         }
         _ => "-".to_owned(),
     }
 }
 
-/// An address, with a port if there is one.
-pub(super) fn end(address: IpAddr, port: Option<u16>) -> String {
+/// An address, with the port if there is one.
+pub(super) fn endpoint(address: IpAddr, port: Option<u16>) -> String {
     port.map_or_else(|| address.to_string(), |port| SocketAddr::new(address, port).to_string())
 }
 
@@ -110,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sample_is_one_line() {
+    fn drops_sample_is_one_line() {
         let sample = DropSample {
             time: "2023-11-14T22:13:20.007+00:00".to_owned(),
             name: "web".to_owned(),
@@ -124,12 +130,12 @@ mod tests {
             suppressed: 3,
         };
         assert_eq!(
-            in_words(&DropNews::Sample(sample.clone())),
+            row(&DropStreamItem::Sample(sample.clone())),
             "22:13:20.007  web           source_port        udp           49           3  \
              10.0.0.1:22 > [fd00::2]:8080"
         );
         let nothing = DropSample { source: None, destination: None, time: "?".to_owned(), ..sample };
-        assert!(in_words(&DropNews::Sample(nothing)).ends_with("  -"));
-        assert!(in_words(&DropNews::Missed { missed: 12 }).contains("missed 12 samples"));
+        assert!(row(&DropStreamItem::Sample(nothing)).ends_with("  -"));
+        assert!(row(&DropStreamItem::Missed { missed: 12 }).contains("missed 12 samples"));
     }
 }

@@ -1,4 +1,4 @@
-//! `portmap explain`: the question and the answer.
+//! `portmap explain`: the request's flags and the output.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -7,27 +7,31 @@ use std::{
 
 use clap::Args;
 
-use super::{Output, drops::end, print};
+use super::{Output, drops::endpoint, print};
 use crate::{
     api::{ExplainRequest, ExplainedPacket, Explanation},
     error::{Error, Result},
-    protocol::Protocol,
+    model::Protocol,
 };
 
-/// A packet as it is typed.
+/// Help of `--to`.
+const TO_HELP: &str =
+    "Its destination, such as 10.0.0.1:80 or [fd00::1]:80; without a port for protocols that have none";
+
+/// The packet's flags.
 #[derive(Args, Debug)]
 pub(super) struct Question {
-    /// Who sends it: `outside`, `host` or a container's name
+    /// Its sender: outside, host or a container's name
     #[arg(long, value_name = "WHO")]
     from: String,
-    /// Its source address [default: one that the sender would use]
+    /// Its source address [default: the one that the sender would use]
     #[arg(long, value_name = "ADDRESS")]
     src: Option<IpAddr>,
-    /// Its source port [default: one that the sender could use]
+    /// Its source port [default: one that the sender owns]
     #[arg(long, value_name = "PORT")]
     sport: Option<u16>,
-    /// Its destination, such as `10.0.0.1:80` or `[fd00::1]:80`; without a port for protocols that have none
-    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    // Not a doc comment: `--help` would print its backticks.
+    #[arg(long, value_name = "ADDRESS[:PORT]", help = TO_HELP)]
     to: Target,
     /// Its protocol: tcp, udp, udplite, sctp, dccp, icmp or icmp6 (an echo request), or a number
     #[arg(long, value_name = "PROTOCOL", default_value_t)]
@@ -35,7 +39,7 @@ pub(super) struct Question {
 }
 
 impl Question {
-    /// What the daemon is asked.
+    /// The API request.
     pub(super) fn request(self) -> ExplainRequest {
         ExplainRequest {
             from: self.from,
@@ -48,7 +52,7 @@ impl Question {
     }
 }
 
-/// An address, perhaps with a port.
+/// An address with an optional port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Target {
     address: IpAddr,
@@ -66,31 +70,31 @@ impl FromStr for Target {
         let address = inside.unwrap_or(text).parse();
         address.map(|address| Self { address, port: None }).map_err(|_unparsed| {
             Error::usage(format!(
-                "{text:?} is no destination: expected an address with or without a port, such as 10.0.0.1:80 or \
+                "{text:?} is not a destination: expected an address with or without a port, such as 10.0.0.1:80 or \
                  [fd00::1]:80"
             ))
         })
     }
 }
 
-/// Prints the answer. It is an error if the loaded programs do not do what they are meant to do.
+/// Prints the verdicts. An error if a loaded program and the decision code disagree.
 pub(super) fn print(output: Output, explanation: &Explanation) -> Result<()> {
-    print::print(output, explanation, || in_words(explanation))?;
+    print::print(output, explanation, || described(explanation))?;
     let disagreement =
         explanation.steps.iter().find_map(|step| step.decision_code.as_ref().map(|code| (step, code)));
     match disagreement {
         None => Ok(()),
         Some((step, code)) => Err(Error::failure(format!(
-            "the loaded program {} says {:?}, but the decision code of portmapd {:?}: start portmapd again, which \
-             loads its own",
+            "the loaded program {} decides {:?}, but portmapd's decision code {:?}: restart portmapd, which loads \
+             its own programs",
             step.program, step.outcome.text, code.text
         ))),
     }
 }
 
-fn in_words(explanation: &Explanation) -> String {
+fn described(explanation: &Explanation) -> String {
     let ExplainedPacket { protocol, source, source_port, destination, destination_port } = explanation.packet;
-    let (source, destination) = (end(source, source_port), end(destination, destination_port));
+    let (source, destination) = (endpoint(source, source_port), endpoint(destination, destination_port));
     let mut text = format!("{protocol} {source} > {destination}\n\n");
     if !explanation.steps.is_empty() {
         let mut table = print::plain();

@@ -1,4 +1,4 @@
-//! The command line: what can be typed, and what is done then.
+//! The command line: `portmap`'s commands and flags.
 
 mod drops;
 mod explain;
@@ -17,39 +17,37 @@ use clap_complete::Shell;
 use nix::unistd::geteuid;
 
 use crate::{
-    api::{AddRequest, Finding, Health, UpdateRequest, Wishes},
-    client::Client,
+    api::{AddRequest, Finding, Health, UpdateRequest},
+    client::{CallError, Client},
     daemon,
     error::{Error, Kind, Result},
-    kernel::{bpffs, programs::Mechanism},
+    kernel::{bpffs, programs::AttachMode},
     log,
+    model::{Cpus, Loopback, PortSet, TrafficSpec},
     paths::{DEFAULT_BPFFS_DIR, DEFAULT_STATE_DIR, STATE_DIR_VARIABLE, StateDir},
-    ports::PortSet,
-    rates::Cpus,
-    reach::Loopback,
-    sizes::Size,
+    sizes::HumanBytes,
 };
 
 /// Lets many containers share this host's IP address, each with ports of its own.
 #[derive(Debug, Parser)]
 #[command(name = "portmap", version, args_override_self = true)]
 pub struct Command {
-    /// Where the daemon's socket and state are
+    /// Directory of the daemon's socket and state
     #[arg(long, global = true, value_name = "DIR", env = STATE_DIR_VARIABLE, default_value = DEFAULT_STATE_DIR)]
     state_dir: PathBuf,
-    /// Form of the output
+    /// Output format
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
     output: Output,
     #[command(subcommand)]
     verb: Verb,
 }
 
-/// Form of the output.
+/// Output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// For people.
+    /// Tables, for people.
     Table,
-    /// For programs; stable.
+    /// JSON, for programs; stable.
     Json,
 }
 
@@ -61,7 +59,7 @@ enum Verb {
         name: String,
         #[command(flatten)]
         namespace: NamespaceOptions,
-        /// Give an existing namespace the host's settings below /proc/sys/net, too (a new one has them anyway)
+        /// Apply the host's sysctls below /proc/sys/net to an existing namespace (a new one always gets them)
         #[arg(long)]
         inherit_sysctls: bool,
         #[command(flatten)]
@@ -69,10 +67,10 @@ enum Verb {
         #[command(flatten)]
         traffic: TrafficOptions,
     },
-    /// Add a container, run a command in it, and remove it when the command ends
+    /// Add a container, run a command in it, and remove the container when the command ends
     #[command(override_usage = "portmap run [OPTIONS] -- COMMAND…")]
     Run {
-        /// Its name [default: one made of the process id]
+        /// Its name [default: run-PID]
         #[arg(long)]
         name: Option<String>,
         #[command(flatten)]
@@ -82,14 +80,14 @@ enum Verb {
         #[command(flatten)]
         command: CommandOptions,
     },
-    /// Change a container's ports and limits; without options, put back what limits it
+    /// Change a container's ports and limits; without options, reinstall its limits
     Update {
         /// Its name
         name: String,
-        /// Static ports that it has from now on, instead of those that it had
+        /// New static ports, replacing the current ones
         #[arg(long, value_name = "RANGES", allow_hyphen_values = true)]
         ports: Option<PortSet>,
-        /// Take ports from processes of the host that listen on them
+        /// Take ports from listening processes of the host
         #[arg(long)]
         take: bool,
         #[command(flatten)]
@@ -117,34 +115,34 @@ enum Verb {
         /// Its name
         name: String,
     },
-    /// Show traffic and drops of one container, or of all and the host
+    /// Show traffic and drops of one container, or of all containers and the host
     Stats {
         /// The container's name
         name: Option<String>,
     },
-    /// Show what was dropped and why, or follow drops as they happen
+    /// Show dropped packets by reason, or follow drops as they occur
     Drops {
-        /// The container's name, or `outside` [default: all]
+        /// The container's name, or outside [default: all]
         name: Option<String>,
-        /// Print a line for each dropped packet (of many, samples) until interrupted
+        /// Print a line for each dropped packet (sampled under load) until interrupted
         #[arg(short, long)]
         follow: bool,
     },
-    /// Show what would become of a packet, hook by hook
+    /// Show the verdict on a packet at each hook
     Explain(explain::Question),
-    /// Check that everything is as it is meant to be
+    /// Compare actual with desired state
     Doctor {
-        /// Put back what is not, as far as that is possible
+        /// Repair what can be repaired
         #[arg(long)]
         repair: bool,
     },
-    /// Remove all containers and everything that the daemon has done to the host
+    /// Remove all containers and undo all of the daemon's changes to the host
     Teardown {
-        /// Where pins are whose state is lost
+        /// Directory of the pins, if the state is lost
         #[arg(long, value_name = "DIR", default_value = DEFAULT_BPFFS_DIR)]
         bpffs_dir: PathBuf,
     },
-    /// Print a script that completes commands
+    /// Print a shell completion script
     Completions {
         /// The shell
         shell: Shell,
@@ -153,7 +151,7 @@ enum Verb {
 
 #[derive(Args, Debug)]
 struct NamespaceOptions {
-    /// File of an existing network namespace [default: a new one in /run/netns]
+    /// Path of an existing network namespace [default: a new one in /run/netns]
     #[arg(long, value_name = "PATH", conflicts_with = "pid")]
     netns: Option<PathBuf>,
     /// A process in an existing network namespace
@@ -163,7 +161,7 @@ struct NamespaceOptions {
 
 #[derive(Args, Debug)]
 struct CommandOptions {
-    /// Words before `--`, where no command can be: it may have options that look like ours.
+    /// Words before `--`, where a command is not accepted, because its options could be taken for portmap's.
     #[arg(hide = true)]
     stray: Vec<OsString>,
     /// The command and its arguments
@@ -172,7 +170,7 @@ struct CommandOptions {
 }
 
 impl CommandOptions {
-    /// The command; `before` is what comes before it on the command line.
+    /// Returns the command; `before` is the command line up to it, for the error message.
     fn words(self, before: &str) -> Result<Vec<OsString>> {
         let given = if self.stray.is_empty() { &self.command } else { &self.stray };
         if self.stray.is_empty() && !given.is_empty() {
@@ -180,7 +178,7 @@ impl CommandOptions {
         }
         let words: Vec<_> = given.iter().map(|word| word.to_string_lossy()).collect();
         let example = if words.is_empty() { "COMMAND".to_owned() } else { words.join(" ") };
-        Err(Error::usage(format!("the command comes after `--`: {before} -- {example}")))
+        Err(Error::usage(format!("the command must follow `--`: {before} -- {example}")))
     }
 }
 
@@ -192,30 +190,30 @@ struct PortOptions {
     /// Number of ephemeral ports, a power of two [default: the daemon's]
     #[arg(long, value_name = "N", alias = "ephemeral_ports_per_container")]
     ephemeral_ports_per_container: Option<u16>,
-    /// Take ports from processes of the host that listen on them
+    /// Take ports from listening processes of the host
     #[arg(long)]
     take: bool,
 }
 
 #[derive(Args, Debug)]
 struct TrafficOptions {
-    /// Limit on what it sends, such as 37500KB (per second) or 300mbit; 0: none
-    #[arg(long, value_name = "B")]
-    egress_rate: Option<Size>,
-    /// Limit on what it receives; 0: none
-    #[arg(long, value_name = "B")]
-    ingress_rate: Option<Size>,
-    /// CPUs that it has, for limits that depend on them [default: 1]
+    /// Limit on what it sends, such as 37500KB (per second) or 300mbit; 0: unlimited
+    #[arg(long, value_name = "RATE")]
+    egress_rate: Option<HumanBytes>,
+    /// Limit on what it receives; 0: unlimited
+    #[arg(long, value_name = "RATE")]
+    ingress_rate: Option<HumanBytes>,
+    /// Its CPUs, for per-CPU limits [default: 1]
     #[arg(long, value_name = "F")]
     cpus: Option<Cpus>,
-    /// Whose loopback addresses are in it: everybody's on the host, or its own [default: the daemon's]
+    /// Scope of its loopback addresses: shared with the host, or private [default: the daemon's]
     #[arg(long, value_enum, hide_possible_values = true, value_name = "shared|private")]
     loopback: Option<Loopback>,
 }
 
 impl TrafficOptions {
-    fn wishes(&self) -> Wishes {
-        Wishes {
+    fn spec(&self) -> TrafficSpec {
+        TrafficSpec {
             egress_rate: self.egress_rate.map(|rate| rate.0),
             ingress_rate: self.ingress_rate.map(|rate| rate.0),
             cpus: self.cpus,
@@ -234,13 +232,13 @@ impl PortOptions {
             take: self.take,
             inherit_sysctls: false,
             ephemeral_ports_per_container: self.ephemeral_ports_per_container,
-            traffic: traffic.wishes(),
+            traffic: traffic.spec(),
             ..AddRequest::default()
         }
     }
 }
 
-/// Does what was typed and says how it went by the exit code.
+/// Executes a command, and returns its exit code.
 pub fn run(command: Command) -> ExitCode {
     match command.execute() {
         Ok(code) => code,
@@ -269,7 +267,7 @@ impl Command {
                 return process::run(&client()?, ports.request(name, &traffic), &command);
             }
             Verb::Update { name, ports, take, traffic } => {
-                let request = UpdateRequest { ports, take, traffic: traffic.wishes() };
+                let request = UpdateRequest { ports, take, traffic: traffic.spec() };
                 print::changed(output, &client()?.update(&name, &request)?)?;
             }
             Verb::Exec { name, command } => {
@@ -289,7 +287,7 @@ impl Command {
             Verb::Doctor { repair } => return doctor(&client()?, output, repair),
             Verb::Teardown { bpffs_dir } => {
                 let removed = match client()?.teardown() {
-                    Err(error) if error.kind == Kind::Unreachable => {
+                    Err(CallError::Unreachable(_)) => {
                         let torn_down = daemon::teardown::teardown(&state_dir, &bpffs_dir)?;
                         for notice in &torn_down.notices {
                             log::line(format_args!("portmap: {notice}"));
@@ -301,7 +299,7 @@ impl Command {
                 print::torn_down(output, removed)?;
             }
             Verb::Completions { shell } => {
-                // What cannot be written there would be a panic.
+                // Into memory first, because the generator panics on write errors.
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "portmap", &mut script);
                 print::bytes(&script)?;
@@ -311,7 +309,7 @@ impl Command {
     }
 }
 
-/// The daemon may have another working directory.
+/// Makes a path absolute, because the daemon's working directory may differ.
 fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| Error::usage(format!("the path {}: {error}", path.display())))
 }
@@ -322,26 +320,29 @@ fn doctor(client: &Client, output: Output, repair: bool) -> Result<ExitCode> {
             let healthy = findings.iter().all(|finding| finding.health != Health::Problem);
             (findings, if healthy { 0 } else { Kind::Unhealthy.exit_code() })
         }
-        // As of any other command.
-        Err(error) => (without_daemon(&error), error.kind.exit_code()),
+        // The exit code is that of any other command.
+        Err(error) => {
+            let error = Error::from(error);
+            (without_daemon(&error), error.kind.exit_code())
+        }
     };
     print::findings(output, &findings)?;
     Ok(ExitCode::from(code))
 }
 
-/// What can be said when the daemon does not answer.
+/// Findings that need no daemon.
 fn without_daemon(error: &Error) -> Vec<Finding> {
     let bpffs = bpffs::check_mounted(DEFAULT_BPFFS_DIR.as_ref());
     let mut findings = vec![
         Finding::new("daemon", Health::Problem, error.message.clone()),
         match bpffs {
             Ok(()) => Finding::new("bpffs", Health::Ok, "mounted"),
-            Err(error) => Finding::new("bpffs", Health::Problem, error.message),
+            Err(error) => Finding::new("bpffs", Health::Problem, error.to_string()),
         },
     ];
-    // The kernel tells nobody else.
+    // Only root may query TCX.
     if geteuid().is_root() {
-        let text = format!("this kernel would use {}", Mechanism::detect().name());
+        let text = format!("this kernel would use {}", AttachMode::detect().name());
         findings.push(Finding::new("attachment", Health::Ok, text));
     }
     findings

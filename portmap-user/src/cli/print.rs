@@ -1,4 +1,4 @@
-//! Everything that the commands print.
+//! Output of the commands.
 
 use std::io::{self, Write as _};
 
@@ -7,27 +7,26 @@ use serde::Serialize;
 
 use super::{Output, wrap};
 use crate::{
-    api::{
-        Changed, Container, ContainerStats, DropStats, Finding, Health, Limit, QueueStats, Reasons, Stats,
-        Traffic,
-    },
+    api::{Changed, Container, ContainerStats, DropStats, Finding, Health, Reasons, Stats, Traffic},
     error::{Context as _, Error, Result},
-    log, sizes,
+    log,
+    model::{Limit, QueueStats},
+    sizes,
 };
 
-/// One line on standard error.
+/// Prints an error on standard error.
 pub(super) fn error(error: &Error) {
     log::line(format_args!("portmap: {error}"));
 }
 
-/// A line on standard error for each thing that a command did to others.
+/// Prints a command's warnings on standard error, one line each.
 pub(super) fn warnings(changed: &Changed) {
     for warning in &changed.warnings {
         log::line(format_args!("warning: {warning}"));
     }
 }
 
-/// A container that has been added or changed.
+/// Prints a container that was added or changed.
 pub(super) fn changed(output: Output, changed: &Changed) -> Result<()> {
     warnings(changed);
     print(output, changed, || described(&changed.container))
@@ -93,7 +92,7 @@ pub(super) fn container_stats(output: Output, stats: &ContainerStats) -> Result<
     })
 }
 
-/// A limit in words.
+/// A limit as text.
 fn limit(limit: Option<&Limit>) -> String {
     let Some(limit) = limit else { return "-".to_owned() };
     let ceil = if limit.ceil > limit.rate {
@@ -110,7 +109,7 @@ fn limit(limit: Option<&Limit>) -> String {
     )
 }
 
-/// What queues have counted.
+/// Counters of qdiscs and classes.
 fn queue_table(queues: [(&str, &Vec<QueueStats>); 2]) -> Table {
     let mut table = plain();
     table.add_row([
@@ -121,7 +120,7 @@ fn queue_table(queues: [(&str, &Vec<QueueStats>); 2]) -> Table {
         "MARKED",
         "OVERLIMITS",
         "REQUEUES",
-        "WAITING",
+        "BACKLOG",
         "BYTES",
     ]);
     for (direction, queues) in queues {
@@ -158,7 +157,7 @@ pub(super) fn stats(output: Output, stats: &Stats) -> Result<()> {
         }
         right_align_numbers(&mut table);
         let mut host = plain();
-        host.add_row(["LEFT TO THE HOST", "PACKETS"]);
+        host.add_row(["PASSED TO THE HOST", "PACKETS"]);
         for (hook, reasons) in &stats.host.passed {
             for (reason, packets) in reasons {
                 host.add_row([format!("{hook}: {reason}"), packets.to_string()]);
@@ -197,25 +196,25 @@ pub(super) fn print(
     table: impl FnOnce() -> String,
 ) -> Result<()> {
     let text = match output {
-        Output::Json => serde_json::to_string(value).context(|| "cannot write JSON".to_owned())?,
+        Output::Json => serde_json::to_string(value).context(|| "cannot encode JSON")?,
         Output::Table => table(),
     };
-    // Columns that are filled up leave white space at the ends of lines.
+    // The table pads its last column.
     let lines = text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
     line(&lines).map(drop)
 }
 
-/// Prints a line, or several; false if whoever reads has seen enough.
+/// Prints one or more lines. Returns false if the reader has closed standard output.
 pub(super) fn line(text: &str) -> Result<bool> {
     bytes(format!("{text}\n").as_bytes())
 }
 
-/// Prints what is to be as it is; false if whoever reads has seen enough.
+/// Prints text unchanged. Returns false if the reader has closed standard output.
 pub(super) fn bytes(text: &[u8]) -> Result<bool> {
     let mut output = io::stdout();
     match output.write_all(text).and_then(|()| output.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        other => other.map(|()| true).context(|| "cannot print".to_owned()),
+        other => other.map(|()| true).context(|| "cannot print"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Commands inside containers.
+//! Commands inside containers: `portmap run` and `portmap exec`.
 
 use std::{
     ffi::OsString,
@@ -21,55 +21,54 @@ use nix::{
 use super::print;
 use crate::{
     api::{AddRequest, Container},
-    client::Client,
-    error::{Context as _, Error, Kind, Result},
+    client::{CallError, Client},
+    error::{Context as _, Error, Result},
     kernel::namespace::Namespace,
 };
 
-/// Exit codes that shells use for a command that cannot be run, and for one that is not there.
+/// Exit codes of a shell for a command that cannot be executed, and for one that does not exist.
 const CANNOT_RUN: u8 = 126;
 const NOT_FOUND: u8 = 127;
-/// What shells add to the number of a signal that has ended a command.
-const BY_SIGNAL: i32 = 128;
+/// Offset of a shell's exit code for a command that a signal has killed.
+const SIGNAL_BASE: i32 = 128;
 
-/// What is asked of a command by a signal to the process that runs it.
-const PASSED_ON: [Signal; 6] =
+/// Signals that are forwarded to the command.
+const FORWARDED: [Signal; 6] =
     [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
 
-/// Becomes a command in a container; returns only if that fails.
+/// Replaces this process by a command in a container; returns only if that fails.
 pub(super) fn exec(container: &Container, command: &[OsString]) -> Result<ExitCode> {
     enter(&container.netns)?;
     let error = command_of(command).exec();
     Ok(cannot_run(command, &error))
 }
 
-/// Adds a container, runs a command in it, and removes it again; the exit code is the command's.
+/// Adds a container, runs a command in it, and removes the container; returns the command's exit code.
 ///
-/// If this process is killed, the command is, too, and the daemon removes the container.
+/// If this process is killed, the kernel kills the command, and the daemon removes the container.
 pub(super) fn run(client: &Client, request: AddRequest, command: &[OsString]) -> Result<ExitCode> {
     let added = client.add(&AddRequest { ends_with_asker: true, ..request })?;
     print::warnings(&added);
     let container = added.container;
     let ended = enter(&container.netns).and_then(|()| wait_for(command));
-    // The socket is reached from inside the container just as well: it is a file.
-    if let Err(error) = client.delete(&container.name)
-        // A teardown has removed it with everything else, the daemon included.
-        && (error.kind != Kind::Unreachable || container.netns.exists())
-    {
-        print::error(&Error::new(
-            error.kind,
-            format!(
-                "container {name:?} stays until portmapd runs and removes it, or `portmap del {name}` does: {error}",
-                name = container.name
-            ),
-        ));
+    // The socket is a file, so it can be reached from inside the container.
+    if let Err(error) = client.delete(&container.name) {
+        // A teardown removes the container together with the daemon.
+        let is_torn_down = matches!(error, CallError::Unreachable(_)) && !container.netns.exists();
+        if !is_torn_down {
+            let name = &container.name;
+            print::error(&Error::failure(format!(
+                "container {name:?} is not removed: {error}; portmapd removes it at its next start, and `portmap del \
+                 {name}` at once"
+            )));
+        }
     }
     ended
 }
 
-/// Moves this thread, the only one, into the container.
+/// Moves this thread, the process's only one, into the container.
 fn enter(netns: &Path) -> Result<()> {
-    Namespace::open(netns)?.enter()
+    Ok(Namespace::open(netns)?.enter()?)
 }
 
 fn command_of(words: &[OsString]) -> Command {
@@ -84,21 +83,21 @@ fn name_of(words: &[OsString]) -> String {
     words.first().map(|word| format!("{:?}", word.to_string_lossy())).unwrap_or_default()
 }
 
-/// Says why a command cannot be run, and returns the exit code that shells have for it.
+/// Prints why a command cannot be run, and returns a shell's exit code for it.
 fn cannot_run(command: &[OsString], error: &io::Error) -> ExitCode {
     print::error(&Error::failure(format!("cannot run {}: {error}", name_of(command))));
     ExitCode::from(if error.kind() == ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN })
 }
 
-/// Runs a command to its end. What is asked of this process by a signal is asked of the command.
+/// Runs a command to its end, and forwards signals to it.
 fn wait_for(words: &[OsString]) -> Result<ExitCode> {
     let doing = || format!("cannot run {}", name_of(words));
-    let mut awaited: SigSet = PASSED_ON.into_iter().collect();
+    let mut awaited: SigSet = FORWARDED.into_iter().collect();
     awaited.add(Signal::SIGCHLD);
-    // Whoever ignores it is not told of children that end, and cannot ask what became of them.
-    // SAFETY: it sets no handler.
+    // If SIGCHLD is ignored, the kernel reaps children itself, and their exit status is lost.
+    // SAFETY: it installs no handler.
     unsafe { signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) }.context(doing)?;
-    // They are read from a file, one by one.
+    // Blocked, because they are read from a signalfd.
     let before = awaited.thread_swap_mask(SigmaskHow::SIG_BLOCK).context(doing)?;
     let signals = SignalFd::new(&awaited).context(doing)?;
     let mut command = command_of(words);
@@ -113,45 +112,45 @@ fn wait_for(words: &[OsString]) -> Result<ExitCode> {
         }
         let signal = match signals.read_signal() {
             Ok(Some(signal)) => signal,
-            // One that this process has a handler for, such as the runtime's for a full stack.
+            // Interrupted by a signal with a handler, such as the runtime's for stack overflows.
             Ok(None) | Err(Errno::EINTR) => continue,
             Err(error) => return Err(error).context(doing),
         };
-        // A terminal sends to the command as well.
+        // A terminal signals the whole foreground process group, the command included.
         let by_process = signal.ssi_code <= 0;
         let number = i32::try_from(signal.ssi_signo).context(doing)?;
         match Signal::try_from(number).context(doing)? {
             Signal::SIGCHLD => {}
-            signal if by_process => pass_on(&child, signal),
+            signal if by_process => forward(&child, signal),
             _ => {}
         }
     }
 }
 
-/// Has the command see signals as this process did before, and be killed when this process ends before it.
+/// Restores the command's signal mask, and has the kernel kill the command when this process ends.
 fn prepare(command: &mut Command, signals: SigSet) {
     let parent = getpid();
-    let ask = move || {
+    let configure = move || {
         signals.thread_set_mask()?;
         prctl::set_pdeathsig(Signal::SIGKILL)?;
-        // It may have ended already.
+        // The parent may have ended before the request took effect.
         if getppid() == parent { Ok(()) } else { Err(io::Error::from(ErrorKind::Interrupted)) }
     };
     // SAFETY: it makes system calls only, and allocates nothing.
-    unsafe { command.pre_exec(ask) };
+    unsafe { command.pre_exec(configure) };
 }
 
-fn pass_on(child: &Child, signal: Signal) {
-    // It has not been waited for, so the number is still its own. What it has become, it may not be sent everything.
+fn forward(child: &Child, signal: Signal) {
+    // The child has not been reaped, so the pid is still its own. It may be setuid, and refuse the signal.
     if let Ok(pid) = i32::try_from(child.id())
         && let Err(error) = kill(Pid::from_raw(pid), signal)
     {
-        print::error(&Error::failure(format!("cannot pass {signal} on to the command: {error}")));
+        print::error(&Error::failure(format!("cannot forward {signal} to the command: {error}")));
     }
 }
 
-/// A command's exit code, or that of a shell whose command was ended by a signal.
+/// A command's exit code, or a shell's if a signal killed it.
 fn exit_code(status: ExitStatus) -> ExitCode {
-    let code = status.code().or_else(|| status.signal().map(|signal| BY_SIGNAL + signal));
+    let code = status.code().or_else(|| status.signal().map(|signal| SIGNAL_BASE + signal));
     ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }

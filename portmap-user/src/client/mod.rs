@@ -1,5 +1,6 @@
-//! The command line's end of the Unix socket.
+//! Client of the daemon's HTTP API on its Unix socket.
 
+mod error;
 mod patience;
 
 use std::{io::ErrorKind, path::PathBuf, time::Duration};
@@ -19,19 +20,21 @@ use tokio::{
     time,
 };
 
+pub use self::error::CallError;
+use self::error::Result;
 use crate::{
     api::{
-        AddRequest, Changed, Container, ContainerStats, DropCount, DropNews, ExplainRequest, Explanation,
-        Finding, Stats, UpdateRequest,
+        AddRequest, Changed, Container, ContainerStats, DropCount, DropStreamItem, ExplainRequest,
+        Explanation, Finding, Stats, UpdateRequest,
     },
-    error::{Context as _, Error, Kind, Result},
+    error::{Context as _, Error, Kind},
     paths::StateDir,
 };
 
-/// How long until a socket is tried again whose daemon has not taken those who wait there.
-const FULL: Duration = Duration::from_millis(50);
+/// Delay between attempts to connect while the socket's backlog is full.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// A way to ask a daemon.
+/// A client of one daemon.
 #[derive(Debug)]
 pub struct Client {
     socket: PathBuf,
@@ -39,10 +42,13 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the daemon with this state directory.
+    /// A client of the daemon with this state directory. It connects with each request.
     pub fn new(state_dir: &StateDir) -> Result<Self> {
         let runtime = Builder::new_current_thread().enable_io().enable_time().build();
-        Ok(Self { socket: state_dir.socket(), runtime: runtime.context(|| "cannot start".to_owned())? })
+        Ok(Self {
+            socket: state_dir.socket(),
+            runtime: runtime.context(|| "cannot start the async runtime")?,
+        })
     }
 
     /// Adds a container.
@@ -50,12 +56,12 @@ impl Client {
         self.call(Method::POST, "/v1/containers", Some(request))
     }
 
-    /// Changes a container's static ports, and what is asked for its traffic.
+    /// Changes a container's static ports and traffic properties.
     pub fn update(&self, name: &str, request: &UpdateRequest) -> Result<Changed> {
         self.call(Method::PATCH, &container(name), Some(request))
     }
 
-    /// Repairs what can be repaired, and says how things are then.
+    /// Repairs drift as far as possible, and returns the findings afterwards.
     pub fn repair(&self) -> Result<Vec<Finding>> {
         self.call(Method::POST, "/v1/repair", NOTHING)
     }
@@ -65,39 +71,40 @@ impl Client {
         self.call(Method::DELETE, &container(name), NOTHING)
     }
 
-    /// All containers.
+    /// Returns all containers.
     pub fn list(&self) -> Result<Vec<Container>> {
-        self.call_quickly("/v1/containers")
+        self.get_immediate("/v1/containers")
     }
 
-    /// One container.
+    /// Returns one container.
     pub fn show(&self, name: &str) -> Result<Container> {
-        self.call_quickly(&container(name))
+        self.get_immediate(&container(name))
     }
 
-    /// Traffic of everybody.
+    /// Returns the counters of all containers and the host.
     pub fn stats(&self) -> Result<Stats> {
         self.call(Method::GET, "/v1/stats", NOTHING)
     }
 
-    /// Traffic of one container.
+    /// Returns the counters of one container.
     pub fn container_stats(&self, name: &str) -> Result<ContainerStats> {
         self.call(Method::GET, &format!("{}/stats", container(name)), NOTHING)
     }
 
-    /// What was dropped; with a name, only what that container has to do with.
+    /// Returns counts of dropped packets; with a name, those from or to that container.
     pub fn drops(&self, name: Option<&str>) -> Result<Vec<DropCount>> {
         self.call(Method::GET, &drops("/v1/drops", name), NOTHING)
     }
 
-    /// Tells `heed` of drops as they happen, until that returns false, `end` is over or the daemon goes. The latter is
-    /// an error. `begin` is called when no drop goes unnoticed any more.
+    /// Calls `on_item` for each item of the stream of drops, until it returns false or `end` completes. An
+    /// error if the daemon closes the stream. `on_open` is called once the stream is open, so no later drop
+    /// is missed.
     pub fn follow_drops(
         &self,
         name: Option<&str>,
         end: impl Future<Output = ()>,
-        begin: impl FnOnce() -> Result<bool>,
-        heed: impl FnMut(&DropNews) -> Result<bool>,
+        on_open: impl FnOnce() -> Result<bool, Error>,
+        on_item: impl FnMut(&DropStreamItem) -> Result<bool, Error>,
     ) -> Result<()> {
         let path = drops("/v1/drops/events", name);
         self.runtime.block_on(async {
@@ -106,47 +113,48 @@ impl Client {
                 self.open(Method::GET, &path, NOTHING).await
             };
             let (response, _sender) = patience::to_the_end(&self.socket.display(), opened).await?;
-            if !begin()? {
+            if !on_open()? {
                 return Ok(());
             }
             tokio::select! {
                 () = end => Ok(()),
-                told = self.tell(response.into_body(), heed) => told,
+                read = self.read_lines(response.into_body(), on_item) => read,
             }
         })
     }
 
-    /// Hands a stream of lines over one by one.
-    async fn tell<T: DeserializeOwned>(
+    /// Calls `on_item` for each line of a response, until it returns false.
+    async fn read_lines<T: DeserializeOwned>(
         &self,
         mut body: Incoming,
-        mut heed: impl FnMut(&T) -> Result<bool>,
+        mut on_item: impl FnMut(&T) -> Result<bool, Error>,
     ) -> Result<()> {
-        let mut waiting = Vec::new();
+        let mut buffer = Vec::new();
         while let Some(Ok(frame)) = body.frame().await {
             let Ok(data) = frame.into_data() else { continue };
-            waiting.extend(data);
-            while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = waiting.drain(..=end).collect();
-                if !heed(&serde_json::from_slice(&line).context(misunderstanding)?)? {
+            buffer.extend(data);
+            while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = buffer.drain(..=end).collect();
+                if !on_item(&serde_json::from_slice(&line).context(cannot_decode)?)? {
                     return Ok(());
                 }
             }
         }
-        Err(Error::new(Kind::Unreachable, format!("the daemon at {} has gone", self.socket.display())))
+        let socket = self.socket.display();
+        Err(CallError::Unreachable(format!("the daemon at {socket} closed the connection")))
     }
 
-    /// What would become of a packet.
+    /// Returns the verdicts on a packet at each hook.
     pub fn explain(&self, request: &ExplainRequest) -> Result<Explanation> {
         self.call(Method::POST, "/v1/explain", Some(request))
     }
 
-    /// The daemon's findings.
+    /// Returns the findings of the daemon's checks.
     pub fn doctor(&self) -> Result<Vec<Finding>> {
         self.call(Method::GET, "/v1/doctor", NOTHING)
     }
 
-    /// Removes everything and ends the daemon.
+    /// Has the daemon remove everything and exit. Returns whether there was anything to remove.
     pub fn teardown(&self) -> Result<bool> {
         self.call(Method::POST, "/v1/teardown", NOTHING)
     }
@@ -163,29 +171,30 @@ impl Client {
         })
     }
 
-    /// Asks for something that the daemon has at hand.
-    fn call_quickly<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+    /// Requests something that the daemon answers without blocking.
+    fn get_immediate<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let answer = self.exchange(Method::GET, path, NOTHING);
         self.runtime.block_on(patience::at_once(&self.socket.display(), answer))
     }
 
-    /// Gives up on a daemon that is stopped, or hangs. What it says does not matter: an earlier version does not know
-    /// the question.
+    /// Fails if the daemon is stopped or hangs. Any response will do, because an earlier version does not
+    /// have the endpoint.
     async fn check_alive(&self) -> Result<()> {
         let answer = async {
             let mut sender = self.connect().await?;
             let request = request(Method::GET, "/v1/alive", Vec::new())?;
-            sender.send_request(request).await.context(|| self.broken_off()).map(drop)
+            sender.send_request(request).await.context(|| self.broken_off())?;
+            Ok(())
         };
         patience::at_once(&self.socket.display(), answer).await
     }
 
-    /// A connection on which requests can be sent.
+    /// Connects, and returns a sender of requests.
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>> {
         let stream = loop {
             match UnixStream::connect(&self.socket).await {
                 Ok(stream) => break stream,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => time::sleep(FULL).await,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => time::sleep(RETRY_DELAY).await,
                 Err(error) => return Err(self.unreachable(&error)),
             }
         };
@@ -203,64 +212,64 @@ impl Client {
     ) -> Result<T> {
         let (response, _sender) = self.open(method, path, body).await?;
         let body = response.into_body().collect().await.context(|| self.broken_off())?.to_bytes();
-        serde_json::from_slice(&body).context(misunderstanding)
+        Ok(serde_json::from_slice(&body).context(cannot_decode)?)
     }
 
-    /// Asks, and returns the answer's head if it is no error. What is returned with it keeps the connection open.
+    /// Sends a request, and returns the response unless it is an error. The sender keeps the connection open.
     async fn open(
         &self,
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<(Response<Incoming>, SendRequest<Full<Bytes>>)> {
-        let talking = || self.broken_off();
+        let broken_off = || self.broken_off();
         let mut sender = self.connect().await?;
         let body = match body {
-            Some(body) => serde_json::to_vec(body).context(|| "cannot write the request".to_owned())?,
+            Some(body) => serde_json::to_vec(body).context(|| "cannot encode the request")?,
             None => Vec::new(),
         };
-        let response = sender.send_request(request(method, path, body)?).await.context(talking)?;
+        let response = sender.send_request(request(method, path, body)?).await.context(broken_off)?;
         if response.status() == StatusCode::OK {
             return Ok((response, sender));
         }
-        let body = response.into_body().collect().await.context(talking)?.to_bytes();
-        Err(serde_json::from_slice::<Error>(&body).context(misunderstanding)?)
+        let body = response.into_body().collect().await.context(broken_off)?.to_bytes();
+        Err(serde_json::from_slice::<Error>(&body).context(cannot_decode)?.into())
     }
 
     fn broken_off(&self) -> String {
-        format!("the daemon at {} broke off", self.socket.display())
+        format!("the daemon at {} closed the connection", self.socket.display())
     }
 
-    fn unreachable(&self, error: &std::io::Error) -> Error {
+    fn unreachable(&self, error: &std::io::Error) -> CallError {
         let socket = self.socket.display();
         match error.kind() {
             ErrorKind::PermissionDenied => Error::new(
                 Kind::NotPermitted,
-                format!("the socket {socket} may not be used by this user: run as root"),
-            ),
-            _ => Error::new(
-                Kind::Unreachable,
-                format!("no daemon answers at {socket} ({error}): start portmapd, or name its --state-dir"),
-            ),
+                format!("this user may not use the socket {socket}: run as root"),
+            )
+            .into(),
+            _ => CallError::Unreachable(format!(
+                "no daemon responds at {socket} ({error}): start portmapd, or pass its --state-dir"
+            )),
         }
     }
 }
 
-fn request(method: Method, path: &str, body: Vec<u8>) -> Result<Request<Full<Bytes>>> {
+fn request(method: Method, path: &str, body: Vec<u8>) -> Result<Request<Full<Bytes>>, Error> {
     Request::builder()
         .method(method)
         .uri(path)
         .header("host", "portmap")
         .header("content-type", "application/json")
         .body(Full::new(Bytes::from(body)))
-        .context(|| format!("cannot ask for {path}"))
+        .context(|| format!("cannot request {path}"))
 }
 
-/// No body; the type is any that can be written.
+/// No body, of any serialisable type.
 const NOTHING: Option<&()> = None;
 
-fn misunderstanding() -> String {
-    "the daemon's answer makes no sense; is it of another version?".to_owned()
+fn cannot_decode() -> &'static str {
+    "cannot decode the daemon's response, is it another version?"
 }
 
 /// The path of a container.
@@ -268,12 +277,12 @@ fn container(name: &str) -> String {
     format!("/v1/containers/{}", encoded(name))
 }
 
-/// The path of drops, perhaps those of one container.
+/// The path of drops, optionally those of one container.
 fn drops(path: &str, name: Option<&str>) -> String {
     name.map_or_else(|| path.to_owned(), |name| format!("{path}?name={}", encoded(name)))
 }
 
-/// A name as a part of a path. What no name can have is written in a form that finds nothing rather than elsewhere.
+/// A name, percent-encoded as one segment of a path, so that no name leads to another endpoint.
 fn encoded(name: &str) -> String {
     use std::fmt::Write as _;
 
@@ -293,7 +302,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_name_leads_elsewhere() {
+    fn client_path_encodes_names() {
         assert_eq!(container("web-1.a"), "/v1/containers/web-1.a");
         assert_eq!(container("../stats"), "/v1/containers/..%2Fstats");
         assert_eq!(container(".."), "/v1/containers/%2E%2E");
@@ -302,9 +311,10 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_is_not_there_is_unreachable() {
+    fn client_without_daemon_is_unreachable() {
         let directory = tempfile::tempdir().expect("a directory");
         let client = Client::new(&StateDir::new(directory.path())).expect("a client");
-        assert_eq!(client.list().expect_err("nobody answers").kind, Kind::Unreachable);
+        let error = client.list().expect_err("no daemon");
+        assert!(matches!(error, CallError::Unreachable(_)), "{error}");
     }
 }

@@ -1,57 +1,52 @@
-//! How long a command waits for the daemon, and what it says meanwhile.
+//! How long a command waits for the daemon, and what it prints meanwhile.
 //!
-//! A daemon that is there says so within milliseconds, whatever it is busy with: `/v1/alive` waits for nothing. So whoever
-//! hears nothing gives up. What an operation itself takes is not limited, because it may be a lot of work; a command
+//! A running daemon responds to `/v1/alive` within milliseconds, however busy it is, so a command gives up if
+//! it does not. The duration of an operation itself is unlimited, because it may be a lot of work; a command
 //! that waits for one says so from time to time.
 
 use std::{fmt::Display, pin::pin, time::Duration};
 
 use tokio::time::{self, Instant};
 
-use crate::{
-    error::{Error, Kind, Result},
-    log,
-};
+use super::error::{CallError, Result};
+use crate::log;
 
-/// How long a daemon may be silent before a command says that it waits.
-const SILENCE: Duration = Duration::from_secs(4);
-/// How much longer before it gives up.
-const MORE: Duration = Duration::from_secs(5);
-/// How long an operation may take before a command says so; the next time is after twice as long.
-const WORK: Duration = Duration::from_secs(10);
+/// Time without a response before a command says that it is waiting.
+const NOTICE_AFTER: Duration = Duration::from_secs(4);
+/// Further time until it gives up.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(5);
+/// Time of an operation until a command says that it is waiting; doubled for each further notice.
+const FIRST_NOTICE: Duration = Duration::from_secs(10);
 
-/// Waits for something that a daemon does at once, if it does anything; an error if it does not.
+/// Waits for a response that a running daemon sends immediately; an error if there is none.
 pub(super) async fn at_once<T>(daemon: &impl Display, answer: impl Future<Output = Result<T>>) -> Result<T> {
     let mut answer = pin!(answer);
-    if let Ok(answer) = time::timeout(SILENCE, &mut answer).await {
+    if let Ok(answer) = time::timeout(NOTICE_AFTER, &mut answer).await {
         return answer;
     }
-    tell(&format!("the daemon at {daemon} does not answer: waiting"));
-    time::timeout(MORE, answer).await.unwrap_or_else(|_elapsed| {
-        Err(Error::new(
-            Kind::Unreachable,
-            format!(
-                "the daemon at {daemon} has not answered for {} s: it is stopped or hangs (its log, and \
-                 /proc/PID/stack, say where); packets flow without it",
-                (SILENCE + MORE).as_secs()
-            ),
-        ))
+    notice(&format!("the daemon at {daemon} does not respond: waiting"));
+    time::timeout(GIVE_UP_AFTER, answer).await.unwrap_or_else(|_elapsed| {
+        Err(CallError::Unreachable(format!(
+            "the daemon at {daemon} has not responded for {} s: it is stopped or hangs (see its log and \
+             /proc/PID/stack); packets flow without it",
+            (NOTICE_AFTER + GIVE_UP_AFTER).as_secs()
+        )))
     })
 }
 
-/// Waits for an operation, however long it takes.
+/// Waits for an operation without a limit.
 pub(super) async fn to_the_end<T>(daemon: &impl Display, answer: impl Future<Output = T>) -> T {
-    let (mut answer, since, mut next) = (pin!(answer), Instant::now(), WORK);
+    let (mut answer, since, mut next) = (pin!(answer), Instant::now(), FIRST_NOTICE);
     loop {
         if let Ok(answer) = time::timeout_at(since + next, &mut answer).await {
             return answer;
         }
-        tell(&format!("still waiting for the daemon at {daemon}, {} s", next.as_secs()));
+        notice(&format!("still waiting for the daemon at {daemon}, {} s", next.as_secs()));
         next *= 2;
     }
 }
 
-/// One line on standard error, so that who waits knows for what.
-fn tell(text: &str) {
+/// Prints a line on standard error.
+fn notice(text: &str) {
     log::line(format_args!("portmap: {text}"));
 }

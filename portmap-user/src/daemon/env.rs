@@ -4,10 +4,10 @@ use portmap_common::tables::{Config, QUEUE_LOCAL, QUEUE_OUTSIDE};
 
 use super::host::HostState;
 use crate::{
-    kernel::{guard::Guard, inherit::Inheritance, maps::Maps, pins::Held, programs::Mechanism, qdisc::Leaf},
-    ports::PortSet,
-    reach::Loopback,
-    records::ContainerRecord,
+    kernel::{
+        guard::Guard, inherit::Inheritance, maps::Maps, pins::OpenPins, programs::AttachMode, qdisc::Leaf,
+    },
+    model::{ContainerRecord, Loopback, PortSet},
     settings::Settings,
     state::Store,
 };
@@ -18,7 +18,7 @@ pub(super) struct Env {
     /// What the operator asked for.
     pub(super) settings: Settings,
     /// How programs are attached to interfaces that are not the daemon's own.
-    pub(super) attach_mode: Mechanism,
+    pub(super) attach_mode: AttachMode,
     /// The qdisc in which packets over a limit wait.
     pub(super) leaf: Leaf,
     /// The host's sysctls that a new network namespace gets.
@@ -30,7 +30,7 @@ pub(super) struct Env {
     /// Refuses `bind()` to ports that are not the container's, with `--bind-guard`.
     pub(super) guard: Option<Guard>,
     /// The pinned programs and maps.
-    pub(super) pins: Held,
+    pub(super) pins: OpenPins,
 }
 
 impl Env {
@@ -46,12 +46,12 @@ impl Env {
 
     /// The contents of `pm_config` for this state of the host.
     pub(super) fn config(&self, host: &HostState) -> Config {
-        self.settings.reach.enter(host.config(self.has_flows()))
+        self.settings.reach.apply_to(host.config(self.has_flows()))
     }
 
     /// Whether a container's loopback addresses are its own: as requested for it, or else as the daemon's flag says.
     pub(super) fn loopback(&self, record: &ContainerRecord) -> Loopback {
-        record.wishes.loopback.unwrap_or(self.settings.reach.loopback)
+        record.traffic.loopback.unwrap_or(self.settings.reach.loopback)
     }
 
     /// The flags of a container's ports in the maps: whether its packets take the way by its queue, and what its loopback is.

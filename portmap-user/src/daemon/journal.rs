@@ -26,7 +26,7 @@ pub(super) fn note<T>(
 /// A container's slot, ports and limits, after the word for what was done to it.
 pub(super) fn form(done: &str, container: &Container) -> String {
     let or_none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
-    let limit = |limit: &Option<crate::api::Limit>| {
+    let limit = |limit: &Option<crate::model::Limit>| {
         limit.as_ref().map_or_else(|| "no limit".to_owned(), |limit| format!("{} B/s", limit.rate))
     };
     format!(

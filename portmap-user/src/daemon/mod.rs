@@ -41,8 +41,9 @@ use crate::{
         HOST, OUTSIDE, Stats, UpdateRequest,
     },
     error::{Context as _, Result},
-    fault,
-    kernel::{link, netlink::Netlink, process::Process},
+    failpoint,
+    kernel::{link, netlink::Netlink},
+    model::Process,
     paths::Pins,
     settings::Settings,
 };
@@ -260,8 +261,10 @@ impl Daemon {
         step("the BPF maps");
         let _config = self.env.maps.config()?;
         step("the kernel's netlink");
-        fault::step("ask whether the kernel answers").context(|| "the kernel does not answer".to_owned())?;
-        link::find(&Netlink::open()?, "lo").map(drop)
+        failpoint::hit("ask whether the kernel answers")
+            .context(|| "the kernel does not answer".to_owned())?;
+        link::find(&Netlink::open()?, "lo")?;
+        Ok(())
     }
 
     /// Does a command's work on a container under its lock, after the container has been taken over; again if containers that have

@@ -17,18 +17,13 @@ use tracing::warn;
 
 use super::env::Env;
 use crate::{
-    api::{ContainerState, Limit, Wishes},
-    ephemeral::EphemeralPool,
+    api::ContainerState,
     error::{Error, Failures, Result},
-    kernel::{
-        clock,
-        namespace::{self, NamespaceId},
-        port_table::PortTable,
-        process::Process,
-    },
+    kernel::{self, clock, namespace, port_table::PortTable},
     locks::{Rank, Ranked, RankedRw},
-    ports::{PortRange, PortSet},
-    records::{ContainerRecord, Phase},
+    model::{
+        ContainerRecord, EphemeralPool, Limit, NetnsId, Phase, PortRange, PortSet, Process, TrafficSpec,
+    },
 };
 
 /// All containers, and who owns which port.
@@ -74,7 +69,7 @@ pub(super) struct Admission {
     /// Size of its block of ephemeral ports; none for the daemon's default.
     pub(super) block: Option<u16>,
     pub(super) ipv6: bool,
-    pub(super) traffic: Wishes,
+    pub(super) traffic: TrafficSpec,
     pub(super) egress: Option<Limit>,
     pub(super) ingress: Option<Limit>,
     pub(super) inherit_sysctls: bool,
@@ -107,6 +102,12 @@ impl Refusal {
             Self::Taken(error) => Self::Taken(add(error)),
             Self::Failed(error) => Self::Failed(add(error)),
         }
+    }
+}
+
+impl From<kernel::Error> for Refusal {
+    fn from(error: kernel::Error) -> Self {
+        Self::Failed(error.into())
     }
 }
 
@@ -316,7 +317,7 @@ impl Registry {
         // Others may have come since the checks.
         self.check_new(&state.containers, &admission.name, &admission.ports)?;
         let slot = state.containers.free_slot(&admission.foreign_slots)?;
-        state.pool.pass_over(admission.host_ports);
+        state.pool.skip_blocks_with(admission.host_ports);
         let block = admission.block.unwrap_or(self.env.settings.block);
         let ephemeral_ports = state.pool.allocate_to(&admission.name, block, now).map_err(Refusal::Taken)?;
         let owns_netns = admission.netns.is_none() && admission.pid.is_none();
@@ -333,7 +334,7 @@ impl Registry {
             ports: admission.ports,
             ephemeral_ports,
             ipv6: admission.ipv6,
-            wishes: admission.traffic,
+            traffic: admission.traffic,
             egress: admission.egress,
             ingress: admission.ingress,
             inherit_sysctls: admission.inherit_sysctls,
@@ -353,7 +354,7 @@ impl Registry {
     /// # Errors
     ///
     /// [`Refusal::Taken`] if another container has it.
-    pub(super) fn claim_netns(&self, name: &str, id: NamespaceId) -> Result<(), Refusal> {
+    pub(super) fn claim_netns(&self, name: &str, id: NetnsId) -> Result<(), Refusal> {
         let mut state = self.state.lock();
         let has_it = |record: &&ContainerRecord| record.namespace.is_some_and(|own| own.is_same(id));
         if let Some(other) = state.containers.records().find(has_it) {
@@ -469,10 +470,10 @@ impl Registry {
             let mut pool = state.pool.clone();
             pool.release(&record.name, record.ephemeral_ports, clock::since_boot()?);
             // The quarantine is written first, so that no daemon finds neither the container nor the quarantine of its ports.
-            let written = store.set_resting(pool.resting());
+            let written = store.set_quarantine(pool.quarantined());
             store.remove_container(&record.name)?;
             // The removed record may have made the room that the quarantine needs.
-            if let Err(error) = written.or_else(|_full| store.set_resting(pool.resting())) {
+            if let Err(error) = written.or_else(|_full| store.set_quarantine(pool.quarantined())) {
                 warn!(
                     "the next daemon will not know of the quarantine of ports {}: {error}",
                     record.ephemeral_ports

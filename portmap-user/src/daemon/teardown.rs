@@ -9,8 +9,8 @@ use super::{
     preconditions::{check_namespace, check_root},
 };
 use crate::{
-    error::{Failures, Result},
-    kernel::{bpffs, layout, namespace::Namespace, netlink::Netlink, pins, programs::Mechanism},
+    error::{Error, Failures, Result},
+    kernel::{bpffs, namespace::Namespace, netlink::Netlink, pin_migration, pins, programs::AttachMode},
     paths::{Pins, StateDir},
     state::Store,
 };
@@ -39,8 +39,9 @@ pub(super) fn teardown_but(state_dir: &StateDir, bpffs_dir: &Path, keep_director
     check_namespace(&Netlink::open()?)?;
     let keep_directory = keep_directory && state_dir.path().exists();
     let store = Store::lock(state_dir)?;
-    let ownership = Namespace::current().and_then(|current| Ownership::take(current.id()?, state_dir));
-    let ownership = ownership.and_then(|mut ownership| {
+    let namespace = Namespace::current().and_then(|current| current.id());
+    let ownership = namespace.map_err(Error::from).and_then(|namespace| {
+        let mut ownership = Ownership::take(namespace, state_dir)?;
         let host = store.host()?.or_else(|| ownership.host().cloned());
         ownership.take_pins(host.as_ref().map_or(bpffs_dir, |host| &host.bpffs_dir))?;
         Ok(ownership)
@@ -62,12 +63,12 @@ pub(super) fn teardown_locked(store: &Store, ownership: &Ownership, bpffs_dir: &
     let host = store.host()?.or_else(|| ownership.host().cloned());
     let containers = store.containers()?;
     let pins = Pins::new(host.as_ref().map_or(bpffs_dir, |host| &host.bpffs_dir));
-    layout::refuse_later(pins.bpffs())?;
+    pin_migration::refuse_later(pins.bpffs())?;
     let mut anything = host.is_some()
         || !containers.is_empty()
         || pins.root().exists()
-        || !layout::earlier(pins.bpffs())?.is_empty();
-    let attach_mode = Mechanism::detect();
+        || !pin_migration::earlier(pins.bpffs())?.is_empty();
+    let attach_mode = AttachMode::detect();
     if let Some(host) = &host {
         setup::check_same_namespace(host, Namespace::current()?.id()?)?;
         failures.note(setup::undo(&netlink, &pins, attach_mode, host));
@@ -90,7 +91,7 @@ pub(super) fn teardown_locked(store: &Store, ownership: &Ownership, bpffs_dir: &
     }
     anything |= !notices.is_empty();
     failures.note(remove_pins(&pins));
-    failures.note(layout::remove_earlier(pins.bpffs()));
+    failures.note(pin_migration::remove_earlier(pins.bpffs()));
     failures.into_result()?;
     // In this order: a record in the ownership file stands in for a lost one in the state directory.
     ownership.remove()?;
@@ -101,11 +102,11 @@ pub(super) fn teardown_locked(store: &Store, ownership: &Ownership, bpffs_dir: &
 fn remove_pins(directories: &Pins) -> Result<()> {
     let mut failures = Failures::default();
     for link in pins::links(directories) {
-        failures.note(pins::end_link(&link));
+        failures.note(pins::detach_link(&link));
     }
     for pin in directories.fixed() {
         failures.note(bpffs::unpin(&pin));
     }
     failures.into_result()?;
-    bpffs::remove_directories(directories)
+    Ok(bpffs::remove_directories(directories)?)
 }

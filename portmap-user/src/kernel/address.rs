@@ -1,4 +1,4 @@
-//! Addresses and routes, of both IP versions.
+//! IPv4 and IPv6 addresses and routes.
 
 use std::{
     collections::BTreeSet,
@@ -19,9 +19,9 @@ use super::{
     link::{self, Interface},
     netlink::Netlink,
 };
-use crate::error::{Context as _, Error, Result};
+use crate::kernel::error::{Context as _, Error, Failure, Result};
 
-/// An address and the length of its network's prefix.
+/// An address and its prefix length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address<A> {
     /// The address.
@@ -30,18 +30,18 @@ pub struct Address<A> {
     pub prefix_length: u8,
 }
 
-/// The addresses of an interface that others can be told.
+/// The addresses of an interface that containers can share.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
-    /// The first IPv4 address that an administrator, or DHCP, gave it.
+    /// The first primary IPv4 address with global scope.
     pub v4: Option<Address<Ipv4Addr>>,
-    /// The first global IPv6 address that is meant to last.
+    /// The first global IPv6 address that is permanent and usable.
     pub v6: Option<Address<Ipv6Addr>>,
 }
 
-/// The addresses of an interface.
+/// Returns the shareable addresses of an interface.
 pub fn of_interface(netlink: &Netlink, interface: &Interface) -> Result<Addresses> {
-    // The kernel lists those of all interfaces.
+    // The kernel dumps the addresses of all interfaces.
     let messages = netlink
         .list(&RouteNetlinkMessage::GetAddress(AddressMessage::default()), |answer| match answer {
             RouteNetlinkMessage::NewAddress(message) if message.header.index == interface.index => {
@@ -49,7 +49,7 @@ pub fn of_interface(netlink: &Netlink, interface: &Interface) -> Result<Addresse
             }
             _ => None,
         })
-        .context(|| format!("cannot look at the addresses of {}", interface.name))?;
+        .context(|| format!("cannot list the addresses of {}", interface.name))?;
     let mut found = Addresses::default();
     for message in messages.iter().filter(|message| message.header.scope == AddressScope::Universe) {
         let flags = flags(message);
@@ -58,7 +58,7 @@ pub fn of_interface(netlink: &Netlink, interface: &Interface) -> Result<Addresse
             Some(IpAddr::V4(address)) if !flags.contains(AddressFlags::Secondary) => {
                 found.v4.get_or_insert(Address { address, prefix_length });
             }
-            Some(IpAddr::V6(address)) if !flags.intersects(PASSING) => {
+            Some(IpAddr::V6(address)) if !flags.intersects(NOT_SHARED) => {
                 found.v6.get_or_insert(Address { address, prefix_length });
             }
             _ => {}
@@ -76,12 +76,12 @@ pub fn has_v4(netlink: &Netlink, index: u32) -> Result<bool> {
             RouteNetlinkMessage::NewAddress(message) => (message.header.index == index).then_some(()),
             _ => None,
         })
-        .context(|| format!("cannot look at the addresses of interface {index}"))?;
+        .context(|| format!("cannot list the addresses of interface {index}"))?;
     Ok(!found.is_empty())
 }
 
-/// The broadcast addresses of all networks in which the host has an IPv4 address: the lowest and the highest address of
-/// each, and what else an interface has been told. None of loopback networks.
+/// Returns the broadcast addresses of all IPv4 networks of the host except loopback: the lowest and the
+/// highest address of each, and explicitly configured ones.
 pub fn broadcasts(netlink: &Netlink) -> Result<BTreeSet<Ipv4Addr>> {
     let mut question = AddressMessage::default();
     question.header.family = AddressFamily::Inet;
@@ -90,18 +90,18 @@ pub fn broadcasts(netlink: &Netlink) -> Result<BTreeSet<Ipv4Addr>> {
             RouteNetlinkMessage::NewAddress(message) => Some(broadcasts_of(&message)),
             _ => None,
         })
-        .context(|| "cannot look at the host's addresses".to_owned())?;
+        .context(|| "cannot list the host's addresses")?;
     Ok(found.into_iter().flatten().filter(|address| !address.is_loopback()).collect())
 }
 
-/// Those of the network that comes with one address.
+/// The broadcast addresses of one address's network.
 fn broadcasts_of(message: &AddressMessage) -> Vec<Ipv4Addr> {
     let mut found = Vec::new();
     let (mut own, mut network) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             AddressAttribute::Local(IpAddr::V4(address)) => own = Some(*address),
-            // Of a point-to-point link, the other end's.
+            // The peer's address on a point-to-point link.
             AddressAttribute::Address(IpAddr::V4(address)) => network = Some(*address),
             AddressAttribute::Broadcast(address) if !address.is_broadcast() => found.push(*address),
             _ => {}
@@ -111,7 +111,7 @@ fn broadcasts_of(message: &AddressMessage) -> Vec<Ipv4Addr> {
     found
 }
 
-/// The lowest and the highest address of a network, if those are broadcasts: in networks of one or two they are not.
+/// The lowest and the highest address of a network; none for /31 and /32, where they are no broadcasts.
 pub fn ends(address: Ipv4Addr, prefix_length: u8) -> Vec<Ipv4Addr> {
     let hosts = u32::MAX.checked_shr(prefix_length.into()).unwrap_or_default();
     if hosts <= 1 {
@@ -120,9 +120,9 @@ pub fn ends(address: Ipv4Addr, prefix_length: u8) -> Vec<Ipv4Addr> {
     vec![(address.to_bits() & !hosts).into(), (address.to_bits() | hosts).into()]
 }
 
-/// Flags of IPv6 addresses that are not to be relied on: privacy addresses (the flag of secondary ones), those
-/// whose time is over, and those that somebody else may have.
-const PASSING: AddressFlags = AddressFlags::Secondary
+/// Flags of IPv6 addresses that are not shared: temporary addresses (which have the flag of secondary ones),
+/// deprecated ones, and those whose duplicate detection has not succeeded.
+const NOT_SHARED: AddressFlags = AddressFlags::Secondary
     .union(AddressFlags::Deprecated)
     .union(AddressFlags::Tentative)
     .union(AddressFlags::Dadfailed);
@@ -134,7 +134,8 @@ fn flags(message: &AddressMessage) -> AddressFlags {
     flags.unwrap_or(AddressFlags::empty())
 }
 
-/// The interface's own address; IPv6 has it in the other attribute unless the link is point-to-point.
+/// The interface's own address: `IFA_LOCAL`, or `IFA_ADDRESS`, which IPv6 uses unless the link is
+/// point-to-point.
 fn local(message: &AddressMessage) -> Option<IpAddr> {
     let (mut local, mut address) = (None, None);
     for attribute in &message.attributes {
@@ -147,16 +148,16 @@ fn local(message: &AddressMessage) -> Option<IpAddr> {
     local.or(address)
 }
 
-/// A route to everywhere.
+/// A default route.
 #[derive(Clone, Copy, Debug)]
 pub struct DefaultRoute {
-    /// The interface that it leaves by.
+    /// Index of its interface.
     pub interface: u32,
-    /// The next hop, if it names one.
+    /// Its gateway, if it has one.
     pub gateway: Option<IpAddr>,
 }
 
-/// The default routes of the main table for one IP version, the preferred one first.
+/// Returns the default routes of the main table for one IP version, by metric.
 pub fn default_routes(netlink: &Netlink, family: AddressFamily) -> Result<Vec<DefaultRoute>> {
     let mut message = RouteMessage::default();
     message.header.address_family = family;
@@ -165,7 +166,7 @@ pub fn default_routes(netlink: &Netlink, family: AddressFamily) -> Result<Vec<De
             RouteNetlinkMessage::NewRoute(message) if is_default(&message, family) => Some(message),
             _ => None,
         })
-        .context(|| "cannot look at the routes".to_owned())?;
+        .context(|| "cannot list the routes")?;
     let mut routes: Vec<(u32, DefaultRoute)> = messages
         .into_iter()
         .filter_map(|message| {
@@ -195,7 +196,7 @@ fn is_default(message: &RouteMessage, family: AddressFamily) -> bool {
         && message.header.kind == RouteType::Unicast
 }
 
-/// Gives an interface an address that nobody is asked about first.
+/// Adds an address, without duplicate address detection.
 pub fn add(netlink: &Netlink, index: u32, address: IpAddr, prefix_length: u8) -> Result<()> {
     let message = match address {
         IpAddr::V4(address) => {
@@ -204,7 +205,7 @@ pub fn add(netlink: &Netlink, index: u32, address: IpAddr, prefix_length: u8) ->
         IpAddr::V6(address) => {
             let builder = AddressMessageBuilder::<Ipv6Addr>::new().index(index);
             let mut message = builder.address(address, prefix_length).build();
-            // Everybody on the host has this address; detecting duplicates of it would only find them.
+            // All containers share this address, so detection would find them as duplicates.
             message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
             message
         }
@@ -214,7 +215,7 @@ pub fn add(netlink: &Netlink, index: u32, address: IpAddr, prefix_length: u8) ->
         .context(|| format!("cannot add the address {address}/{prefix_length}"))
 }
 
-/// Takes an address from an interface. It is no error if it does not have it.
+/// Removes an address. Idempotent.
 pub fn delete(netlink: &Netlink, index: u32, address: IpAddr, prefix_length: u8) -> Result<()> {
     let mut message = AddressMessage::default();
     message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
@@ -223,12 +224,16 @@ pub fn delete(netlink: &Netlink, index: u32, address: IpAddr, prefix_length: u8)
     message.attributes.push(AddressAttribute::Local(address));
     match netlink.request(RouteNetlinkMessage::DelAddress(message), 0) {
         Err(error) if error.raw_os_error() == Some(EADDRNOTAVAIL) => Ok(()),
-        other => other.context(|| format!("cannot take the address {address}/{prefix_length} away")),
+        other => other.context(|| format!("cannot remove the address {address}/{prefix_length}")),
     }
 }
 
-/// Routes everything IPv4 that has no route of its own to an interface, which has such a route already if `instead`.
-/// Somebody else's default route is not replaced, but an error.
+/// Sets an interface's IPv4 default route. With `instead` it replaces the existing one, which must be this
+/// interface's.
+///
+/// # Errors
+///
+/// [`Error::DefaultRouteExists`] if there is one that must not be replaced.
 pub fn set_default_route(
     netlink: &Netlink,
     index: u32,
@@ -237,41 +242,47 @@ pub fn set_default_route(
 ) -> Result<()> {
     let mut route = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(index);
     route = match gateway {
-        // The gateway may lie outside the address's prefix, as it does where hosts have single addresses.
+        // Onlink, because the gateway may be outside the prefix, as with /32 addresses.
         Some(gateway) => route.gateway(gateway).onlink(),
         None => route.scope(RouteScope::Link),
     };
     let how = if instead { NLM_F_REPLACE } else { NLM_F_EXCL };
     netlink
         .request(RouteNetlinkMessage::NewRoute(route.build()), NLM_F_CREATE | how)
-        .map_err(|error| no_route(netlink, AddressFamily::Inet, &error))
+        .map_err(|error| no_route(netlink, AddressFamily::Inet, error))
 }
 
-/// Why there can be no default route: there is one in its place, which is named.
-fn no_route(netlink: &Netlink, family: AddressFamily, error: &io::Error) -> Error {
-    let version = if family == AddressFamily::Inet6 { "IPv6 " } else { "" };
+/// The error of a rejected default route, with the existing one if that is the cause.
+fn no_route(netlink: &Netlink, family: AddressFamily, error: io::Error) -> Error {
+    let is_v6 = family == AddressFamily::Inet6;
     if error.raw_os_error() != Some(EEXIST) {
-        return Error::failure(format!("cannot set the {version}default route: {error}"));
+        let version = if is_v6 { "IPv6 " } else { "" };
+        return Failure {
+            operation: format!("cannot set the {version}default route"),
+            source: Some(Box::new(error)),
+        }
+        .into();
     }
     let found = default_routes(netlink, family).unwrap_or_default();
-    let there = found.first().map_or_else(String::new, |route| {
+    let existing = found.first().map_or_else(String::new, |route| {
         let name = link::find_by_index(netlink, route.interface).ok().flatten().map(|found| found.name);
         let by = format!(" by {}", name.unwrap_or_else(|| format!("interface {}", route.interface)));
         route.gateway.map_or_else(|| by.clone(), |gateway| format!("{by} (gateway {gateway})"))
     });
-    Error::conflict(format!(
-        "the network namespace has {article} {version}default route{there} already, and a container's leaves by its eth0: remove \
-         it, or pass another namespace",
-        article = if version.is_empty() { "a" } else { "an" }
-    ))
+    Error::DefaultRouteExists { is_v6, existing }
 }
 
-/// The same for IPv6. It names no gateway, because that is often a link-local address, and the interface has none.
+/// Adds an interface's IPv6 default route. It has no gateway, because that is often a link-local address, and
+/// the interface has none.
+///
+/// # Errors
+///
+/// [`Error::DefaultRouteExists`] if there is one.
 pub fn add_default_route6(netlink: &Netlink, index: u32) -> Result<()> {
     let route = RouteMessageBuilder::<Ipv6Addr>::new().output_interface(index).build();
     netlink
         .request(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
-        .map_err(|error| no_route(netlink, AddressFamily::Inet6, &error))
+        .map_err(|error| no_route(netlink, AddressFamily::Inet6, error))
 }
 
 #[cfg(test)]
@@ -279,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn networks_of_more_than_two_have_broadcasts() {
+    fn address_networks_of_more_than_two_have_broadcasts() {
         let ends = |text: &str, prefix| ends(text.parse().expect("an address"), prefix);
         let addresses =
             |texts: [&str; 2]| texts.map(|text| text.parse::<Ipv4Addr>().expect("an address")).to_vec();

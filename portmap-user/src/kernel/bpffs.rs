@@ -1,4 +1,4 @@
-//! The file system in which maps, programs and links are pinned.
+//! bpffs, the file system of pinned maps, programs and links.
 
 use std::{
     ffi::CString,
@@ -15,12 +15,12 @@ use aya_obj::generated::bpf_cmd;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use crate::{
-    error::{Context as _, Error, Result},
-    fault,
+    failpoint,
+    kernel::error::{Context as _, Error, Result},
     paths::Pins,
 };
 
-/// Makes the directories for pins, for root only.
+/// Creates the directories of pins, with mode 0700.
 pub fn prepare(pins: &Pins) -> Result<()> {
     check_mounted(pins.bpffs())?;
     for directory in pins.directories() {
@@ -28,8 +28,8 @@ pub fn prepare(pins: &Pins) -> Result<()> {
             .recursive(true)
             .mode(0o700)
             .create(&directory)
-            .and_then(|()| fault::step("made a directory for pins"))
-            .context(|| format!("cannot make {}", directory.display()))?;
+            .and_then(|()| failpoint::hit("made a directory for pins"))
+            .context(|| format!("cannot create {}", directory.display()))?;
     }
     Ok(())
 }
@@ -41,14 +41,14 @@ pub fn check_mounted(directory: &Path) -> Result<()> {
         return Ok(());
     }
     Err(Error::failure(format!(
-        "{} is not in a bpffs: mount one with `mount -t bpf bpf /sys/fs/bpf`, or name another with --bpffs-dir",
+        "{} is not in a bpffs: mount one with `mount -t bpf bpf /sys/fs/bpf`, or pass another with --bpffs-dir",
         directory.display()
     )))
 }
 
-/// Removes a pin. It is no error if there is none.
+/// Removes a pin. Idempotent.
 pub fn unpin(path: &Path) -> Result<()> {
-    match fault::step("unpin").and_then(|()| fs::remove_file(path)) {
+    match failpoint::hit("unpin").and_then(|()| fs::remove_file(path)) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(Error::failure(format!("cannot remove the pin {}: {error}", path.display())))
         }
@@ -56,9 +56,9 @@ pub fn unpin(path: &Path) -> Result<()> {
     }
 }
 
-/// Opens what is pinned.
+/// Opens a pinned object.
 pub fn open(path: &Path) -> io::Result<OwnedFd> {
-    /// The part of `union bpf_attr` that names a pin.
+    /// `BPF_OBJ_GET` of `union bpf_attr`.
     #[repr(C)]
     struct Pin {
         path: u64,
@@ -67,8 +67,8 @@ pub fn open(path: &Path) -> io::Result<OwnedFd> {
     }
     let text = CString::new(path.as_os_str().as_bytes())?;
     let pin = Pin { path: text.as_ptr().expose_provenance() as u64, descriptor: 0, flags: 0 };
-    // SAFETY: the attributes are those of the command and have its size; the kernel reads them and the path, which ends with a
-    // zero and lives as long as the call.
+    // SAFETY: the attributes are those of the command and have its size; the kernel reads them and the path,
+    // which ends with a zero and lives as long as the call.
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_OBJ_GET as libc::c_long, &raw const pin, size_of::<Pin>())
     };
@@ -76,22 +76,22 @@ pub fn open(path: &Path) -> io::Result<OwnedFd> {
     if descriptor < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just opened it for this process, and nobody else knows it.
+    // SAFETY: the kernel has just opened the descriptor for this process, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// Removes the directories for pins as far as they are empty.
+/// Removes the empty directories of pins.
 pub fn remove_directories(pins: &Pins) -> Result<()> {
     let mut directories = pins.directories().to_vec();
-    // That for maps, by which a layout is known, is the last to go.
+    // The directory of maps, which identifies a layout, last.
     directories.reverse();
     directories.extend([pins.root(), pins.bpffs().to_owned()]);
     for directory in directories {
-        match fault::step("remove a directory for pins").and_then(|()| fs::remove_dir(&directory)) {
-            // Another layout's directory, or somebody else's pin, may be beside ours.
+        match failpoint::hit("remove a directory for pins").and_then(|()| fs::remove_dir(&directory)) {
+            // Another layout, or another program's pin, may be beside ours.
             Err(error)
                 if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty)
-                // The bpffs' own root can be given as --bpffs-dir; it is a mount point and stays.
+                // --bpffs-dir may be the root of the bpffs, which is a mount point.
                 && error.kind() != ErrorKind::ResourceBusy =>
             {
                 return Err(Error::failure(format!("cannot remove {}: {error}", directory.display())));

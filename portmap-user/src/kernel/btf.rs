@@ -1,18 +1,18 @@
-//! The kernel's type information (BTF), as far as it is needed: where fields of a structure are.
+//! Offsets of structure fields, from the kernel's type information (BTF).
 //!
-//! The format is that of `Documentation/bpf/btf.rst`. aya-obj reads it for itself, but does not give out members.
+//! The format is described in `Documentation/bpf/btf.rst`. aya-obj parses it, but does not expose members.
 
 use std::{fs, sync::OnceLock};
 
 use portmap_common::skb::SkbLayout;
 
-use crate::error::{Context as _, Error, Result};
+use crate::kernel::error::{Context as _, Error, Result};
 
-/// The running kernel's.
+/// The running kernel's BTF.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
-/// What a file begins with, in this machine's order of bytes.
+/// Magic number of a file, in native byte order.
 const MAGIC: u16 = 0xeb9f;
-/// Kinds of types that have something behind their first three words.
+/// Kinds of types with additional data after `struct btf_type`.
 const INT: u32 = 1;
 const ARRAY: u32 = 3;
 const STRUCT: u32 = 4;
@@ -23,17 +23,17 @@ const VAR: u32 = 14;
 const DATASEC: u32 = 15;
 const DECL_TAG: u32 = 17;
 const ENUM64: u32 = 19;
-/// Bytes of a type without what follows, and of a member.
+/// Sizes of `struct btf_type` and `struct btf_member` in bytes.
 const TYPE: usize = 12;
 const MEMBER: usize = 12;
-/// Structures in structures that are followed.
+/// Maximum depth of nested anonymous structures.
 const DEPTH: u32 = 8;
 
-/// Where the running kernel keeps what it knows of a packet.
+/// Returns the layout of the running kernel's `struct sk_buff`.
 ///
 /// # Errors
 ///
-/// The kernel has no type information, or its packets are of another kind than is known here.
+/// The kernel has no BTF, or a field is not where the programs expect it.
 pub fn skb_layout() -> Result<SkbLayout> {
     static LAYOUT: OnceLock<SkbLayout> = OnceLock::new();
     if let Some(layout) = LAYOUT.get() {
@@ -44,8 +44,8 @@ pub fn skb_layout() -> Result<SkbLayout> {
     Ok(*LAYOUT.get_or_init(|| layout))
 }
 
-/// Gives memory back to the kernel that is free. The C library would keep it: type information is megabytes, and once
-/// blocks of that size were freed it takes later ones from where it does not return them.
+/// Returns free memory to the kernel. glibc would keep it: BTF takes megabytes, and once blocks of that size
+/// were freed, glibc allocates later ones from the heap instead of by mmap.
 pub fn give_memory_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: a function without arguments that may be called at any time.
@@ -57,60 +57,63 @@ pub fn give_memory_back() {
 fn read_skb_layout() -> Result<SkbLayout> {
     let bytes = fs::read(VMLINUX).context(|| {
         format!(
-            "cannot read {VMLINUX}, by which programs find the kernel's fields: portmap needs a kernel with CONFIG_DEBUG_INFO_BTF"
+            "cannot read {VMLINUX}, which the programs need for the offsets of kernel fields: portmap requires \
+             a kernel with CONFIG_DEBUG_INFO_BTF"
         )
     })?;
-    let what = |field: &str| {
-        Error::failure(format!("{VMLINUX} has no field {field} of struct sk_buff where it is expected"))
+    let unsupported = |field: &str| {
+        Error::failure(format!(
+            "{VMLINUX}: the field {field} of struct sk_buff is missing or at an unsupported offset"
+        ))
     };
-    let btf =
-        Btf::read(&bytes).ok_or_else(|| Error::failure(format!("{VMLINUX} is not in the format of BTF")))?;
+    let btf = Btf::parse(&bytes).ok_or_else(|| Error::failure(format!("{VMLINUX} is not BTF")))?;
     let skb = btf
         .find_struct("sk_buff")
         .ok_or_else(|| Error::failure(format!("{VMLINUX} has no struct sk_buff")))?;
-    let bit = |field: &str| btf.bit_of(skb, field, DEPTH).ok_or_else(|| what(field));
+    let bit = |field: &str| btf.bit_of(skb, field, DEPTH).ok_or_else(|| unsupported(field));
     let byte = |field: &str| {
         let bit = bit(field)?;
-        u16::try_from(bit / 8).ok().filter(|_| bit % 8 == 0).ok_or_else(|| what(field))
+        u16::try_from(bit / 8).ok().filter(|_| bit % 8 == 0).ok_or_else(|| unsupported(field))
     };
     let summed = bit("ip_summed")?;
     let (checksum, head) = (byte("csum_start")?, byte("head")?);
-    let shift = u8::try_from(summed % 8).ok().filter(|shift| *shift <= 6).ok_or_else(|| what("ip_summed"))?;
+    let shift =
+        u8::try_from(summed % 8).ok().filter(|shift| *shift <= 6).ok_or_else(|| unsupported("ip_summed"))?;
     if byte("csum_offset")? != checksum + 2 {
-        return Err(what("csum_offset"));
+        return Err(unsupported("csum_offset"));
     }
     if usize::from(byte("data")?) != usize::from(head) + size_of::<usize>() {
-        return Err(what("data"));
+        return Err(unsupported("data"));
     }
-    let summed = u16::try_from(summed / 8).ok().ok_or_else(|| what("ip_summed"))?;
+    let summed = u16::try_from(summed / 8).ok().ok_or_else(|| unsupported("ip_summed"))?;
     Ok(SkbLayout { summed, summed_shift: shift, checksum, head })
 }
 
-/// Types, and their names.
+/// Parsed BTF.
 struct Btf<'a> {
-    /// Where each type begins among `bytes`; that with the number 1 is the first.
+    /// Offset of each type in `bytes`; the first type has id 1.
     types: Vec<usize>,
     bytes: &'a [u8],
     names: &'a [u8],
 }
 
 impl<'a> Btf<'a> {
-    /// None if it is nothing that can be read.
-    fn read(bytes: &'a [u8]) -> Option<Self> {
+    /// Parses BTF; `None` if it is not valid.
+    fn parse(bytes: &'a [u8]) -> Option<Self> {
         if bytes.get(..2)? != MAGIC.to_ne_bytes() {
             return None;
         }
-        let header = |place| word(bytes, place).map(|word| word as usize);
+        let header = |offset| word(bytes, offset).map(|word| word as usize);
         let start = header(4)?;
         let part = |from: usize, length: usize| bytes.get(start.checked_add(from)?..)?.get(..length);
         let all = part(header(8)?, header(12)?)?;
         let names = part(header(16)?, header(20)?)?;
-        let (mut types, mut place) = (Vec::new(), 0);
-        while place < all.len() {
-            types.push(place);
-            let info = word(all, place + 4)?;
+        let (mut types, mut offset) = (Vec::new(), 0);
+        while offset < all.len() {
+            types.push(offset);
+            let info = word(all, offset + 4)?;
             let length = (info & 0xffff) as usize;
-            place += TYPE
+            offset += TYPE
                 + match kind(info) {
                     INT | VAR | DECL_TAG => 4,
                     ARRAY => 12,
@@ -124,19 +127,19 @@ impl<'a> Btf<'a> {
     }
 
     fn is_named(&self, name: u32, wanted: &str) -> bool {
-        let rest = self.names.get(name as usize..).unwrap_or_default();
-        rest.strip_prefix(wanted.as_bytes()).is_some_and(|after| after.first() == Some(&0))
+        let text = self.names.get(name as usize..).unwrap_or_default();
+        text.strip_prefix(wanted.as_bytes()).is_some_and(|after| after.first() == Some(&0))
     }
 
-    /// Where the type of a structure begins.
+    /// Returns the offset of a structure's type.
     fn find_struct(&self, name: &str) -> Option<usize> {
-        self.types.iter().copied().find(|place| {
-            let is_struct = word(self.bytes, place + 4).is_some_and(|info| kind(info) == STRUCT);
-            is_struct && word(self.bytes, *place).is_some_and(|at| self.is_named(at, name))
+        self.types.iter().copied().find(|offset| {
+            let is_struct = word(self.bytes, offset + 4).is_some_and(|info| kind(info) == STRUCT);
+            is_struct && word(self.bytes, *offset).is_some_and(|at| self.is_named(at, name))
         })
     }
 
-    /// Bits in front of a field of the structure, or of one without a name within it.
+    /// Returns the bit offset of a field in a structure, or in an anonymous structure within it.
     fn bit_of(&self, structure: usize, field: &str, depth: u32) -> Option<u32> {
         let info = word(self.bytes, structure + 4)?;
         if !matches!(kind(info), STRUCT | UNION) {
@@ -160,8 +163,8 @@ const fn kind(info: u32) -> u32 {
     info >> 24 & 31
 }
 
-fn word(bytes: &[u8], place: usize) -> Option<u32> {
-    bytes.get(place..)?.first_chunk().map(|word| u32::from_ne_bytes(*word))
+fn word(bytes: &[u8], offset: usize) -> Option<u32> {
+    bytes.get(offset..)?.first_chunk().map(|word| u32::from_ne_bytes(*word))
 }
 
 #[cfg(test)]
@@ -169,16 +172,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_kernel_tells_where_its_fields_are() {
-        let layout = skb_layout().expect("the kernel has type information");
+    fn btf_has_the_layout_of_sk_buff() {
+        let layout = skb_layout().expect("the kernel has BTF");
         assert!(layout.checksum > layout.summed && layout.head > layout.checksum, "{layout:?}");
     }
 
     #[test]
-    fn what_is_cut_off_is_no_type_information() {
-        let bytes = fs::read(VMLINUX).expect("the kernel has type information");
+    fn btf_truncated_is_rejected() {
+        let bytes = fs::read(VMLINUX).expect("the kernel has BTF");
         for length in [0, 1, 3, 20, 100, bytes.len() / 2] {
-            assert!(Btf::read(&bytes[..length]).is_none(), "{length}");
+            assert!(Btf::parse(&bytes[..length]).is_none(), "{length}");
         }
     }
 }

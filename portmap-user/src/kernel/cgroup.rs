@@ -1,4 +1,4 @@
-//! Control groups of version 2: where they are, and which programs are at one.
+//! cgroup v2: its mount point, and the BPF programs attached to a cgroup.
 
 use std::{
     fs::File,
@@ -11,13 +11,13 @@ use aya::programs::cgroup_sock_addr::CgroupSockAddrAttachType;
 use aya_obj::generated::{bpf_attach_type, bpf_cmd};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
-use crate::error::{Context as _, Error, Result};
+use crate::kernel::error::{CgroupError, Context as _, Result};
 
-/// How many programs of a kind the kernel has at a cgroup (`BPF_CGROUP_MAX_PROGS`).
+/// Maximum number of programs of an attach type at a cgroup (`BPF_CGROUP_MAX_PROGS`).
 const MAX_PROGRAMS: u32 = 64;
 
-/// The part of `union bpf_attr` by which the kernel is asked for programs (Linux 6.6; older ones take it if what they do not
-/// know is zero). The kernel answers in some of its fields.
+/// `query` of `union bpf_attr` as of Linux 6.6. Older kernels accept it, because the fields that they lack
+/// are zero. The kernel writes the result into some of its fields.
 #[repr(C)]
 #[derive(Default)]
 struct Query {
@@ -34,38 +34,38 @@ struct Query {
     revision: u64,
 }
 
-/// The root of the hierarchy.
-pub fn root() -> Result<PathBuf> {
-    let mounts = procfs::mounts().context(|| "cannot read /proc/mounts".to_owned())?;
-    let root = mounts.into_iter().find(|mount| mount.fs_vfstype == "cgroup2");
-    root.map(|mount| mount.fs_file.into()).ok_or_else(|| {
-        Error::usage(
-            "--bind-guard: cgroup v2 is not mounted: `mount -t cgroup2 none DIR`, and give --bind-guard=DIR",
-        )
-    })
+/// Returns the cgroup whose processes the bind guard applies to: `given`, or the root. Fails if it is not a
+/// cgroup.
+pub fn resolve(given: Option<&Path>) -> Result<PathBuf> {
+    let path = given.map_or_else(root, |path| Ok(path.to_owned()))?;
+    check(&path).map(|()| path)
 }
 
-/// Fails unless a directory is a cgroup.
+/// Returns the mount point of the cgroup v2 hierarchy.
+pub fn root() -> Result<PathBuf> {
+    let mounts = procfs::mounts().context(|| "cannot read /proc/mounts")?;
+    let root = mounts.into_iter().find(|mount| mount.fs_vfstype == "cgroup2");
+    Ok(root.map(|mount| mount.fs_file.into()).ok_or(CgroupError::NotMounted)?)
+}
+
+/// Fails unless a directory is a cgroup of version 2.
 pub fn check(cgroup: &Path) -> Result<()> {
     if statfs(cgroup).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC) {
         return Ok(());
     }
-    Err(Error::usage(format!(
-        "--bind-guard={}: expected a directory of a cgroup v2 hierarchy, such as /sys/fs/cgroup",
-        cgroup.display()
-    )))
+    Err(CgroupError::NotACgroup(cgroup.to_owned()).into())
 }
 
-/// The numbers of the programs that are attached to a cgroup for a call; not those that it has from its parents.
+/// Returns the ids of the programs attached to a cgroup for a call, without those inherited from its parents.
 pub fn programs(cgroup: &Path, call: CgroupSockAddrAttachType) -> Result<Vec<u32>> {
-    let asking = || format!("cannot ask for the programs of the cgroup {}", cgroup.display());
+    let asking = || format!("cannot query the programs of the cgroup {}", cgroup.display());
     let directory = File::open(cgroup).context(asking)?;
     let mut ids = [0; MAX_PROGRAMS as usize];
     let count = query(&directory, call, &mut ids).context(asking)?;
     Ok(ids.into_iter().take(count).collect())
 }
 
-/// Fills in the numbers of programs, and returns how many there are.
+/// Fills in the programs' ids, and returns their number.
 fn query(
     cgroup: &File,
     call: CgroupSockAddrAttachType,
@@ -78,8 +78,8 @@ fn query(
         count: MAX_PROGRAMS,
         ..Query::default()
     };
-    // SAFETY: the attributes are those of the command and have its size. The kernel writes to them and, no further than
-    // the count says, to `ids`, which is borrowed for as long; it keeps neither.
+    // SAFETY: the attributes are those of the command and have its size. The kernel writes to them and, no
+    // further than the count says, to `ids`, which is borrowed for as long; it keeps neither.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,

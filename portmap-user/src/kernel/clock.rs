@@ -1,4 +1,4 @@
-//! The clocks: the monotonic one, by which the programs tell the time, and the one on the wall.
+//! Clocks: the monotonic one, which the programs use, and the wall clock.
 
 use std::{
     mem::MaybeUninit,
@@ -9,41 +9,40 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::pseudo;
 use crate::{
-    error::{Context as _, Error, Result},
-    fault,
+    failpoint,
+    kernel::error::{Context as _, Error, Result},
 };
 
 const SECONDS_PER_MINUTE: i64 = 60;
 
-/// The identifier of the machine's boot, which no other boot has.
+/// Returns the boot id, which is unique to each boot.
 pub fn boot() -> Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";
-    let read = fault::step("read the boot's identifier").and_then(|()| pseudo::read_short(path));
+    let read = failpoint::hit("read the boot's identifier").and_then(|()| pseudo::read_short(path));
     Ok(read.context(|| format!("cannot read {path}"))?.trim_end().to_owned())
 }
 
-/// Nanoseconds of the monotonic clock.
+/// Returns the monotonic clock in nanoseconds.
 pub fn monotonic() -> Result<u64> {
-    u64::try_from(since_boot()?.as_nanos()).context(|| "the clock makes no sense".to_owned())
+    u64::try_from(since_boot()?.as_nanos()).context(|| "the clock is out of range")
 }
 
-/// The same as a duration.
+/// Returns the monotonic clock as a duration.
 pub fn since_boot() -> Result<Duration> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context(|| "cannot read the clock".to_owned())?;
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context(|| "cannot read the clock")?;
     Ok(now.into())
 }
 
-/// The time on the wall at a moment of the monotonic clock in the past, by what both clocks say now.
+/// Converts a past time of the monotonic clock to wall-clock time.
 pub fn wall_time(moment: u64) -> Result<SystemTime> {
     let ago = Duration::from_nanos(monotonic()?.saturating_sub(moment));
-    SystemTime::now().checked_sub(ago).ok_or_else(|| Error::failure("the clock makes no sense"))
+    SystemTime::now().checked_sub(ago).ok_or_else(|| Error::failure("the clock is out of range"))
 }
 
-/// A time as people in the host's time zone write it, with milliseconds and the distance from UTC (RFC 3339).
+/// Formats a time in the host's time zone with milliseconds and UTC offset (RFC 3339).
 pub fn local(time: SystemTime) -> Result<String> {
-    let since_epoch = time.duration_since(UNIX_EPOCH).context(|| "the clock makes no sense".to_owned())?;
-    let seconds =
-        libc::time_t::try_from(since_epoch.as_secs()).context(|| "the clock makes no sense".to_owned())?;
+    let since_epoch = time.duration_since(UNIX_EPOCH).context(|| "the clock is out of range")?;
+    let seconds = libc::time_t::try_from(since_epoch.as_secs()).context(|| "the clock is out of range")?;
     let mut fields = MaybeUninit::<libc::tm>::uninit();
     // SAFETY: both pointers are to locals of the right type; the function writes all fields or returns null.
     let written = unsafe { libc::localtime_r(&raw const seconds, fields.as_mut_ptr()) };
@@ -73,18 +72,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_has_a_time_on_the_wall() {
+    fn clock_monotonic_time_converts_to_wall_time() {
         let before = SystemTime::now();
         let moment = monotonic().expect("a clock");
         let time = wall_time(moment).expect("a clock");
         let after = SystemTime::now();
-        // Clocks of machines are set now and then, but hardly by a minute during a test.
+        // The wall clock may be adjusted during the test, but not by a minute.
         let slack = Duration::from_mins(1);
         assert!(before - slack <= time && time <= after + slack, "{before:?} {time:?} {after:?}");
     }
 
     #[test]
-    fn a_time_is_written_with_its_zone() {
+    fn clock_local_time_has_its_utc_offset() {
         let time = UNIX_EPOCH + Duration::from_millis(1_700_000_000_007);
         let text = local(time).expect("a time");
         assert_eq!(text.len(), "2023-11-14T22:13:20.007+00:00".len());

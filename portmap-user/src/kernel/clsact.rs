@@ -1,4 +1,4 @@
-//! Filters of the clsact qdisc: how programs are attached where the kernel has no TCX.
+//! Filters of the clsact qdisc, which attach programs where TCX is not supported, or too slow.
 
 use std::os::fd::RawFd;
 
@@ -10,22 +10,22 @@ use netlink_packet_route::{
 use nix::libc::{EEXIST, EINVAL, ENODEV, ENOENT};
 
 use super::{link, netlink::Netlink, qdisc};
-use crate::error::{Context as _, Error, Result};
+use crate::kernel::error::{Context as _, Error, Result};
 
-/// Priority of our filters. They come before those that are added without one, which get 49152 and below.
+/// Priority of our filters: before those added without a priority, which get 49152 and lower.
 pub const PRIORITY: u16 = 0x504d;
-/// Handle of our filters: together with the priority it tells them from others'.
+/// Handle of our filters, which identifies them together with the priority.
 const HANDLE: TcHandle = TcHandle { major: 0, minor: 1 };
-/// `ETH_P_ALL` in network order: our programs look at every protocol.
+/// `ETH_P_ALL` in network byte order.
 const ALL_PROTOCOLS: u16 = 3_u16.to_be();
 
-/// What the filters of one hook hang from.
+/// Parent of an interface's ingress or egress filters.
 const fn hook(ingress: bool) -> TcHandle {
     let minor = if ingress { TcHandle::MIN_INGRESS } else { TcHandle::MIN_EGRESS };
     TcHandle { major: TcHandle::CLSACT.major, minor }
 }
 
-/// The message that names our filter at one hook of an interface.
+/// A message that identifies our filter.
 fn filter(index: u32, ingress: bool) -> TcMessage {
     let mut message = TcMessage::default();
     message.header.index = index.cast_signed();
@@ -39,7 +39,7 @@ fn interface(netlink: &Netlink, name: &str) -> Result<Option<u32>> {
     Ok(link::find(netlink, name)?.map(|interface| interface.index))
 }
 
-/// Puts a program into a hook of an interface, in place of an earlier one of ours, in one step.
+/// Attaches a program by our filter, replacing an earlier one atomically.
 pub fn replace_filter(
     netlink: &Netlink,
     name: &str,
@@ -77,7 +77,7 @@ fn add_qdisc(netlink: &Netlink, index: u32, name: &str) -> Result<()> {
     }
 }
 
-/// Removes our filter. It is no error if there is none, or no such interface.
+/// Removes our filter. Idempotent, also if the interface does not exist.
 pub fn delete_filter(netlink: &Netlink, name: &str, ingress: bool) -> Result<()> {
     let Some(index) = interface(netlink, name)? else { return Ok(()) };
     match netlink.request(RouteNetlinkMessage::DelTrafficFilter(filter(index, ingress)), 0) {
@@ -87,7 +87,7 @@ pub fn delete_filter(netlink: &Netlink, name: &str, ingress: bool) -> Result<()>
     }
 }
 
-/// Removes a clsact qdisc that portmap added, unless somebody else has put filters there since.
+/// Removes a clsact qdisc that portmap added, unless other tools have added filters to it since.
 pub fn delete_qdisc_if_empty(netlink: &Netlink, name: &str) -> Result<()> {
     let Some(index) = interface(netlink, name)? else { return Ok(()) };
     if !filters(netlink, index, true)?.is_empty() || !filters(netlink, index, false)?.is_empty() {
@@ -119,11 +119,11 @@ fn filters(netlink: &Netlink, index: u32, ingress: bool) -> Result<Vec<TcMessage
     });
     match listed {
         Err(error) if matches!(error.raw_os_error(), Some(ENOENT | EINVAL)) => Ok(Vec::new()),
-        other => other.context(|| format!("cannot look at the filters of interface {index}")),
+        other => other.context(|| format!("cannot list the filters of interface {index}")),
     }
 }
 
-/// Whether our filter at a hook runs the program with this id.
+/// Whether our filter runs the program with this id.
 pub fn has_program(netlink: &Netlink, name: &str, ingress: bool, id: u32) -> Result<bool> {
     let Some(index) = interface(netlink, name)? else { return Ok(false) };
     let wanted = TcOption::Bpf(TcFilterBpfOption::ProgId(id));
@@ -134,8 +134,8 @@ pub fn has_program(netlink: &Netlink, name: &str, ingress: bool, id: u32) -> Res
     ))
 }
 
-/// What comes before our filter at a hook, for people.
-pub fn ahead(netlink: &Netlink, name: &str, ingress: bool) -> Result<Vec<String>> {
+/// Describes the filters before ours.
+pub fn before_ours(netlink: &Netlink, name: &str, ingress: bool) -> Result<Vec<String>> {
     let Some(index) = interface(netlink, name)? else { return Ok(Vec::new()) };
     let mut all = Vec::new();
     for message in filters(netlink, index, ingress)? {
@@ -144,7 +144,7 @@ pub fn ahead(netlink: &Netlink, name: &str, ingress: bool) -> Result<Vec<String>
             if let TcAttribute::Kind(kind) = attribute { Some(kind.as_str()) } else { None }
         });
         let text = format!("the {} filter with preference {preference}", kind.unwrap_or("tc"));
-        // A filter is listed with its tables, too.
+        // The kernel dumps a filter's hash tables as filters, too.
         if preference < PRIORITY && !all.contains(&text) {
             all.push(text);
         }

@@ -1,6 +1,6 @@
-//! The bind guard: programs at a cgroup that refuse `bind()` to ports which are not the container's.
+//! The bind guard: cgroup programs that refuse `bind()` to ports that the container does not own.
 //!
-//! A container is known by the cookie of its network namespace.
+//! They identify a container by the cookie of its network namespace.
 
 use std::{
     collections::BTreeMap,
@@ -23,25 +23,26 @@ use portmap_common::{
     tables::Guarded,
 };
 
-use super::{bpffs, cgroup, pins::end_link, programs};
+use super::{bpffs, cgroup, pins::detach_link, programs};
 use crate::{
-    error::{Context as _, Error, Result},
-    fault, object,
+    failpoint,
+    kernel::error::{Context as _, Error, Result},
+    object,
     paths::Pins,
 };
 
-/// Which calls the programs are for, in the order of [`GUARDS`].
+/// Attach types of the programs, in the order of [`GUARDS`].
 const CALLS: [CgroupSockAddrAttachType; 2] = [Bind4, Bind6];
 
 /// The bind guard of a daemon.
 pub struct Guard {
-    /// The cgroup for whose processes it is.
+    /// The cgroup whose processes are guarded.
     cgroup: PathBuf,
     pins: Pins,
     known: Mutex<Known>,
 }
 
-/// Which namespaces are guarded.
+/// The guarded namespaces.
 struct Known {
     map: HashMap<MapData, u64, Guarded>,
     /// The cookies in the map, by slot.
@@ -49,20 +50,21 @@ struct Known {
 }
 
 impl Guard {
-    /// Loads the programs, which go on with what an earlier daemon's had in their map. They are not attached yet.
+    /// Loads the programs, reusing the map of an earlier daemon. They are not attached yet.
     pub fn load(pins: &Pins, cgroup: &Path) -> Result<Self> {
         programs::check_pinned_maps(pins, object::guard())?;
         let mut loader = EbpfLoader::new();
         for name in [MAP_PORTS, MAP_GUARDED] {
             loader.map_pin_path(name, pins.map(name));
         }
-        fault::step("load the bind guard").context(|| "cannot load the bind guard".to_owned())?;
-        let mut object = loader.load(object::guard()).context(|| "cannot load the bind guard".to_owned())?;
+        failpoint::hit("load the bind guard").context(|| "cannot load the bind guard")?;
+        let mut object = loader.load(object::guard()).context(|| "cannot load the bind guard")?;
         for name in GUARDS {
-            let refused = || format!("the kernel refuses the program {name}: --bind-guard needs Linux 5.18");
+            let refused =
+                || format!("the kernel rejects the program {name}: --bind-guard requires Linux 5.18");
             let program = object.program_mut(name).ok_or_else(|| Error::failure(refused()))?;
             let program: &mut CgroupSockAddr = program.try_into().context(refused)?;
-            fault::step("load a program").context(refused)?;
+            failpoint::hit("load a program").context(refused)?;
             program.load().context(refused)?;
             programs::replace_pin(&pins.program(name), &pins.new_program(name), |new| program.pin(new))?;
         }
@@ -78,7 +80,7 @@ impl Guard {
         Ok(Self { cgroup: cgroup.to_owned(), pins: pins.clone(), known })
     }
 
-    /// Attaches the programs that have been loaded, then those of an earlier daemon go: there is no moment without.
+    /// Attaches the loaded programs, and then detaches those of an earlier daemon, so that there is no gap.
     pub fn attach(&self) -> Result<()> {
         GUARDS.into_iter().zip(CALLS).try_for_each(|(name, call)| self.attach_one(name, call))
     }
@@ -87,20 +89,19 @@ impl Guard {
         let doing = || format!("cannot attach {name} to the cgroup {}", self.cgroup.display());
         let cgroup = File::open(&self.cgroup).context(doing)?;
         let mut program = CgroupSockAddr::from_pin(self.pins.program(name), call).context(doing)?;
-        fault::step("attach a program").context(doing)?;
-        // A link leaves room for others' without being told to, and takes no such flag (`cgroup_bpf_link_attach`).
+        failpoint::hit("attach a program").context(doing)?;
+        // A link always allows other programs, and rejects the flag for it (`cgroup_bpf_link_attach`).
         let id = program.attach(cgroup, CgroupAttachMode::Single).context(doing)?;
         let link = FdLink::try_from(program.take_link(id).context(doing)?).context(doing)?;
         let before = self.pins.link(name);
         programs::replace_pin(&before, &new_link(&self.pins, name), |new| {
             link.pin(new).context(doing)?;
-            // What it refuses, at another cgroup perhaps, is refused no more when this has been done. One that only loses its pin
-            // goes on for a moment.
-            end_link(&before)
+            // Detached explicitly, because a link that only loses its pin stays in effect for a moment.
+            detach_link(&before)
         })
     }
 
-    /// Attaches the programs that are not attached. Returns whether there were any.
+    /// Attaches the programs that are not attached. Returns true if there were any.
     pub fn ensure(&self) -> Result<bool> {
         let mut is_missing = false;
         for (name, call) in GUARDS.into_iter().zip(CALLS) {
@@ -112,10 +113,10 @@ impl Guard {
         Ok(is_missing)
     }
 
-    /// Whether a program is at the cgroup, by a link that stays. A link ends with its cgroup, even if another one has the
-    /// name afterwards, and can be detached where it is pinned.
+    /// Whether a program is attached to the cgroup by a pinned link. A pinned link may be detached: by
+    /// another tool, or because its cgroup was deleted, even if another one has the name now.
     fn is_attached(&self, name: &str, call: CgroupSockAddrAttachType) -> Result<bool> {
-        let doing = || format!("cannot look at the program {name}");
+        let doing = || format!("cannot query the program {name}");
         let id = CgroupSockAddr::from_pin(self.pins.program(name), call)
             .and_then(|program| program.info())
             .context(doing)?
@@ -123,7 +124,7 @@ impl Guard {
         Ok(self.pins.link(name).exists() && cgroup::programs(&self.cgroup, call)?.contains(&id))
     }
 
-    /// Guards the network namespace with this cookie, a container's. Returns whether it was not guarded.
+    /// Guards the network namespace with this cookie, a container's. Returns true if it was not guarded.
     pub fn add(&self, slot: u16, cookie: u64) -> Result<bool> {
         let mut known = self.known();
         if known.cookies.get(&slot) == Some(&cookie) && known.map.get(&cookie, 0).is_ok() {
@@ -131,22 +132,22 @@ impl Guard {
         }
         known.remove(slot)?;
         let doing = || format!("cannot write the map {MAP_GUARDED}");
-        fault::step("write a map").context(doing)?;
+        failpoint::hit("write a map").context(doing)?;
         known.map.insert(cookie, Guarded { slot: slot.into() }, 0).context(doing)?;
         known.cookies.insert(slot, cookie);
         Ok(true)
     }
 
-    /// Forgets a container. It is no error if it is not known.
+    /// Removes a container. Idempotent.
     pub fn remove(&self, slot: u16) -> Result<()> {
         self.known().remove(slot)
     }
 
-    /// Forgets all containers but those in these slots.
+    /// Removes all containers whose slots are not in use.
     pub fn retain(&self, is_in_use: impl Fn(u16) -> bool) -> Result<()> {
         let mut known = self.known();
-        let gone: Vec<u16> = known.cookies.keys().copied().filter(|slot| !is_in_use(*slot)).collect();
-        gone.into_iter().try_for_each(|slot| known.remove(slot))
+        let unused: Vec<u16> = known.cookies.keys().copied().filter(|slot| !is_in_use(*slot)).collect();
+        unused.into_iter().try_for_each(|slot| known.remove(slot))
     }
 
     /// Fails unless the cgroup is there and the programs are attached.
@@ -168,12 +169,12 @@ impl Guard {
         self.known().map.get(&cookie, 0).is_ok_and(|guarded| guarded.slot == u32::from(slot))
     }
 
-    /// The cgroup for whose processes it is.
+    /// The cgroup whose processes are guarded.
     pub fn cgroup(&self) -> &Path {
         &self.cgroup
     }
 
-    // Every change is a single step, so a panic while this is held leaves none half-done.
+    // A poisoned lock is safe to use, because every change is a single step.
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -183,7 +184,7 @@ impl Known {
     fn remove(&mut self, slot: u16) -> Result<()> {
         let Some(cookie) = self.cookies.get(&slot) else { return Ok(()) };
         let doing = || format!("cannot write the map {MAP_GUARDED}");
-        fault::step("write a map").context(doing)?;
+        failpoint::hit("write a map").context(doing)?;
         if self.map.get(cookie, 0).is_ok() {
             self.map.remove(cookie).context(doing)?;
         }
@@ -192,18 +193,18 @@ impl Known {
     }
 }
 
-/// The pin of a link that is about to take the place of another.
+/// The temporary pin of a link that is about to replace another.
 fn new_link(pins: &Pins, name: &str) -> PathBuf {
     pins.link(&format!("{name}_new"))
 }
 
-/// Removes a guard that an earlier daemon has left, complete or not, if there is one.
+/// Removes the guard of an earlier daemon, complete or not, if there is one.
 pub fn remove(pins: &Pins) -> Result<()> {
-    // What is refused is refused no more when this has been done.
+    // Detached explicitly, so that the guard has no effect once this returns.
     GUARDS
         .iter()
         .flat_map(|name| [pins.link(name), new_link(pins, name)])
-        .try_for_each(|link| end_link(&link))?;
+        .try_for_each(|link| detach_link(&link))?;
     let all = GUARDS.map(|name| [pins.program(name), pins.new_program(name)]);
     let all = all.into_iter().flatten().chain([pins.map(MAP_GUARDED)]);
     all.filter(|pin| pin.exists()).try_for_each(|pin| bpffs::unpin(&pin))

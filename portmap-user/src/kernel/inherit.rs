@@ -1,5 +1,5 @@
-//! Settings of a network namespace that decide what ordinary processes can do there, and that a new namespace has as the kernel
-//! likes them rather than as its maker's are.
+//! Inheritance of sysctls: a new network namespace has the kernel's defaults, not the host's values, so
+//! portmap copies those that matter to processes in it.
 
 use std::{
     fs::{self, File},
@@ -18,20 +18,20 @@ use nix::{
 
 use super::namespace::Namespace;
 use crate::{
-    error::{Context as _, Error, Result},
-    fault,
-    records::SavedSysctl,
+    failpoint,
+    kernel::error::{Context as _, Error, Result},
+    model::SavedSysctl,
 };
 
 const ROOT: &str = "/proc/sys/net";
 
-/// Directories whose files are the namespace's as a whole. Below them are settings of interfaces, routes and neighbours, which
-/// a container has as portmap sets them.
+/// Directories of sysctls that apply to the namespace as a whole. Their subdirectories have sysctls of
+/// interfaces, routes and neighbours, which portmap sets itself.
 const DIRECTORIES: [&str; 9] =
     ["bridge", "core", "ipv4", "ipv6", "ipv6/icmp", "mptcp", "netfilter", "sctp", "unix"];
 
-/// What a container does not get: ports that the host gives out or keeps, whether it forwards, keys, sizes of tables that only
-/// concern namespaces made inside it, and masks of CPUs for devices to come.
+/// Sysctls that a container does not inherit: port ranges and reserved ports, forwarding, keys, hash table
+/// sizes for namespaces created inside it, and CPU masks for future devices.
 const NOT_INHERITED: [&str; 10] = [
     "ipv4/ip_local_port_range",
     "ipv4/ip_local_reserved_ports",
@@ -45,29 +45,29 @@ const NOT_INHERITED: [&str; 10] = [
     "sctp/cookie_hmac_alg",
 ];
 
-/// The setting that may not be above the first port that the namespace gives out.
+/// The sysctl that must not be above the first port of `ip_local_port_range`.
 const UNPRIVILEGED_START: &str = "ipv4/ip_unprivileged_port_start";
 
-/// Longest value that is taken over, in bytes.
+/// Maximum length of an inherited value in bytes.
 const LONGEST: usize = 4096;
 
-/// The settings of the host that a namespace can have, and what a new one has of them.
+/// The host's inheritable sysctls, and their defaults in a new namespace.
 pub struct Inheritance {
     directories: Vec<(&'static str, OwnedFd)>,
-    /// Each setting with its value in a new namespace.
+    /// Each sysctl with its default in a new namespace.
     new: Vec<(String, String)>,
 }
 
 impl Inheritance {
-    /// Looks which settings a new namespace has. The calling thread's namespace is the one that others get them from.
-    pub fn look() -> Result<Self> {
-        fault::step("look at settings").context(|| format!("cannot look at {ROOT}"))?;
+    /// Reads the defaults from a scratch namespace. Containers inherit from the calling thread's namespace.
+    pub fn probe() -> Result<Self> {
+        failpoint::hit("look at settings").context(|| format!("cannot read {ROOT}"))?;
         let mut directories = Vec::new();
         for name in DIRECTORIES {
             directories.extend(directory(name)?.map(|opened| (name, opened)));
         }
-        // In a namespace that is not the first, the kernel hides what is the machine's, or lets nobody write it.
-        let new = Namespace::scratch(|_session| {
+        // In a namespace other than the initial one, machine-wide sysctls are hidden or read-only.
+        let new = Namespace::scratch(|_session| -> Result<_> {
             let mut all = Vec::new();
             for name in DIRECTORIES {
                 let Some(opened) = directory(name)? else { continue };
@@ -90,8 +90,9 @@ impl Inheritance {
         Ok(Self { directories, new })
     }
 
-    /// The settings that a new namespace has otherwise than the host, with the host's values. `first_port` is the first that
-    /// the namespace will give out: the kernel takes no value that has it reserved for the privileged.
+    /// Returns the sysctls whose defaults differ from the host's values, with those values. `first_port` is
+    /// the first port of the namespace's `ip_local_port_range`: the kernel rejects an
+    /// `ip_unprivileged_port_start` above it.
     pub fn differing(&self, first_port: u16) -> Vec<(String, String)> {
         let differs = |(setting, new): &(String, String)| {
             let (directory, file) = split(setting)?;
@@ -106,7 +107,8 @@ impl Inheritance {
     }
 }
 
-/// What the calling thread's namespace has of some settings that it is about to be given. Those that it lacks are left out.
+/// Saves the values of sysctls in the calling thread's namespace before [`apply`] changes them. Missing ones
+/// are omitted.
 pub fn before(settings: &[(String, String)]) -> Result<Vec<SavedSysctl>> {
     let saved = |(name, set): &(String, String)| {
         let before = one(name, OFlag::O_RDONLY).and_then(value_of).ok()?;
@@ -115,8 +117,8 @@ pub fn before(settings: &[(String, String)]) -> Result<Vec<SavedSysctl>> {
     Ok(settings.iter().filter_map(saved).collect())
 }
 
-/// Gives the calling thread's namespace some settings, as far as it has them. A limit and what is limited by it are changed in
-/// the order that the kernel accepts, whichever that is.
+/// Sets sysctls in the calling thread's namespace, if it has them. Rejected ones are retried after the
+/// others, because a minimum and its maximum must be set in the right order.
 pub fn apply(settings: &[(String, String)]) -> Result<()> {
     if settings.is_empty() {
         return Ok(());
@@ -129,7 +131,7 @@ pub fn apply(settings: &[(String, String)]) -> Result<()> {
         }
     }
     let write = |setting: &str, value: &str| -> io::Result<()> {
-        fault::step("write a setting")?;
+        failpoint::hit("write a setting")?;
         let (directory, file) = split(setting).ok_or(Errno::ENOENT)?;
         let found = opened.iter().find(|(name, _)| *name == directory);
         let Some((_, directory)) = found else { return Ok(()) };
@@ -147,8 +149,9 @@ pub fn apply(settings: &[(String, String)]) -> Result<()> {
     Ok(())
 }
 
-/// Gives the calling thread's namespace back what [`before`] has saved, unless somebody has changed it since.
-pub fn put_back(saved: &[SavedSysctl]) -> Result<()> {
+/// Restores what [`before`] has saved in the calling thread's namespace, unless another process has changed
+/// it since.
+pub fn restore(saved: &[SavedSysctl]) -> Result<()> {
     let is_ours = |saved: &&SavedSysctl| {
         one(&saved.name, OFlag::O_RDONLY).and_then(value_of).is_ok_and(|value| value == saved.set)
     };
@@ -157,13 +160,13 @@ pub fn put_back(saved: &[SavedSysctl]) -> Result<()> {
     apply(&settings)
 }
 
-/// The innermost of [`DIRECTORIES`] that a setting is in, and the rest of its name.
+/// The innermost of [`DIRECTORIES`] that contains a sysctl, and the name below it.
 fn split(setting: &str) -> Option<(&'static str, &str)> {
     let inside = |name: &'static str| Some((name, setting.strip_prefix(name)?.strip_prefix('/')?));
     DIRECTORIES.iter().filter_map(|name| inside(name)).max_by_key(|(name, _)| name.len())
 }
 
-/// One of the directories, if the kernel has it.
+/// Opens one of the directories, if the kernel has it.
 fn directory(name: &str) -> Result<Option<OwnedFd>> {
     let path = format!("{ROOT}/{name}");
     match open(path.as_str(), OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()) {
@@ -180,7 +183,7 @@ fn one(setting: &str, how: OFlag) -> io::Result<File> {
     Ok(open(format!("{ROOT}/{setting}").as_str(), how | OFlag::O_CLOEXEC, Mode::empty())?.into())
 }
 
-/// A setting's value, which the kernel gives whole or not at all.
+/// Reads a sysctl's value in a single read.
 fn value_of(mut file: File) -> io::Result<String> {
     let mut bytes = [0; LONGEST];
     let length = file.read(&mut bytes)?;
@@ -193,7 +196,7 @@ mod tests {
     use super::{NOT_INHERITED, split};
 
     #[test]
-    fn settings_are_found_in_their_directories() {
+    fn sysctl_is_split_at_its_innermost_directory() {
         assert_eq!(split("ipv6/icmp/ratelimit"), Some(("ipv6/icmp", "ratelimit")));
         assert_eq!(split("ipv6/bindv6only"), Some(("ipv6", "bindv6only")));
         assert_eq!(split("ipv4/conf/all/rp_filter"), Some(("ipv4", "conf/all/rp_filter")));
@@ -202,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_inherited_is_named_as_settings_are() {
+    fn sysctl_exclusions_have_valid_names() {
         for setting in NOT_INHERITED {
             assert_eq!(setting.split('/').count(), 2, "{setting}");
         }

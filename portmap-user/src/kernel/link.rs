@@ -1,4 +1,4 @@
-//! Interfaces.
+//! Network interfaces.
 
 use std::{collections::BTreeSet, os::fd::AsRawFd as _};
 
@@ -11,33 +11,33 @@ use nix::libc::{EEXIST, ENODEV};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::{namespace::Namespace, netlink::Netlink};
-use crate::error::{Context as _, Error, Result};
+use crate::kernel::error::{Context as _, Error, Failure, Result};
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
 
-/// What portmap needs to know of an interface.
+/// Properties of an interface.
 #[derive(Clone, Debug)]
 pub struct Interface {
     /// Index in its namespace.
     pub index: u32,
     /// Name in its namespace.
     pub name: String,
-    /// Hardware address; all zero if it has none.
+    /// MAC address; zero if it has none.
     pub mac: Mac,
-    /// Largest packet, in bytes, link-layer header excluded.
+    /// MTU in bytes.
     pub mtu: u32,
     /// Whether frames have an Ethernet header.
     pub is_ethernet: bool,
     /// Whether it is administratively up.
     pub is_up: bool,
-    /// Whether there is something at the other end: a cable, a peer that is up.
+    /// Whether it has a carrier: a cable, or a peer that is up.
     pub has_carrier: bool,
-    /// For one end of a veth pair, the index of the other in its namespace.
+    /// Index of a veth's peer, in the peer's namespace.
     pub peer: Option<u32>,
-    /// The description that can be set by `ip link set alias`.
+    /// Alias (`ip link set alias`).
     pub alias: Option<String>,
-    /// The group that it is in; 0 unless somebody has put it into another.
+    /// Interface group; 0 by default.
     pub group: u32,
 }
 
@@ -74,11 +74,11 @@ impl From<LinkMessage> for Interface {
     }
 }
 
-/// Index of the loopback device, the same in every namespace.
+/// Index of the loopback device in every namespace.
 pub const LOOPBACK: u32 = 1;
 
-/// Speed of an interface in bytes per second, if it knows one. Virtual ones and those without a carrier do not, which
-/// drivers say in several ways: by an error, by -1, by nothing or by zero.
+/// Returns the speed of an interface in bytes per second, if its driver reports one. Drivers of virtual
+/// interfaces, and those without a carrier, report an error, -1, nothing or zero.
 pub fn speed(name: &str) -> Option<u64> {
     let megabits = super::pseudo::read_short(format!("/sys/class/net/{name}/speed")).ok()?;
     let megabits: u64 =
@@ -86,35 +86,33 @@ pub fn speed(name: &str) -> Option<u64> {
     Some(megabits * 1_000_000 / 8)
 }
 
-/// The interface called `name`, if there is one.
+/// Finds an interface by name.
 pub fn find(netlink: &Netlink, name: &str) -> Result<Option<Interface>> {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::IfName(name.to_owned()));
     get(netlink, message, name)
 }
 
-/// The interface with this index, if there is one.
+/// Finds an interface by index.
 pub fn find_by_index(netlink: &Netlink, index: u32) -> Result<Option<Interface>> {
     let mut message = LinkMessage::default();
     message.header.index = index;
     get(netlink, message, &format!("interface {index}"))
 }
 
-/// All interfaces of the namespace.
+/// Lists all interfaces.
 pub fn all(netlink: &Netlink) -> Result<Vec<Interface>> {
-    netlink
-        .list(&question(LinkMessage::default()), interface)
-        .context(|| "cannot look at the interfaces".to_owned())
+    netlink.list(&question(LinkMessage::default()), interface).context(|| "cannot list the interfaces")
 }
 
 fn get(netlink: &Netlink, message: LinkMessage, name: &str) -> Result<Option<Interface>> {
     match netlink.get(question(message)) {
         Err(error) if error.raw_os_error() == Some(ENODEV) => Ok(None),
-        other => Ok(interface(other.context(|| format!("cannot look at {name}"))?)),
+        other => Ok(interface(other.context(|| format!("cannot query {name}"))?)),
     }
 }
 
-/// Asks about interfaces, without their counters.
+/// Request for interfaces without their counters.
 fn question(mut message: LinkMessage) -> RouteNetlinkMessage {
     message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
     RouteNetlinkMessage::GetLink(message)
@@ -127,31 +125,35 @@ fn interface(answer: RouteNetlinkMessage) -> Option<Interface> {
     }
 }
 
-/// A veth pair to be made: one end here, the other in a container.
+/// A veth pair to create: the host veth in this namespace, `eth0` in a container's.
 #[derive(Debug)]
 pub struct VethPair<'a> {
     /// Name of the host's end.
     pub host_name: &'a str,
     /// Index of the host's end.
     pub host_index: u32,
-    /// What `ip link` shows of the host's end besides its name.
+    /// Alias of the host's end.
     pub alias: &'a str,
     /// Name of the container's end.
     pub container_name: &'a str,
     /// Index of the container's end.
     pub container_index: u32,
-    /// Where the container's end goes.
+    /// The container's namespace.
     pub container: &'a Namespace,
-    /// Address of both ends.
+    /// MAC address of both ends.
     pub mac: Mac,
-    /// Largest packet on both ends.
+    /// MTU of both ends in bytes.
     pub mtu: u32,
 }
 
-/// Makes a veth pair, both ends down.
+/// Creates a veth pair, both ends down.
 ///
-/// All properties are part of the creating message. Set later, an address could be overwritten by a manager of
-/// network devices that saw the new interface first.
+/// All properties are part of the creating message, because a network manager that sees the new interface
+/// first could overwrite a MAC address that is set later.
+///
+/// # Errors
+///
+/// [`Error::InterfaceExists`] if a name or index is taken.
 pub fn create_veth(netlink: &Netlink, pair: &VethPair<'_>) -> Result<()> {
     let container_end = LinkUnspec::new_with_index(pair.container_index)
         .name(pair.container_name)
@@ -169,35 +171,37 @@ pub fn create_veth(netlink: &Netlink, pair: &VethPair<'_>) -> Result<()> {
         .build();
     let request = RouteNetlinkMessage::NewLink(message);
     netlink.request(request, NLM_F_CREATE | NLM_F_EXCL).map_err(|error| match error.raw_os_error() {
-        Some(EEXIST) => Error::conflict(format!(
-            "cannot create {} with {} in {}: an interface with one of these names or indices exists already",
-            pair.host_name,
-            pair.container_name,
-            pair.container.path().display()
-        )),
-        _ => Error::failure(format!("cannot create the veth pair {}: {error}", pair.host_name)),
+        Some(EEXIST) => Error::InterfaceExists {
+            host: pair.host_name.to_owned(),
+            container: pair.container_name.to_owned(),
+            netns: pair.container.path().to_owned(),
+        },
+        _ => Error::from(Failure {
+            operation: format!("cannot create the veth pair {}", pair.host_name),
+            source: Some(Box::new(error)),
+        }),
     })?;
-    // The kernel takes an alias only from a message about an existing interface.
+    // The kernel accepts an alias only for an existing interface.
     let message = LinkUnspec::new_with_index(pair.host_index).alias(pair.alias).build();
     set(netlink, message, &format!("the alias of {}", pair.host_name))
 }
 
-/// Brings an interface up.
+/// Sets an interface up.
 pub fn set_up(netlink: &Netlink, index: u32, name: &str) -> Result<()> {
     set(netlink, LinkUnspec::new_with_index(index).up().build(), name)
 }
 
-/// Takes an interface down.
+/// Sets an interface down.
 pub fn set_down(netlink: &Netlink, index: u32, name: &str) -> Result<()> {
     set(netlink, LinkUnspec::new_with_index(index).down().build(), name)
 }
 
-/// Changes an interface's MAC address and MTU.
+/// Sets an interface's MAC address and MTU.
 pub fn change(netlink: &Netlink, index: u32, mac: Mac, mtu: u32, name: &str) -> Result<()> {
     set(netlink, LinkUnspec::new_with_index(index).address(mac.to_vec()).mtu(mtu).build(), name)
 }
 
-/// Changes the MTU, and perhaps the MAC address, of the namespace's loopback device.
+/// Sets the MTU, and optionally the MAC address, of the loopback device.
 pub fn change_loopback(netlink: &Netlink, mac: Option<Mac>, mtu: u32) -> Result<()> {
     let mut message = LinkUnspec::new_with_index(LOOPBACK).mtu(mtu);
     if let Some(mac) = mac {
@@ -210,15 +214,15 @@ fn set(netlink: &Netlink, message: LinkMessage, what: &str) -> Result<()> {
     netlink.request(RouteNetlinkMessage::SetLink(message), 0).context(|| format!("cannot change {what}"))
 }
 
-/// Interfaces that are put into a group in one system call: all answers must have room in the socket.
+/// Number of interfaces per batch, so that all acknowledgements fit into the socket's receive buffer.
 const BATCH: usize = 64;
 
-/// Deletes many interfaces at once. The kernel waits several times for all CPUs when it deletes an interface, and no longer for
-/// a group of them (`unregister_netdevice_many`).
+/// Deletes many interfaces at once. The kernel waits for several RCU grace periods per deletion, and for as
+/// many to delete a group (`unregister_netdevice_many`).
 pub fn delete_all(netlink: &Netlink, indices: &[u32]) -> Result<()> {
     let doing = || format!("cannot delete {} interfaces", indices.len());
     let taken: BTreeSet<u32> = all(netlink)?.into_iter().map(|interface| interface.group).collect();
-    // The kernel gives no meaning to groups; one that nobody uses holds what we put there.
+    // An unused group contains only the interfaces that are added to it here.
     let group = (1..u32::MAX).rev().find(|group| !taken.contains(group)).unwrap_or_default();
     for indices in indices.chunks(BATCH) {
         let into_group = |index: &u32| {
@@ -227,7 +231,7 @@ pub fn delete_all(netlink: &Netlink, indices: &[u32]) -> Result<()> {
             (RouteNetlinkMessage::SetLink(message), 0)
         };
         match netlink.request_at_once(indices.iter().map(into_group).collect()) {
-            // One has gone by itself.
+            // An interface has been deleted meanwhile.
             Err(error) if error.raw_os_error() == Some(ENODEV) => {}
             other => other.context(doing)?,
         }
@@ -240,7 +244,7 @@ pub fn delete_all(netlink: &Netlink, indices: &[u32]) -> Result<()> {
     }
 }
 
-/// Deletes an interface. It is no error if there is none.
+/// Deletes an interface. Idempotent.
 pub fn delete(netlink: &Netlink, index: u32, name: &str) -> Result<()> {
     let message = LinkUnspec::new_with_index(index).build();
     match netlink.request(RouteNetlinkMessage::DelLink(message), 0) {

@@ -1,4 +1,4 @@
-//! The pinned maps, each behind a type that knows what lies in it.
+//! The pinned maps, with typed keys and values.
 
 use std::{collections::BTreeSet, net::Ipv4Addr, path::Path};
 
@@ -17,20 +17,20 @@ use portmap_common::{
 };
 
 use crate::{
-    error::{Context as _, Result},
-    fault,
+    failpoint,
+    kernel::error::{Context as _, Error, Result},
     locks::{Rank, Ranked},
+    model::Reach,
     paths::Pins,
-    reach::Reach,
 };
 
-/// The maps of one daemon that are read and written by system calls. Any thread may use them at any time: the lock is held for a
-/// single system call, so that nothing else is ever done under it.
+/// The maps of one daemon that are accessed by system calls. Any thread may use them: their lock is held for a
+/// single system call.
 pub struct Maps {
     tables: Ranked<Tables>,
 }
 
-/// Those that are read and written by system calls.
+/// The maps that are read and written by system calls.
 struct Tables {
     endpoints: Array<MapData, Endpoint>,
     config: Array<MapData, Config>,
@@ -69,91 +69,90 @@ impl Maps {
         Ok(Self { tables: Ranked::new(Rank::Maps, tables) })
     }
 
-    /// Tells the programs the host's addresses.
+    /// Writes the host's configuration.
     pub fn set_config(&self, config: &Config) -> Result<()> {
         put(&mut self.tables.lock().config, 0, *config, names::MAP_CONFIG)
     }
 
-    /// The host's addresses as the programs know them.
+    /// Reads the host's configuration.
     pub fn config(&self) -> Result<Config> {
         self.tables.lock().config.get(&0, 0).context(|| reading(names::MAP_CONFIG))
     }
 
-    /// Tells the programs a container's interfaces. Its generation becomes one that no earlier container in the slot
-    /// had.
+    /// Writes the endpoint of a new container, with a generation that no earlier container in the slot had.
     pub fn set_endpoint(&self, slot: u16, endpoint: Endpoint) -> Result<()> {
         let generation = self.endpoint(slot)?.generation.wrapping_add(1);
         self.change_endpoint(slot, Endpoint { generation, ..endpoint })
     }
 
-    /// A container's interfaces as the programs know them.
+    /// Reads a container's endpoint.
     pub fn endpoint(&self, slot: u16) -> Result<Endpoint> {
         self.tables.lock().endpoints.get(&u32::from(slot), 0).context(|| reading(names::MAP_ENDPOINTS))
     }
 
-    /// Tells the programs more of a container that they know already.
+    /// Writes the endpoint of an existing container, generation included.
     pub fn change_endpoint(&self, slot: u16, endpoint: Endpoint) -> Result<()> {
         put(&mut self.tables.lock().endpoints, u32::from(slot), endpoint, names::MAP_ENDPOINTS)
     }
 
-    /// Limits what a slot sends, from now on.
+    /// Writes a slot's policer.
     pub fn set_limit(&self, slot: u16, limit: Limit) -> Result<()> {
         put(&mut self.tables.lock().limits, u32::from(slot), limit, names::MAP_LIMITS)
     }
 
-    /// The limit on what a slot sends.
+    /// Reads a slot's policer.
     pub fn limit(&self, slot: u16) -> Result<Limit> {
         self.tables.lock().limits.get(&u32::from(slot), 0).context(|| reading(names::MAP_LIMITS))
     }
 
-    /// Delivered traffic of a slot, all CPUs together.
+    /// Reads a slot's counters of delivered traffic, summed over all CPUs.
     pub fn counters(&self, slot: u16) -> Result<Counters> {
         let read = self.tables.lock().counters.get(&u32::from(slot), 0);
         let values = read.context(|| reading(names::MAP_COUNTERS))?;
         Ok(values.iter().fold(Counters::default(), Counters::plus))
     }
 
-    /// Drops of a slot.
+    /// Reads a slot's drop counters.
     pub fn drops(&self, slot: u16) -> Result<Drops> {
         self.tables.lock().drops.get(&u32::from(slot), 0).context(|| reading(names::MAP_DROPS))
     }
 
-    /// Packets that a hook left to the host, all CPUs together.
+    /// Reads the counters of packets that a hook passed to the host's stack, summed over all CPUs.
     pub fn host(&self, hook: HostHook) -> Result<ReasonCounts> {
         let read = self.tables.lock().host.get(&(hook as u32), 0);
         let values = read.context(|| reading(names::MAP_HOST))?;
         Ok(values.iter().fold(ReasonCounts::default(), ReasonCounts::plus))
     }
 
-    /// What the first fragment of an IPv4 datagram carried, as far as the programs remember.
+    /// Looks up an IPv4 datagram in the fragment cache.
     pub fn fragment4(&self, key: &FragmentKey4) -> Result<Option<Fragment>> {
         found(self.tables.lock().fragments4.get(key, 0), names::MAP_FRAGMENTS4)
     }
 
-    /// What the first fragment of an IPv6 datagram carried, as far as the programs remember.
+    /// Looks up an IPv6 datagram in the fragment cache.
     pub fn fragment6(&self, key: &FragmentKey6) -> Result<Option<Fragment>> {
         found(self.tables.lock().fragments6.get(key, 0), names::MAP_FRAGMENTS6)
     }
 
-    /// Who has asked for an echo, as far as the programs remember.
+    /// Looks up the owner of an ICMP echo identifier.
     pub fn echo(&self, key: &EchoKey) -> Result<Option<Echo>> {
         found(self.tables.lock().echoes.get(key, 0), names::MAP_ECHO)
     }
 
-    /// Tells the programs which ports of the host containers may reach, if those are not all. Returns whether they did
-    /// not know.
+    /// Writes which of the host's ports containers may reach, unless all are open. Returns true if that
+    /// changed anything.
     pub fn set_host_ports(&self, reach: &Reach) -> Result<bool> {
-        let mut was_other = false;
+        let mut has_changed = false;
         for (index, word) in (0..).zip(reach.host_ports().iter().flatten()) {
             if self.host_ports_word(index)? != *word {
                 put(&mut self.tables.lock().host_ports, index, *word, names::MAP_HOST_ACCESS)?;
-                was_other = true;
+                has_changed = true;
             }
         }
-        Ok(was_other)
+        Ok(has_changed)
     }
 
-    /// Whether the programs know other ports of the host that containers may reach.
+    /// Whether the map differs from the host's ports that containers may reach.
     pub fn lacks_host_ports(&self, reach: &Reach) -> Result<bool> {
         for (index, word) in (0..).zip(reach.host_ports().iter().flatten()) {
             if self.host_ports_word(index)? != *word {
@@ -163,7 +162,7 @@ impl Maps {
         Ok(false)
     }
 
-    /// Whether the programs take a port for one of the host's that containers may reach, where not all are.
+    /// Whether containers may reach a port of the host, where not all are open.
     pub fn is_open(&self, port: u16) -> Result<bool> {
         Ok(self.host_ports_word(u32::from(port / 64))? >> (port % 64) & 1 != 0)
     }
@@ -172,48 +171,48 @@ impl Maps {
         self.tables.lock().host_ports.get(&index, 0).context(|| reading(names::MAP_HOST_ACCESS))
     }
 
-    /// When the host has sent something between two ports, as far as the programs remember.
+    /// Looks up a flow of the host.
     pub fn host_flow(&self, key: &HostFlowKey) -> Result<Option<HostFlow>> {
         found(self.tables.lock().host_flows.get(key, 0), names::MAP_HOST_FLOWS)
     }
 
-    /// Whether programs take an address for a broadcast of one of the host's networks other than the shared one.
+    /// Whether an address is in the map of broadcast addresses.
     pub fn is_broadcast(&self, address: Address4) -> Result<bool> {
         Ok(found(self.tables.lock().broadcasts.get(&address, 0), names::MAP_BROADCASTS)?.is_some())
     }
 
-    /// The broadcast addresses that programs know.
+    /// Reads the broadcast addresses of the host's networks other than the shared one.
     pub fn broadcasts(&self) -> Result<BTreeSet<Ipv4Addr>> {
         let tables = self.tables.lock();
         let keys = tables.broadcasts.keys().map(|key| key.map(|key| Ipv4Addr::from(key.bytes)));
         keys.collect::<std::result::Result<_, _>>().context(|| reading(names::MAP_BROADCASTS))
     }
 
-    /// Tells the programs the broadcast addresses of the host's networks. Returns whether they did not know.
+    /// Writes the broadcast addresses of the host's networks. Returns true if that changed anything.
     pub fn set_broadcasts(&self, wanted: &BTreeSet<Ipv4Addr>) -> Result<bool> {
         let known = self.broadcasts()?;
         let key = |address: &Ipv4Addr| Address4::new(address.octets());
         let doing = || writing(names::MAP_BROADCASTS);
         for address in known.difference(wanted) {
-            fault::step("write a map").context(doing)?;
+            failpoint::hit("write a map").context(doing)?;
             self.tables.lock().broadcasts.remove(&key(address)).context(doing)?;
         }
         for address in wanted.difference(&known) {
-            fault::step("write a map").context(doing)?;
+            failpoint::hit("write a map").context(doing)?;
             self.tables.lock().broadcasts.insert(key(address), 1, 0).context(doing)?;
         }
         Ok(known != *wanted)
     }
 
-    /// Sets all counters of a slot to zero, so that its next owner starts afresh.
+    /// Resets all counters of a slot for its next container.
     pub fn reset_counters(&self, slot: u16) -> Result<()> {
         let cpus = aya::util::nr_cpus().map_err(|(file, error)| {
-            crate::error::Error::failure(format!("cannot read the number of CPUs from {file}: {error}"))
+            Error::failure(format!("cannot read the number of CPUs from {file}: {error}"))
         })?;
         let zeros = PerCpuValues::try_from(vec![Counters::default(); cpus])
             .context(|| writing(names::MAP_COUNTERS))?;
         let mut tables = self.tables.lock();
-        fault::step("write a map").context(|| writing(names::MAP_COUNTERS))?;
+        failpoint::hit("write a map").context(|| writing(names::MAP_COUNTERS))?;
         tables.counters.set(u32::from(slot), zeros, 0).context(|| writing(names::MAP_COUNTERS))?;
         put(&mut tables.drops, u32::from(slot), Drops::default(), names::MAP_DROPS)?;
         put(&mut tables.budgets, u32::from(slot), EventBudget::default(), names::MAP_BUDGETS)
@@ -230,12 +229,12 @@ fn writing(name: &str) -> String {
 
 /// Writes an element of an array.
 fn put<V: Pod>(map: &mut Array<MapData, V>, index: u32, value: V, name: &str) -> Result<()> {
-    fault::step("write a map").context(|| writing(name))?;
+    failpoint::hit("write a map").context(|| writing(name))?;
     map.set(index, value, 0).context(|| writing(name))
 }
 
 pub(super) fn open(path: &Path) -> Result<MapData> {
-    fault::step("open a map").context(|| format!("cannot open the pinned map {}", path.display()))?;
+    failpoint::hit("open a map").context(|| format!("cannot open the pinned map {}", path.display()))?;
     MapData::from_pin(path).context(|| format!("cannot open the pinned map {}", path.display()))
 }
 
@@ -251,7 +250,7 @@ fn lru_hash<K: Pod, V: Pod>(pins: &Pins, name: &str) -> Result<HashMap<MapData, 
     HashMap::try_from(Map::LruHashMap(open(&pins.map(name))?)).context(|| reading(name))
 }
 
-/// What was looked up, if it is there.
+/// Maps a missing key to `None`.
 fn found<V>(looked_up: std::result::Result<V, MapError>, name: &str) -> Result<Option<V>> {
     match looked_up {
         Ok(value) => Ok(Some(value)),

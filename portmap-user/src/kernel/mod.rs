@@ -1,4 +1,4 @@
-//! Everything that touches the kernel. One module for each of its subsystems; none of them decides anything.
+//! Access to the kernel, one module per subsystem. Nothing here decides what to do.
 
 pub mod address;
 pub mod bpffs;
@@ -6,16 +6,17 @@ pub mod btf;
 pub mod cgroup;
 pub mod clock;
 pub mod clsact;
+pub mod error;
+pub mod file_lock;
 pub mod guard;
 pub mod inherit;
-pub mod layout;
 pub mod link;
-pub mod locked;
 pub mod maps;
 pub mod namespace;
 pub mod netlink;
 pub mod netns_lock;
 pub mod offloads;
+pub mod pin_migration;
 pub mod pins;
 pub mod port_table;
 pub mod process;
@@ -27,3 +28,5 @@ pub mod session;
 pub mod sockets;
 pub mod sysctl;
 pub mod test_run;
+
+pub use self::error::{Error, Failure};

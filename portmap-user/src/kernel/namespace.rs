@@ -1,7 +1,6 @@
-//! Network namespaces: opening, making and entering them.
+//! Network namespaces: opening, creating, naming and entering them.
 
 use std::{
-    fmt,
     fs::{self, File, OpenOptions},
     io,
     os::{
@@ -20,54 +19,26 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
     sys::statfs::{NSFS_MAGIC, fstatfs},
 };
-use serde::{Deserialize, Serialize};
 
 use super::session::NetSession;
 use crate::{
-    error::{Context as _, Error, Kind, Result},
-    fault,
+    failpoint,
+    kernel::error::{Context as _, Error, Failure, NamespaceError, Result},
+    model::NetnsId,
 };
 
-/// Where `ip netns` looks for namespaces by name.
+/// Directory of named namespaces, that of `ip netns`.
 pub const DIRECTORY: &str = "/run/netns";
 
-/// Asks what kind of namespace a file stands for (`linux/nsfs.h`, Linux 4.11).
+/// ioctl that returns a namespace's type (`linux/nsfs.h`, Linux 4.11).
 const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 
-/// Mode of the files that namespaces are mounted on. The sticky bit means nothing to a file, so nobody else makes one like it:
-/// `ip netns add` may be about to mount its own on an empty file that has the name of a container which has ended.
+/// Mode of our mount points. The sticky bit has no meaning for a file, so it tells them from those of other
+/// tools: `ip netns add` may be about to mount its namespace on an empty file with the name of a container
+/// that has ended.
 const MODE: u32 = 0o1000;
 
-/// What tells one namespace from every other before the next boot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NamespaceId {
-    /// Device of the namespace file system.
-    pub device: u64,
-    /// Inode in it. The kernel gives it to the next namespace as soon as this one has ended (`proc_alloc_inum`).
-    pub inode: u64,
-    /// Its cookie, which no other one gets. None in what an earlier version has written down.
-    #[serde(default)]
-    pub cookie: Option<u64>,
-}
-
-impl NamespaceId {
-    /// Whether this may be the same namespace: it is, if both cookies are known.
-    pub fn is_same(self, other: Self) -> bool {
-        let cookies = self.cookie.zip(other.cookie);
-        (self.device, self.inode) == (other.device, other.inode)
-            && cookies.is_none_or(|(one, another)| one == another)
-    }
-}
-
-/// As `ip netns` and `/proc` call it, with its cookie.
-impl fmt::Display for NamespaceId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "net:[{}]", self.inode)?;
-        self.cookie.map_or(Ok(()), |cookie| write!(formatter, " (cookie {cookie})"))
-    }
-}
-
-/// An open network namespace; it exists at least as long as this value.
+/// An open network namespace, which exists at least as long as this value.
 #[derive(Debug)]
 pub struct Namespace {
     file: File,
@@ -76,76 +47,49 @@ pub struct Namespace {
     cookie: OnceLock<u64>,
 }
 
-/// Why a file cannot be opened as a network namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotOpened {
-    /// There is no such file.
-    Missing(PathBuf),
-    /// It is that of a process which has ended.
-    Ended(PathBuf),
-    /// It is something else.
-    Other(PathBuf),
-    /// It cannot be told.
-    Failed(Error),
-}
-
-impl From<NotOpened> for Error {
-    fn from(why: NotOpened) -> Self {
-        match why {
-            NotOpened::Missing(path) => {
-                Self::usage(format!("{} does not exist: expected a network namespace", path.display()))
-            }
-            NotOpened::Ended(path) => Self::usage(format!("the process of {} has ended", path.display())),
-            NotOpened::Other(path) => Self::usage(format!(
-                "{} is no network namespace: expected a file such as {DIRECTORY}/NAME or /proc/PID/ns/net",
-                path.display()
-            )),
-            NotOpened::Failed(error) => error,
-        }
-    }
-}
-
-impl fmt::Display for NotOpened {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Error::from(self.clone()).fmt(formatter)
-    }
-}
-
-impl std::error::Error for NotOpened {}
-
 impl Namespace {
-    /// The namespace that the file at `path` stands for.
-    pub fn open(path: &Path) -> Result<Self, NotOpened> {
+    /// Opens the namespace at `path`.
+    pub fn open(path: &Path) -> Result<Self, NamespaceError> {
         let failed = |error: io::Error| match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
-            Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP => NotOpened::Missing(path.to_owned()),
-            Errno::ESRCH => NotOpened::Ended(path.to_owned()),
-            _ => NotOpened::Failed(Error::failure(format!(
-                "cannot open the network namespace {}: {error}",
-                path.display()
-            ))),
+            Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP => NamespaceError::Missing(path.to_owned()),
+            Errno::ESRCH => NamespaceError::ProcessEnded(path.to_owned()),
+            _ => NamespaceError::Io(Failure {
+                operation: format!("cannot open the network namespace {}", path.display()),
+                source: Some(Box::new(error)),
+            }),
         };
-        fault::step("open a namespace").map_err(failed)?;
-        // Looked at before it is opened: to open a pipe is to wait for its other end, and to open a device may do anything.
+        failpoint::hit("open a namespace").map_err(failed)?;
+        // O_PATH first, because opening a pipe blocks, and opening a device may have side effects.
         let mut options = OpenOptions::new();
         let name = options.read(true).custom_flags(libc::O_PATH).open(path).map_err(failed)?;
         if !fstatfs(&name).is_ok_and(|fs| fs.filesystem_type() == NSFS_MAGIC) {
-            return Err(NotOpened::Other(path.to_owned()));
+            return Err(NamespaceError::NotANetns(path.to_owned()));
         }
         let file = File::open(format!("/proc/self/fd/{}", name.as_raw_fd())).map_err(failed)?;
         // SAFETY: the file is open and is a namespace; the call reads no memory of this process.
         let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) };
         if kind != libc::CLONE_NEWNET {
-            return Err(NotOpened::Other(path.to_owned()));
+            return Err(NamespaceError::NotANetns(path.to_owned()));
         }
         Ok(Self { file, path: path.to_owned(), cookie: OnceLock::new() })
     }
 
-    /// The namespace of the calling thread.
+    /// Opens the namespace at `path`; `None` if the file is missing or not a network namespace, or its
+    /// process has ended.
+    pub fn try_open(path: &Path) -> Result<Option<Self>, Failure> {
+        match Self::open(path) {
+            Ok(namespace) => Ok(Some(namespace)),
+            Err(NamespaceError::Io(failure)) => Err(failure),
+            Err(_not_a_namespace) => Ok(None),
+        }
+    }
+
+    /// Opens the calling thread's namespace.
     pub fn current() -> Result<Self> {
         Ok(Self::open(Path::new("/proc/thread-self/ns/net"))?)
     }
 
-    /// Makes a namespace that has no file yet, and ends with this value if it gets none.
+    /// Creates a namespace without a name. It ends with this value unless it is given one.
     pub fn create() -> Result<Self> {
         Self::scratch(|session| {
             let own = Self::current()?;
@@ -154,39 +98,44 @@ impl Namespace {
         })
     }
 
-    /// Has `ip netns` know a namespace as `name`. A conflict if it knows another one by it. What a failure leaves behind,
-    /// [`remove_rest`] removes.
+    /// Gives the namespace a name, as `ip netns add` does. After a failure, [`remove_mount_point`] cleans up.
+    ///
+    /// # Errors
+    ///
+    /// [`NamespaceError::NameTaken`] if another namespace has the name.
     pub fn give_name(self, name: &str) -> Result<Self> {
         share_directory()?;
         let path = path_of(name);
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(MODE);
-        fault::step("create a namespace's file").and_then(|()| options.open(&path).map(drop)).map_err(
+        failpoint::hit("create a namespace's file").and_then(|()| options.open(&path).map(drop)).map_err(
             |error| match error.kind() {
-                io::ErrorKind::AlreadyExists => Error::conflict(format!(
-                    "the network namespace {} exists already: choose another name, or pass it as --netns",
-                    path.display()
-                )),
-                _ => Error::failure(format!("cannot create {}: {error}", path.display())),
+                io::ErrorKind::AlreadyExists => NamespaceError::NameTaken(path.clone()),
+                _ => NamespaceError::Io(Failure {
+                    operation: format!("cannot create {}", path.display()),
+                    source: Some(Box::new(error)),
+                }),
             },
         )?;
         let doing = || format!("cannot mount the network namespace on {}", path.display());
-        fault::step("mount a namespace").context(doing)?;
+        failpoint::hit("mount a namespace").context(doing)?;
         mount(Some(&self.path), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>).context(doing)?;
         Ok(Self { path, ..self })
     }
 
-    /// Does `work` in a new namespace, which ends with it.
-    pub fn scratch<T: Send>(work: impl FnOnce(&NetSession) -> Result<T> + Send) -> Result<T> {
-        let doing = || "cannot make a network namespace".to_owned();
+    /// Runs `work` in a new namespace, which ends with it.
+    pub fn scratch<T: Send, E: From<Error> + Send>(
+        work: impl FnOnce(&NetSession) -> Result<T, E> + Send,
+    ) -> Result<T, E> {
+        let doing = || "cannot create a network namespace";
         on_own_thread(|| {
-            fault::step("make a namespace").context(doing)?;
+            failpoint::hit("make a namespace").context(doing)?;
             unshare(CloneFlags::CLONE_NEWNET).context(doing)?;
             work(&NetSession::open()?)
         })
     }
 
-    /// The file that stands for the namespace.
+    /// The path at which it was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -196,23 +145,23 @@ impl Namespace {
         &self.file
     }
 
-    /// What tells this namespace from others.
-    pub fn id(&self) -> Result<NamespaceId> {
-        Ok(NamespaceId { cookie: Some(self.cookie()?), ..self.file_id()? })
+    /// Returns its identity.
+    pub fn id(&self) -> Result<NetnsId> {
+        Ok(NetnsId { cookie: Some(self.cookie()?), ..self.file_id()? })
     }
 
-    /// Whether this is the namespace that was written down.
-    pub fn is(&self, recorded: NamespaceId) -> Result<bool> {
-        // Most that are another are another file, which costs less to see.
+    /// Whether this is the recorded namespace.
+    pub fn is(&self, recorded: NetnsId) -> Result<bool> {
+        // The inode, which is cheaper to read than the cookie, usually differs already.
         Ok(self.file_id()?.is_same(recorded) && self.id()?.is_same(recorded))
     }
 
-    fn file_id(&self) -> Result<NamespaceId> {
-        let metadata = self.file.metadata().context(|| format!("cannot look at {}", self.path.display()))?;
-        Ok(NamespaceId { device: metadata.dev(), inode: metadata.ino(), cookie: None })
+    fn file_id(&self) -> Result<NetnsId> {
+        let metadata = self.file.metadata().context(|| format!("cannot stat {}", self.path.display()))?;
+        Ok(NetnsId { device: metadata.dev(), inode: metadata.ino(), cookie: None })
     }
 
-    /// Its cookie, a number that no other namespace has before the next boot.
+    /// Returns its cookie, which is unique until the next boot.
     pub fn cookie(&self) -> Result<u64> {
         if let Some(cookie) = self.cookie.get() {
             return Ok(*cookie);
@@ -224,74 +173,76 @@ impl Namespace {
     /// Moves the calling thread into the namespace.
     pub fn enter(&self) -> Result<()> {
         setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
-            Errno::EINVAL => Error::usage(format!("{} is not a network namespace", self.path.display())),
-            Errno::EPERM => Error::new(
-                Kind::NotPermitted,
-                format!("entering the network namespace {} takes root", self.path.display()),
-            ),
-            _ => {
-                Error::failure(format!("cannot enter the network namespace {}: {errno}", self.path.display()))
-            }
+            Errno::EINVAL => NamespaceError::NotANetns(self.path.clone()).into(),
+            Errno::EPERM => NamespaceError::NotPermitted(self.path.clone()).into(),
+            _ => Error::from(Failure {
+                operation: format!("cannot enter the network namespace {}", self.path.display()),
+                source: Some(Box::new(errno)),
+            }),
         })
     }
 
-    /// Does `work` inside the namespace, with a session there.
+    /// Runs `work` inside the namespace, with a session there.
     ///
-    /// It runs on a thread of its own, which ends with it, so that no thread that does anything else is ever in
-    /// the wrong namespace.
-    pub fn run<T: Send>(&self, work: impl FnOnce(&NetSession) -> Result<T> + Send) -> Result<T> {
+    /// It runs on a thread of its own, which ends with it, so no other work can ever run in the wrong
+    /// namespace.
+    pub fn run<T: Send, E: From<Error> + Send>(
+        &self,
+        work: impl FnOnce(&NetSession) -> Result<T, E> + Send,
+    ) -> Result<T, E> {
         on_own_thread(|| {
             self.enter()?;
             work(&NetSession::open()?)
         })
     }
 
-    /// The same if this is the namespace that was `recorded`, which the visit itself finds out; nothing if it is another.
-    pub fn run_if<T: Send>(
+    /// Runs `work` inside the namespace if it is the `recorded` one, which the same visit finds out. `None` if it is
+    /// another.
+    pub fn run_if<T: Send, E: From<Error> + Send>(
         &self,
-        recorded: NamespaceId,
-        work: impl FnOnce(&NetSession) -> Result<T> + Send,
-    ) -> Result<Option<T>> {
-        // Most that are another are another file, which costs less to see.
+        recorded: NetnsId,
+        work: impl FnOnce(&NetSession) -> Result<T, E> + Send,
+    ) -> Result<Option<T>, E> {
+        // Most other namespaces are other files, which costs less to see.
         if !self.file_id()?.is_same(recorded) {
             return Ok(None);
         }
         self.run(|session| {
             let cookie = session.cookie()?;
-            let id = NamespaceId { cookie: Some(*self.cookie.get_or_init(|| cookie)), ..self.file_id()? };
+            let id = NetnsId { cookie: Some(*self.cookie.get_or_init(|| cookie)), ..self.file_id()? };
             if id.is_same(recorded) { work(session).map(Some) } else { Ok(None) }
         })
     }
 }
 
-/// The file that stands for the namespace that `ip netns` knows as `name`.
+/// The path of the namespace with this name.
 pub fn path_of(name: &str) -> PathBuf {
     Path::new(DIRECTORY).join(name)
 }
 
-/// Removes a name that [`Namespace::give_name`] gave; the namespace itself ends with its last process. It is no error if there
-/// is none.
+/// Removes a name given by [`Namespace::give_name`]. The namespace itself ends with its last process.
+/// Idempotent.
 pub fn remove(name: &str) -> Result<()> {
     let path = path_of(name);
-    fault::step("unmount a namespace").context(|| format!("cannot unmount {}", path.display()))?;
+    failpoint::hit("unmount a namespace").context(|| format!("cannot unmount {}", path.display()))?;
     match umount2(&path, MntFlags::MNT_DETACH) {
         // EINVAL: the file is there, but nothing is mounted on it.
         Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
-        Err(errno) => return Err(Error::failure(format!("cannot unmount {}: {errno}", path.display()))),
+        Err(errno) => return Err(errno).context(|| format!("cannot unmount {}", path.display())),
     }
     remove_file(&path)
 }
 
-/// Removes what is left of a name when its namespace is not mounted any more, or not yet. It is no error if there is nothing,
-/// or somebody else's has the name.
-pub fn remove_rest(name: &str) -> Result<()> {
+/// Removes the mount point of a name whose namespace is not mounted, or not yet. Leaves files of other tools
+/// alone. Idempotent.
+pub fn remove_mount_point(name: &str) -> Result<()> {
     let path = path_of(name);
     let is_own = fs::symlink_metadata(&path).is_ok_and(|file| file.is_file() && file.mode() & 0o7777 == MODE);
     if is_own { remove_file(&path) } else { Ok(()) }
 }
 
 fn remove_file(path: &Path) -> Result<()> {
-    match fault::step("remove a namespace's file").and_then(|()| fs::remove_file(path)) {
+    match failpoint::hit("remove a namespace's file").and_then(|()| fs::remove_file(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).context(|| format!("cannot remove {}", path.display()))
         }
@@ -299,8 +250,8 @@ fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
-/// Makes the directory of names a shared mount, as `ip netns add` does: an unmount then reaches every copy of the
-/// directory, and no other mount namespace keeps a deleted network namespace alive.
+/// Makes the directory of names a shared mount, as `ip netns add` does, so that an unmount propagates to all
+/// mount namespaces, and none of them keeps a deleted network namespace alive.
 fn share_directory() -> Result<()> {
     let doing = || format!("cannot make {DIRECTORY} a shared mount");
     fs::create_dir_all(DIRECTORY).context(doing)?;
@@ -316,12 +267,12 @@ fn share_directory() -> Result<()> {
     }
 }
 
-/// Runs `work` on a thread of its own and waits for it.
-fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    let work = fault::carried(work);
+/// Runs `work` on a thread of its own, and waits for it.
+fn on_own_thread<T: Send, E: From<Error> + Send>(work: impl FnOnce() -> Result<T, E> + Send) -> Result<T, E> {
+    let work = failpoint::inherit_suppression(work);
     thread::scope(|scope| {
         let worker = thread::Builder::new().name("portmap-netns".to_owned()).spawn_scoped(scope, work);
-        match worker.context(|| "cannot start a thread".to_owned())?.join() {
+        match worker.context(|| "cannot start a thread")?.join() {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),
         }

@@ -1,7 +1,7 @@
-//! A netlink socket of the calling thread's network namespace.
+//! A `NETLINK_ROUTE` socket in the calling thread's network namespace.
 //!
-//! The kernel carries a request out before `sendto` returns, so there is nothing to wait for, and answers are looked at one by
-//! one as they come: a list of a thousand interfaces is never in memory.
+//! The kernel executes a request before `sendto` returns, so the calls are synchronous. Dumps are processed
+//! message by message, so a list of a thousand interfaces is never in memory.
 
 use std::{
     cell::Cell,
@@ -18,8 +18,8 @@ use nix::libc::{EIO, MSG_TRUNC};
 use tracing::debug;
 
 use crate::{
-    error::{Context as _, Result},
-    fault,
+    failpoint,
+    kernel::error::{Context as _, Result},
 };
 
 impl AsFd for Netlink {
@@ -29,52 +29,52 @@ impl AsFd for Netlink {
     }
 }
 
-/// What the kernel is asked to do, and the flags of the question besides those that every question has.
+/// A request, and its flags in addition to those of every request.
 pub type Request = (RouteNetlinkMessage, u16);
 
-/// Bytes of the answers that are taken at a time. The kernel makes none larger than half of this.
+/// Size of the receive buffer in bytes; the kernel's messages have at most half of this.
 const ROOM: usize = 64 << 10;
 
-/// How often a list is asked for that changes while it is given.
+/// Number of attempts to get a consistent dump.
 const ATTEMPTS: u32 = 4;
 
-/// A connection to the kernel's routing subsystem. It stays in the namespace in which it was opened.
+/// A socket of the kernel's routing subsystem. It stays in the namespace in which it was opened.
 pub struct Netlink {
     socket: Socket,
-    /// Number of the last request.
+    /// Sequence number of the last request.
     sequence: Cell<u32>,
 }
 
 impl Netlink {
-    /// Opens a connection in the calling thread's namespace.
+    /// Opens a socket in the calling thread's namespace.
     pub fn open() -> Result<Self> {
-        let doing = || "cannot open a netlink socket".to_owned();
+        let doing = || "cannot open a netlink socket";
         let mut socket = Socket::new(NETLINK_ROUTE).context(doing)?;
         socket.bind_auto().context(doing)?;
         Ok(Self { socket, sequence: Cell::new(0) })
     }
 
-    /// Has the kernel do something. The error is the kernel's refusal, by its number.
+    /// Sends a request and waits for its acknowledgement. The error has the kernel's errno.
     pub fn request(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
         self.request_at_once(vec![(message, flags)])
     }
 
-    /// Has the kernel carry out several requests one right after the other: not even the end of this process comes between
-    /// them. All of them are tried, and the first refusal is the result.
+    /// Sends several requests in one system call, so that not even a kill of this process interrupts the
+    /// batch. The kernel executes all of them; the first error is the result.
     pub fn request_at_once(&self, requests: Vec<Request>) -> io::Result<()> {
         self.exchange(requests, NLM_F_ACK, |_flags, _none| {})
     }
 
-    /// Asks for one thing.
+    /// Requests one object.
     pub fn get(&self, message: RouteNetlinkMessage) -> io::Result<RouteNetlinkMessage> {
         let mut found = None;
         self.exchange(vec![(message, 0)], NLM_F_ACK, |_flags, answer| found = Some(answer))?;
-        let nonsense = |error: String| io::Error::new(io::ErrorKind::InvalidData, error);
-        found.ok_or_else(|| nonsense("the kernel has no answer".to_owned()))?.map_err(nonsense)
+        let invalid = |error: String| io::Error::new(io::ErrorKind::InvalidData, error);
+        found.ok_or_else(|| invalid("the kernel sent no response".to_owned()))?.map_err(invalid)
     }
 
-    /// Asks for a list, of which `keep` says what is kept. A list that has changed meanwhile is asked for again, in which
-    /// something could be twice or missing; one that changes all the time is taken as it is in the end.
+    /// Requests a dump, and returns the objects that `keep` maps to `Some`. An inconsistent dump, which may
+    /// miss or repeat objects, is repeated a few times, and accepted in the end.
     pub fn list<T>(
         &self,
         message: &RouteNetlinkMessage,
@@ -83,29 +83,30 @@ impl Netlink {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let (mut kept, mut has_changed) = (Vec::new(), false);
+            let (mut kept, mut is_inconsistent) = (Vec::new(), false);
             self.exchange(vec![(message.clone(), 0)], NLM_F_DUMP, |flags, answer| {
-                has_changed |= flags & NLM_F_DUMP_INTR != 0;
+                is_inconsistent |= flags & NLM_F_DUMP_INTR != 0;
                 match answer {
                     Ok(answer) => kept.extend(keep(answer)),
-                    // Of something with properties that this library does not know, thus not ours.
-                    Err(error) => debug!("part of a list is not understood: {error}"),
+                    // An object with attributes that the library cannot parse is not portmap's.
+                    Err(error) => debug!("skipping a message of a dump that cannot be parsed: {error}"),
                 }
             })?;
-            if !has_changed || attempts == ATTEMPTS {
+            if !is_inconsistent || attempts == ATTEMPTS {
                 return Ok(kept);
             }
         }
     }
 
-    /// Sends requests in one system call, and hands over what comes back with its flags, until all are answered.
+    /// Sends requests in one system call, and calls `on_answer` with each response and its flags until all
+    /// are complete.
     fn exchange(
         &self,
         requests: Vec<Request>,
         common_flags: u16,
         mut on_answer: impl FnMut(u16, Result<RouteNetlinkMessage, String>),
     ) -> io::Result<()> {
-        order_a_refusal()?;
+        failpoint()?;
         let (mut unanswered, mut result) = (requests.len(), Ok(()));
         let first = self.send(requests, common_flags)?;
         let mut received = Vec::with_capacity(ROOM);
@@ -113,15 +114,17 @@ impl Netlink {
             received.clear();
             let length = self.socket.recv(&mut received, MSG_TRUNC)?;
             if length > received.len() {
-                return Err(io::Error::other(format!("an answer of {length} bytes has no room in {ROOM}")));
+                return Err(io::Error::other(format!(
+                    "a response of {length} bytes exceeds the buffer of {ROOM}"
+                )));
             }
-            let mut rest = received.as_slice();
-            while !rest.is_empty() {
-                let header = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
-                let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest);
+            let mut remaining = received.as_slice();
+            while !remaining.is_empty() {
+                let header = NetlinkBuffer::new_checked(remaining).map_err(io::Error::other)?;
+                let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(remaining);
                 let length = usize::try_from(header.length()).unwrap_or(usize::MAX).next_multiple_of(4);
-                rest = rest.get(length..).unwrap_or_default();
-                // Others are left of an exchange that came to an early end.
+                remaining = remaining.get(length..).unwrap_or_default();
+                // A late response to an exchange that ended early.
                 if header.sequence_number() < first {
                     continue;
                 }
@@ -148,7 +151,7 @@ impl Netlink {
         result
     }
 
-    /// Sends requests in one system call; returns the number of the first.
+    /// Sends requests in one system call; returns the sequence number of the first.
     fn send(&self, requests: Vec<Request>, common_flags: u16) -> io::Result<u32> {
         let first = self.sequence.get() + 1;
         let mut sent = Vec::new();
@@ -158,7 +161,7 @@ impl Netlink {
             request.header.flags = NLM_F_REQUEST | common_flags | flags;
             request.header.sequence_number = number;
             request.finalize();
-            // Every message begins at a multiple of four bytes.
+            // Messages are aligned to four bytes.
             let start = sent.len().next_multiple_of(4);
             sent.resize(start + request.buffer_len(), 0);
             request.serialize(&mut sent[start..]);
@@ -168,10 +171,10 @@ impl Netlink {
     }
 }
 
-/// The first number of a message that is not about netlink itself (linux/netlink.h).
+/// The first message type that is not a control message (`linux/netlink.h`).
 const NLMSG_MIN_TYPE: u16 = 16;
 
-/// Fails if a test wants the next request to.
-fn order_a_refusal() -> io::Result<()> {
-    fault::step("netlink").map_err(|_ordered| io::Error::from_raw_os_error(EIO))
+/// Failpoint of all requests.
+fn failpoint() -> io::Result<()> {
+    failpoint::hit("netlink").map_err(|_injected| io::Error::from_raw_os_error(EIO))
 }

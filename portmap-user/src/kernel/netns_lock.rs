@@ -1,5 +1,5 @@
-//! One process in a network namespace, whatever file systems it sees: an abstract Unix socket belongs to the network namespace,
-//! and files to a mount namespace.
+//! Mutual exclusion within a network namespace by an abstract Unix socket, which belongs to the network
+//! namespace, whereas a lock file belongs to a mount namespace.
 
 use std::os::{
     fd::{AsRawFd as _, OwnedFd},
@@ -16,28 +16,28 @@ use nix::{
 };
 
 use crate::{
-    error::{Context as _, Result},
-    fault,
+    failpoint,
+    kernel::error::{Context as _, Result},
 };
 
 /// The socket's name.
 const NAME: &str = "portmap";
 
-/// How an attempt to be that process ended.
+/// Result of an attempt to take the lock.
 #[derive(Debug)]
 pub enum Attempt {
-    /// This is the process, as long as the listener exists.
+    /// This process holds the lock, as long as the listener exists.
     Taken(UnixListener),
-    /// Another one of the same user is, with this number unless that is not seen from here.
+    /// Another process of the same user holds it, with this pid if it is visible in this pid namespace.
     Held(Option<i32>),
-    /// Another user has a socket of that name. Anybody may, so that says nothing.
+    /// Another user has a socket of that name. Any user may, so that is no lock.
     Foreign,
 }
 
-/// Tries to be the process of the calling thread's network namespace.
+/// Tries to take the lock of the calling thread's network namespace.
 pub fn take() -> Result<Attempt> {
     let doing = || format!("cannot listen on the abstract socket @{NAME}");
-    fault::step("take a network namespace's socket").context(doing)?;
+    failpoint::hit("take a network namespace's socket").context(doing)?;
     let address = SocketAddr::from_abstract_name(NAME).context(doing)?;
     match UnixListener::bind_addr(&address) {
         Ok(listener) => Ok(Attempt::Taken(listener)),
@@ -48,12 +48,13 @@ pub fn take() -> Result<Attempt> {
     }
 }
 
-/// Who listens. None if that cannot be found out: whoever it is keeps others waiting, or has ended just now.
+/// Returns the holder; `None` if that cannot be determined, because it does not accept connections, or has
+/// just ended.
 fn holder() -> Option<Attempt> {
     let kind = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let client: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, kind, None).ok()?;
     connect(client.as_raw_fd(), &UnixAddr::new_abstract(NAME.as_bytes()).ok()?).ok()?;
-    // Those of the listener when it began to listen.
+    // The listener's credentials when it called listen().
     let peer = getsockopt(&client, PeerCredentials).ok()?;
     let is_ours = peer.uid() == geteuid().as_raw();
     is_ours.then(|| Attempt::Held(Some(peer.pid()).filter(|pid| *pid > 0)))

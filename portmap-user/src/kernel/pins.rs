@@ -1,4 +1,4 @@
-//! What is pinned, held open: a pin that somebody removes can be made again as long as its object is there.
+//! Pinned objects, held open, so that a pin that another process removes can be restored.
 
 use std::{
     ffi::CString,
@@ -15,12 +15,12 @@ use aya_obj::generated::bpf_cmd;
 
 use super::bpffs;
 use crate::{
-    error::{Context as _, Error, Result},
-    fault,
+    failpoint,
+    kernel::error::{Context as _, Error, Result},
     paths::Pins,
 };
 
-/// The part of `union bpf_attr` that names a pin.
+/// `BPF_OBJ_PIN` and `BPF_OBJ_GET` of `union bpf_attr`.
 #[repr(C)]
 #[derive(Default)]
 struct Object {
@@ -29,30 +29,30 @@ struct Object {
     flags: u32,
 }
 
-/// The maps and programs of a daemon.
-pub struct Held {
+/// The open maps and programs of a daemon.
+pub struct OpenPins {
     pins: Pins,
     objects: Vec<(PathBuf, OwnedFd)>,
 }
 
-impl Held {
-    /// Opens what is pinned.
+impl OpenPins {
+    /// Opens all pinned maps and programs.
     pub fn open(pins: &Pins) -> Result<Self> {
         let mut objects = Vec::new();
         for path in pins.lasting().into_iter().filter(|path| path.exists()) {
-            let opened = fault::step("open a pin").and_then(|()| get(&path));
+            let opened = failpoint::hit("open a pin").and_then(|()| get(&path));
             let object = opened.context(|| format!("cannot open the pin {}", path.display()))?;
             objects.push((path, object));
         }
         Ok(Self { pins: pins.clone(), objects })
     }
 
-    /// Pins that are gone.
+    /// The missing pins.
     fn lost(&self) -> impl Iterator<Item = &(PathBuf, OwnedFd)> {
         self.objects.iter().filter(|(path, _)| !path.exists())
     }
 
-    /// Pins again what is pinned no more. Returns whether anything was not.
+    /// Restores missing pins. Returns true if there were any.
     pub fn restore(&self) -> Result<bool> {
         let is_lacking = self.lost().next().is_some();
         if is_lacking {
@@ -64,23 +64,23 @@ impl Held {
         Ok(is_lacking)
     }
 
-    /// Fails if a pin is gone.
+    /// Fails if a pin is missing.
     pub fn check(&self) -> Result<()> {
         let Some((first, _)) = self.lost().next() else { return Ok(()) };
-        // Says how to mount one, where there is none any more.
+        // Its error explains how to mount a bpffs, if that is missing.
         bpffs::check_mounted(self.pins.bpffs())?;
         let number = self.lost().count();
-        Err(Error::failure(format!("{number} pins are gone, {} for example", first.display())))
+        Err(Error::failure(format!("{number} pins are missing, {} for example", first.display())))
     }
 }
 
-/// Takes a link out of service, now, and removes its pin. It is no error if there is none. A link whose pin alone is removed
-/// ends when the kernel comes to it.
-pub fn end_link(path: &Path) -> Result<()> {
-    match fault::step("detach a link").and_then(|()| get(path)) {
+/// Detaches a link synchronously, and removes its pin. Idempotent. If only the pin were removed, the kernel
+/// would detach the link later.
+pub fn detach_link(path: &Path) -> Result<()> {
+    match failpoint::hit("detach a link").and_then(|()| get(path)) {
         Ok(link) => {
             let mut fd = link.as_raw_fd();
-            // One whose interface or cgroup has gone is detached already, and kernels before 5.9 cannot do it.
+            // Errors are ignored: a link whose interface or cgroup was deleted is detached already.
             let _ = command(bpf_cmd::BPF_LINK_DETACH, &mut fd);
         }
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -91,7 +91,7 @@ pub fn end_link(path: &Path) -> Result<()> {
     bpffs::unpin(path)
 }
 
-/// Everything that has been pinned below the directories of a daemon, links first.
+/// Lists the pinned links of a daemon.
 pub fn links(pins: &Pins) -> Vec<PathBuf> {
     let links = fs::read_dir(pins.links()).into_iter().flatten().flatten();
     links.map(|link| link.path()).collect()
@@ -101,12 +101,12 @@ fn get(path: &Path) -> io::Result<OwnedFd> {
     let name = CString::new(path.as_os_str().as_bytes())?;
     let mut object = Object { path: name.as_ptr().expose_provenance() as u64, ..Object::default() };
     let fd = command(bpf_cmd::BPF_OBJ_GET, &mut object)?;
-    // SAFETY: the kernel has just opened it for this process, and nobody else knows of it.
+    // SAFETY: the kernel has just opened the descriptor for this process, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn pin(object: &OwnedFd, path: &Path) -> io::Result<()> {
-    fault::step("pin")?;
+    failpoint::hit("pin")?;
     let name = CString::new(path.as_os_str().as_bytes())?;
     let fd = object.as_raw_fd().cast_unsigned();
     let mut object = Object { path: name.as_ptr().expose_provenance() as u64, fd, ..Object::default() };
@@ -114,8 +114,8 @@ fn pin(object: &OwnedFd, path: &Path) -> io::Result<()> {
 }
 
 fn command<T>(command: bpf_cmd, attributes: &mut T) -> io::Result<i32> {
-    // SAFETY: the attributes are those of the command, or their beginning, and have the size that is said. What they point to
-    // is a string that lives as long as the caller's borrow; the kernel keeps nothing of it.
+    // SAFETY: the attributes are those of the command, or a prefix of them, with their size. The string that
+    // they point to lives as long as the caller's borrow, and the kernel does not keep it.
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, command as libc::c_long, std::ptr::from_mut(attributes), size_of::<T>())
     };

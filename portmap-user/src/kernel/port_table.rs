@@ -15,11 +15,11 @@ use portmap_common::{
 
 use super::maps;
 use crate::{
-    error::{Context as _, Result},
+    kernel::error::{Context as _, Result},
     paths::Pins,
 };
 
-/// The port map, mapped into memory: publishing a port is one store, without a system call.
+/// The port map, mapped into memory: publishing a port is one store instead of a system call.
 pub struct PortTable {
     words: NonNull<AtomicU64>,
 }
@@ -36,8 +36,8 @@ impl PortTable {
         let path = pins.map(names::MAP_PORTS);
         let map = maps::open(&path)?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping is placed where nothing else is. It has the size of the map, which the loader has
-        // checked, and outlives the descriptor.
+        // SAFETY: without an address hint the kernel places the mapping in unused memory. The loader has
+        // checked that the map has this size. The mapping outlives the descriptor.
         let address =
             unsafe { mmap(None, PORT_TABLE_BYTES, protection, MapFlags::MAP_SHARED, map.fd().as_fd(), 0) };
         let words = address.context(|| format!("cannot map {} into memory", path.display()))?.cast();
@@ -47,17 +47,17 @@ impl PortTable {
     fn word(&self, port: u16) -> &AtomicU64 {
         // SAFETY: the mapping has one word for each of the 65,536 ports.
         let word = unsafe { self.words.add(usize::from(port)) };
-        // SAFETY: the mapping lives as long as `self`, is aligned to a page, and every reader and
-        // writer, the programs included, accesses its words whole.
+        // SAFETY: the mapping lives as long as `self` and is page-aligned, and this process as well as the
+        // kernel access its words atomically.
         unsafe { word.as_ref() }
     }
 
-    /// The owner of a port.
+    /// Returns the owner of a port.
     pub fn get(&self, port: u16) -> PortEntry {
         PortEntry::from_word(self.word(port).load(Ordering::Relaxed))
     }
 
-    /// Gives a port to an owner, or back to the host. Programs see either the old or the new owner.
+    /// Sets the owner of a port; the default entry is the host. Programs see either the old or the new owner.
     pub fn set(&self, port: u16, owner: PortEntry) {
         self.word(port).store(owner.to_word(), Ordering::Relaxed);
     }

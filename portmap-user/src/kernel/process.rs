@@ -1,4 +1,4 @@
-//! Processes: which one has a number, and when it ends.
+//! Processes: their identity, and notification of their end.
 
 use std::{
     io,
@@ -6,39 +6,31 @@ use std::{
 };
 
 use procfs::{ProcError, process};
-use serde::{Deserialize, Serialize};
 
-use crate::error::{Context as _, Result};
+use crate::{
+    kernel::error::{Context as _, Result},
+    model::Process,
+};
 
-/// A process. Numbers are given again, but not within the same hundredth of a second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Process {
-    /// Its number.
-    pub pid: u32,
-    /// When it was started, in ticks since the machine was.
-    pub started: u64,
-}
-
-/// A process's file: it is readable when the process has ended.
+/// A pidfd, which becomes readable when the process ends.
 #[derive(Debug)]
 pub struct Pidfd(OwnedFd);
 
 impl Process {
-    /// The process that has this number; none if none has.
+    /// Finds the process with this pid, if there is one.
     pub fn find(pid: u32) -> Result<Option<Self>> {
-        let doing = || format!("cannot look at process {pid}");
+        let doing = || format!("cannot read /proc/{pid}");
         let number = i32::try_from(pid).context(doing)?;
         match process::Process::new(number).and_then(|process| process.stat()) {
             Ok(stat) => Ok(Some(Self { pid, started: stat.starttime })),
             Err(ProcError::NotFound(_)) => Ok(None),
-            // It ends just now.
+            // It is ending.
             Err(ProcError::Io(error, _)) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
             Err(error) => Err(error).context(doing),
         }
     }
 
-    /// A file that tells of its end; none if it has ended.
+    /// Opens its pidfd; `None` if it has ended.
     pub fn open(self) -> Result<Option<Pidfd>> {
         let doing = || format!("cannot wait for process {}", self.pid);
         let pidfd = match pidfd_open(libc::pid_t::try_from(self.pid).context(doing)?) {
@@ -46,7 +38,7 @@ impl Process {
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
             Err(error) => return Err(error).context(doing),
         };
-        // Whose file it is is known now, and cannot change.
+        // The pidfd is bound to one process now, so this check cannot race.
         Ok(Self::find(self.pid)?.filter(|found| *found == self).map(|_same| pidfd))
     }
 }
@@ -58,7 +50,7 @@ fn pidfd_open(pid: libc::pid_t) -> io::Result<OwnedFd> {
         return Err(io::Error::last_os_error());
     }
     let file = RawFd::try_from(result).map_err(io::Error::other)?;
-    // SAFETY: the call has just returned it, and nobody else has it.
+    // SAFETY: the call has just returned the descriptor, which nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(file) })
 }
 
@@ -83,7 +75,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_end_of_a_process_is_told() {
+    async fn process_pidfd_is_readable_at_its_end() {
         let mut child = Command::new("sleep").arg("600").spawn().expect("sleep is part of coreutils");
         let process = Process::find(child.id()).expect("found").expect("it lives");
         let pidfd = process.open().expect("opened").expect("it lives");

@@ -1,8 +1,10 @@
-//! Loading, pinning and attaching the programs.
+//! Loading, pinning and attaching of the classifier's programs.
 //!
-//! A hook is held by a pinned TCX link, where the kernel has those, or by a filter of the clsact qdisc. The former cannot
-//! be removed by other tools; the latter is there twenty times sooner, because the kernel need not wait until all CPUs have
-//! seen the change (`tcx_entry_sync`, 10 ms). So links are for interfaces that are not our own. Either way a program that is there already is replaced in one step: no packet passes a hook without one.
+//! A program is attached by a pinned TCX link, where the kernel supports it, or by a filter of the clsact
+//! qdisc. Other tools cannot remove a link by accident. A filter is attached twenty times faster, because the
+//! kernel does not wait for an RCU grace period (`tcx_entry_sync`, 10 ms). So links are used on interfaces
+//! that portmap did not create. Both kinds replace an attached program atomically: no packet passes without
+//! one.
 
 use std::{
     fs, io,
@@ -26,28 +28,29 @@ use portmap_common::names;
 
 use super::{bpffs, btf, clsact, netlink::Netlink};
 use crate::{
-    error::{Context as _, Error, Result},
-    fault, object,
+    failpoint,
+    kernel::error::{Context as _, Error, Result},
+    object,
     paths::Pins,
 };
 
-/// How programs are attached.
+/// How a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mechanism {
+pub enum AttachMode {
     /// Pinned links (Linux 6.6 and later).
     Tcx,
     /// Filters of the clsact qdisc.
     Clsact,
 }
 
-impl Mechanism {
-    /// What the running kernel has.
+impl AttachMode {
+    /// Detects what the running kernel supports.
     pub fn detect() -> Self {
-        // Asking for the programs of the loopback device changes nothing and fails where there is no TCX.
+        // A query changes nothing, and fails on a kernel without TCX.
         if SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok() { Self::Tcx } else { Self::Clsact }
     }
 
-    /// The name that users know.
+    /// The name in the output of commands.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tcx => "tcx",
@@ -56,26 +59,26 @@ impl Mechanism {
     }
 }
 
-/// A place where one of our programs belongs.
+/// An attach point of one of our programs.
 #[derive(Clone, Debug)]
-pub struct Hook {
-    /// The interface, by its name in its own namespace.
+pub struct AttachPoint {
+    /// Name of the interface in its namespace.
     pub interface: String,
-    /// Whether the program is at the interface's ingress rather than its egress.
+    /// Whether it is the interface's ingress rather than its egress.
     pub ingress: bool,
-    /// The program.
+    /// Name of the program.
     pub program: &'static str,
-    /// How it gets there for the first time.
-    pub mechanism: Mechanism,
-    /// The pin of the link, if it is one.
+    /// Mode of the first attachment.
+    pub attach_mode: AttachMode,
+    /// Pin of the link, if there is one.
     pub link: PathBuf,
 }
 
-impl Hook {
-    /// How it is there. Where there is a link, it stays: for a clsact qdisc to come, the kernel stops the queues of an
-    /// interface for a moment (`qdisc_graft`), and loses what is sent by them.
-    fn mechanism(&self) -> Mechanism {
-        if self.link.exists() { Mechanism::Tcx } else { self.mechanism }
+impl AttachPoint {
+    /// The current mode. An existing link is kept, because to add a clsact qdisc the kernel stops the
+    /// interface's queues for a moment (`qdisc_graft`), and loses the packets in them.
+    fn attach_mode(&self) -> AttachMode {
+        if self.link.exists() { AttachMode::Tcx } else { self.attach_mode }
     }
 
     const fn direction(&self) -> TcAttachType {
@@ -83,25 +86,25 @@ impl Hook {
     }
 }
 
-/// Loads the programs into the kernel and pins them, with the maps that are pinned already if there are any.
+/// Loads and pins the programs. They use the pinned maps, if there are any.
 pub fn load(pins: &Pins) -> Result<()> {
     bpffs::prepare(pins)?;
     check_pinned_maps(pins, object::bytes())?;
     let layout = btf::skb_layout()?.pack();
     let mut loader = loader(pins, &layout);
-    let mut object: Ebpf =
-        loader.load(object::bytes()).context(|| "cannot load the BPF object".to_owned())?;
-    let rest =
-        MapData::from_pin(pins.map(names::MAP_TAIL_CALLS)).context(|| "cannot open a map".to_owned())?;
-    let mut rest =
-        ProgramArray::try_from(Map::ProgramArray(rest)).context(|| "cannot use a map".to_owned())?;
-    for (place, name) in (0..).zip(names::TAIL_CALLS) {
+    let mut object: Ebpf = loader.load(object::bytes()).context(|| "cannot load the BPF object")?;
+    let tail_calls =
+        MapData::from_pin(pins.map(names::MAP_TAIL_CALLS)).context(|| "cannot open the map of tail calls")?;
+    let mut tail_calls = ProgramArray::try_from(Map::ProgramArray(tail_calls))
+        .context(|| "cannot use the map of tail calls")?;
+    for (index, name) in (0..).zip(names::TAIL_CALLS) {
         let program = load_program(&mut object, name)?;
         let fd = program.fd().context(|| format!("the program {name} is not loaded"))?;
-        fault::step("write a map").context(|| format!("cannot write the map {}", names::MAP_TAIL_CALLS))?;
-        rest.set(place, fd, 0).context(|| format!("cannot write the map {}", names::MAP_TAIL_CALLS))?;
+        failpoint::hit("write a map")
+            .context(|| format!("cannot write the map {}", names::MAP_TAIL_CALLS))?;
+        tail_calls.set(index, fd, 0).context(|| format!("cannot write the map {}", names::MAP_TAIL_CALLS))?;
     }
-    // Those that leave to them are not there before them.
+    // Last, so that no program runs before its tail calls can succeed.
     for name in names::PROGRAMS {
         let program = load_program(&mut object, name)?;
         replace_pin(&pins.program(name), &pins.new_program(name), |new| program.pin(new))?;
@@ -111,7 +114,7 @@ pub fn load(pins: &Pins) -> Result<()> {
     Ok(())
 }
 
-/// Loads the object with what is pinned, for packets that are as the layout says.
+/// A loader that uses the pinned maps, for the running kernel's `sk_buff` layout.
 fn loader<'a>(pins: &Pins, layout: &'a u64) -> EbpfLoader<'a> {
     let mut loader = EbpfLoader::new();
     for name in names::MAPS {
@@ -127,51 +130,61 @@ fn load_program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedCla
         .program_mut(name)
         .ok_or_else(missing)?
         .try_into()
-        .context(|| format!("the program {name} is of the wrong kind"))?;
-    let refused = || format!("the kernel refuses the program {name}");
-    fault::step("load a program").context(refused)?;
+        .context(|| format!("the program {name} has the wrong type"))?;
+    let refused = || format!("the kernel rejects the program {name}");
+    failpoint::hit("load a program").context(refused)?;
     program.load().context(refused)?;
     Ok(program)
 }
 
-/// Pins something in place of what is pinned there, by way of another pin.
-pub fn replace_pin<E: std::error::Error>(
+/// Replaces a pin atomically, by way of a temporary pin `new`.
+pub fn replace_pin<E: std::error::Error + Send + Sync + 'static>(
     path: &Path,
     new: &Path,
     pin: impl FnOnce(&Path) -> Result<(), E>,
 ) -> Result<()> {
     bpffs::unpin(new)?;
     let doing = || format!("cannot pin {}", new.display());
-    fault::step("pin").context(doing)?;
+    failpoint::hit("pin").context(doing)?;
     pin(new).context(doing)?;
-    fault::step("move a pin")
+    failpoint::hit("move a pin")
         .and_then(|()| fs::rename(new, path))
         .context(|| format!("cannot move {} to {}", new.display(), path.display()))
 }
 
-/// Refuses pinned maps that are not what the object expects: the kernel and aya would use them as they are.
+/// Fails if a pinned map is not what the object expects, because the kernel and aya would use it unchecked.
+///
+/// # Errors
+///
+/// [`Error::MapMismatch`]
 pub fn check_pinned_maps(pins: &Pins, object: &[u8]) -> Result<()> {
-    for expected in object::maps(object)? {
+    for expected in specs(object)? {
         let path = pins.map(&expected.name);
         if !path.exists() {
             continue;
         }
-        let found = shape_of_pin(&expected.name, &path)?;
+        let found = spec_of_pin(&expected.name, &path)?;
         if found != expected {
-            return Err(Error::conflict(format!(
-                "the pinned map {} is {found}, expected {expected}: another program made it; run `portmap \
-                 teardown`, or name another directory with --bpffs-dir",
-                path.display(),
-            )));
+            return Err(Error::MapMismatch {
+                pin: path,
+                found: found.to_string(),
+                expected: expected.to_string(),
+            });
         }
     }
     Ok(())
 }
 
-/// What a pinned map is like, under the name that it is expected to have.
-pub fn shape_of_pin(name: &str, path: &Path) -> Result<object::MapShape> {
-    let info = MapInfo::from_pin(path).context(|| format!("cannot look at the pin {}", path.display()))?;
-    Ok(object::MapShape {
+/// Returns the specifications of an object's pinned maps.
+pub fn specs(object: &[u8]) -> Result<Vec<object::MapSpec>> {
+    object::maps(object).context(|| "cannot read the embedded BPF object")
+}
+
+/// Returns the specification of a pinned map, with its expected name.
+pub fn spec_of_pin(name: &str, path: &Path) -> Result<object::MapSpec> {
+    let info =
+        MapInfo::from_pin(path).context(|| format!("cannot query the pinned map {}", path.display()))?;
+    Ok(object::MapSpec {
         name: name.to_owned(),
         map_type: info.map_type().unwrap_or(MapType::Unspecified) as u32,
         key_size: info.key_size(),
@@ -181,24 +194,24 @@ pub fn shape_of_pin(name: &str, path: &Path) -> Result<object::MapShape> {
     })
 }
 
-/// Puts a program into a hook of an interface in the calling thread's namespace, in place of an earlier one.
-pub fn attach(netlink: &Netlink, pins: &Pins, hook: &Hook) -> Result<()> {
+/// Attaches a program in the calling thread's namespace, replacing an earlier one.
+pub fn attach(netlink: &Netlink, pins: &Pins, hook: &AttachPoint) -> Result<()> {
     let doing = || format!("cannot attach {} to {}", hook.program, hook.interface);
     let mut program = SchedClassifier::from_pin(pins.program(hook.program)).context(doing)?;
-    match hook.mechanism() {
-        Mechanism::Tcx => attach_tcx(&mut program, hook),
-        Mechanism::Clsact => attach_clsact(netlink, &program, hook),
+    match hook.attach_mode() {
+        AttachMode::Tcx => attach_tcx(&mut program, hook),
+        AttachMode::Clsact => attach_clsact(netlink, &program, hook),
     }
 }
 
-fn attach_tcx(program: &mut SchedClassifier, hook: &Hook) -> Result<()> {
+fn attach_tcx(program: &mut SchedClassifier, hook: &AttachPoint) -> Result<()> {
     let doing = || format!("cannot attach {} to {}", hook.program, hook.interface);
-    fault::step("attach a program").context(doing)?;
+    failpoint::hit("attach a program").context(doing)?;
     if let Some(link) = pinned_link(&hook.link)? {
         let link = SchedClassifierLink::try_from(FdLink::from(link)).context(doing)?;
         match program.attach_to_link(link) {
             Ok(_replaced) => return Ok(()),
-            // The interface of the link is gone, and another one has its name.
+            // The link's interface was deleted, and this is another one with its name.
             Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
                 if io_error.raw_os_error() == Some(ENOLINK) =>
             {
@@ -208,21 +221,21 @@ fn attach_tcx(program: &mut SchedClassifier, hook: &Hook) -> Result<()> {
         }
     }
     let link = link_in_front(program, hook)?;
-    fault::step("pin a link").context(|| format!("cannot pin {}", hook.link.display()))?;
+    failpoint::hit("pin a link").context(|| format!("cannot pin {}", hook.link.display()))?;
     link.pin(&hook.link).context(|| format!("cannot pin {}", hook.link.display()))?;
     Ok(())
 }
 
-/// Attaches a program before all others that are there: one that ends the chain with "ok" would keep packets from it. What is
-/// not ours goes on to them.
-fn link_in_front(program: &mut SchedClassifier, hook: &Hook) -> Result<FdLink> {
+/// Attaches a program before all others, because one that ends the chain with `TCX_PASS` would hide packets
+/// from it. Packets that are not portmap's continue to the others.
+fn link_in_front(program: &mut SchedClassifier, hook: &AttachPoint) -> Result<FdLink> {
     let doing = || format!("cannot attach {} to {}", hook.program, hook.interface);
     let order = TcAttachOptions::TcxOrder(LinkOrder::first());
     let id = program.attach_with_options(&hook.interface, hook.direction(), order).context(doing)?;
     FdLink::try_from(program.take_link(id).context(doing)?).context(doing)
 }
 
-/// The link that is pinned at `path`, if there is one.
+/// Opens the link pinned at `path`, if there is one.
 fn pinned_link(path: &Path) -> Result<Option<PinnedLink>> {
     match PinnedLink::from_pin(path) {
         Ok(link) => Ok(Some(link)),
@@ -231,24 +244,22 @@ fn pinned_link(path: &Path) -> Result<Option<PinnedLink>> {
     }
 }
 
-fn attach_clsact(netlink: &Netlink, program: &SchedClassifier, hook: &Hook) -> Result<()> {
+fn attach_clsact(netlink: &Netlink, program: &SchedClassifier, hook: &AttachPoint) -> Result<()> {
     let doing = || format!("cannot attach {} to {}", hook.program, hook.interface);
     let fd = program.fd().context(doing)?.as_fd().as_raw_fd();
     clsact::replace_filter(netlink, &hook.interface, hook.ingress, hook.program, fd)
 }
 
-/// Takes our program out of a hook of an interface in the calling thread's namespace. It is no error if there is
-/// none, or no such interface.
-pub fn detach(netlink: &Netlink, hook: &Hook) -> Result<()> {
-    match hook.mechanism() {
-        // The pin is what keeps the link alive.
-        Mechanism::Tcx => super::pins::end_link(&hook.link),
-        Mechanism::Clsact => clsact::delete_filter(netlink, &hook.interface, hook.ingress),
+/// Detaches our program in the calling thread's namespace. Idempotent, also if the interface does not exist.
+pub fn detach(netlink: &Netlink, hook: &AttachPoint) -> Result<()> {
+    match hook.attach_mode() {
+        AttachMode::Tcx => super::pins::detach_link(&hook.link),
+        AttachMode::Clsact => clsact::delete_filter(netlink, &hook.interface, hook.ingress),
     }
 }
 
-/// Puts a program into a hook unless it is there. Returns whether it was not.
-pub fn ensure(netlink: &Netlink, pins: &Pins, hook: &Hook) -> Result<bool> {
+/// Attaches a program unless it is attached. Returns true if it was not.
+pub fn ensure(netlink: &Netlink, pins: &Pins, hook: &AttachPoint) -> Result<bool> {
     if is_attached(netlink, pins, hook)? {
         return Ok(false);
     }
@@ -256,40 +267,40 @@ pub fn ensure(netlink: &Netlink, pins: &Pins, hook: &Hook) -> Result<bool> {
     Ok(true)
 }
 
-/// What is at a hook of an interface in the calling thread's namespace before our program, for people; nothing if ours is the
-/// first, or not there.
-pub fn ahead(netlink: &Netlink, pins: &Pins, hook: &Hook) -> Result<Vec<String>> {
-    let doing = || format!("cannot look at the programs of {}", hook.interface);
-    match hook.mechanism() {
-        Mechanism::Tcx => {
+/// Describes the programs before ours at an attach point in the calling thread's namespace; empty if ours is
+/// the first, or not attached.
+pub fn before_ours(netlink: &Netlink, pins: &Pins, hook: &AttachPoint) -> Result<Vec<String>> {
+    let doing = || format!("cannot query the programs of {}", hook.interface);
+    match hook.attach_mode() {
+        AttachMode::Tcx => {
             let id = pinned_id(pins, hook)?;
             let (_revision, chain) =
                 SchedClassifier::query_tcx(&hook.interface, hook.direction()).context(doing)?;
-            let Some(place) = chain.iter().position(|program| program.id() == id) else {
+            let Some(position) = chain.iter().position(|program| program.id() == id) else {
                 return Ok(Vec::new());
             };
-            let before = chain.into_iter().take(place);
+            let before = chain.into_iter().take(position);
             Ok(before
                 .map(|program| format!("{} (id {})", program.name_as_str().unwrap_or("?"), program.id()))
                 .collect())
         }
-        Mechanism::Clsact => clsact::ahead(netlink, &hook.interface, hook.ingress),
+        AttachMode::Clsact => clsact::before_ours(netlink, &hook.interface, hook.ingress),
     }
 }
 
-/// Puts our program before all others at a hook where there is a link. Returns whether it was not there.
+/// Moves our program before all others, where it is attached by a link. Returns true if it was not the first.
 ///
-/// The kernel does not change the order of links, nor take a program twice. So another instance of it goes to the front, the
-/// old link is detached, and the pinned program takes the instance's place. For that moment packets that are not ours pass both,
-/// and are counted twice; no packet passes neither.
-pub fn go_in_front(netlink: &Netlink, pins: &Pins, hook: &Hook) -> Result<bool> {
-    if hook.mechanism() != Mechanism::Tcx || ahead(netlink, pins, hook)?.is_empty() {
+/// The kernel neither reorders links nor attaches a program twice. So a second instance is attached in front,
+/// the old link is detached, and the pinned program replaces the second instance in the new link. Meanwhile
+/// packets that are not portmap's pass both and are counted twice; none passes without a program.
+pub fn move_to_front(netlink: &Netlink, pins: &Pins, hook: &AttachPoint) -> Result<bool> {
+    if hook.attach_mode() != AttachMode::Tcx || before_ours(netlink, pins, hook)?.is_empty() {
         return Ok(false);
     }
-    let doing = || format!("cannot put {} first at {}", hook.program, hook.interface);
+    let doing = || format!("cannot move {} to the front at {}", hook.program, hook.interface);
     let layout = btf::skb_layout()?.pack();
     let mut object: Ebpf = loader(pins, &layout).load(object::bytes()).context(doing)?;
-    // The loader has read the kernel's type information, which is large.
+    // The loader has read the kernel's BTF, which is large.
     btf::give_memory_back();
     let link = link_in_front(load_program(&mut object, hook.program)?, hook)?;
     let old = bpffs::open(&hook.link).context(doing)?;
@@ -304,10 +315,10 @@ pub fn go_in_front(netlink: &Netlink, pins: &Pins, hook: &Hook) -> Result<bool> 
     Ok(true)
 }
 
-/// Has a link let go of its interface now. Without that, the kernel does so some time after it is gone.
+/// Detaches a link synchronously. The kernel releases a closed link only after some time.
 fn detach_link(link: &OwnedFd) -> io::Result<()> {
-    fault::step("detach a link")?;
-    // The part of `union bpf_attr` that names a link.
+    failpoint::hit("detach a link")?;
+    // `link_detach` of `union bpf_attr`.
     let descriptor: u32 = link.as_raw_fd().cast_unsigned();
     // SAFETY: the attributes are those of the command and have its size; the kernel only reads them.
     let result = unsafe {
@@ -321,8 +332,8 @@ fn detach_link(link: &OwnedFd) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Puts a program where a pinned link is, wherever that is. It is no error if there is none.
-pub fn replace_by_link(pins: &Pins, hook: &Hook) -> Result<()> {
+/// Replaces the program of a pinned link, wherever it is attached. Idempotent, also if there is no link.
+pub fn replace_by_link(pins: &Pins, hook: &AttachPoint) -> Result<()> {
     let doing = || format!("cannot replace {} at {}", hook.program, hook.interface);
     let Some(link) = pinned_link(&hook.link)? else { return Ok(()) };
     let mut program = SchedClassifier::from_pin(pins.program(hook.program)).context(doing)?;
@@ -331,23 +342,23 @@ pub fn replace_by_link(pins: &Pins, hook: &Hook) -> Result<()> {
     Ok(())
 }
 
-/// Whether our program is in a hook of an interface in the calling thread's namespace.
-pub fn is_attached(netlink: &Netlink, pins: &Pins, hook: &Hook) -> Result<bool> {
-    let doing = || format!("cannot look at the programs of {}", hook.interface);
+/// Whether our program is attached in the calling thread's namespace.
+pub fn is_attached(netlink: &Netlink, pins: &Pins, hook: &AttachPoint) -> Result<bool> {
+    let doing = || format!("cannot query the programs of {}", hook.interface);
     let id = pinned_id(pins, hook)?;
-    match hook.mechanism() {
-        Mechanism::Tcx => {
+    match hook.attach_mode() {
+        AttachMode::Tcx => {
             let (_revision, programs) =
                 SchedClassifier::query_tcx(&hook.interface, hook.direction()).context(doing)?;
             Ok(programs.iter().any(|program| program.id() == id))
         }
-        Mechanism::Clsact => clsact::has_program(netlink, &hook.interface, hook.ingress, id),
+        AttachMode::Clsact => clsact::has_program(netlink, &hook.interface, hook.ingress, id),
     }
 }
 
-/// The number of a hook's program as it is pinned.
-fn pinned_id(pins: &Pins, hook: &Hook) -> Result<u32> {
-    let doing = || format!("cannot look at the program {}", hook.program);
+/// Returns the id of an attach point's pinned program.
+fn pinned_id(pins: &Pins, hook: &AttachPoint) -> Result<u32> {
+    let doing = || format!("cannot query the program {}", hook.program);
     let pinned = SchedClassifier::from_pin(pins.program(hook.program)).context(doing)?;
     Ok(pinned.info().context(doing)?.id())
 }

@@ -1,4 +1,4 @@
-//! Files of `/proc` and `/sys`: the kernel makes up what is in them, and some handlers answer one read only, or take one write.
+//! Files of `/proc` and `/sys`. Some of the kernel's handlers support a single read or write only.
 
 use std::{
     fs::File,
@@ -6,14 +6,14 @@ use std::{
     path::Path,
 };
 
-/// Room for what nearly every file says. More than the 32 bytes with which the standard library begins: a handler that answers
-/// at the beginning only (`proc_do_large_bitmap`) would have no more to say than fits into those.
+/// First buffer size in bytes, which is enough for nearly every file. The standard library starts with 32
+/// bytes, which would truncate the result of a handler that supports a single read (`proc_do_large_bitmap`).
 const USUAL: usize = 4096;
 
-/// Reads a file by a single read, each time from a newly opened one. `longest` is how many bytes it can have.
+/// Reads a file by a single read, reopening it for each attempt. `longest` is its maximum length in bytes.
 pub fn read(longest: usize, open: impl Fn() -> io::Result<File>) -> io::Result<String> {
     for room in [USUAL.min(longest), longest] {
-        // One more than there can be, by which it shows that all has been read.
+        // One byte more than the maximum, to detect truncation.
         let mut text = vec![0; room + 1];
         let length = retrying(|| open()?.read(&mut text))?;
         if length <= room {
@@ -22,7 +22,7 @@ pub fn read(longest: usize, open: impl Fn() -> io::Result<File>) -> io::Result<S
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
         }
     }
-    Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {longest} bytes")))
+    Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {longest} bytes")))
 }
 
 /// Reads a file of a line or two.
@@ -30,7 +30,7 @@ pub fn read_short(path: impl AsRef<Path>) -> io::Result<String> {
     read(USUAL, || File::open(path.as_ref()))
 }
 
-/// Writes a value by a single write: what a handler did not take of it would be another value.
+/// Writes a value by a single write, because the handler would take the rest for another value.
 pub fn write(mut file: &File, value: &str) -> io::Result<()> {
     let taken = retrying(|| file.write(value.as_bytes()))?;
     if taken == value.len() {
@@ -40,7 +40,7 @@ pub fn write(mut file: &File, value: &str) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::WriteZero, error))
 }
 
-/// Tries again what a signal has interrupted.
+/// Retries what a signal interrupts.
 fn retrying<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match attempt() {
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_read_or_nothing() {
+    fn proc_file_is_read_completely_or_not_at_all() {
         for length in [0, 1, 33, USUAL - 1, USUAL, USUAL + 1, 3 * USUAL] {
             let text = "x".repeat(length);
             let file = file(&text);

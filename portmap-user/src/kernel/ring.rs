@@ -1,4 +1,4 @@
-//! The ring in which the programs leave samples of dropped packets.
+//! The ring buffer of samples of dropped packets.
 
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -6,15 +6,15 @@ use aya::maps::{Map, MapData, RingBuf};
 use portmap_common::{event::DropEvent, names::MAP_EVENTS};
 
 use crate::{
-    error::{Context as _, Result},
+    kernel::error::{Context as _, Result},
     paths::Pins,
 };
 
-/// The ring, for its only reader: what one reader has taken no other one sees.
+/// The ring buffer. It has a single reader, because each sample is read once.
 pub struct EventRing(RingBuf<MapData>);
 
 impl EventRing {
-    /// Opens the pinned ring.
+    /// Opens the pinned ring buffer.
     pub fn open(pins: &Pins) -> Result<Self> {
         let path = pins.map(MAP_EVENTS);
         let opening = || format!("cannot open the pinned map {}", path.display());
@@ -22,12 +22,14 @@ impl EventRing {
         Ok(Self(RingBuf::try_from(Map::RingBuf(map)).context(opening)?))
     }
 
-    /// The oldest sample; none if there is none at the moment.
+    /// Takes the oldest sample, if there is one.
     pub fn take(&mut self) -> Option<DropEvent> {
-        // A record of another size would be from a program of another layout, whose maps are elsewhere.
+        // Records of another size are skipped; only programs of another layout write them, and those have
+        // their own map.
         while let Some(record) = self.0.next() {
             if let Some(bytes) = record.first_chunk::<{ size_of::<DropEvent>() }>() {
-                // SAFETY: the pointer is to as many bytes as the type has, and every bit pattern is a valid value.
+                // SAFETY: the pointer is to as many bytes as the type has, and every bit pattern is a valid
+                // value.
                 return Some(unsafe { bytes.as_ptr().cast::<DropEvent>().read_unaligned() });
             }
         }
@@ -35,7 +37,7 @@ impl EventRing {
     }
 }
 
-/// Readable when there are samples.
+/// The descriptor is readable when there are samples.
 impl AsRawFd for EventRing {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()

@@ -10,8 +10,8 @@ use nix::libc;
 
 use super::{netlink::Netlink, sysctl::Sysctls};
 use crate::{
-    error::{Context as _, Result},
-    fault,
+    failpoint,
+    kernel::error::{Context as _, Result},
 };
 
 /// A netlink socket and the settings of a network namespace: the one that the thread was in which opened the session.
@@ -52,8 +52,8 @@ impl NetSession {
     ///
     /// If the kernel is older.
     pub fn cookie(&self) -> Result<u64> {
-        let doing = || "cannot read the cookie of a network namespace".to_owned();
-        fault::step("ask for a cookie").context(doing)?;
+        let doing = || "cannot read the cookie of a network namespace";
+        failpoint::hit("ask for a cookie").context(doing)?;
         cookie_of(self.netlink.as_fd()).context(doing)
     }
 }

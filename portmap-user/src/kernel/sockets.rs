@@ -1,7 +1,7 @@
-//! Sockets of the calling thread's network namespace, and whose they are.
+//! Sockets of the calling thread's network namespace, and the processes that hold them.
 //!
-//! The kernel is asked by `sock_diag`, which hands over only sockets whose port is in a range; where it has none, the lists
-//! in `/proc/net` are read, which hold all of them.
+//! `sock_diag` filters sockets by a port range in the kernel. Where the kernel lacks it, the lists in
+//! `/proc/net` are read completely.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,43 +15,43 @@ use netlink_sys::{Socket as NetlinkSocket, SocketAddr, protocols::NETLINK_SOCK_D
 use nix::libc::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE};
 
 use crate::{
-    error::{Context as _, Result},
-    fault,
-    ports::PortRange,
+    failpoint,
+    kernel::error::{Context as _, Result},
+    model::PortRange,
 };
 
-/// A socket with a port.
+/// A socket bound to a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Socket {
-    /// What it speaks, as people call it.
+    /// Name of its protocol.
     pub protocol: &'static str,
     /// Its address; unspecified if it is bound to all.
     pub address: IpAddr,
     /// Its port.
     pub port: u16,
-    /// Its inode, which tells it from others; 0 if no process holds it any more.
+    /// Its inode number, which identifies it; 0 if no process holds it any more.
     pub inode: u64,
-    /// Whether it waits for anybody rather than being connected with one.
+    /// Whether it is listening, or a datagram socket without a peer.
     pub listens: bool,
 }
 
-/// States of TCP sockets (`net/tcp_states.h`) in which there is something to lose: all but `TIME_WAIT` and `CLOSE`.
+/// States of TCP sockets in use (`net/tcp_states.h`): all but `TIME_WAIT` and `CLOSE`.
 const TCP_STATES: u32 =
     1 << ESTABLISHED | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << LISTEN | 1 << 11;
-/// States of datagram sockets: connected and not.
+/// States of datagram sockets: connected and unconnected.
 const DATAGRAM_STATES: u32 = 1 << ESTABLISHED | 1 << CLOSE;
 const ESTABLISHED: u8 = 1;
 const CLOSE: u8 = 7;
 const LISTEN: u8 = 10;
 
-/// A protocol whose sockets are looked at.
+/// A protocol whose sockets are listed.
 struct Protocol {
     name: &'static str,
     number: i32,
     states: u32,
-    /// State of those that wait for anybody.
+    /// State of sockets that are listening, or have no peer.
     listening: u8,
-    /// Their lists in `/proc/net`, for both versions of IP.
+    /// Files in `/proc/net`, for IPv4 and IPv6.
     files: [&'static str; 2],
 }
 
@@ -79,14 +79,14 @@ const PROTOCOLS: [Protocol; 3] = [
     },
 ];
 
-/// The sockets whose port is in `range`.
+/// Lists the sockets whose local port is in `range`.
 pub fn in_range(range: PortRange) -> Result<Vec<Socket>> {
-    let doing = || "cannot look at the host's sockets".to_owned();
-    fault::step("look at sockets").context(doing)?;
+    let doing = || "cannot list the host's sockets";
+    failpoint::hit("look at sockets").context(doing)?;
     let mut found = Vec::new();
     for protocol in &PROTOCOLS {
         match ask(protocol, range, &mut found) {
-            // The kernel has no such protocol, or its answers are in a module that cannot be loaded.
+            // The kernel lacks the protocol, or its `sock_diag` module cannot be loaded.
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 read_lists(protocol, range, &mut found).context(doing)?;
             }
@@ -97,7 +97,7 @@ pub fn in_range(range: PortRange) -> Result<Vec<Socket>> {
     Ok(found)
 }
 
-/// Asks the kernel for a protocol's sockets.
+/// Lists a protocol's sockets by `sock_diag`.
 fn ask(protocol: &Protocol, range: PortRange, found: &mut Vec<Socket>) -> io::Result<()> {
     let mut netlink = NetlinkSocket::new(NETLINK_SOCK_DIAG)?;
     netlink.bind_auto()?;
@@ -114,20 +114,20 @@ fn ask(protocol: &Protocol, range: PortRange, found: &mut Vec<Socket>) -> io::Re
     Ok(())
 }
 
-/// Bytes of the answers that are taken at a time. The kernel makes none larger than half of this.
+/// Size of the receive buffer in bytes; the kernel's messages have at most half of this.
 const ROOM: usize = 64 << 10;
-/// Types of messages (`linux/netlink.h`, `linux/sock_diag.h`).
+/// Message types (`linux/netlink.h`, `linux/sock_diag.h`).
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// Length of a message's header.
 const HEADER: usize = 16;
-/// `INET_DIAG_REQ_BYTECODE`, and the operations in it that compare the own port (`linux/inet_diag.h`).
+/// `INET_DIAG_REQ_BYTECODE`, and its operations that compare the local port (`linux/inet_diag.h`).
 const BYTECODE: u16 = 1;
 const PORT_AT_LEAST: u8 = 2;
 const PORT_AT_MOST: u8 = 3;
 
-/// A request for all sockets of a protocol and a version of IP with a port in `range`.
+/// Builds a request for all sockets of a protocol and address family with a local port in `range`.
 fn question(protocol: &Protocol, family: i32, range: PortRange) -> Vec<u8> {
     let mut body = vec![
         u8::try_from(family).unwrap_or_default(),
@@ -136,10 +136,10 @@ fn question(protocol: &Protocol, family: i32, range: PortRange) -> Vec<u8> {
         0,
     ];
     body.extend(protocol.states.to_ne_bytes());
-    // The identity of a single socket, which says nothing here.
+    // `struct inet_diag_sockid`, unused in a dump.
     body.extend([0; 48]);
-    // Each comparison says how far to go if it holds and if not, and takes its port from the operation behind it. Whoever
-    // comes exactly to the end is wanted; the last four bytes too far is how to say no.
+    // Each operation has the offsets of the next one if it holds and if not, and takes its operand from the
+    // following operation. The end of the bytecode accepts a socket, four bytes beyond it reject it.
     body.extend(20_u16.to_ne_bytes());
     body.extend(BYTECODE.to_ne_bytes());
     for (operation, no, port) in [(PORT_AT_LEAST, 20_u16, range.first()), (PORT_AT_MOST, 12, range.last())] {
@@ -157,18 +157,18 @@ fn question(protocol: &Protocol, family: i32, range: PortRange) -> Vec<u8> {
     message
 }
 
-/// Takes the sockets out of what the kernel has answered. Returns whether that was all.
+/// Parses a response of the kernel. Returns true if it was the last one.
 fn take_answers(
     protocol: &Protocol,
-    mut rest: &[u8],
+    mut remaining: &[u8],
     range: PortRange,
     found: &mut Vec<Socket>,
 ) -> io::Result<bool> {
-    let nonsense = || io::Error::from(ErrorKind::InvalidData);
-    while rest.len() >= HEADER {
-        let length = usize::try_from(u32::from_ne_bytes(array(rest, 0))).unwrap_or(usize::MAX);
-        let body = rest.get(HEADER..length).ok_or_else(nonsense)?;
-        match u16::from_ne_bytes(array(rest, 4)) {
+    let invalid = || io::Error::from(ErrorKind::InvalidData);
+    while remaining.len() >= HEADER {
+        let length = usize::try_from(u32::from_ne_bytes(array(remaining, 0))).unwrap_or(usize::MAX);
+        let body = remaining.get(HEADER..length).ok_or_else(invalid)?;
+        match u16::from_ne_bytes(array(remaining, 4)) {
             NLMSG_DONE => return Ok(true),
             NLMSG_ERROR => {
                 return Err(io::Error::from_raw_os_error(-i32::from_ne_bytes(array(body, 0))));
@@ -185,24 +185,24 @@ fn take_answers(
                     inode: u64::from(u32::from_ne_bytes(array(body, 68))),
                     listens: body[1] == protocol.listening,
                 };
-                // A kernel that takes no notice of the filter hands over others, too.
+                // A kernel that ignores the filter returns others, too.
                 if range.contains(socket.port) {
                     found.push(socket);
                 }
             }
             _ => {}
         }
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        remaining = remaining.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     Ok(false)
 }
 
-/// Some bytes of a message; zeros where it has none.
+/// `N` bytes of a message; zeros beyond its end.
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes.get(at..at + N).and_then(|part| part.try_into().ok()).unwrap_or([0; N])
 }
 
-/// Reads a protocol's sockets from `/proc/net`.
+/// Lists a protocol's sockets from `/proc/net`.
 fn read_lists(protocol: &Protocol, range: PortRange, found: &mut Vec<Socket>) -> io::Result<()> {
     for file in protocol.files {
         for line in lines_of(file)?.lines().skip(1) {
@@ -215,7 +215,7 @@ fn read_lists(protocol: &Protocol, range: PortRange, found: &mut Vec<Socket>) ->
     Ok(())
 }
 
-/// A list in `/proc/net`; empty if there is none, because the kernel lacks the protocol.
+/// Reads a file in `/proc/net`; empty if the kernel lacks the protocol.
 fn lines_of(file: &str) -> io::Result<String> {
     match fs::read_to_string(format!("/proc/thread-self/net/{file}")) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
@@ -223,14 +223,14 @@ fn lines_of(file: &str) -> io::Result<String> {
     }
 }
 
-/// A line of such a list (`tcp4_seq_show`), and the socket's state.
+/// Parses a line of such a file (`tcp4_seq_show`) into a socket and its state.
 fn listed(protocol: &Protocol, line: &str) -> Option<(Socket, u8)> {
     let mut fields = line.split_whitespace().skip(1);
     let (address, port) = fields.next()?.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
     let state = u8::from_str_radix(fields.nth(1)?, 16).ok()?;
     let inode = fields.nth(5)?.parse().ok()?;
-    // Words of four bytes, each in the machine's order.
+    // 32-bit words in native byte order.
     let mut bytes = Vec::new();
     for start in (0..address.len()).step_by(8) {
         bytes.extend(u32::from_str_radix(address.get(start..start + 8)?, 16).ok()?.to_ne_bytes());
@@ -243,7 +243,7 @@ fn listed(protocol: &Protocol, line: &str) -> Option<(Socket, u8)> {
     Some((Socket { protocol: protocol.name, address, port, inode, listens }, state))
 }
 
-/// Reads SCTP's bound sockets. Asking by `sock_diag` would have the kernel look for a module.
+/// Lists bound SCTP sockets from `/proc/net`, because `sock_diag` would make the kernel load a module.
 fn read_endpoints(range: PortRange, found: &mut Vec<Socket>) -> io::Result<()> {
     for line in lines_of("sctp/eps")?.lines().skip(1) {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -263,13 +263,13 @@ fn read_endpoints(range: PortRange, found: &mut Vec<Socket>) -> io::Result<()> {
 /// A process that holds a socket.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Owner {
-    /// What it is called.
+    /// Its command name.
     pub name: String,
-    /// Its number.
+    /// Its process id.
     pub pid: u32,
 }
 
-/// Which process holds each socket, by inode. Those that nobody holds, or whose process cannot be seen, are left out.
+/// Returns the process that holds each socket, by inode. Sockets without a visible process are omitted.
 pub fn owners(mut wanted: BTreeSet<u64>) -> BTreeMap<u64, Owner> {
     let mut owners = BTreeMap::new();
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -279,7 +279,7 @@ pub fn owners(mut wanted: BTreeSet<u64>) -> BTreeMap<u64, Owner> {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
-        // It may end meanwhile.
+        // The process may end meanwhile.
         let mut name = None;
         for descriptor in fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten() {
             let Some(inode) = fs::read_link(descriptor.path()).ok().and_then(|to| socket_of(to.to_str()?))
@@ -289,7 +289,7 @@ pub fn owners(mut wanted: BTreeSet<u64>) -> BTreeMap<u64, Owner> {
             if wanted.remove(&inode) {
                 let name = name.get_or_insert_with(|| {
                     fs::read_to_string(process.path().join("comm"))
-                        // Anybody may call a process what they like, with what commands a terminal.
+                        // Escaped, because a process may put terminal control sequences into its name.
                         .map_or_else(|_gone| "?".to_owned(), |name| name.trim().escape_debug().to_string())
                 });
                 owners.insert(inode, Owner { name: name.clone(), pid });
@@ -299,7 +299,7 @@ pub fn owners(mut wanted: BTreeSet<u64>) -> BTreeMap<u64, Owner> {
     owners
 }
 
-/// The inode of a socket to which a descriptor's link points.
+/// The inode number in a descriptor's link to a socket.
 fn socket_of(link: &str) -> Option<u64> {
     link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
@@ -310,10 +310,10 @@ mod tests {
 
     use super::*;
 
-    /// A listener, a connection and a datagram socket are found, each with this process, and nothing outside the range;
-    /// by both ways the same.
+    /// A listener, a connection and a datagram socket are found with their process, and nothing outside the
+    /// range, by `sock_diag` and in `/proc/net`.
     #[test]
-    fn sockets_are_found_by_their_port() {
+    fn sockets_are_found_by_port() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let client = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_a_list() {
+    fn sockets_proc_line_is_parsed() {
         let line = "   0: 0100007F:7918 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12345 1 0";
         let (socket, state) = listed(&PROTOCOLS[0], line).expect("a socket");
         let expected = Socket {

@@ -1,4 +1,4 @@
-//! Network settings below `/proc/sys/net`, those of the calling thread's namespace.
+//! Sysctls below `/proc/sys/net`, of one network namespace.
 
 use std::{
     fs::File,
@@ -17,35 +17,35 @@ use nix::{
 
 use super::pseudo;
 use crate::{
-    error::{Context as _, Error, Result},
-    fault,
-    ports::{PortRange, PortSet},
+    failpoint,
+    kernel::error::{Context as _, Error, Result},
+    model::{PortRange, PortSet},
 };
 
 const ROOT: &str = "/proc/sys/net";
 
-/// The directories in which our settings are.
+/// The directories that contain our sysctls.
 const DIRECTORIES: [&str; 3] = ["core", "ipv4", "ipv6"];
 
-/// The settings of a namespace, that of the thread which opened them.
+/// The sysctls of the namespace of the thread that opened them.
 ///
-/// The kernel keeps the directories of all namespaces under the same names, and takes the longer to find one by its name the
-/// more namespaces there are; so each is looked up once, here.
+/// The kernel hashes the directories of all namespaces by name, so a lookup takes time linear in the number
+/// of namespaces. Each directory is therefore opened once, here.
 pub struct Sysctls([Option<OwnedFd>; DIRECTORIES.len()]);
 
 impl Sysctls {
-    /// Opens the settings of the calling thread's namespace.
+    /// Opens the sysctls of the calling thread's namespace.
     pub fn open() -> Result<Self> {
         let [core, ipv4, ipv6] = DIRECTORIES.map(|name| {
             let path = format!("{ROOT}/{name}");
             let opened = open(path.as_str(), OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
-            // Kernels without IPv6 lack its directory.
+            // A kernel without IPv6 lacks its directory.
             if_present(opened.map_err(io::Error::from)).context(|| format!("cannot open {path}"))
         });
         Ok(Self([core?, ipv4?, ipv6?]))
     }
 
-    /// Opens the file of a setting.
+    /// Opens the file of a sysctl.
     fn file(&self, name: &str, how: OFlag) -> io::Result<File> {
         let (directory, file) = name.split_once('/').ok_or(Errno::ENOENT)?;
         let found = DIRECTORIES.into_iter().zip(&self.0).find(|(known, _)| *known == directory);
@@ -54,71 +54,76 @@ impl Sysctls {
     }
 
     fn value(&self, name: &str) -> io::Result<String> {
-        fault::step("read a setting")?;
+        failpoint::hit("read a setting")?;
         Ok(pseudo::read(LONGEST, || self.file(name, OFlag::O_RDONLY))?.trim().to_owned())
     }
 
     fn set(&self, name: &str, value: &str) -> io::Result<()> {
-        fault::step("write a setting")?;
+        failpoint::hit("write a setting")?;
         pseudo::write(&self.file(name, OFlag::O_WRONLY)?, value)
     }
 
-    /// The value of a setting, without white space around it.
+    /// Reads a sysctl, without surrounding white space.
     pub fn read(&self, name: &str) -> Result<String> {
         self.value(name).context(|| format!("cannot read {ROOT}/{name}"))
     }
 
-    /// The value of a setting that not every kernel has.
+    /// Reads a sysctl; `None` if the kernel does not have it.
     pub fn read_if_present(&self, name: &str) -> Result<Option<String>> {
         if_present(self.value(name)).context(|| format!("cannot read {ROOT}/{name}"))
     }
 
-    /// Changes a setting.
+    /// Writes a sysctl.
     pub fn write(&self, name: &str, value: &str) -> Result<()> {
         self.set(name, value).context(|| format!("cannot set {ROOT}/{name} to {value}"))
     }
 
-    /// Changes a setting that not every kernel has.
+    /// Writes a sysctl, if the kernel has it.
     pub fn write_if_present(&self, name: &str, value: &str) -> Result<()> {
         let set = if_present(self.set(name, value));
         set.map(|_there| ()).context(|| format!("cannot set {ROOT}/{name} to {value}"))
     }
 
-    /// The ports that the namespace does not give out by itself although its range has them.
+    /// Reads `ip_local_reserved_ports`, which the kernel does not assign automatically.
     pub fn reserved_ports(&self) -> Result<PortSet> {
         let value = self.read(RESERVED_PORTS)?;
         value
             .parse()
-            .map_err(|error| Error::failure(format!("{ROOT}/{RESERVED_PORTS} makes no sense: {error}")))
+            .map_err(|error| Error::failure(format!("cannot parse {ROOT}/{RESERVED_PORTS}: {error}")))
     }
 
-    /// Has the namespace not give out these ports by itself, either. What it did not give out before is not touched, at no moment.
+    /// Adds ports to `ip_local_reserved_ports`, without a moment in which others are missing from it.
     pub fn reserve_ports(&self, ports: &PortSet) -> Result<()> {
-        // Behind the beginning of the file, the kernel adds what is written to what it has.
+        // At an offset other than 0 the kernel adds to the list instead of replacing it.
         self.write_ports(&ports.to_string(), 1, ports)
     }
 
-    /// Sets the ports that the namespace does not give out by itself.
+    /// Sets `ip_local_reserved_ports`.
     pub fn set_reserved_ports(&self, ports: &PortSet) -> Result<()> {
-        // Without the end of the line, an empty list would not even be written.
+        // With a newline, because a write of 0 bytes would not clear the list.
         self.write_ports(&format!("{ports}\n"), 0, ports)
     }
 
-    /// Writes a list of ports. The kernel takes no more than a page at a time, up to the end of a range, and adds what is written
-    /// behind the beginning.
+    /// Writes a list of ports. The kernel accepts at most a page per write, up to the end of a range, and
+    /// adds further writes to the list.
     fn write_ports(&self, list: &str, from: u64, ports: &PortSet) -> Result<()> {
         let doing = || {
             let (lists, count) = (ports.ranges().len(), ports.count());
             format!("cannot set {ROOT}/{RESERVED_PORTS} to {count} ports in {lists} ranges")
         };
-        fault::step("write a setting").context(doing)?;
+        failpoint::hit("write a setting").context(doing)?;
         let file = self.file(RESERVED_PORTS, OFlag::O_WRONLY).context(doing)?;
-        let (mut rest, mut offset) = (list.as_bytes(), from);
-        while !rest.is_empty() {
-            match file.write_at(rest, offset) {
-                Ok(0) => return Err(Error::failure(format!("{}: the kernel takes no more of it", doing()))),
+        let (mut remaining, mut offset) = (list.as_bytes(), from);
+        while !remaining.is_empty() {
+            match file.write_at(remaining, offset) {
+                Ok(0) => {
+                    return Err(Error::failure(format!(
+                        "{}: the kernel does not accept the rest of the list",
+                        doing()
+                    )));
+                }
                 Ok(taken) => {
-                    rest = rest.get(taken..).unwrap_or_default();
+                    remaining = remaining.get(taken..).unwrap_or_default();
                     offset += taken as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -128,7 +133,7 @@ impl Sysctls {
         Ok(())
     }
 
-    /// The ports that the namespace gives out by itself.
+    /// Reads `ip_local_port_range`.
     pub fn local_port_range(&self) -> Result<PortRange> {
         let value = self.read(LOCAL_PORT_RANGE)?;
         let mut bounds = value.split_whitespace().map(str::parse::<u16>);
@@ -141,20 +146,19 @@ impl Sysctls {
         })
     }
 
-    /// Sets the ports that the namespace gives out by itself.
+    /// Sets `ip_local_port_range`.
     pub fn set_local_port_range(&self, range: PortRange) -> Result<()> {
         self.write(LOCAL_PORT_RANGE, &format!("{} {}", range.first(), range.last()))
     }
 }
 
-/// More bytes than a setting has: the longest is a list of ports, each of which is part of it with five digits and a separator at
-/// most.
+/// Maximum length of a value in bytes: a list of all ports, each with five digits and a separator.
 const LONGEST: usize = 6 * (1 << 16);
 
 const RESERVED_PORTS: &str = "ipv4/ip_local_reserved_ports";
 const LOCAL_PORT_RANGE: &str = "ipv4/ip_local_port_range";
 
-/// Nothing instead of the error that there is no such file.
+/// Maps the error that there is no such file to `None`.
 fn if_present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -162,7 +166,7 @@ fn if_present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// Name of a setting of one interface, or of `all` of them.
+/// Name of a sysctl of one interface, or of `all`.
 pub fn of_interface(family: &str, interface: &str, setting: &str) -> String {
     format!("{family}/conf/{interface}/{setting}")
 }
@@ -172,9 +176,9 @@ mod tests {
     use super::*;
     use crate::kernel::namespace::Namespace;
 
-    /// That whatever a namespace does not give out by itself is read, added to and put back as it is.
+    /// Lists of any length are read, extended and restored without loss.
     #[test]
-    fn lists_of_ports_of_any_length() {
+    fn sysctl_reserved_ports_of_any_length_round_trip() {
         let every = |step: usize, length: u16| -> PortSet {
             let ports =
                 (1..=u16::MAX - length).step_by(step).map(|first| PortRange::new(first, first + length - 1));
@@ -189,7 +193,7 @@ mod tests {
             every(3, 2),
         ];
         let ours: PortSet = "31000-32000,61440-65535".parse().expect("ports");
-        let done = Namespace::scratch(|_session| {
+        let done = Namespace::scratch(|_session| -> Result<_> {
             let sysctls = Sysctls::open()?;
             for list in &lists {
                 sysctls.set_reserved_ports(list)?;

@@ -1,41 +1,42 @@
-//! Asking a loaded program what it would do with a packet (`BPF_PROG_TEST_RUN`).
+//! Runs of a loaded program on a test packet (`BPF_PROG_TEST_RUN`).
 
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use portmap_ebpf::verdict_codec::{DRY_RUN_MARK, DRY_RUN_TIME, EncodedVerdict};
 
 use crate::{
-    error::{Context as _, Result},
+    kernel::error::{Context as _, Result},
     paths::Pins,
 };
 
-/// Bytes of `__sk_buff` (`linux/bpf.h`).
+/// Size of `__sk_buff` in bytes (`linux/bpf.h`).
 const CONTEXT: usize = 192;
-/// Where its fields are that matter here.
+/// Offsets of its fields.
 const MARK: usize = 8;
 const PRIORITY: usize = 32;
 const IFINDEX: usize = 40;
 const CB: [usize; 5] = [48, 52, 56, 60, 64];
 const HWTSTAMP: usize = 184;
 
-/// What a program has left behind.
+/// Result of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
-    /// The code that it returned.
+    /// The program's return code.
     pub code: i32,
-    /// Its answer, if it was asked: `cb`, `priority` and `mark` of the packet.
+    /// `cb`, `priority` and `mark` of the packet: the verdict of a dry run.
     pub words: EncodedVerdict,
 }
 
 impl Run {
-    /// The mark of the packet.
+    /// The packet's mark.
     pub const fn mark(&self) -> u32 {
         let [.., mark] = self.words;
         mark
     }
 }
 
-/// Runs a pinned program once on a frame that has a mark and is at an interface of the calling thread's namespace.
-/// The frame goes nowhere; whether it is counted is up to the program. With [`DRY_RUN_MARK`] it is asked and counts nothing.
+/// Runs a pinned program once on a frame with a mark, at an interface of the calling thread's namespace. The
+/// kernel does not send the frame. With [`DRY_RUN_MARK`] the program only reports its verdict; else it counts
+/// as for any packet.
 pub fn run(pins: &Pins, program: &str, frame: &[u8], ifindex: u32, mark: u32) -> Result<Run> {
     let pin = pins.program(program);
     let running = || format!("cannot run {}", pin.display());

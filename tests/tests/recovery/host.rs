@@ -9,7 +9,7 @@ use std::{
 use portmap::{
     kernel::{
         netlink::Netlink,
-        programs::{self, Hook, Mechanism},
+        programs::{self, AttachMode, AttachPoint},
     },
     paths::Pins,
 };
@@ -170,9 +170,9 @@ fn uplink_failover_moves_containers() {
     ];
     let pins = Pins::new(sandbox.path("/sys/fs/bpf/portmap"));
     let is_attached = |interface: &str| {
-        let (interface, mechanism) = (interface.to_owned(), Mechanism::detect());
+        let (interface, attach_mode) = (interface.to_owned(), AttachMode::detect());
         let (program, link) = (PROG_UPLINK_INGRESS, pins.link("uplink"));
-        let hook = Hook { interface, ingress: true, program, mechanism, link };
+        let hook = AttachPoint { interface, ingress: true, program, attach_mode, link };
         sandbox
             .inside(Netns::Host, || programs::is_attached(&Netlink::open()?, &pins, &hook))
             .expect("an answer")

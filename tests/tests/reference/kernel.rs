@@ -23,9 +23,8 @@ use portmap::{
         port_table::PortTable,
         programs,
     },
+    model::{HostAccess, PortRange, PortSet, Reach},
     paths::Pins,
-    ports::{PortRange, PortSet},
-    reach::{HostAccess, Reach},
 };
 use portmap_common::{
     limit::Limit,

@@ -10,8 +10,8 @@ use portmap::{
         port_table::PortTable,
         programs,
     },
+    model::Reach,
     paths::Pins,
-    reach::Reach,
 };
 use portmap_common::{
     counters::Counters,

@@ -201,5 +201,5 @@ impl Senders {
 pub(crate) fn without_offloads(interface: &str) {
     // Not a feature that can be changed.
     let is_meant = |name: &str| name.starts_with("tx-") && !name.starts_with("tx-lockless");
-    offloads::turn_off(interface, is_meant).expect("it is there");
+    offloads::disable(interface, is_meant).expect("it is there");
 }

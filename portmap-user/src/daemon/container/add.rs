@@ -13,7 +13,7 @@ use crate::{
     },
     error::{Error, Result},
     kernel::{link, netlink::Netlink},
-    records::ContainerRecord,
+    model::ContainerRecord,
 };
 
 /// Longest name of a container: the identifiers of other container systems fit.

@@ -6,10 +6,10 @@ use crate::{
     error::Result,
     kernel::{
         netlink::Netlink,
-        programs::{self, Hook, Mechanism},
+        programs::{self, AttachMode, AttachPoint},
     },
+    model::ContainerRecord,
     paths::Pins,
-    records::ContainerRecord,
 };
 
 /// Name of a container's end of its veth pair.
@@ -24,42 +24,46 @@ pub(in crate::daemon) fn alias(name: &str) -> String {
 }
 
 /// The hook at a container's host veth.
-pub(in crate::daemon) fn veth_hook(pins: &Pins, record: &ContainerRecord) -> Hook {
+pub(in crate::daemon) fn veth_hook(pins: &Pins, record: &ContainerRecord) -> AttachPoint {
     let interface = record.host_veth();
-    let (mechanism, link) = (Mechanism::Clsact, pins.link(&interface));
-    Hook { link, interface, ingress: true, program: PROG_VETH_INGRESS, mechanism }
+    let (attach_mode, link) = (AttachMode::Clsact, pins.link(&interface));
+    AttachPoint { link, interface, ingress: true, program: PROG_VETH_INGRESS, attach_mode }
 }
 
 /// How programs are attached inside a container's namespace, where `best` is the best that the kernel has. A link can be updated
 /// without entering the namespace, which may be impossible for a namespace that another tool made.
-const fn mode_inside(best: Mechanism, record: &ContainerRecord) -> Mechanism {
-    if record.owns_netns { Mechanism::Clsact } else { best }
+const fn mode_inside(best: AttachMode, record: &ContainerRecord) -> AttachMode {
+    if record.owns_netns { AttachMode::Clsact } else { best }
 }
 
 /// The hook at a container's loopback device, for use inside its namespace.
-pub(super) fn loopback_hook(best: Mechanism, pins: &Pins, record: &ContainerRecord) -> Hook {
-    Hook {
+pub(super) fn loopback_hook(best: AttachMode, pins: &Pins, record: &ContainerRecord) -> AttachPoint {
+    AttachPoint {
         link: pins.link(&format!("{}-lo", record.host_veth())),
         interface: "lo".to_owned(),
         ingress: false,
         program: PROG_CONTAINER_LO,
-        mechanism: mode_inside(best, record),
+        attach_mode: mode_inside(best, record),
     }
 }
 
 /// The hook at a container's end of its veth pair, for use inside its namespace. Only IPv6 needs it.
-fn eth0_hook(best: Mechanism, pins: &Pins, record: &ContainerRecord) -> Hook {
-    Hook {
+fn eth0_hook(best: AttachMode, pins: &Pins, record: &ContainerRecord) -> AttachPoint {
+    AttachPoint {
         link: pins.link(&format!("{}-eth0", record.host_veth())),
         interface: ETH0.to_owned(),
         ingress: true,
         program: PROG_CONTAINER_ETH0,
-        mechanism: mode_inside(best, record),
+        attach_mode: mode_inside(best, record),
     }
 }
 
 /// All hooks inside a container's namespace.
-pub(in crate::daemon) fn hooks_inside(best: Mechanism, pins: &Pins, record: &ContainerRecord) -> Vec<Hook> {
+pub(in crate::daemon) fn hooks_inside(
+    best: AttachMode,
+    pins: &Pins,
+    record: &ContainerRecord,
+) -> Vec<AttachPoint> {
     let mut hooks = vec![loopback_hook(best, pins, record)];
     if record.ipv6 {
         hooks.push(eth0_hook(best, pins, record));
@@ -74,9 +78,12 @@ pub(in crate::daemon) fn hooks_inside(best: Mechanism, pins: &Pins, record: &Con
 /// The kernel's refusal of the first program that it refuses.
 pub(super) fn attach_inside(
     inside: &Netlink,
-    best: Mechanism,
+    best: AttachMode,
     pins: &Pins,
     record: &ContainerRecord,
 ) -> Result<()> {
-    hooks_inside(best, pins, record).iter().try_for_each(|hook| programs::attach(inside, pins, hook))
+    for hook in hooks_inside(best, pins, record) {
+        programs::attach(inside, pins, &hook)?;
+    }
+    Ok(())
 }

@@ -11,9 +11,9 @@ use super::{
 };
 use crate::{
     error::{Failures, Result},
-    kernel::{bpffs, link, namespace, netlink::Netlink, programs::Mechanism},
+    kernel::{bpffs, link, namespace, netlink::Netlink, programs::AttachMode},
+    model::ContainerRecord,
     paths::Pins,
-    records::ContainerRecord,
 };
 
 /// Removes a container's interfaces, links and namespace, as far as they exist and are its own.
@@ -23,7 +23,7 @@ use crate::{
 /// All that could not be removed, after everything else has been.
 pub(in crate::daemon) fn deprovision(
     netlink: &Netlink,
-    attach_mode: Mechanism,
+    attach_mode: AttachMode,
     pins: &Pins,
     record: &ContainerRecord,
 ) -> Result<()> {
@@ -35,7 +35,7 @@ pub(in crate::daemon) fn deprovision(
     if record.owns_netns {
         match lookup::open_netns(record) {
             Ok(Some(_same)) => failures.note(namespace::remove(&record.name)),
-            Ok(None) => failures.note(namespace::remove_rest(&record.name)),
+            Ok(None) => failures.note(namespace::remove_mount_point(&record.name)),
             Err(error) => failures.note(Err(error)),
         }
     } else {
@@ -61,13 +61,16 @@ pub(in crate::daemon) fn delete_veths(netlink: &Netlink, records: &[ContainerRec
     let found = link::all(netlink)?.into_iter().map(|interface| (interface.index, interface.name));
     let own: Vec<u32> =
         found.filter(|(index, name)| names.get(index) == Some(name)).map(|(index, _)| index).collect();
-    if own.len() > 1 { link::delete_all(netlink, &own) } else { Ok(()) }
+    if own.len() > 1 {
+        link::delete_all(netlink, &own)?;
+    }
+    Ok(())
 }
 
 /// Deletes the host veth, and with it the other end.
 fn delete_veth(netlink: &Netlink, record: &ContainerRecord) -> Result<()> {
     match lookup::veth(netlink, record)? {
-        Some(interface) => link::delete(netlink, interface.index, &interface.name),
+        Some(interface) => Ok(link::delete(netlink, interface.index, &interface.name)?),
         None => Ok(()),
     }
 }

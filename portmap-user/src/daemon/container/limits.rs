@@ -9,15 +9,13 @@ use tracing::warn;
 
 use super::{Containers, lookup};
 use crate::{
-    api::{Limit, QueueStats, Wishes},
     daemon::{env::Env, host::HostState},
     error::{Error, Result},
     kernel::{
         netlink::Netlink,
         qdisc::{self, Class, Leaf, Shape},
     },
-    rates::{Direction, default_burst},
-    records::ContainerRecord,
+    model::{ContainerRecord, Direction, Limit, QueueStats, TrafficSpec, limit::default_burst},
     settings::Shaping,
 };
 
@@ -57,7 +55,7 @@ fn policer_of(limit: &Limit, shaping: &Shaping) -> Policer {
 pub(in crate::daemon) fn for_traffic(
     env: &Env,
     state: &HostState,
-    traffic: &Wishes,
+    traffic: &TrafficSpec,
 ) -> (Option<Limit>, Option<Limit>) {
     let (shaping, leaf, speed) = (&env.settings.shaping, env.leaf.name(), state.speed_per_cpu());
     (
@@ -71,7 +69,7 @@ pub(in crate::daemon) fn for_traffic(
 /// # Errors
 ///
 /// Names the flag.
-pub(in crate::daemon) fn check_allowed(env: &Env, traffic: &Wishes) -> Result<()> {
+pub(in crate::daemon) fn check_allowed(env: &Env, traffic: &TrafficSpec) -> Result<()> {
     env.settings.shaping.egress.check_asked(Direction::Egress, traffic.egress_rate)?;
     env.settings.shaping.ingress.check_asked(Direction::Ingress, traffic.ingress_rate)
 }
@@ -102,10 +100,11 @@ fn limit_interface(
 ) -> Result<()> {
     match limit {
         Some(limit) => {
-            qdisc::shape(netlink, index, &Shape { class: class(limit), local_is_free, leaf: env.leaf })
+            qdisc::shape(netlink, index, &Shape { class: class(limit), local_is_free, leaf: env.leaf })?;
         }
-        None => qdisc::unshape(netlink, index, env.leaf),
+        None => qdisc::unshape(netlink, index, env.leaf)?,
     }
+    Ok(())
 }
 
 impl Containers {
@@ -312,7 +311,7 @@ pub(in crate::daemon) fn warn_of_degraded_limits(shaping: &Shaping, leaf: Leaf, 
     }
     let is_auto = [&shaping.egress, &shaping.ingress]
         .iter()
-        .any(|policy| policy.per_cpu == Some(crate::rates::PerCpu::Auto));
+        .any(|policy| policy.per_cpu == Some(crate::model::PerCpu::Auto));
     if is_auto && state.speed_per_cpu().is_none() {
         warn!(
             "the link speed of {} is unknown, so `auto` limits no container: give it with --network-link-speed, or name a rate",

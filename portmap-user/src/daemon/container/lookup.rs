@@ -6,11 +6,11 @@ use crate::{
     error::{Error, Result},
     kernel::{
         link::{self, Interface},
-        namespace::{Namespace, NotOpened},
+        namespace::Namespace,
         netlink::Netlink,
         session::NetSession,
     },
-    records::ContainerRecord,
+    model::ContainerRecord,
 };
 
 /// The host veth of a container; none if it was deleted with its namespace, or another tool's interface has its index.
@@ -30,11 +30,8 @@ pub(in crate::daemon) fn visit<T: Send>(
     work: impl FnOnce(&NetSession) -> Result<T> + Send,
 ) -> Result<Option<T>> {
     let Some(recorded) = record.namespace else { return Ok(None) };
-    match Namespace::open(&record.netns) {
-        Ok(namespace) => namespace.run_if(recorded, work),
-        Err(NotOpened::Missing(_) | NotOpened::Ended(_) | NotOpened::Other(_)) => Ok(None),
-        Err(NotOpened::Failed(error)) => Err(error),
-    }
+    let Some(namespace) = Namespace::try_open(&record.netns)? else { return Ok(None) };
+    namespace.run_if(recorded, work)
 }
 
 /// Like [`visit`], where nothing can be done without the namespace.
@@ -62,9 +59,6 @@ pub(in crate::daemon) fn visit_existing<T: Send>(
 /// If that cannot be told.
 pub(in crate::daemon) fn open_netns(record: &ContainerRecord) -> Result<Option<Namespace>> {
     let Some(recorded) = record.namespace else { return Ok(None) };
-    match Namespace::open(&record.netns) {
-        Ok(namespace) => Ok(namespace.is(recorded)?.then_some(namespace)),
-        Err(NotOpened::Missing(_) | NotOpened::Ended(_) | NotOpened::Other(_)) => Ok(None),
-        Err(NotOpened::Failed(error)) => Err(error),
-    }
+    let Some(namespace) = Namespace::try_open(&record.netns)? else { return Ok(None) };
+    Ok(namespace.is(recorded)?.then_some(namespace))
 }

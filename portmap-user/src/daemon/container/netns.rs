@@ -17,12 +17,12 @@ use crate::{
         link::{self, LOOPBACK, Mac},
         netlink::Netlink,
         offloads,
-        programs::{self, Mechanism},
+        programs::{self, AttachMode},
         session::NetSession,
         sysctl,
     },
+    model::{ContainerRecord, SavedNetns, SavedSysctl},
     paths::Pins,
-    records::{ContainerRecord, NamespaceBefore, SavedSysctl},
 };
 
 /// IPv6 sysctls of a container's `eth0`. Only the host speaks to routers and neighbours: the container neither generates nor
@@ -52,14 +52,14 @@ pub(super) fn free_index(inside: &NetSession) -> Result<u32> {
 }
 
 /// The values that [`set_up`] will change, for [`restore`].
-pub(super) fn snapshot(inside: &NetSession) -> Result<NamespaceBefore> {
+pub(super) fn snapshot(inside: &NetSession) -> Result<SavedNetns> {
     let (netlink, sysctls) = (&inside.netlink, inside.sysctls()?);
     let lo = link::find_by_index(netlink, LOOPBACK)?
         .ok_or_else(|| Error::failure("the network namespace has no loopback device"))?;
     let name = all_rp_filter();
     let found = sysctls.read_if_present(&name)?.filter(|value| value != RP_FILTER);
     let rp_filter = found.map(|before| SavedSysctl { name, before, set: RP_FILTER.to_owned() });
-    Ok(NamespaceBefore {
+    Ok(SavedNetns {
         lo_mac: lo.mac,
         lo_mtu: lo.mtu,
         local_ports: sysctls.local_port_range()?,
@@ -112,7 +112,7 @@ pub(super) fn set_up(
     link::change_loopback(netlink, Some(loopback_mac(record.slot)), state.mtu)?;
     link::set_up(netlink, LOOPBACK, "lo")?;
     // The host cannot see how a tunnel's inner packet will be segmented.
-    offloads::cut_tunnels(ETH0)?;
+    offloads::disable_tunnel_segmentation(ETH0)?;
     link::set_up(netlink, eth0, ETH0)?;
     ensure(inside, state, record, eth0)?;
     Ok(())
@@ -249,7 +249,7 @@ fn default_route(netlink: &Netlink, family: AddressFamily, index: u32) -> Result
 /// Restores what [`set_up`] changed and what was not deleted with `eth0`.
 pub(super) fn restore(
     inside: &NetSession,
-    attach_mode: Mechanism,
+    attach_mode: AttachMode,
     pins: &Pins,
     record: &ContainerRecord,
 ) -> Result<()> {
@@ -269,11 +269,11 @@ pub(super) fn restore(
         // The kernel refuses a port range that overlaps the privileged ports, so one of both orders works.
         let set_range = || sysctls.set_local_port_range(before.local_ports);
         let is_range_set = set_range().is_ok();
-        failures.note(inherit::put_back(&before.sysctls));
+        failures.note(inherit::restore(&before.sysctls));
         if !is_range_set {
             failures.note(set_range());
         }
-        if attach_mode == Mechanism::Clsact && !before.had_clsact {
+        if attach_mode == AttachMode::Clsact && !before.had_clsact {
             failures.note(clsact::delete_qdisc_if_empty(netlink, "lo"));
         }
     }

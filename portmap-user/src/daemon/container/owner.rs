@@ -13,7 +13,8 @@ use tracing::{info, warn};
 use crate::{
     daemon::shutdown::Shutdown,
     error::{Context as _, Error, Result},
-    kernel::process::{Pidfd, Process},
+    kernel::process::Pidfd,
+    model::Process,
 };
 
 /// How long until a failed step is retried.

@@ -18,7 +18,7 @@ use crate::{
         netlink::Netlink,
         programs, sysctl,
     },
-    records::{ContainerRecord, Phase},
+    model::{ContainerRecord, Phase},
 };
 
 /// A namespace that is about to become a container.
@@ -53,7 +53,7 @@ impl Containers {
         }
         let namespace = Namespace::open(&record.netns).map_err(Error::from)?;
         let inherited = self.inherited(record);
-        let (free_index, before) = namespace.run(|inside| {
+        let (free_index, before) = namespace.run(|inside| -> Result<_> {
             let mut before = netns::snapshot(inside)?;
             before.sysctls.extend(inherit::before(&inherited)?);
             Ok((netns::free_index(inside), before))

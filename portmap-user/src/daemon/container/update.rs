@@ -8,8 +8,7 @@ use crate::{
     daemon::{host::sockets::HostSockets, registry::Refusal},
     error::Result,
     kernel::netlink::Netlink,
-    ports::PortSet,
-    records::ContainerRecord,
+    model::{ContainerRecord, PortSet},
 };
 
 impl Containers {
@@ -25,8 +24,8 @@ impl Containers {
         let mut warnings = self.check_host_sockets(name, request.ports.as_ref(), request.take)?;
         let before = self.registry.begin_update(name, request.ports.as_ref())?;
         let mut after = before.clone();
-        after.wishes = request.traffic.or(before.wishes);
-        (after.egress, after.ingress) = limits::for_traffic(&self.env, &self.host.state(), &after.wishes);
+        after.traffic = request.traffic.or(before.traffic);
+        (after.egress, after.ingress) = limits::for_traffic(&self.env, &self.host.state(), &after.traffic);
         if let Some(ports) = request.ports {
             after.ports = ports;
         }

@@ -15,14 +15,15 @@ use tracing::warn;
 
 use crate::{
     error::{Context as _, Error, Result},
-    fault,
+    failpoint,
     kernel::{
-        clock, layout, locked,
-        namespace::NamespaceId,
+        clock, file_lock,
         netns_lock::{self, Attempt},
+        pin_migration,
     },
+    model::{HostRecord, NetnsId},
     paths::{Pins, StateDir},
-    records::HostRecord,
+    records,
 };
 
 /// Holds a file for each network namespace in which a daemon has run, for root only. It is outside all state directories, because
@@ -35,6 +36,7 @@ struct Owner {
     pid: u32,
     state_dir: PathBuf,
     /// A copy of its record of the host, in case the state directory is lost.
+    #[serde(default, with = "records::optional")]
     host: Option<HostRecord>,
 }
 
@@ -53,13 +55,13 @@ pub(in crate::daemon) struct Ownership {
 impl Ownership {
     /// Takes a network namespace. A conflict if another daemon is at work in it, or if it belongs to the state in another
     /// directory.
-    pub(in crate::daemon) fn take(namespace: NamespaceId, state_dir: &StateDir) -> Result<Self> {
+    pub(in crate::daemon) fn take(namespace: NetnsId, state_dir: &StateDir) -> Result<Self> {
         let doing = || format!("cannot make {DIRECTORY}");
-        fault::step("take a network namespace").context(doing)?;
+        failpoint::hit("take a network namespace").context(doing)?;
         DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY).context(doing)?;
         let cookie = namespace.cookie.unwrap_or_default();
         let path = Path::new(DIRECTORY).join(format!("{}-{cookie}", namespace.inode));
-        let lock = locked::file(&path, || false).context(|| format!("cannot lock {}", path.display()))?;
+        let lock = file_lock::file(&path, || false).context(|| format!("cannot lock {}", path.display()))?;
         let found = read(&path);
         let Some(file) = lock else {
             let who = found.map_or_else(String::new, |owner| {
@@ -108,14 +110,14 @@ impl Ownership {
     /// Takes the pins below a directory; those that have been made anew are taken anew. A conflict if another daemon works with
     /// them.
     pub(in crate::daemon) fn take_pins(&mut self, bpffs: &Path) -> Result<()> {
-        let mut directories: Vec<PathBuf> = layout::earlier(bpffs)?.iter().map(Pins::root).collect();
+        let mut directories: Vec<PathBuf> = pin_migration::earlier(bpffs)?.iter().map(Pins::root).collect();
         directories.push(Pins::new(bpffs).root());
-        self.pins.retain(|(path, lock)| locked::is_at(lock, path));
+        self.pins.retain(|(path, lock)| file_lock::is_at(lock, path));
         for path in directories.into_iter().filter(|path| path.exists()) {
             if self.pins.iter().any(|(held, _)| *held == path) {
                 continue;
             }
-            let lock = locked::directory(&path).context(|| format!("cannot lock {}", path.display()))?;
+            let lock = file_lock::directory(&path).context(|| format!("cannot lock {}", path.display()))?;
             let lock = lock.ok_or_else(|| {
                 Error::conflict(format!(
                     "another portmapd, or a teardown, is at work with the pins in {}: stop it, or name another --bpffs-dir",
@@ -144,12 +146,12 @@ impl Ownership {
 
     /// Takes the network namespace again if its file has been removed. Returns whether it had.
     pub(in crate::daemon) fn restore(&mut self) -> Result<bool> {
-        if locked::is_at(&self.file, &self.path) {
+        if file_lock::is_at(&self.file, &self.path) {
             return Ok(false);
         }
         let doing = || format!("cannot make {} again", self.path.display());
         DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY).context(doing)?;
-        let lock = locked::file(&self.path, || false).context(doing)?;
+        let lock = file_lock::file(&self.path, || false).context(doing)?;
         self.file = lock.ok_or_else(|| {
             Error::conflict(format!("{} is another daemon's or teardown's now", self.path.display()))
         })?;
@@ -160,7 +162,7 @@ impl Ownership {
     /// Gives the network namespace up.
     pub(in crate::daemon) fn remove(&self) -> Result<()> {
         let doing = || format!("cannot remove {}", self.path.display());
-        fault::step("give a network namespace up").context(doing)?;
+        failpoint::hit("give a network namespace up").context(doing)?;
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context(doing),
             _ => {}
@@ -174,7 +176,7 @@ impl Ownership {
     fn write(&mut self) -> Result<()> {
         let doing = || format!("cannot write {}", self.path.display());
         let text = serde_json::to_vec(&self.owner).context(doing)?;
-        fault::step("write an ownership file").context(doing)?;
+        failpoint::hit("write an ownership file").context(doing)?;
         self.file.rewind().context(doing)?;
         self.file.write_all(&text).context(doing)?;
         self.file.set_len(text.len() as u64).context(doing)
@@ -186,7 +188,7 @@ fn read(path: &Path) -> Option<Owner> {
 }
 
 /// Whether the state of a daemon is still there, and about this network namespace.
-fn is_kept(owner: &Owner, namespace: NamespaceId) -> bool {
+fn is_kept(owner: &Owner, namespace: NetnsId) -> bool {
     /// The part of the file that matters here, in every version.
     #[derive(Deserialize)]
     struct Kept {
@@ -194,8 +196,9 @@ fn is_kept(owner: &Owner, namespace: NamespaceId) -> bool {
     }
     #[derive(Deserialize)]
     struct Record {
-        namespace: NamespaceId,
+        namespace: records::NetnsId,
     }
     let text = fs::read(StateDir::new(&owner.state_dir).host()).unwrap_or_default();
-    serde_json::from_slice::<Kept>(&text).is_ok_and(|kept| kept.record.namespace.is_same(namespace))
+    serde_json::from_slice::<Kept>(&text)
+        .is_ok_and(|kept| NetnsId::from(kept.record.namespace).is_same(namespace))
 }

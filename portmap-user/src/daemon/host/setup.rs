@@ -9,14 +9,12 @@ use crate::{
     error::{Error, Failures, Result},
     kernel::{
         clock, clsact, link,
-        namespace::NamespaceId,
         netlink::Netlink,
-        programs::{self, Mechanism},
+        programs::{self, AttachMode},
         sysctl::{self, Sysctls},
     },
+    model::{HostRecord, NetnsId, PortSet, SavedSysctl},
     paths::Pins,
-    ports::PortSet,
-    records::{HostRecord, SavedSysctl},
     settings::Settings,
     state::Store,
 };
@@ -42,7 +40,7 @@ pub(in crate::daemon) fn check_ports(settings: &Settings, sysctls: &Sysctls) -> 
 }
 
 /// Refuses a state directory that belongs to another network namespace.
-pub(in crate::daemon) fn check_same_namespace(record: &HostRecord, namespace: NamespaceId) -> Result<()> {
+pub(in crate::daemon) fn check_same_namespace(record: &HostRecord, namespace: NetnsId) -> Result<()> {
     if record.namespace.is_same(namespace) {
         return Ok(());
     }
@@ -59,7 +57,7 @@ pub(in crate::daemon) struct Setup<'a> {
     pub(in crate::daemon) settings: &'a Settings,
     pub(in crate::daemon) sysctls: &'a Sysctls,
     pub(in crate::daemon) state: &'a HostState,
-    pub(in crate::daemon) attach_mode: Mechanism,
+    pub(in crate::daemon) attach_mode: AttachMode,
 }
 
 impl Setup<'_> {
@@ -114,7 +112,7 @@ impl Setup<'_> {
                 record.sysctls.push(SavedSysctl { name, before, set: "1".to_owned() });
             }
         }
-        if attach_mode == Mechanism::Clsact {
+        if attach_mode == AttachMode::Clsact {
             for name in ["lo", state.uplink.as_str()] {
                 if !clsact::has_qdisc(netlink, name)? && !record.clsact.iter().any(|had| had == name) {
                     record.clsact.push(name.to_owned());
@@ -141,7 +139,7 @@ impl Setup<'_> {
         let pins = &self.settings.pins;
         for hook in hooks(self.attach_mode, pins, &self.state.uplink) {
             programs::attach(self.netlink, pins, &hook)?;
-            programs::go_in_front(self.netlink, pins, &hook)?;
+            programs::move_to_front(self.netlink, pins, &hook)?;
         }
         Ok(())
     }
@@ -165,7 +163,7 @@ impl Setup<'_> {
         for hook in hooks(self.attach_mode, pins, &self.state.uplink) {
             let was_missing = programs::ensure(self.netlink, pins, &hook);
             report.note(format!("{} at {}", hook.program, hook.interface), was_missing);
-            let was_behind = programs::go_in_front(self.netlink, pins, &hook);
+            let was_behind = programs::move_to_front(self.netlink, pins, &hook);
             report
                 .note(format!("{} at {}, behind another program", hook.program, hook.interface), was_behind);
         }
@@ -197,7 +195,11 @@ pub(in crate::daemon) struct RepairReport {
 
 impl RepairReport {
     /// Notes whether something had to be repaired. A failure is kept, and the rest is repaired all the same.
-    pub(in crate::daemon) fn note(&mut self, what: impl Into<String>, was_missing: Result<bool>) {
+    pub(in crate::daemon) fn note(
+        &mut self,
+        what: impl Into<String>,
+        was_missing: Result<bool, impl Into<Error>>,
+    ) {
         match was_missing {
             Ok(true) => self.repaired.push(what.into()),
             Ok(false) => {}
@@ -214,7 +216,7 @@ impl RepairReport {
 pub(in crate::daemon) fn undo(
     netlink: &Netlink,
     pins: &Pins,
-    attach_mode: Mechanism,
+    attach_mode: AttachMode,
     host: &HostRecord,
 ) -> Result<()> {
     let mut failures = Failures::default();

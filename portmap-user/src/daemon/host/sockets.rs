@@ -12,7 +12,7 @@ use crate::{
     api::{Finding, Health},
     error::{Error, Result},
     kernel::sockets::{self, Socket},
-    ports::{PortRange, PortSet},
+    model::{PortRange, PortSet},
 };
 
 /// Most programs that are named one by one.
@@ -69,7 +69,7 @@ impl HostSockets {
                 sockets.retain(|socket| is_shared(state, socket.address) && ports.contains(socket.port));
                 Self { sockets, unknown: None }
             }
-            Err(error) => Self { sockets: Vec::new(), unknown: Some(error) },
+            Err(error) => Self { sockets: Vec::new(), unknown: Some(error.into()) },
         }
     }
 

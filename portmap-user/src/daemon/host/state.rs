@@ -20,9 +20,10 @@ use crate::{
     kernel::{
         address::{self, Address, DefaultRoute},
         link::{self, Interface, LOOPBACK, Mac},
-        namespace::{Namespace, NamespaceId},
+        namespace::Namespace,
         netlink::Netlink,
     },
+    model::NetnsId,
     settings::Settings,
 };
 
@@ -30,7 +31,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::daemon) struct HostState {
     /// The daemon's network namespace.
-    pub namespace: NamespaceId,
+    pub namespace: NetnsId,
     /// The uplink's name.
     pub uplink: String,
     /// The uplink's index.

@@ -11,9 +11,9 @@ use crate::{
     kernel::{
         link,
         netlink::Netlink,
-        qdisc::{self, Leaf, Occupant},
+        qdisc::{self, Leaf, RootQdisc},
     },
-    records::HostRecord,
+    model::HostRecord,
     settings::Settings,
     state::Store,
 };
@@ -46,24 +46,24 @@ pub(in crate::daemon) fn install(
         wanted => wanted,
     };
     if let Some(had) = record.uplink_queue.filter(|had| wanted.map(u32::from) != Some(*had)) {
-        qdisc::unshare(netlink, state.uplink_index, had.into())?;
+        qdisc::remove_uplink_fq(netlink, state.uplink_index, had.into())?;
         record.uplink_queue = None;
         store.set_host(record)?;
     }
     let Some(parent) = wanted else { return Ok(()) };
-    match qdisc::occupant(netlink, state.uplink_index, parent)? {
-        Occupant::Ours => {}
-        Occupant::Foreign(qdisc) => {
+    match qdisc::at_parent(netlink, state.uplink_index, parent)? {
+        RootQdisc::Ours => {}
+        RootQdisc::Foreign(qdisc) => {
             return Err(Error::conflict(format!(
                 "{} has the qdisc {qdisc}, which another tool has installed: remove it, name a class of it by \
                  --egress-flow-classifier-parent, or start without --egress-unique-flow-per-container",
                 state.uplink
             )));
         }
-        Occupant::Default(qdisc) => {
+        RootQdisc::Default(qdisc) => {
             record.uplink_queue = Some(parent.into());
             store.set_host(record)?;
-            qdisc::share(netlink, state.uplink_index, parent)?;
+            qdisc::install_uplink_fq(netlink, state.uplink_index, parent)?;
             info!("a qdisc with a flow for each container replaces {qdisc} at {}", state.uplink);
         }
     }
@@ -72,9 +72,9 @@ pub(in crate::daemon) fn install(
 
 /// Installs the qdisc again if the kernel's default has replaced it; another tool's qdisc stays. Returns whether it did.
 pub(in crate::daemon) fn ensure(netlink: &Netlink, state: &HostState, parent: TcHandle) -> Result<bool> {
-    let is_default = matches!(qdisc::occupant(netlink, state.uplink_index, parent)?, Occupant::Default(_));
+    let is_default = matches!(qdisc::at_parent(netlink, state.uplink_index, parent)?, RootQdisc::Default(_));
     if is_default {
-        qdisc::share(netlink, state.uplink_index, parent)?;
+        qdisc::install_uplink_fq(netlink, state.uplink_index, parent)?;
     }
     Ok(is_default)
 }
@@ -83,7 +83,7 @@ pub(in crate::daemon) fn ensure(netlink: &Netlink, state: &HostState, parent: Tc
 pub(in crate::daemon) fn restore_default(netlink: &Netlink, record: &HostRecord) -> Result<()> {
     let Some(parent) = record.uplink_queue else { return Ok(()) };
     match link::find(netlink, &record.uplink)? {
-        Some(uplink) => qdisc::unshare(netlink, uplink.index, TcHandle::from(parent)),
+        Some(uplink) => Ok(qdisc::remove_uplink_fq(netlink, uplink.index, TcHandle::from(parent))?),
         None => Ok(()),
     }
 }

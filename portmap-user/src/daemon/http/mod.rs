@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     error::{Context as _, Error, Result},
-    kernel::process::Process,
+    model::Process,
     settings::Settings,
 };
 

@@ -36,7 +36,7 @@ use crate::{
         shutdown::Shutdown,
     },
     error::{Context as _, Error, Kind, Result},
-    fault,
+    failpoint,
 };
 
 /// How long a client on TCP waits for metrics.
@@ -108,7 +108,7 @@ pub(super) fn by_socket(shared: Shared) -> Router {
         .with_state(shared)
 }
 
-// Requests that only read are excluded from failpoints, because tests poll them all the time (`fault`).
+// Requests that only read are excluded from failpoints, because tests poll them all the time (`failpoint`).
 
 /// Runs an operation of the daemon on a thread that may block. It goes on if its client disconnects.
 async fn run<T: Serialize + Send + 'static>(
@@ -146,7 +146,10 @@ async fn list(State(shared): State<Shared>) -> Result<Json<Vec<Container>>> {
 }
 
 async fn show(State(shared): State<Shared>, Path(name): Path<String>) -> Result<Json<Container>> {
-    run_in(&shared, format!("show {name:?}"), None, move |daemon| fault::aside(|| daemon.show(&name))).await
+    run_in(&shared, format!("show {name:?}"), None, move |daemon| {
+        failpoint::suppressed(|| daemon.show(&name))
+    })
+    .await
 }
 
 async fn add(
@@ -189,19 +192,21 @@ async fn update(
 }
 
 async fn stats(State(shared): State<Shared>) -> Result<Json<Stats>> {
-    run(&shared, "stats", |daemon| fault::aside(|| daemon.stats())).await
+    run(&shared, "stats", |daemon| failpoint::suppressed(|| daemon.stats())).await
 }
 
 async fn container_stats(
     State(shared): State<Shared>,
     Path(name): Path<String>,
 ) -> Result<Json<ContainerStats>> {
-    run(&shared, format!("stats {name:?}"), move |daemon| fault::aside(|| daemon.container_stats(&name)))
-        .await
+    run(&shared, format!("stats {name:?}"), move |daemon| {
+        failpoint::suppressed(|| daemon.container_stats(&name))
+    })
+    .await
 }
 
 async fn metrics(State(shared): State<Shared>) -> Result<Response> {
-    run(&shared, "metrics", |daemon| fault::aside(|| daemon.metrics()))
+    run(&shared, "metrics", |daemon| failpoint::suppressed(|| daemon.metrics()))
         .await
         .map(|Json(text)| in_open_metrics(text))
 }
@@ -210,8 +215,10 @@ async fn metrics(State(shared): State<Shared>) -> Result<Response> {
 async fn metrics_by_tcp(State(shared): State<Shared>) -> Result<Response> {
     let answer = async {
         let place = shared.tcp_places.clone().acquire_owned().await.ok();
-        run_in(&shared, "metrics (by TCP)".to_owned(), place, |daemon| fault::aside(|| daemon.metrics()))
-            .await
+        run_in(&shared, "metrics (by TCP)".to_owned(), place, |daemon| {
+            failpoint::suppressed(|| daemon.metrics())
+        })
+        .await
     };
     let Ok(answer) = time::timeout(METRICS_TIME, answer).await else {
         let message = format!("there are no metrics after {METRICS_TIME:?}: /healthz says what hangs");
@@ -235,7 +242,7 @@ type WhoseQuery = std::result::Result<Query<Whose>, QueryRejection>;
 
 async fn drops(State(shared): State<Shared>, whose: WhoseQuery) -> Result<Json<Vec<DropCount>>> {
     let Query(Whose { name }) = whose.map_err(|rejection| Error::usage(rejection.body_text()))?;
-    run(&shared, "drops", move |daemon| fault::aside(|| daemon.drops(name.as_deref()))).await
+    run(&shared, "drops", move |daemon| failpoint::suppressed(|| daemon.drops(name.as_deref()))).await
 }
 
 /// A stream of one line of JSON for each drop.
@@ -263,7 +270,7 @@ async fn follow_drops(
 }
 
 async fn doctor(State(shared): State<Shared>) -> Result<Json<Vec<Finding>>> {
-    run(&shared, "doctor", |daemon| fault::aside(|| daemon.doctor())).await
+    run(&shared, "doctor", |daemon| failpoint::suppressed(|| daemon.doctor())).await
 }
 
 async fn repair(State(shared): State<Shared>) -> Result<Json<Vec<Finding>>> {
@@ -274,7 +281,7 @@ async fn explain(
     State(shared): State<Shared>,
     Given(request): Given<ExplainRequest>,
 ) -> Result<Json<Explanation>> {
-    run(&shared, "explain", move |daemon| fault::aside(|| daemon.explain(&request))).await
+    run(&shared, "explain", move |daemon| failpoint::suppressed(|| daemon.explain(&request))).await
 }
 
 /// Removes everything and ends the daemon.

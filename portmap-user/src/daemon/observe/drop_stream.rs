@@ -21,7 +21,7 @@ use tracing::warn;
 
 use super::drops::describe;
 use crate::{
-    api::{DropNews, DropSample},
+    api::{DropSample, DropStreamItem},
     error::{Context as _, Result},
     kernel::{clock, ring::EventRing},
     paths::Pins,
@@ -161,7 +161,7 @@ impl Subscription {
     }
 
     /// The next item; none when the daemon is about to end.
-    async fn next(&mut self) -> Option<DropNews> {
+    async fn next(&mut self) -> Option<DropStreamItem> {
         loop {
             let received = tokio::select! {
                 _ = self.ending.wait_for(|ending| *ending) => return None,
@@ -170,10 +170,10 @@ impl Subscription {
             match received {
                 Ok(sample) => {
                     if let Some(sample) = self.own(&sample) {
-                        return Some(DropNews::Sample(sample));
+                        return Some(DropStreamItem::Sample(sample));
                     }
                 }
-                Err(RecvError::Lagged(missed)) => return Some(DropNews::Missed { missed }),
+                Err(RecvError::Lagged(missed)) => return Some(DropStreamItem::Missed { missed }),
                 Err(RecvError::Closed) => return None,
             }
         }
@@ -248,9 +248,9 @@ mod tests {
         for moment in 10..15 {
             assert!(sender.send(Arc::new(sample(moment, "a", 0))).is_ok());
         }
-        assert_eq!(subscription.next().await, Some(DropNews::Missed { missed: 3 }));
-        assert!(matches!(subscription.next().await, Some(DropNews::Sample(_))));
-        assert!(matches!(subscription.next().await, Some(DropNews::Sample(_))));
+        assert_eq!(subscription.next().await, Some(DropStreamItem::Missed { missed: 3 }));
+        assert!(matches!(subscription.next().await, Some(DropStreamItem::Sample(_))));
+        assert!(matches!(subscription.next().await, Some(DropStreamItem::Sample(_))));
         set_ending.send_replace(true);
         assert_eq!(subscription.next().await, None);
     }

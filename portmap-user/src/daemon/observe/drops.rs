@@ -17,7 +17,7 @@ use crate::{
     daemon::{env::Env, registry::Snapshot},
     error::Result,
     kernel::clock,
-    protocol::Protocol,
+    model::Protocol,
 };
 
 /// The drops, by container, direction and reason; with a name, only those of that container or of [`OUTSIDE`].

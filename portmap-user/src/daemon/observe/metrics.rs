@@ -12,11 +12,11 @@ use prometheus_client::{
 
 use super::stats;
 use crate::{
-    api::{ContainerStats, DropStats, HostStats, QueueStats},
+    api::{ContainerStats, DropStats, HostStats},
     daemon::{container::limits::Queues, env::Env, registry::Snapshot},
     error::{Context as _, Result},
-    kernel::{netlink::Netlink, programs::Mechanism, qdisc::Leaf},
-    records::{ContainerRecord, Phase},
+    kernel::{netlink::Netlink, programs::AttachMode, qdisc::Leaf},
+    model::{ContainerRecord, Phase, QueueStats},
 };
 
 /// The media type of the answer.
@@ -115,7 +115,7 @@ pub(in crate::daemon) fn all(env: &Env, containers: &Snapshot) -> Result<String>
     let (metrics, netlink) = (Metrics::default(), Netlink::open()?);
     let has = |feature, has| metrics.features.get_or_create(&Feature { feature }).set(u64::from(has));
     has("fq_codel", env.leaf == Leaf::FqCodel);
-    has("tcx", env.attach_mode == Mechanism::Tcx);
+    has("tcx", env.attach_mode == AttachMode::Tcx);
     for record in containers.records() {
         let queues = Queues::read(env, &netlink, record);
         // A container that is being added or removed has no qdisc yet, or none any more.

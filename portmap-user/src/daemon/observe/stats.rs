@@ -9,7 +9,7 @@ use portmap_common::{
 use tracing::warn;
 
 use crate::{
-    api::{ContainerStats, DropStats, HostStats, QueueStats, Reasons, Stats, Traffic},
+    api::{ContainerStats, DropStats, HostStats, Reasons, Stats, Traffic},
     daemon::{
         container::limits::{Queue, Queues},
         env::Env,
@@ -17,7 +17,7 @@ use crate::{
     },
     error::Result,
     kernel::netlink::Netlink,
-    records::{ContainerRecord, Phase},
+    model::{ContainerRecord, Phase, QueueStats},
 };
 
 /// The statistics of all containers and of the host.

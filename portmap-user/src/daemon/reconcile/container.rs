@@ -17,7 +17,7 @@ use crate::{
         programs,
         session::NetSession,
     },
-    records::ContainerRecord,
+    model::ContainerRecord,
 };
 
 /// How a reconciliation found a container that must be in service.

@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use crate::{
     daemon::shutdown::Shutdown,
     error::{Context as _, Result},
-    fault,
+    failpoint,
 };
 
 /// The notifications that concern containers.
@@ -131,7 +131,7 @@ async fn watch_once(
         let running = shutdown.operation("reconciling the host");
         let reconciled = task::spawn_blocking(move || {
             let _until_done = running;
-            fault::aside(|| reconcile(&events))
+            failpoint::suppressed(|| reconcile(&events))
         });
         let error = reconciled.await.context(opening)?.err();
         back_off_until = Instant::now() + (started.elapsed() * BACKOFF_FACTOR).min(RESYNC_INTERVAL);

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 use crate::{
     daemon::teardown::teardown_but,
     error::Error,
-    kernel::layout,
+    kernel::pin_migration,
     paths::{Pins, StateDir},
     settings::Settings,
 };
@@ -27,7 +27,7 @@ impl FirstStart {
         let is_first = !state_dir.host().exists()
             && is_empty(state_dir.containers())
             && !Pins::new(&bpffs).root().exists()
-            && layout::earlier(&bpffs).is_ok_and(|earlier| earlier.is_empty());
+            && pin_migration::earlier(&bpffs).is_ok_and(|earlier| earlier.is_empty());
         let had_directory = state_dir.path().exists();
         is_first.then_some(Self { state_dir, bpffs, had_directory })
     }

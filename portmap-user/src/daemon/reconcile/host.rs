@@ -13,9 +13,9 @@ use crate::{
             uplink_qdisc,
         },
     },
-    error::Result,
+    error::{Error, Result},
     kernel::netlink::Netlink,
-    records::ContainerRecord,
+    model::ContainerRecord,
 };
 
 impl Reconciler {
@@ -73,7 +73,7 @@ impl Reconciler {
         netns::ensure_link(netlink, &state, veth_ifindex(record.slot), &record.host_veth())?;
         let eth0 = env.maps.endpoint(record.slot)?.eth0_ifindex;
         lookup::visit_existing(record, |inside| netns::ensure(inside, &state, record, eth0))?;
-        let (egress, ingress) = limits::for_traffic(env, &state, &record.wishes);
+        let (egress, ingress) = limits::for_traffic(env, &state, &record.traffic);
         if (&egress, &ingress) == (&record.egress, &record.ingress) {
             return Ok(());
         }
@@ -95,7 +95,7 @@ impl Reconciler {
         let were_pins_lost = self.restore_pins()?;
         let were_records_lost = self.restore_state();
         let mut report = self.setup(netlink, &state).ensure();
-        report.note("the pins", Ok(were_pins_lost));
+        report.note("the pins", Ok::<_, Error>(were_pins_lost));
         report.note("the state", were_records_lost);
         if let Some(guard) = &env.guard {
             report.note("the bind guard", guard.ensure());

@@ -30,7 +30,7 @@ use crate::{
         netlink::Netlink,
         programs,
     },
-    records::ContainerRecord,
+    model::ContainerRecord,
 };
 
 /// Reconciles the host and the containers.

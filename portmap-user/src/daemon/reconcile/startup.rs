@@ -10,29 +10,31 @@ use crate::{
     daemon::{
         container::{Containers, limits},
         env::Env,
-        host::{Host, HostState, Ownership, setup, setup::Setup, sockets, uplink_qdisc},
+        host::{
+            Host, HostState, Ownership,
+            setup::{self, Setup},
+            sockets, uplink_qdisc,
+        },
         operations::Operations,
         preconditions::{check_namespace, check_root},
         registry::Registry,
     },
-    ephemeral::EphemeralPool,
     error::{Error, Result},
     kernel::{
-        bpffs, clock,
+        bpffs, cgroup, clock,
         guard::{self, Guard},
         inherit::Inheritance,
-        layout,
         maps::Maps,
         netlink::Netlink,
-        pins::Held,
+        pin_migration,
+        pins::OpenPins,
         port_table::PortTable,
-        programs::{self, Mechanism},
+        programs::{self, AttachMode},
         qdisc::Leaf,
         sysctl::Sysctls,
     },
-    ports::PortSet,
-    records::{ContainerRecord, Phase},
-    settings::{BindGuard, Settings},
+    model::{ContainerRecord, EphemeralPool, Phase, PortSet},
+    settings::Settings,
     state::Store,
 };
 
@@ -66,24 +68,24 @@ pub(in crate::daemon) fn start(settings: Settings) -> Result<Started> {
 fn start_over(netlink: &Netlink, settings: Settings) -> Result<Started> {
     bpffs::check_mounted(settings.pins.bpffs())?;
     let state = HostState::discover(netlink, &settings)?;
-    let bind_guard = settings.bind_guard.as_ref().map(BindGuard::cgroup).transpose()?;
+    let bind_guard = settings.bind_guard.as_ref().map(|guard| cgroup::resolve(guard.path())).transpose()?;
     let sysctls = Sysctls::open()?;
     setup::check_ports(&settings, &sysctls)?;
-    layout::refuse_later(settings.pins.bpffs())?;
+    pin_migration::refuse_later(settings.pins.bpffs())?;
     let store = Store::lock(&settings.state_dir)?;
     let mut ownership = Ownership::take(state.namespace, &settings.state_dir)?;
     ownership.take_pins(settings.pins.bpffs())?;
-    let attach_mode = Mechanism::detect();
+    let attach_mode = AttachMode::detect();
     let records = store.containers()?;
     let pool = restored_pool(&settings, &store, &records)?;
     let setup = Setup { netlink, settings: &settings, sysctls: &sysctls, state: &state, attach_mode };
     let mut host_record = setup.record(&store, &mut ownership)?;
     let leaf = Leaf::best()?;
     limits::warn_of_degraded_limits(&settings.shaping, leaf, &state);
-    let is_upgrade = !layout::earlier(settings.pins.bpffs())?.is_empty();
+    let is_upgrade = !pin_migration::earlier(settings.pins.bpffs())?.is_empty();
     bpffs::prepare(&settings.pins)?;
     ownership.take_pins(settings.pins.bpffs())?;
-    layout::adopt(&settings.pins)?;
+    pin_migration::migrate(&settings.pins)?;
     programs::load(&settings.pins)?;
     let maps = Maps::open(&settings.pins)?;
     let guard = match &bind_guard {
@@ -92,8 +94,8 @@ fn start_over(netlink: &Netlink, settings: Settings) -> Result<Started> {
     };
     uplink_qdisc::install(netlink, &store, &mut host_record, &settings, &state, leaf)?;
     ownership.note(&host_record);
-    let pins = Held::open(&settings.pins)?;
-    let inheritance = Inheritance::look()?;
+    let pins = OpenPins::open(&settings.pins)?;
+    let inheritance = Inheritance::probe()?;
     let env = Arc::new(Env { settings, attach_mode, leaf, inheritance, store, maps, guard, pins });
     // Everything that programs read is in place before the first program is replaced.
     env.maps.set_host_ports(&env.settings.reach)?;
@@ -123,7 +125,7 @@ fn start_over(netlink: &Netlink, settings: Settings) -> Result<Started> {
     let settings = &env.settings;
     Setup { netlink, settings, sysctls: &host.sysctls, state: &state, attach_mode }.apply()?;
     attach_guard(&env, &registry)?;
-    layout::remove_earlier(settings.pins.bpffs())?;
+    pin_migration::remove_earlier(settings.pins.bpffs())?;
     info!(
         "ready: sharing {} of {}, attach mode {}, taking over {} containers",
         state.addresses(),
@@ -137,7 +139,7 @@ fn start_over(netlink: &Netlink, settings: Settings) -> Result<Started> {
 
 /// The pool of ephemeral ports, without the blocks of the containers on record and those in quarantine.
 fn restored_pool(settings: &Settings, store: &Store, records: &[ContainerRecord]) -> Result<EphemeralPool> {
-    let mut pool = EphemeralPool::new(settings.ephemeral_ports.clone(), settings.rest);
+    let mut pool = EphemeralPool::new(settings.ephemeral_ports.clone(), settings.quarantine);
     for record in records.iter().filter(|record| record.phase == Phase::Ready) {
         check_still_managed(settings, record, &mut pool)?;
     }
@@ -146,8 +148,8 @@ fn restored_pool(settings: &Settings, store: &Store, records: &[ContainerRecord]
         let _ = pool.reserve(record.ephemeral_ports);
     }
     let now = clock::since_boot()?;
-    for resting in store.resting()? {
-        pool.rest(resting, now);
+    for resting in store.quarantine()? {
+        pool.continue_quarantine(resting, now);
     }
     Ok(pool)
 }
@@ -172,10 +174,10 @@ fn check_still_managed(
 
 /// Attaches the bind guard, or removes that of an earlier daemon.
 fn attach_guard(env: &Env, registry: &Registry) -> Result<()> {
-    let Some(guard) = &env.guard else { return guard::remove(&env.settings.pins) };
+    let Some(guard) = &env.guard else { return Ok(guard::remove(&env.settings.pins)?) };
     let slots = registry.snapshot().slots();
     guard.retain(|slot| slots.contains(&slot))?;
-    guard.attach()
+    Ok(guard.attach()?)
 }
 
 /// Warns of the host's processes that use managed ports.

@@ -27,7 +27,7 @@ use crate::{
     },
     error::Result,
     kernel::netlink::Netlink,
-    records::{ContainerRecord, Phase},
+    model::{ContainerRecord, Phase},
 };
 
 /// Number of drifted containers that the log names; the others are only counted.
@@ -141,16 +141,15 @@ impl Reconciler {
             return self.containers.remove(&netlink, before);
         }
         let mut record = before.clone();
-        let (egress, ingress) = limits::for_traffic(env, &self.host.state(), &record.wishes);
+        let (egress, ingress) = limits::for_traffic(env, &self.host.state(), &record.traffic);
         record.egress = egress;
         if record.ingress.is_some() || env.settings.shaping.ingress_for_existing {
             record.ingress = ingress;
         }
         if record.namespace.is_some_and(|recorded| recorded.cookie.is_none()) {
             // An earlier version wrote the record. A failure here fails again in the reconciliation, which reports it.
-            let id =
-                lookup::open_netns(&record).and_then(|namespace| namespace.map(|same| same.id()).transpose());
-            record.namespace = id.ok().flatten().or(record.namespace);
+            let same = lookup::open_netns(&record).ok().flatten();
+            record.namespace = same.and_then(|same| same.id().ok()).or(record.namespace);
         }
         let is_broken = match self.reconcile_container(&netlink, &record) {
             Ok(ContainerStatus::NetnsGone) => {

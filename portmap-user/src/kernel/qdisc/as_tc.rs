@@ -1,4 +1,4 @@
-//! What is sent to the kernel, byte for byte against what `tc` sends for the same.
+//! Compares our netlink attributes byte for byte with those of `tc` for the same commands.
 
 use std::process::Command;
 
@@ -7,17 +7,17 @@ use netlink_packet_route::tc::TcAttribute;
 
 use super::{Class, Leaf, fq_codel, htb, leaf_options, queue};
 
-/// `TCA_HTB_CTAB` and `TCA_HTB_RTAB`: tables of times that kernels took until 2.6, and `tc` still sends.
+/// `TCA_HTB_CTAB` and `TCA_HTB_RTAB`: tables of transmission times, which `tc` sends for kernels up to 2.6.
 const TABLES: [u16; 2] = [3, 4];
-/// `TCA_HTB_PARMS`, and where in it are the fields of the two rates that say how to use those tables.
+/// `TCA_HTB_PARMS`, and the offsets of its fields that describe those tables.
 const PARMS: u16 = 1;
 const OF_TABLES: [usize; 6] = [0, 4, 5, 12, 16, 17];
 
-/// Where in it the times of the two bursts are, and the ticks of a microsecond: `tc` takes whole ones only.
+/// Offsets of the two burst times, and ticks per microsecond: `tc` rounds to whole microseconds.
 const TIMES: [usize; 2] = [24, 28];
 const MICROSECOND: u32 = 16;
 
-/// `TCA_OPTIONS` of the last message that `tc` sends, by the bytes that a tracer sees.
+/// `TCA_OPTIONS` of the last message that `tc` sends, as strace prints it.
 fn sent_by_tc(commands: &str) -> Vec<u8> {
     let script = format!("ip link add test0 type veth peer name test1; {commands}");
     let (before, last) = script.rsplit_once("; ").expect("two commands at least");
@@ -26,7 +26,7 @@ fn sent_by_tc(commands: &str) -> Vec<u8> {
         .output()
         .expect("unshare is part of util-linux");
     let trace = String::from_utf8_lossy(&output.stderr);
-    // Whether this kernel has such a queue does not matter.
+    // The kernel need not support the qdisc.
     let options = trace.rsplit_once("nla_type=TCA_OPTIONS}, \"");
     let options = options.unwrap_or_else(|| panic!("{commands} sends no options: {trace}")).1;
     let options = options.split_once('"').expect("a string").0;
@@ -34,7 +34,7 @@ fn sent_by_tc(commands: &str) -> Vec<u8> {
     bytes.collect()
 }
 
-/// The attributes in options: kind and value.
+/// Kinds and values of nested attributes.
 fn attributes(mut bytes: &[u8]) -> Vec<(u16, Vec<u8>)> {
     let mut found = Vec::new();
     while let [l0, l1, k0, k1, ..] = *bytes {
@@ -45,7 +45,7 @@ fn attributes(mut bytes: &[u8]) -> Vec<(u16, Vec<u8>)> {
     found
 }
 
-/// The value of `TCA_OPTIONS` as it is sent.
+/// The serialised value of our `TCA_OPTIONS`.
 fn ours(attribute: &TcAttribute) -> Vec<u8> {
     let mut bytes = vec![0; attribute.buffer_len()];
     attribute.emit(&mut bytes);
@@ -53,14 +53,14 @@ fn ours(attribute: &TcAttribute) -> Vec<u8> {
 }
 
 #[test]
-fn an_htb_qdisc() {
+fn qdisc_htb_options_equal_those_of_tc() {
     let tc = sent_by_tc("tc qdisc add dev test0 root handle 1: htb default 1 r2q 10 direct_qlen 0");
     assert_eq!(ours(&htb::qdisc(super::LIMITED.into())), tc);
 }
 
 #[test]
-fn classes_of_every_speed() {
-    // Slow, with a ceil of its own, odd, and faster than the older fields can say: 4 GiB per second.
+fn qdisc_class_options_equal_those_of_tc() {
+    // Slow, with a ceil above the rate, odd, and at the limit of the 32-bit fields: 4 GiB/s.
     for (rate, ceil, burst, ceil_burst) in [
         (125_000_u64, 125_000_u64, 3028_u64, 3028_u64),
         (12_500_000, 25_000_000, 25_000, 50_000),
@@ -95,7 +95,7 @@ fn classes_of_every_speed() {
 }
 
 #[test]
-fn leaves() {
+fn qdisc_leaf_options_equal_those_of_tc() {
     let sent = |options: &str| {
         sent_by_tc(&format!(
             "tc qdisc add dev test0 root handle 1: htb default 1; \

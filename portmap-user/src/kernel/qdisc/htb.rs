@@ -1,10 +1,10 @@
-//! The messages of HTB, the hierarchical token bucket, which the netlink crate lacks. Layouts are those of
-//! `linux/pkt_sched.h`; what the fields mean is in `net/sched/sch_htb.c`.
+//! Netlink attributes of HTB, the hierarchical token bucket, which the netlink crate lacks.
+//! `linux/pkt_sched.h` has the layouts, `net/sched/sch_htb.c` the meaning of the fields.
 
 use netlink_packet_core::{DefaultNla, NlaBuffer, NlasIterator};
 use netlink_packet_route::tc::{TcAttribute, TcOption};
 
-/// Its name.
+/// Kind of the qdisc.
 pub const KIND: &str = "htb";
 
 /// `TCA_HTB_PARMS`, `TCA_HTB_INIT`, `TCA_HTB_DIRECT_QLEN`, `TCA_HTB_RATE64`, `TCA_HTB_CEIL64`.
@@ -16,36 +16,36 @@ const CEIL64: u16 = 7;
 
 /// Version of the interface (`HTB_VER >> 16`).
 const VERSION: u32 = 3;
-/// Divisor of the rate for a class without a quantum; ours have one.
+/// Divisor of the rate that gives the quantum of classes without one; ours have one.
 const RATE_TO_QUANTUM: u32 = 10;
-/// `TC_LINKLAYER_ETHERNET`: the kernel computes times itself instead of taking a table of them.
+/// `TC_LINKLAYER_ETHERNET`: the kernel computes transmission times itself instead of using a table.
 const LINK_LAYER: u8 = 1;
-/// Nanoseconds of a tick in which times of buckets are given (`PSCHED_TICKS2NS`).
+/// Nanoseconds per tick of bucket times (`PSCHED_TICKS2NS`).
 const TICK: u64 = 64;
-/// Bytes of a `struct tc_ratespec` and a `struct tc_htb_opt`.
+/// Sizes of `struct tc_ratespec` and `struct tc_htb_opt` in bytes.
 const RATE_SPEC: usize = 12;
 const OPTIONS: usize = 2 * RATE_SPEC + 5 * 4;
 
-/// What a class may send.
+/// Parameters of a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Class {
-    /// Bytes per second in the long run.
+    /// Long-term rate in bytes per second.
     pub rate: u64,
-    /// Bytes per second at most, as long as the burst lasts.
+    /// Rate while the burst lasts, in bytes per second.
     pub ceil: u64,
     /// Bytes that may exceed the rate at once.
     pub burst: u64,
     /// Bytes that may exceed the ceil at once.
     pub ceil_burst: u64,
-    /// Bytes that are sent before it is another class's turn.
+    /// Bytes sent before the next class's turn.
     pub quantum: u32,
 }
 
-/// Options of the qdisc itself: packets without a class are in the class with this minor number, and nothing is sent
-/// past all classes.
+/// Options of the qdisc: unclassified packets use the class with this minor number, and the direct queue is
+/// empty.
 ///
-/// The kernel lets packets past whose priority is the qdisc's handle, which `SO_PRIORITY` can make it. They have a queue
-/// of their own, and this one has no room.
+/// HTB sends packets whose priority equals its handle through the unlimited direct queue, and `SO_PRIORITY`
+/// can set that. With `direct_qlen 0` the qdisc drops them.
 pub(super) fn qdisc(default_class: u32) -> TcAttribute {
     let mut init = Vec::new();
     for word in [VERSION, RATE_TO_QUANTUM, default_class, 0, 0] {
@@ -66,7 +66,7 @@ pub(super) fn class(class: &Class) -> TcAttribute {
     options.extend([0; 8]);
     let mut all = Vec::new();
     for (kind, rate) in [(RATE64, class.rate), (CEIL64, class.ceil)] {
-        // Only rates that do not fit into the older field, as tc does it.
+        // Only rates that do not fit into 32 bits, as tc does.
         if u32::try_from(rate).is_err() {
             all.push(option(kind, rate.to_ne_bytes().to_vec()));
         }
@@ -75,10 +75,10 @@ pub(super) fn class(class: &Class) -> TcAttribute {
     TcAttribute::Options(all)
 }
 
-/// Reads a class as the kernel shows it: rate and ceil in bytes per second, and the burst in bytes, which has lost a
-/// little by its way through ticks. The second burst and the quantum are read as well.
+/// Parses a class as the kernel dumps it. Bursts have lost precision, because the kernel stores them in
+/// ticks.
 pub(super) fn read_class(options: &[TcOption]) -> Option<Class> {
-    // Of a kind that the crate does not know it keeps the attribute as a whole.
+    // The crate keeps the attribute of an unknown kind unparsed.
     let TcOption::Other(whole) = options.first()? else { return None };
     let mut value = vec![0; netlink_packet_core::Nla::value_len(whole)];
     netlink_packet_core::Nla::emit_value(whole, &mut value);
@@ -115,13 +115,13 @@ fn rate_spec(rate: u64) -> [u8; RATE_SPEC] {
     spec
 }
 
-/// The time that so many bytes take at a rate, in ticks.
+/// Transmission time of some bytes at a rate, in ticks.
 fn ticks(bytes: u64, rate: u64) -> u32 {
     let nanoseconds = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
     u32::try_from(nanoseconds / u128::from(TICK)).unwrap_or(u32::MAX)
 }
 
-/// The bytes that a rate allows in so many ticks.
+/// Bytes that a rate sends in some ticks.
 fn bytes(ticks: u32, rate: u64) -> u64 {
     let bytes = u128::from(ticks) * u128::from(TICK) * u128::from(rate) / 1_000_000_000;
     u64::try_from(bytes).unwrap_or(u64::MAX)

@@ -1,4 +1,4 @@
-//! Queues of interfaces: what limits a rate, and what shares the uplink.
+//! Qdiscs: HTB, which limits an interface's rate, and `fq_codel`, which shares the uplink.
 
 #[cfg(test)]
 mod as_tc;
@@ -15,24 +15,21 @@ use netlink_packet_route::{
 use nix::libc::{EINVAL, ENODEV, ENOENT};
 use portmap_common::queue;
 
-pub use self::{
-    htb::Class,
-    stats::{Stats, stats_of},
-};
+pub use self::{htb::Class, stats::stats_of};
 use super::{
     namespace::Namespace,
     netlink::{Netlink, Request},
 };
-use crate::error::{Context as _, Result};
+use crate::kernel::error::{Context as _, Result};
 
-/// `TCA_OPTIONS`, for qdiscs whose options are a plain structure.
+/// `TCA_OPTIONS`, for qdiscs whose options are a C structure.
 const TCA_OPTIONS: u16 = 2;
 
-/// The class that is limited, by its minor number: `1:1`.
+/// Minor number of the limited class, `1:1`.
 const LIMITED: u16 = minor(queue::LIMITED);
-/// The class that is not: `1:2`.
+/// Minor number of the unlimited class for local traffic, `1:2`.
 const LOCAL: u16 = minor(queue::LOCAL);
-/// Handle of the queue of the limited class, `2:`, and of the other one, `3:`.
+/// Handles of their leaf qdiscs, `2:` and `3:`.
 const LEAF: u16 = 2;
 const LOCAL_LEAF: u16 = 3;
 
@@ -49,26 +46,26 @@ const fn handle(handle: u32) -> TcHandle {
 pub struct Qdisc {
     /// Its kind, `htb` for example.
     pub kind: String,
-    /// Its own handle; 0 for those that nobody has asked for.
+    /// Its handle; 0 for the kernel's default qdisc.
     pub handle: TcHandle,
-    /// What it hangs from.
+    /// Handle of its parent.
     pub parent: TcHandle,
     message: TcMessage,
 }
 
 impl Qdisc {
-    /// Whether it is what the interface sends by.
+    /// Whether it is the interface's root qdisc.
     pub fn is_root(&self) -> bool {
         self.parent == TcHandle::ROOT
     }
 }
 
-/// What the packets of a class wait in.
+/// Leaf qdisc of a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leaf {
-    /// A queue for each flow, none of which stands for long, by marking (ECN) or dropping.
+    /// Flow queues with `CoDel`, which bounds their delay by ECN marks or drops.
     FqCodel,
-    /// One queue for all, as long as a tenth of a second takes: the best that a kernel without the former has.
+    /// A single FIFO of 100 ms at the class's rate: the fallback for a kernel without `fq_codel`.
     Bfifo,
 }
 
@@ -81,33 +78,31 @@ impl Leaf {
         }
     }
 
-    /// The best leaf that the kernel has. It is asked in a namespace of its own, where nothing is disturbed.
+    /// Probes for the best leaf that the kernel supports, in a scratch namespace.
     pub fn best() -> Result<Self> {
         Namespace::scratch(|session| {
             let root = add_leaf(super::link::LOOPBACK, TcHandle::ROOT, LEAF, Self::FqCodel, u64::MAX);
             match session.netlink.request_at_once(vec![root]) {
                 Ok(()) => Ok(Self::FqCodel),
                 Err(error) if error.raw_os_error() == Some(ENOENT) => Ok(Self::Bfifo),
-                Err(error) => {
-                    Err(error).context(|| "cannot find out whether the kernel has fq_codel".to_owned())
-                }
+                Err(error) => Err(error).context(|| "cannot probe for fq_codel"),
             }
         })
     }
 }
 
-/// How an interface is limited.
+/// Configuration of an interface's rate limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// What may be sent.
+    /// The limited class.
     pub class: Class,
-    /// Whether local packets have a class of their own, which is not limited.
+    /// Whether local packets use the unlimited class.
     pub local_is_free: bool,
-    /// What packets wait in.
+    /// Leaf of both classes.
     pub leaf: Leaf,
 }
 
-/// A class that is as good as none.
+/// A class that does not limit in practice.
 const FREE: Class = Class {
     rate: portmap_common::limit::LARGEST_RATE,
     ceil: portmap_common::limit::LARGEST_RATE,
@@ -120,11 +115,11 @@ fn message(index: u32) -> TcMessage {
     TcMessage::with_index(index.cast_signed())
 }
 
-/// The qdiscs of an interface.
+/// Lists the qdiscs of an interface.
 pub fn of_interface(netlink: &Netlink, index: u32) -> Result<Vec<Qdisc>> {
     let messages = netlink
         .list(&RouteNetlinkMessage::GetQueueDiscipline(message(index)), |answer| match answer {
-            // Older kernels answer with the qdiscs of all interfaces.
+            // Older kernels list the qdiscs of all interfaces.
             RouteNetlinkMessage::NewQueueDiscipline(message)
                 if message.header.index == index.cast_signed() =>
             {
@@ -132,7 +127,7 @@ pub fn of_interface(netlink: &Netlink, index: u32) -> Result<Vec<Qdisc>> {
             }
             _ => None,
         })
-        .context(|| format!("cannot look at the qdiscs of interface {index}"))?;
+        .context(|| format!("cannot list the qdiscs of interface {index}"))?;
     Ok(messages
         .into_iter()
         .map(|message| Qdisc {
@@ -152,29 +147,30 @@ fn kind(message: &TcMessage) -> &str {
     kind.unwrap_or_default()
 }
 
-/// The classes of an interface's qdiscs.
+/// Lists the classes of an interface.
 fn classes(netlink: &Netlink, index: u32) -> Result<Vec<TcMessage>> {
     netlink
         .list(&RouteNetlinkMessage::GetTrafficClass(message(index)), |answer| match answer {
             RouteNetlinkMessage::NewTrafficClass(message) => Some(message),
             _ => None,
         })
-        .context(|| format!("cannot look at the classes of interface {index}"))
+        .context(|| format!("cannot list the classes of interface {index}"))
 }
 
-/// Whether a qdisc is what [`shape`] puts at an interface's root.
+/// Whether a qdisc is the root qdisc that [`shape`] installs.
 fn is_limiter(qdisc: &Qdisc) -> bool {
     qdisc.is_root() && qdisc.kind == htb::KIND && qdisc.handle == handle(queue::ROOT)
 }
 
-/// Limits what an interface sends. What is there already is changed in place: no packet is lost, no counter lost. Where
-/// there is nothing yet, and the interface is up, packets are lost for the moment in which the kernel changes its root.
+/// Limits what an interface sends. An existing limit is changed in place, and loses neither packets nor
+/// counters. The first limit replaces the root qdisc: if the interface is up, the packets in the former one
+/// are lost.
 pub fn shape(netlink: &Netlink, index: u32, shape: &Shape) -> Result<()> {
     let doing = || format!("cannot limit the rate of interface {index}");
-    let there = of_interface(netlink, index)?;
+    let existing = of_interface(netlink, index)?;
     let mut requests = Vec::new();
-    // At once, because the root has no way for packets before it has its class.
-    if !there.iter().any(is_limiter) {
+    // In one batch with its class, because the root qdisc drops all packets until it has one.
+    if !existing.iter().any(is_limiter) {
         let mut root = message(index);
         root.header.parent = TcHandle::ROOT;
         root.header.handle = handle(queue::ROOT);
@@ -186,13 +182,13 @@ pub fn shape(netlink: &Netlink, index: u32, shape: &Shape) -> Result<()> {
     requests.push(set_class(index, LIMITED, &shape.class));
     if shape.local_is_free {
         requests.push(set_class(index, LOCAL, &FREE));
-        requests.extend(set_leaf(index, &there, (LOCAL, LOCAL_LEAF), shape.leaf, FREE.rate));
+        requests.extend(set_leaf(index, &existing, (LOCAL, LOCAL_LEAF), shape.leaf, FREE.rate));
     }
-    requests.extend(set_leaf(index, &there, (LIMITED, LEAF), shape.leaf, shape.class.rate));
+    requests.extend(set_leaf(index, &existing, (LIMITED, LEAF), shape.leaf, shape.class.rate));
     netlink.request_at_once(requests).context(doing)
 }
 
-/// Lets an interface send as fast as it can. What limited it stays, without effect: to take it away would lose packets.
+/// Lifts an interface's limit. The qdisc stays, at the maximum rate, because removing it would lose packets.
 pub fn unshape(netlink: &Netlink, index: u32, leaf: Leaf) -> Result<()> {
     if !of_interface(netlink, index)?.iter().any(is_limiter) {
         return Ok(());
@@ -200,27 +196,26 @@ pub fn unshape(netlink: &Netlink, index: u32, leaf: Leaf) -> Result<()> {
     shape(netlink, index, &Shape { class: FREE, local_is_free: false, leaf })
 }
 
-/// Takes away what an interface sends by, with all that waits in it; the kernel puts its default there. It is no error if
-/// that is what is there.
+/// Removes an interface's root qdisc with its queued packets; the kernel installs its default. Idempotent.
 pub fn clear(netlink: &Netlink, index: u32) -> Result<()> {
     let mut request = message(index);
     request.header.parent = TcHandle::ROOT;
     match netlink.request(RouteNetlinkMessage::DelQueueDiscipline(request), 0) {
         Err(error) if matches!(error.raw_os_error(), Some(ENOENT | EINVAL)) => Ok(()),
-        other => other.context(|| format!("cannot remove the queue of interface {index}")),
+        other => other.context(|| format!("cannot remove the qdisc of interface {index}")),
     }
 }
 
-/// What an interface is limited to, and what packets wait in; none if it is not limited by [`shape`].
+/// Returns the limited class and the kind of its leaf; `None` if [`shape`] has not limited the interface.
 pub fn shape_of(netlink: &Netlink, index: u32) -> Result<Option<(Class, String)>> {
-    let there = of_interface(netlink, index)?;
-    if !there.iter().any(is_limiter) {
+    let existing = of_interface(netlink, index)?;
+    if !existing.iter().any(is_limiter) {
         return Ok(None);
     }
     let limited = handle(queue::LIMITED);
     let class = classes(netlink, index)?.into_iter().find(|class| class.header.handle == limited);
     let Some(class) = class.as_ref().and_then(options).and_then(htb::read_class) else { return Ok(None) };
-    let leaf = there.into_iter().find(|qdisc| qdisc.parent == limited).map(|leaf| leaf.kind);
+    let leaf = existing.into_iter().find(|qdisc| qdisc.parent == limited).map(|leaf| leaf.kind);
     Ok(Some((class, leaf.unwrap_or_else(|| "pfifo".to_owned()))))
 }
 
@@ -231,7 +226,7 @@ fn options(message: &TcMessage) -> Option<&[TcOption]> {
     })
 }
 
-/// Makes or changes a class, without loss.
+/// Request that creates or changes a class. Changing one loses no packets.
 fn set_class(index: u32, minor: u16, class: &Class) -> Request {
     let mut request = message(index);
     request.header.parent = handle(queue::ROOT);
@@ -240,7 +235,7 @@ fn set_class(index: u32, minor: u16, class: &Class) -> Request {
     (RouteNetlinkMessage::NewTrafficClass(request), NLM_F_CREATE)
 }
 
-/// Deletes a class. It is no error if there is none.
+/// Deletes a class. Idempotent.
 fn delete_class(netlink: &Netlink, index: u32, minor: u16) -> io::Result<()> {
     let mut request = message(index);
     request.header.parent = handle(queue::ROOT);
@@ -251,11 +246,18 @@ fn delete_class(netlink: &Netlink, index: u32, minor: u16) -> io::Result<()> {
     }
 }
 
-/// Sees to it that a class has a leaf. One of the right kind stays; of a queue for all, the length follows the rate.
-fn set_leaf(index: u32, there: &[Qdisc], (class, own): (u16, u16), leaf: Leaf, rate: u64) -> Option<Request> {
+/// Request that gives a class its leaf, unless it has it. The length of a bfifo depends on the rate, so it is
+/// always set.
+fn set_leaf(
+    index: u32,
+    existing: &[Qdisc],
+    (class, own): (u16, u16),
+    leaf: Leaf,
+    rate: u64,
+) -> Option<Request> {
     let parent = TcHandle { major: handle(queue::ROOT).major, minor: class };
-    let is_there = there.iter().any(|qdisc| qdisc.parent == parent && qdisc.kind == leaf.name());
-    if is_there && leaf == Leaf::FqCodel {
+    let has_leaf = existing.iter().any(|qdisc| qdisc.parent == parent && qdisc.kind == leaf.name());
+    if has_leaf && leaf == Leaf::FqCodel {
         return None;
     }
     Some(add_leaf(index, parent, own, leaf, rate))
@@ -278,47 +280,47 @@ fn leaf_options(leaf: Leaf, rate: u64) -> TcAttribute {
     }
 }
 
-/// Options of `fq_codel`: it marks rather than drops where both ends agree; the kernel's defaults are fine for the rest.
+/// Options of `fq_codel`: ECN on, and the kernel's defaults otherwise.
 fn fq_codel(flows: Option<u32>) -> TcAttribute {
     let flows = flows.map(TcQdiscFqCodelOption::Flows);
     let options = flows.into_iter().chain([TcQdiscFqCodelOption::Ecn(1)]);
     TcAttribute::Options(options.map(TcOption::FqCodel).collect())
 }
 
-/// Bytes of a queue for all: what the rate sends in a tenth of a second, but at least two of the largest packets that
-/// the kernel makes, and no more than anybody has use for.
+/// Length of a bfifo in bytes: 100 ms at the rate, but at least two maximum-size GSO packets, and at most 64
+/// MiB.
 fn fifo_bytes(rate: u64) -> u32 {
-    const LEAST: u64 = 2 * 65_536;
-    const MOST: u64 = 64 << 20;
-    u32::try_from((rate / 10).clamp(LEAST, MOST)).unwrap_or(u32::MAX)
+    const MIN: u64 = 2 * 65_536;
+    const MAX: u64 = 64 << 20;
+    u32::try_from((rate / 10).clamp(MIN, MAX)).unwrap_or(u32::MAX)
 }
 
-/// What is at the place where the uplink's queue would be.
+/// The qdisc at a parent, from portmap's point of view.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Occupant {
-    /// Nothing that anybody has asked for; the kernel's default, by its name.
+pub enum RootQdisc {
+    /// The kernel's default, by its kind.
     Default(String),
-    /// The queue that [`share`] makes.
+    /// The `fq_codel` of [`install_uplink_fq`].
     Ours,
-    /// Somebody else's qdisc.
+    /// Another tool's qdisc, with its kind and handle.
     Foreign(String),
 }
 
-/// Looks at the place of the uplink's queue: below `parent`, the root or a class of somebody else's qdisc.
-pub fn occupant(netlink: &Netlink, index: u32, parent: TcHandle) -> Result<Occupant> {
-    let there = of_interface(netlink, index)?.into_iter().find(|qdisc| qdisc.parent == parent);
-    Ok(match there {
-        None => Occupant::Default("none".to_owned()),
+/// Returns the qdisc below `parent`: the root, or a class of another tool's qdisc.
+pub fn at_parent(netlink: &Netlink, index: u32, parent: TcHandle) -> Result<RootQdisc> {
+    let existing = of_interface(netlink, index)?.into_iter().find(|qdisc| qdisc.parent == parent);
+    Ok(match existing {
+        None => RootQdisc::Default("none".to_owned()),
         Some(qdisc) if qdisc.handle == handle(queue::UPLINK) && qdisc.kind == Leaf::FqCodel.name() => {
-            Occupant::Ours
+            RootQdisc::Ours
         }
-        Some(qdisc) if qdisc.handle.major == 0 => Occupant::Default(qdisc.kind),
-        Some(qdisc) => Occupant::Foreign(format!("{} {:x}:", qdisc.kind, qdisc.handle.major)),
+        Some(qdisc) if qdisc.handle.major == 0 => RootQdisc::Default(qdisc.kind),
+        Some(qdisc) => RootQdisc::Foreign(format!("{} {:x}:", qdisc.kind, qdisc.handle.major)),
     })
 }
 
-/// Puts the queue there in which every container has a flow of its own.
-pub fn share(netlink: &Netlink, index: u32, parent: TcHandle) -> Result<()> {
+/// Installs an `fq_codel` in which each container has a flow of its own.
+pub fn install_uplink_fq(netlink: &Netlink, index: u32, parent: TcHandle) -> Result<()> {
     let mut request = message(index);
     request.header.parent = parent;
     request.header.handle = handle(queue::UPLINK);
@@ -326,12 +328,12 @@ pub fn share(netlink: &Netlink, index: u32, parent: TcHandle) -> Result<()> {
         vec![TcAttribute::Kind(Leaf::FqCodel.name().to_owned()), fq_codel(Some(queue::UPLINK_FLOWS))];
     netlink
         .request(RouteNetlinkMessage::NewQueueDiscipline(request), NLM_F_CREATE | NLM_F_REPLACE)
-        .context(|| format!("cannot give interface {index} a queue with flows"))
+        .context(|| format!("cannot install fq_codel on interface {index}"))
 }
 
-/// Takes that queue away; the kernel puts its default there. It is no error if it is not there.
-pub fn unshare(netlink: &Netlink, index: u32, parent: TcHandle) -> Result<()> {
-    if occupant(netlink, index, parent)? != Occupant::Ours {
+/// Removes that `fq_codel`; the kernel installs its default. Idempotent.
+pub fn remove_uplink_fq(netlink: &Netlink, index: u32, parent: TcHandle) -> Result<()> {
+    if at_parent(netlink, index, parent)? != RootQdisc::Ours {
         return Ok(());
     }
     let mut request = message(index);
@@ -339,6 +341,6 @@ pub fn unshare(netlink: &Netlink, index: u32, parent: TcHandle) -> Result<()> {
     request.header.handle = handle(queue::UPLINK);
     match netlink.request(RouteNetlinkMessage::DelQueueDiscipline(request), 0) {
         Err(error) if matches!(error.raw_os_error(), Some(ENOENT | ENODEV | EINVAL)) => Ok(()),
-        other => other.context(|| format!("cannot remove the queue of interface {index}")),
+        other => other.context(|| format!("cannot remove the qdisc of interface {index}")),
     }
 }

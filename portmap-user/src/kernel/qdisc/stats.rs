@@ -1,78 +1,47 @@
-//! What qdiscs and classes have counted.
+//! Counters of qdiscs and classes.
 
 use netlink_packet_route::tc::{TcAttribute, TcFqCodelXstats, TcHandle, TcMessage, TcStats2, TcXstats};
-use serde::{Deserialize, Serialize};
 
 use super::{Qdisc, classes, handle, is_limiter, of_interface};
-use crate::{error::Result, kernel::netlink::Netlink};
+use crate::{
+    kernel::{error::Result, netlink::Netlink},
+    model::QueueStats,
+};
 use portmap_common::queue;
 
-/// `TCA_STATS_PKT64`, of kernels whose count of packets has outgrown 32 bits.
+/// `TCA_STATS_PKT64`, the 64-bit packet counter of newer kernels.
 const PACKETS64: u16 = 8;
 
-/// What the kind of a class begins with.
-const CLASS: &str = "class ";
-
-/// Counters of a qdisc or class.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stats {
-    /// Kind of qdisc, or `class` and its number.
-    pub kind: String,
-    /// Bytes sent, with the headers of all segments that packets are cut into.
-    pub bytes: u64,
-    /// Packets sent.
-    pub packets: u64,
-    /// Packets dropped.
-    pub drops: u64,
-    /// Times that a packet had to wait for the rate.
-    pub overlimits: u64,
-    /// Times that a packet came back from the device.
-    pub requeues: u64,
-    /// Bytes that wait.
-    pub backlog: u64,
-    /// Packets that wait.
-    pub qlen: u64,
-    /// Packets marked instead of dropped (ECN); none where the qdisc does not mark.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ecn_marks: Option<u64>,
-}
-
-impl Stats {
-    /// Whether they are those of a class.
-    pub fn is_class(&self) -> bool {
-        self.kind.starts_with(CLASS)
-    }
-}
-
-/// The counters of what limits an interface, of what packets wait in, and of the classes.
-pub fn stats_of(netlink: &Netlink, index: u32) -> Result<Vec<Stats>> {
+/// Returns the counters of an interface's HTB qdisc, its leaf and its classes; empty if
+/// [`shape`](super::shape) did not install one.
+pub fn stats_of(netlink: &Netlink, index: u32) -> Result<Vec<QueueStats>> {
     let all = of_interface(netlink, index)?;
     if !all.iter().any(is_limiter) {
         return Ok(Vec::new());
     }
     let limited = handle(queue::LIMITED);
     let ours = all.iter().filter(|qdisc| is_limiter(qdisc) || qdisc.parent == limited);
-    let mut stats: Vec<Stats> = ours.map(Qdisc::stats).collect();
+    let mut stats: Vec<QueueStats> = ours.map(Qdisc::stats).collect();
     for class in classes(netlink, index)? {
         let TcHandle { major, minor } = class.header.handle;
-        // What waits in a flow of fq_codel is a class, too.
+        // The flows of fq_codel are listed as classes, too.
         if major != handle(queue::ROOT).major {
             continue;
         }
-        stats.push(Stats { kind: format!("{CLASS}{major:x}:{minor:x}"), ..read(&class) });
+        stats.push(read(&class).of_class(major, minor));
     }
     Ok(stats)
 }
 
 impl Qdisc {
     /// Its counters.
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> QueueStats {
         read(&self.message)
     }
 }
 
-fn read(message: &TcMessage) -> Stats {
-    let mut stats = Stats { kind: super::kind(message).to_owned(), ..Stats::default() };
+fn read(message: &TcMessage) -> QueueStats {
+    let mut stats = QueueStats { kind: super::kind(message).to_owned(), ..QueueStats::default() };
     let groups = message.attributes.iter().filter_map(|attribute| match attribute {
         TcAttribute::Stats2(groups) => Some(groups),
         _ => None,

@@ -10,14 +10,14 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use portmap::{
-    api::{AddRequest, UpdateRequest, Wishes},
+    api::{AddRequest, UpdateRequest},
     client::Client,
     kernel::{
         netlink::Netlink,
-        programs::{self, Hook, Mechanism},
+        programs::{self, AttachMode, AttachPoint},
     },
+    model::{PortRange, PortSet, TrafficSpec},
     paths::{Pins, StateDir},
-    ports::{PortRange, PortSet},
 };
 use portmap_common::names::PROG_VETH_INGRESS;
 use portmap_tests::{
@@ -34,7 +34,7 @@ use crate::{
 /// Static ports of each container, and its ephemeral ones.
 const PORTS: u16 = 16;
 const BLOCK: u16 = 32;
-/// How many interfaces get a program by each mechanism.
+/// How many interfaces get a program by each attach mode.
 const ATTACHMENTS: usize = 50;
 const FLAGS: [&str; 8] = [
     "--ports",
@@ -88,7 +88,7 @@ struct Findings {
     teardown: f64,
     /// Milliseconds in which the kernel deletes a veth pair, one after the other.
     veth: Vec<f64>,
-    /// Milliseconds of putting a program into a hook, by mechanism.
+    /// Milliseconds of putting a program into a hook, by attach mode.
     attach: Vec<(&'static str, Vec<f64>)>,
 }
 
@@ -111,7 +111,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let update = (0..count)
         .map(|number| {
-            let traffic = Wishes::default();
+            let traffic = TrafficSpec::default();
             let request =
                 UpdateRequest { ports: Some(ports(number, PORTS / 2)), traffic, ..UpdateRequest::default() };
             Ok(timed(|| client.update(&name(number), &request))?.0)
@@ -131,8 +131,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     levels.push(level(&daemon, &client)?);
     let veth = veths(&sandbox)?;
     // While the programs are pinned.
-    let attach = [Mechanism::Tcx, Mechanism::Clsact]
-        .map(|mechanism| Ok((mechanism.name(), attach(&sandbox, mechanism)?)))
+    let attach = [AttachMode::Tcx, AttachMode::Clsact]
+        .map(|attach_mode| Ok((attach_mode.name(), attach(&sandbox, attach_mode)?)))
         .into_iter()
         .collect::<Result<_>>()?;
     for number in 0..count {
@@ -173,7 +173,7 @@ fn veths(sandbox: &Sandbox) -> Result<Vec<f64>> {
             let make = "ip link add one type veth peer name two netns other; ip link set one up; ip -n other link set two up";
             sandbox.sh(Netns::Host, make);
             // The command's own time is a millisecond or two of it.
-            timed(|| Ok(sandbox.sh(Netns::Host, "ip link del one"))).map(|(time, _)| time)
+            timed(|| Ok::<_, portmap::error::Error>(sandbox.sh(Netns::Host, "ip link del one"))).map(|(time, _)| time)
         })
         .collect();
     sandbox.sh(Netns::Host, "ip netns del other");
@@ -181,16 +181,17 @@ fn veths(sandbox: &Sandbox) -> Result<Vec<f64>> {
 }
 
 /// How long it takes to put a program into the hook of an interface that has none, for each of several.
-fn attach(sandbox: &Sandbox, mechanism: Mechanism) -> Result<Vec<f64>> {
+fn attach(sandbox: &Sandbox, attach_mode: AttachMode) -> Result<Vec<f64>> {
     let pins = Pins::new(sandbox.path("/sys/fs/bpf/portmap"));
-    let name = mechanism.name();
+    let name = attach_mode.name();
     (0..ATTACHMENTS)
         .map(|number| {
             let interface = format!("{name}{number}");
             sandbox.sh(Netns::Host, &format!("ip link add {interface} up type veth peer name p-{interface}"));
             let link = pins.link(&interface);
-            let hook = Hook { interface, ingress: true, program: PROG_VETH_INGRESS, mechanism, link };
-            let attached = || programs::attach(&Netlink::open()?, &pins, &hook);
+            let hook =
+                AttachPoint { interface, ingress: true, program: PROG_VETH_INGRESS, attach_mode, link };
+            let attached = || Netlink::open().and_then(|netlink| programs::attach(&netlink, &pins, &hook));
             Ok(sandbox.inside(Netns::Host, || timed(attached))?.0)
         })
         .collect()
@@ -210,7 +211,9 @@ fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-fn timed<T>(work: impl FnOnce() -> portmap::error::Result<T>) -> Result<(f64, T)> {
+fn timed<T, E: std::error::Error + Send + Sync + 'static>(
+    work: impl FnOnce() -> Result<T, E>,
+) -> Result<(f64, T)> {
     let start = Instant::now();
     let result = work()?;
     Ok((milliseconds(start.elapsed()), result))

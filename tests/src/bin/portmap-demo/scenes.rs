@@ -34,7 +34,7 @@ const FLAGS: [&str; 8] = [
     "--ephemeral-ports",
     "61440-65535",
     // The last scene adds and deletes more containers than there are blocks.
-    "--ephemeral-ports-rest",
+    "--ephemeral-ports-quarantine",
     "0",
     "--listen",
     "none",

@@ -8,7 +8,7 @@ use portmap_common::tables::Mac;
 use crate::{
     api::ExplainedPacket,
     error::{Context as _, Error, Result},
-    protocol::Protocol,
+    model::Protocol,
 };
 
 /// Hops that a packet may still travel.

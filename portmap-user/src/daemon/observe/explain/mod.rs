@@ -20,8 +20,7 @@ use crate::{
     api::{ContainerState, ExplainRequest, ExplainedPacket, Explanation, HOST, OUTSIDE, Outcome, Step},
     daemon::{env::Env, host::Host, registry::Registry},
     error::{Error, Result},
-    protocol::Protocol,
-    records::ContainerRecord,
+    model::{ContainerRecord, Protocol},
 };
 
 /// Source port of packets from outside, and the first one that is tried for the host.

@@ -14,7 +14,7 @@ use portmap_ebpf::Tables;
 use crate::{
     daemon::registry::Registry,
     error::{Error, Result},
-    kernel::{clock, maps::Maps},
+    kernel::{self, clock, maps::Maps},
 };
 
 /// The maps at a moment.
@@ -38,9 +38,9 @@ impl<'a> Live<'a> {
         self.failed.into_inner().map_or(Ok(()), Err)
     }
 
-    fn read<T: Default>(&self, read: Result<T>) -> T {
+    fn read<T: Default>(&self, read: Result<T, kernel::Error>) -> T {
         read.unwrap_or_else(|error| {
-            self.failed.borrow_mut().get_or_insert(error);
+            self.failed.borrow_mut().get_or_insert(error.into());
             T::default()
         })
     }

@@ -20,12 +20,12 @@ use crate::{
     kernel::{
         link,
         netlink::Netlink,
-        programs::{self, Hook, Mechanism},
+        programs::{self, AttachMode, AttachPoint},
         qdisc::Leaf,
         session::NetSession,
         sysctl,
     },
-    records::ContainerRecord,
+    model::ContainerRecord,
 };
 
 /// How the operator repairs the host's side or a container.
@@ -105,7 +105,7 @@ impl Reconciler {
         findings
     }
 
-    fn check_hook(&self, netlink: &Netlink, hook: &Hook) -> Result<()> {
+    fn check_hook(&self, netlink: &Netlink, hook: &AttachPoint) -> Result<()> {
         if programs::is_attached(netlink, &self.env.settings.pins, hook)? {
             return Ok(());
         }
@@ -211,10 +211,12 @@ fn leaf_finding(leaf: Leaf) -> Finding {
     }
 }
 
-fn attach_mode_finding(attach_mode: Mechanism) -> Finding {
+fn attach_mode_finding(attach_mode: AttachMode) -> Finding {
     match attach_mode {
-        Mechanism::Tcx => Finding::new("attachment", Health::Ok, "pinned TCX links at the host's interfaces"),
-        Mechanism::Clsact => Finding::new(
+        AttachMode::Tcx => {
+            Finding::new("attachment", Health::Ok, "pinned TCX links at the host's interfaces")
+        }
+        AttachMode::Clsact => Finding::new(
             "attachment",
             Health::Notice,
             "the kernel has no TCX (Linux 6.6 and later have): filters of the clsact qdisc, which other tools can remove",

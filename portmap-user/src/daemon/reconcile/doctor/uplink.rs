@@ -11,7 +11,7 @@ use crate::{
         address, clsact,
         link::{self, Interface},
         netlink::Netlink,
-        programs::{self, Hook, Mechanism},
+        programs::{self, AttachMode, AttachPoint},
     },
 };
 
@@ -88,15 +88,15 @@ impl Reconciler {
     }
 
     /// Whether a program is attached to an interface of the host, before all other programs.
-    pub(super) fn check_host_hook(&self, netlink: &Netlink, hook: &Hook) -> Result<()> {
+    pub(super) fn check_host_hook(&self, netlink: &Netlink, hook: &AttachPoint) -> Result<()> {
         self.check_hook(netlink, hook)?;
-        let ahead = programs::ahead(netlink, &self.env.settings.pins, hook)?;
+        let ahead = programs::before_ours(netlink, &self.env.settings.pins, hook)?;
         if ahead.is_empty() {
             return Ok(());
         }
         let remedy = match self.env.attach_mode {
-            Mechanism::Tcx => "`portmap doctor --repair` puts ours first".to_owned(),
-            Mechanism::Clsact => format!("give it a preference above {}", clsact::PRIORITY),
+            AttachMode::Tcx => "`portmap doctor --repair` puts ours first".to_owned(),
+            AttachMode::Clsact => format!("give it a preference above {}", clsact::PRIORITY),
         };
         let (ahead, program) = (ahead.join(", "), hook.program);
         Err(Error::failure(format!(

@@ -1,6 +1,6 @@
 //! Who owns which ports, and which ports packets go to.
 
-use portmap::ports::PortRange;
+use portmap::model::PortRange;
 use portmap_common::{
     slot::veth_ifindex,
     tables::{PORTS, PortEntry},

@@ -71,7 +71,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let published = publish::run(&world)?;
     report::write_raw(&arguments.output, &measured, (&probes, &runs))?;
     let seed = arguments.seed;
-    let mechanism = world.mechanism.name();
+    let mechanism = world.attach_mode.name();
     let summary =
         Summary::new((machine, mechanism, seed), &measured, (&probes, &runs), published, &mut random)?;
     report::write_summary(&arguments.output, &summary)?;

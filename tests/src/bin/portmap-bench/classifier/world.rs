@@ -25,7 +25,7 @@ use portmap::{
         namespace::Namespace,
         netlink::Netlink,
         port_table::PortTable,
-        programs::{self, Hook, Mechanism},
+        programs::{self, AttachMode, AttachPoint},
         sysctl::{self, Sysctls},
     },
     paths::Pins,
@@ -112,7 +112,7 @@ pub(crate) struct World {
     /// Port to owner.
     pub(crate) ports: PortTable,
     pub(crate) pins: Pins,
-    pub(crate) mechanism: Mechanism,
+    pub(crate) attach_mode: AttachMode,
 }
 
 /// Name of a container's `eth0`, which it shares its namespace with many others.
@@ -168,10 +168,10 @@ impl World {
                 .try_for_each(|slot| link::set_up(&netlink, FIRST_ETH0 + u32::from(slot), &eth0(slot)))
         })?;
         let pins = Pins::new(Path::new(BPFFS).join("portmap"));
-        let mechanism = Mechanism::detect();
+        let attach_mode = AttachMode::detect();
         programs::load(&pins)?;
         let (maps, ports) = (Maps::open(&pins)?, PortTable::open(&pins)?);
-        let mut world = Self { containers, maps, ports, pins, mechanism };
+        let mut world = Self { containers, maps, ports, pins, attach_mode };
         world.fill_fixed_maps()?;
         world.attach(&netlink, source)?;
         Ok(world)
@@ -209,8 +209,8 @@ impl World {
 
     /// Puts every classifier at its uplink.
     fn attach(&self, netlink: &Netlink, source: &mut Source) -> Result<()> {
-        let hook = Hook {
-            mechanism: self.mechanism,
+        let hook = AttachPoint {
+            attach_mode: self.attach_mode,
             interface: Classifier::Portmap.interface(),
             ingress: true,
             program: names::PROG_UPLINK_INGRESS,
@@ -219,7 +219,7 @@ impl World {
         programs::attach(netlink, &self.pins, &hook)?;
         for (classifier, name) in [(Classifier::Empty, source::EMPTY), (Classifier::Deliver, source::DELIVER)]
         {
-            attach_own(self.mechanism, netlink, &classifier.interface(), name, source.classifier(name)?)?;
+            attach_own(self.attach_mode, netlink, &classifier.interface(), name, source.classifier(name)?)?;
         }
         for containers in layout::CONTAINERS {
             mesos::install(&Classifier::U32(containers).interface(), containers)?;
@@ -236,20 +236,20 @@ impl World {
 }
 
 fn attach_own(
-    mechanism: Mechanism,
+    attach_mode: AttachMode,
     netlink: &Netlink,
     interface: &str,
     name: &str,
     program: &mut SchedClassifier,
 ) -> Result<()> {
-    match mechanism {
-        Mechanism::Tcx => {
+    match attach_mode {
+        AttachMode::Tcx => {
             let order = TcAttachOptions::TcxOrder(LinkOrder::default());
             program
                 .attach_with_options(interface, TcAttachType::Ingress, order)
                 .with_context(|| format!("cannot attach {name} to {interface}"))?;
         }
-        Mechanism::Clsact => {
+        AttachMode::Clsact => {
             let fd = program.fd().with_context(|| format!("{name} is not loaded"))?.as_fd().as_raw_fd();
             clsact::replace_filter(netlink, interface, true, name, fd)?;
         }

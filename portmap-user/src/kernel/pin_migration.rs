@@ -1,4 +1,4 @@
-//! Pins of other versions of portmap: an earlier layout is taken over, a later one refused.
+//! Pins of other versions of portmap: those of an earlier layout are migrated, those of a later one rejected.
 
 use std::{
     fs,
@@ -12,15 +12,17 @@ use tracing::{info, warn};
 
 use super::{bpffs, programs};
 use crate::{
-    error::{Context as _, Error, Failures, Result},
-    fault, object,
+    error::{self, Failures},
+    failpoint,
+    kernel::error::{Context as _, Error, Result},
+    object,
     paths::Pins,
 };
 
-/// How names of our maps and programs begin.
+/// Prefix of the names of our maps and programs.
 const PREFIX: &str = "pm_";
 
-/// The layouts of which there is something in the directory that was given as `--bpffs-dir`.
+/// Returns the layouts with pins below `--bpffs-dir`, in ascending order.
 fn layouts(bpffs: &Path) -> Result<Vec<u32>> {
     let doing = || format!("cannot read {}", bpffs.display());
     let entries = match fs::read_dir(bpffs) {
@@ -40,8 +42,8 @@ fn layouts(bpffs: &Path) -> Result<Vec<u32>> {
     Ok(versions)
 }
 
-/// Whether a directory called like a layout is one: it has a directory for maps, and no map or program in it has
-/// another name than ours begin with. One without anything is what is left of one.
+/// Whether a directory with the name of a layout is one: it has a directory of maps, and the names of all
+/// maps and programs have our prefix. An empty one is the remains of a layout.
 fn is_portmap(pins: &Pins) -> Result<bool> {
     let [maps, programs, _links] = pins.directories();
     let is_ours =
@@ -52,59 +54,66 @@ fn is_portmap(pins: &Pins) -> Result<bool> {
     Ok(maps.is_dir() && pins_in(&maps)?.iter().chain(&pins_in(&programs)?).all(is_ours))
 }
 
-/// Layouts before this program's.
+/// Returns the layouts of earlier versions.
 pub fn earlier(bpffs: &Path) -> Result<Vec<Pins>> {
     let versions = layouts(bpffs)?.into_iter().filter(|version| *version < LAYOUT_VERSION);
     Ok(versions.map(|version| Pins::of_layout(bpffs, version)).collect())
 }
 
-/// Fails if there is a layout of which this program knows nothing. A conflict.
+/// Fails if there is a layout of a later version.
+///
+/// # Errors
+///
+/// [`Error::LaterLayout`]
 pub fn refuse_later(bpffs: &Path) -> Result<()> {
     match layouts(bpffs)?.last() {
-        Some(version) if *version > LAYOUT_VERSION => Err(Error::conflict(format!(
-            "{}/v{version} was made by a later version of portmap, this one has layout v{LAYOUT_VERSION}: start that \
-             version, or run its `portmap teardown` first",
-            bpffs.display()
-        ))),
+        Some(version) if *version > LAYOUT_VERSION => Err(Error::LaterLayout {
+            root: Pins::of_layout(bpffs, *version).root(),
+            supported: LAYOUT_VERSION,
+        }),
         _ => Ok(()),
     }
 }
 
-/// Takes over what an earlier layout has pinned: maps that have the same shape in this one, with all that is in them,
-/// and links, whose programs stay at work until each is replaced. Maps of another shape begin anew; whoever calls
-/// fills them before any program is replaced.
-pub fn adopt(pins: &Pins) -> Result<()> {
+/// Migrates the pins of earlier layouts: maps whose specification is unchanged, with their contents, and
+/// links, whose programs stay in effect until each is replaced. Other maps are recreated empty; the caller
+/// must fill them before it replaces any program.
+pub fn migrate(pins: &Pins) -> Result<()> {
     for old in earlier(pins.bpffs())? {
-        info!("taking over from {}", old.root().display());
+        info!("migrating pins from {}", old.root().display());
         bpffs::prepare(pins)?;
-        // Programs that call others by this map must not find those of another version in it.
-        for shape in object::maps(object::bytes())?.iter().filter(|shape| shape.name != names::MAP_TAIL_CALLS)
+        // Without the map of tail calls, because programs must not call those of another version.
+        for spec in programs::specs(object::bytes())?.iter().filter(|spec| spec.name != names::MAP_TAIL_CALLS)
         {
-            let (from, to) = (old.map(&shape.name), pins.map(&shape.name));
+            let (from, to) = (old.map(&spec.name), pins.map(&spec.name));
             if to.exists() || !from.exists() {
                 continue;
             }
-            if programs::shape_of_pin(&shape.name, &from)? != *shape {
-                warn!("the map {} of {} has another form, and begins anew", shape.name, old.root().display());
+            if programs::spec_of_pin(&spec.name, &from)? != *spec {
+                warn!(
+                    "map {}: incompatible layout in {}, recreating it empty",
+                    spec.name,
+                    old.root().display()
+                );
                 continue;
             }
-            let doing = || format!("cannot take over the map {}", from.display());
+            let doing = || format!("cannot migrate the map {}", from.display());
             let map = MapData::from_pin(&from).context(doing)?;
-            fault::step("take a map over").context(doing)?;
+            failpoint::hit("take a map over").context(doing)?;
             map.pin(&to).context(doing)?;
         }
         for from in pins_in(&old.links())? {
-            let doing = || format!("cannot take over the link {}", from.display());
+            let doing = || format!("cannot migrate the link {}", from.display());
             let Some(name) = from.file_name() else { continue };
-            fault::step("take a link over").context(doing)?;
+            failpoint::hit("take a link over").context(doing)?;
             fs::rename(&from, pins.links().join(name)).context(doing)?;
         }
     }
     Ok(())
 }
 
-/// Removes what is left of earlier layouts.
-pub fn remove_earlier(bpffs: &Path) -> Result<()> {
+/// Removes the remains of earlier layouts.
+pub fn remove_earlier(bpffs: &Path) -> error::Result<()> {
     let mut failures = Failures::default();
     for old in earlier(bpffs)? {
         for directory in old.directories() {
@@ -117,7 +126,7 @@ pub fn remove_earlier(bpffs: &Path) -> Result<()> {
     failures.into_result()
 }
 
-/// The pins in a directory, which need not exist.
+/// Lists the pins in a directory, which need not exist.
 fn pins_in(directory: &Path) -> Result<Vec<PathBuf>> {
     let doing = || format!("cannot read {}", directory.display());
     match fs::read_dir(directory) {

@@ -1,27 +1,39 @@
-//! Which limit a container gets: from what was asked for it, from the daemon's flags and from the host.
+//! Rate limits: the daemon's policy, and the limit that it gives a container.
 
-use std::{fmt, str::FromStr};
+use std::str::FromStr;
 
 use portmap_common::limit::{LARGEST_RATE, SMALLEST_RATE};
-use serde::{Deserialize, Serialize};
 
+use super::Cpus;
 use crate::{
-    api::Limit,
     error::{Error, Result},
-    sizes::{self, Size},
+    sizes::{self, HumanBytes},
 };
 
-/// A direction of traffic, as a container sees it.
+/// A limit on a container's traffic in one direction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Long-term rate in bytes per second.
+    pub rate: u64,
+    /// Rate while the burst lasts, in bytes per second.
+    pub ceil: u64,
+    /// Bytes that may exceed the rate at once.
+    pub burst: u64,
+    /// Leaf qdisc: `fq_codel`, or the fallback of a kernel without it.
+    pub leaf: String,
+}
+
+/// A direction of traffic, from the container's point of view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// What it sends.
+    /// Traffic that the container sends.
     Egress,
-    /// What it receives.
+    /// Traffic that the container receives.
     Ingress,
 }
 
 impl Direction {
-    /// The name that flags have.
+    /// The name in flags.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Egress => "egress",
@@ -30,70 +42,13 @@ impl Direction {
     }
 }
 
-/// A number of CPUs, in thousandths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "f64", into = "f64")]
-pub struct Cpus {
-    thousandths: u32,
-}
-
-impl Cpus {
-    /// What a container has of which nobody has said more.
-    pub const ONE: Self = Self { thousandths: 1000 };
-
-    const fn whole(self) -> u64 {
-        (self.thousandths / 1000) as u64
-    }
-}
-
-impl TryFrom<f64> for Cpus {
-    type Error = Error;
-
-    fn try_from(cpus: f64) -> Result<Self> {
-        if !(0.0..=1_000_000.0).contains(&cpus) {
-            return Err(Error::usage(format!("{cpus} CPUs: expected a number such as 0.5 or 4")));
-        }
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "the range was just checked"
-        )]
-        let thousandths = (cpus * 1000.0).round() as u32;
-        Ok(Self { thousandths })
-    }
-}
-
-impl From<Cpus> for f64 {
-    fn from(cpus: Cpus) -> Self {
-        Self::from(cpus.thousandths) / 1000.0
-    }
-}
-
-impl FromStr for Cpus {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let number: f64 = text
-            .parse()
-            .map_err(|_invalid| Error::usage(format!("{text:?} CPUs: expected a number such as 0.5 or 4")))?;
-        number.try_into()
-    }
-}
-
-impl fmt::Display for Cpus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", f64::from(*self))
-    }
-}
-
-/// A rate for each CPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+/// A rate per CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PerCpu {
-    /// The link's speed, divided among the host's CPUs.
+    /// The link's speed divided by the number of the host's CPUs.
     Auto,
-    /// Bytes per second.
-    Rate(Size),
+    /// A fixed rate.
+    Rate(HumanBytes),
 }
 
 impl FromStr for PerCpu {
@@ -104,47 +59,39 @@ impl FromStr for PerCpu {
     }
 }
 
-impl TryFrom<String> for PerCpu {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self> {
-        text.parse()
-    }
-}
-
-/// What the flags say about one direction.
+/// The daemon's limit policy for one direction, from its flags.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// The same rate for every container, in bytes per second; 0 for none.
+    /// Default rate of every container, in bytes per second; 0: unlimited.
     pub fixed: Option<u64>,
-    /// A rate for each whole CPU of a container.
+    /// Rate per whole CPU of a container.
     pub per_cpu: Option<PerCpu>,
-    /// Least of those that are computed from CPUs.
+    /// Lower bound of rates computed from CPUs, in bytes per second.
     pub minimum: Option<u64>,
-    /// Most that any container gets.
+    /// Upper bound of every container's rate, in bytes per second.
     pub maximum: Option<u64>,
-    /// Rate while the burst lasts, if that is more.
+    /// Rate while the burst lasts, in bytes per second; ignored if below the rate.
     pub ceil: Option<u64>,
-    /// Bytes that may exceed the rate at once.
+    /// Bytes that may exceed the rate at once; [`default_burst`] if not given.
     pub burst: Option<u64>,
 }
 
-/// What is computed from CPUs is at least this, as in Mesos: 1 Mbit/s.
+/// Default lower bound of rates computed from CPUs, as in Mesos: 1 Mbit/s in bytes per second.
 const DEFAULT_MINIMUM: u64 = 125_000;
 
-/// Part of a second for which a container may send at once what it has saved up, unless the flags say otherwise. A timer
-/// that is late by less loses nothing of the rate.
+/// Default bursts per second: a burst is what the rate sends in 2 ms. A timer that is late by less than that
+/// does not reduce the rate.
 const BURST_PER_SECOND: u64 = 500;
-/// Least burst in bytes: two frames.
-const LEAST_BURST: u64 = 2 * 1514;
+/// Minimum burst in bytes: two full-size Ethernet frames.
+const MIN_BURST: u64 = 2 * 1514;
 
-/// The burst that goes with a rate.
+/// The default burst of a rate, in bytes.
 pub fn default_burst(rate: u64) -> u64 {
-    (rate / BURST_PER_SECOND).max(LEAST_BURST)
+    (rate / BURST_PER_SECOND).max(MIN_BURST)
 }
 
 impl Policy {
-    /// Refuses what contradicts itself.
+    /// Fails if the policy contradicts itself, or a rate is out of range.
     pub fn check(&self, direction: Direction) -> Result<()> {
         let flag = direction.name();
         if let (Some(minimum), Some(maximum)) = (self.minimum, self.maximum)
@@ -168,16 +115,16 @@ impl Policy {
         Ok(())
     }
 
-    /// The limit of a container for which `asked` was asked, in bytes per second (0: none), and which has so many CPUs.
-    /// `speed` is what one CPU gets if the flags leave that to the link, if that is known.
+    /// Returns the limit of a container with these CPUs that requests the rate `requested`, in bytes per
+    /// second (0: unlimited). `speed` is the link's speed per CPU, for `auto`, if it is known.
     pub fn limit(
         &self,
-        asked: Option<u64>,
+        requested: Option<u64>,
         cpus: Option<Cpus>,
         speed: Option<u64>,
         leaf: &str,
     ) -> Option<Limit> {
-        let rate = match asked.or(self.fixed) {
+        let rate = match requested.or(self.fixed) {
             Some(0) => None,
             Some(rate) => Some(rate),
             None => self.per_cpu_rate(speed).map(|per_cpu| {
@@ -201,18 +148,18 @@ impl Policy {
         }
     }
 
-    /// Refuses to give a container what is asked for it.
-    pub fn check_asked(&self, direction: Direction, asked: Option<u64>) -> Result<()> {
-        let Some(asked) = asked else { return Ok(()) };
+    /// Fails if the policy does not allow a container the requested rate.
+    pub fn check_asked(&self, direction: Direction, requested: Option<u64>) -> Result<()> {
+        let Some(rate) = requested else { return Ok(()) };
         let name = direction.name();
-        if asked != 0 {
-            check_rate(&format!("the {name} rate"), asked)?;
+        if rate != 0 {
+            check_rate(&format!("the {name} rate"), rate)?;
         }
         match self.maximum {
-            Some(maximum) if asked == 0 || asked > maximum => {
-                let wanted = if asked == 0 { "none (0)".to_owned() } else { sizes::rate(asked) };
+            Some(maximum) if rate == 0 || rate > maximum => {
+                let requested = if rate == 0 { "none (0)".to_owned() } else { sizes::rate(rate) };
                 Err(Error::usage(format!(
-                    "an {name} limit of {wanted} is asked for: expected at most {} (--maximum-{name}-rate-limit)",
+                    "the requested {name} limit is {requested}: expected at most {} (--maximum-{name}-rate-limit)",
                     sizes::rate(maximum)
                 )))
             }
@@ -227,8 +174,8 @@ fn check_rate(what: &str, rate: u64) -> Result<()> {
     }
     Err(Error::usage(format!(
         "{what} is {rate}B per second: expected between {} and {}",
-        Size(SMALLEST_RATE),
-        Size(LARGEST_RATE)
+        HumanBytes(SMALLEST_RATE),
+        HumanBytes(LARGEST_RATE)
     )))
 }
 
@@ -244,29 +191,32 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_limited_unless_somebody_says_so() {
+    fn limit_is_none_without_a_flag() {
         assert_eq!(rate(&Policy::default(), None, 4.0, Some(MBIT)), None);
         let bounds = Policy { minimum: Some(MBIT), maximum: Some(2 * MBIT), ..Policy::default() };
         assert_eq!(rate(&bounds, None, 4.0, None), None);
     }
 
     #[test]
-    fn what_is_asked_for_comes_first_then_the_fixed_rate_then_cpus() {
-        let policy =
-            Policy { fixed: Some(10 * MBIT), per_cpu: Some(PerCpu::Rate(Size(MBIT))), ..Policy::default() };
+    fn limit_precedence_is_requested_then_fixed_then_per_cpu() {
+        let policy = Policy {
+            fixed: Some(10 * MBIT),
+            per_cpu: Some(PerCpu::Rate(HumanBytes(MBIT))),
+            ..Policy::default()
+        };
         assert_eq!(rate(&policy, Some(3 * MBIT), 4.0, None), Some(3 * MBIT));
         assert_eq!(rate(&policy, Some(0), 4.0, None), None);
         assert_eq!(rate(&policy, None, 4.0, None), Some(10 * MBIT));
         let policy = Policy { fixed: None, ..policy };
         assert_eq!(rate(&policy, None, 4.9, None), Some(4 * MBIT));
-        // Zero means no limit also where Mesos takes it for the minimum.
+        // Zero means unlimited, although Mesos takes it for the minimum.
         assert_eq!(rate(&Policy { fixed: Some(0), ..policy }, None, 4.0, None), None);
     }
 
     #[test]
-    fn the_minimum_is_for_computed_rates_only_and_the_maximum_for_all() {
+    fn limit_minimum_bounds_computed_rates_and_maximum_all() {
         let policy = Policy {
-            per_cpu: Some(PerCpu::Rate(Size(10 * MBIT))),
+            per_cpu: Some(PerCpu::Rate(HumanBytes(10 * MBIT))),
             minimum: Some(5 * MBIT),
             maximum: Some(20 * MBIT),
             ..Policy::default()
@@ -278,20 +228,20 @@ mod tests {
         assert_eq!(rate(&fixed, None, 3.0, None), Some(MBIT));
         let fixed = Policy { fixed: Some(90 * MBIT), ..policy };
         assert_eq!(rate(&fixed, None, 3.0, None), Some(20 * MBIT));
-        // Without a minimum, 1 Mbit/s.
-        let policy = Policy { per_cpu: Some(PerCpu::Rate(Size(10 * MBIT))), ..Policy::default() };
+        // The default minimum is 1 Mbit/s.
+        let policy = Policy { per_cpu: Some(PerCpu::Rate(HumanBytes(10 * MBIT))), ..Policy::default() };
         assert_eq!(rate(&policy, None, 0.1, None), Some(MBIT));
     }
 
     #[test]
-    fn a_link_of_unknown_speed_limits_nobody() {
+    fn limit_auto_is_none_for_unknown_link_speed() {
         let policy = Policy { per_cpu: Some(PerCpu::Auto), ..Policy::default() };
         assert_eq!(rate(&policy, None, 2.0, Some(100 * MBIT)), Some(200 * MBIT));
         assert_eq!(rate(&policy, None, 2.0, None), None);
     }
 
     #[test]
-    fn a_ceil_below_the_rate_is_the_rate() {
+    fn limit_ceil_is_at_least_the_rate() {
         let policy = Policy { ceil: Some(5 * MBIT), burst: Some(100_000), ..Policy::default() };
         let limit = |rate| policy.limit(Some(rate), None, None, "bfifo").expect("a limit");
         assert_eq!((limit(MBIT).ceil, limit(MBIT).burst), (5 * MBIT, 100_000));
@@ -301,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn contradictions_are_named() {
+    fn limit_policy_error_names_the_flag() {
         let policy = Policy { minimum: Some(2 * MBIT), maximum: Some(MBIT), ..Policy::default() };
         let error = policy.check(Direction::Ingress).expect_err("the minimum is more");
         assert!(error.message.contains("--minimum-ingress-rate-limit 250000B"), "{error}");
@@ -312,10 +262,5 @@ mod tests {
             assert!(policy.check_asked(Direction::Egress, Some(asked)).is_err(), "{asked}");
         }
         assert!(policy.check_asked(Direction::Egress, Some(MBIT)).is_ok());
-        assert!(
-            "-1".parse::<Cpus>().is_err()
-                && "many".parse::<Cpus>().is_err()
-                && "NaN".parse::<Cpus>().is_err()
-        );
     }
 }

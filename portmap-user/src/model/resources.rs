@@ -1,18 +1,16 @@
-//! Resources in the form that Mesos uses on its command line.
+//! Port resources in the syntax of Mesos' `--resources` flag.
 
 use tracing::info;
 
-use crate::{
-    error::{Error, Result},
-    ports::PortSet,
-};
+use super::PortSet;
+use crate::error::{Error, Result};
 
-/// Resources that a Mesos agent has and portmap has no use for.
-const OTHERS: [&str; 4] = ["cpus", "mem", "disk", "gpus"];
-/// The form that is understood.
+/// Resources of a Mesos agent that portmap ignores.
+const IGNORED: [&str; 4] = ["cpus", "mem", "disk", "gpus"];
+/// The supported syntax.
 const EXPECTED: &str = "expected ports:[31000-32000];ephemeral_ports:[61440-65535]";
 
-/// What portmap understands of `ports:[31000-32000];ephemeral_ports:[61440-65535]`.
+/// Ports of a resources string such as `ports:[31000-32000];ephemeral_ports:[61440-65535]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
     /// Static ports.
@@ -21,17 +19,17 @@ pub struct Resources {
     pub ephemeral_ports: Option<PortSet>,
 }
 
-/// Reads a resources string. `cpus`, `mem`, `disk` and `gpus` are passed over, so that a Mesos agent's flag can be used as
-/// it is; whatever else it has is refused, because ports under a name that is not understood would be missed.
+/// Parses a resources string. `cpus`, `mem`, `disk` and `gpus` are ignored, so that a Mesos agent's flag can
+/// be used unchanged. Any other name is an error, because ports under a misspelt name would be lost silently.
 pub fn parse(text: &str) -> Result<Resources> {
     let text = text.trim();
     if text.starts_with(['[', '{']) {
-        return Err(Error::usage(format!("--resources {:?} are JSON: {EXPECTED}", beginning(text))));
+        return Err(Error::usage(format!("--resources {:?} is JSON: {EXPECTED}", truncated(text))));
     }
     if text.contains("://") {
         return Err(Error::usage(format!(
-            "--resources {:?} name a file, which is not read: {EXPECTED}",
-            beginning(text)
+            "--resources {:?} names a file, which portmap does not read: {EXPECTED}",
+            truncated(text)
         )));
     }
     let mut resources = Resources::default();
@@ -39,41 +37,41 @@ pub fn parse(text: &str) -> Result<Resources> {
         let Some((name, value)) = part.split_once(':') else {
             return Err(Error::usage(format!(
                 "{:?} in --resources has no value: {EXPECTED}",
-                beginning(part)
+                truncated(part)
             )));
         };
-        // Mesos allows a role behind the name: ports(*):[…].
+        // Mesos allows a role after the name: ports(*):[…].
         let name = name.split('(').next().unwrap_or_default().trim();
-        let place = match name {
+        let slot = match name {
             "ports" => &mut resources.ports,
             "ephemeral_ports" => &mut resources.ephemeral_ports,
-            _ if OTHERS.contains(&name) => {
-                info!("--resources: {name} are none of portmap's business");
+            _ if IGNORED.contains(&name) => {
+                info!("--resources: ignoring {name}");
                 continue;
             }
             _ => {
                 return Err(Error::usage(format!(
-                    "--resources has {:?}, which portmap does not know: {EXPECTED}; {} may be among them",
-                    beginning(name),
-                    OTHERS.join(", ")
+                    "--resources contains {:?}, which portmap does not support: {EXPECTED}; {} are ignored",
+                    truncated(name),
+                    IGNORED.join(", ")
                 )));
             }
         };
-        if place.is_some() {
-            return Err(Error::usage(format!("--resources {:?} name {name} twice", beginning(text))));
+        if slot.is_some() {
+            return Err(Error::usage(format!("--resources {:?} names {name} twice", truncated(text))));
         }
         let ports = value.parse().map_err(|error: Error| {
             Error::new(error.kind, format!("{name} in --resources: {}", error.message))
         })?;
-        *place = Some(ports);
+        *slot = Some(ports);
     }
     Ok(resources)
 }
 
-/// As much as fits into a line.
-fn beginning(text: &str) -> String {
-    const MOST: usize = 60;
-    let begin: String = text.chars().take(MOST).collect();
+/// Truncates a value to a length that fits into one line.
+fn truncated(text: &str) -> String {
+    const MAX_CHARS: usize = 60;
+    let begin: String = text.chars().take(MAX_CHARS).collect();
     if begin.len() < text.len() { format!("{begin}…") } else { begin }
 }
 
@@ -82,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_kinds_of_ports_are_read() {
+    fn resources_have_both_kinds_of_ports() {
         let resources = parse("cpus:4;ports(*):[31000-32000, 33000];ephemeral_ports:[32768-57344];mem:100")
             .expect("resources");
         assert_eq!(resources.ports.expect("ports").to_string(), "31000-32000,33000");
@@ -90,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn resources_parse_error_names_the_value() {
         for (text, part) in [
             ("ports", "\"ports\""),
             ("ports:[1-2];ports:[3]", "twice"),

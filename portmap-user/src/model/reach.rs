@@ -1,4 +1,5 @@
-//! What containers may reach of the host and of each other: flags as plain values, and as the programs have them.
+//! What containers may reach of the host and of each other, as plain values and in the form that the programs
+//! use.
 
 use std::{
     fmt,
@@ -6,30 +7,25 @@ use std::{
     str::FromStr,
 };
 
-use clap::ValueEnum;
 use portmap_common::tables::{
     Address4, Address6, Config, HOST_ACCESS_LIMITED, HOST_ACCESS_WORDS, LOOPBACK_PRIVATE, Listener,
 };
-use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{
-    error::{Error, Result},
-    ports::PortSet,
-};
+use super::PortSet;
+use crate::error::{Error, Result};
 
-/// Whose a container's loopback addresses are, 127.0.0.0/8 and `::1`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+/// Scope of a container's loopback addresses, 127.0.0.0/8 and `::1`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Loopback {
-    /// Everybody's on the host: they lead to the owner of the port
+    /// Shared with the host and all other containers: a packet reaches the owner of the destination port.
     #[default]
     Shared,
-    /// Its own: what is from or for them neither leaves it nor reaches it
+    /// Private: packets from or to these addresses neither leave nor enter the container.
     Private,
 }
 
 impl Loopback {
-    /// The word for it.
+    /// The name that flags, commands and the API use.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Shared => "shared",
@@ -37,7 +33,7 @@ impl Loopback {
         }
     }
 
-    /// The flag that its ports have.
+    /// The flag in the container's port entries.
     pub const fn flag(self) -> u16 {
         match self {
             Self::Shared => 0,
@@ -49,11 +45,21 @@ impl Loopback {
 /// Which of the host's ports containers may reach.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum HostAccess {
-    /// All.
+    /// All ports.
     #[default]
     All,
-    /// These.
+    /// Only these ports.
     Ports(PortSet),
+}
+
+impl FromStr for Loopback {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        [Self::Shared, Self::Private].into_iter().find(|loopback| loopback.name() == text).ok_or_else(|| {
+            Error::usage(format!("{text:?} is not a loopback scope: expected shared or private"))
+        })
+    }
 }
 
 impl FromStr for HostAccess {
@@ -86,25 +92,26 @@ impl fmt::Display for HostAccess {
     }
 }
 
-/// What containers may reach, as far as the daemon's flags say.
+/// What the daemon's flags let containers reach.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reach {
-    /// Whose loopback addresses are in containers of which nobody has said it.
+    /// Loopback scope of containers that were added without one.
     pub loopback: Loopback,
-    /// Which of the host's ports they may reach.
+    /// Which of the host's ports containers may reach.
     pub host: HostAccess,
-    /// The daemon's listener, if it is not for them.
+    /// The daemon's HTTP listener, if containers may not reach it.
     pub listener: Option<SocketAddr>,
 }
 
 impl Reach {
-    /// Enters it into what the programs are told.
-    pub fn enter(&self, config: Config) -> Config {
+    /// Returns `config` with these restrictions.
+    pub fn apply_to(&self, config: Config) -> Config {
         let reach = if self.host == HostAccess::All { 0 } else { HOST_ACCESS_LIMITED };
         Config { reach, listener: self.listener.map_or(Listener::NONE, entry), ..config }
     }
 
-    /// The ports of the host that containers may reach, as the programs have them; none if that is all.
+    /// Bitmap of the host's ports that containers may reach, as in `pm_host_access`; `None` if all ports are
+    /// open.
     pub fn host_ports(&self) -> Option<[u64; HOST_ACCESS_WORDS]> {
         let HostAccess::Ports(ports) = &self.host else { return None };
         let mut words = [0; HOST_ACCESS_WORDS];
@@ -115,9 +122,9 @@ impl Reach {
     }
 }
 
-/// All local destinations that lead to a listener.
+/// Local destinations by which a listener is reachable.
 fn entry(listener: SocketAddr) -> Listener {
-    // Masks that cover nothing, which only the address of zeros is in.
+    // Matches no address: a zero mask with a non-zero address.
     let nowhere = Listener {
         address4: Address4::new([0xff; 4]),
         address6: Address6::new([0xff; 16]),
@@ -132,7 +139,7 @@ fn entry(listener: SocketAddr) -> Listener {
             let (address4, mask4) = (Address4::new(address.octets()), Address4::new([0xff; 4]));
             Listener { address4, mask4, ..nowhere }
         }
-        // By IPv4, too.
+        // A socket on `::` accepts IPv4, too.
         IpAddr::V6(address) if address.is_unspecified() => Listener { port: nowhere.port, ..Listener::NONE },
         IpAddr::V6(address) => {
             let (address6, mask6) = (Address6::new(address.octets()), Address6::new([0xff; 16]));
@@ -141,19 +148,12 @@ fn entry(listener: SocketAddr) -> Listener {
     }
 }
 
-/// Reads the words of `--host-access` from a file, where they are one text.
-pub fn one_text<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> std::result::Result<Option<Vec<String>>, D::Error> {
-    String::deserialize(deserializer).map(|text| Some(vec![text]))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_form_of_host_access() {
+    fn host_access_parses_every_form() {
         for (text, shown) in [
             ("all", "all"),
             ("none", "none"),
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_has_its_bit() {
+    fn host_access_bitmap_has_one_bit_per_port() {
         let reach = Reach { host: "1,63,64,65535".parse().expect("ports"), ..Reach::default() };
         let words = reach.host_ports().expect("not all");
         assert_eq!((words[0], words[1], words[1023]), (1 << 63 | 2, 1, 1 << 63));
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_is_where_its_address_leads() {
+    fn listener_matches_the_addresses_that_reach_it() {
         let leads = |listener: &str, to: &str| {
             let entry = entry(listener.parse().expect("a socket's address"));
             match to.parse::<IpAddr>().expect("an address") {

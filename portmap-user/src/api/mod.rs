@@ -1,7 +1,8 @@
-//! What goes over the socket: requests and answers, in JSON. The commands print the same.
+//! The HTTP API: requests and responses on the Unix socket, in JSON. `-o json` prints the same responses.
 
 mod drops;
 mod explain;
+mod wire;
 
 use std::{
     collections::BTreeMap,
@@ -11,49 +12,44 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use self::wire::{As, AsList, AsOption};
 pub use self::{
-    drops::{Direction, DropCount, DropNews, DropSample, OUTSIDE},
+    drops::{Direction, DropCount, DropSample, DropStreamItem, OUTSIDE},
     explain::{ExplainRequest, ExplainedPacket, Explanation, HOST, Outcome, Step},
 };
-pub use crate::kernel::qdisc::Stats as QueueStats;
-use crate::{
-    kernel::process::Process,
-    ports::{PortRange, PortSet},
-    rates::Cpus,
-    reach::Loopback,
-};
+use crate::model::{Limit, Loopback, PortRange, PortSet, Process, QueueStats, TrafficSpec};
 
-/// A container to be added.
+/// Request to add a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AddRequest {
     /// Its name.
     pub name: String,
-    /// File of an existing network namespace.
+    /// Path of an existing network namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<PathBuf>,
     /// A process in an existing network namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
     /// Static ports.
-    #[serde(default)]
+    #[serde(default, with = "As::<wire::Ports>")]
     pub ports: PortSet,
-    /// Whether static ports are taken from processes of the host that listen on them.
+    /// Whether static ports may be taken from listening processes of the host.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub take: bool,
-    /// Whether a namespace of somebody else's gets the host's settings; a new one always does.
+    /// Whether an existing namespace gets the host's sysctls; a new one always does.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub inherit_sysctls: bool,
-    /// Number of ephemeral ports; the daemon's default if none is given.
+    /// Number of ephemeral ports; `None`: the daemon's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ephemeral_ports_per_container: Option<u16>,
-    /// What is asked for its traffic.
-    #[serde(default)]
-    pub traffic: Wishes,
-    /// Whether it ends with the process that asks, when that has not removed it before.
+    /// Properties of its traffic.
+    #[serde(default, with = "As::<wire::TrafficSpec>")]
+    pub traffic: TrafficSpec,
+    /// Whether the daemon removes the container when the requesting process ends.
     #[serde(default, skip_serializing_if = "is_false")]
     pub ends_with_asker: bool,
-    /// That process, which the daemon finds out by itself.
+    /// That process, which the daemon determines from the socket's peer credentials.
     #[serde(skip)]
     pub owner: Option<Process>,
 }
@@ -63,50 +59,19 @@ const fn is_false(value: &bool) -> bool {
     !*value
 }
 
-/// What is asked for a container's traffic. What is left out is as the daemon's flags say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Wishes {
-    /// Limit on what it sends, in bytes per second; 0 for none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub egress_rate: Option<u64>,
-    /// Limit on what it receives, in bytes per second; 0 for none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ingress_rate: Option<u64>,
-    /// CPUs that it has, for limits that depend on them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cpus: Option<Cpus>,
-    /// Whose its loopback addresses are.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub loopback: Option<Loopback>,
-}
-
-impl Wishes {
-    /// These, completed by others.
-    #[must_use]
-    pub fn or(self, other: Self) -> Self {
-        Self {
-            egress_rate: self.egress_rate.or(other.egress_rate),
-            ingress_rate: self.ingress_rate.or(other.ingress_rate),
-            cpus: self.cpus.or(other.cpus),
-            loopback: self.loopback.or(other.loopback),
-        }
-    }
-}
-
-/// What is to be changed of a container.
+/// Request to change a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateRequest {
-    /// Its static ports from now on; they stay as they are if none are given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Its new static ports; `None`: unchanged.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "AsOption::<wire::Ports>")]
     pub ports: Option<PortSet>,
-    /// Whether static ports are taken from processes of the host that listen on them.
+    /// Whether static ports may be taken from listening processes of the host.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub take: bool,
-    /// What is asked for its traffic; what is left out stays as it was asked before.
-    #[serde(default)]
-    pub traffic: Wishes,
+    /// New properties of its traffic; those that are `None` are unchanged.
+    #[serde(default, with = "As::<wire::TrafficSpec>")]
+    pub traffic: TrafficSpec,
 }
 
 /// A container.
@@ -116,71 +81,62 @@ pub struct Container {
     pub name: String,
     /// Its slot.
     pub slot: u16,
-    /// File of its network namespace.
+    /// Path of its network namespace.
     pub netns: PathBuf,
-    /// The process by which the namespace was given, if it was.
+    /// The process by which the client named the namespace, if it did.
     pub pid: Option<u32>,
-    /// The host's end of its veth pair.
+    /// Name of its host veth.
     pub host_veth: String,
     /// The address that it shares with the host.
     pub ip: Ipv4Addr,
     /// The IPv6 address that it shares with the host, if there is one.
     pub ip6: Option<Ipv6Addr>,
     /// Its static ports.
+    #[serde(with = "As::<wire::Ports>")]
     pub ports: PortSet,
     /// Its ephemeral ports.
+    #[serde(with = "As::<wire::Range>")]
     pub ephemeral_ports: PortRange,
     /// Limit on what it sends, if there is one.
+    #[serde(default, with = "AsOption::<wire::Limit>")]
     pub egress: Option<Limit>,
     /// Limit on what it receives, if there is one.
+    #[serde(default, with = "AsOption::<wire::Limit>")]
     pub ingress: Option<Limit>,
-    /// Whose its loopback addresses are.
-    #[serde(default)]
+    /// Scope of its loopback addresses.
+    #[serde(default, with = "As::<wire::Loopback>")]
     pub loopback: Loopback,
-    /// Whether it is in service.
+    /// Its state.
     pub state: ContainerState,
 }
 
-/// A container that has been added or changed.
+/// Response to a request that adds or changes a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
-    /// How it is now.
+    /// Its new state.
     #[serde(flatten)]
     pub container: Container,
-    /// What that did to others, a line each: processes of the host from which ports were taken, for example.
+    /// Side effects on other processes, one line each, such as ports taken from a process of the host.
     #[serde(default)]
     pub warnings: Vec<String>,
 }
 
-/// A limit on a container's traffic.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limit {
-    /// Bytes per second in the long run.
-    pub rate: u64,
-    /// Bytes per second at most.
-    pub ceil: u64,
-    /// Bytes that may exceed the rate at once.
-    pub burst: u64,
-    /// What packets wait in: `fq_codel`, or what a kernel without it has.
-    pub leaf: String,
-}
-
-/// Whether a container is in service.
+/// State of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ContainerState {
-    /// It is being made.
+    /// The daemon is creating it.
     Adding,
-    /// It is in service.
+    /// In service.
     Ready,
-    /// It is being removed.
+    /// The daemon is removing it.
     Deleting,
-    /// Its interface is gone, and could not be made again.
+    /// Its veth pair is missing, and the daemon could not recreate it.
     Broken,
 }
 
 impl ContainerState {
-    /// The name that commands print.
+    /// The name in JSON and in the output of commands.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Adding => "adding",
@@ -191,28 +147,28 @@ impl ContainerState {
     }
 }
 
-/// Packets and bytes.
+/// Counts of packets and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
-    /// Number of packets, as the kernel handed them over.
+    /// Number of packets; the programs see a GSO packet before segmentation, as one.
     pub packets: u64,
-    /// Number of bytes, Ethernet headers included.
+    /// Number of bytes, including Ethernet headers.
     pub bytes: u64,
 }
 
-/// Numbers of packets by reason; reasons without packets are left out.
+/// Number of packets by reason; reasons without packets are omitted.
 pub type Reasons = BTreeMap<String, u64>;
 
 /// Dropped packets by direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropStats {
-    /// On their way to the container, or from outside to the host.
+    /// Addressed to the container, or from outside to the host.
     pub rx: Reasons,
     /// Sent by the container.
     pub tx: Reasons,
 }
 
-/// Traffic of one container.
+/// Traffic counters of one container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerStats {
     /// Its name.
@@ -223,50 +179,52 @@ pub struct ContainerStats {
     pub traffic: BTreeMap<String, Traffic>,
     /// Dropped packets.
     pub drops: DropStats,
-    /// Counters of the queue that limits what it sends and of what packets wait in; none without a limit.
+    /// Counters of the qdiscs and classes that shape what it sends; empty without a limit.
+    #[serde(with = "AsList::<wire::QueueStats>")]
     pub egress: Vec<QueueStats>,
-    /// The same of what it receives.
+    /// Counters of those that shape what it receives.
+    #[serde(with = "AsList::<wire::QueueStats>")]
     pub ingress: Vec<QueueStats>,
 }
 
-/// Packets that were left to the host or dropped before they reached it.
+/// Counters of packets that the programs passed to the host's stack or dropped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostStats {
-    /// Packets left to the host, by hook and reason.
+    /// Packets passed to the host's stack, by hook and reason.
     pub passed: BTreeMap<String, Reasons>,
     /// Dropped packets.
     pub drops: DropStats,
 }
 
-/// Traffic of everybody.
+/// Traffic counters of all containers and the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
-    /// By container.
+    /// The containers' counters.
     pub containers: Vec<ContainerStats>,
-    /// The host's.
+    /// The host's counters.
     pub host: HostStats,
 }
 
-/// How a check of `doctor` ended.
+/// Result of a check of `doctor`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
-    /// As it should be.
+    /// Healthy.
     Ok,
-    /// Works, but not as well as it could.
+    /// Works with a limitation.
     Notice,
-    /// Does not work.
+    /// Broken.
     Problem,
 }
 
 /// One finding of `doctor`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// What was looked at.
+    /// What was checked.
     pub subject: String,
-    /// How it is.
+    /// The result.
     pub health: Health,
-    /// What was found, and what repairs it if it is not well.
+    /// What was found, and how to repair it if it is not healthy.
     pub text: String,
 }
 
@@ -276,3 +234,6 @@ impl Finding {
         Self { subject: subject.into(), health, text: text.into() }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! Locks on files and directories that nobody but root can open, and that end with who holds them.
+//! Locks on files and directories that only root can open. The kernel releases a lock when its process ends.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -16,11 +16,11 @@ use nix::{
     unistd::geteuid,
 };
 
-/// Bits of a mode by which others than the owner may open a file.
+/// Mode bits by which users other than the owner may open a file.
 const OTHERS: u32 = 0o077;
 
-/// Locks a file, which is made if need be. Nothing if somebody else holds it. `is_served` says whether a daemon is at work that
-/// may have the lock although others could have taken it.
+/// Locks a file, and creates it if necessary; `None` if another process holds the lock. `is_served` returns
+/// whether a daemon is running, which may hold the lock of a file that other users could open.
 pub fn file(path: &Path, is_served: impl Fn() -> bool) -> io::Result<Option<Flock<File>>> {
     loop {
         let mut options = OpenOptions::new();
@@ -29,12 +29,12 @@ pub fn file(path: &Path, is_served: impl Fn() -> bool) -> io::Result<Option<Floc
         let found = file.metadata()?;
         let is_private = found.mode() & OTHERS == 0 && found.uid() == geteuid().as_raw();
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            // What anybody could open, as earlier versions made it, is nobody's who can be told from a daemon; whoever waits
-            // for it would have it next.
+            // Any user could hold, or wait for, the lock of a file that earlier versions created with a wider
+            // mode.
             Ok(_) if !is_private => replace(path)?,
             Err((_, Errno::EWOULDBLOCK)) if !is_private && !is_served() => replace(path)?,
             Ok(lock) if is_at(&lock, path) => return Ok(Some(lock)),
-            // Whoever had it has removed it meanwhile.
+            // The former holder has removed the file meanwhile.
             Ok(_) => {}
             Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
             Err((_, errno)) => return Err(errno.into()),
@@ -42,7 +42,7 @@ pub fn file(path: &Path, is_served: impl Fn() -> bool) -> io::Result<Option<Floc
     }
 }
 
-/// Locks a directory that is there and that only root can open. Nothing if somebody else holds it.
+/// Locks an existing directory that only root can open; `None` if another process holds the lock.
 pub fn directory(path: &Path) -> io::Result<Option<Flock<File>>> {
     match Flock::lock(File::open(path)?, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Some(lock)),
@@ -51,13 +51,13 @@ pub fn directory(path: &Path) -> io::Result<Option<Flock<File>>> {
     }
 }
 
-/// Whether an open file is the one that has the name now.
+/// Whether an open file is the one at `path`.
 pub fn is_at(file: &File, path: &Path) -> bool {
     let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     fs::symlink_metadata(path).ok().map(id) == file.metadata().ok().map(id)
 }
 
-/// Whether somebody takes connections at a socket.
+/// Whether a process accepts connections at a socket.
 pub fn is_served(socket: &Path) -> bool {
     UnixStream::connect(socket).is_ok()
 }
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_that_anybody_could_hold_keeps_nobody_away() {
+    fn lock_file_of_wider_mode_is_replaced() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("lock");
         let lock = file(&path, || false).expect("a file").expect("it is free");

@@ -1,14 +1,11 @@
-//! Sets of ports: their text form, their JSON form and their algebra.
+//! Port ranges and sets of ports: text form and set algebra.
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
+use crate::error::{Error, Result};
 
-use crate::error::Error;
-
-/// An inclusive range of ports; in JSON `[first, last]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "(u16, u16)", into = "(u16, u16)")]
+/// An inclusive, non-empty range of ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PortRange {
     first: u16,
     last: u16,
@@ -30,7 +27,7 @@ impl PortRange {
         self.last
     }
 
-    /// Number of ports.
+    /// Number of ports in the range.
     pub const fn count(self) -> usize {
         self.last as usize - self.first as usize + 1
     }
@@ -50,7 +47,7 @@ impl From<PortRange> for (u16, u16) {
 impl TryFrom<(u16, u16)> for PortRange {
     type Error = Error;
 
-    fn try_from((first, last): (u16, u16)) -> Result<Self, Error> {
+    fn try_from((first, last): (u16, u16)) -> Result<Self> {
         Self::new(first, last)
             .ok_or_else(|| Error::usage(format!("the port range [{first},{last}] is reversed")))
     }
@@ -62,9 +59,8 @@ impl fmt::Display for PortRange {
     }
 }
 
-/// A set of ports, kept as sorted ranges that neither overlap nor touch.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Vec<PortRange>", into = "Vec<PortRange>")]
+/// A set of ports, stored as sorted ranges that neither overlap nor touch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortSet(Vec<PortRange>);
 
 impl PortSet {
@@ -105,17 +101,17 @@ impl PortSet {
     /// The ports that are in this set but not in the other.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
-        let mut rest = Vec::new();
+        let mut remaining = Vec::new();
         for range in &self.0 {
-            // In 32 bits, so that the port behind 65535 has a number.
+            // In 32 bits, so that the successor of 65535 does not overflow.
             let mut next = u32::from(range.first);
             for hole in other.0.iter().filter(|hole| hole.last >= range.first && hole.first <= range.last) {
-                rest.extend(range_of(next, u32::from(hole.first)));
+                remaining.extend(range_of(next, u32::from(hole.first)));
                 next = u32::from(hole.last) + 1;
             }
-            rest.extend(range_of(next, u32::from(range.last) + 1));
+            remaining.extend(range_of(next, u32::from(range.last) + 1));
         }
-        rest.into()
+        remaining.into()
     }
 
     /// The ports that are in either set.
@@ -125,7 +121,7 @@ impl PortSet {
     }
 }
 
-/// The range from `first` up to, but without, `end`; `None` if that is empty.
+/// The half-open range from `first` to `end`; `None` if it is empty.
 fn range_of(first: u32, end: u32) -> Option<PortRange> {
     let last = u16::try_from(end.checked_sub(1)?).ok()?;
     PortRange::new(u16::try_from(first).ok()?, last)
@@ -153,16 +149,25 @@ impl From<PortRange> for PortSet {
     }
 }
 
-impl From<PortSet> for Vec<PortRange> {
+impl From<PortSet> for Vec<(u16, u16)> {
     fn from(set: PortSet) -> Self {
-        set.0
+        set.0.into_iter().map(Into::into).collect()
+    }
+}
+
+impl TryFrom<Vec<(u16, u16)>> for PortSet {
+    type Error = Error;
+
+    fn try_from(pairs: Vec<(u16, u16)>) -> Result<Self> {
+        let ranges: Result<Vec<PortRange>> = pairs.into_iter().map(PortRange::try_from).collect();
+        Ok(ranges?.into())
     }
 }
 
 impl fmt::Display for PortSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, range) in self.0.iter().enumerate() {
-            if place > 0 {
+        for (index, range) in self.0.iter().enumerate() {
+            if index > 0 {
                 f.write_str(",")?;
             }
             range.fmt(f)?;
@@ -174,9 +179,9 @@ impl fmt::Display for PortSet {
 impl FromStr for PortSet {
     type Err = Error;
 
-    /// Reads a list such as `31000-32000,33000`; one pair of brackets around the list is accepted, and so are
-    /// spaces around commas.
-    fn from_str(text: &str) -> Result<Self, Error> {
+    /// Parses a list such as `31000-32000,33000`. One pair of brackets around the list and spaces around
+    /// commas are accepted.
+    fn from_str(text: &str) -> Result<Self> {
         let fail = |part: &str, problem: &str| {
             Error::usage(format!(
                 "{part:?} in the port list {text:?} {problem}: expected ports and ranges between 1 and 65535 such \
@@ -187,7 +192,7 @@ impl FromStr for PortSet {
         let parts = match (trimmed.strip_prefix('['), trimmed.ends_with(']')) {
             (Some(inside), true) => &inside[..inside.len() - 1],
             (None, false) => trimmed,
-            _ => return Err(fail(trimmed, "has a bracket without its partner")),
+            _ => return Err(fail(trimmed, "has an unmatched bracket")),
         };
         if parts.trim().is_empty() {
             return Ok(Self::default());
@@ -215,7 +220,7 @@ mod tests {
         text.parse().expect("a port list")
     }
 
-    /// Membership of every port, to check the algebra against.
+    /// Membership of every port: the reference for the set algebra.
     fn bits(set: &PortSet) -> Vec<bool> {
         let mut bits = vec![false; 65_536];
         set.iter().for_each(|port| bits[usize::from(port)] = true);
@@ -223,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_read_sorted_and_merged() {
+    fn ports_list_is_sorted_and_merged() {
         assert_eq!(set("33000, 31000-32000").to_string(), "31000-32000,33000");
         assert_eq!(set("[5-7,8,9-10,7]").to_string(), "5-10");
         assert_eq!(set("65535").to_string(), "65535");
@@ -232,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn ports_parse_error_names_the_part() {
         for (text, part) in [
             ("31000-", "\"31000-\""),
             ("32000-31000", "reversed"),
@@ -252,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn algebra_agrees_with_sets_of_single_ports() {
+    fn ports_set_algebra_matches_bitmaps() {
         let sets = [
             "",
             "1-65535",
@@ -284,10 +289,10 @@ mod tests {
     }
 
     #[test]
-    fn json_is_pairs_of_inclusive_bounds() {
-        let json = serde_json::to_string(&set("31000-31009,40000")).expect("JSON");
-        assert_eq!(json, "[[31000,31009],[40000,40000]]");
-        assert_eq!(serde_json::from_str::<PortSet>(&json).expect("a set"), set("31000-31009,40000"));
-        assert!(serde_json::from_str::<PortSet>("[[5,4]]").is_err());
+    fn ports_pairs_are_inclusive_bounds() {
+        let pairs = vec![(31000, 31009), (40000, 40000)];
+        assert_eq!(Vec::from(set("31000-31009,40000")), pairs);
+        assert_eq!(PortSet::try_from(pairs), Ok(set("31000-31009,40000")));
+        assert!(PortSet::try_from(vec![(5, 4)]).is_err());
     }
 }

@@ -1,14 +1,11 @@
-//! IP protocols by name.
+//! IP protocol numbers and their names.
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::Error;
 
-/// An IP protocol. In text and in JSON a name, or the number of one that has none here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+/// An IP protocol number. Its text form is a name, or the number if it has no name here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Protocol(pub u8);
 
 const NAMES: [(u8, &str); 7] =
@@ -30,7 +27,7 @@ impl Protocol {
     /// UDP-Lite.
     pub const UDPLITE: Self = Self(136);
 
-    /// Whether it has ports where the programs look for them.
+    /// Whether its header starts with source and destination port.
     pub const fn has_ports(self) -> bool {
         matches!(self, Self::TCP | Self::UDP | Self::DCCP | Self::SCTP | Self::UDPLITE)
     }
@@ -59,24 +56,10 @@ impl FromStr for Protocol {
         number.or_else(|| text.parse().ok()).map(Self).ok_or_else(|| {
             let names: Vec<_> = NAMES.iter().map(|(_, name)| *name).collect();
             Error::usage(format!(
-                "{text:?} is no protocol: expected one of {} or a number up to 255",
+                "{text:?} is not a protocol: expected one of {} or a number up to 255",
                 names.join(", ")
             ))
         })
-    }
-}
-
-impl From<Protocol> for String {
-    fn from(protocol: Protocol) -> Self {
-        protocol.to_string()
-    }
-}
-
-impl TryFrom<String> for Protocol {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self, Error> {
-        text.parse()
     }
 }
 
@@ -85,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_protocol_survives_being_written() {
+    fn protocol_text_form_round_trips() {
         for number in 0..=u8::MAX {
             assert_eq!(Protocol(number).to_string().parse(), Ok(Protocol(number)));
         }

@@ -1,0 +1,428 @@
+//! The pool of ephemeral ports: aligned power-of-two blocks, one per container.
+//!
+//! A released block is quarantined before another container gets it, because peers may still hold its
+//! connections: they keep them in `TIME_WAIT` for a minute, and may still send to them.
+
+use std::time::Duration;
+
+use super::{PortRange, PortSet};
+use crate::error::{Error, Result};
+
+/// Minimum number of ephemeral ports of a container.
+pub const MIN_BLOCK: u16 = 16;
+
+/// Allocator of blocks of ephemeral ports.
+#[derive(Clone, Debug)]
+pub struct EphemeralPool {
+    /// All ports of the pool.
+    managed: PortSet,
+    /// Ports that are neither allocated nor quarantined.
+    free: PortSet,
+    /// Duration of the quarantine.
+    quarantine: Duration,
+    /// Released blocks in quarantine, oldest first.
+    quarantined: Vec<Quarantined>,
+    /// Free blocks whose quarantine has expired and that were not allocated since, oldest first.
+    expired: Vec<Quarantined>,
+    /// Blocks allocated again to their previous container, with the quarantine that ended early.
+    reclaimed: Vec<Quarantined>,
+    /// Free ports that processes of the host use.
+    used: PortSet,
+}
+
+/// A released block in quarantine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantined {
+    /// Name of its previous container; `None` in records of earlier versions.
+    pub name: Option<String>,
+    /// Its ports.
+    pub block: PortRange,
+    /// When it was released, by the monotonic clock, which a restart of the daemon does not reset.
+    pub since: Duration,
+}
+
+/// Fails unless `size` is a valid number of ephemeral ports per container.
+pub fn check_block_size(size: u16) -> Result<()> {
+    if !size.is_power_of_two() {
+        return Err(Error::usage(format!(
+            "{size} ephemeral ports per container: expected a power of two, such as {}",
+            size.checked_next_power_of_two().unwrap_or(1 << 15).max(MIN_BLOCK)
+        )));
+    }
+    if size < MIN_BLOCK {
+        return Err(Error::usage(format!(
+            "{size} ephemeral ports per container: expected at least {MIN_BLOCK}"
+        )));
+    }
+    Ok(())
+}
+
+impl EphemeralPool {
+    /// A pool in which nothing is allocated. Released blocks are quarantined for `quarantine`.
+    pub fn new(managed: PortSet, quarantine: Duration) -> Self {
+        Self {
+            free: managed.clone(),
+            managed,
+            quarantine,
+            quarantined: Vec::new(),
+            expired: Vec::new(),
+            reclaimed: Vec::new(),
+            used: PortSet::default(),
+        }
+    }
+
+    /// Allocates a block to a container: its previous one if that has this size and no other container has
+    /// had it since, else a free one. The previous block needs no quarantine, because peers attribute its
+    /// connections to the same container.
+    pub fn allocate_to(&mut self, name: &str, size: u16, now: Duration) -> Result<PortRange> {
+        check_block_size(size)?;
+        self.release_expired(now);
+        let is_own = |quarantined: &Quarantined| {
+            let block = PortSet::from(quarantined.block);
+            quarantined.name.as_deref() == Some(name)
+                && block.count() == usize::from(size)
+                && block.difference(&self.managed).is_empty()
+                && block.intersection(&self.used).is_empty()
+        };
+        let own = if let Some(index) = self.quarantined.iter().rposition(is_own) {
+            self.quarantined.remove(index)
+        } else if let Some(index) = self.expired.iter().rposition(is_own) {
+            let expired = self.expired.remove(index);
+            self.free = self.free.difference(&expired.block.into());
+            expired
+        } else {
+            return self.allocate(size, now);
+        };
+        let block = own.block;
+        self.reclaimed.push(own);
+        Ok(block)
+    }
+
+    /// Allocates the first free block of `size` ports that is aligned to its size. Blocks that were never
+    /// allocated come first.
+    ///
+    /// A conflict if none is free.
+    pub fn allocate(&mut self, size: u16, now: Duration) -> Result<PortRange> {
+        check_block_size(size)?;
+        self.release_expired(now);
+        // A block with a used port is skipped as a whole, because the remainder is not aligned.
+        let free = self.free.difference(&self.used);
+        let never_allocated =
+            self.expired.iter().fold(free.clone(), |free, expired| free.difference(&expired.block.into()));
+        let first = |ports: &PortSet| ports.ranges().iter().find_map(|range| first_block(*range, size));
+        let block = first(&never_allocated).or_else(|| first(&free)).ok_or_else(|| {
+            Error::conflict(format!(
+                "no aligned block of {size} ephemeral ports is free in {} ({} of {} ports are in use{}{}): delete a \
+                 container or start the daemon with more --ephemeral-ports",
+                self.managed,
+                self.managed.count() - self.free.count() - self.quarantined_ports(),
+                self.managed.count(),
+                self.describe_quarantine(now),
+                self.describe_used(),
+            ))
+        })?;
+        self.take(block);
+        Ok(block)
+    }
+
+    /// Allocates a free block. A previous container of any part of it can no longer reclaim that.
+    fn take(&mut self, block: PortRange) {
+        let block = PortSet::from(block);
+        self.free = self.free.difference(&block);
+        self.expired.retain(|expired| block.intersection(&expired.block.into()).is_empty());
+    }
+
+    /// Allocates a particular block, that of a restored container. A conflict if part of it is not free.
+    pub fn reserve(&mut self, block: PortRange) -> Result<()> {
+        let wanted = PortSet::from(block);
+        let missing = wanted.difference(&self.free);
+        if !missing.is_empty() {
+            let why = if missing.difference(&self.managed).is_empty() { "in use" } else { "not managed" };
+            return Err(Error::conflict(format!("the ephemeral ports {missing} are {why}")));
+        }
+        self.take(block);
+        Ok(())
+    }
+
+    /// Returns a block that was allocated and never used, without quarantine.
+    pub fn cancel(&mut self, block: PortRange) {
+        if let Some(index) = self.reclaimed.iter().position(|reclaimed| reclaimed.block == block) {
+            let reclaimed = self.reclaimed.remove(index);
+            self.quarantined.push(reclaimed);
+            self.quarantined.sort_by_key(|quarantined| quarantined.since);
+        }
+        if self.quarantined.iter().any(|quarantined| quarantined.block == block) {
+            return;
+        }
+        self.free_managed(block);
+    }
+
+    fn free_managed(&mut self, block: PortRange) {
+        // The block may come from an earlier, larger pool.
+        self.free = self.free.union(&PortSet::from(block).intersection(&self.managed));
+    }
+
+    /// Releases a container's block into quarantine.
+    pub fn release(&mut self, name: &str, block: PortRange, now: Duration) {
+        // A block whose release an earlier daemon began is not allocated here, and may be in quarantine
+        // already.
+        self.take(block);
+        self.quarantined.retain(|quarantined| quarantined.block != block);
+        self.reclaimed.retain(|reclaimed| reclaimed.block != block);
+        self.quarantined.push(Quarantined { name: Some(name.to_owned()), block, since: now });
+        self.release_expired(now);
+    }
+
+    /// Continues the quarantine of a block that an earlier daemon recorded, unless part of it is in use.
+    pub fn continue_quarantine(&mut self, quarantined: Quarantined, now: Duration) {
+        let is_free = PortSet::from(quarantined.block).difference(&self.free).is_empty();
+        if is_free && quarantined.since <= now {
+            self.take(quarantined.block);
+            self.quarantined.push(quarantined);
+            self.quarantined.sort_by_key(|quarantined| quarantined.since);
+            self.release_expired(now);
+        }
+    }
+
+    /// The blocks in quarantine.
+    pub fn quarantined(&self) -> &[Quarantined] {
+        &self.quarantined
+    }
+
+    /// Frees the blocks whose quarantine has expired.
+    fn release_expired(&mut self, now: Duration) {
+        let has_expired =
+            |quarantined: &Quarantined| now.saturating_sub(quarantined.since) >= self.quarantine;
+        let count = self.quarantined.partition_point(has_expired);
+        let expired: Vec<_> = self.quarantined.drain(..count).collect();
+        for quarantined in expired {
+            self.free_managed(quarantined.block);
+            self.expired.push(quarantined);
+        }
+    }
+
+    fn quarantined_ports(&self) -> usize {
+        let managed =
+            |quarantined: &Quarantined| PortSet::from(quarantined.block).intersection(&self.managed).count();
+        self.quarantined.iter().map(managed).sum()
+    }
+
+    /// Describes the quarantine for an error message.
+    fn describe_quarantine(&self, now: Duration) -> String {
+        let Some(Quarantined { since, .. }) = self.quarantined.first() else { return String::new() };
+        let left = self.quarantine.saturating_sub(now.saturating_sub(*since)).as_secs() + 1;
+        format!(", {} are in quarantine, the first for another {left} s", self.quarantined_ports())
+    }
+
+    /// Describes the ports that the host's processes use for an error message.
+    fn describe_used(&self) -> String {
+        match self.used.intersection(&self.free).count() {
+            0 => String::new(),
+            count => format!(", and blocks with {count} ports of the host's connections are skipped"),
+        }
+    }
+
+    /// Replaces the set of ports in use by processes of the host. Blocks that contain one are not allocated.
+    pub fn skip_blocks_with(&mut self, used: PortSet) {
+        self.used = used;
+    }
+
+    /// The ports that are neither allocated nor quarantined.
+    pub fn free(&self) -> &PortSet {
+        &self.free
+    }
+}
+
+/// The lowest aligned block of `size` ports inside `range`.
+fn first_block(range: PortRange, size: u16) -> Option<PortRange> {
+    let first = range.first().checked_next_multiple_of(size)?;
+    let last = first.checked_add(size - 1)?;
+    (last <= range.last()).then(|| PortRange::new(first, last))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_hours(1);
+
+    fn pool(text: &str) -> EphemeralPool {
+        EphemeralPool::new(text.parse().expect("a port list"), Duration::ZERO)
+    }
+
+    /// Allocates blocks of `size` until the pool is exhausted.
+    fn drain(pool: &mut EphemeralPool, size: u16) -> Vec<PortRange> {
+        std::iter::from_fn(|| pool.allocate(size, NOW).ok()).collect()
+    }
+
+    #[test]
+    fn pool_allocates_every_aligned_block() {
+        for (ports, size, count) in [
+            ("32768-57344", 1024, 24),
+            ("32768-57344", 512, 48),
+            ("30001-30999", 16, 61),
+            ("30001-30999", 256, 3),
+            ("30001-30999", 512, 1),
+            ("64512-65535", 1024, 1),
+            ("32768-65535", 32768, 1),
+            ("40000-40015,40032-40047", 32, 0),
+        ] {
+            assert_eq!(drain(&mut pool(ports), size).len(), count, "{ports} in blocks of {size}");
+        }
+    }
+
+    #[test]
+    fn pool_blocks_are_aligned_disjoint_and_first_fit() {
+        let blocks = drain(&mut pool("30001-30999"), 16);
+        assert_eq!(blocks[0], PortRange::new(30016, 30031).expect("a range"));
+        for (index, block) in blocks.iter().enumerate() {
+            assert_eq!(block.first() % 16, 0);
+            assert_eq!(block.count(), 16);
+            assert_eq!(usize::from(block.first()), 30016 + 16 * index);
+        }
+    }
+
+    #[test]
+    fn pool_allocates_the_last_port() {
+        let mut pool = pool("65520-65535");
+        assert_eq!(pool.allocate(16, NOW).expect("a block").last(), 65535);
+        assert!(pool.free().is_empty());
+    }
+
+    #[test]
+    fn pool_released_block_is_free_without_quarantine() {
+        let mut pool = pool("32768-34815");
+        let first = pool.allocate(1024, NOW).expect("a block");
+        let second = pool.allocate(1024, NOW).expect("a block");
+        let error = pool.allocate(1024, NOW).expect_err("nothing is left");
+        assert_eq!(error.kind, crate::error::Kind::Conflict);
+        assert!(error.message.contains("2048 of 2048 ports are in use"), "{error}");
+        pool.release("a", first, NOW);
+        assert_eq!(pool.allocate(1024, NOW), Ok(first));
+        pool.release("b", second, NOW);
+        pool.reserve(second).expect("it is free");
+        assert!(pool.reserve(second).expect_err("it is taken").message.contains("in use"));
+        assert!(pool.reserve(PortRange::new(1024, 2047).expect("a range")).is_err());
+    }
+
+    #[test]
+    fn quarantine_delays_reuse_of_a_block() {
+        let quarantine = Duration::from_mins(1);
+        let mut pool = EphemeralPool::new("32768-34815".parse().expect("ports"), quarantine);
+        let (first, second) =
+            (pool.allocate(1024, NOW).expect("a block"), pool.allocate(1024, NOW).expect("a block"));
+        pool.release("a", first, NOW);
+        let error = pool.allocate(1024, NOW).expect_err("it is in quarantine");
+        assert!(
+            error
+                .message
+                .contains("1024 of 2048 ports are in use, 1024 are in quarantine, the first for another"),
+            "{error}"
+        );
+        pool.release_expired(NOW + quarantine);
+        assert_eq!(pool.allocate(1024, NOW), Ok(first));
+        pool.release("b", second, NOW);
+        assert!(pool.reserve(second).expect_err("it is in quarantine").message.contains("in use"));
+    }
+
+    #[test]
+    fn quarantine_ends_for_the_previous_container() {
+        let quarantine = Duration::from_mins(1);
+        let mut pool = EphemeralPool::new("32768-34815".parse().expect("ports"), quarantine);
+        let first = pool.allocate_to("a", 1024, NOW).expect("a block");
+        for restart in 1..8 {
+            pool.release("a", first, NOW + restart * quarantine / 10);
+            assert_eq!(pool.allocate_to("a", 1024, NOW + restart * quarantine / 10), Ok(first));
+        }
+        pool.release("a", first, NOW + quarantine);
+        let second = pool.allocate_to("b", 1024, NOW + quarantine).expect("the other one");
+        assert_ne!(second, first);
+        assert!(pool.allocate_to("c", 1024, NOW + quarantine).is_err(), "the other block is in quarantine");
+        assert!(pool.allocate_to("a", 512, NOW + quarantine).is_err(), "it had a larger one");
+        // A cancelled allocation leaves the quarantine unchanged.
+        assert_eq!(pool.allocate_to("a", 1024, NOW + quarantine), Ok(first));
+        pool.cancel(first);
+        assert!(pool.allocate_to("c", 1024, NOW + quarantine).is_err(), "its quarantine goes on");
+        assert_eq!(pool.allocate_to("c", 1024, NOW + quarantine + quarantine), Ok(first));
+    }
+
+    #[test]
+    fn pool_prefers_never_allocated_blocks() {
+        let mut pool = pool("32768-36863");
+        let first = pool.allocate_to("a", 1024, NOW).expect("a block");
+        pool.release("a", first, NOW);
+        let second = pool.allocate_to("b", 1024, NOW).expect("an unused one");
+        assert_ne!(second, first);
+        assert_eq!(pool.allocate_to("a", 1024, NOW), Ok(first));
+        pool.release("a", first, NOW);
+        for name in ["c", "d", "e"] {
+            pool.allocate_to(name, 1024, NOW).expect("a block");
+        }
+        // The last free block.
+        assert!(pool.allocate_to("a", 1024, NOW).is_err());
+        pool.release("e", first, NOW);
+        pool.reserve(first).expect("it is free");
+        pool.cancel(first);
+        assert_eq!(pool.allocate_to("a", 1024, NOW), Ok(first));
+    }
+
+    #[test]
+    fn quarantine_restarts_when_a_block_is_released_twice() {
+        let (ports, quarantine): (PortSet, _) =
+            ("32768-33791".parse().expect("ports"), Duration::from_mins(1));
+        let mut pool = EphemeralPool::new(ports, quarantine);
+        let block = PortRange::new(32768, 33791).expect("a range");
+        pool.release("a", block, NOW);
+        pool.release("a", block, NOW + quarantine / 2);
+        assert!(pool.allocate(1024, NOW + quarantine).is_err(), "the quarantine restarted");
+        assert_eq!(pool.allocate(1024, NOW + quarantine + quarantine / 2), Ok(block));
+        pool.release_expired(NOW + 4 * quarantine);
+        assert!(pool.free().is_empty(), "it is in use");
+    }
+
+    #[test]
+    fn quarantine_continues_in_the_next_pool() {
+        let (ports, quarantine): (PortSet, _) =
+            ("32768-34815".parse().expect("ports"), Duration::from_mins(1));
+        let mut pool = EphemeralPool::new(ports.clone(), quarantine);
+        let first = pool.allocate(1024, NOW).expect("a block");
+        pool.release("a", first, NOW);
+        let mut next = EphemeralPool::new(ports.clone(), quarantine);
+        let later = NOW + quarantine / 2;
+        for quarantined in pool.quarantined() {
+            next.continue_quarantine(quarantined.clone(), later);
+        }
+        let second = next.allocate(1024, later).expect("the other one");
+        assert!(next.allocate(1024, later).is_err());
+        assert_eq!(next.allocate(1024, NOW + quarantine), Ok(first));
+        // Ignored: an allocated block, a record of another boot, and an expired quarantine.
+        for (since, now) in [(NOW, NOW), (NOW + quarantine, NOW), (NOW, NOW + quarantine)] {
+            next.continue_quarantine(Quarantined { name: None, block: second, since }, now);
+            assert_eq!(next.quarantined(), []);
+        }
+        let mut free = EphemeralPool::new(ports, quarantine);
+        free.continue_quarantine(Quarantined { name: None, block: first, since: NOW + quarantine }, NOW);
+        assert_eq!(free.allocate(1024, NOW), Ok(first));
+    }
+
+    #[test]
+    fn pool_skips_blocks_in_use_by_the_host() {
+        let mut pool = pool("32768-34815");
+        pool.skip_blocks_with("33000".parse().expect("a port"));
+        assert_eq!(pool.allocate(1024, NOW).expect("the other").first(), 33792);
+        let error = pool.allocate(1024, NOW).expect_err("the host uses it");
+        assert!(error.message.contains("blocks with 1 ports of the host's connections"), "{error}");
+        pool.skip_blocks_with(PortSet::default());
+        assert_eq!(pool.allocate(1024, NOW).expect("the host no longer uses it").first(), 32768);
+    }
+
+    #[test]
+    fn pool_block_size_must_be_a_power_of_two() {
+        for size in [0, 1, 8, 15, 100, 1023] {
+            assert!(check_block_size(size).is_err(), "{size}");
+        }
+        for size in [16, 1024, 32768] {
+            assert!(check_block_size(size).is_ok(), "{size}");
+        }
+    }
+}

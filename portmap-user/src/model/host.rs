@@ -1,0 +1,37 @@
+//! What the daemon has changed on the host.
+
+use std::path::PathBuf;
+
+use super::{NetnsId, PortSet};
+
+/// Everything that the daemon has changed on the host, for a teardown to undo.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostRecord {
+    /// The boot during which it was changed; `None` in records of earlier versions.
+    pub boot: Option<String>,
+    /// The network namespace in which the daemon runs.
+    pub namespace: NetnsId,
+    /// Where its maps, programs and links are pinned.
+    pub bpffs_dir: PathBuf,
+    /// The uplink's name.
+    pub uplink: String,
+    /// Ports that the daemon added to `ip_local_reserved_ports`.
+    pub reserved: PortSet,
+    /// Sysctls that the daemon changed.
+    pub sysctls: Vec<SavedSysctl>,
+    /// Interfaces to which the daemon added a clsact qdisc.
+    pub clsact: Vec<String>,
+    /// Parent handle of the qdisc that the daemon added to the uplink, if it did.
+    pub uplink_queue: Option<u32>,
+}
+
+/// A sysctl that the daemon changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedSysctl {
+    /// Path below `/proc/sys/net`.
+    pub name: String,
+    /// The original value.
+    pub before: String,
+    /// The value that the daemon set.
+    pub set: String,
+}

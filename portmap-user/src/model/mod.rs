@@ -1,0 +1,72 @@
+//! Pure values: no IO, and no knowledge of the wire, the disk or the kernel.
+//!
+//! [`crate::api`] and [`crate::records`] have types of their own for their serialised forms. Their
+//! conversions destructure exhaustively, so a field that is added here does not compile until both have
+//! decided on it.
+
+/// Conversions between a struct of the model and one with the same name and fields in the calling module,
+/// both ways.
+macro_rules! mirror_struct {
+    ($name:ident { $($field:ident),+ }) => {
+        impl From<$crate::model::$name> for $name {
+            fn from($crate::model::$name { $($field),+ }: $crate::model::$name) -> Self {
+                Self { $($field),+ }
+            }
+        }
+
+        impl From<$name> for $crate::model::$name {
+            fn from($name { $($field),+ }: $name) -> Self {
+                Self { $($field),+ }
+            }
+        }
+    };
+}
+
+/// The same for an enum without fields.
+macro_rules! mirror_enum {
+    ($name:ident { $($variant:ident),+ }) => {
+        impl From<$crate::model::$name> for $name {
+            fn from(value: $crate::model::$name) -> Self {
+                match value { $($crate::model::$name::$variant => Self::$variant),+ }
+            }
+        }
+
+        impl From<$name> for $crate::model::$name {
+            fn from(value: $name) -> Self {
+                match value { $($name::$variant => Self::$variant),+ }
+            }
+        }
+    };
+}
+
+pub(crate) use {mirror_enum, mirror_struct};
+
+mod container;
+mod cpus;
+pub mod ephemeral;
+mod host;
+pub mod limit;
+mod netns;
+pub mod ports;
+mod process;
+pub mod protocol;
+mod queue;
+pub mod reach;
+pub mod resources;
+mod traffic;
+
+pub use self::{
+    container::{ContainerRecord, Phase, SavedNetns},
+    cpus::Cpus,
+    ephemeral::EphemeralPool,
+    host::{HostRecord, SavedSysctl},
+    limit::{Direction, Limit, PerCpu, Policy},
+    netns::NetnsId,
+    ports::{PortRange, PortSet},
+    process::Process,
+    protocol::Protocol,
+    queue::QueueStats,
+    reach::{HostAccess, Loopback, Reach},
+    resources::Resources,
+    traffic::TrafficSpec,
+};

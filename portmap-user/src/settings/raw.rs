@@ -1,0 +1,243 @@
+//! Flags and the configuration file, before they are validated.
+
+use std::{ffi::OsString, fs, path::PathBuf};
+
+use clap::{ArgAction, Args, ValueEnum, builder::PossibleValue};
+use serde::{Deserialize, Deserializer, de::Error as _};
+use toml::{Table, Value};
+
+use crate::{
+    durations::HumanDuration,
+    error::{Context as _, Error, Result},
+    model::{Loopback, PerCpu},
+    paths::STATE_DIR_VARIABLE,
+    sizes::HumanBytes,
+};
+
+/// Help of `--resources`; not a doc comment, because `--help` would print its backticks, which a shell
+/// executes.
+pub(super) const RESOURCES_HELP: &str = "Both kinds of ports in Mesos' syntax: \
+    ports:[31000-32000];ephemeral_ports:[61440-65535] (quote it in a shell); cpus, mem, disk and gpus are ignored";
+
+/// Help of `--bind-guard`.
+const BIND_GUARD_HELP: &str = "Fail bind() in containers with EACCES for ports that are not the container's, for \
+    processes of this cgroup (version 2), or none [default: none; without a value: all processes]";
+
+/// Settings as given: on the command line, or in a TOML file whose keys are the flags' names. `None`: not
+/// given.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawSettings {
+    /// The host's public interface [default: that of the default route]
+    #[arg(long, value_name = "IF", alias = "eth0-name")]
+    #[serde(alias = "eth0-name")]
+    pub(super) uplink: Option<String>,
+    /// Static ports that containers can request, such as 31000-32000,33000
+    #[arg(long, value_name = "RANGES", allow_hyphen_values = true)]
+    pub(super) ports: Option<String>,
+    /// Ports that are divided among the containers for their outgoing connections
+    #[arg(long, value_name = "RANGES", allow_hyphen_values = true)]
+    pub(super) ephemeral_ports: Option<String>,
+    /// Number of ephemeral ports per container, a power of two [default: 1024]
+    #[arg(long, value_name = "N")]
+    pub(super) ephemeral_ports_per_container: Option<u16>,
+    /// Quarantine of a removed container's ephemeral ports before another container gets them, such as 5secs;
+    /// 0: none [default: 60secs]
+    #[arg(long, value_name = "DURATION", alias = "ephemeral-ports-rest")]
+    #[serde(alias = "ephemeral-ports-rest")]
+    pub(super) ephemeral_ports_quarantine: Option<HumanDuration>,
+    #[arg(long, value_name = "RESOURCES", help = RESOURCES_HELP)]
+    pub(super) resources: Option<String>,
+    /// Directory of the socket and the state [default: /run/portmap]
+    #[arg(long, value_name = "DIR", env = STATE_DIR_VARIABLE)]
+    pub(super) state_dir: Option<PathBuf>,
+    /// Directory of pinned maps, programs and links [default: /sys/fs/bpf/portmap]
+    #[arg(long, value_name = "DIR")]
+    pub(super) bpffs_dir: Option<PathBuf>,
+    /// Whether containers share the uplink's IPv6 address [default: auto]
+    #[arg(long, value_enum)]
+    pub(super) ipv6: Option<Ipv6>,
+    /// Limit on what each container sends, such as 37500KB (per second) or 300mbit; 0: unlimited
+    #[arg(long, value_name = "RATE")]
+    pub(super) egress_rate_limit_per_container: Option<HumanBytes>,
+    /// Limit on what a container sends per whole CPU that it has, or auto: the link's speed divided by the
+    /// host's CPUs
+    #[arg(long, value_name = "RATE|auto")]
+    pub(super) egress_rate_per_cpu: Option<PerCpu>,
+    /// Lower bound for per-CPU limits [default: 1mbit]
+    #[arg(long, value_name = "RATE")]
+    pub(super) minimum_egress_rate_limit: Option<HumanBytes>,
+    /// Upper bound for every container's limit on sending
+    #[arg(long, value_name = "RATE")]
+    pub(super) maximum_egress_rate_limit: Option<HumanBytes>,
+    /// Rate while the burst lasts, if it is above the limit
+    #[arg(long, value_name = "RATE")]
+    pub(super) egress_ceil_limit: Option<HumanBytes>,
+    /// Bytes that may exceed the rate at once [default: what the rate sends in 2 ms]
+    #[arg(long, value_name = "BYTES")]
+    pub(super) egress_burst: Option<HumanBytes>,
+    /// Limit on what each container receives, such as 37500KB (per second) or 300mbit; 0: unlimited
+    #[arg(long, value_name = "RATE")]
+    pub(super) ingress_rate_limit_per_container: Option<HumanBytes>,
+    /// Limit on what a container receives per whole CPU that it has, or auto: the link's speed divided by the
+    /// host's CPUs
+    #[arg(long, value_name = "RATE|auto")]
+    pub(super) ingress_rate_per_cpu: Option<PerCpu>,
+    /// Lower bound for per-CPU limits [default: 1mbit]
+    #[arg(long, value_name = "RATE")]
+    pub(super) minimum_ingress_rate_limit: Option<HumanBytes>,
+    /// Upper bound for every container's limit on receiving
+    #[arg(long, value_name = "RATE")]
+    pub(super) maximum_ingress_rate_limit: Option<HumanBytes>,
+    /// Rate while the burst lasts, if it is above the limit
+    #[arg(long, value_name = "RATE")]
+    pub(super) ingress_ceil_limit: Option<HumanBytes>,
+    /// Bytes that may exceed the rate at once [default: what the rate sends in 2 ms]
+    #[arg(long, value_name = "BYTES")]
+    pub(super) ingress_burst: Option<HumanBytes>,
+    /// Whether limits on receiving also apply to existing containers that have none [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(super) ingress_isolate_existing_containers: Option<bool>,
+    /// Give each container a flow of its own in a fair-queueing qdisc at the uplink
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(super) egress_unique_flow_per_container: Option<bool>,
+    /// Parent of that qdisc: root, or a class MAJOR:MINOR of another qdisc [default: root]
+    #[arg(long, value_name = "PARENT")]
+    pub(super) egress_flow_classifier_parent: Option<String>,
+    /// Speed of the uplink, for auto [default: as the interface reports it]
+    #[arg(long, value_name = "RATE")]
+    pub(super) network_link_speed: Option<HumanBytes>,
+    /// Whether limits also count traffic between containers and with the host [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(super) limit_local_traffic: Option<bool>,
+    /// Automatically repair drift of programs, interfaces and sysctls [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(super) reconcile: Option<bool>,
+    #[arg(long, value_name = "CGROUP", num_args = 0..=1, default_missing_value = "all", help = BIND_GUARD_HELP)]
+    pub(super) bind_guard: Option<String>,
+    /// Address of the HTTP listener for monitoring (/healthz, /metrics), or none [default: 127.0.0.1:5051]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(super) listen: Option<String>,
+    /// Serve containers at the HTTP listener, too; otherwise packets from containers to it are dropped
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) listen_to_containers: Option<bool>,
+    /// Scope of the loopback addresses in containers: shared with the host, or private [default: shared]
+    #[arg(long, value_enum)]
+    pub(super) loopback: Option<Loopback>,
+    /// Which of the host's ports containers may reach: all, none, or ports such as 53,8080-8090 [default:
+    /// all]
+    #[arg(long, value_name = "all|none|[ports] RANGES", num_args = 1..=2, action = ArgAction::Set)]
+    #[serde(default, deserialize_with = "one_text")]
+    pub(super) host_access: Option<Vec<String>>,
+    /// Configuration file in TOML; flags override it
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+}
+
+/// Completes settings by others, field by field.
+macro_rules! merge {
+    ($settings:ident, $other:ident: $($field:ident),+) => {
+        Self { $($field: $settings.$field.or($other.$field),)+ config: $settings.config }
+    };
+}
+
+impl RawSettings {
+    /// Completes these settings with those of the configuration file, if one is named.
+    pub(super) fn with_file(self) -> Result<Self> {
+        let Some(path) = &self.config else { return Ok(self) };
+        let text = fs::read_to_string(path)
+            .context(|| format!("cannot read the configuration file {}", path.display()))?;
+        let file = from_toml(&text)
+            .map_err(|error| Error::usage(format!("the configuration file {}: {error}", path.display())))?;
+        Ok(self.merged_with(file))
+    }
+
+    /// These settings, with those that are not given taken from `other`.
+    fn merged_with(self, other: Self) -> Self {
+        merge!(
+            self,
+            other:
+            uplink, ports, ephemeral_ports,
+            ephemeral_ports_per_container, ephemeral_ports_quarantine, resources,
+            state_dir, bpffs_dir, ipv6,
+            egress_rate_limit_per_container, egress_rate_per_cpu, minimum_egress_rate_limit,
+            maximum_egress_rate_limit, egress_ceil_limit, egress_burst,
+            ingress_rate_limit_per_container, ingress_rate_per_cpu, minimum_ingress_rate_limit,
+            maximum_ingress_rate_limit, ingress_ceil_limit, ingress_burst,
+            ingress_isolate_existing_containers, egress_unique_flow_per_container, egress_flow_classifier_parent,
+            network_link_speed, limit_local_traffic, reconcile,
+            bind_guard, listen, listen_to_containers,
+            loopback, host_access
+        )
+    }
+}
+
+/// Replaces `_` by `-` in the names of flags, so that Mesos' spelling is accepted.
+pub fn normalized(arguments: impl IntoIterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    arguments.into_iter().map(|argument| match argument.to_str() {
+        Some(text) if text.starts_with("--") => {
+            let (name, value) = text.split_at(text.find('=').unwrap_or(text.len()));
+            (name.replace('_', "-") + value).into()
+        }
+        _ => argument,
+    })
+}
+
+/// Parses a configuration file. Its keys are normalised as the flags' names are.
+fn from_toml(text: &str) -> Result<RawSettings, String> {
+    let mut settings = Table::new();
+    for (key, value) in text.parse::<Table>().map_err(|error| error.to_string())? {
+        let name = key.replace('_', "-");
+        if settings.insert(name.clone(), value).is_some() {
+            return Err(format!("{name} is given twice"));
+        }
+    }
+    // Its second line names the key.
+    Value::Table(settings).try_into().map_err(|error| error.to_string().trim_end().replace('\n', " "))
+}
+
+/// Whether containers have IPv6.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Ipv6 {
+    /// If the uplink has a global address
+    #[default]
+    Auto,
+    /// Never
+    Off,
+}
+
+/// Reads the words of `--host-access` from the file, where they are one string.
+fn one_text<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<Vec<String>>, D::Error> {
+    String::deserialize(deserializer).map(|text| Some(vec![text]))
+}
+
+/// Deserialises values of the file from their text form.
+macro_rules! deserialize_text {
+    ($($value:ty),+) => {$(
+        impl<'de> Deserialize<'de> for $value {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+            }
+        }
+    )+};
+}
+
+deserialize_text!(HumanDuration, HumanBytes, PerCpu, Loopback);
+
+impl ValueEnum for Loopback {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Shared, Self::Private]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Self::Shared => "Shared with the host and all containers: a packet reaches the owner of the port",
+            Self::Private => "Private: packets from or to them neither leave nor enter the container",
+        };
+        Some(PossibleValue::new(self.name()).help(help))
+    }
+}

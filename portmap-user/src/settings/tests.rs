@@ -1,0 +1,155 @@
+//! Flags, the configuration file, and the errors of both.
+
+use std::fs;
+
+use clap::Parser;
+
+use super::{raw::RESOURCES_HELP, *};
+use crate::model::Loopback;
+
+#[derive(Parser)]
+#[command(args_override_self = true)]
+struct Command {
+    #[command(flatten)]
+    settings: RawSettings,
+}
+
+fn settings(arguments: &str) -> Result<Settings> {
+    let arguments = std::iter::once("portmapd").chain(arguments.split_whitespace());
+    let arguments = normalized(arguments.map(Into::into));
+    Command::try_parse_from(arguments).expect("a command line").settings.resolve()
+}
+
+#[test]
+fn settings_accept_underscores_and_the_last_flag_wins() {
+    let settings = settings(
+        "--ephemeral_ports=61440-65535 --ephemeral-ports-per-container 64 --ephemeral_ports_per_container=32 \
+         --resources ports:[31000-32000];ephemeral_ports:[40000-41000]",
+    )
+    .expect("settings");
+    assert_eq!(settings.block, 32);
+    assert_eq!(settings.ports.to_string(), "31000-32000");
+    assert_eq!(settings.ephemeral_ports.to_string(), "61440-65535");
+}
+
+#[test]
+fn settings_flags_accept_the_documented_forms() {
+    let of = |flags: &str| settings(&format!("--ephemeral-ports 61440-65535 {flags}")).expect(flags);
+    for (flags, expected) in [
+        ("", true),
+        ("--reconcile", true),
+        ("--reconcile true", true),
+        ("--reconcile=true", true),
+        ("--reconcile false", false),
+        ("--reconcile=false", false),
+        ("--reconcile false --reconcile", true),
+        ("--reconcile --reconcile=false", false),
+    ] {
+        assert_eq!(of(flags).reconcile, expected, "{flags}");
+    }
+    assert!(!of("--limit-local-traffic false").shaping.limits_local);
+    assert!(!of("--limit_local_traffic=false").shaping.limits_local);
+    assert!(of("--ingress-isolate-existing-containers true").shaping.ingress_for_existing);
+    assert!(!of("--ingress-isolate-existing-containers false").shaping.ingress_for_existing);
+    assert!(of("--egress-unique-flow-per-container").shaping.flows.is_some());
+    assert!(of("--egress-unique-flow-per-container true").shaping.flows.is_some());
+    assert_eq!(of("--bind-guard").bind_guard, Some(BindGuard::All));
+    for flag in ["--bind-guard /a/cgroup", "--bind-guard=/a/cgroup"] {
+        assert_eq!(of(flag).bind_guard, Some(BindGuard::Cgroup("/a/cgroup".into())), "{flag}");
+    }
+    // The example in the help text.
+    let example = RESOURCES_HELP.split_once("syntax: ").and_then(|(_, rest)| rest.split_once(' '));
+    let (example, _) = example.expect("an example");
+    assert_eq!(settings(&format!("--resources {example}")).expect(example).ports.to_string(), "31000-32000");
+}
+
+#[test]
+fn settings_flags_override_the_file() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(&file, "ports = \"100-200\"\nephemeral-ports = \"61440-65535\"\nlisten = \"none\"\n")
+        .expect("written");
+    let settings = settings(&format!("--ports 300 --config {}", file.path().display())).expect("settings");
+    assert_eq!(settings.ports.to_string(), "300");
+    assert_eq!(settings.ephemeral_ports.to_string(), "61440-65535");
+    assert_eq!(settings.listen, None);
+}
+
+#[test]
+fn settings_error_names_the_flag() {
+    let ephemeral = "--ephemeral-ports 61440-65535";
+    for (arguments, expected) in [
+        (String::new(), "no ephemeral ports"),
+        (format!("{ephemeral} --ports 65000-65010"), "65000-65010 are in --ports and in --ephemeral-ports"),
+        ("--ephemeral-ports 512-2047".to_owned(), "512-2047"),
+        (format!("{ephemeral} --ephemeral-ports-per-container 1000"), "power of two"),
+        (format!("{ephemeral} --ephemeral-ports-per-container 8"), "at least 16"),
+        ("--ephemeral-ports 61440-61500".to_owned(), "61 ports"),
+        (format!("{ephemeral} --ports 31000-"), "\"31000-\""),
+        (format!("{ephemeral} --resources ports"), "\"ports\""),
+        (format!("{ephemeral} --listen here"), "\"here\""),
+        (format!("{ephemeral} --bind-guard=here"), "\"here\""),
+        (format!("{ephemeral} --ports 5000-6000"), "127.0.0.1:5051"),
+        (format!("{ephemeral} --host-access some"), "\"some\""),
+        (format!("{ephemeral} --config /does/not/exist"), "/does/not/exist"),
+    ] {
+        let error = settings(&arguments).expect_err(&arguments);
+        assert!(error.message.contains(expected), "{arguments}: {error}");
+    }
+}
+
+#[test]
+fn settings_reach_of_containers() {
+    let ephemeral = "--ephemeral-ports 61440-65535";
+    let reach = |flags: &str| settings(&format!("{ephemeral} {flags}")).expect(flags).reach;
+    let default = reach("");
+    assert_eq!((default.loopback, &default.host), (Loopback::Shared, &HostAccess::All));
+    assert_eq!(default.listener, Some("127.0.0.1:5051".parse().expect("an address")));
+    assert_eq!(reach("--listen none").listener, None);
+    assert_eq!(reach("--listen-to-containers").listener, None);
+    assert_eq!(reach("--loopback=private").loopback, Loopback::Private);
+    for (flags, host) in [
+        ("--host-access none", "none"),
+        ("--host-access=none --loopback private", "none"),
+        ("--host-access ports 53", "53"),
+        ("--host-access 53,8080-8090 --listen none", "53,8080-8090"),
+        ("--host_access none --host-access ports 53", "53"),
+    ] {
+        assert_eq!(reach(flags).host.to_string(), host, "{flags}");
+    }
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let text = "host-access = \"ports 53\"\nloopback = \"private\"\nlisten_to_containers = true\n";
+    fs::write(&file, text).expect("written");
+    let read = reach(&format!("--config {}", file.path().display()));
+    assert_eq!(
+        (read.loopback, read.host.to_string().as_str(), read.listener),
+        (Loopback::Private, "53", None)
+    );
+}
+
+#[test]
+fn settings_file_error_names_the_key() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    for (text, parts) in [
+        ("port = \"100-200\"\n", ["unknown field `port`", "`ports`"]),
+        ("listen = 5\n", ["expected a string", "`listen`"]),
+        ("egress_burst = \"many\"\n", ["\"many\"", "`egress-burst`"]),
+        ("loopback = \"mine\"\n", ["expected shared or private", "`loopback`"]),
+        ("loopback = \"mine\"\nloop-back =\n", ["line 2", "loop-back"]),
+        ("bind_guard = \"all\"\nbind-guard = \"none\"\n", ["bind-guard is given", "twice"]),
+    ] {
+        fs::write(&file, text).expect("written");
+        let error = settings(&format!("--config {}", file.path().display())).expect_err(text);
+        assert!(parts.iter().all(|part| error.message.contains(part)), "{error}");
+    }
+}
+
+#[test]
+fn settings_accept_former_names() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(&file, "eth0_name = \"e\"\nephemeral_ports_rest = \"5secs\"\n").expect("written");
+    for flags in ["--eth0_name=e --ephemeral-ports-rest 5s", &format!("--config {}", file.path().display())] {
+        let settings = settings(&format!("--ephemeral-ports 61440-65535 {flags}")).expect(flags);
+        assert_eq!(settings.uplink.as_deref(), Some("e"), "{flags}");
+        assert_eq!(settings.quarantine, Duration::from_secs(5), "{flags}");
+    }
+}
