@@ -99,7 +99,7 @@ fn quarantine_survives_daemon_replacement() {
     let daemon = sandbox.daemon_with(&flags);
     assert_ne!(block("b"), first);
     let refusal = sandbox.fails(&["add", "c"], 4);
-    assert!(refusal.contains("16 rest"), "{refusal}");
+    assert!(refusal.contains("16 are in quarantine"), "{refusal}");
     // A duration of 0 disables the quarantine.
     daemon.stop();
     let flags: Vec<&str> = flags.into_iter().chain(["--ephemeral-ports-quarantine", "0"]).collect();
