@@ -1,6 +1,5 @@
-//! Locks with an order. Whoever holds one takes only locks of a higher rank; then no two threads can ever
-//! wait for each other. A debug build checks that at every lock and panics where it is not so, whether or not
-//! anybody waits.
+//! Locks with an order. Whoever holds one takes only locks of a higher rank; then no two threads can ever wait for each
+//! other. A debug build checks that at every lock and panics where it is not so, whether or not anybody waits.
 
 use std::{
     fmt,
@@ -15,13 +14,12 @@ pub enum Rank {
     Open,
     /// `Daemon::following`: held by whoever looks whether the host has changed, and has containers follow.
     Following,
-    /// `Daemon::place`: what says that no other daemon works here; held while pins are put back, and by a
-    /// teardown.
+    /// `Daemon::place`: what says that no other daemon works here; held while pins are put back, and by a teardown.
     Place,
     /// One of `Daemon::turns`: held by whoever adds, changes, checks or removes that container.
     Turn,
-    /// `Daemon::registry`: who has what. Held for as long as it takes to read or change that; what may take
-    /// long, such as a netlink request or a look into a namespace, is done before or after.
+    /// `Daemon::registry`: who has what. Held for as long as it takes to read or change that; what may take long, such as a
+    /// netlink request or a look into a namespace, is done before or after.
     Registry,
     /// The index of the turns; held to look one up.
     Turns,
@@ -29,18 +27,16 @@ pub enum Rank {
     Maps,
     /// `Daemon::facts`: held to copy a pointer.
     Facts,
-    /// The lock file, inside `Store`: held while it is looked for, and taken again if somebody has removed
-    /// it.
+    /// The lock file, inside `Store`: held while it is looked for, and taken again if somebody has removed it.
     LockFile,
-    /// What has been lost of the log, inside `log::Lines`: a line may be written while any other lock is
-    /// held.
+    /// What has been lost of the log, inside `log::Lines`: a line may be written while any other lock is held.
     Log,
 }
 
 /// A mutex with a rank.
 ///
-/// A panic while one is held leaves no half-done change behind, because every change is a single step; so a
-/// poisoned lock is taken like any other.
+/// A panic while one is held leaves no half-done change behind, because every change is a single step; so a poisoned lock
+/// is taken like any other.
 pub struct Ranked<T> {
     rank: Rank,
     mutex: Mutex<T>,

@@ -286,7 +286,7 @@ fn a_program_that_decides_otherwise_is_noticed() {
     for expected in ["dropped: source_mac", "(decision code)", TO_A, "DISAGREE"] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
-    for expected in ["pm_uplink_in says \"dropped: source_mac", TO_A, "start portmapd again"] {
+    for expected in ["pm_uplink_in decides \"dropped: source_mac", TO_A, "restart portmapd"] {
         assert!(errors.contains(expected), "{expected}: {errors}");
     }
     assert_eq!(errors.lines().count(), 1, "{errors}");
