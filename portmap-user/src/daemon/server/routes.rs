@@ -152,7 +152,7 @@ async fn add(
     Extension(connection): Extension<Arc<Connection>>,
     Given(mut request): Given<AddRequest>,
 ) -> Result<Json<Changed>> {
-    if request.ends_with_asker {
+    if request.remove_with_client {
         if let Peer::Process(Some(pid)) = connection.peer {
             request.owner = Some(owner::of(pid)?);
         } else {
