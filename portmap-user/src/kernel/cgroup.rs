@@ -11,7 +11,7 @@ use aya::programs::cgroup_sock_addr::CgroupSockAddrAttachType;
 use aya_obj::generated::{bpf_attach_type, bpf_cmd};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
-use crate::kernel::error::{Context as _, Result};
+use crate::kernel::error::{CgroupError, Context as _, Result};
 
 /// Maximum number of programs of an attach type at a cgroup (`BPF_CGROUP_MAX_PROGS`).
 const MAX_PROGRAMS: u32 = 64;
@@ -32,19 +32,6 @@ struct Query {
     link_ids: u64,
     link_flags: u64,
     revision: u64,
-}
-
-/// Why there is no cgroup for the bind guard.
-#[derive(Debug, thiserror::Error)]
-pub enum CgroupError {
-    /// No cgroup v2 hierarchy is mounted.
-    #[error(
-        "--bind-guard: cgroup v2 is not mounted: run `mount -t cgroup2 none DIR`, and pass --bind-guard=DIR"
-    )]
-    NotMounted,
-    /// The directory is not one of a cgroup v2 hierarchy.
-    #[error("--bind-guard={}: expected a directory of a cgroup v2 hierarchy, such as /sys/fs/cgroup", .0.display())]
-    NotACgroup(PathBuf),
 }
 
 /// Returns the cgroup whose processes the bind guard applies to: `given`, or the root. Fails if it is not a

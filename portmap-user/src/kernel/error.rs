@@ -3,7 +3,6 @@
 
 use std::{error::Error as StdError, fmt, path::PathBuf};
 
-use super::{cgroup::CgroupError, namespace::NamespaceError};
 use crate::error::{self, Kind};
 
 /// A result of this layer.
@@ -72,6 +71,48 @@ pub enum Error {
         /// The latest layout that this version supports.
         supported: u32,
     },
+}
+
+/// Why a network namespace cannot be opened, named or entered.
+#[derive(Debug, thiserror::Error)]
+pub enum NamespaceError {
+    /// There is no such file.
+    #[error("{} does not exist: expected a network namespace", .0.display())]
+    Missing(PathBuf),
+    /// It is the file of a process that has ended.
+    #[error("the process of {} has ended", .0.display())]
+    ProcessEnded(PathBuf),
+    /// The file is not a network namespace.
+    #[error(
+        "{} is not a network namespace: expected a file such as /run/netns/NAME or /proc/PID/ns/net",
+        .0.display()
+    )]
+    NotANetns(PathBuf),
+    /// Another namespace has the name.
+    #[error(
+        "the network namespace {} exists already: choose another name, or pass it as --netns",
+        .0.display()
+    )]
+    NameTaken(PathBuf),
+    /// Only root may enter it.
+    #[error("entering the network namespace {} requires root", .0.display())]
+    NotPermitted(PathBuf),
+    /// An operation on it failed.
+    #[error(transparent)]
+    Io(#[from] Failure),
+}
+
+/// Why there is no cgroup for the bind guard.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// No cgroup v2 hierarchy is mounted.
+    #[error(
+        "--bind-guard: cgroup v2 is not mounted: run `mount -t cgroup2 none DIR`, and pass --bind-guard=DIR"
+    )]
+    NotMounted,
+    /// The directory is not one of a cgroup v2 hierarchy.
+    #[error("--bind-guard={}: expected a directory of a cgroup v2 hierarchy, such as /sys/fs/cgroup", .0.display())]
+    NotACgroup(PathBuf),
 }
 
 /// An operation that failed, with its object and the cause.

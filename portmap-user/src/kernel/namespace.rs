@@ -24,7 +24,7 @@ use nix::{
 
 use crate::{
     failpoint,
-    kernel::error::{Context as _, Error, Failure, Result},
+    kernel::error::{Context as _, Error, Failure, NamespaceError, Result},
     model::NetnsId,
 };
 
@@ -44,35 +44,6 @@ const MODE: u32 = 0o1000;
 pub struct Namespace {
     file: File,
     path: PathBuf,
-}
-
-/// Why a network namespace cannot be opened, named or entered.
-#[derive(Debug, thiserror::Error)]
-pub enum NamespaceError {
-    /// There is no such file.
-    #[error("{} does not exist: expected a network namespace", .0.display())]
-    Missing(PathBuf),
-    /// It is the file of a process that has ended.
-    #[error("the process of {} has ended", .0.display())]
-    ProcessEnded(PathBuf),
-    /// The file is not a network namespace.
-    #[error(
-        "{} is not a network namespace: expected a file such as {DIRECTORY}/NAME or /proc/PID/ns/net",
-        .0.display()
-    )]
-    NotANetns(PathBuf),
-    /// Another namespace has the name.
-    #[error(
-        "the network namespace {} exists already: choose another name, or pass it as --netns",
-        .0.display()
-    )]
-    NameTaken(PathBuf),
-    /// Only root may enter it.
-    #[error("entering the network namespace {} requires root", .0.display())]
-    NotPermitted(PathBuf),
-    /// An operation on it failed.
-    #[error(transparent)]
-    Io(#[from] Failure),
 }
 
 impl Namespace {

@@ -1,5 +1,5 @@
 //! The state files' form: what [`crate::state`] serialises, with conversions from and to the
-//! [model](crate::model).
+//! [`crate::model`].
 //!
 //! These types are the files' only definition. Their fields have plain types, and the conversions destructure
 //! exhaustively, so no change of the model changes a file by accident. A new field needs `#[serde(default)]`,
