@@ -204,7 +204,7 @@ fn reconcile_restores_pins() {
     sandbox.sh(Netns::Host, "find /sys/fs/bpf/portmap -delete");
     let found = sandbox.portmap(&["doctor"]);
     let found = String::from_utf8_lossy(&found.stdout).into_owned();
-    assert!(found.contains("pins are gone") || found.contains("in service"), "{found}");
+    assert!(found.contains("pins are missing") || found.contains("in service"), "{found}");
     sandbox.ok(&["doctor", "--repair"]);
     ask(&sandbox, Netns::Outside, Transport::Udp, (HOST, 31000)).expect("an answer");
     sandbox.expect_inventory(&before, "with pins again");

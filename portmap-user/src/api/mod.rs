@@ -47,8 +47,8 @@ pub struct AddRequest {
     #[serde(default, with = "As::<wire::TrafficSpec>")]
     pub traffic: TrafficSpec,
     /// Whether the daemon removes the container when the requesting process ends.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub ends_with_asker: bool,
+    #[serde(default, skip_serializing_if = "is_false", rename = "ends_with_asker")]
+    pub remove_with_client: bool,
     /// That process, which the daemon determines from the socket's peer credentials.
     #[serde(skip)]
     pub owner: Option<Process>,

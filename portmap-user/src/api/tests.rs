@@ -55,7 +55,7 @@ fn api_json_of_requests_is_pinned() {
             inherit_sysctls: true,
             ephemeral_ports_per_container: Some(64),
             traffic,
-            ends_with_asker: true,
+            remove_with_client: true,
             owner: None,
         },
         &format!(

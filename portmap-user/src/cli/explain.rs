@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn destinations_are_read() {
+    fn explain_destination_is_parsed() {
         let target = |address: &str, port| Ok(Target { address: address.parse().expect("an address"), port });
         assert_eq!("10.0.0.1:80".parse(), target("10.0.0.1", Some(80)));
         assert_eq!("10.0.0.1".parse(), target("10.0.0.1", None));

@@ -47,7 +47,7 @@ pub(super) fn exec(container: &Container, command: &[OsString]) -> Result<ExitCo
 ///
 /// If this process is killed, the kernel kills the command, and the daemon removes the container.
 pub(super) fn run(client: &Client, request: AddRequest, command: &[OsString]) -> Result<ExitCode> {
-    let added = client.add(&AddRequest { ends_with_asker: true, ..request })?;
+    let added = client.add(&AddRequest { remove_with_client: true, ..request })?;
     print::warnings(&added);
     let container = added.container;
     let ended = enter(&container.netns).and_then(|()| wait_for(command));

@@ -29,4 +29,4 @@ pub mod sockets;
 pub mod sysctl;
 pub mod test_run;
 
-pub use self::error::{Error, Failure};
+pub use self::error::{CgroupError, Error, Failure, NamespaceError};

@@ -235,8 +235,8 @@ impl ValueEnum for Loopback {
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         let help = match self {
-            Self::Shared => "Shared with the host and all containers: a packet reaches the owner of the port",
-            Self::Private => "Private: packets from or to them neither leave nor enter the container",
+            Self::Shared => "With the host and all containers: a packet reaches the owner of the port",
+            Self::Private => "Packets from or to them neither leave nor enter the container",
         };
         Some(PossibleValue::new(self.name()).help(help))
     }

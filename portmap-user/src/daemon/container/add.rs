@@ -115,7 +115,7 @@ impl Containers {
             pid,
             ports,
             take,
-            ends_with_asker: _,
+            remove_with_client: _,
             owner,
             inherit_sysctls,
             ephemeral_ports_per_container: block,

@@ -157,7 +157,7 @@ async fn add(
     Extension(connection): Extension<Arc<Connection>>,
     Given(mut request): Given<AddRequest>,
 ) -> Result<Json<Changed>> {
-    if request.ends_with_asker {
+    if request.remove_with_client {
         if let Peer::Process(Some(pid)) = connection.peer {
             request.owner = Some(owner::find(pid)?);
         } else {

@@ -1,0 +1,65 @@
+//! Pins the JSON of the state files: daemons of other versions read them.
+
+use serde::de::DeserializeOwned;
+
+use super::*;
+use crate::model::Loopback as ModelLoopback;
+
+const CONTAINER: &str = r#"{"name":"web","slot":3,"netns":"/run/netns/web","namespace":{"device":4,"inode":4026531840,"cookie":7},"owns_netns":false,"pid":12,"owner":{"pid":13,"started":99},"ports":[[31000,31009],[31500,31500]],"ephemeral_ports":[32768,33791],"ipv6":true,"wishes":{"egress_rate":0,"cpus":1.5,"loopback":"private"},"egress":null,"ingress":{"rate":1,"ceil":2,"burst":3,"leaf":"bfifo"},"inherit_sysctls":true,"before":{"lo_mac":[0,0,0,0,0,0],"lo_mtu":65536,"local_ports":[32768,60999],"had_clsact":false,"lo_up":true,"lo_has_address":true,"sysctls":[{"name":"core/somaxconn","before":"4096","set":"128"}]},"phase":"ready"}"#;
+
+const HOST: &str = r#"{"boot":"b","namespace":{"device":4,"inode":4026531840,"cookie":null},"bpffs_dir":"/sys/fs/bpf/portmap","uplink":"eth0","reserved":[[31000,32000]],"sysctls":[{"name":"ipv4/ip_forward","before":"0","set":"1"}],"clsact":["lo"],"uplink_queue":4294967295}"#;
+
+const RESTING: &str = r#"[{"name":"web","block":[32768,33791],"since":{"secs":5,"nanos":6}}]"#;
+
+fn read<T: Recorded>(json: &str) -> T
+where
+    T::Form: DeserializeOwned,
+{
+    T::from_form(serde_json::from_str(json).expect(json)).expect(json)
+}
+
+fn written(record: &impl Recorded) -> String {
+    serde_json::to_string(&record.to_form()).expect("JSON")
+}
+
+#[test]
+fn state_file_json_of_a_container_is_pinned() {
+    let record: model::ContainerRecord = read(CONTAINER);
+    assert_eq!(written(&record), CONTAINER);
+    assert_eq!(record.ports.to_string(), "31000-31009,31500");
+    assert_eq!(record.traffic.loopback, Some(ModelLoopback::Private));
+    assert_eq!(record.traffic.cpus.map(f64::from), Some(1.5));
+    assert_eq!(record.phase, model::Phase::Ready);
+}
+
+#[test]
+fn state_file_json_of_the_host_is_pinned() {
+    let record: model::HostRecord = read(HOST);
+    assert_eq!(written(&record), HOST);
+    assert_eq!(record.reserved.to_string(), "31000-32000");
+}
+
+#[test]
+fn state_file_json_of_the_quarantine_is_pinned() {
+    let quarantine: Vec<Quarantined> = read(RESTING);
+    assert_eq!(written(&quarantine), RESTING);
+    assert_eq!(quarantine[0].since, Duration::new(5, 6));
+}
+
+#[test]
+fn state_file_of_version_3_has_defaults() {
+    let container = r#"{"name":"a","slot":1,"netns":"/run/netns/a","namespace":{"device":4,"inode":5},"owns_netns":true,"pid":null,"ports":[],"ephemeral_ports":[32768,33791],"ipv6":false,"wishes":{},"egress":null,"ingress":null,"before":null,"phase":"deleting"}"#;
+    let record: model::ContainerRecord = read(container);
+    assert_eq!((record.owner, record.inherit_sysctls), (None, false));
+    assert_eq!(record.namespace.expect("an identity").cookie, None);
+    let quarantine: Vec<Quarantined> = read(r#"[{"block":[32768,33791],"since":{"secs":5,"nanos":6}}]"#);
+    assert_eq!(quarantine[0].name, None);
+}
+
+#[test]
+fn state_file_with_invalid_values_is_an_error() {
+    for (valid, invalid) in [("[31000,31009]", "[31009,31000]"), ("\"cpus\":1.5", "\"cpus\":-1.5")] {
+        let form = serde_json::from_str(&CONTAINER.replace(valid, invalid)).expect("the form is right");
+        assert!(model::ContainerRecord::from_form(form).is_err(), "{invalid}");
+    }
+}
