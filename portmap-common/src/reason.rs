@@ -1,10 +1,10 @@
-//! Why a packet was not delivered by portmap: dropped, or left to the host's own stack.
+//! Reasons for which portmap drops a packet or leaves it to the host's own stack.
 //!
-//! Together with the paths of [`Counters`](crate::counters::Counters) this is the complete list of ends: every
-//! packet that a program sees is counted in exactly one of them. The numbers are an interface (maps, metrics);
-//! new reasons are appended, old ones keep their place.
+//! Every packet that a program sees is counted exactly once: under one of these reasons, or on one of the paths of
+//! [`Counters`](crate::counters::Counters). The numbers are an interface (maps, metrics): a new reason is appended, an old one
+//! keeps its number.
 
-/// Number of places for reasons in a map value; appending one does not change the layout until they are used up.
+/// Capacity for reasons in a map value. The layout stays the same until it is used up.
 pub const REASON_PLACES: usize = 32;
 
 macro_rules! reasons {
@@ -20,18 +20,18 @@ macro_rules! reasons {
             /// Every reason, by number.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
 
-            /// The name that maps, metrics and commands use.
+            /// Returns the name that maps, metrics and commands use.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => stringify!($name),)* }
             }
 
-            /// One sentence for people.
+            /// Returns a description in one sentence.
             pub const fn text(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
             }
         }
 
-        /// One count of packets for each reason.
+        /// Number of packets by reason.
         #[repr(C)]
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct ReasonCounts {
@@ -41,12 +41,12 @@ macro_rules! reasons {
         }
 
         impl ReasonCounts {
-            /// The count of one reason.
+            /// Returns the count of one reason.
             pub const fn get(&self, reason: Reason) -> u64 {
                 match reason { $(Reason::$variant => self.$name,)* }
             }
 
-            /// The sum of two CPUs' counts.
+            /// Returns the sum of two CPUs' counts.
             #[must_use]
             pub const fn plus(self, other: &Self) -> Self {
                 Self { $($name: self.$name.wrapping_add(other.$name),)* unused: [0; $unused] }
@@ -85,7 +85,7 @@ reasons! {
     ; 6 unused
 }
 
-/// The hooks at which packets are left to the host: index of [`MAP_HOST`](crate::names::MAP_HOST).
+/// Hooks at which packets are left to the host: indices of [`MAP_HOST`](crate::names::MAP_HOST).
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostHook {
@@ -99,7 +99,7 @@ impl HostHook {
     /// Both hooks.
     pub const ALL: [Self; 2] = [Self::Uplink, Self::Loopback];
 
-    /// The name that commands use.
+    /// Returns the name that commands use.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Uplink => "uplink",
@@ -108,13 +108,13 @@ impl HostHook {
     }
 }
 
-/// Dropped packets of one slot; the host's slot has those that came from outside.
+/// Dropped packets of one slot. The host's slot counts packets from outside.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drops {
-    /// On their way to the slot.
+    /// Packets to the slot.
     pub rx: ReasonCounts,
-    /// Sent by the slot.
+    /// Packets from the slot.
     pub tx: ReasonCounts,
 }
 
@@ -127,14 +127,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reasons_number_is_its_place() {
-        for (place, reason) in Reason::ALL.iter().enumerate() {
-            assert_eq!(*reason as usize, place, "{}", reason.name());
+    fn reason_numbers_are_indices_of_all() {
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index, "{}", reason.name());
         }
     }
 
     #[test]
-    fn every_reason_says_what_it_is() {
+    fn reason_names_and_texts_are_well_formed() {
         for reason in Reason::ALL {
             assert!(
                 reason

@@ -1,7 +1,8 @@
-//! The BPF object of the bind guard, which is loaded only where it is asked for: a container's `bind()` to a port that is not
-//! its own fails, instead of giving it a socket that nothing will reach.
+//! The bind guard's BPF object, which the daemon loads with `--bind-guard` only: a container's `bind()` to a port of another
+//! owner fails, instead of returning a socket that receives nothing.
 //!
-//! It keeps nobody from anything but mistakes. What a container may send and receive is decided at its interfaces.
+//! It catches mistakes early; it is not a security boundary. The programs at a container's interfaces decide what it sends and
+//! receives.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
@@ -16,7 +17,7 @@ mod programs {
     };
     use portmap_common::{
         slot::SLOTS,
-        tables::{Guarded, PORTS, PortEntry},
+        tables::{NetnsOwner, PORTS, PortEntry},
     };
     use portmap_ebpf::bind;
 
@@ -26,13 +27,13 @@ mod programs {
     #[btf_map(name = "pm_ports")]
     static PM_PORTS: Array<PortEntry, PORTS, MMAPABLE> = Array::new();
     #[btf_map(name = "pm_guarded")]
-    static PM_GUARDED: HashMap<u64, Guarded, { SLOTS as usize }> = HashMap::new();
+    static PM_GUARDED: HashMap<u64, NetnsOwner, { SLOTS as usize }> = HashMap::new();
 
-    /// What the kernel takes for "go on" and for "refuse".
-    const GO_ON: i32 = 1;
-    const REFUSE: i32 = 0;
+    /// Return codes of a cgroup program.
+    const ALLOW: i32 = 1;
+    const DENY: i32 = 0;
 
-    /// `EACCES`: what `bind()` also says of ports that are for root only.
+    /// `EACCES`, the error of `bind()` for privileged ports, too.
     const EACCES: i32 = 13;
 
     #[cgroup_sock_addr(bind4)]
@@ -50,18 +51,18 @@ mod programs {
         // SAFETY: the helper takes the context of this program.
         let cookie = unsafe { bpf_get_netns_cookie(context.as_ptr()) };
         // SAFETY: an entry is one aligned word, read whole.
-        let Some(guarded) = (unsafe { PM_GUARDED.get(cookie) }).copied() else { return GO_ON };
+        let Some(guarded) = (unsafe { PM_GUARDED.get(cookie) }).copied() else { return ALLOW };
         // SAFETY: the kernel passes a valid context that lives as long as the program runs.
         let port = unsafe { (*context.sock_addr).user_port };
-        // The lower half, in network order.
+        // The port is the lower half, in network order.
         let port = u16::from_be((port & 0xffff) as u16);
         let owner = |port: u16| PM_PORTS.get(u32::from(port)).map_or(0, |entry| u32::from(entry.slot));
         if bind::is_allowed(port, guarded.slot, owner) {
-            return GO_ON;
+            return ALLOW;
         }
-        // SAFETY: a helper that takes a number.
+        // SAFETY: the helper takes a number.
         unsafe { bpf_set_retval(-EACCES) };
-        REFUSE
+        DENY
     }
 }
 

@@ -1,4 +1,4 @@
-//! The BPF object: maps, and one program for each hook.
+//! The datapath's BPF object: the maps and the programs of all hooks.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]

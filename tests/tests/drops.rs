@@ -11,7 +11,7 @@ use std::{
 };
 
 use portmap::{kernel::test_run, paths::Pins};
-use portmap_common::{event::DROP_MARK, names, reason::Reason, slot::veth_ifindex};
+use portmap_common::{marks::DROP_MARK, names, reason::Reason, slot::veth_ifindex};
 use portmap_tests::{
     daemon::Daemon,
     frames::{Frame, TCP},

@@ -8,15 +8,12 @@ use aya_ebpf::{
     helpers::bpf_check_mtu,
     programs::TcContext,
 };
-use portmap_ebpf::{
-    Frame,
-    frame::Head,
-    verdict_codec::{DRY_RUN_MARK, DRY_RUN_TIME},
-};
+use portmap_common::marks::{DRY_RUN_HWTSTAMP, DRY_RUN_MARK};
+use portmap_ebpf::{Frame, frame::Head};
 
 use super::offload;
 
-/// Bytes of an Ethernet header.
+/// Length in bytes of an Ethernet header.
 const ETHERNET: u32 = 14;
 
 /// `PACKET_HOST` of `linux/if_packet.h`.
@@ -28,7 +25,7 @@ pub(super) struct Skb<'a> {
 }
 
 impl<'a> Skb<'a> {
-    /// The frame behind `context`.
+    /// Returns the frame behind `context`.
     #[inline(always)]
     pub(super) const fn new(context: &'a TcContext) -> Self {
         Self { context }
@@ -41,23 +38,23 @@ fn skb(context: &TcContext) -> &__sk_buff {
     unsafe { &*context.as_ptr().cast::<__sk_buff>() }
 }
 
-/// Whether the program is only asked what it would do, see [`portmap_ebpf::verdict_codec`].
+/// Returns whether this is a dry run, see [`portmap_ebpf::verdict_codec`].
 #[inline(always)]
 pub(super) fn is_dry_run(context: &TcContext) -> bool {
     let skb = skb(context);
-    // SAFETY: the reference is valid. Volatile, because the kernel takes loads of the whole number only.
-    skb.mark == DRY_RUN_MARK && unsafe { (&raw const skb.hwtstamp).read_volatile() } == DRY_RUN_TIME
+    // SAFETY: the reference is valid. Volatile, because the kernel allows loads of the whole field only.
+    skb.mark == DRY_RUN_MARK && unsafe { (&raw const skb.hwtstamp).read_volatile() } == DRY_RUN_HWTSTAMP
 }
 
-/// Whether an interface's MTU allows a frame; with `BPF_MTU_CHK_SEGS` each of the segments that the kernel has yet to cut
-/// it into, else such frames always fit.
+/// Returns whether an interface's MTU allows a frame. With `BPF_MTU_CHK_SEGS` it checks each segment of a GSO frame; without
+/// that flag a GSO frame is always allowed.
 #[inline(always)]
-pub(super) fn fits(context: &TcContext, ifindex: u32, flags: u64) -> bool {
+pub(super) fn mtu_allows(context: &TcContext, ifindex: u32, flags: u64) -> bool {
     check_mtu(context, ifindex, flags).0 <= 0
 }
 
-/// The same as the kernel says it: 0 if it fits, negative without such an interface, by which nothing could leave anyway.
-/// And the MTU.
+/// Returns the kernel's result, and the MTU. The result is 0 if the MTU allows the frame, and negative if there is no such
+/// interface, through which no frame can leave anyway.
 #[inline(always)]
 fn check_mtu(context: &TcContext, ifindex: u32, flags: u64) -> (i64, u32) {
     let mut mtu = 0;
@@ -66,26 +63,26 @@ fn check_mtu(context: &TcContext, ifindex: u32, flags: u64) -> (i64, u32) {
     (result, mtu)
 }
 
-/// Bytes in the linear part of a packet.
+/// The start of bytes in the linear part of a packet.
 #[derive(Clone, Copy)]
 struct Linear {
     start: usize,
 }
 
-/// The first `length` bytes, if they are in the linear part.
+/// Returns the first `length` bytes if they are in the linear part.
 #[inline(always)]
 fn linear(context: &TcContext, length: usize) -> Option<Linear> {
     let start = context.data();
     if start + length > context.data_end() { None } else { Some(Linear { start }) }
 }
 
-/// Loads a number from a packet. Written out, because nothing is known of a packet's alignment, so the compiler would
-/// put the number together from single bytes; the kernel's compiler is glad to load it misaligned.
+/// Loads a number from a packet. This is inline assembly, because the compiler assembles a number of unknown alignment from single
+/// bytes, although the kernel's JIT compiler can load it misaligned.
 macro_rules! load {
     ($size:literal, $type:ty, $start:expr) => {{
         let loaded: $type;
-        // SAFETY: the instruction reads from the packet, whose bounds have been compared with what is read; the
-        // verifier refuses a program that reads elsewhere, or after the packet has moved. It changes nothing else.
+        // SAFETY: the instruction reads from the packet, whose bounds have been checked; the verifier rejects a program that
+        // reads elsewhere, or after the packet has moved. It has no side effects.
         unsafe {
             asm!(
                 concat!("{loaded} = *(", $size, " *)({start} + {at})"),
@@ -106,17 +103,17 @@ impl Head for Linear {
     }
 
     #[inline(always)]
-    fn half<const AT: usize>(self) -> u16 {
+    fn be16<const AT: usize>(self) -> u16 {
         load!("u16", u16, self.start)
     }
 
     #[inline(always)]
-    fn word<const AT: usize>(self) -> u32 {
+    fn be32<const AT: usize>(self) -> u32 {
         load!("u32", u32, self.start)
     }
 
     #[inline(always)]
-    fn double<const AT: usize>(self) -> u64 {
+    fn be64<const AT: usize>(self) -> u64 {
         load!("u64", u64, self.start)
     }
 }
@@ -128,7 +125,7 @@ impl Frame for Skb<'_> {
         if head.is_some() {
             return head;
         }
-        // It lies in fragments of the buffer; have the kernel move it to the front.
+        // The bytes lie in fragments of the buffer: the kernel must pull them into the linear part.
         let bytes = u32::try_from(N).ok()?;
         if self.context.len() < bytes || self.context.skb.pull_data(bytes).is_err() {
             return None;
@@ -137,16 +134,16 @@ impl Frame for Skb<'_> {
     }
 
     #[inline(always)]
-    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+    fn load_be32s<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
         let words = self.context.load::<[u32; N]>(offset).ok()?;
         Some(words.map(u32::from_be))
     }
 
     #[inline(always)]
-    fn linearize(&self, most: u32) -> bool {
-        // What lies in fragments of the buffer may be a sender's own pages; the front is always the kernel's.
+    fn linearize(&self, max_bytes: u32) -> bool {
+        // Fragments of the buffer can be a sender's own pages; the linear part is always the kernel's.
         let length = self.context.len();
-        self.context.skb.pull_data(if length < most { length } else { most }).is_ok()
+        self.context.skb.pull_data(if length < max_bytes { length } else { max_bytes }).is_ok()
     }
 
     #[inline(always)]
@@ -176,19 +173,19 @@ impl Frame for Skb<'_> {
     }
 
     #[inline(always)]
-    fn fits(&self, ifindex: u32, longest: u32) -> bool {
+    fn mtu_allows(&self, ifindex: u32, max_frame_len: u32) -> bool {
         let (result, mtu) = check_mtu(self.context, ifindex, u64::from(BPF_MTU_CHK_SEGS));
-        result < 0 || (result == 0 && longest <= mtu + ETHERNET)
+        result < 0 || (result == 0 && max_frame_len <= mtu + ETHERNET)
     }
 
     #[inline(always)]
-    fn is_sound(&self, transport: usize, is_sctp: bool) -> bool {
-        // A test run says nothing of what is left to others.
-        is_dry_run(self.context) || offload::is_sound(self.context, self.segment(), transport, is_sctp)
+    fn has_valid_offloads(&self, transport: usize, is_sctp: bool) -> bool {
+        // A test run has no offloads.
+        is_dry_run(self.context) || offload::is_valid(self.context, self.gso_size(), transport, is_sctp)
     }
 
     #[inline(always)]
-    fn segment(&self) -> u32 {
+    fn gso_size(&self) -> u32 {
         skb(self.context).gso_size
     }
 

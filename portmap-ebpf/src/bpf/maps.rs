@@ -1,4 +1,4 @@
-//! The maps, and how the decision code sees them.
+//! The maps, and their implementation of [`Tables`].
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
@@ -10,12 +10,12 @@ use aya_ebpf::{
 };
 use portmap_common::{
     counters::Counters,
-    event::{DropEvent, EventBudget, RING_BYTES},
-    limit::Limit,
-    memory::{
-        ENTRIES, Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, NEIGHBOUR_SLACK,
-        NEIGHBOUR_TIME, Neighbour, NeighbourBudget, NeighbourKey,
+    event::{DropEvent, RING_BYTES, SampleLimiter},
+    flow_state::{
+        ENTRIES, Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey,
+        NEIGHBOUR_INTERVAL, NEIGHBOUR_TOLERANCE, Neighbour, NeighbourBudget, NeighbourKey,
     },
+    gcra::GcraState,
     names::TAIL_CALLS,
     reason::{Drops, HostHook, ReasonCounts},
     slot::SLOTS,
@@ -25,9 +25,9 @@ use portmap_common::{
 };
 use portmap_ebpf::Tables;
 
-use super::{frame::is_dry_run, limits};
+use super::{frame::is_dry_run, gcra};
 
-/// The daemon writes ports through a mapping of this map (`BPF_F_MMAPABLE`).
+/// `BPF_F_MMAPABLE`: the daemon maps this map into its memory.
 const MMAPABLE: usize = 1 << 10;
 
 #[btf_map(name = "pm_ports")]
@@ -43,18 +43,18 @@ static PM_DROPS: Array<Drops, { SLOTS as usize }> = Array::new();
 #[btf_map(name = "pm_host")]
 static PM_HOST: PerCpuArray<ReasonCounts, { HostHook::ALL.len() }> = PerCpuArray::new();
 #[btf_map(name = "pm_frags4")]
-static PM_FRAGMENTS4: LruHashMap<FragmentKey4, Fragment, ENTRIES> = LruHashMap::new();
+static PM_FRAGMENTS4: LruHashMap<FragmentKey4, FragCacheEntry, ENTRIES> = LruHashMap::new();
 #[btf_map(name = "pm_frags6")]
-static PM_FRAGMENTS6: LruHashMap<FragmentKey6, Fragment, ENTRIES> = LruHashMap::new();
+static PM_FRAGMENTS6: LruHashMap<FragmentKey6, FragCacheEntry, ENTRIES> = LruHashMap::new();
 #[btf_map(name = "pm_echo")]
 static PM_ECHO: LruHashMap<EchoKey, Echo, ENTRIES> = LruHashMap::new();
 #[btf_map(name = "pm_events")]
 static PM_EVENTS: RingBuf<DropEvent, RING_BYTES> = RingBuf::new();
 #[btf_map(name = "pm_budgets")]
-static PM_BUDGETS: Array<EventBudget, { SLOTS as usize }> = Array::new();
+static PM_BUDGETS: Array<SampleLimiter, { SLOTS as usize }> = Array::new();
 
 #[btf_map(name = "pm_limits")]
-static PM_LIMITS: Array<Limit, { SLOTS as usize }> = Array::new();
+static PM_LIMITS: Array<GcraState, { SLOTS as usize }> = Array::new();
 
 #[btf_map(name = "pm_host_access")]
 static PM_HOST_ACCESS: Array<u64, HOST_ACCESS_WORDS> = Array::new();
@@ -72,10 +72,10 @@ static PM_BROADCASTS: HashMap<Address4, u32, BROADCASTS> = HashMap::new();
 #[btf_map(name = "pm_rest")]
 static PM_TAIL_CALLS: ProgramArray<{ TAIL_CALLS.len() }> = ProgramArray::new();
 
-/// Leaves to another program, and comes back only if it is not there.
+/// Makes a tail call. Returns only if the program is missing.
 #[inline(always)]
 pub(super) fn tail_call(context: &TcContext, program: u32) {
-    // SAFETY: the program is of the same kind and takes the same context.
+    // SAFETY: the programs in the map are of this type and take this context.
     unsafe { PM_TAIL_CALLS.tail_call(context, program) };
 }
 
@@ -85,7 +85,7 @@ pub(super) struct Maps<'a> {
 }
 
 impl<'a> Maps<'a> {
-    /// The maps. Nothing is written down if `context` only asks what would happen.
+    /// Returns the maps. In a dry run they are not written.
     #[inline(always)]
     pub(super) const fn new(context: &'a TcContext) -> Self {
         Self { context }
@@ -114,37 +114,37 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn fragment4(&self, key: &FragmentKey4) -> Option<Fragment> {
-        // SAFETY: the pointer is valid as long as the program runs. An entry that is reused meanwhile yields what
-        // another datagram carried; its packet then goes to an owner of ports all the same.
+    fn fragment4(&self, key: &FragmentKey4) -> Option<FragCacheEntry> {
+        // SAFETY: the pointer is valid as long as the program runs. If the entry is reused meanwhile, the copy is another
+        // datagram's, and the packet goes to the owner of that one's ports.
         unsafe { PM_FRAGMENTS4.get(key) }.copied()
     }
 
     #[inline(always)]
-    fn set_fragment4(&self, key: &FragmentKey4, fragment: &Fragment) {
+    fn set_fragment4(&self, key: &FragmentKey4, entry: &FragCacheEntry) {
         if !is_dry_run(self.context) {
-            // It fails only when the kernel has no element free on this CPU; later fragments are then unknown.
-            let _ = PM_FRAGMENTS4.insert(key, fragment, u64::from(BPF_ANY));
+            // It fails only if the kernel has no free element on this CPU; subsequent fragments then have no entry.
+            let _ = PM_FRAGMENTS4.insert(key, entry, u64::from(BPF_ANY));
         }
     }
 
     #[inline(always)]
-    fn fragment6(&self, key: &FragmentKey6) -> Option<Fragment> {
+    fn fragment6(&self, key: &FragmentKey6) -> Option<FragCacheEntry> {
         // SAFETY: see `fragment4`.
         unsafe { PM_FRAGMENTS6.get(key) }.copied()
     }
 
     #[inline(always)]
-    fn set_fragment6(&self, key: &FragmentKey6, fragment: &Fragment) {
+    fn set_fragment6(&self, key: &FragmentKey6, entry: &FragCacheEntry) {
         if !is_dry_run(self.context) {
-            let _ = PM_FRAGMENTS6.insert(key, fragment, u64::from(BPF_ANY));
+            let _ = PM_FRAGMENTS6.insert(key, entry, u64::from(BPF_ANY));
         }
     }
 
     #[inline(always)]
     fn echo(&self, key: &EchoKey) -> Option<Echo> {
-        // SAFETY: the pointer is valid as long as the program runs. Who has asked is one aligned word, read whole; the time may
-        // be that of another entry, if this one is used for that meanwhile.
+        // SAFETY: the pointer is valid as long as the program runs. The owner is one aligned word and read atomically; if the entry
+        // is reused meanwhile, the time can be another one's.
         unsafe { PM_ECHO.get(key) }.copied()
     }
 
@@ -160,7 +160,7 @@ impl Tables for Maps<'_> {
         if is_dry_run(self.context) {
             return;
         }
-        // In place, so that it takes the identifier from nobody who has claimed it meanwhile.
+        // In place, so that it does not overwrite an owner that has claimed the identifier meanwhile.
         if let Some(echo) = PM_ECHO.get_ptr_mut(key) {
             // SAFETY: the pointer is to a map's entry.
             let time = unsafe { &raw mut (*echo).seen };
@@ -181,76 +181,76 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn is_open(&self, port: u16) -> bool {
+    fn is_host_port_allowed(&self, port: u16) -> bool {
         let word = PM_HOST_ACCESS.get(u32::from(port / 64)).copied().unwrap_or_default();
         word >> (port % 64) & 1 != 0
     }
 
     #[inline(always)]
     fn host_flow(&self, key: &HostFlowKey) -> Option<HostFlow> {
-        // SAFETY: an entry is one aligned word, read whole.
+        // SAFETY: an entry is one aligned word and read atomically.
         unsafe { PM_HOST_FLOWS.get(key) }.copied()
     }
 
     #[inline(always)]
     fn set_host_flow(&self, key: &HostFlowKey, flow: &HostFlow) {
         if !is_dry_run(self.context) {
-            // It fails only when the kernel has no element free on this CPU; an answer is then refused.
+            // It fails only if the kernel has no free element on this CPU; a reply is then dropped.
             let _ = PM_HOST_FLOWS.insert(key, flow, u64::from(BPF_ANY));
         }
     }
 
     #[inline(always)]
     fn neighbour(&self, key: &NeighbourKey) -> Option<Neighbour> {
-        // SAFETY: an entry is one aligned word, read whole.
+        // SAFETY: an entry is one aligned word and read atomically.
         unsafe { PM_NEIGHBOURS.get(key) }.copied()
     }
 
     #[inline(always)]
     fn set_neighbour(&self, key: &NeighbourKey, neighbour: &Neighbour) {
         if !is_dry_run(self.context) {
-            // It fails only when the kernel has no element free on this CPU; the next packet pays once more.
+            // It fails only if the kernel has no free element on this CPU; the next packet is then charged again.
             let _ = PM_NEIGHBOURS.insert(key, neighbour, u64::from(BPF_ANY));
         }
     }
 
     #[inline(always)]
-    fn may_ask(&self, slot: u16, now: u64) -> bool {
+    fn charge_neighbour(&self, slot: u16, now: u64) -> bool {
         if is_dry_run(self.context) {
             return true;
         }
         let Some(budget) = PM_NEIGHBOUR_BUDGETS.get_ptr_mut(u32::from(slot)) else { return true };
         // SAFETY: the pointer is to a map's entry.
-        let scheduled = unsafe { &raw mut (*budget).scheduled };
-        // SAFETY: it is into a map's entry and aligned as all of it.
-        unsafe { limits::schedule(scheduled, NEIGHBOUR_TIME, now, NEIGHBOUR_SLACK) }
+        let tat = unsafe { &raw mut (*budget).tat };
+        // SAFETY: it points into a map's entry and is aligned to eight bytes.
+        unsafe { gcra::advance_tat(tat, NEIGHBOUR_INTERVAL, now, NEIGHBOUR_TOLERANCE) }
     }
 
     #[inline(always)]
     fn is_broadcast(&self, address: Address4) -> bool {
-        // SAFETY: only whether it is there is looked at.
+        // SAFETY: the entry itself is not read.
         unsafe { PM_BROADCASTS.get(address) }.is_some()
     }
 
     #[inline(always)]
-    fn limit(&self, slot: u16) -> Option<&Limit> {
+    fn policer(&self, slot: u16) -> Option<&GcraState> {
         PM_LIMITS.get(u32::from(slot))
     }
 
     #[inline(always)]
-    fn schedule(&self, slot: u16, time: u64, now: u64, slack: u64) -> bool {
+    fn advance_tat(&self, slot: u16, time: u64, now: u64, tolerance: u64) -> bool {
         if is_dry_run(self.context) {
             return true;
         }
         let Some(limit) = PM_LIMITS.get_ptr_mut(u32::from(slot)) else { return true };
         // SAFETY: the pointer is to a map's entry.
-        let scheduled = unsafe { &raw mut (*limit).scheduled };
-        // SAFETY: it is into a map's entry and aligned as all of it.
-        unsafe { limits::schedule(scheduled, time, now, slack) }
+        let tat = unsafe { &raw mut (*limit).tat };
+        // SAFETY: it points into a map's entry and is aligned to eight bytes.
+        unsafe { gcra::advance_tat(tat, time, now, tolerance) }
     }
 }
 
-/// What stands for the host's addresses for the verifier, which does not know that the map's only entry is there.
+/// The configuration for a missing entry of the map, which the verifier cannot exclude.
 static NO_CONFIG: Config = Config {
     host_ip: Address4::new([0; 4]),
     netmask: Address4::new([0; 4]),
@@ -269,44 +269,44 @@ static NO_CONFIG: Config = Config {
     reserved: 0,
 };
 
-/// The host's addresses.
+/// Returns the configuration of the host's network.
 #[inline(always)]
 pub(super) fn config() -> &'static Config {
     PM_CONFIG.get(0).unwrap_or(&NO_CONFIG)
 }
 
-/// Nanoseconds of the monotonic clock.
+/// Returns the time in nanoseconds of the monotonic clock.
 #[inline(always)]
 pub(super) fn now() -> u64 {
-    // SAFETY: a helper without arguments.
+    // SAFETY: the helper has no arguments.
     unsafe { bpf_ktime_get_ns() }
 }
 
-/// This CPU's traffic counters of a slot.
+/// Returns this CPU's traffic counters of a slot.
 #[inline(always)]
 pub(super) fn counters(slot: u16) -> Option<*mut Counters> {
     PM_COUNTERS.get_ptr_mut(u32::from(slot))
 }
 
-/// The drop counters of a slot.
+/// Returns the drop counters of a slot.
 #[inline(always)]
 pub(super) fn drops(slot: u16) -> Option<*mut Drops> {
     PM_DROPS.get_ptr_mut(u32::from(slot))
 }
 
-/// This CPU's counters of packets left to the host.
+/// Returns this CPU's counters of packets left to the host.
 #[inline(always)]
 pub(super) fn host(hook: HostHook) -> Option<*mut ReasonCounts> {
     PM_HOST.get_ptr_mut(hook as u32)
 }
 
-/// How many samples of a slot's drops may still be taken.
+/// Returns the limit on the samples of a slot.
 #[inline(always)]
-pub(super) fn budget(slot: u16) -> Option<*mut EventBudget> {
+pub(super) fn sample_limiter(slot: u16) -> Option<*mut SampleLimiter> {
     PM_BUDGETS.get_ptr_mut(u32::from(slot))
 }
 
-/// Room for a sample, which must be submitted; none if the ring is full.
+/// Reserves space for a sample, which the caller must submit; `None` if the ring is full.
 #[inline(always)]
 pub(super) fn reserve_event() -> Option<RingBufEntry<DropEvent>> {
     PM_EVENTS.reserve(0)

@@ -1,9 +1,9 @@
-//! Everything that touches the kernel: the maps, the frame behind a `__sk_buff`, and carrying out a verdict.
+//! The code that depends on the kernel: the maps, the frame behind a `__sk_buff`, applying verdicts, and the programs.
 
 mod apply;
 mod drops;
 mod frame;
-mod limits;
+mod gcra;
 mod maps;
 mod offload;
 mod programs;

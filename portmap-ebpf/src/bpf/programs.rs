@@ -1,4 +1,4 @@
-//! The programs: each one looks at the frame, decides and applies its verdict.
+//! The programs: each one classifies the frame, decides, and applies the verdict.
 #![expect(clippy::needless_pass_by_value, reason = "the macro hands the context over by value")]
 
 use aya_ebpf::{
@@ -9,7 +9,8 @@ use aya_ebpf::{
 use portmap_common::{names::tail_call_index, reason::HostHook};
 use portmap_ebpf::{
     hooks::{ContainerEth0, ContainerLo, Hook, HostLo, Uplink, UplinkEgress, VerdictSink as _, Veth},
-    packet::{FastPath, ParsePath, SlowPath, V4, V6, Version, ethernet::Kind},
+    packet::{FastPath, IpVersion as _, ParsePath, SlowPath, V4, V6, ethernet::L3},
+    route::Route,
 };
 
 use super::{
@@ -19,21 +20,21 @@ use super::{
     maps::{self, Maps},
 };
 
-/// The programs for a hook.
+/// Defines the programs of a hook.
 ///
-/// Plain packets, which are nearly all, are decided on in the first one. The rest has a program for each version of IP,
-/// to which the first one leaves: all that can be in a packet does not fit on one stack of 512 bytes, and the verifier
-/// of older kernels takes forever over functions that are called.
+/// The first program contains the fast path, which nearly all packets take. For other packets it makes a tail call to the slow
+/// path, which has one program per IP version: the state of both does not fit on one stack of 512 bytes, and with BPF-to-BPF
+/// calls the verifier of Linux 6.1 stops pruning equivalent states.
 macro_rules! programs {
-    ($name:ident, $name4:ident, $name6:ident, $hook:ident, $at:expr, $lost:expr) => {
+    ($name:ident, $name4:ident, $name6:ident, $hook:ident, $at:expr, $fallback:expr) => {
         #[classifier]
         fn $name(context: TcContext) -> i32 {
             let frame = Skb::new(&context);
-            match $hook::open(&frame, &Maps::new(&context)) {
-                Ok(Kind::V4) if V4::is_fast_path(&frame) => decide_ip::<$hook, V4, FastPath>(&context, $at),
-                Ok(Kind::V6) if V6::is_fast_path(&frame) => decide_ip::<$hook, V6, FastPath>(&context, $at),
-                Ok(Kind::V4) => tail_call(&context, const { tail_call_index(stringify!($name4)) }, $lost),
-                Ok(Kind::V6) => tail_call(&context, const { tail_call_index(stringify!($name6)) }, $lost),
+            match $hook::classify_frame(&frame, &Maps::new(&context)) {
+                Ok(L3::V4) if V4::is_fast_path(&frame) => decide_ip::<$hook, V4, FastPath>(&context, $at),
+                Ok(L3::V6) if V6::is_fast_path(&frame) => decide_ip::<$hook, V6, FastPath>(&context, $at),
+                Ok(L3::V4) => tail_call(&context, const { tail_call_index(stringify!($name4)) }, $fallback),
+                Ok(L3::V6) => tail_call(&context, const { tail_call_index(stringify!($name6)) }, $fallback),
                 Err(verdict) => SkbSink { context: &context, at: $at }.apply(verdict),
             }
         }
@@ -51,19 +52,19 @@ macro_rules! programs {
 }
 
 #[inline(always)]
-fn decide_ip<H: Hook, V: Version, D: ParsePath>(context: &TcContext, at: Option<HostHook>) -> i32 {
+fn decide_ip<H: Hook, V: Route, P: ParsePath>(context: &TcContext, at: Option<HostHook>) -> i32 {
     let (frame, tables) = (Skb::new(context), Maps::new(context));
-    match H::decide_ip::<V, D, _>(&frame, &tables, &SkbSink { context, at }) {
+    match H::decide_ip::<V, P, _>(&frame, &tables, &SkbSink { context, at }) {
         Ok(code) | Err(code) => code,
     }
 }
 
-/// Goes on in another program.
+/// Continues in another program. Returns `fallback` if that is missing.
 #[inline(always)]
-fn tail_call(context: &TcContext, program: u32, lost: i32) -> i32 {
+fn tail_call(context: &TcContext, program: u32, fallback: i32) -> i32 {
     maps::tail_call(context, program);
-    // Only if the daemon has not put the program there, which it does before it attaches any.
-    lost
+    // Reached only if the program is missing. The daemon installs it before it attaches any program.
+    fallback
 }
 
 programs!(pm_uplink_in, pm_uplink_in4, pm_uplink_in6, Uplink, Some(HostHook::Uplink), TC_ACT_UNSPEC);
@@ -75,13 +76,13 @@ programs!(pm_uplink_out, pm_uplink_out4, pm_uplink_out6, UplinkEgress, None, TC_
 #[classifier]
 fn pm_ctr_eth0_in(context: TcContext) -> i32 {
     let frame = Skb::new(&context);
-    match ContainerEth0::open(&frame, &Maps::new(&context)) {
+    match ContainerEth0::classify_frame(&frame, &Maps::new(&context)) {
         Ok(_) => decide_ip::<ContainerEth0, V6, SlowPath>(&context, None),
         Err(verdict) => SkbSink { context: &context, at: None }.apply(verdict),
     }
 }
 
-/// Counts a packet that another program drops.
+/// Counts, samples and drops a packet for another program.
 #[classifier]
 fn pm_dropped(context: TcContext) -> i32 {
     drops::record(&context);

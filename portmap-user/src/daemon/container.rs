@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use portmap_common::{
-    limit::Limit,
+    gcra::GcraState,
     names::{PROG_CONTAINER_ETH0, PROG_CONTAINER_LO, PROG_VETH_INGRESS},
     slot::veth_ifindex,
     tables::{Endpoint, PortEntry},
@@ -248,7 +248,7 @@ impl Daemon {
             self.maps.ports.set(port, PortEntry::default());
         }
         self.maps.set_endpoint(record.slot, Endpoint::default())?;
-        self.maps.set_limit(record.slot, Limit::default())?;
+        self.maps.set_limit(record.slot, GcraState::default())?;
         let mut failures = Failures::default();
         if let Some(guard) = &self.guard {
             failures.note(guard.remove(record.slot));

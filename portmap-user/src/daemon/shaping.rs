@@ -5,7 +5,7 @@
 //! waits in a queue at its host veth, to which the programs send it instead of past it.
 
 use portmap_common::{
-    limit::Limit as LimitEntry,
+    gcra::GcraState,
     slot::veth_ifindex,
     tables::{Endpoint, QUEUE_LOCAL, QUEUE_OUTSIDE},
 };
@@ -31,7 +31,7 @@ use crate::{
 
 /// Nanoseconds by which what passes a host veth may be ahead of the limit: a queue's packets are late when the CPU is
 /// busy, and come together then.
-const SLACK: u64 = 50_000_000;
+const TOLERANCE: u64 = 50_000_000;
 /// Bytes by which it may be ahead besides that, and the burst: a queue sends a packet as long as there is anything left of
 /// the limit, and the largest is 64 KiB before it gets headers for all segments.
 const OVERSHOOT: u64 = 2 * 65_536;
@@ -56,10 +56,10 @@ fn class(limit: &Limit) -> Class {
 }
 
 /// What the program at the host veth holds a container to.
-fn entry(limit: &Limit, shaping: &Shaping) -> LimitEntry {
+fn entry(limit: &Limit, shaping: &Shaping) -> GcraState {
     let burst = u128::from(limit.burst + OVERSHOOT) * 1_000_000_000 / u128::from(limit.rate);
-    let slack = SLACK.saturating_add(u64::try_from(burst).unwrap_or(u64::MAX));
-    LimitEntry::new(limit.rate, slack, shaping.limits_local)
+    let tolerance = TOLERANCE.saturating_add(u64::try_from(burst).unwrap_or(u64::MAX));
+    GcraState::new(limit.rate, tolerance, shaping.limits_local)
 }
 
 /// Bytes per second of the uplink for each CPU of the host, if both can be known.
@@ -97,7 +97,7 @@ impl Daemon {
         let namespace = namespace_of(record)?;
         // What is dropped must not come before the queue knows of a lower limit, nor stay behind a higher one.
         let (before, after) = (self.maps.limit(record.slot)?, self.limit_entry(record));
-        let is_lower = after.cost > before.cost;
+        let is_lower = after.ns_per_byte > before.ns_per_byte;
         if !is_lower {
             self.maps.set_limit(record.slot, after)?;
         }
@@ -129,7 +129,7 @@ impl Daemon {
     }
 
     /// What the program at the host veth holds a container to; nothing without a limit.
-    pub(super) fn limit_entry(&self, record: &ContainerRecord) -> LimitEntry {
+    pub(super) fn limit_entry(&self, record: &ContainerRecord) -> GcraState {
         record.egress.as_ref().map(|limit| entry(limit, &self.settings.shaping)).unwrap_or_default()
     }
 
@@ -217,7 +217,7 @@ impl Daemon {
         if let Some(limit) = &record.ingress {
             self.check_ingress(record, limit)?;
         }
-        if self.maps.limit(record.slot)?.cost != self.limit_entry(record).cost {
+        if self.maps.limit(record.slot)?.ns_per_byte != self.limit_entry(record).ns_per_byte {
             return Err(Error::failure(format!("pm_limits does not have its limit: {}", repair(record))));
         }
         Ok(())

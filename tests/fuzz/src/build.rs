@@ -2,14 +2,14 @@
 //! every other byte makes it stranger.
 
 use arbitrary::Unstructured;
-use portmap_common::slot::loopback_mac;
+use portmap_common::{hook_point::HookPoint, slot::loopback_mac};
 
 use crate::{
-    pools::{
+    hook_ctx::HookCtx,
+    values::{
         A, ADDRESSES4, ADDRESSES6, B, C, HOST, HOST6, IDS, MAC, PEER, PEER_MAC, PEER6, PORTS, byte, number,
         one_of, short, usually,
     },
-    scene::{Hook, Scene},
 };
 
 /// Protocols of both versions, then what comes instead of them.
@@ -33,17 +33,17 @@ struct Usual {
 }
 
 /// Builds a frame; `first` is its first choice.
-pub fn frame(choices: &mut Unstructured<'_>, first: u8, scene: &Scene) -> Vec<u8> {
+pub fn frame(choices: &mut Unstructured<'_>, first: u8, ctx: &HookCtx) -> Vec<u8> {
     let is_v6 = first & 1 != 0;
     let (host, peer) = if is_v6 { (HOST6, PEER6) } else { (wide(HOST), wide(PEER)) };
-    let slot = if let Hook::Veth(slot) = scene.hook { slot } else { A };
-    let (source, destination, from_mac, to_mac) = match scene.hook {
-        Hook::Uplink => (peer, host, PEER_MAC, MAC),
-        Hook::Veth(_) => (host, peer, MAC, MAC),
-        Hook::HostLo => (host, host, [0; 6], [0; 6]),
-        Hook::ContainerLo => (host, host, loopback_mac(slot), loopback_mac(slot)),
-        Hook::ContainerEth0 => (host, host, MAC, MAC),
-        Hook::UplinkEgress => (host, peer, MAC, PEER_MAC),
+    let slot = if let HookPoint::VethIngress(slot) = ctx.hook { slot } else { A };
+    let (source, destination, from_mac, to_mac) = match ctx.hook {
+        HookPoint::UplinkIngress => (peer, host, PEER_MAC, MAC),
+        HookPoint::VethIngress(_) => (host, peer, MAC, MAC),
+        HookPoint::HostLoIngress => (host, host, [0; 6], [0; 6]),
+        HookPoint::ContainerLoEgress => (host, host, loopback_mac(slot), loopback_mac(slot)),
+        HookPoint::ContainerEth0Ingress => (host, host, MAC, MAC),
+        HookPoint::UplinkEgress => (host, peer, MAC, PEER_MAC),
     };
     let usual = Usual { is_v6, source, destination, slot };
     let macs =

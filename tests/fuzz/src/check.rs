@@ -2,7 +2,8 @@
 
 use portmap_common::{
     event::DropEvent,
-    memory::{ECHO_LIFETIME, Echo},
+    flow_state::{ECHO_LIFETIME, Echo},
+    hook_point::HookPoint,
     reason::Reason,
     slot::HOST_SLOT,
 };
@@ -13,11 +14,11 @@ use portmap_ebpf::{
 };
 
 use crate::{
-    fate::{self, Delivery, Fate, Outcome, Question, is_live},
-    memory::Memory,
-    pools::{HOST, HOST6},
+    expected::{self, Delivery, Expected, Outcome, Question, is_live},
+    hook_ctx::HookCtx,
     reader::{self, Content, Packet, Piece, has_ports},
-    scene::{Hook, Scene},
+    state::State,
+    values::{HOST, HOST6},
     world::World,
 };
 
@@ -26,19 +27,19 @@ const ATTEMPTS: usize = 8;
 
 /// One frame, and everything that is known about it; printed if something does not hold.
 struct Case<'a> {
-    scene: &'a Scene,
+    ctx: &'a HookCtx,
     frame: &'a [u8],
     before: World,
     verdict: Verdict,
 }
 
 /// Decides on a frame, asserts everything, and brings `model`, the specification's memory, up to date.
-pub fn step(scene: &Scene, frame: &[u8], world: &World, model: &mut Memory) -> Verdict {
+pub fn step(ctx: &HookCtx, frame: &[u8], world: &World, model: &mut State) -> Verdict {
     let before = world.clone();
-    let verdict = scene.decide(frame, world);
-    let case = Case { scene, frame, before, verdict };
-    let outcome = fate::of(scene, frame, &case.before, model);
-    case.assert(agrees(&verdict, &outcome.fate), || format!("specified: {:?}", outcome.fate));
+    let verdict = ctx.decide(frame, world);
+    let case = Case { ctx, frame, before, verdict };
+    let outcome = expected::of(ctx, frame, &case.before, model);
+    case.assert(agrees(&verdict, &outcome.expected), || format!("specified: {:?}", outcome.expected));
     case.never(world);
     case.remembered(&outcome, world, model);
     case.again(world);
@@ -49,31 +50,30 @@ pub fn step(scene: &Scene, frame: &[u8], world: &World, model: &mut Memory) -> V
 }
 
 /// Whether a verdict is what is specified; identifiers of echoes are looked at when they are remembered.
-fn agrees(verdict: &Verdict, fate: &Fate) -> bool {
-    match (*verdict, *fate) {
-        (Verdict::Continue(_), Fate::Left)
-        | (Verdict::Decided, Fate::Decided)
-        | (Verdict::ToLoopback, Fate::Loopback) => true,
-        (Verdict::Own(slot), Fate::Own(specified)) | (Verdict::ToHost(slot), Fate::Host(specified)) => {
-            slot == specified
-        }
-        (Verdict::Drop { slot, reason }, Fate::Dropped(specified)) => {
+fn agrees(verdict: &Verdict, expected: &Expected) -> bool {
+    match (*verdict, *expected) {
+        (Verdict::Continue(_), Expected::Left)
+        | (Verdict::AlreadyHandled, Expected::AlreadyHandled)
+        | (Verdict::ToLoopback, Expected::Loopback) => true,
+        (Verdict::DeliverLocal(slot), Expected::DeliverLocal(specified))
+        | (Verdict::ToHost(slot), Expected::Host(specified)) => slot == specified,
+        (Verdict::Drop { slot, reason }, Expected::Dropped(specified)) => {
             slot == specified && reason != Reason::EchoBusy
         }
-        (Verdict::Drop { slot, reason }, Fate::Ask(question)) => {
+        (Verdict::Drop { slot, reason }, Expected::Ask(question)) => {
             slot == question.asker.slot && reason == Reason::EchoBusy
         }
-        (Verdict::ToContainer { origin, owner, by_loopback, renumber }, Fate::Container(specified)) => {
-            Delivery { origin, owner, by_loopback, renumber } == specified
+        (Verdict::ToContainer { origin, owner, by_loopback, rewrite }, Expected::Container(specified)) => {
+            Delivery { origin, owner, by_loopback, rewrite } == specified
         }
-        (Verdict::ToOutside { slot, next_hop, renumber }, Fate::Outside(by, to)) => {
-            (slot, next_hop, renumber) == (by, to, IcmpIdRewrite::NONE)
+        (Verdict::ToOutside { slot, next_hop, rewrite }, Expected::Outside(by, to)) => {
+            (slot, next_hop, rewrite) == (by, to, IcmpIdRewrite::NONE)
         }
-        (Verdict::ToOutside { slot, next_hop, .. }, Fate::Ask(question)) => {
+        (Verdict::ToOutside { slot, next_hop, .. }, Expected::Ask(question)) => {
             (slot, next_hop) == (question.asker.slot, question.next_hop)
         }
-        (Verdict::ToEth0(ifindex), Fate::Eth0(specified)) => ifindex == specified,
-        (Verdict::InFlow(flow), Fate::InFlow(specified)) => flow == specified,
+        (Verdict::ToEth0(ifindex), Expected::Eth0(specified)) => ifindex == specified,
+        (Verdict::AssignFlow(flow), Expected::AssignFlow(specified)) => flow == specified,
         _ => false,
     }
 }
@@ -82,39 +82,41 @@ impl Case<'_> {
     #[track_caller]
     fn assert(&self, holds: bool, why: impl FnOnce() -> String) {
         if !holds {
-            let Self { scene, frame, before, verdict } = self;
-            panic!("{}\n{scene:?}\nframe {frame:02x?}\nverdict {verdict:?}\nworld {before:?}", why());
+            let Self { ctx, frame, before, verdict } = self;
+            panic!("{}\n{ctx:?}\nframe {frame:02x?}\nverdict {verdict:?}\nworld {before:?}", why());
         }
     }
 
     /// What must never be, told from the bytes at their places alone.
     fn never(&self, world: &World) {
         match self.verdict {
-            Verdict::ToContainer { owner, renumber, .. } => {
+            Verdict::ToContainer { owner, rewrite, .. } => {
                 self.assert(owner.ifindex != 0 && owner.slot != HOST_SLOT, || "to nobody".to_owned());
                 let memory = self.before.memory.borrow();
                 let asked = memory.echoes.values().chain(&memory.crowd).any(|echo| echo.slot == owner.slot);
                 self.assert(world.owns_any(owner.slot) || asked, || {
                     "to somebody without business".to_owned()
                 });
-                self.message(renumber);
+                self.message(rewrite);
             }
-            Verdict::ToOutside { next_hop, renumber, .. } => {
+            Verdict::ToOutside { next_hop, rewrite, .. } => {
                 let is_set = match next_hop {
                     NextHop::V4(address) => address != [0; 4] && address[0] != 127,
                     NextHop::V6(address) => address != [0; 16],
                 };
                 self.assert(is_set, || "to no neighbour".to_owned());
-                self.message(renumber);
+                self.message(rewrite);
             }
-            Verdict::InFlow(flow) => self.assert(matches!(flow, 1 | 2), || "a container's flow".to_owned()),
-            Verdict::Drop { reason, .. } if self.scene.hook == Hook::Uplink => {
+            Verdict::AssignFlow(flow) => {
+                self.assert(matches!(flow, 1 | 2), || "a container's flow".to_owned())
+            }
+            Verdict::Drop { reason, .. } if self.ctx.hook == HookPoint::UplinkIngress => {
                 let documented = matches!(reason, Reason::Destination | Reason::SourceAddress);
                 self.assert(documented, || "dropped what is the host's".to_owned());
             }
             _ => {}
         }
-        if let Hook::Veth(slot) = self.scene.hook
+        if let HookPoint::VethIngress(slot) = self.ctx.hook
             && !matches!(self.verdict, Verdict::Drop { .. })
         {
             self.sender(slot, world);
@@ -143,9 +145,9 @@ impl Case<'_> {
     }
 
     /// What gets another identifier is an echo message in the frame that has the one it is said to have.
-    fn message(&self, renumber: IcmpIdRewrite) {
-        let IcmpIdRewrite { message, from, to } = renumber;
-        if renumber == IcmpIdRewrite::NONE {
+    fn message(&self, rewrite: IcmpIdRewrite) {
+        let IcmpIdRewrite { message, from, to } = rewrite;
+        if rewrite == IcmpIdRewrite::NONE {
             return;
         }
         let bytes = self.frame.get(message..).and_then(|rest| rest.first_chunk::<8>());
@@ -156,7 +158,7 @@ impl Case<'_> {
     }
 
     /// The memory afterwards is what the specification remembers.
-    fn remembered(&self, outcome: &Outcome, world: &World, model: &mut Memory) {
+    fn remembered(&self, outcome: &Outcome, world: &World, model: &mut State) {
         let is_dropped = matches!(self.verdict, Verdict::Drop { .. });
         if let Some((datagram, fragment)) = outcome.first
             && !is_dropped
@@ -179,7 +181,7 @@ impl Case<'_> {
         if let Some(key) = outcome.asks_for {
             model.neighbours.insert(key, self.before.now);
         }
-        if let Fate::Ask(question) = outcome.fate {
+        if let Expected::Ask(question) = outcome.expected {
             self.asked(&question, world, model);
         }
         let memory = world.memory.borrow();
@@ -187,7 +189,7 @@ impl Case<'_> {
     }
 
     /// Identifiers are taken from nobody who still waits for an answer, and changed only if they must be.
-    fn asked(&self, question: &Question, world: &World, model: &mut Memory) {
+    fn asked(&self, question: &Question, world: &World, model: &mut State) {
         let Question { asker, peer, message, .. } = *question;
         let is_taken = |echo: Echo| {
             let is_own = Echo { seen: asker.seen, ..echo } == asker;
@@ -212,17 +214,17 @@ impl Case<'_> {
             model.echoes.insert(*key, *echo);
         }
         self.assert(taken_by_others <= lost && claimed <= 1, || "more identifiers than needed".to_owned());
-        let Verdict::ToOutside { renumber, .. } = self.verdict else {
+        let Verdict::ToOutside { rewrite, .. } = self.verdict else {
             let busy = model.echoes.iter().filter(|((to, _), echo)| *to == peer && is_taken(**echo)).count();
             let is_busy = busy >= ATTEMPTS || model.crowd.is_some_and(is_taken);
             self.assert(claimed == 0 && is_busy, || "identifiers are free".to_owned());
             return;
         };
-        let is_changed = renumber != IcmpIdRewrite::NONE;
-        let outside = if is_changed { renumber.to } else { asker.id };
+        let is_changed = rewrite != IcmpIdRewrite::NONE;
+        let outside = if is_changed { rewrite.to } else { asker.id };
         let is_kept = model.echo(peer, outside) == Some(asker);
         self.assert(is_kept, || "the answer would not come back".to_owned());
-        let is_right = !is_changed || (renumber.message, renumber.from) == (message, asker.id);
+        let is_right = !is_changed || (rewrite.message, rewrite.from) == (message, asker.id);
         self.assert(is_right, || format!("specified: {question:?}"));
         let must_change = own_was_taken || lost > 0;
         self.assert(is_changed == must_change, || "another identifier, or none".to_owned());
@@ -231,7 +233,7 @@ impl Case<'_> {
     /// The same frame again has the same verdict, and nothing more is remembered.
     fn again(&self, world: &World) {
         let memory = world.memory.borrow().clone();
-        let verdict = self.scene.decide(self.frame, world);
+        let verdict = self.ctx.decide(self.frame, world);
         self.assert(verdict == self.verdict, || format!("decided again: {verdict:?}"));
         self.assert(*world.memory.borrow() == memory, || "remembers more when it decides again".to_owned());
     }
@@ -246,7 +248,7 @@ impl Case<'_> {
         for padding in [&[][..], &[0xff; 3], &[0; 46], &[0x7a; 9]] {
             let other = [bare, padding].concat();
             let elsewhere = self.before.clone();
-            let verdict = self.scene.decide(&other, &elsewhere);
+            let verdict = self.ctx.decide(&other, &elsewhere);
             self.assert(verdict == self.verdict, || format!("with padding {padding:02x?}: {verdict:?}"));
             let same = *elsewhere.memory.borrow() == *world.memory.borrow();
             self.assert(same, || format!("remembers something else with padding {padding:02x?}"));
@@ -256,7 +258,7 @@ impl Case<'_> {
     /// What a program decides without looking further is what it decides when it does.
     fn plain(&self, world: &World) {
         let elsewhere = self.before.clone();
-        let Some(verdict) = self.scene.decide_plain(self.frame, &elsewhere) else { return };
+        let Some(verdict) = self.ctx.decide_fast_path(self.frame, &elsewhere) else { return };
         self.assert(verdict == self.verdict, || format!("as a plain packet: {verdict:?}"));
         let same = *elsewhere.memory.borrow() == *world.memory.borrow();
         self.assert(same, || "remembers something else as a plain packet".to_owned());
@@ -267,7 +269,7 @@ impl Case<'_> {
         let reported = verdict_codec::decode(verdict_codec::encode(&self.verdict));
         self.assert(reported == Some(self.verdict), || format!("reported as {reported:?}"));
         let mut event = DropEvent::default();
-        sample::describe(&self.scene.view(self.frame), &mut event);
+        sample::describe(&self.ctx.view(self.frame), &mut event);
         self.assert(usize::try_from(event.length) == Ok(self.frame.len()), || format!("{event:?}"));
         let Some(packet) = reader::packet(self.frame) else {
             self.assert(event.source.bytes == [0; 16] && event.source_port == 0, || format!("{event:?}"));

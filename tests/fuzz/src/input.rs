@@ -4,7 +4,7 @@ use std::{env, fs};
 
 use arbitrary::Unstructured;
 
-use crate::{build, pools::byte, scene::Scene};
+use crate::{build, hook_ctx::HookCtx, values::byte};
 
 /// First byte of a frame that is given byte by byte; its length in four bytes and the bytes follow. Smaller first
 /// bytes are choices of [`build::frame`].
@@ -37,10 +37,10 @@ impl<'a> Input<'a> {
     }
 
     /// The next frame.
-    pub fn frame(&mut self, scene: &Scene) -> Vec<u8> {
+    pub fn frame(&mut self, ctx: &HookCtx) -> Vec<u8> {
         let first = byte(&mut self.choices);
         if first < VERBATIM {
-            return build::frame(&mut self.choices, first, scene);
+            return build::frame(&mut self.choices, first, ctx);
         }
         let length = u32::from_le_bytes(self.fixed());
         let length = usize::try_from(length).map_or(usize::MAX, |length| length.min(self.choices.len()));

@@ -1,20 +1,21 @@
 //! What the fuzzer runs: one function for each target, from the bytes of an input to assertions.
 
 use portmap_common::{
-    memory::{Echo, Fragment},
+    flow_state::{Echo, FragCacheEntry},
+    hook_point::HookPoint,
     slot::HOST_SLOT,
 };
 use portmap_ebpf::{Tables as _, Verdict};
 
 use crate::{
     check,
-    fate::datagram,
+    expected::datagram,
+    follow_ups,
+    hook_ctx::{HOOK_CTX_BYTES, HookCtx},
     input::Input,
-    memory::Memory,
-    pools::{A, B, C, GONE, IDS, PORTS, one_of},
     reader::{self, Content, Piece, Quote},
-    relate,
-    scene::{Hook, SCENE_BYTES, Scene},
+    state::State,
+    values::{A, B, C, GONE, IDS, PORTS, one_of},
     world::{WORLD_BYTES, World},
 };
 
@@ -29,16 +30,16 @@ const PAUSES: [u64; 6] = [0, 1, 1_000_000_000, 1_000_000_001, 30_000_000_000, 30
 pub fn verdict(data: &[u8]) {
     let mut input = Input::new(data);
     let choices = input.fixed::<WORLD_BYTES>();
-    let place = input.fixed::<SCENE_BYTES>();
+    let place = input.fixed::<HOOK_CTX_BYTES>();
     let memories = input.fixed::<7>();
-    let (world, scene) = (World::new(choices), Scene::new(place));
-    let frame = input.frame(&scene);
+    let (world, ctx) = (World::new(choices), HookCtx::new(place));
+    let frame = input.frame(&ctx);
     input.note(&[&choices[..], &place, &memories].concat());
     input.note_frame(&frame);
     input.keep();
-    remember(&world, &scene, &frame, memories);
+    remember(&world, &ctx, &frame, memories);
     let mut model = world.memory.borrow().clone();
-    check::step(&scene, &frame, &world, &mut model);
+    check::step(&ctx, &frame, &world, &mut model);
 }
 
 /// Frame after frame, while time passes and containers come and go.
@@ -47,7 +48,7 @@ pub fn sequence(data: &[u8]) {
     let choices = input.fixed::<WORLD_BYTES>();
     input.note(&choices);
     let mut world = World::new(choices);
-    let mut model = Memory::default();
+    let mut model = State::default();
     let mut last: Option<Step> = None;
     for _ in 0..STEPS {
         if input.is_empty() {
@@ -60,8 +61,8 @@ pub fn sequence(data: &[u8]) {
             continue;
         }
         let (place, frame) = last.as_ref().and_then(|last| related(last, event)).unwrap_or_else(|| {
-            let place = input.fixed::<SCENE_BYTES>();
-            (place, input.frame(&Scene::new(place)))
+            let place = input.fixed::<HOOK_CTX_BYTES>();
+            (place, input.frame(&HookCtx::new(place)))
         });
         // As it is kept, a frame stands for itself.
         let [kind, pause, _, _] = event;
@@ -69,32 +70,32 @@ pub fn sequence(data: &[u8]) {
         input.note_frame(&frame);
         input.keep();
         world.now += one_of(&PAUSES, pause);
-        let verdict = check::step(&Scene::new(place), &frame, &world, &mut model);
+        let verdict = check::step(&HookCtx::new(place), &frame, &world, &mut model);
         last = Some(Step { place, frame, verdict });
     }
 }
 
 /// What was before.
 struct Step {
-    place: [u8; SCENE_BYTES],
+    place: [u8; HOOK_CTX_BYTES],
     frame: Vec<u8>,
     verdict: Verdict,
 }
 
 /// A frame that has to do with the last one, if the event asks for it and there can be one, and where it is seen.
-fn related(last: &Step, [_, _, kind, position]: [u8; 4]) -> Option<([u8; SCENE_BYTES], Vec<u8>)> {
-    const UPLINK: [u8; SCENE_BYTES] = [0; SCENE_BYTES];
+fn related(last: &Step, [_, _, kind, position]: [u8; 4]) -> Option<([u8; HOOK_CTX_BYTES], Vec<u8>)> {
+    const UPLINK: [u8; HOOK_CTX_BYTES] = [0; HOOK_CTX_BYTES];
     match kind {
-        0x80..=0xbf => Some((last.place, relate::later(&last.frame, position)?)),
-        0xc0..=0xdf => Some((UPLINK, relate::answer(&last.frame, &last.verdict)?)),
-        0xe0..=0xef => Some((UPLINK, relate::error(&last.frame, &last.verdict)?)),
+        0x80..=0xbf => Some((last.place, follow_ups::later(&last.frame, position)?)),
+        0xc0..=0xdf => Some((UPLINK, follow_ups::answer(&last.frame, &last.verdict)?)),
+        0xe0..=0xef => Some((UPLINK, follow_ups::error(&last.frame, &last.verdict)?)),
         0xf0..=0xff => Some((last.place, last.frame.clone())),
         _ => None,
     }
 }
 
 /// Something other than a frame.
-fn happen(world: &mut World, model: &mut Memory, [kind, a, b, c]: [u8; 4]) {
+fn happen(world: &mut World, model: &mut State, [kind, a, b, c]: [u8; 4]) {
     let slot = one_of(&[A, B, C, GONE], a);
     match kind % 6 {
         0 => world.delete(slot),
@@ -118,7 +119,7 @@ fn happen(world: &mut World, model: &mut Memory, [kind, a, b, c]: [u8; 4]) {
 }
 
 /// Fills the memory with what matters to this frame.
-fn remember(world: &World, scene: &Scene, frame: &[u8], memories: [u8; 7]) {
+fn remember(world: &World, ctx: &HookCtx, frame: &[u8], memories: [u8; 7]) {
     let [fragment, source, destination, echo, own_id, other_id, races] = memories;
     world.races.set(if races >= 0xe0 { races & 0x0f } else { 0 });
     let Some(packet) = reader::packet(frame) else { return };
@@ -126,22 +127,26 @@ fn remember(world: &World, scene: &Scene, frame: &[u8], memories: [u8; 7]) {
     let mut memory = world.memory.borrow_mut();
     let mut ids = vec![one_of(&IDS, other_id)];
     let mut peers = vec![packet.source, packet.destination];
-    let scope = match scene.hook {
-        Hook::Veth(slot) => slot,
-        Hook::ContainerLo => A | 0x8000,
+    let scope = match ctx.hook {
+        HookPoint::VethIngress(slot) => slot,
+        HookPoint::ContainerLoEgress => A | 0x8000,
         _ => HOST_SLOT,
     };
     if let Some(behind) = behind
         && let Piece::First(id) | Piece::Later(id) = behind.piece
         && fragment != 0
     {
-        let kind = one_of(&[Fragment::PORTS, Fragment::ECHO_REQUEST, Fragment::ECHO_REPLY], fragment);
+        let kind = one_of(
+            &[FragCacheEntry::PORTS, FragCacheEntry::ECHO_REQUEST, FragCacheEntry::ECHO_REPLY],
+            fragment,
+        );
         let ages = [0, 1_000_000_000, 30_000_000_000, 30_000_000_001, 1_000_000_001];
         let seen = world.now - one_of(&ages, fragment >> 2);
-        let source = if kind == Fragment::PORTS { one_of(&PORTS, source) } else { one_of(&IDS, source) };
-        let destination = if kind == Fragment::PORTS { one_of(&PORTS, destination) } else { 0 };
+        let source =
+            if kind == FragCacheEntry::PORTS { one_of(&PORTS, source) } else { one_of(&IDS, source) };
+        let destination = if kind == FragCacheEntry::PORTS { one_of(&PORTS, destination) } else { 0 };
         let scope = if fragment >= 0xe0 { scope ^ 1 } else { scope };
-        let entry = Fragment { seen, kind, source, destination };
+        let entry = FragCacheEntry { seen, kind, source, destination };
         memory.fragments.insert(datagram(&packet, behind, id, scope), entry);
         ids.push(source);
     }

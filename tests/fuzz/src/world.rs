@@ -3,10 +3,11 @@
 use std::cell::{Cell, RefCell};
 
 use portmap_common::{
-    limit::Limit,
-    memory::{
-        Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour, NeighbourKey,
+    flow_state::{
+        Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour,
+        NeighbourKey,
     },
+    gcra::GcraState,
     slot::{HOST_SLOT, veth_ifindex},
     tables::{
         Address4, Address6, Config, Endpoint, HOST_ACCESS_LIMITED, LOOPBACK_PRIVATE, Listener, Mac, PortEntry,
@@ -15,8 +16,8 @@ use portmap_common::{
 use portmap_ebpf::Tables;
 
 use crate::{
-    memory::{Memory, parts},
-    pools::{A, B, C, GATEWAY, GATEWAY6, GONE, HOST, HOST6, LO_MAC, MAC, one_of},
+    state::{State, parts},
+    values::{A, B, C, GATEWAY, GATEWAY6, GONE, HOST, HOST6, LO_MAC, MAC, one_of},
 };
 
 /// Bytes of an input that choose a world.
@@ -47,11 +48,11 @@ pub struct World {
     /// Nanoseconds of the clock.
     pub now: u64,
     /// What A may send: none if it is as much as it likes.
-    limit: Option<Limit>,
+    limit: Option<GcraState>,
     /// Whether A may ask for no new neighbour.
     asked_enough: bool,
     /// What is remembered.
-    pub memory: RefCell<Memory>,
+    pub memory: RefCell<State>,
     /// How many more times somebody else is faster in taking an echo's identifier.
     pub races: Cell<u8>,
 }
@@ -96,11 +97,11 @@ impl World {
             endpoints: Vec::new(),
             ports: Vec::new(),
             now: 1_000_000_000_000,
-            limit: (state & 8 != 0).then(|| Limit {
-                scheduled: u64::MAX >> 1,
-                cost: 1,
+            limit: (state & 8 != 0).then(|| GcraState {
+                tat: u64::MAX >> 1,
+                ns_per_byte: 1,
                 counts_local: u32::from(state & 16 != 0),
-                ..Limit::default()
+                ..GcraState::default()
             }),
             asked_enough: owner_p >= 0x80,
             memory: RefCell::default(),
@@ -204,20 +205,20 @@ impl Tables for World {
         self.now
     }
 
-    fn fragment4(&self, key: &FragmentKey4) -> Option<Fragment> {
+    fn fragment4(&self, key: &FragmentKey4) -> Option<FragCacheEntry> {
         self.memory.borrow().fragments.get(&key.into()).copied()
     }
 
-    fn set_fragment4(&self, key: &FragmentKey4, fragment: &Fragment) {
-        self.memory.borrow_mut().fragments.insert(key.into(), *fragment);
+    fn set_fragment4(&self, key: &FragmentKey4, entry: &FragCacheEntry) {
+        self.memory.borrow_mut().fragments.insert(key.into(), *entry);
     }
 
-    fn fragment6(&self, key: &FragmentKey6) -> Option<Fragment> {
+    fn fragment6(&self, key: &FragmentKey6) -> Option<FragCacheEntry> {
         self.memory.borrow().fragments.get(&key.into()).copied()
     }
 
-    fn set_fragment6(&self, key: &FragmentKey6, fragment: &Fragment) {
-        self.memory.borrow_mut().fragments.insert(key.into(), *fragment);
+    fn set_fragment6(&self, key: &FragmentKey6, entry: &FragCacheEntry) {
+        self.memory.borrow_mut().fragments.insert(key.into(), *entry);
     }
 
     fn echo(&self, key: &EchoKey) -> Option<Echo> {
@@ -249,7 +250,7 @@ impl Tables for World {
         !lost
     }
 
-    fn is_open(&self, port: u16) -> bool {
+    fn is_host_port_allowed(&self, port: u16) -> bool {
         port == 1_024
     }
 
@@ -269,7 +270,7 @@ impl Tables for World {
         self.memory.borrow_mut().neighbours.insert(*key, neighbour.seen);
     }
 
-    fn may_ask(&self, slot: u16, now: u64) -> bool {
+    fn charge_neighbour(&self, slot: u16, now: u64) -> bool {
         assert_eq!(now, self.now, "nothing else is the time");
         !self.has_asked_enough(slot)
     }
@@ -279,11 +280,11 @@ impl Tables for World {
         address.bytes == OTHER_BROADCAST
     }
 
-    fn limit(&self, slot: u16) -> Option<&Limit> {
+    fn policer(&self, slot: u16) -> Option<&GcraState> {
         self.limit.as_ref().filter(|_| slot == A)
     }
 
-    fn schedule(&self, _slot: u16, _time: u64, now: u64, slack: u64) -> bool {
-        self.limit.is_none_or(|limit| limit.scheduled <= now + slack)
+    fn advance_tat(&self, _slot: u16, _time: u64, now: u64, tolerance: u64) -> bool {
+        self.limit.is_none_or(|limit| limit.tat <= now + tolerance)
     }
 }

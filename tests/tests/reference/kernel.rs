@@ -27,25 +27,24 @@ use portmap::{
     reach::{HostAccess, Reach},
 };
 use portmap_common::{
-    limit::Limit,
-    memory::{
-        Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour,
+    flow_state::{
+        Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour,
         NeighbourBudget, NeighbourKey,
     },
+    gcra::GcraState,
+    hook_point::HookPoint,
+    marks::{DRY_RUN_HWTSTAMP, DRY_RUN_MARK},
     names,
     slot::{HOST_SLOT, veth_ifindex},
     tables::Endpoint,
 };
-use portmap_ebpf::{
-    Verdict,
-    verdict_codec::{self, DRY_RUN_MARK, DRY_RUN_TIME},
-};
+use portmap_ebpf::{Verdict, verdict_codec};
 
 use crate::{
-    judge::NOW,
-    memory::Entry,
+    differential::NOW,
+    spec_state::Entry,
     test_run::{self, CB, GSO_SIZE, HWTSTAMP, IFINDEX, INGRESS_IFINDEX, MARK, PRIORITY, Skb},
-    world::{A, B, C, Case, Hook, MAC, MTU, NOBODY, UPLINK, World},
+    world::{A, B, C, Case, MAC, MTU, NOBODY, UPLINK, World, ifindex},
 };
 
 /// Slots of which the maps may say something.
@@ -57,9 +56,9 @@ pub(crate) struct Kernel {
     pub(crate) maps: Maps,
     // Written here, because the daemon's way would choose the generations itself.
     endpoints: Array<MapData, Endpoint>,
-    limits: Array<MapData, Limit>,
-    fragments4: HashMap<MapData, FragmentKey4, Fragment>,
-    fragments6: HashMap<MapData, FragmentKey6, Fragment>,
+    limits: Array<MapData, GcraState>,
+    fragments4: HashMap<MapData, FragmentKey4, FragCacheEntry>,
+    fragments6: HashMap<MapData, FragmentKey6, FragCacheEntry>,
     echoes: HashMap<MapData, EchoKey, Echo>,
     host_flows: HashMap<MapData, HostFlowKey, HostFlow>,
     neighbours: HashMap<MapData, NeighbourKey, Neighbour>,
@@ -123,8 +122,8 @@ impl Kernel {
             let limit = world.limits.get(&slot).copied().unwrap_or_default();
             self.limits.set(slot.into(), limit, 0).expect("written");
             // Far beyond what any clock says.
-            let scheduled = if world.asked_enough.contains(&slot) { 1 << 61 } else { 0 };
-            self.neighbour_budgets.set(slot.into(), NeighbourBudget { scheduled }, 0).expect("written");
+            let tat = if world.asked_enough.contains(&slot) { 1 << 61 } else { 0 };
+            self.neighbour_budgets.set(slot.into(), NeighbourBudget { tat }, 0).expect("written");
         }
         for port in 0..=u16::MAX {
             self.maps.ports.set(port, world.entry(world.owner(port)));
@@ -164,7 +163,7 @@ impl Kernel {
         if case.mark != 0 || !is_possible(case) {
             return None;
         }
-        let (_, after) = self.run(case, DRY_RUN_MARK, DRY_RUN_TIME);
+        let (_, after) = self.run(case, DRY_RUN_MARK, DRY_RUN_HWTSTAMP);
         let mut words = [0; 7];
         words[..5].copy_from_slice(&after[CB..CB + 5]);
         words[5..].copy_from_slice(&[after[PRIORITY], after[MARK]]);
@@ -182,7 +181,7 @@ impl Kernel {
     /// By how many nanoseconds the schedule of a slot has moved on since the world was set.
     pub(crate) fn spent(&self, world: &World, slot: u16) -> u64 {
         let before = world.limits.get(&slot).copied().unwrap_or_default();
-        self.limits.get(&slot.into(), 0).expect("an entry").scheduled - before.scheduled
+        self.limits.get(&slot.into(), 0).expect("an entry").tat - before.tat
     }
 
     fn run(&self, case: &Case<'_>, mark: u32, time: u64) -> (i32, Skb) {
@@ -192,13 +191,13 @@ impl Kernel {
         }
         context[MARK] = mark;
         context[INGRESS_IFINDEX] = case.ingress;
-        context[IFINDEX] = case.hook.ifindex();
+        context[IFINDEX] = ifindex(case.hook);
         context[PRIORITY] = case.priority;
         context[GSO_SIZE] = case.segment;
         test_run::run(self.fd(case.hook), case.frame, &context).expect("the kernel runs it")
     }
 
-    fn fd(&self, hook: Hook) -> libc::c_int {
+    fn fd(&self, hook: HookPoint) -> libc::c_int {
         let (_, program) = self.programs.iter().find(|(name, _)| *name == hook.program()).expect("loaded");
         program.fd().expect("loaded").as_fd().as_raw_fd()
     }
@@ -215,8 +214,8 @@ fn is_possible(case: &Case<'_>) -> bool {
 }
 
 /// A fragment as old by the kernel's clock as it is by the model's.
-fn at_kernels_time(fragment: Fragment) -> Fragment {
-    Fragment { seen: by_kernels_clock(fragment.seen), ..fragment }
+fn at_kernels_time(fragment: FragCacheEntry) -> FragCacheEntry {
+    FragCacheEntry { seen: by_kernels_clock(fragment.seen), ..fragment }
 }
 
 /// A moment as long ago by the kernel's clock as it is by the model's.

@@ -1,5 +1,6 @@
-//! Well-formed packets of every form.
+//! Well-formed packets of every shape.
 
+use portmap_common::hook_point::HookPoint;
 use std::net::IpAddr;
 
 use etherparse::{
@@ -8,8 +9,8 @@ use etherparse::{
 };
 
 use crate::{
-    memory::{Carried, Datagram},
-    world::Hook,
+    spec_state::{Carried, Datagram},
+    world::{macs, scope},
 };
 
 /// Protocols with ports: TCP, UDP, DCCP, SCTP, UDP-Lite.
@@ -22,7 +23,7 @@ const ETHERNET: usize = 14;
 
 /// A kind of packet, without addresses and ports.
 #[derive(Clone, Debug)]
-pub(crate) struct Form {
+pub(crate) struct Shape {
     pub(crate) name: String,
     pub(crate) is_ipv6: bool,
     /// Bytes of IPv4 options.
@@ -51,7 +52,7 @@ pub(crate) enum Content {
     EchoReply,
     /// A message of ICMP of either version with this type and code.
     Message(u8, u8),
-    Error(u8, u8, Box<Form>),
+    Error(u8, u8, Box<Shape>),
     Other(u8),
 }
 
@@ -83,7 +84,7 @@ enum Numbers {
     Id(usize),
 }
 
-impl Form {
+impl Shape {
     pub(crate) fn new(name: &str, is_ipv6: bool, content: Content) -> Self {
         let name = format!("{} {name}", if is_ipv6 { "IPv6" } else { "IPv4" });
         Self {
@@ -130,9 +131,9 @@ impl Form {
         matches!(self.content, Content::Error(..))
     }
 
-    /// The form as a frame at a hook; `sender` is the container that sends it, if one does.
-    pub(crate) fn frame(&self, hook: Hook, sender: u16, ends: &Ends) -> Template {
-        let (to, from) = hook.macs(sender);
+    /// The shape as a frame at a hook; `sender` is the container that sends it, if one does.
+    pub(crate) fn frame(&self, hook: HookPoint, sender: u16, ends: &Ends) -> Template {
+        let (to, from) = macs(hook, sender);
         let mut bytes = [&to[..], &from[..]].concat();
         bytes.extend(if self.is_ipv6 { [0x86, 0xdd] } else { [0x08, 0x00] });
         let (packet, numbers) = self.packet(ends);
@@ -143,7 +144,7 @@ impl Form {
             _ => Carried::Ports { source: 0, destination: 0 },
         };
         let datagram = Datagram {
-            scope: hook.scope(sender),
+            scope: scope(hook, sender),
             source: ends.source,
             destination: ends.destination,
             id: ID.into(),

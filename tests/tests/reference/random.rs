@@ -3,22 +3,21 @@
 use std::net::IpAddr;
 
 use portmap_common::{
-    memory::{ECHO_LIFETIME, FRAGMENT_LIFETIME, HOST_FLOW_LIFETIME, HostFlowKey},
+    flow_state::{ECHO_LIFETIME, FRAGMENT_LIFETIME, HOST_FLOW_LIFETIME, HostFlowKey},
+    hook_point::HookPoint,
+    marks::HANDLED_MARK,
     queue::UPLINK_FLOWS,
-    slot::{HOST_SLOT, loopback_mac},
+    slot::{HOST_SLOT, loopback_mac, veth_ifindex},
     tables::{Address4, Address6},
 };
-use portmap_ebpf::hooks::HANDLED_MARK;
 use portmap_tests::random::Random;
 
 use crate::{
-    forms,
-    judge::{Judge, NOW},
-    memory::{Asker, Note},
-    packets::{Ends, Form, Template, WITH_PORTS},
-    world::{
-        A, B, C, Case, GATEWAY6, HOST6, Hook, MAC, NOBODY, OTHER_MAC, UPLINK, World, limit, mask4, mask6,
-    },
+    differential::{Differential, NOW},
+    packet_shapes,
+    packets::{Ends, Shape, Template, WITH_PORTS},
+    spec_state::{Asker, Note},
+    world::{A, B, C, Case, GATEWAY6, HOST6, MAC, NOBODY, OTHER_MAC, UPLINK, World, limit, mask4, mask6},
 };
 
 /// A world: other owners, other containers, another network.
@@ -55,7 +54,7 @@ pub(crate) fn world(random: &mut Random) -> World {
         world.open_only(open);
     }
     if random.once_in(2) {
-        let [.., near, far] = forms::four(false);
+        let [.., near, far] = packet_shapes::four(false);
         let others = [near, far, IpAddr::from([10, 0, 0, 77]), IpAddr::from([127, 0, 0, 1])];
         let addresses = others.into_iter().filter_map(|address| match address {
             IpAddr::V4(address) => Some(address),
@@ -99,13 +98,13 @@ pub(crate) fn priority(random: &mut Random) -> u32 {
 const NUMBERS: [u16; 6] = [0, 1, 0x0800, 31_000, 31_001, u16::MAX];
 
 /// So many packets one after the other in one world.
-pub(crate) fn packets(judge: &mut Judge<'_>, random: &mut Random, forms: &[Form], count: usize) {
+pub(crate) fn packets(judge: &mut Differential<'_>, random: &mut Random, shapes: &[Shape], count: usize) {
     for round in 0..count {
         if round % 16 == 0 {
             remember_something(judge, random);
         }
-        let form = random.pick(forms);
-        let (hook, template) = template(random, &form);
+        let shape = random.pick(shapes);
+        let (hook, template) = template(random, &shape);
         if let Some((datagram, carried)) = template.later
             && random.once_in(2)
         {
@@ -117,20 +116,20 @@ pub(crate) fn packets(judge: &mut Judge<'_>, random: &mut Random, forms: &[Form]
             let any = random.port();
             case.tag = Some(random.pick(&[0, 0x2000, 1, any]));
         }
-        if hook == Hook::HostLo && random.once_in(20) {
+        if hook == HookPoint::HostLoIngress && random.once_in(20) {
             case.mark = HANDLED_MARK;
         }
         if random.once_in(2) {
-            case.ingress = random.pick(&[0, UPLINK, Hook::Veth(A).ifindex()]);
+            case.ingress = random.pick(&[0, UPLINK, veth_ifindex(A)]);
         }
         case.priority = priority(random);
-        judge.ask(&form.name, &case);
+        judge.ask(&shape.name, &case);
     }
 }
 
-fn remember_something(judge: &mut Judge<'_>, random: &mut Random) {
+fn remember_something(judge: &mut Differential<'_>, random: &mut Random) {
     let is_ipv6 = random.once_in(2);
-    let peer = random.pick(&forms::four(is_ipv6));
+    let peer = random.pick(&packet_shapes::four(is_ipv6));
     let slot = random.pick(&[HOST_SLOT, A, B, C, NOBODY]);
     let mut generation = judge.world.containers.get(&slot).copied().unwrap_or_default();
     if slot != HOST_SLOT && (slot == NOBODY || random.once_in(3)) {
@@ -151,46 +150,48 @@ fn remember_something(judge: &mut Judge<'_>, random: &mut Random) {
 }
 
 /// A frame that was in order once.
-pub(crate) fn frame(random: &mut Random, form: &Form) -> (Vec<u8>, Hook) {
-    let (hook, template) = template(random, form);
+pub(crate) fn frame(random: &mut Random, shape: &Shape) -> (Vec<u8>, HookPoint) {
+    let (hook, template) = template(random, shape);
     (template.bytes, hook)
 }
 
-fn template(random: &mut Random, form: &Form) -> (Hook, Template) {
+fn template(random: &mut Random, shape: &Shape) -> (HookPoint, Template) {
     let hook = random.pick(&[
-        Hook::Uplink,
-        Hook::Uplink,
-        Hook::Veth(A),
-        Hook::Veth(A),
-        Hook::Veth(B),
-        Hook::HostLo,
-        Hook::ContainerLo,
-        Hook::UplinkOut,
-        Hook::ContainerEth0,
+        HookPoint::UplinkIngress,
+        HookPoint::UplinkIngress,
+        HookPoint::VethIngress(A),
+        HookPoint::VethIngress(A),
+        HookPoint::VethIngress(B),
+        HookPoint::HostLoIngress,
+        HookPoint::ContainerLoEgress,
+        HookPoint::UplinkEgress,
+        HookPoint::ContainerEth0Ingress,
     ]);
     let sender = random.pick(&[A, A, B, C, NOBODY]);
-    let ends = ends(random, form.is_ipv6, hook);
-    let mut template = form.frame(hook, sender, &ends);
+    let ends = ends(random, shape.is_ipv6, hook);
+    let mut template = shape.frame(hook, sender, &ends);
     let number = |random: &mut Random| if random.once_in(2) { random.pick(&NUMBERS) } else { random.port() };
     let (source, destination) = (number(random), number(random));
     template.set(source, destination);
     if random.once_in(4) {
         for _ in 0..=random.below(3) {
-            mutate(random, &mut template.bytes, form.is_ipv6);
+            mutate(random, &mut template.bytes, shape.is_ipv6);
         }
     }
     (hook, template)
 }
 
 /// Addresses that get far at a hook, mostly.
-fn ends(random: &mut Random, is_ipv6: bool, hook: Hook) -> Ends {
-    let four = forms::four(is_ipv6);
+fn ends(random: &mut Random, is_ipv6: bool, hook: HookPoint) -> Ends {
+    let four = packet_shapes::four(is_ipv6);
     let [shared, loopback, near, far] = four;
-    let all = forms::addresses(is_ipv6);
+    let all = packet_shapes::addresses(is_ipv6);
     let (source, destination): (&[IpAddr], &[IpAddr]) = match hook {
-        Hook::Uplink => (&[near, far], &[shared]),
-        Hook::Veth(_) | Hook::UplinkOut => (&[shared, shared, loopback], &four),
-        Hook::HostLo | Hook::ContainerLo | Hook::ContainerEth0 => (&four, &[shared, loopback]),
+        HookPoint::UplinkIngress => (&[near, far], &[shared]),
+        HookPoint::VethIngress(_) | HookPoint::UplinkEgress => (&[shared, shared, loopback], &four),
+        HookPoint::HostLoIngress | HookPoint::ContainerLoEgress | HookPoint::ContainerEth0Ingress => {
+            (&four, &[shared, loopback])
+        }
     };
     let address = |random: &mut Random, of: &[IpAddr]| {
         let of = if random.once_in(6) { &all } else { of };
@@ -252,7 +253,7 @@ fn mutate(random: &mut Random, frame: &mut Vec<u8>, is_ipv6: bool) {
             frame[12..14].copy_from_slice(&kind.to_be_bytes());
         }
         _ => {
-            let four = forms::four(is_ipv6);
+            let four = packet_shapes::four(is_ipv6);
             let address = random.pick(&four);
             let place = 14 + if is_ipv6 { random.pick(&[8, 24]) } else { random.pick(&[12, 16]) };
             let bytes = match address {

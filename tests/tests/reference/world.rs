@@ -7,9 +7,9 @@ use std::{
 };
 
 use portmap_common::{
-    limit::{COST_BITS, Limit},
-    memory::SCOPE_LOOPBACK,
-    names,
+    flow_state::SCOPE_LOOPBACK,
+    gcra::{FRACTION_BITS, GcraState},
+    hook_point::HookPoint,
     queue::UPLINK_FLOWS,
     slot::{HOST_SLOT, loopback_mac, veth_ifindex},
     tables::{Address4, Address6, Config, Endpoint, Listener, Mac, PortEntry},
@@ -45,7 +45,7 @@ pub(crate) struct World {
     /// Slots by port.
     pub(crate) owners: Vec<u16>,
     /// Limits by slot.
-    pub(crate) limits: BTreeMap<u16, Limit>,
+    pub(crate) limits: BTreeMap<u16, GcraState>,
     /// By slot, which packets for a container pass by a queue: those from outside, those that are local.
     pub(crate) queues: BTreeMap<u16, u16>,
     /// Slots that keep loopback addresses to themselves.
@@ -59,13 +59,13 @@ pub(crate) struct World {
 }
 
 /// A limit at which a byte takes a nanosecond, and either no time is left or more than will ever be needed.
-pub(crate) const fn limit(is_used_up: bool, counts_local: bool) -> Limit {
+pub(crate) const fn limit(is_used_up: bool, counts_local: bool) -> GcraState {
     // Far beyond what any clock says.
     const FULL: u64 = 1 << 61;
-    Limit {
-        scheduled: FULL,
-        cost: 1 << COST_BITS,
-        slack: if is_used_up { 0 } else { FULL },
+    GcraState {
+        tat: FULL,
+        ns_per_byte: 1 << FRACTION_BITS,
+        tolerance: if is_used_up { 0 } else { FULL },
         counts_local: counts_local as u32,
         reserved: 0,
     }
@@ -248,70 +248,61 @@ pub(crate) fn mask6(prefix: u32) -> [u8; 16] {
     u128::MAX.checked_shl(128 - prefix).unwrap_or(0).to_be_bytes()
 }
 
-/// The hooks; those inside and in front of a container with its slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Hook {
-    Uplink,
-    Veth(u16),
-    HostLo,
-    ContainerLo,
-    UplinkOut,
-    ContainerEth0,
+/// Hooks that count packets, with one container at its veth.
+pub(crate) const DECIDING_HOOKS: [HookPoint; 4] = [
+    HookPoint::UplinkIngress,
+    HookPoint::VethIngress(A),
+    HookPoint::HostLoIngress,
+    HookPoint::ContainerLoEgress,
+];
+
+/// All hooks, with one container at its veth.
+pub(crate) const ALL_HOOKS: [HookPoint; 6] = [
+    HookPoint::UplinkIngress,
+    HookPoint::VethIngress(A),
+    HookPoint::HostLoIngress,
+    HookPoint::ContainerLoEgress,
+    HookPoint::UplinkEgress,
+    HookPoint::ContainerEth0Ingress,
+];
+
+/// Returns the index of the interface at which a hook is.
+pub(crate) const fn ifindex(hook: HookPoint) -> u32 {
+    match hook {
+        // No program reads the index of a container's `eth0`, but an interface with this index must exist.
+        HookPoint::UplinkIngress | HookPoint::UplinkEgress | HookPoint::ContainerEth0Ingress => UPLINK,
+        HookPoint::VethIngress(slot) => veth_ifindex(slot),
+        HookPoint::HostLoIngress | HookPoint::ContainerLoEgress => LOOPBACK,
+    }
 }
 
-impl Hook {
-    /// Those that count, with one container at its veth.
-    pub(crate) const DECIDING: [Self; 4] = [Self::Uplink, Self::Veth(A), Self::HostLo, Self::ContainerLo];
-
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Uplink, Self::Veth(A), Self::HostLo, Self::ContainerLo, Self::UplinkOut, Self::ContainerEth0];
-
-    pub(crate) const fn ifindex(self) -> u32 {
-        match self {
-            // No program asks where a container's `eth0` is; there must be an interface with this index.
-            Self::Uplink | Self::UplinkOut | Self::ContainerEth0 => UPLINK,
-            Self::Veth(slot) => veth_ifindex(slot),
-            Self::HostLo | Self::ContainerLo => LOOPBACK,
-        }
+/// Returns the scope of fragments at a hook.
+pub(crate) const fn scope(hook: HookPoint, sender: u16) -> u16 {
+    match hook {
+        HookPoint::VethIngress(slot) => slot,
+        HookPoint::ContainerLoEgress => SCOPE_LOOPBACK | sender,
+        HookPoint::UplinkIngress
+        | HookPoint::HostLoIngress
+        | HookPoint::UplinkEgress
+        | HookPoint::ContainerEth0Ingress => HOST_SLOT,
     }
+}
 
-    pub(crate) const fn program(self) -> &'static str {
-        match self {
-            Self::Uplink => names::PROG_UPLINK_INGRESS,
-            Self::Veth(_) => names::PROG_VETH_INGRESS,
-            Self::HostLo => names::PROG_LO_INGRESS,
-            Self::ContainerLo => names::PROG_CONTAINER_LO,
-            Self::UplinkOut => names::PROG_UPLINK_EGRESS,
-            Self::ContainerEth0 => names::PROG_CONTAINER_ETH0,
-        }
-    }
-
-    /// Under which name fragments are remembered here.
-    pub(crate) const fn scope(self, sender: u16) -> u16 {
-        match self {
-            Self::Veth(slot) => slot,
-            Self::ContainerLo => SCOPE_LOOPBACK | sender,
-            Self::Uplink | Self::HostLo | Self::UplinkOut | Self::ContainerEth0 => HOST_SLOT,
-        }
-    }
-
-    /// Destination and source MAC address of a frame that is in order at this hook; `sender` is whose loopback
-    /// device it is where there is one.
-    pub(crate) const fn macs(self, sender: u16) -> ([u8; 6], [u8; 6]) {
-        match self {
-            Self::Uplink => (MAC, OTHER_MAC),
-            Self::Veth(_) => (MAC, MAC),
-            Self::HostLo => ([0; 6], [0; 6]),
-            Self::ContainerLo => (loopback_mac(sender), loopback_mac(sender)),
-            Self::UplinkOut | Self::ContainerEth0 => (OTHER_MAC, MAC),
-        }
+/// Returns destination and source MAC address of a valid frame at a hook. `sender` is the slot of a container's loopback device.
+pub(crate) const fn macs(hook: HookPoint, sender: u16) -> ([u8; 6], [u8; 6]) {
+    match hook {
+        HookPoint::UplinkIngress => (MAC, OTHER_MAC),
+        HookPoint::VethIngress(_) => (MAC, MAC),
+        HookPoint::HostLoIngress => ([0; 6], [0; 6]),
+        HookPoint::ContainerLoEgress => (loopback_mac(sender), loopback_mac(sender)),
+        HookPoint::UplinkEgress | HookPoint::ContainerEth0Ingress => (OTHER_MAC, MAC),
     }
 }
 
 /// A frame at a hook, with what the kernel knows about it.
 #[derive(Clone, Copy)]
 pub(crate) struct Case<'a> {
-    pub(crate) hook: Hook,
+    pub(crate) hook: HookPoint,
     pub(crate) frame: &'a [u8],
     /// The tag that the kernel has taken off.
     pub(crate) tag: Option<u16>,
@@ -324,7 +315,7 @@ pub(crate) struct Case<'a> {
 
 impl<'a> Case<'a> {
     /// A frame about which the kernel knows nothing special.
-    pub(crate) const fn new(hook: Hook, frame: &'a [u8]) -> Self {
+    pub(crate) const fn new(hook: HookPoint, frame: &'a [u8]) -> Self {
         Self { hook, frame, tag: None, mark: 0, ingress: 0, priority: 0, segment: 0 }
     }
 }

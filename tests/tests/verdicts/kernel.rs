@@ -14,12 +14,13 @@ use portmap::{
 };
 use portmap_common::{
     counters::Counters,
+    hook_point::HookPoint,
     reason::{Drops, HostHook, Reason, ReasonCounts},
     slot::{HOST_SLOT, veth_ifindex},
 };
 use portmap_ebpf::{Tables as _, Verdict, verdict::Origin};
 
-use crate::world::{A, B, CONFIG, FREE, Hook, LISTENER, MAC, MTU, OTHER_BROADCAST, P, UPLINK, World};
+use crate::world::{A, B, CONFIG, FREE, LISTENER, MAC, MTU, OTHER_BROADCAST, P, UPLINK, ifindex, tables};
 
 /// What a verdict does that can be seen from outside: the code for the kernel and the counts.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -35,15 +36,15 @@ pub(crate) const NEXT: i32 = -1;
 pub(crate) const SHOT: i32 = 2;
 pub(crate) const REDIRECT: i32 = 7;
 
-pub(crate) fn effects_of(hook: Hook, verdict: Verdict) -> Effects {
+pub(crate) fn effects_of(hook: HookPoint, verdict: Verdict) -> Effects {
     let none = Effects::default();
     match verdict {
         Verdict::Continue(reason) => {
-            let hook = if hook == Hook::Uplink { HostHook::Uplink } else { HostHook::Loopback };
+            let hook = hook.host_hook().expect("the other hooks leave no packet to the host");
             Effects { code: NEXT, left_to_host: vec![(hook.name(), reason.name())], ..none }
         }
-        Verdict::Decided | Verdict::InFlow(_) => Effects { code: NEXT, ..none },
-        Verdict::Own(slot) => Effects { code: NEXT, delivered: vec![(slot, "own")], ..none },
+        Verdict::AlreadyHandled | Verdict::AssignFlow(_) => Effects { code: NEXT, ..none },
+        Verdict::DeliverLocal(slot) => Effects { code: NEXT, delivered: vec![(slot, "own")], ..none },
         Verdict::Drop { slot, reason } => {
             let direction = if slot == HOST_SLOT { "rx" } else { "tx" };
             Effects { code: SHOT, dropped: vec![(slot, direction, reason.name())], ..none }
@@ -112,7 +113,7 @@ impl Counts {
     }
 }
 
-/// Makes the interfaces that the fixtures name, and fills the maps with what [`World`] says.
+/// Creates the interfaces of the fixtures, and fills the maps with the content of [`tables`].
 pub(crate) fn build_world(pins: &Pins) -> Maps {
     let netlink = Netlink::open().expect("netlink");
     let here = Namespace::current().expect("a namespace");
@@ -143,11 +144,11 @@ pub(crate) fn build_world(pins: &Pins) -> Maps {
     maps.set_broadcasts(&[OTHER_BROADCAST].into()).expect("written");
     maps.set_config(&CONFIG).expect("written");
     for slot in SLOTS {
-        maps.set_endpoint(slot, World::default().endpoint(slot)).expect("written");
+        maps.set_endpoint(slot, tables().endpoint(slot)).expect("written");
     }
-    let world = World::default();
+    let tables = tables();
     for port in 0..=u16::MAX {
-        maps.ports.set(port, world.port(port));
+        maps.ports.set(port, tables.port(port));
     }
     maps
 }
@@ -161,9 +162,9 @@ pub(crate) fn context(ifindex: u32) -> [u8; 192] {
 }
 
 /// Runs a hook's program on a frame: what it returns, and the frame afterwards.
-pub(crate) fn run(pins: &Pins, hook: Hook, frame: &[u8]) -> Result<(i32, Vec<u8>), ProgramError> {
+pub(crate) fn run(pins: &Pins, hook: HookPoint, frame: &[u8]) -> Result<(i32, Vec<u8>), ProgramError> {
     let program = SchedClassifier::from_pin(pins.program(hook.program())).expect("pinned");
-    let context = context(hook.ifindex());
+    let context = context(ifindex(hook));
     let mut output = vec![0; frame.len() + 256];
     let options = TestRunOptions {
         data_in: Some(frame),

@@ -28,32 +28,32 @@ use portmap_tests::{frames::Frame, private::in_namespaces};
 use crate::{
     kernel::{Counts, build_world, effects_of, run},
     table::{Fixture, fixtures, from_a},
-    world::{A, A_PORT, CONFIG, FREE, HOST, Hook, MAC, PEER, World},
+    world::{A, A_PORT, CONFIG, FREE, HOOKS, HOST, MAC, PEER, VETH_OF_A, decide, frame, tables, tables_with},
 };
 
 #[test]
 fn the_decision_code_agrees_with_the_table() {
-    let world = World::default();
+    let tables = tables();
     for Fixture { name, hook, frame, verdict } in fixtures() {
-        assert_eq!(hook.decide(&frame, &world), verdict, "{hook:?}: {name}");
+        assert_eq!(decide(hook, &frame, &tables), verdict, "{hook:?}: {name}");
     }
 }
 
 /// The decision code sees frames that the kernel refuses to run a test with, and ones that no wire carries.
 #[test]
 fn frames_of_every_length_are_decided() {
-    for hook in Hook::ALL {
+    for hook in HOOKS {
         let whole = Frame { options: vec![1; 40], ..from_a((HOST, A_PORT), (HOST, A_PORT)) }.bytes();
         for length in 0..whole.len() {
-            match hook.decide(&whole[..length], &World::default()) {
+            match decide(hook, &whole[..length], &tables()) {
                 Verdict::ToOutside { .. } | Verdict::ToHost(_) | Verdict::ToEth0(_) | Verdict::ToLoopback => {
                     panic!("{hook:?} at {length}")
                 }
                 Verdict::ToContainer { .. } => assert!(length >= 14 + 60 + 4, "{hook:?} at {length}"),
                 Verdict::Continue(_)
-                | Verdict::Decided
-                | Verdict::InFlow(_)
-                | Verdict::Own(_)
+                | Verdict::AlreadyHandled
+                | Verdict::AssignFlow(_)
+                | Verdict::DeliverLocal(_)
                 | Verdict::Drop { .. } => {}
             }
         }
@@ -64,20 +64,20 @@ fn frames_of_every_length_are_decided() {
 #[test]
 fn frames_are_dropped_if_there_is_no_memory_to_look_at_them() {
     let options = Frame { options: vec![1; 4], ..from_a((HOST, A_PORT), (PEER, FREE)) }.bytes();
-    let frame = PacketBuf { needs_linearize: true, ..Hook::VethOfA.frame(&options) };
+    let frame = PacketBuf { linearize_fails: true, ..frame(VETH_OF_A, &options) };
     let dropped = Verdict::Drop { slot: A, reason: Reason::Malformed };
-    assert_eq!(Veth::decide(&frame, &World::default()), dropped);
-    assert_ne!(Hook::VethOfA.decide(&options, &World::default()), dropped);
+    assert_eq!(Veth::decide(&frame, &tables()), dropped);
+    assert_ne!(decide(VETH_OF_A, &options, &tables()), dropped);
 }
 
 /// What others are to do with a frame must not make another one of it.
 #[test]
 fn what_no_kernel_leaves_to_others_does_not_leave() {
     let bytes = from_a((HOST, A_PORT), (PEER, FREE)).bytes();
-    let frame = PacketBuf { is_unsound: true, ..Hook::VethOfA.frame(&bytes) };
+    let frame = PacketBuf { has_invalid_offloads: true, ..frame(VETH_OF_A, &bytes) };
     let dropped = Verdict::Drop { slot: A, reason: Reason::Malformed };
-    assert_eq!(Veth::decide(&frame, &World::default()), dropped);
-    assert_ne!(Hook::VethOfA.decide(&bytes, &World::default()), dropped);
+    assert_eq!(Veth::decide(&frame, &tables()), dropped);
+    assert_ne!(decide(VETH_OF_A, &bytes, &tables()), dropped);
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn next_hops_follow_the_network() {
     let to = |next_hop: Ipv4Addr| Verdict::ToOutside {
         slot: A,
         next_hop: NextHop::V4(next_hop.octets()),
-        renumber: IcmpIdRewrite::NONE,
+        rewrite: IcmpIdRewrite::NONE,
     };
     let dropped = |reason| Verdict::Drop { slot: A, reason };
     for (netmask, gateway, destination, expected) in [
@@ -109,7 +109,7 @@ fn next_hops_follow_the_network() {
         let config =
             Config { netmask: Address4::new(netmask), gateway: Address4::new(gateway.octets()), ..CONFIG };
         let bytes = from_a((HOST, A_PORT), (destination, 53)).bytes();
-        let verdict = Veth::decide(&Hook::VethOfA.frame(&bytes), &World::new(config));
+        let verdict = Veth::decide(&frame(VETH_OF_A, &bytes), &tables_with(config));
         assert_eq!(verdict, expected, "{destination} with {netmask:?} and {gateway}");
     }
 }
@@ -150,12 +150,12 @@ fn next_hops_follow_the_ipv6_network() {
             .udp(A_PORT, 53)
             .write(&mut bytes, b"portmap")
             .expect("a packet");
-        let verdict = Veth::decide(&Hook::VethOfA.frame(&bytes), &World::new(config));
+        let verdict = Veth::decide(&frame(VETH_OF_A, &bytes), &tables_with(config));
         let expected = match expected {
             Ok(next_hop) => Verdict::ToOutside {
                 slot: A,
                 next_hop: NextHop::V6(address(next_hop).octets()),
-                renumber: IcmpIdRewrite::NONE,
+                rewrite: IcmpIdRewrite::NONE,
             },
             Err(reason) => Verdict::Drop { slot: A, reason },
         };

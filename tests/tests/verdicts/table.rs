@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use portmap_common::{
+    hook_point::HookPoint,
     reason::Reason,
     slot::{HOST_SLOT, loopback_mac},
     tables::{LOOPBACK_PRIVATE, PortEntry},
@@ -14,13 +15,13 @@ use portmap_ebpf::{
 use portmap_tests::frames::{Frame, ICMP, TCP, UDP};
 
 use crate::world::{
-    A, A_PORT, ALSO_LOCAL, B, B_LOW_PORT, B_PORT, CLOSED, ETH0, FAR, FREE, GATEWAY, HOST, Hook, LISTENER,
-    LOCAL, LONGEST, MAC, OTHER_BROADCAST, OTHER_MAC, P, P_PORT, PEER, entry,
+    A, A_PORT, ALSO_LOCAL, B, B_LOW_PORT, B_PORT, CLOSED, ETH0, FAR, FREE, GATEWAY, HOOKS, HOST, LISTENER,
+    LOCAL, LONGEST, MAC, OTHER_BROADCAST, OTHER_MAC, P, P_PORT, PEER, VETH_OF_A, entry,
 };
 
 pub(crate) struct Fixture {
     pub(crate) name: String,
-    pub(crate) hook: Hook,
+    pub(crate) hook: HookPoint,
     pub(crate) frame: Vec<u8>,
     pub(crate) verdict: Verdict,
 }
@@ -107,12 +108,12 @@ fn icmp(good: &Frame, kind: u8, code: u8) -> Frame {
 
 /// The fixtures of one hook.
 struct Table {
-    hook: Hook,
+    hook: HookPoint,
     fixtures: Vec<Fixture>,
 }
 
 impl Table {
-    const fn of(hook: Hook) -> Self {
+    const fn of(hook: HookPoint) -> Self {
         Self { hook, fixtures: Vec::new() }
     }
 
@@ -126,11 +127,11 @@ impl Table {
 }
 
 const fn to(origin: Origin, slot: u16) -> Verdict {
-    Verdict::ToContainer { origin, owner: entry(slot), by_loopback: false, renumber: IcmpIdRewrite::NONE }
+    Verdict::ToContainer { origin, owner: entry(slot), by_loopback: false, rewrite: IcmpIdRewrite::NONE }
 }
 
 const fn outside(next_hop: Ipv4Addr) -> Verdict {
-    Verdict::ToOutside { slot: A, next_hop: NextHop::V4(next_hop.octets()), renumber: IcmpIdRewrite::NONE }
+    Verdict::ToOutside { slot: A, next_hop: NextHop::V4(next_hop.octets()), rewrite: IcmpIdRewrite::NONE }
 }
 
 const fn drop_a(reason: Reason) -> Verdict {
@@ -146,7 +147,7 @@ pub(crate) fn fixtures() -> Vec<Fixture> {
 }
 
 fn at_uplink() -> Vec<Fixture> {
-    let mut table = Table::of(Hook::Uplink);
+    let mut table = Table::of(HookPoint::UplinkIngress);
     for (protocol, name) in [(UDP, "UDP"), (TCP, "TCP")] {
         let packet = |port| from_outside(port).protocol(protocol);
         table.add(&format!("{name} for a"), &packet(A_PORT), to(Origin::Outside, A));
@@ -213,7 +214,7 @@ fn at_uplink() -> Vec<Fixture> {
 }
 
 fn at_host_lo() -> Vec<Fixture> {
-    let mut table = Table::of(Hook::HostLo);
+    let mut table = Table::of(HookPoint::HostLoIngress);
     for address in [HOST, LOCAL, ALSO_LOCAL] {
         for source in [HOST, LOCAL] {
             let frame = |from, to| on_host_lo((source, from), (address, to));
@@ -261,7 +262,7 @@ fn lengths(table: &mut Table, name: &str, short: Frame) {
 
 #[expect(clippy::too_many_lines, reason = "a row for each rule of the page")]
 fn at_veth_of_a() -> Vec<Fixture> {
-    let mut table = Table::of(Hook::VethOfA);
+    let mut table = Table::of(VETH_OF_A);
     for (protocol, name) in [(UDP, "UDP"), (TCP, "TCP")] {
         let packet = |from, to| from_a(from, to).protocol(protocol);
         let own = (HOST, A_PORT);
@@ -378,7 +379,7 @@ fn at_veth_of_a() -> Vec<Fixture> {
         origin: Origin::Container(A),
         owner: PortEntry { flags: LOOPBACK_PRIVATE, ..entry(P) },
         by_loopback: false,
-        renumber: IcmpIdRewrite::NONE,
+        rewrite: IcmpIdRewrite::NONE,
     };
     table.add(
         "to a private container by the host's address",
@@ -397,9 +398,13 @@ fn at_veth_of_a() -> Vec<Fixture> {
 }
 
 fn at_lo_of_a() -> Vec<Fixture> {
-    let mut table = Table::of(Hook::LoOfA);
+    let mut table = Table::of(HookPoint::ContainerLoEgress);
     for address in [HOST, LOCAL, ALSO_LOCAL] {
-        table.add(&format!("own port by {address}"), &on_lo_of_a((address, A_PORT)), Verdict::Own(A));
+        table.add(
+            &format!("own port by {address}"),
+            &on_lo_of_a((address, A_PORT)),
+            Verdict::DeliverLocal(A),
+        );
         table.add(&format!("b's port by {address}"), &on_lo_of_a((address, B_PORT)), Verdict::ToEth0(ETH0));
         table.add(
             &format!("the host's port by {address}"),
@@ -407,28 +412,26 @@ fn at_lo_of_a() -> Vec<Fixture> {
             Verdict::ToEth0(ETH0),
         );
     }
-    table.add("an address of its own", &on_lo_of_a((PEER, FREE)), Verdict::Own(A));
-    for (to, verdict) in [(HOST, Verdict::ToEth0(ETH0)), (LOCAL, Verdict::Own(A))] {
+    table.add("an address of its own", &on_lo_of_a((PEER, FREE)), Verdict::DeliverLocal(A));
+    for (to, verdict) in [(HOST, Verdict::ToEth0(ETH0)), (LOCAL, Verdict::DeliverLocal(A))] {
         table.add(&format!("a private container's port by {to}"), &on_lo_of_a((to, P_PORT)), verdict);
     }
     let nameless = Frame { from_mac: [0; 6], ..on_lo_of_a((HOST, B_PORT)) };
-    table.add("a loopback device without a slot", &nameless, Verdict::Own(HOST_SLOT));
+    table.add("a loopback device without a slot", &nameless, Verdict::DeliverLocal(HOST_SLOT));
     let unknown = Frame { from_mac: loopback_mac(B), ..on_lo_of_a((HOST, FREE)) };
-    table.add("the slot of a container without eth0", &unknown, Verdict::Own(B));
+    table.add("the slot of a container without eth0", &unknown, Verdict::DeliverLocal(B));
     table.fixtures
 }
 
 /// What is neither IPv4 TCP nor IPv4 UDP, at every hook.
 fn carried_nowhere() -> Vec<Fixture> {
     let mut fixtures = Vec::new();
-    for hook in Hook::ALL {
+    for hook in HOOKS {
         let (good, verdict): (Frame, fn(Reason) -> Verdict) = match hook {
-            Hook::Uplink => (from_outside(A_PORT), Verdict::Continue),
-            Hook::HostLo => (on_host_lo((HOST, 50000), (HOST, A_PORT)), Verdict::Continue),
-            Hook::VethOfA => {
-                (from_a((HOST, A_PORT), (PEER, FREE)), |reason| Verdict::Drop { slot: A, reason })
-            }
-            Hook::LoOfA => (on_lo_of_a((HOST, B_PORT)), |_| Verdict::Own(A)),
+            HookPoint::UplinkIngress => (from_outside(A_PORT), Verdict::Continue),
+            HookPoint::HostLoIngress => (on_host_lo((HOST, 50000), (HOST, A_PORT)), Verdict::Continue),
+            VETH_OF_A => (from_a((HOST, A_PORT), (PEER, FREE)), |reason| Verdict::Drop { slot: A, reason }),
+            _ => (on_lo_of_a((HOST, B_PORT)), |_| Verdict::DeliverLocal(A)),
         };
         fixtures.extend(unfit(&good).into_iter().map(|(name, frame, reason)| Fixture {
             name,

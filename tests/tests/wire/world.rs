@@ -386,7 +386,7 @@ impl World {
     fn counts(&self) -> Counts {
         let counters = self.maps.counters(SLOT).expect("a map");
         let drops = self.maps.drops(SLOT).expect("a map").tx;
-        let pair = |tally: portmap_common::counters::Tally| (tally.packets, tally.bytes);
+        let pair = |tally: portmap_common::counters::PacketCount| (tally.packets, tally.bytes);
         Counts {
             outside: pair(counters.tx_outside),
             host: pair(counters.tx_host),

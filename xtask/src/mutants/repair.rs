@@ -30,20 +30,21 @@ const OFFLOAD: &str = "portmap-ebpf/src/bpf/offload.rs";
 const SEGMENTS: &str = "portmap-ebpf/src/segments.rs";
 const FRAME: &str = "portmap-ebpf/src/bpf/frame.rs";
 
-/// Cutting as no stack does any more passes.
+/// Allows GSO types that no stack uses any more.
 const UFO: Edit = Edit {
     file: OFFLOAD,
-    from: "if is_cut && !is_cut_as_usual(context, segment, is_sctp) {",
-    to: "if is_cut && segment == CUT_ALREADY && !is_cut_as_usual(context, segment, is_sctp) {",
+    from: "if is_gso && !has_allowed_gso_type(context, gso_size, is_sctp) {",
+    to: "if is_gso && gso_size == GSO_BY_FRAGS && !has_allowed_gso_type(context, gso_size, is_sctp) {",
 };
 
-/// Headers that a program has moved pass.
-const MOVED: Edit = Edit { file: OFFLOAD, from: "Sum::Done => !is_cut,", to: "Sum::Done => true," };
+/// Allows GSO frames whose headers a program has moved.
+const MOVED: Edit =
+    Edit { file: OFFLOAD, from: "Checksum::Complete => !is_gso,", to: "Checksum::Complete => true," };
 
-/// A checksum may be written anywhere.
-const SUMMED_ANYWHERE: Edit = Edit {
+/// Allows a checksum at any offset.
+const CHECKSUM_ANYWHERE: Edit = Edit {
     file: OFFLOAD,
-    from: "transport != 0 && place >= transport + KEPT && place < MOST && (!is_cut || start == transport)",
+    from: "transport != 0\n                && offset >= transport + PROTECTED\n                && offset < MAX_OFFSET\n                && (!is_gso || start == transport)",
     to: "true",
 };
 
@@ -54,7 +55,7 @@ pub(super) const ALL: [Repair; 9] = [
         seen: "packets are counted",
         edits: &[Edit {
             file: FRAME,
-            from: "skb.mark == DRY_RUN_MARK && unsafe { (&raw const skb.hwtstamp).read_volatile() } == DRY_RUN_TIME",
+            from: "skb.mark == DRY_RUN_MARK && unsafe { (&raw const skb.hwtstamp).read_volatile() } == DRY_RUN_HWTSTAMP",
             to: "skb.mark == DRY_RUN_MARK",
         }],
     },
@@ -84,32 +85,32 @@ pub(super) const ALL: [Repair; 9] = [
             UFO,
             Edit {
                 file: OFFLOAD,
-                from: "transport != 0 && place >= transport + KEPT && place < MOST",
-                to: "(is_cut && transport == 0 && place >= 40) || transport != 0 && place >= transport + KEPT && place < MOST",
+                from: "transport != 0\n                && offset >= transport + PROTECTED\n                && offset < MAX_OFFSET",
+                to: "(is_gso && transport == 0 && offset >= 40) || transport != 0 && offset >= transport + PROTECTED && offset < MAX_OFFSET",
             },
             Edit {
                 file: SEGMENTS,
-                from: "if reading.is_fragment {\n            return Err(Reason::Malformed);",
-                to: "if reading.is_fragment {\n            return Ok(Self { longest: 0, bytes: length });",
+                from: "if l4.is_fragment {\n            return Err(Reason::Malformed);",
+                to: "if l4.is_fragment {\n            return Ok(Self { max_frame_len: 0, bytes: length });",
             },
         ],
     },
     Repair {
         name: "a checksum is written where its sender likes",
         seen: "source port",
-        edits: &[SUMMED_ANYWHERE],
+        edits: &[CHECKSUM_ANYWHERE],
     },
     Repair {
         name: "headers are moved after the kernel has looked at them",
         seen: "are taken for",
-        edits: &[MOVED, SUMMED_ANYWHERE],
+        edits: &[MOVED, CHECKSUM_ANYWHERE],
     },
     Repair {
         name: "segments are as large as their sender likes",
         seen: "of which the uplink carries",
         edits: &[Edit {
             file: FRAME,
-            from: "result < 0 || (result == 0 && longest <= mtu + ETHERNET)",
+            from: "result < 0 || (result == 0 && max_frame_len <= mtu + ETHERNET)",
             to: "true",
         }],
     },
@@ -126,8 +127,16 @@ pub(super) const ALL: [Repair; 9] = [
         name: "a frame becomes tens of thousands of segments",
         seen: "segments are made",
         edits: &[
-            Edit { file: SEGMENTS, from: "if segments > MOST {", to: "if segments > MOST * 100 {" },
-            Edit { file: SEGMENTS, from: "if bytes > MOST_BYTES {", to: "if bytes > MOST_BYTES * 100 {" },
+            Edit {
+                file: SEGMENTS,
+                from: "if segments > MAX_SEGMENTS {",
+                to: "if segments > MAX_SEGMENTS * 100 {",
+            },
+            Edit {
+                file: SEGMENTS,
+                from: "if bytes > MAX_WIRE_BYTES {",
+                to: "if bytes > MAX_WIRE_BYTES * 100 {",
+            },
         ],
     },
 ];

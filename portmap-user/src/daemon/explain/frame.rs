@@ -1,4 +1,4 @@
-//! The packet as a frame.
+//! Builds the frame of a packet.
 
 use std::net::IpAddr;
 
@@ -11,27 +11,27 @@ use crate::{
     protocol::Protocol,
 };
 
-/// Hops that a packet may still travel.
-const HOPS: u8 = 64;
+/// Time to live.
+const TTL: u8 = 64;
 /// Identifier and sequence number of echo requests.
 const ECHO: (u16, u16) = (1, 1);
-/// What TCP tells about itself: sequence number and window.
+/// Sequence number and window of TCP.
 const TCP: (u32, u16) = (1, u16::MAX);
-/// What packets carry. Long enough for the kernel, which refuses short frames.
+/// Payload. It is long enough for test runs, which refuse short frames.
 const PAYLOAD: &[u8] = b"portmap explain";
-/// What comes after the ports where nothing else of the header matters.
-const REST: [u8; 16] = [0; 16];
+/// Remainder of the transport header behind the ports, for protocols whose other fields do not matter.
+const PADDING: [u8; 16] = [0; 16];
 
-/// The frame that carries a packet.
+/// Returns the frame that carries a packet.
 pub(super) fn build(packet: ExplainedPacket, from_mac: Mac, to_mac: Mac) -> Result<Vec<u8>> {
     let ExplainedPacket { protocol, source, source_port, destination, destination_port } = packet;
     let ethernet = PacketBuilder::ethernet2(from_mac.octets(), to_mac.octets());
     let ip = match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            ethernet.ipv4(source.octets(), destination.octets(), HOPS)
+            ethernet.ipv4(source.octets(), destination.octets(), TTL)
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            ethernet.ipv6(source.octets(), destination.octets(), HOPS)
+            ethernet.ipv6(source.octets(), destination.octets(), TTL)
         }
         _ => return Err(Error::usage("both addresses must be of one version of IP")),
     };
@@ -49,7 +49,7 @@ pub(super) fn build(packet: ExplainedPacket, from_mac: Mac, to_mac: Mac) -> Resu
             ip.icmpv6_echo_request(ECHO.0, ECHO.1).write(&mut bytes, PAYLOAD).context(building)?;
         }
         Protocol(number) => {
-            let payload = [&from.to_be_bytes()[..], &to.to_be_bytes(), &REST].concat();
+            let payload = [&from.to_be_bytes()[..], &to.to_be_bytes(), &PADDING].concat();
             ip.write(&mut bytes, IpNumber(number), &payload).context(building)?;
         }
     }

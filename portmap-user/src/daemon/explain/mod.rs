@@ -1,5 +1,6 @@
-//! What would become of a packet: the hooks that it passes are asked one after the other, each of them twice, in the
-//! loaded program and in the same decisions compiled into the daemon.
+//! `portmap explain`: the verdicts of all hooks that a packet passes.
+//!
+//! Each verdict is computed twice, by a dry run of the loaded program and by the decision code in the daemon.
 
 mod frame;
 mod place;
@@ -8,11 +9,11 @@ mod words;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use portmap_common::tables::Config;
+use portmap_common::{hook_point::HookPoint, tables::Config};
 use portmap_ebpf::Verdict;
 
 use self::{
-    place::Place,
+    place::HookVisit,
     tables::Live,
     words::{NO_DECISION, Names, UNKNOWN},
 };
@@ -25,17 +26,17 @@ use crate::{
     records::ContainerRecord,
 };
 
-/// Source port of packets from outside, and the first one that is tried for the host.
+/// Source port of packets from outside, and the first candidate for the host's.
 const USUAL_PORT: u16 = 40_000;
-/// First port that is tried for the host after those.
+/// First candidate for the host's source port after those.
 const LOWEST_PORT: u16 = 1024;
-/// How often programs and decision code are asked that say different things.
+/// Attempts until program and decision code agree.
 const ATTEMPTS: u32 = 3;
 /// Addresses for documentation (RFC 5737, RFC 3849).
 const OUTSIDE_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const OUTSIDE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
-/// Who sends the packet.
+/// Sender of the packet.
 enum Sender {
     Outside,
     Host,
@@ -43,10 +44,10 @@ enum Sender {
 }
 
 impl Daemon {
-    /// What would become of a packet. Nothing is counted and nothing changed.
+    /// Returns the verdicts on a packet, without side effects.
     pub fn explain(&self, request: &ExplainRequest) -> Result<Explanation> {
-        // Both read the maps, one after the other: what changes in between, a port's owner or the host's addresses, makes them
-        // differ once.
+        // Program and decision code read the maps one after the other. If a port's owner or the host's address changes in
+        // between, they differ once.
         for _ in 1..ATTEMPTS {
             let explanation = self.explain_once(request)?;
             if explanation.agrees {
@@ -60,19 +61,19 @@ impl Daemon {
         let sender = self.sender(&request.from)?;
         let packet = self.complete(request, &sender, &self.maps.ports)?;
         let config = self.maps.config()?;
-        let Some(first) = first_place(&sender, self.is_local(packet.destination)) else {
+        let Some(first) = first_visit(&sender, self.is_local(packet.destination)) else {
             let outcome = NO_DECISION.to_outcome();
             return Ok(Explanation { packet, steps: Vec::new(), outcome, agrees: true });
         };
         let frame = frame::build(packet, first.source_mac(&config), first.mac(&config))?;
-        self.follow(packet, first, frame, &config)
+        self.collect(packet, first, frame, &config)
     }
 
-    /// Leads a frame from hook to hook.
-    fn follow(
+    /// Collects the verdicts on a frame from hook to hook.
+    fn collect(
         &self,
         packet: ExplainedPacket,
-        first: Place,
+        first: HookVisit,
         mut frame: Vec<u8>,
         config: &Config,
     ) -> Result<Explanation> {
@@ -81,50 +82,55 @@ impl Daemon {
         let mut decisive: Option<Outcome> = None;
         let mut next = Some(first);
         let mut agrees = true;
-        while let Some(place) = next.filter(|_| agrees) {
-            let (expected, verdict) = self.ask_both(place, &frame, config)?;
+        while let Some(visit) = next.filter(|_| agrees) {
+            let (expected, verdict) = self.decide_twice(visit, &frame, config)?;
             agrees = verdict == Some(expected);
-            let in_words = |verdict| names.outcome(place, verdict);
-            let outcome = verdict.map_or_else(|| UNKNOWN.to_outcome(), in_words);
-            // These two are no more than what an earlier hook has decided.
-            if !agrees || !matches!(expected, Verdict::Decided | Verdict::ToLoopback) {
+            let render = |verdict| names.outcome(visit.point, verdict);
+            let outcome = verdict.map_or_else(|| UNKNOWN.to_outcome(), render);
+            // These two verdicts only carry out the decision of an earlier hook.
+            if !agrees || !matches!(expected, Verdict::AlreadyHandled | Verdict::ToLoopback) {
                 decisive = Some(outcome.clone());
             }
             steps.push(Step {
-                hook: place.to_string(),
-                program: place.program().to_owned(),
+                hook: visit.to_string(),
+                program: visit.point.program().to_owned(),
                 outcome,
                 agrees,
-                decision_code: (!agrees).then(|| in_words(expected)),
+                decision_code: (!agrees).then(|| render(expected)),
             });
-            next = self.place_behind(place, expected);
-            if let Some(place) = next {
-                place.readdress(&mut frame, config);
+            next = self.next_visit(visit, expected);
+            if let Some(visit) = next {
+                visit.readdress(&mut frame, config);
             }
         }
         let outcome = decisive.unwrap_or_else(|| NO_DECISION.to_outcome());
         Ok(Explanation { packet, steps, outcome, agrees })
     }
 
-    /// What the decision code says, and the loaded program.
-    fn ask_both(&self, place: Place, frame: &[u8], config: &Config) -> Result<(Verdict, Option<Verdict>)> {
+    /// Returns the verdicts of the decision code and of the loaded program.
+    fn decide_twice(
+        &self,
+        visit: HookVisit,
+        frame: &[u8],
+        config: &Config,
+    ) -> Result<(Verdict, Option<Verdict>)> {
         let tables = Live::new(&self.maps, config)?;
-        let expected = place.decide(frame, config, &tables);
+        let expected = visit.decide(frame, config, &tables);
         tables.into_result()?;
-        Ok((expected, place.ask(&self.settings.pins, frame, config)?))
+        Ok((expected, visit.dry_run(&self.settings.pins, frame, config)?))
     }
 
-    /// The hook to which a verdict sends a packet.
-    fn place_behind(&self, place: Place, verdict: Verdict) -> Option<Place> {
-        match (verdict, place) {
-            (Verdict::ToEth0(_), Place::ContainerLoopback(slot)) => Some(Place::HostVeth(slot)),
-            (Verdict::ToHost(_), _) => Some(Place::HostLoopback { decided: true }),
-            // Other packets pass the program there as if it were not there.
+    /// Returns the hook to which a verdict sends a packet.
+    fn next_visit(&self, visit: HookVisit, verdict: Verdict) -> Option<HookVisit> {
+        match (verdict, visit.point) {
+            (Verdict::ToEth0(_), HookPoint::ContainerLoEgress) => Some(HookVisit::host_veth(visit.slot)),
+            (Verdict::ToHost(_), _) => Some(HookVisit::handled_host_lo()),
+            // The program at `eth0` passes all other packets.
             (Verdict::ToContainer { owner, by_loopback: true, .. }, _) => {
                 let registry = self.registry();
                 let mut records = registry.containers.values().map(|entry| &entry.record);
                 let has_program = records.any(|record| record.slot == owner.slot && record.ipv6);
-                has_program.then_some(Place::ContainerEth0(owner.slot))
+                has_program.then_some(HookVisit::container_eth0(owner.slot))
             }
             _ => None,
         }
@@ -147,7 +153,7 @@ impl Daemon {
         }
     }
 
-    /// Fills in what the request leaves out.
+    /// Fills in the fields that the request omits.
     fn complete(
         &self,
         request: &ExplainRequest,
@@ -186,7 +192,7 @@ impl Daemon {
         Ok(packet)
     }
 
-    /// A source address that the sender would use.
+    /// Returns a source address that the sender would use.
     fn source(&self, sender: &Sender, destination: IpAddr) -> IpAddr {
         let is_v4 = destination.is_ipv4();
         let foreign: IpAddr = if is_v4 { OUTSIDE_V4.into() } else { OUTSIDE_V6.into() };
@@ -195,26 +201,26 @@ impl Daemon {
             _ if destination.is_loopback() && is_v4 => Ipv4Addr::LOCALHOST.into(),
             _ if destination.is_loopback() => Ipv6Addr::LOCALHOST.into(),
             _ if is_v4 => self.facts().v4.address.into(),
-            // Without a shared address, none of them is right.
+            // Without a shared address no source address is valid.
             _ => self.facts().v6.as_ref().map_or(foreign, |v6| v6.address.into()),
         }
     }
 
-    /// Whether the host and all containers take an address for their own.
+    /// Returns whether an address is a local one for the host and all containers.
     fn is_local(&self, address: IpAddr) -> bool {
         let shared6 = self.facts().v6.as_ref().map(|v6| IpAddr::from(v6.address));
         address.is_loopback() || address == self.facts().v4.address || Some(address) == shared6
     }
 }
 
-/// The first hook that a packet passes; none if no program decides on it.
-const fn first_place(sender: &Sender, is_local: bool) -> Option<Place> {
+/// Returns the first hook that a packet passes; `None` if no program decides on it.
+const fn first_visit(sender: &Sender, is_local: bool) -> Option<HookVisit> {
     match sender {
-        Sender::Outside => Some(Place::Uplink),
-        Sender::Host if is_local => Some(Place::HostLoopback { decided: false }),
+        Sender::Outside => Some(HookVisit::uplink()),
+        Sender::Host if is_local => Some(HookVisit::host_lo()),
         Sender::Host => None,
-        Sender::Container(record) if is_local => Some(Place::ContainerLoopback(record.slot)),
-        Sender::Container(record) => Some(Place::HostVeth(record.slot)),
+        Sender::Container(record) if is_local => Some(HookVisit::container_lo(record.slot)),
+        Sender::Container(record) => Some(HookVisit::host_veth(record.slot)),
     }
 }
 
@@ -238,7 +244,7 @@ fn check_families(protocol: Protocol, source: IpAddr, destination: IpAddr) -> Re
     Ok(())
 }
 
-/// A port that no container owns.
+/// Returns a port that no container owns.
 fn port_of_host(ports: &PortTable) -> Result<u16> {
     let mut candidates = (USUAL_PORT..=u16::MAX).chain(LOWEST_PORT..USUAL_PORT);
     candidates.find(|port| ports.get(*port).is_host()).ok_or_else(|| {

@@ -1,17 +1,14 @@
-//! The hooks that a packet can pass.
+//! Hooks on a packet's way, and their verdicts.
 
 use std::fmt;
 
 use portmap_common::{
-    names,
-    slot::{loopback_mac, veth_ifindex},
+    hook_point::HookPoint,
+    marks::{DRY_RUN_MARK, HANDLED_MARK},
+    slot::{HOST_SLOT, loopback_mac, veth_ifindex},
     tables::{Config, Mac},
 };
-use portmap_ebpf::{
-    PacketBuf, Verdict,
-    hooks::{ContainerEth0, ContainerLo, HANDLED_MARK, Hook as _, HostLo, Uplink, Veth},
-    verdict_codec::{self, DRY_RUN_MARK},
-};
+use portmap_ebpf::{PacketBuf, Verdict, hooks, verdict_codec};
 
 use super::tables::Live;
 use crate::{
@@ -20,84 +17,101 @@ use crate::{
     paths::Pins,
 };
 
-/// `TC_ACT_UNSPEC`: the packet goes on as if no program had seen it.
-const GOES_ON: i32 = -1;
-/// MAC address of whoever sends from outside.
+/// `TC_ACT_UNSPEC`: the packet passes as if no program had seen it.
+const TC_ACT_UNSPEC: i32 = -1;
+/// MAC address of a sender outside.
 const NEIGHBOUR: Mac = Mac::new([0x02, 0, 0, 0, 0, 0x01]);
 
-/// A hook.
+/// A packet's visit to a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Ingress of the uplink.
-    Uplink,
-    /// Ingress of the host's loopback device.
-    HostLoopback {
-        /// Whether the packet comes from a host veth's hook, with the mark that says so.
-        decided: bool,
-    },
-    /// Ingress of the host veth of a slot.
-    HostVeth(u16),
-    /// Egress of the loopback device of the container in a slot.
-    ContainerLoopback(u16),
-    /// Ingress of the `eth0` of the container in a slot.
-    ContainerEth0(u16),
+pub(super) struct HookVisit {
+    /// The hook point.
+    pub(super) point: HookPoint,
+    /// Slot of the container whose interface it is; the host's slot for an interface of the host.
+    pub(super) slot: u16,
+    /// Whether the hook at a host veth has redirected the packet here, with the mark of such packets.
+    is_handled: bool,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for HookVisit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Uplink => f.write_str("uplink, ingress"),
-            Self::HostLoopback { .. } => f.write_str("host's lo, ingress"),
-            Self::HostVeth(slot) => write!(f, "pm{slot}, ingress"),
-            Self::ContainerLoopback(_) => f.write_str("container's lo, egress"),
-            Self::ContainerEth0(_) => f.write_str("container's eth0, ingress"),
+        match self.point {
+            HookPoint::UplinkIngress => f.write_str("uplink, ingress"),
+            HookPoint::UplinkEgress => f.write_str("uplink, egress"),
+            HookPoint::HostLoIngress => f.write_str("host's lo, ingress"),
+            HookPoint::VethIngress(slot) => write!(f, "pm{slot}, ingress"),
+            HookPoint::ContainerLoEgress => f.write_str("container's lo, egress"),
+            HookPoint::ContainerEth0Ingress => f.write_str("container's eth0, ingress"),
         }
     }
 }
 
-impl Place {
-    /// The program there.
-    pub(super) const fn program(self) -> &'static str {
-        match self {
-            Self::Uplink => names::PROG_UPLINK_INGRESS,
-            Self::HostLoopback { .. } => names::PROG_LO_INGRESS,
-            Self::HostVeth(_) => names::PROG_VETH_INGRESS,
-            Self::ContainerLoopback(_) => names::PROG_CONTAINER_LO,
-            Self::ContainerEth0(_) => names::PROG_CONTAINER_ETH0,
-        }
+impl HookVisit {
+    /// Returns the visit of a packet from outside to the uplink.
+    pub(super) const fn uplink() -> Self {
+        Self { point: HookPoint::UplinkIngress, slot: HOST_SLOT, is_handled: false }
     }
 
-    /// Index of an interface in the host's namespace for which the program there takes the packet. Those of containers'
-    /// own interfaces make no difference.
+    /// Returns the visit of one of the host's own packets to its loopback device.
+    pub(super) const fn host_lo() -> Self {
+        Self { point: HookPoint::HostLoIngress, slot: HOST_SLOT, is_handled: false }
+    }
+
+    /// Returns the visit of a container's packet to the host's loopback device, to which the host veth's hook has redirected it.
+    pub(super) const fn handled_host_lo() -> Self {
+        Self { is_handled: true, ..Self::host_lo() }
+    }
+
+    /// Returns the visit to the host veth of a container.
+    pub(super) const fn host_veth(slot: u16) -> Self {
+        Self { point: HookPoint::VethIngress(slot), slot, is_handled: false }
+    }
+
+    /// Returns the visit to a container's loopback device.
+    pub(super) const fn container_lo(slot: u16) -> Self {
+        Self { point: HookPoint::ContainerLoEgress, slot, is_handled: false }
+    }
+
+    /// Returns the visit to a container's `eth0`.
+    pub(super) const fn container_eth0(slot: u16) -> Self {
+        Self { point: HookPoint::ContainerEth0Ingress, slot, is_handled: false }
+    }
+
+    /// Returns the index of an interface in the host's namespace, as the program's context. The programs at a container's own
+    /// interfaces do not use it.
     const fn ifindex(self, config: &Config) -> u32 {
-        match self {
-            Self::Uplink => config.uplink_ifindex,
-            Self::HostVeth(slot) => veth_ifindex(slot),
-            Self::HostLoopback { .. } | Self::ContainerLoopback(_) | Self::ContainerEth0(_) => LOOPBACK,
+        match self.point {
+            HookPoint::UplinkIngress | HookPoint::UplinkEgress => config.uplink_ifindex,
+            HookPoint::VethIngress(slot) => veth_ifindex(slot),
+            HookPoint::HostLoIngress | HookPoint::ContainerLoEgress | HookPoint::ContainerEth0Ingress => {
+                LOOPBACK
+            }
         }
     }
 
-    /// The destination MAC address of frames there.
+    /// Returns the destination MAC address of frames here.
     pub(super) const fn mac(self, config: &Config) -> Mac {
-        match self {
-            Self::Uplink | Self::HostVeth(_) => config.mac,
-            Self::HostLoopback { .. } => config.lo_mac,
-            Self::ContainerLoopback(slot) | Self::ContainerEth0(slot) => Mac::new(loopback_mac(slot)),
+        match self.point {
+            HookPoint::UplinkIngress | HookPoint::UplinkEgress | HookPoint::VethIngress(_) => config.mac,
+            HookPoint::HostLoIngress => config.lo_mac,
+            HookPoint::ContainerLoEgress | HookPoint::ContainerEth0Ingress => {
+                Mac::new(loopback_mac(self.slot))
+            }
         }
     }
 
-    /// The source MAC address of frames that begin there.
+    /// Returns the source MAC address of frames whose first hook is this one.
     pub(super) const fn source_mac(self, config: &Config) -> Mac {
-        match self {
-            Self::Uplink => NEIGHBOUR,
+        match self.point {
+            HookPoint::UplinkIngress => NEIGHBOUR,
             _ => self.mac(config),
         }
     }
 
-    /// Changes a frame as the program does that sends it here from another hook.
+    /// Rewrites a frame as the program does that redirects it here.
     pub(super) fn readdress(self, frame: &mut [u8], config: &Config) {
-        let octets = match self {
-            Self::HostLoopback { .. } | Self::ContainerEth0(_) => self.mac(config).octets(),
+        let octets = match self.point {
+            HookPoint::HostLoIngress | HookPoint::ContainerEth0Ingress => self.mac(config).octets(),
             _ => return,
         };
         if let Some(destination) = frame.first_chunk_mut() {
@@ -105,37 +119,27 @@ impl Place {
         }
     }
 
-    const fn is_decided(self) -> bool {
-        matches!(self, Self::HostLoopback { decided: true })
-    }
-
-    /// The verdict of the decision code in this binary.
+    /// Returns the verdict of the decision code in this binary.
     pub(super) fn decide(self, bytes: &[u8], config: &Config, tables: &Live<'_>) -> Verdict {
-        let mark = if self.is_decided() { HANDLED_MARK } else { 0 };
+        let mark = if self.is_handled { HANDLED_MARK } else { 0 };
         let frame = PacketBuf {
             bytes,
             ifindex: self.ifindex(config),
-            station: self.mac(config),
+            mac: self.mac(config),
             mark,
             ..PacketBuf::default()
         };
-        match self {
-            Self::Uplink => Uplink::decide(&frame, tables),
-            Self::HostLoopback { .. } => HostLo::decide(&frame, tables),
-            Self::HostVeth(_) => Veth::decide(&frame, tables),
-            Self::ContainerLoopback(_) => ContainerLo::decide(&frame, tables),
-            Self::ContainerEth0(_) => ContainerEth0::decide(&frame, tables),
-        }
+        hooks::decide(self.point, &frame, tables)
     }
 
-    /// The verdict of the loaded program; none if it gives no answer that can be understood.
-    pub(super) fn ask(self, pins: &Pins, bytes: &[u8], config: &Config) -> Result<Option<Verdict>> {
-        let run = |mark| test_run::run(pins, self.program(), bytes, self.ifindex(config), mark);
-        if !self.is_decided() {
+    /// Returns the verdict of the loaded program; `None` if it cannot be decoded.
+    pub(super) fn dry_run(self, pins: &Pins, bytes: &[u8], config: &Config) -> Result<Option<Verdict>> {
+        let run = |mark| test_run::run(pins, self.point.program(), bytes, self.ifindex(config), mark);
+        if !self.is_handled {
             return Ok(verdict_codec::decode(run(DRY_RUN_MARK)?.words));
         }
-        // There is no room for two marks. This one makes the program do nothing but take it off.
+        // A packet has one mark. With this one the program only clears it, so a dry run is not needed.
         let run = run(HANDLED_MARK)?;
-        Ok((run.code == GOES_ON && run.mark() == 0).then_some(Verdict::Decided))
+        Ok((run.code == TC_ACT_UNSPEC && run.mark() == 0).then_some(Verdict::AlreadyHandled))
     }
 }

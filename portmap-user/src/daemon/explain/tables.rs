@@ -1,12 +1,13 @@
-//! The live maps as the decision code sees them. Nothing is written down, as in a program that is only asked.
+//! The live maps as [`Tables`]. Writes are ignored, as in a dry run.
 
 use std::cell::RefCell;
 
 use portmap_common::{
-    limit::Limit,
-    memory::{
-        Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour, NeighbourKey,
+    flow_state::{
+        Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour,
+        NeighbourKey,
     },
+    gcra::GcraState,
     tables::{Address4, Config, Endpoint, PortEntry},
 };
 use portmap_ebpf::Tables;
@@ -16,22 +17,22 @@ use crate::{
     kernel::{clock, maps::Maps},
 };
 
-/// The maps at a moment.
+/// The maps at one point in time.
 pub(super) struct Live<'a> {
     maps: &'a Maps,
     config: &'a Config,
     now: u64,
-    /// Why the decision is worth nothing, if it is.
+    /// The first error in reading a map, which makes the decision void.
     failed: RefCell<Option<Error>>,
 }
 
 impl<'a> Live<'a> {
-    /// The maps now.
+    /// Returns the maps at the current time.
     pub(super) fn new(maps: &'a Maps, config: &'a Config) -> Result<Self> {
         Ok(Self { maps, config, now: clock::monotonic()?, failed: RefCell::new(None) })
     }
 
-    /// The first error in reading them.
+    /// Returns the first error in reading them.
     pub(super) fn into_result(self) -> Result<()> {
         self.failed.into_inner().map_or(Ok(()), Err)
     }
@@ -61,17 +62,17 @@ impl Tables for Live<'_> {
         self.now
     }
 
-    fn fragment4(&self, key: &FragmentKey4) -> Option<Fragment> {
+    fn fragment4(&self, key: &FragmentKey4) -> Option<FragCacheEntry> {
         self.read(self.maps.fragment4(key))
     }
 
-    fn set_fragment4(&self, _key: &FragmentKey4, _fragment: &Fragment) {}
+    fn set_fragment4(&self, _key: &FragmentKey4, _fragment: &FragCacheEntry) {}
 
-    fn fragment6(&self, key: &FragmentKey6) -> Option<Fragment> {
+    fn fragment6(&self, key: &FragmentKey6) -> Option<FragCacheEntry> {
         self.read(self.maps.fragment6(key))
     }
 
-    fn set_fragment6(&self, _key: &FragmentKey6, _fragment: &Fragment) {}
+    fn set_fragment6(&self, _key: &FragmentKey6, _fragment: &FragCacheEntry) {}
 
     fn echo(&self, key: &EchoKey) -> Option<Echo> {
         self.read(self.maps.echo(key))
@@ -85,7 +86,7 @@ impl Tables for Live<'_> {
         true
     }
 
-    fn is_open(&self, port: u16) -> bool {
+    fn is_host_port_allowed(&self, port: u16) -> bool {
         self.read(self.maps.is_open(port))
     }
 
@@ -96,13 +97,13 @@ impl Tables for Live<'_> {
     fn set_host_flow(&self, _key: &HostFlowKey, _flow: &HostFlow) {}
 
     fn neighbour(&self, _key: &NeighbourKey) -> Option<Neighbour> {
-        // As with limits.
+        // A dry run does not read the policers.
         None
     }
 
     fn set_neighbour(&self, _key: &NeighbourKey, _neighbour: &Neighbour) {}
 
-    fn may_ask(&self, _slot: u16, _now: u64) -> bool {
+    fn charge_neighbour(&self, _slot: u16, _now: u64) -> bool {
         true
     }
 
@@ -110,12 +111,12 @@ impl Tables for Live<'_> {
         self.read(self.maps.is_broadcast(address))
     }
 
-    fn limit(&self, _slot: u16) -> Option<&Limit> {
-        // What is used up of a limit changes while somebody looks; a program that is asked does not look at it either.
+    fn policer(&self, _slot: u16) -> Option<&GcraState> {
+        // A policer's state changes all the time, and a dry run does not use it either.
         None
     }
 
-    fn schedule(&self, _slot: u16, _time: u64, _now: u64, _slack: u64) -> bool {
+    fn advance_tat(&self, _slot: u16, _time: u64, _now: u64, _tolerance: u64) -> bool {
         true
     }
 }

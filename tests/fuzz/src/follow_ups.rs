@@ -3,8 +3,8 @@
 use portmap_ebpf::{Verdict, verdict::IcmpIdRewrite};
 
 use crate::{
-    pools::MAC,
     reader::{self, Content, Packet, Piece},
+    values::MAC,
 };
 
 /// Another fragment of the datagram of which `frame` is a fragment; `position` is where it starts, in units of
@@ -42,8 +42,8 @@ pub fn answer(frame: &[u8], verdict: &Verdict) -> Option<Vec<u8>> {
         Content::Ports(..) => other.get_mut(at..at + 4)?.rotate_left(2),
         Content::Echo { .. } => {
             *other.get_mut(at)? = if packet.is_v6 { 129 } else { 0 };
-            if let Verdict::ToOutside { renumber: renumber @ IcmpIdRewrite { to, .. }, .. } = verdict
-                && !renumber.is_none()
+            if let Verdict::ToOutside { rewrite: rewrite @ IcmpIdRewrite { to, .. }, .. } = verdict
+                && !rewrite.is_none()
             {
                 other.get_mut(at + 4..at + 6)?.copy_from_slice(&to.to_be_bytes());
             }
@@ -58,8 +58,8 @@ pub fn error(frame: &[u8], verdict: &Verdict) -> Option<Vec<u8>> {
     let packet = reader::packet(frame)?;
     let behind = packet.behind()?;
     let mut quoted = packet.bytes.to_vec();
-    if let Verdict::ToOutside { renumber: renumber @ IcmpIdRewrite { to, .. }, .. } = verdict
-        && !renumber.is_none()
+    if let Verdict::ToOutside { rewrite: rewrite @ IcmpIdRewrite { to, .. }, .. } = verdict
+        && !rewrite.is_none()
     {
         quoted.get_mut(behind.at + 4..behind.at + 6)?.copy_from_slice(&to.to_be_bytes());
     }

@@ -2,21 +2,21 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use portmap_common::{memory::ECHO_LIFETIME, reason::Reason, slot::HOST_SLOT};
+use portmap_common::{flow_state::ECHO_LIFETIME, hook_point::HookPoint, reason::Reason, slot::HOST_SLOT};
 use portmap_ebpf::{Verdict, verdict::IcmpIdRewrite};
 
 use crate::{
-    forms,
-    judge::{Judge, NOW},
-    memory::{Asker, Note},
-    packets::{Content, Ends, Form, Template},
-    world::{A, B, Case, Hook, NOBODY},
+    differential::{Differential, NOW},
+    packet_shapes,
+    packets::{Content, Ends, Shape, Template},
+    spec_state::{Asker, Note},
+    world::{A, B, Case, NOBODY},
 };
 
-const VETH: Hook = Hook::Veth(A);
+const VETH: HookPoint = HookPoint::VethIngress(A);
 
 /// Everybody who may have an identifier already: the host, a container, one that is gone, and the next one in its slot.
-fn holders(judge: &Judge<'_>, id: u16) -> [(u64, Asker); 11] {
+fn holders(judge: &Differential<'_>, id: u16) -> [(u64, Asker); 11] {
     let generation = |slot: u16| judge.world.containers.get(&slot).copied().unwrap_or_default();
     let asker = |slot, id| Asker { slot, generation: generation(slot), id };
     let host = Asker { slot: HOST_SLOT, generation: 0, id };
@@ -37,20 +37,23 @@ fn holders(judge: &Judge<'_>, id: u16) -> [(u64, Asker); 11] {
 }
 
 /// Requests, replies and errors about requests with every identifier, whoever has it; every `step`th for each holder.
-pub(crate) fn every_id(judge: &mut Judge<'_>, is_ipv6: bool, step: usize) {
-    let [shared, _, near, far] = forms::four(is_ipv6);
-    let request = Form::new("echo request", is_ipv6, Content::EchoRequest);
-    let reply = Form::new("echo reply", is_ipv6, Content::EchoReply);
+pub(crate) fn every_id(judge: &mut Differential<'_>, is_ipv6: bool, step: usize) {
+    let [shared, _, near, far] = packet_shapes::four(is_ipv6);
+    let request = Shape::new("echo request", is_ipv6, Content::EchoRequest);
+    let reply = Shape::new("echo reply", is_ipv6, Content::EchoReply);
     let error = Content::Error(if is_ipv6 { 1 } else { 3 }, 1, Box::new(request.clone()));
-    let error = Form::new("error about an echo request", is_ipv6, error);
+    let error = Shape::new("error about an echo request", is_ipv6, error);
     for peer in [near, far] {
         let outwards = Ends::new(shared, peer);
         let mut frames = [
             (VETH, request.frame(VETH, A, &outwards)),
-            (Hook::UplinkOut, request.frame(Hook::UplinkOut, A, &outwards)),
-            (Hook::Uplink, request.frame(Hook::Uplink, A, &Ends::new(peer, shared))),
-            (Hook::Uplink, reply.frame(Hook::Uplink, A, &Ends::new(peer, shared))),
-            (Hook::Uplink, error.frame(Hook::Uplink, A, &Ends::new(far, shared).quoting(shared, peer))),
+            (HookPoint::UplinkEgress, request.frame(HookPoint::UplinkEgress, A, &outwards)),
+            (HookPoint::UplinkIngress, request.frame(HookPoint::UplinkIngress, A, &Ends::new(peer, shared))),
+            (HookPoint::UplinkIngress, reply.frame(HookPoint::UplinkIngress, A, &Ends::new(peer, shared))),
+            (
+                HookPoint::UplinkIngress,
+                error.frame(HookPoint::UplinkIngress, A, &Ends::new(far, shared).quoting(shared, peer)),
+            ),
             (VETH, error.frame(VETH, A, &Ends::new(shared, far).quoting(shared, peer))),
         ];
         for id in (0..=u16::MAX).step_by(step) {
@@ -70,10 +73,10 @@ pub(crate) fn every_id(judge: &mut Judge<'_>, is_ipv6: bool, step: usize) {
 }
 
 /// What becomes of a container's request when more and more identifiers are taken.
-pub(crate) fn busy(judge: &mut Judge<'_>, is_ipv6: bool, id: u16) {
-    let [shared, _, peer, _] = forms::four(is_ipv6);
-    let form = Form::new("echo request", is_ipv6, Content::EchoRequest);
-    let mut template: Template = form.frame(VETH, A, &Ends::new(shared, peer));
+pub(crate) fn busy(judge: &mut Differential<'_>, is_ipv6: bool, id: u16) {
+    let [shared, _, peer, _] = packet_shapes::four(is_ipv6);
+    let shape = Shape::new("echo request", is_ipv6, Content::EchoRequest);
+    let mut template: Template = shape.frame(VETH, A, &Ends::new(shared, peer));
     template.set(id, 0);
     let case = Case::new(VETH, &template.bytes);
     let others = Asker { slot: B, generation: judge.world.containers[&B], id: !id };
@@ -83,7 +86,7 @@ pub(crate) fn busy(judge: &mut Judge<'_>, is_ipv6: bool, id: u16) {
         assert!(taken.insert(next), "{next} is tried twice");
         judge.remember(Note::Echo(peer, next, NOW, others));
         match judge.ask_once("more and more are taken", &case) {
-            Verdict::ToOutside { renumber: IcmpIdRewrite { from, to, .. }, .. } => {
+            Verdict::ToOutside { rewrite: IcmpIdRewrite { from, to, .. }, .. } => {
                 assert_eq!(from, id);
                 next = to;
             }
@@ -102,7 +105,7 @@ pub(crate) fn busy(judge: &mut Judge<'_>, is_ipv6: bool, id: u16) {
 /// Identifiers that can be used, its own included.
 const TRIES: usize = 8;
 
-fn free_one(judge: &mut Judge<'_>, case: &Case<'_>, peer: IpAddr, id: u16, others: Asker) {
+fn free_one(judge: &mut Differential<'_>, case: &Case<'_>, peer: IpAddr, id: u16, others: Asker) {
     let gone = Asker { generation: others.generation + 1, ..others };
     for (seen, holder) in [(NOW, gone), (NOW - ECHO_LIFETIME - 1, others)] {
         judge.remember(Note::Echo(peer, id, seen, holder));

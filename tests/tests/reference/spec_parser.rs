@@ -7,13 +7,14 @@ use etherparse::{
     Ipv6HeaderSlice, Ipv6RawExtHeaderSlice, UdpHeaderSlice, ether_type, ip_number,
 };
 use portmap_common::{
+    hook_point::HookPoint,
     reason::Reason,
     slot::{HOST_SLOT, slot_of_loopback},
 };
 
 use crate::{
-    memory::{Carried, Datagram, Memory},
-    world::{Case, Hook, World},
+    spec_state::{Carried, Datagram, SpecState},
+    world::{Case, World, scope},
 };
 
 /// A frame that has been read.
@@ -105,7 +106,7 @@ const DCCP: u8 = 33;
 const UDP_LITE: u8 = 136;
 
 /// Reads a frame. What later fragments carry is in `memory`.
-pub(crate) fn read(case: &Case<'_>, world: &World, memory: &Memory, now: u64) -> Reading {
+pub(crate) fn read(case: &Case<'_>, world: &World, memory: &SpecState, now: u64) -> Reading {
     let mut reading = Reading {
         unreadable_frame: None,
         unreadable_header: None,
@@ -128,7 +129,8 @@ pub(crate) fn read(case: &Case<'_>, world: &World, memory: &Memory, now: u64) ->
         }
     };
     // Behind a container's interface only addresses count, and of the host's own packets only what they carry.
-    let is_ipv6_in_use = world.shares_ipv6() || matches!(case.hook, Hook::ContainerEth0 | Hook::UplinkOut);
+    let is_ipv6_in_use =
+        world.shares_ipv6() || matches!(case.hook, HookPoint::ContainerEth0Ingress | HookPoint::UplinkEgress);
     let header = match is_ipv6 {
         true if is_ipv6_in_use => read_ipv6(case.frame),
         true => Err(Reason::Ipv6),
@@ -156,7 +158,7 @@ pub(crate) fn read(case: &Case<'_>, world: &World, memory: &Memory, now: u64) ->
 
 /// Points 1 and 2. Whether it is IPv6 rather than IPv4.
 fn read_ethernet(case: &Case<'_>, reading: &mut Reading) -> Result<bool, Reason> {
-    let is_from_outside = case.hook == Hook::Uplink;
+    let is_from_outside = case.hook == HookPoint::UplinkIngress;
     if let Some(tag) = case.tag {
         let vlan = tag & 0xfff;
         if vlan != 0 || !is_from_outside {
@@ -247,7 +249,7 @@ fn read_ipv6(frame: &[u8]) -> Result<Header<'_>, Reason> {
 fn read_content(
     case: &Case<'_>,
     header: &Header<'_>,
-    memory: &Memory,
+    memory: &SpecState,
     now: u64,
     reading: &mut Reading,
 ) -> Result<Content, Reason> {
@@ -259,7 +261,7 @@ fn read_content(
     let is_ipv4 = header.source.is_ipv4();
     if let Some(piece) = piece {
         let datagram = Datagram {
-            scope: case.hook.scope(loopback_slot(case)),
+            scope: scope(case.hook, loopback_slot(case)),
             source: header.source,
             destination: header.destination,
             id: piece.id,

@@ -3,9 +3,9 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use portmap_common::{
-    memory::{
-        CONTRADICTION, ECHO_LIFETIME, Echo, EchoKey, FRAGMENT_LIFETIME, Fragment, FragmentKey4, FragmentKey6,
-        HostFlow, HostFlowKey, Neighbour, NeighbourKey,
+    flow_state::{
+        CONFLICT_WINDOW, ECHO_LIFETIME, Echo, EchoKey, FRAGMENT_LIFETIME, FragCacheEntry, FragmentKey4,
+        FragmentKey6, HostFlow, HostFlowKey, Neighbour, NeighbourKey,
     },
     slot::HOST_SLOT,
     tables::{Address4, Address6},
@@ -61,14 +61,14 @@ pub(crate) enum Note {
 
 /// The fragments and echo requests of the past.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Memory {
+pub(crate) struct SpecState {
     pub(crate) fragments: HashMap<Datagram, (u64, Carried)>,
     pub(crate) echoes: HashMap<(IpAddr, u16), (u64, Asker)>,
     pub(crate) host_flows: HashMap<HostFlowKey, u64>,
     pub(crate) neighbours: HashMap<(u16, IpAddr), u64>,
 }
 
-impl Memory {
+impl SpecState {
     pub(crate) fn write(&mut self, note: Note) {
         match note {
             Note::Fragment(datagram, seen, carried) => {
@@ -109,7 +109,7 @@ impl Memory {
     /// What a first fragment carried that is so young that another one is of the same datagram.
     pub(crate) fn just_carried(&self, datagram: &Datagram, now: u64) -> Option<Carried> {
         let (seen, carried) = self.fragments.get(datagram)?;
-        (now - seen <= CONTRADICTION).then_some(*carried)
+        (now - seen <= CONFLICT_WINDOW).then_some(*carried)
     }
 
     /// The host, or the container that still exists, to which an answer with this identifier belongs.
@@ -130,8 +130,8 @@ impl Memory {
 /// A note as it lies in the maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
-    Fragment4(FragmentKey4, Fragment),
-    Fragment6(FragmentKey6, Fragment),
+    Fragment4(FragmentKey4, FragCacheEntry),
+    Fragment6(FragmentKey6, FragCacheEntry),
     Echo(EchoKey, Echo),
     HostFlow(HostFlowKey, HostFlow),
     Neighbour(NeighbourKey, Neighbour),
@@ -142,12 +142,13 @@ impl From<Note> for Entry {
         match note {
             Note::Fragment(Datagram { scope, source, destination, id, protocol }, seen, carried) => {
                 let (kind, source_port, destination_port) = match carried {
-                    Carried::Ports { source, destination } => (Fragment::PORTS, source, destination),
-                    Carried::EchoRequest(id) => (Fragment::ECHO_REQUEST, id, 0),
-                    Carried::EchoReply(id) => (Fragment::ECHO_REPLY, id, 0),
-                    Carried::Contradicted => (Fragment::CONTRADICTED, 0, 0),
+                    Carried::Ports { source, destination } => (FragCacheEntry::PORTS, source, destination),
+                    Carried::EchoRequest(id) => (FragCacheEntry::ECHO_REQUEST, id, 0),
+                    Carried::EchoReply(id) => (FragCacheEntry::ECHO_REPLY, id, 0),
+                    Carried::Contradicted => (FragCacheEntry::CONFLICT, 0, 0),
                 };
-                let fragment = Fragment { seen, kind, source: source_port, destination: destination_port };
+                let fragment =
+                    FragCacheEntry { seen, kind, source: source_port, destination: destination_port };
                 match (source, destination) {
                     (IpAddr::V4(source), IpAddr::V4(destination)) => {
                         let (source, destination) =

@@ -6,28 +6,26 @@ use std::{
 };
 
 use portmap_common::{
-    limit::Limit,
-    memory::{
-        Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour, NeighbourKey,
+    flow_state::{
+        Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour,
+        NeighbourKey,
     },
+    gcra::GcraState,
     tables::{Address4, Config, Endpoint, PortEntry},
 };
-use portmap_ebpf::{
-    PacketBuf, Tables, Verdict,
-    hooks::{ContainerEth0, ContainerLo, Hook as _, HostLo, Uplink, UplinkEgress, Veth},
-};
+use portmap_ebpf::{PacketBuf, Tables, Verdict, hooks};
 
 use crate::{
-    memory::Entry,
-    world::{Case, Hook, LONGEST, World},
+    spec_state::Entry,
+    world::{Case, LONGEST, World, ifindex},
 };
 
 /// The maps. Who owns a port is asked of the world.
-pub(crate) struct Maps<'a> {
+pub(crate) struct RecordingTables<'a> {
     world: &'a World,
     now: u64,
-    fragments4: RefCell<HashMap<FragmentKey4, Fragment>>,
-    fragments6: RefCell<HashMap<FragmentKey6, Fragment>>,
+    fragments4: RefCell<HashMap<FragmentKey4, FragCacheEntry>>,
+    fragments6: RefCell<HashMap<FragmentKey6, FragCacheEntry>>,
     echoes: RefCell<HashMap<EchoKey, Echo>>,
     host_flows: RefCell<HashMap<HostFlowKey, HostFlow>>,
     neighbours: RefCell<HashMap<NeighbourKey, Neighbour>>,
@@ -39,7 +37,7 @@ pub(crate) struct Maps<'a> {
     pub(crate) spent: Cell<u64>,
 }
 
-impl<'a> Maps<'a> {
+impl<'a> RecordingTables<'a> {
     pub(crate) fn new(world: &'a World, now: u64) -> Self {
         Self {
             world,
@@ -124,29 +122,22 @@ impl<'a> Maps<'a> {
         self.spent.set(0);
         let view = PacketBuf {
             bytes: case.frame,
-            ifindex: case.hook.ifindex(),
-            station: self.world.config.mac,
+            ifindex: ifindex(case.hook),
+            mac: self.world.config.mac,
             ingress_ifindex: case.ingress,
             vlan_tag: case.tag,
             mark: case.mark,
             priority: case.priority,
-            segment: case.segment,
-            longest: Some(LONGEST),
-            is_unsound: false,
-            needs_linearize: false,
+            gso_size: case.segment,
+            max_frame_len: Some(LONGEST),
+            has_invalid_offloads: false,
+            linearize_fails: false,
         };
-        match case.hook {
-            Hook::Uplink => Uplink::decide(&view, self),
-            Hook::Veth(_) => Veth::decide(&view, self),
-            Hook::HostLo => HostLo::decide(&view, self),
-            Hook::ContainerLo => ContainerLo::decide(&view, self),
-            Hook::UplinkOut => UplinkEgress::decide(&view, self),
-            Hook::ContainerEth0 => ContainerEth0::decide(&view, self),
-        }
+        hooks::decide(case.hook, &view, self)
     }
 }
 
-impl Tables for Maps<'_> {
+impl Tables for RecordingTables<'_> {
     fn port(&self, port: u16) -> PortEntry {
         self.world.entry(self.world.owner(port))
     }
@@ -163,20 +154,20 @@ impl Tables for Maps<'_> {
         self.now
     }
 
-    fn fragment4(&self, key: &FragmentKey4) -> Option<Fragment> {
+    fn fragment4(&self, key: &FragmentKey4) -> Option<FragCacheEntry> {
         self.fragments4.borrow().get(key).copied()
     }
 
-    fn set_fragment4(&self, key: &FragmentKey4, fragment: &Fragment) {
-        self.note(Entry::Fragment4(*key, *fragment));
+    fn set_fragment4(&self, key: &FragmentKey4, entry: &FragCacheEntry) {
+        self.note(Entry::Fragment4(*key, *entry));
     }
 
-    fn fragment6(&self, key: &FragmentKey6) -> Option<Fragment> {
+    fn fragment6(&self, key: &FragmentKey6) -> Option<FragCacheEntry> {
         self.fragments6.borrow().get(key).copied()
     }
 
-    fn set_fragment6(&self, key: &FragmentKey6, fragment: &Fragment) {
-        self.note(Entry::Fragment6(*key, *fragment));
+    fn set_fragment6(&self, key: &FragmentKey6, entry: &FragCacheEntry) {
+        self.note(Entry::Fragment6(*key, *entry));
     }
 
     fn echo(&self, key: &EchoKey) -> Option<Echo> {
@@ -204,7 +195,7 @@ impl Tables for Maps<'_> {
         true
     }
 
-    fn is_open(&self, port: u16) -> bool {
+    fn is_host_port_allowed(&self, port: u16) -> bool {
         self.world.is_open(port)
     }
 
@@ -224,7 +215,7 @@ impl Tables for Maps<'_> {
         self.note(Entry::Neighbour(*key, *neighbour));
     }
 
-    fn may_ask(&self, slot: u16, now: u64) -> bool {
+    fn charge_neighbour(&self, slot: u16, now: u64) -> bool {
         assert_eq!(now, self.now, "nothing else is the time");
         !self.world.asked_enough.contains(&slot)
     }
@@ -233,13 +224,13 @@ impl Tables for Maps<'_> {
         self.world.broadcasts.contains(&address.bytes.into())
     }
 
-    fn limit(&self, slot: u16) -> Option<&Limit> {
+    fn policer(&self, slot: u16) -> Option<&GcraState> {
         self.world.limits.get(&slot)
     }
 
-    fn schedule(&self, slot: u16, time: u64, now: u64, slack: u64) -> bool {
+    fn advance_tat(&self, slot: u16, time: u64, now: u64, tolerance: u64) -> bool {
         assert_eq!(now, self.now, "nothing else is the time");
-        let passes = self.world.limits[&slot].scheduled <= now + slack;
+        let passes = self.world.limits[&slot].tat <= now + tolerance;
         if passes {
             self.spent.update(|spent| spent + time);
         }

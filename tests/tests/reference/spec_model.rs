@@ -5,21 +5,22 @@
 use std::net::IpAddr;
 
 use portmap_common::{
-    memory::{HOST_FLOW_LIFETIME, HostFlowKey, NEIGHBOUR_LIFETIME},
+    flow_state::{HOST_FLOW_LIFETIME, HostFlowKey, NEIGHBOUR_LIFETIME},
+    hook_point::HookPoint,
+    marks::HANDLED_MARK,
     reason::Reason,
     slot::{HOST_SLOT, loopback_mac},
 };
 use portmap_ebpf::{
     Verdict,
-    hooks::HANDLED_MARK,
     verdict::{IcmpIdRewrite, NextHop, Origin},
 };
 
 use crate::{
-    judge::NOW,
-    memory::{Asker, Memory},
-    reading::{self, Content, Quoted, QuotedContent, Reading, loopback_slot},
-    world::{Case, Hook, LONGEST, World},
+    differential::NOW,
+    spec_parser::{self, Content, Quoted, QuotedContent, Reading, loopback_slot},
+    spec_state::{Asker, SpecState},
+    world::{Case, LONGEST, World},
 };
 
 /// `IPPROTO_TCP`.
@@ -33,7 +34,7 @@ pub(crate) struct Situation<'a> {
     pub(crate) case: &'a Case<'a>,
     pub(crate) packet: &'a Reading,
     pub(crate) world: &'a World,
-    pub(crate) memory: &'a Memory,
+    pub(crate) memory: &'a SpecState,
     /// The identifiers that were tried for an echo request, which the specification leaves open.
     pub(crate) tried: &'a [u16],
 }
@@ -56,14 +57,14 @@ pub(crate) fn decide(situation: &Situation<'_>) -> (usize, Verdict) {
 }
 
 /// The table of a hook.
-pub(crate) const fn rows(hook: Hook) -> &'static [Row] {
+pub(crate) const fn rows(hook: HookPoint) -> &'static [Row] {
     match hook {
-        Hook::Uplink => UPLINK,
-        Hook::Veth(_) => VETH,
-        Hook::HostLo => HOST_LO,
-        Hook::ContainerLo => CONTAINER_LO,
-        Hook::UplinkOut => UPLINK_OUT,
-        Hook::ContainerEth0 => CONTAINER_ETH0,
+        HookPoint::UplinkIngress => UPLINK,
+        HookPoint::VethIngress(_) => VETH,
+        HookPoint::HostLoIngress => HOST_LO,
+        HookPoint::ContainerLoEgress => CONTAINER_LO,
+        HookPoint::UplinkEgress => UPLINK_OUT,
+        HookPoint::ContainerEth0Ingress => CONTAINER_ETH0,
     }
 }
 
@@ -112,7 +113,7 @@ const UPLINK: &[Row] = &[
         (s.packet.to_mac != s.world.config.mac.octets()).then_some(Verdict::Continue(Reason::OtherStation))
     }),
     row("everything else", |s| {
-        let (slot, renumber) = match s.packet.content {
+        let (slot, rewrite) = match s.packet.content {
             Content::EchoReply { id, at } => s.answer_to(s.packet.source, id, at),
             Content::Error { quoted: Quoted { destination, content, .. }, .. } => match content {
                 QuotedContent::EchoRequest { id, at } => s.answer_to(destination, id, Some(at)),
@@ -121,7 +122,7 @@ const UPLINK: &[Row] = &[
             _ => (s.deciding_owner()?, IcmpIdRewrite::NONE),
         };
         let (origin, owner) = (Origin::Outside, s.world.entry(slot));
-        Some(Verdict::ToContainer { origin, owner, by_loopback: false, renumber })
+        Some(Verdict::ToContainer { origin, owner, by_loopback: false, rewrite })
     }),
 ];
 
@@ -211,7 +212,7 @@ const VETH: &[Row] = &[
             origin,
             owner,
             by_loopback,
-            renumber: IcmpIdRewrite::NONE,
+            rewrite: IcmpIdRewrite::NONE,
         })
     }),
     row("the destination is no unicast address", |s| {
@@ -236,17 +237,17 @@ const VETH: &[Row] = &[
             IpAddr::V4(address) => NextHop::V4(address.octets()),
             IpAddr::V6(address) => NextHop::V6(address.octets()),
         };
-        let renumber = match s.packet.content {
+        let rewrite = match s.packet.content {
             Content::EchoRequest { id, at: Some(at) } => IcmpIdRewrite::new(at, id, s.outside_id(id)?),
             _ => IcmpIdRewrite::NONE,
         };
-        Some(Verdict::ToOutside { slot: s.sender(), next_hop, renumber })
+        Some(Verdict::ToOutside { slot: s.sender(), next_hop, rewrite })
     }),
 ];
 
 const HOST_LO: &[Row] = &[
     row("put there by the program at the host veth", |s| {
-        (s.case.mark == HANDLED_MARK).then_some(Verdict::Decided)
+        (s.case.mark == HANDLED_MARK).then_some(Verdict::AlreadyHandled)
     }),
     row("unreadable (1-4)", |s| s.packet.unreadable_1_to_4().map(Verdict::Continue)),
     row("not to a local address", |s| (!s.is_to_local()).then_some(Verdict::Continue(Reason::OtherAddress))),
@@ -274,7 +275,7 @@ const HOST_LO: &[Row] = &[
     row("everything else", |s| {
         let (origin, owner) = (Origin::Host, s.world.entry(s.deciding_owner()?));
         let by_loopback = s.concerns_loopback6();
-        Some(Verdict::ToContainer { origin, owner, by_loopback, renumber: IcmpIdRewrite::NONE })
+        Some(Verdict::ToContainer { origin, owner, by_loopback, rewrite: IcmpIdRewrite::NONE })
     }),
 ];
 
@@ -302,18 +303,20 @@ const CONTAINER_LO: &[Row] = &[
 
 const UPLINK_OUT: &[Row] = &[
     row("the uplink's queue is not portmap's", |s| {
-        (s.world.config.uplink_flows == 0).then_some(Verdict::Decided)
+        (s.world.config.uplink_flows == 0).then_some(Verdict::AlreadyHandled)
     }),
-    row("in a flow of that queue already", |s| (s.case.priority >> 16 == 0x504d).then_some(Verdict::Decided)),
+    row("in a flow of that queue already", |s| {
+        (s.case.priority >> 16 == 0x504d).then_some(Verdict::AlreadyHandled)
+    }),
     row("ARP or ICMP of the host's own", |s| {
-        (s.case.ingress == 0 && s.packet.is_control()).then_some(Verdict::InFlow(2))
+        (s.case.ingress == 0 && s.packet.is_control()).then_some(Verdict::AssignFlow(2))
     }),
-    row("everything else", |_| Some(Verdict::InFlow(1))),
+    row("everything else", |_| Some(Verdict::AssignFlow(1))),
 ];
 
 const CONTAINER_ETH0: &[Row] = &[
     row("to or from ::1", |s| s.concerns_loopback6().then_some(Verdict::ToLoopback)),
-    row("everything else", |_| Some(Verdict::Decided)),
+    row("everything else", |_| Some(Verdict::AlreadyHandled)),
 ];
 
 const fn drop_from_outside(reason: Reason) -> Verdict {
@@ -327,7 +330,7 @@ impl Reading {
 
     /// Whether other packets wait for it.
     fn is_control(&self) -> bool {
-        let is_icmp = self.protocol == Some(reading::icmp(self.source.is_ipv4()));
+        let is_icmp = self.protocol == Some(spec_parser::icmp(self.source.is_ipv4()));
         is_icmp || self.unreadable_frame == Some(Reason::Arp)
     }
 
@@ -356,7 +359,7 @@ impl Situation<'_> {
 
     /// The container behind a veth or with a loopback device.
     pub(crate) fn sender(&self) -> u16 {
-        if let Hook::Veth(slot) = self.case.hook { slot } else { loopback_slot(self.case) }
+        if let HookPoint::VethIngress(slot) = self.case.hook { slot } else { loopback_slot(self.case) }
     }
 
     fn is_senders(&self, port: u16) -> bool {
@@ -368,7 +371,7 @@ impl Situation<'_> {
     }
 
     fn stays(&self) -> Verdict {
-        Verdict::Own(self.sender())
+        Verdict::DeliverLocal(self.sender())
     }
 
     /// Whether the packet counts for the sender's limit.
@@ -378,12 +381,12 @@ impl Situation<'_> {
     }
 
     fn exceeds_limit(&self) -> bool {
-        self.is_limited() && self.world.limits[&self.sender()].slack == 0
+        self.is_limited() && self.world.limits[&self.sender()].tolerance == 0
     }
 
     /// What a packet with this verdict has used of the sender's limit, in bytes.
     pub(crate) fn spent(&self, verdict: Verdict) -> u64 {
-        let is_at_veth = matches!(self.case.hook, Hook::Veth(_));
+        let is_at_veth = matches!(self.case.hook, HookPoint::VethIngress(_));
         // An echo request that finds no identifier has been let through by then, and what is for one neighbour too many.
         let is_let_through = !matches!(
             verdict,

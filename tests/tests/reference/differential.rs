@@ -2,16 +2,16 @@
 
 use std::{collections::HashMap, mem};
 
-use portmap_common::{reason::Reason, slot::HOST_SLOT};
+use portmap_common::{hook_point::HookPoint, reason::Reason, slot::HOST_SLOT};
 use portmap_ebpf::Verdict;
 
 use crate::{
     kernel::Kernel,
-    memory::{Asker, Carried, Entry, Memory, Note},
-    model::{self, Situation},
-    reading::{self, Content},
-    standin::Maps,
-    world::{Case, Hook, World},
+    recording_tables::RecordingTables,
+    spec_model::{self, Situation},
+    spec_parser::{self, Content},
+    spec_state::{Asker, Carried, Entry, Note, SpecState},
+    world::{Case, World},
 };
 
 /// So many different disagreements are shown.
@@ -21,13 +21,13 @@ const SHOWN: usize = 12;
 pub(crate) const NOW: u64 = 1 << 50;
 
 /// One world, what the model, the decision code and the kernel remember in it, and how often they disagreed.
-pub(crate) struct Judge<'a> {
+pub(crate) struct Differential<'a> {
     pub(crate) world: &'a World,
-    pub(crate) memory: Memory,
+    pub(crate) memory: SpecState,
     pub(crate) tally: Tally,
     /// Whether the kernel is asked. It takes ten times as long as the others.
     pub(crate) asks_kernel: bool,
-    maps: Maps<'a>,
+    maps: RecordingTables<'a>,
     kernel: Option<&'a mut Kernel>,
 }
 
@@ -42,16 +42,17 @@ pub(crate) struct Tally {
     pub(crate) rows: HashMap<(&'static str, usize), u64>,
     /// What has been used of limits, in bytes by slot.
     pub(crate) spent: HashMap<u16, u64>,
-    pub(crate) failures: HashMap<(Hook, usize, mem::Discriminant<Verdict>, bool), String>,
+    pub(crate) failures: HashMap<(HookPoint, usize, mem::Discriminant<Verdict>, bool), String>,
 }
 
-impl<'a> Judge<'a> {
+impl<'a> Differential<'a> {
     /// Somebody who asks the kernel, too, if there is one.
     pub(crate) fn new(world: &'a World, mut kernel: Option<&'a mut Kernel>) -> Self {
         if let Some(kernel) = &mut kernel {
             kernel.set_world(world);
         }
-        let (memory, tally, maps) = (Memory::default(), Tally::default(), Maps::new(world, NOW));
+        let (memory, tally, maps) =
+            (SpecState::default(), Tally::default(), RecordingTables::new(world, NOW));
         Self { world, memory, tally, asks_kernel: true, maps, kernel }
     }
 
@@ -71,7 +72,7 @@ impl<'a> Judge<'a> {
                 kernel.forget(note.into());
             }
         }
-        self.memory = Memory::default();
+        self.memory = SpecState::default();
         self.maps.forget();
     }
 
@@ -102,10 +103,10 @@ impl<'a> Judge<'a> {
         let decided = self.maps.decide(case);
         let tried = self.maps.tried.take();
         let spent = self.maps.spent.get();
-        let packet = reading::read(case, self.world, &self.memory, NOW);
+        let packet = spec_parser::read(case, self.world, &self.memory, NOW);
         let situation =
             Situation { case, packet: &packet, world: self.world, memory: &self.memory, tried: &tried };
-        let (row, expected) = model::decide(&situation);
+        let (row, expected) = spec_model::decide(&situation);
         let notes = model_notes(&situation, expected);
         let to_spend = situation.spent(expected);
         *self.tally.spent.entry(situation.sender()).or_default() += to_spend;
@@ -134,7 +135,7 @@ impl<'a> Judge<'a> {
             let failures = &mut self.tally.failures;
             let kind = (case.hook, row, mem::discriminant(&decided), decided == expected);
             if failures.len() < SHOWN && !failures.contains_key(&kind) {
-                let row = model::rows(case.hook)[row].packet;
+                let row = spec_model::rows(case.hook)[row].packet;
                 let text = format!(
                     "{what}\n{case:?}\n  model:  {expected:?} ({row})\n  code:   {decided:?}\n  kernel: {asked:?}\n  \
                      remembered by the model: {entries:?}\n  by the code: {written:?}\n  tried: {tried:?}\n  \
@@ -170,7 +171,7 @@ impl Tally {
 fn model_notes(situation: &Situation<'_>, verdict: Verdict) -> Vec<Note> {
     let Situation { case, packet, .. } = situation;
     let mut notes = Vec::new();
-    let is_dropped = matches!(verdict, Verdict::Drop { .. } | Verdict::Decided);
+    let is_dropped = matches!(verdict, Verdict::Drop { .. } | Verdict::AlreadyHandled);
     if let (Some(datagram), false, true) = (packet.first_of, is_dropped, depends_on_content(situation)) {
         let carried = match packet.content {
             Content::Ports { source, destination } => Some(Carried::Ports { source, destination }),
@@ -194,22 +195,25 @@ fn model_notes(situation: &Situation<'_>, verdict: Verdict) -> Vec<Note> {
     if let Content::EchoRequest { id, at: Some(_) } = packet.content {
         let peer = packet.destination;
         match (case.hook, verdict) {
-            (Hook::Veth(slot), Verdict::ToOutside { .. }) => {
+            (HookPoint::VethIngress(slot), Verdict::ToOutside { .. }) => {
                 let outside = situation.outside_id(id).expect("the verdict depends on it");
                 let generation = situation.world.containers[&slot];
                 notes.push(Note::Echo(peer, outside, NOW, Asker { slot, generation, id }));
             }
-            (Hook::UplinkOut, _) if case.ingress == 0 && situation.world.is_shared(packet.source) => {
+            (HookPoint::UplinkEgress, _) if case.ingress == 0 && situation.world.is_shared(packet.source) => {
                 notes.push(Note::Echo(peer, id, NOW, Asker { slot: HOST_SLOT, generation: 0, id }));
             }
             _ => {}
         }
     }
-    if let (Hook::HostLo, Verdict::ToContainer { owner, .. }, Content::Ports { source, destination }) =
-        (case.hook, verdict, packet.content)
+    if let (
+        HookPoint::HostLoIngress,
+        Verdict::ToContainer { owner, .. },
+        Content::Ports { source, destination },
+    ) = (case.hook, verdict, packet.content)
         && situation.world.open.is_some()
         && !situation.world.is_open(source)
-        && packet.transport.is_some_and(|transport| transport.protocol != model::TCP)
+        && packet.transport.is_some_and(|transport| transport.protocol != spec_model::TCP)
     {
         let key = situation.host_flow(owner.slot, destination, source);
         notes.extend(key.map(|key| Note::HostFlow(key, NOW)));
@@ -222,9 +226,9 @@ fn model_notes(situation: &Situation<'_>, verdict: Verdict) -> Vec<Note> {
 fn depends_on_content(situation: &Situation<'_>) -> bool {
     let Situation { case, packet, world, .. } = situation;
     match case.hook {
-        Hook::Veth(_) => true,
-        Hook::Uplink => world.is_shared(packet.destination),
-        Hook::HostLo | Hook::ContainerLo => world.is_local(packet.destination),
-        Hook::UplinkOut | Hook::ContainerEth0 => false,
+        HookPoint::VethIngress(_) => true,
+        HookPoint::UplinkIngress => world.is_shared(packet.destination),
+        HookPoint::HostLoIngress | HookPoint::ContainerLoEgress => world.is_local(packet.destination),
+        HookPoint::UplinkEgress | HookPoint::ContainerEth0Ingress => false,
     }
 }

@@ -1,20 +1,21 @@
 //! What `docs/datapath.md` says becomes of a frame: its tables under "By hook", row by row, but for the reasons.
 
 use portmap_common::{
-    memory::{Echo, Fragment, HostFlowKey, NeighbourKey},
+    flow_state::{Echo, FragCacheEntry, HostFlowKey, NeighbourKey},
+    hook_point::HookPoint,
+    marks::HANDLED_MARK,
     slot::HOST_SLOT,
     tables::{Address6, Config, PortEntry},
 };
 use portmap_ebpf::{
     Tables as _,
-    hooks::HANDLED_MARK,
     verdict::{IcmpIdRewrite, NextHop, Origin},
 };
 
 use crate::{
-    memory::{Datagram, Memory, Peer},
+    hook_ctx::HookCtx,
     reader::{self, Behind, Content, Packet, Piece, Quote, is_loopback, is_one, mapped},
-    scene::{Hook, Scene},
+    state::{Datagram, Peer, State},
     world::{OTHER_BROADCAST, World},
 };
 
@@ -22,7 +23,7 @@ use crate::{
 const LIFETIME: u64 = 30_000_000_000;
 
 /// Nanoseconds for which another first fragment contradicts it.
-const CONTRADICTION: u64 = 1_000_000_000;
+const CONFLICT_WINDOW: u64 = 1_000_000_000;
 
 /// Nanoseconds for which a container may answer what the host has sent.
 const FLOW_LIFETIME: u64 = 180_000_000_000;
@@ -32,13 +33,13 @@ const NEIGHBOUR_LIFETIME: u64 = 60_000_000_000;
 
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum Expected {
     /// Left to the host.
     Left,
     /// Not this hook's.
-    Decided,
+    AlreadyHandled,
     /// Stays in the container.
-    Own(u16),
+    DeliverLocal(u16),
     /// Dropped, and counted for this slot.
     Dropped(u16),
     /// To a container.
@@ -54,7 +55,7 @@ pub enum Fate {
     /// Into the container's loopback device.
     Loopback,
     /// Out of the uplink in a flow of its queue.
-    InFlow(u16),
+    AssignFlow(u16),
 }
 
 /// A packet for a container.
@@ -67,7 +68,7 @@ pub struct Delivery {
     /// Whether to or from `::1`.
     pub by_loopback: bool,
     /// The identifier that changes.
-    pub renumber: IcmpIdRewrite,
+    pub rewrite: IcmpIdRewrite,
 }
 
 /// An echo request of a container.
@@ -87,9 +88,9 @@ pub struct Question {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// What becomes of it.
-    pub fate: Fate,
+    pub expected: Expected,
     /// What its later fragments will need.
-    pub first: Option<(Datagram, Fragment)>,
+    pub first: Option<(Datagram, FragCacheEntry)>,
     /// The echo that the host itself asks for.
     pub host_asks: Option<(Peer, u16)>,
     /// The two ports between which the host speaks.
@@ -99,33 +100,33 @@ pub struct Outcome {
 }
 
 /// What the specification says.
-pub fn of(scene: &Scene, frame: &[u8], world: &World, memory: &Memory) -> Outcome {
+pub fn of(ctx: &HookCtx, frame: &[u8], world: &World, memory: &State) -> Outcome {
     let mut judge =
         Judge { frame, world, config: *world.config(), memory, first: None, speaks: None, asks: None };
     let mut host_asks = None;
-    let fate = match scene.hook {
-        Hook::Uplink => judge.uplink(scene.vlan_tag).unwrap_or(Fate::Left),
-        Hook::Veth(slot) => judge.veth(scene, slot).unwrap_or(Fate::Dropped(slot)),
-        Hook::HostLo if scene.mark == HANDLED_MARK => Fate::Decided,
-        Hook::HostLo => judge.host_lo(scene.vlan_tag).unwrap_or(Fate::Left),
-        Hook::ContainerLo => judge.container_lo(scene.vlan_tag),
-        Hook::ContainerEth0 => container_eth0(frame, scene.vlan_tag),
-        Hook::UplinkEgress => {
-            host_asks = judge.host_asks(scene);
-            judge.uplink_egress(scene)
+    let expected = match ctx.hook {
+        HookPoint::UplinkIngress => judge.uplink(ctx.vlan_tag).unwrap_or(Expected::Left),
+        HookPoint::VethIngress(slot) => judge.veth(ctx, slot).unwrap_or(Expected::Dropped(slot)),
+        HookPoint::HostLoIngress if ctx.mark == HANDLED_MARK => Expected::AlreadyHandled,
+        HookPoint::HostLoIngress => judge.host_lo(ctx.vlan_tag).unwrap_or(Expected::Left),
+        HookPoint::ContainerLoEgress => judge.container_lo(ctx.vlan_tag),
+        HookPoint::ContainerEth0Ingress => container_eth0(frame, ctx.vlan_tag),
+        HookPoint::UplinkEgress => {
+            host_asks = judge.host_asks(ctx);
+            judge.uplink_egress(ctx)
         }
     };
     // What was dropped is not remembered.
-    let first = if matches!(fate, Fate::Dropped(_)) { None } else { judge.first };
-    Outcome { fate, first, host_asks, host_speaks: judge.speaks, asks_for: judge.asks }
+    let first = if matches!(expected, Expected::Dropped(_)) { None } else { judge.first };
+    Outcome { expected, first, host_asks, host_speaks: judge.speaks, asks_for: judge.asks }
 }
 
-fn container_eth0(frame: &[u8], tag: Option<u16>) -> Fate {
+fn container_eth0(frame: &[u8], tag: Option<u16>) -> Expected {
     let packet = if tag.is_none() { reader::packet(frame) } else { None };
     if packet.is_some_and(|packet| is_one(packet.source) || is_one(packet.destination)) {
-        Fate::Loopback
+        Expected::Loopback
     } else {
-        Fate::Decided
+        Expected::AlreadyHandled
     }
 }
 
@@ -133,8 +134,8 @@ struct Judge<'a> {
     frame: &'a [u8],
     world: &'a World,
     config: Config,
-    memory: &'a Memory,
-    first: Option<(Datagram, Fragment)>,
+    memory: &'a State,
+    first: Option<(Datagram, FragCacheEntry)>,
     speaks: Option<HostFlowKey>,
     asks: Option<NeighbourKey>,
 }
@@ -157,17 +158,17 @@ impl<'a> Judge<'a> {
             Piece::First(id) => {
                 let content = packet.content(behind)?;
                 let (kind, source, destination) = match content {
-                    Content::Ports(source, destination) => (Fragment::PORTS, source, destination),
-                    Content::Echo { is_request: true, id, .. } => (Fragment::ECHO_REQUEST, id, 0),
-                    Content::Echo { id, .. } => (Fragment::ECHO_REPLY, id, 0),
+                    Content::Ports(source, destination) => (FragCacheEntry::PORTS, source, destination),
+                    Content::Echo { is_request: true, id, .. } => (FragCacheEntry::ECHO_REQUEST, id, 0),
+                    Content::Echo { id, .. } => (FragCacheEntry::ECHO_REPLY, id, 0),
                     Content::Error { .. } => return None,
                 };
-                let says = Fragment { seen: self.world.now, kind, source, destination };
+                let says = FragCacheEntry { seen: self.world.now, kind, source, destination };
                 let before = self.memory.fragments.get(&key(id)).copied().filter(|before| {
-                    self.world.now.checked_sub(before.seen).is_some_and(|age| age <= CONTRADICTION)
+                    self.world.now.checked_sub(before.seen).is_some_and(|age| age <= CONFLICT_WINDOW)
                 });
-                let contradicted = Fragment { seen: says.seen, kind: 3, source: 0, destination: 0 };
-                let is_same = |before: Fragment| Fragment { seen: says.seen, ..before } == says;
+                let contradicted = FragCacheEntry { seen: says.seen, kind: 3, source: 0, destination: 0 };
+                let is_same = |before: FragCacheEntry| FragCacheEntry { seen: says.seen, ..before } == says;
                 self.first = Some((
                     key(id),
                     match before {
@@ -180,14 +181,14 @@ impl<'a> Judge<'a> {
             }
             Piece::Later(id) => {
                 let fragment = self.memory.fragments.get(&key(id))?;
-                let Fragment { seen, kind, source, destination } = *fragment;
+                let FragCacheEntry { seen, kind, source, destination } = *fragment;
                 if self.world.now.checked_sub(seen)? > LIFETIME || kind == 3 {
                     return None;
                 }
-                Some(if kind == Fragment::PORTS {
+                Some(if kind == FragCacheEntry::PORTS {
                     Content::Ports(source, destination)
                 } else {
-                    Content::Echo { is_request: kind == Fragment::ECHO_REQUEST, id: source, at: None }
+                    Content::Echo { is_request: kind == FragCacheEntry::ECHO_REQUEST, id: source, at: None }
                 })
             }
         }
@@ -204,23 +205,23 @@ impl<'a> Judge<'a> {
         is_live(self.world, echo).then(|| (self.world.endpoint(echo.slot).entry(echo.slot), echo.id))
     }
 
-    fn uplink(&mut self, tag: Option<u16>) -> Option<Fate> {
+    fn uplink(&mut self, tag: Option<u16>) -> Option<Expected> {
         if tag.is_some_and(|tag| tag % 4096 != 0) {
             return None;
         }
         let (packet, shared) = self.packet()?;
         if is_loopback(packet.destination) {
-            return Some(Fate::Dropped(HOST_SLOT));
+            return Some(Expected::Dropped(HOST_SLOT));
         }
         if packet.destination != shared {
             return None;
         }
         let is_disguised = packet.is_v6 && packet.source.starts_with(&mapped([0; 4])[..12]);
         if packet.source == shared || is_loopback(packet.source) || is_disguised {
-            return Some(Fate::Dropped(HOST_SLOT));
+            return Some(Expected::Dropped(HOST_SLOT));
         }
         let place = |at: usize| Packet::START + at;
-        let (owner, renumber) = match self.content(&packet, HOST_SLOT)? {
+        let (owner, rewrite) = match self.content(&packet, HOST_SLOT)? {
             Content::Echo { is_request: true, .. } => return None,
             Content::Echo { id, at, .. } => {
                 let (owner, own) = self.asker((packet.is_v6, packet.source), id)?;
@@ -239,15 +240,15 @@ impl<'a> Judge<'a> {
                 (owner, change(place(at), id, own))
             }
         };
-        let delivery = Delivery { origin: Origin::Outside, owner, by_loopback: false, renumber };
-        self.frame.starts_with(&self.config.mac.octets()).then_some(Fate::Container(delivery))
+        let delivery = Delivery { origin: Origin::Outside, owner, by_loopback: false, rewrite };
+        self.frame.starts_with(&self.config.mac.octets()).then_some(Expected::Container(delivery))
     }
 
-    fn veth(&mut self, scene: &Scene, slot: u16) -> Option<Fate> {
+    fn veth(&mut self, ctx: &HookCtx, slot: u16) -> Option<Expected> {
         let (to, from): ([u8; 6], [u8; 6]) =
             (*self.frame.first_chunk()?, *self.frame.get(6..)?.first_chunk()?);
         let [high, low] = slot.to_be_bytes();
-        if scene.vlan_tag.is_some()
+        if ctx.vlan_tag.is_some()
             || (from != self.config.mac.octets() && from != [0x02, 0x50, 0x4d, 0, high, low])
             || to[0] % 2 != 0
         {
@@ -271,9 +272,9 @@ impl<'a> Judge<'a> {
                 let generation = self.world.endpoint(slot).generation;
                 let asker = Echo { generation, slot, id, seen: self.world.now };
                 // A later fragment goes where the first one has gone, whose identifier it shares.
-                let Some(at) = at else { return Some(Fate::Outside(slot, next_hop)) };
+                let Some(at) = at else { return Some(Expected::Outside(slot, next_hop)) };
                 let (peer, message) = ((packet.is_v6, packet.destination), Packet::START + at);
-                return Some(Fate::Ask(Question { asker, peer, next_hop, message }));
+                return Some(Expected::Ask(Question { asker, peer, next_hop, message }));
             }
             Content::Error { by_router: false, source, destination, quote: Quote::Ports(from, to) }
                 if may_have(destination) && source == packet.destination && is_own(to) =>
@@ -299,15 +300,15 @@ impl<'a> Judge<'a> {
         }
         if !is_local {
             let next_hop = next_hop(&self.config, &packet)?;
-            return (!self.is_one_too_many(&packet, slot)).then_some(Fate::Outside(slot, next_hop));
+            return (!self.is_one_too_many(&packet, slot)).then_some(Expected::Outside(slot, next_hop));
         }
         Some(match self.owner(target) {
-            None => Fate::Host(slot),
-            Some(owner) => Fate::Container(Delivery {
+            None => Expected::Host(slot),
+            Some(owner) => Expected::Container(Delivery {
                 origin: Origin::Container(slot),
                 owner,
                 by_loopback: is_one(packet.source) || is_one(packet.destination),
-                renumber: IcmpIdRewrite::NONE,
+                rewrite: IcmpIdRewrite::NONE,
             }),
         })
     }
@@ -354,7 +355,7 @@ impl<'a> Judge<'a> {
         if protocol == 6 && u32::from(to) == listener.port && leads_there && to != 0 {
             return true;
         }
-        if reach == 0 || self.world.is_open(to) {
+        if reach == 0 || self.world.is_host_port_allowed(to) {
             return false;
         }
         if protocol == 6 {
@@ -383,7 +384,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn host_lo(&mut self, tag: Option<u16>) -> Option<Fate> {
+    fn host_lo(&mut self, tag: Option<u16>) -> Option<Expected> {
         if tag.is_some() {
             return None;
         }
@@ -395,19 +396,19 @@ impl<'a> Judge<'a> {
         if let Some((from, to, protocol, _)) = Self::transport(&packet, content)
             && protocol != 6
             && self.config.reach != 0
-            && !self.world.is_open(from)
+            && !self.world.is_host_port_allowed(from)
         {
             self.speaks = Some(flow(&packet, owner.slot, (to, from), protocol));
         }
-        Some(Fate::Container(Delivery {
+        Some(Expected::Container(Delivery {
             origin: Origin::Host,
             owner,
             by_loopback: is_one(packet.source) || is_one(packet.destination),
-            renumber: IcmpIdRewrite::NONE,
+            rewrite: IcmpIdRewrite::NONE,
         }))
     }
 
-    fn container_lo(&mut self, tag: Option<u16>) -> Fate {
+    fn container_lo(&mut self, tag: Option<u16>) -> Expected {
         let slot = match self.frame.get(6..14) {
             // There are 4,096 slots; what is more is none.
             Some(&[0x02, 0x50, 0x4d, 0, high @ 0..=15, low, _, _]) => u16::from_be_bytes([high, low]),
@@ -421,28 +422,28 @@ impl<'a> Judge<'a> {
                 if is_by_loopback(&packet)
                     && (is_private(slot) || is_private(self.world.port(port).slot)) =>
             {
-                Fate::Own(slot)
+                Expected::DeliverLocal(slot)
             }
-            Some((_, port, _)) if eth0 != 0 && self.world.port(port).slot != slot => Fate::Eth0(eth0),
-            _ => Fate::Own(slot),
+            Some((_, port, _)) if eth0 != 0 && self.world.port(port).slot != slot => Expected::Eth0(eth0),
+            _ => Expected::DeliverLocal(slot),
         }
     }
 
-    fn uplink_egress(&self, scene: &Scene) -> Fate {
-        let is_in_flow = scene.priority & 0xffff_0000 == 0x504d_0000;
+    fn uplink_egress(&self, ctx: &HookCtx) -> Expected {
+        let is_in_flow = ctx.priority & 0xffff_0000 == 0x504d_0000;
         if self.config.uplink_flows == 0 || is_in_flow {
-            return Fate::Decided;
+            return Expected::AlreadyHandled;
         }
-        let is_own = scene.ingress_ifindex == 0 && scene.vlan_tag.is_none();
+        let is_own = ctx.ingress_ifindex == 0 && ctx.vlan_tag.is_none();
         let is_arp = self.frame.get(12..14) == Some(&[0x08, 0x06]);
         let is_icmp = reader::packet(self.frame)
             .is_some_and(|packet| if packet.is_v6 { packet.bytes[6] == 58 } else { packet.bytes[9] == 1 });
-        Fate::InFlow(if is_own && (is_arp || is_icmp) { 2 } else { 1 })
+        Expected::AssignFlow(if is_own && (is_arp || is_icmp) { 2 } else { 1 })
     }
 
     /// The echo that a packet of the host itself asks for.
-    fn host_asks(&mut self, scene: &Scene) -> Option<(Peer, u16)> {
-        if scene.ingress_ifindex != 0 || scene.vlan_tag.is_some() {
+    fn host_asks(&mut self, ctx: &HookCtx) -> Option<(Peer, u16)> {
+        if ctx.ingress_ifindex != 0 || ctx.vlan_tag.is_some() {
             return None;
         }
         let (packet, shared) = self.packet()?;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use portmap_common::memory::{
-    Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlowKey, NeighbourKey,
+use portmap_common::flow_state::{
+    Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostFlowKey, NeighbourKey,
 };
 
 use crate::reader::mapped;
@@ -47,9 +47,9 @@ impl From<&FragmentKey6> for Datagram {
 
 /// Everything that is remembered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Memory {
+pub struct State {
     /// What first fragments carried.
-    pub fragments: BTreeMap<Datagram, Fragment>,
+    pub fragments: BTreeMap<Datagram, FragCacheEntry>,
     /// Who has asked for echoes, by peer and outside identifier.
     pub echoes: BTreeMap<(Peer, u16), Echo>,
     /// When the host has sent something between two ports.
@@ -60,7 +60,7 @@ pub struct Memory {
     pub crowd: Option<Echo>,
 }
 
-impl Memory {
+impl State {
     /// Who has asked for the echo with this identifier.
     pub fn echo(&self, peer: Peer, id: u16) -> Option<Echo> {
         self.echoes.get(&(peer, id)).copied().or(self.crowd)

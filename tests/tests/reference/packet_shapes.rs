@@ -1,9 +1,9 @@
-//! The list of packet forms, and the addresses that make a difference.
+//! The list of packet shapes, and the addresses that make a difference.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{
-    packets::{Content, FRAGMENT, Form, Piece, UDP, WITH_PORTS},
+    packets::{Content, FRAGMENT, Piece, Shape, UDP, WITH_PORTS},
     world::{GATEWAY, HOST, HOST6},
 };
 
@@ -13,8 +13,8 @@ const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 const EXTENSIONS: [u8; 4] = [HOP_BY_HOP, ROUTING, AUTHENTICATION, DESTINATION];
 
-/// Every form.
-pub(crate) fn all() -> Vec<Form> {
+/// Every shape.
+pub(crate) fn all() -> Vec<Shape> {
     [plain(), options(), fragments(), extensions(), errors(), without_numbers()].concat()
 }
 
@@ -22,37 +22,37 @@ fn both() -> [bool; 2] {
     [false, true]
 }
 
-fn plain() -> Vec<Form> {
-    let mut forms = Vec::new();
+fn plain() -> Vec<Shape> {
+    let mut shapes = Vec::new();
     for is_ipv6 in both() {
         for protocol in WITH_PORTS {
-            forms.push(Form::new(&format!("protocol {protocol}"), is_ipv6, Content::Ports(protocol)));
+            shapes.push(Shape::new(&format!("protocol {protocol}"), is_ipv6, Content::Ports(protocol)));
         }
-        forms.push(Form::new("echo request", is_ipv6, Content::EchoRequest));
-        forms.push(Form::new("echo reply", is_ipv6, Content::EchoReply));
-        let shortest = Form::new("eight bytes", is_ipv6, Content::Ports(UDP));
-        forms.push(Form { cut: 8, ..shortest });
+        shapes.push(Shape::new("echo request", is_ipv6, Content::EchoRequest));
+        shapes.push(Shape::new("echo reply", is_ipv6, Content::EchoReply));
+        let shortest = Shape::new("eight bytes", is_ipv6, Content::Ports(UDP));
+        shapes.push(Shape { cut: 8, ..shortest });
     }
-    forms
+    shapes
 }
 
-fn options() -> Vec<Form> {
+fn options() -> Vec<Shape> {
     let contents = [
         ("UDP", Content::Ports(UDP)),
         ("echo request", Content::EchoRequest),
         ("echo reply", Content::EchoReply),
     ];
-    let forms = [4, 20, 40].into_iter().flat_map(|options| {
+    let shapes = [4, 20, 40].into_iter().flat_map(|options| {
         contents.clone().map(|(name, content)| {
-            let form = Form::new(&format!("{name} behind {options} bytes of options"), false, content);
-            Form { options, ..form }
+            let shape = Shape::new(&format!("{name} behind {options} bytes of options"), false, content);
+            Shape { options, ..shape }
         })
     });
-    forms.collect()
+    shapes.collect()
 }
 
-fn fragments() -> Vec<Form> {
-    let mut forms = Vec::new();
+fn fragments() -> Vec<Shape> {
+    let mut shapes = Vec::new();
     for is_ipv6 in both() {
         for (piece, name) in [(Piece::First, "first"), (Piece::Later, "later")] {
             let contents = [
@@ -64,27 +64,27 @@ fn fragments() -> Vec<Form> {
                 ("another message", Content::Message(200, 0)),
             ];
             for (what, content) in contents {
-                let form = Form::new(&format!("{name} fragment of {what}"), is_ipv6, content);
-                forms.push(Form { piece, extensions: vec![FRAGMENT], ..form.clone() });
-                let longer = Form { name: format!("{} behind more headers", form.name), piece, ..form };
+                let shape = Shape::new(&format!("{name} fragment of {what}"), is_ipv6, content);
+                shapes.push(Shape { piece, extensions: vec![FRAGMENT], ..shape.clone() });
+                let longer = Shape { name: format!("{} behind more headers", shape.name), piece, ..shape };
                 if is_ipv6 {
                     let extensions = vec![HOP_BY_HOP, FRAGMENT, AUTHENTICATION, DESTINATION];
-                    forms.push(Form { extensions, ..longer });
+                    shapes.push(Shape { extensions, ..longer });
                 } else {
-                    forms.push(Form { options: 8, ..longer });
+                    shapes.push(Shape { options: 8, ..longer });
                 }
             }
         }
-        let quoted = Form::new("quoted", is_ipv6, Content::Ports(UDP));
+        let quoted = Shape::new("quoted", is_ipv6, Content::Ports(UDP));
         let kind = if is_ipv6 { 1 } else { 3 };
         let error =
-            Form::new("first fragment of an error", is_ipv6, Content::Error(kind, 1, Box::new(quoted)));
-        forms.push(Form { piece: Piece::First, extensions: vec![FRAGMENT], ..error });
+            Shape::new("first fragment of an error", is_ipv6, Content::Error(kind, 1, Box::new(quoted)));
+        shapes.push(Shape { piece: Piece::First, extensions: vec![FRAGMENT], ..error });
     }
-    forms
+    shapes
 }
 
-fn extensions() -> Vec<Form> {
+fn extensions() -> Vec<Shape> {
     let mut chains: Vec<Vec<u8>> = Vec::new();
     for one in EXTENSIONS.into_iter().chain([FRAGMENT]) {
         chains.push(vec![one]);
@@ -101,95 +101,96 @@ fn extensions() -> Vec<Form> {
         ("echo request", Content::EchoRequest),
         ("echo reply", Content::EchoReply),
     ];
-    let forms = chains.into_iter().flat_map(|extensions| {
+    let shapes = chains.into_iter().flat_map(|extensions| {
         contents.clone().map(|(name, content)| {
-            let form = Form::new(&format!("{name} behind {extensions:?}"), true, content);
-            Form { extensions: extensions.clone(), ..form }
+            let shape = Shape::new(&format!("{name} behind {extensions:?}"), true, content);
+            Shape { extensions: extensions.clone(), ..shape }
         })
     });
-    forms.collect()
+    shapes.collect()
 }
 
 /// Types and codes of errors; those of one row behave alike.
 const ERRORS4: [(u8, u8); 7] = [(3, 0), (3, 3), (3, 4), (11, 0), (11, 1), (11, 2), (12, 0)];
 const ERRORS6: [(u8, u8); 7] = [(1, 0), (1, 4), (2, 0), (3, 0), (3, 1), (3, 2), (4, 0)];
 
-fn errors() -> Vec<Form> {
-    let mut forms = Vec::new();
+fn errors() -> Vec<Shape> {
+    let mut shapes = Vec::new();
     for is_ipv6 in both() {
         let errors = if is_ipv6 { ERRORS6 } else { ERRORS4 };
         for (kind, code) in errors {
-            forms.push(error(kind, code, Form::new("protocol 17", is_ipv6, Content::Ports(UDP))));
-            forms.push(error(kind, code, Form::new("echo request", is_ipv6, Content::EchoRequest)));
+            shapes.push(error(kind, code, Shape::new("protocol 17", is_ipv6, Content::Ports(UDP))));
+            shapes.push(error(kind, code, Shape::new("echo request", is_ipv6, Content::EchoRequest)));
         }
         let (kind, code) = errors[1];
         for quoted in quoted(is_ipv6) {
-            forms.push(error(kind, code, quoted));
+            shapes.push(error(kind, code, quoted));
         }
-        let udp = Form::new("UDP", is_ipv6, Content::Ports(UDP));
+        let udp = Shape::new("UDP", is_ipv6, Content::Ports(UDP));
         if is_ipv6 {
-            forms.push(Form { extensions: vec![DESTINATION, HOP_BY_HOP], ..error(kind, code, udp.clone()) });
-            forms.push(Form { extensions: vec![FRAGMENT], ..error(kind, code, udp) });
+            shapes
+                .push(Shape { extensions: vec![DESTINATION, HOP_BY_HOP], ..error(kind, code, udp.clone()) });
+            shapes.push(Shape { extensions: vec![FRAGMENT], ..error(kind, code, udp) });
         } else {
-            forms.push(Form { options: 12, ..error(kind, code, udp) });
+            shapes.push(Shape { options: 12, ..error(kind, code, udp) });
         }
     }
-    forms
+    shapes
 }
 
-fn error(kind: u8, code: u8, quoted: Form) -> Form {
+fn error(kind: u8, code: u8, quoted: Shape) -> Shape {
     let name = format!("error {kind}/{code} quoting {}", quoted.name);
-    Form::new(&name, quoted.is_ipv6, Content::Error(kind, code, Box::new(quoted)))
+    Shape::new(&name, quoted.is_ipv6, Content::Error(kind, code, Box::new(quoted)))
 }
 
-fn quoted(is_ipv6: bool) -> Vec<Form> {
-    let udp = Form::new("UDP", is_ipv6, Content::Ports(UDP));
-    let request = Form::new("echo request", is_ipv6, Content::EchoRequest);
-    let named = |name: &str, form: &Form| Form { name: format!("{} {name}", form.name), ..form.clone() };
-    let mut forms: Vec<Form> = [6, 33, 132, 136]
-        .map(|protocol| Form::new(&format!("protocol {protocol}"), is_ipv6, Content::Ports(protocol)))
+fn quoted(is_ipv6: bool) -> Vec<Shape> {
+    let udp = Shape::new("UDP", is_ipv6, Content::Ports(UDP));
+    let request = Shape::new("echo request", is_ipv6, Content::EchoRequest);
+    let named = |name: &str, shape: &Shape| Shape { name: format!("{} {name}", shape.name), ..shape.clone() };
+    let mut shapes: Vec<Shape> = [6, 33, 132, 136]
+        .map(|protocol| Shape::new(&format!("protocol {protocol}"), is_ipv6, Content::Ports(protocol)))
         .into();
-    forms.extend([3, 4, 7].map(|cut| Form { cut, ..named(&format!("cut to {cut}"), &udp) }));
-    forms.extend([4, 7].map(|cut| Form { cut, ..named(&format!("cut to {cut}"), &request) }));
+    shapes.extend([3, 4, 7].map(|cut| Shape { cut, ..named(&format!("cut to {cut}"), &udp) }));
+    shapes.extend([4, 7].map(|cut| Shape { cut, ..named(&format!("cut to {cut}"), &request) }));
     for piece in [Piece::First, Piece::Later] {
         let extensions = vec![FRAGMENT];
-        forms.push(Form { piece, extensions: extensions.clone(), ..named(&format!("{piece:?}"), &udp) });
-        forms.push(Form { extensions, piece, ..named(&format!("{piece:?}"), &request) });
+        shapes.push(Shape { piece, extensions: extensions.clone(), ..named(&format!("{piece:?}"), &udp) });
+        shapes.push(Shape { extensions, piece, ..named(&format!("{piece:?}"), &request) });
     }
-    forms.push(Form::new("echo reply", is_ipv6, Content::EchoReply));
-    forms.push(Form::new("another message", is_ipv6, Content::Message(13, 0)));
-    forms.push(Form::new("no ports", is_ipv6, Content::Other(47)));
-    forms.push(error(3, 1, udp.clone()));
+    shapes.push(Shape::new("echo reply", is_ipv6, Content::EchoReply));
+    shapes.push(Shape::new("another message", is_ipv6, Content::Message(13, 0)));
+    shapes.push(Shape::new("no ports", is_ipv6, Content::Other(47)));
+    shapes.push(error(3, 1, udp.clone()));
     if is_ipv6 {
         for length in [1, 6, 7] {
             let extensions: Vec<u8> = EXTENSIONS.into_iter().cycle().take(length).collect();
-            forms.push(Form { extensions: extensions.clone(), ..named(&format!("behind {length}"), &udp) });
-            forms.push(Form { extensions, ..named(&format!("behind {length}"), &request) });
+            shapes.push(Shape { extensions: extensions.clone(), ..named(&format!("behind {length}"), &udp) });
+            shapes.push(Shape { extensions, ..named(&format!("behind {length}"), &request) });
         }
     } else {
         for options in [4, 40] {
-            forms.push(Form { options, ..named(&format!("with {options}"), &udp) });
-            forms.push(Form { options, ..named(&format!("with {options}"), &request) });
+            shapes.push(Shape { options, ..named(&format!("with {options}"), &udp) });
+            shapes.push(Shape { options, ..named(&format!("with {options}"), &request) });
         }
     }
-    forms
+    shapes
 }
 
-fn without_numbers() -> Vec<Form> {
-    let mut forms = Vec::new();
+fn without_numbers() -> Vec<Shape> {
+    let mut shapes = Vec::new();
     for is_ipv6 in both() {
         for protocol in 0..=u8::MAX {
-            // Numbers that are an extension header or have a form of their own.
+            // Numbers that are an extension header or have a shape of their own.
             let is_extension = is_ipv6 && matches!(protocol, 0 | 43 | 44 | 51 | 60);
             if !is_extension && !WITH_PORTS.contains(&protocol) && protocol != if is_ipv6 { 58 } else { 1 } {
-                forms.push(Form::new(&format!("protocol {protocol}"), is_ipv6, Content::Other(protocol)));
+                shapes.push(Shape::new(&format!("protocol {protocol}"), is_ipv6, Content::Other(protocol)));
             }
         }
         for kind in 0..=u8::MAX {
-            forms.push(Form::new(&format!("message {kind}"), is_ipv6, Content::Message(kind, 0)));
+            shapes.push(Shape::new(&format!("message {kind}"), is_ipv6, Content::Message(kind, 0)));
         }
     }
-    forms
+    shapes
 }
 
 /// Addresses of every kind that the specification tells apart, and their neighbours.
