@@ -307,7 +307,7 @@ fn a_program_that_decides_otherwise_is_noticed() {
     let output = sandbox.portmap(&question);
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("gives no answer"), "{text}");
+    assert!(text.contains("reports no verdict"), "{text}");
     // Without any program it cannot be asked, and with its own it agrees again.
     sandbox.sh(Place::Host, &format!("rm {directory}/pm_uplink_in"));
     let errors = sandbox.fails(&question, 1);
