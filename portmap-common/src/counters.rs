@@ -2,8 +2,8 @@
 
 /// Packets and bytes of one path.
 ///
-/// A packet is one `sk_buff`: a GSO or GRO super-packet counts once, as in an interface's counters. Bytes include the Ethernet
-/// header.
+/// A packet is one `sk_buff`: a GSO or GRO super-packet counts once, as in an interface's counters. Bytes
+/// include the Ethernet header.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PacketCount {
@@ -33,7 +33,8 @@ impl PacketCount {
 
 macro_rules! paths {
     ($($(#[doc = $doc:literal])* $field:ident)*) => {
-        /// Delivered traffic of one container on one CPU. `rx` and `tx` are from the container's point of view.
+        /// Delivered traffic of one container on one CPU. `rx` and `tx` are from the container's point of
+        /// view.
         #[repr(C)]
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Counters {

@@ -33,7 +33,7 @@ pub struct DropEvent {
     pub source_port: u16,
     /// Destination port; 0 if there is none.
     pub destination_port: u16,
-    /// EtherType of the frame; 0 if the frame is too short.
+    /// Ethertype of the frame; 0 if the frame is too short.
     pub ether_type: u16,
     /// IP protocol; 0 if there is none.
     pub protocol: u8,

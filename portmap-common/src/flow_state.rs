@@ -1,5 +1,5 @@
-//! State that the programs keep between packets: the fragment cache, the owners of ICMP identifiers, flows of the host, and
-//! neighbours that containers have used.
+//! State that the programs keep between packets: the fragment cache, the owners of ICMP identifiers, flows of
+//! the host, and neighbours that containers have used.
 //!
 //! Identifications, identifiers and ports are native integers; addresses are bytes in network order.
 
@@ -8,12 +8,12 @@ use crate::tables::{Address4, Address6};
 /// Number of entries of each LRU map with a type of this module.
 pub const ENTRIES: usize = 8192;
 
-/// Nanoseconds for which a fragment cache entry is valid: the time for which Linux waits for the other fragments of a
-/// datagram (`net.ipv4.ipfrag_time`).
+/// Nanoseconds for which a fragment cache entry is valid: the time for which Linux waits for the other
+/// fragments of a datagram (`net.ipv4.ipfrag_time`).
 pub const FRAGMENT_LIFETIME: u64 = 30_000_000_000;
 
-/// Nanoseconds within which two different first fragments with one key are a conflict. An older entry belongs to an earlier
-/// datagram, because identifications are reused (IPv4 has 65,536).
+/// Nanoseconds within which two different first fragments with one key are a conflict. An older entry belongs
+/// to an earlier datagram, because identifications are reused (IPv4 has 65,536).
 pub const CONFLICT_WINDOW: u64 = 1_000_000_000;
 
 /// Flag in [`FragmentKey4::scope`] for fragments on a container's loopback device.
@@ -29,15 +29,15 @@ pub struct FragmentKey4 {
     pub destination: Address4,
     /// Identification.
     pub id: u32,
-    /// The sender: 0 for the outside and the host, else the container's slot, with [`SCOPE_LOOPBACK`] set on its loopback
-    /// device.
+    /// The sender: 0 for the outside and the host, else the container's slot, with [`SCOPE_LOOPBACK`] set on
+    /// its loopback device.
     pub scope: u16,
     /// Protocol.
     pub protocol: u16,
 }
 
-/// Key of an IPv6 datagram in the fragment cache. The protocol is not part of it, because the fragments of one datagram may
-/// carry different values.
+/// Key of an IPv6 datagram in the fragment cache. The protocol is not part of it, because the fragments of
+/// one datagram may carry different values.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FragmentKey6 {
@@ -115,8 +115,8 @@ impl Echo {
     }
 }
 
-/// Nanoseconds for which a container may reply to the host's datagrams: the timeout of the kernel's connection tracking for
-/// UDP streams.
+/// Nanoseconds for which a container may reply to the host's datagrams: the timeout of the kernel's
+/// connection tracking for UDP streams.
 pub const HOST_FLOW_LIFETIME: u64 = 180_000_000_000;
 
 /// Key of a flow from the host to a container.
@@ -143,8 +143,9 @@ pub struct HostFlow {
     pub seen: u64,
 }
 
-/// Nanoseconds for which a neighbour that a container has used is not new again, however often it is used meanwhile. The
-/// kernel keeps an unreachable neighbour for about that time, so a container's share of the neighbour table is bounded.
+/// Nanoseconds for which a neighbour that a container has used is not new again, however often it is used
+/// meanwhile. The kernel keeps an unreachable neighbour for about that time, so a container's share of the
+/// neighbour table is bounded.
 pub const NEIGHBOUR_LIFETIME: u64 = 60_000_000_000;
 
 /// Nanoseconds per new neighbour: the emission interval of a container's neighbour policer.

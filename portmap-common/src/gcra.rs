@@ -2,15 +2,16 @@
 
 /// GCRA state of one slot: its rate limit and the theoretical arrival time.
 ///
-/// Every byte advances the theoretical arrival time (TAT) by the time that it takes at the limit's rate. A packet conforms
-/// if the TAT is ahead of the clock by no more than the tolerance.
+/// Every byte advances the theoretical arrival time (TAT) by the time that it takes at the limit's rate. A
+/// packet conforms if the TAT is ahead of the clock by no more than the tolerance.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GcraState {
-    /// Theoretical arrival time: when all bytes so far would have been sent at the limit's rate, in nanoseconds of the
-    /// monotonic clock.
+    /// Theoretical arrival time: when all bytes so far would have been sent at the limit's rate, in
+    /// nanoseconds of the monotonic clock.
     pub tat: u64,
-    /// Nanoseconds per byte, as a fixed-point number with [`FRACTION_BITS`] fraction bits; 0 if there is no limit.
+    /// Nanoseconds per byte, as a fixed-point number with [`FRACTION_BITS`] fraction bits; 0 if there is no
+    /// limit.
     pub ns_per_byte: u64,
     /// Nanoseconds by which the TAT may be ahead of the clock: the burst.
     pub tolerance: u64,
@@ -23,15 +24,16 @@ pub struct GcraState {
 /// Fraction bits of [`GcraState::ns_per_byte`]. The smallest value above zero is 10<sup>-6</sup> ns.
 pub const FRACTION_BITS: u32 = 20;
 
-/// Lowest rate limit in bytes per second. The time of the longest packet at this rate is far from overflowing.
+/// Lowest rate limit in bytes per second. The time of the longest packet at this rate is far from
+/// overflowing.
 pub const MIN_RATE: u64 = 1024;
 
 /// Highest rate limit in bytes per second. Up to here, the time per byte has three significant digits.
 pub const MAX_RATE: u64 = 1 << 40;
 
 impl GcraState {
-    /// Returns an unused limit of `rate` bytes per second with a tolerance in nanoseconds. Rates below [`MIN_RATE`] are
-    /// raised to it.
+    /// Returns an unused limit of `rate` bytes per second with a tolerance in nanoseconds. Rates below
+    /// [`MIN_RATE`] are raised to it.
     pub const fn new(rate: u64, tolerance: u64, counts_local: bool) -> Self {
         let rate = if rate < MIN_RATE { MIN_RATE } else { rate };
         let ns_per_byte = (1_000_000_000 << FRACTION_BITS) / rate;

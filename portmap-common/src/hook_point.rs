@@ -9,7 +9,8 @@ pub enum HookPoint {
     UplinkIngress,
     /// Egress of the uplink.
     UplinkEgress,
-    /// Ingress of the host veth of the container in this slot. The program learns the slot from the interface index.
+    /// Ingress of the host veth of the container in this slot. The program learns the slot from the interface
+    /// index.
     VethIngress(u16),
     /// Ingress of the host's loopback device.
     HostLoIngress,
@@ -32,7 +33,8 @@ impl HookPoint {
         }
     }
 
-    /// Returns where the program counts the packets that it leaves to the host; `None` if it does not count them.
+    /// Returns where the program counts the packets that it leaves to the host; `None` if it does not count
+    /// them.
     pub const fn host_hook(self) -> Option<HostHook> {
         match self {
             Self::UplinkIngress => Some(HostHook::Uplink),

@@ -1,6 +1,8 @@
-//! Names of maps and programs, as `bpftool` shows them (the kernel keeps 15 characters) and as they are pinned.
+//! Names of maps and programs, as `bpftool` shows them (the kernel keeps 15 characters) and as they are
+//! pinned.
 
-/// Name of the programs' constant with the offsets of kernel fields, see [`SkbLayout`](crate::skb::SkbLayout).
+/// Name of the programs' constant with the offsets of kernel fields, see
+/// [`SkbLayout`](crate::skb::SkbLayout).
 pub const SKB_LAYOUT: &str = "SKB_LAYOUT";
 
 /// Port to owner: `ARRAY` of 65,536 [`PortEntry`](crate::tables::PortEntry), mapped into the daemon's memory.
@@ -32,8 +34,8 @@ pub const MAP_BUDGETS: &str = "pm_budgets";
 /// Slot to its egress rate policer: `ARRAY` of [`GcraState`](crate::gcra::GcraState).
 pub const MAP_LIMITS: &str = "pm_limits";
 
-/// The host's ports that containers may reach if [access is limited](crate::tables::HOST_ACCESS_LIMITED): `ARRAY` of words
-/// with one bit per port, the lowest port in the lowest bit.
+/// The host's ports that containers may reach if [access is limited](crate::tables::HOST_ACCESS_LIMITED):
+/// `ARRAY` of words with one bit per port, the lowest port in the lowest bit.
 pub const MAP_HOST_ACCESS: &str = "pm_host_access";
 /// Flows from the host to containers: `LRU_HASH` of [`HostFlowKey`](crate::flow_state::HostFlowKey) to
 /// [`HostFlow`](crate::flow_state::HostFlow).
@@ -53,8 +55,8 @@ pub const MAP_BROADCASTS: &str = "pm_broadcasts";
 /// name, because another one needs a new layout version.
 pub const MAP_TAIL_CALLS: &str = "pm_rest";
 
-/// Network namespace cookie to container: `HASH` of [`NetnsOwner`](crate::tables::NetnsOwner). It exists with the bind guard
-/// only.
+/// Network namespace cookie to container: `HASH` of [`NetnsOwner`](crate::tables::NetnsOwner). It exists with
+/// the bind guard only.
 pub const MAP_GUARDED: &str = "pm_guarded";
 
 /// All maps that exist in every configuration, in the order of their descriptions above.
@@ -106,8 +108,8 @@ pub const PROGRAMS: [&str; 6] = [
     PROG_CONTAINER_ETH0,
 ];
 
-/// The targets of tail calls: the slow path of each hook by IP version, and the program that records drops. A program's
-/// position here is its index in [`MAP_TAIL_CALLS`].
+/// The targets of tail calls: the slow path of each hook by IP version, and the program that records drops. A
+/// program's position here is its index in [`MAP_TAIL_CALLS`].
 pub const TAIL_CALLS: [&str; 11] = [
     "pm_uplink_in4",
     "pm_uplink_in6",

@@ -17,8 +17,8 @@ use crate::{
 
 macro_rules! pod {
     ($($type:ty),*) => { $(
-        // SAFETY: the type is `repr(C)`, made of integers and arrays of integers only, and has no padding (its
-        // module asserts its size), so every bit pattern is valid and every byte is initialised.
+        // SAFETY: the type is `repr(C)`, made of integers and arrays of integers only, and has no padding
+        // (its module asserts its size), so every bit pattern is valid and every byte is initialised.
         unsafe impl Pod for $type {}
     )* };
 }

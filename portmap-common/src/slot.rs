@@ -1,5 +1,5 @@
-//! Slots, and their two encodings in the kernel: the interface index of a host veth, and the MAC address of a container's
-//! loopback device.
+//! Slots, and their two encodings in the kernel: the interface index of a host veth, and the MAC address of a
+//! container's loopback device.
 
 /// Number of slots, including the host's slot 0.
 ///
@@ -10,8 +10,9 @@ pub const SLOTS: u16 = 4096;
 /// The host's slot. It owns every port that no container owns.
 pub const HOST_SLOT: u16 = 0;
 
-/// Base of the interface indices of host veths: a host veth is created with the index `VETH_IFINDEX_BASE + slot`. So the
-/// program at its ingress knows the sender without a map lookup, and before it parses the packet.
+/// Base of the interface indices of host veths: a host veth is created with the index `VETH_IFINDEX_BASE +
+/// slot`. So the program at its ingress knows the sender without a map lookup, and before it parses the
+/// packet.
 pub const VETH_IFINDEX_BASE: u32 = 1_000_000;
 
 /// Returns the interface index of the host veth of `slot`.
@@ -20,21 +21,23 @@ pub const fn veth_ifindex(slot: u16) -> u32 {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "what is cast is less than SLOTS")]
-/// Returns the slot of the host veth with this interface index, or the host's slot if the index is not a host veth's.
+/// Returns the slot of the host veth with this interface index, or the host's slot if the index is not a host
+/// veth's.
 pub const fn slot_of_veth(ifindex: u32) -> u16 {
     let slot = ifindex.wrapping_sub(VETH_IFINDEX_BASE);
     // No host veth has slot 0, so the host's slot also means "not a host veth".
     if slot < SLOTS as u32 { slot as u16 } else { HOST_SLOT }
 }
 
-/// First four bytes of the MAC address of a container's loopback device: locally administered, then `PM` in ASCII.
+/// First four bytes of the MAC address of a container's loopback device: locally administered, then `PM` in
+/// ASCII.
 const LOOPBACK_PREFIX: [u8; 4] = [0x02, b'P', b'M', 0];
 
 /// Returns the MAC address of the loopback device of the container in `slot`.
 ///
-/// The kernel writes a loopback device's address into the source of every frame, so the program at the loopback devices of
-/// all containers learns the slot from it. No security decision depends on it: a container that changes the address
-/// misdirects only its own packets.
+/// The kernel writes a loopback device's address into the source of every frame, so the program at the
+/// loopback devices of all containers learns the slot from it. No security decision depends on it: a
+/// container that changes the address misdirects only its own packets.
 pub const fn loopback_mac(slot: u16) -> [u8; 6] {
     let [a, b, c, d] = LOOPBACK_PREFIX;
     let [high, low] = slot.to_be_bytes();

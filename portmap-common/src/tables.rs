@@ -58,8 +58,8 @@ impl Mac {
 /// Number of entries of the port map: one per 16-bit port, for all protocols and both IP versions.
 pub const PORTS: usize = 65_536;
 
-/// The owner of a port. It has eight aligned bytes, so that the daemon publishes or revokes a port with a single store and a
-/// program never reads a torn entry.
+/// The owner of a port. It has eight aligned bytes, so that the daemon publishes or revokes a port with a
+/// single store and a program never reads a torn entry.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PortEntry {
@@ -117,7 +117,8 @@ pub struct Endpoint {
     pub ephemeral_first: u16,
     /// Last port of the container's ephemeral block.
     pub ephemeral_last: u16,
-    /// A number that no earlier container in this slot had, so that no packet for an earlier container reaches this one.
+    /// A number that no earlier container in this slot had, so that no packet for an earlier container
+    /// reaches this one.
     pub generation: u32,
     /// Flags of its ports, as in [`PortEntry::flags`].
     pub flags: u16,

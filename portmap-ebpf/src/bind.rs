@@ -1,7 +1,8 @@
-//! The decision of the bind guard: the ports to which a container's sockets may be bound. `guard.rs` has its programs.
+//! The decision of the bind guard: the ports to which a container's sockets may be bound. `guard.rs` has its
+//! programs.
 
-/// Returns whether the container in `slot` may bind to `port`: to its own ports, and to port 0, for which the kernel chooses
-/// one of the container's ephemeral ports.
+/// Returns whether the container in `slot` may bind to `port`: to its own ports, and to port 0, for which the
+/// kernel chooses one of the container's ephemeral ports.
 #[inline(always)]
 pub fn is_allowed(port: u16, slot: u32, owner: impl FnOnce(u16) -> u32) -> bool {
     port == 0 || owner(port) == slot

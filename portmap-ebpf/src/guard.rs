@@ -1,8 +1,8 @@
-//! The bind guard's BPF object, which the daemon loads with `--bind-guard` only: a container's `bind()` to a port of another
-//! owner fails, instead of returning a socket that receives nothing.
+//! The bind guard's BPF object, which the daemon loads with `--bind-guard` only: a container's `bind()` to a
+//! port of another owner fails, instead of returning a socket that receives nothing.
 //!
-//! It catches mistakes early; it is not a security boundary. The programs at a container's interfaces decide what it sends and
-//! receives.
+//! It catches mistakes early; it is not a security boundary. The programs at a container's interfaces decide
+//! what it sends and receives.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]

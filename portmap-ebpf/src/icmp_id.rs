@@ -1,10 +1,10 @@
 //! Ownership of ICMP identifiers: which container receives an echo reply.
 //!
-//! An echo message has no port, only an identifier that its sender chooses. When a request leaves, the hook records who has sent
-//! it to which peer with which identifier. If another owner has the identifier towards this peer, the request gets a
-//! different one, and its reply gets the original one back. The sequence of identifiers that are tried depends on a secret, so
-//! that a container cannot occupy all identifiers of another one with a few requests. An owner that sends no more requests
-//! loses its identifiers to others.
+//! An echo message has no port, only an identifier that its sender chooses. When a request leaves, the hook
+//! records who has sent it to which peer with which identifier. If another owner has the identifier towards
+//! this peer, the request gets a different one, and its reply gets the original one back. The sequence of
+//! identifiers that are tried depends on a secret, so that a container cannot occupy all identifiers of
+//! another one with a few requests. An owner that sends no more requests loses its identifiers to others.
 
 use portmap_common::{
     flow_state::{ECHO_LIFETIME, Echo, EchoKey},
@@ -21,7 +21,8 @@ const MAX_ATTEMPTS: u16 = 8;
 /// Returns the distance between the identifiers that are tried; it is odd, so that all of them differ.
 #[inline(always)]
 fn step(secret: u64, slot: u16, id: u16) -> u16 {
-    // The finalizer of MurmurHash3: every bit of the secret, the slot and the identifier affects every bit of the result.
+    // The finalizer of MurmurHash3: every bit of the secret, the slot and the identifier affects every bit of
+    // the result.
     let mut mixed = secret ^ (u64::from(slot) << 16 | u64::from(id));
     mixed = (mixed ^ mixed >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
     mixed = (mixed ^ mixed >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);

@@ -1,8 +1,8 @@
 //! The verdicts: pure functions from a frame and the tables to a [`Verdict`].
 //!
-//! [`hooks`] has one module per hook with its decision, [`packet`] parses headers, [`frame`] and [`tables`] are the traits
-//! through which a hook reads the frame and the maps. The BPF programs, the daemon (`portmap explain`) and the tests compile
-//! the same code; it depends on neither the kernel nor user space.
+//! [`hooks`] has one module per hook with its decision, [`packet`] parses headers, [`frame`] and [`tables`]
+//! are the traits through which a hook reads the frame and the maps. The BPF programs, the daemon (`portmap
+//! explain`) and the tests compile the same code; it depends on neither the kernel nor user space.
 #![no_std]
 #![forbid(unsafe_code)]
 

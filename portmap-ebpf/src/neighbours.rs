@@ -1,14 +1,16 @@
 //! The neighbour policer: how many new neighbours a container can have the host resolve.
 //!
-//! The kernel has one neighbour table for the whole machine, and keeps an unreachable neighbour for about a minute. So every new
-//! neighbour on the uplink's network is charged to the container that uses it, whether or not it answers, because programs
-//! cannot see that. Each neighbour is charged once a minute, so a container that uses few of them is not affected.
+//! The kernel has one neighbour table for the whole machine, and keeps an unreachable neighbour for about a
+//! minute. So every new neighbour on the uplink's network is charged to the container that uses it, whether
+//! or not it answers, because programs cannot see that. Each neighbour is charged once a minute, so a
+//! container that uses few of them is not affected.
 
 use portmap_common::flow_state::{NEIGHBOUR_LIFETIME, Neighbour, NeighbourKey};
 
 use crate::{route::Route, tables::Tables};
 
-/// Returns whether the container in `slot` may send a packet to `address`, and charges it for a new neighbour.
+/// Returns whether the container in `slot` may send a packet to `address`, and charges it for a new
+/// neighbour.
 #[inline(always)]
 pub fn conforms<V: Route>(tables: &impl Tables, address: V::Address, slot: u16) -> bool {
     // The host itself resolves its gateways.

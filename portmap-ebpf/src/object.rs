@@ -4,8 +4,8 @@
 #[macro_export]
 macro_rules! object {
     ($what:literal) => {
-        /// The licence: some helpers are for GPL-compatible programs only, and this object is available under the GPL as well
-        /// as under the licences of its source.
+        /// The licence: some helpers are for GPL-compatible programs only, and this object is available under
+        /// the GPL as well as under the licences of its source.
         #[cfg(target_arch = "bpf")]
         #[unsafe(link_section = "license")]
         #[unsafe(no_mangle)]

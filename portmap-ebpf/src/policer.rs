@@ -1,11 +1,13 @@
 //! The egress rate policer: whether a packet conforms to its container's rate limit.
 //!
-//! The qdisc inside the container shapes its traffic to the limit without loss. The container's root can delete that qdisc; the
-//! policer then drops the excess traffic. Its tolerance covers the time by which the qdisc can be late.
+//! The qdisc inside the container shapes its traffic to the limit without loss. The container's root can
+//! delete that qdisc; the policer then drops the excess traffic. Its tolerance covers the time by which the
+//! qdisc can be late.
 
 use crate::tables::Tables;
 
-/// Returns whether a packet with `bytes` bytes on the wire conforms to the limit of `slot`, and charges it if so.
+/// Returns whether a packet with `bytes` bytes on the wire conforms to the limit of `slot`, and charges it if
+/// so.
 #[inline(always)]
 pub fn conforms(tables: &impl Tables, bytes: u32, slot: u16, is_local: bool) -> bool {
     let Some(limit) = tables.policer(slot) else { return true };

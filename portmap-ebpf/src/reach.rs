@@ -33,10 +33,11 @@ pub const fn is_private(owner: PortEntry) -> bool {
     owner.flags & LOOPBACK_PRIVATE != 0
 }
 
-/// Checks whether the container in `slot` may send a packet to a port of the host. The error is the reason to drop it.
+/// Checks whether the container in `slot` may send a packet to a port of the host. The error is the reason to
+/// drop it.
 ///
-/// ICMP errors are about packets that the host has sent, and a subsequent fragment is useless without the first one, so both
-/// are allowed.
+/// ICMP errors are about packets that the host has sent, and a subsequent fragment is useless without the
+/// first one, so both are allowed.
 #[inline(always)]
 pub fn check_host_access<V: IpVersion>(
     frame: &impl Frame,
@@ -72,8 +73,8 @@ pub fn check_host_access<V: IpVersion>(
 
 /// Records a flow from the host to the container in `slot`, which may then reply.
 ///
-/// It skips TCP, whose flags mark replies, and ports that containers may reach anyway, so that replies from such a port do not
-/// fill the map.
+/// It skips TCP, whose flags mark replies, and ports that containers may reach anyway, so that replies from
+/// such a port do not fill the map.
 #[inline(always)]
 pub fn track_host_flow<V: IpVersion>(tables: &impl Tables, l4: &ParsedL4<V>, slot: u16) {
     let info = &l4.info;

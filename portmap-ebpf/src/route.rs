@@ -13,7 +13,8 @@ use crate::{
 
 /// Routing of one IP version.
 pub trait Route: IpVersion {
-    /// Returns the neighbour through which the host reaches an outside destination. The error is the reason to drop.
+    /// Returns the neighbour through which the host reaches an outside destination. The error is the reason
+    /// to drop.
     fn next_hop(destination: Self::Address, tables: &impl Tables) -> Result<NextHop, Reason>;
 
     /// Returns whether an address is on the uplink's network and is not the gateway's.
@@ -24,12 +25,14 @@ impl Route for V4 {
     #[inline(always)]
     fn next_hop(destination: u32, tables: &impl Tables) -> Result<NextHop, Reason> {
         let config = tables.config();
-        // 0.0.0.0/8 is no destination; 224.0.0.0/4 and above are multicast, reserved and the limited broadcast.
+        // 0.0.0.0/8 is no destination; 224.0.0.0/4 and above are multicast, reserved and the limited
+        // broadcast.
         let first = destination >> 24;
         if first == 0 || first >= 224 {
             return Err(Reason::Destination);
         }
-        // The kernel would send a broadcast frame for the broadcast address of a network inside the shared one.
+        // The kernel would send a broadcast frame for the broadcast address of a network inside the shared
+        // one.
         if config.broadcasts != 0 && tables.is_broadcast(Address4 { bytes: destination.to_be_bytes() }) {
             return Err(Reason::Destination);
         }
@@ -38,7 +41,8 @@ impl Route for V4 {
             let gateway = u32::from_be_bytes(config.gateway.bytes);
             return if gateway == 0 { Err(Reason::NoRoute) } else { Ok(NextHop::V4(gateway.to_be_bytes())) };
         }
-        // The lowest and the highest address of a network are broadcasts, except in networks of one or two addresses.
+        // The lowest and the highest address of a network are broadcasts, except in networks of one or two
+        // addresses.
         let host_bits = destination & !mask;
         if !mask > 1 && (host_bits == 0 || host_bits == !mask) {
             return Err(Reason::Destination);
@@ -84,8 +88,8 @@ fn is_on_link6(address: Address, config: &Config) -> bool {
     (address.high ^ host.high) & mask.high | (address.low ^ host.low) & mask.low == 0
 }
 
-/// Returns whether an address can be the destination of a packet that leaves the host: it is not unspecified, multicast,
-/// link-local or a mapped IPv4 address.
+/// Returns whether an address can be the destination of a packet that leaves the host: it is not unspecified,
+/// multicast, link-local or a mapped IPv4 address.
 #[inline(always)]
 const fn is_unicast6(address: Address) -> bool {
     let is_multicast = address.high >> 56 == 0xff;

@@ -1,7 +1,7 @@
 //! The size of a frame on the wire, after the kernel has cut it into segments.
 //!
-//! It is computed from the parsed headers only. The kernel's own header offsets can come from the sender: through a program
-//! of its own that redirects the packet, or through a packet socket.
+//! It is computed from the parsed headers only. The kernel's own header offsets can come from the sender:
+//! through a program of its own that redirects the packet, or through a packet socket.
 
 use core::num::NonZero;
 
@@ -15,11 +15,12 @@ use crate::{
     },
 };
 
-/// Most segments of one frame. The MSS of a TCP peer can be as low as 48 bytes (Linux's minimum, `tcp_min_snd_mss`), of which the
-/// timestamp option leaves 36: a frame of 64 KiB then has 1,820 segments. Frames of up to 512 KiB have segments of at least
-/// 536 bytes: 978.
+/// Most segments of one frame. The MSS of a TCP peer can be as low as 48 bytes (Linux's minimum,
+/// `tcp_min_snd_mss`), of which the timestamp option leaves 36: a frame of 64 KiB then has 1,820 segments.
+/// Frames of up to 512 KiB have segments of at least 536 bytes: 978.
 const MAX_SEGMENTS: u32 = 2048;
-/// Most bytes on the wire of one frame, far more than any useful segments have. The policer's arithmetic relies on it.
+/// Most bytes on the wire of one frame, far more than any useful segments have. The policer's arithmetic
+/// relies on it.
 const MAX_WIRE_BYTES: u32 = 1 << 24;
 /// Length in bytes of a UDP header.
 const UDP_HEADER: u32 = 8;
@@ -38,8 +39,8 @@ pub struct WireSize {
 }
 
 impl WireSize {
-    /// Returns the size of a frame whose segments each have their own headers. The error is the reason to drop a frame that no
-    /// honest sender sends.
+    /// Returns the size of a frame whose segments each have their own headers. The error is the reason to
+    /// drop a frame that no honest sender sends.
     ///
     /// Headers inside a tunnel count as payload, so their repetition is not included.
     #[inline(always)]
@@ -48,7 +49,8 @@ impl WireSize {
         let Some(gso_size) = NonZero::new(frame.gso_size()) else {
             return Ok(Self { max_frame_len: length, bytes: length });
         };
-        // Segmentation writes new fragment offsets from 0 on: data of a subsequent fragment would be read as ports.
+        // Segmentation writes new fragment offsets from 0 on: data of a subsequent fragment would be read as
+        // ports.
         if l4.is_fragment {
             return Err(Reason::Malformed);
         }

@@ -46,8 +46,8 @@ pub trait Tables {
     /// Updates the time of the owner's last request.
     fn renew_echo(&self, key: &EchoKey, seen: u64);
 
-    /// Gives an ICMP identifier to an owner, unless another CPU has given it to another one first; then returns false. `stale`
-    /// is the entry that may be replaced.
+    /// Gives an ICMP identifier to an owner, unless another CPU has given it to another one first; then
+    /// returns false. `stale` is the entry that may be replaced.
     fn claim_echo(&self, key: &EchoKey, echo: &Echo, stale: Option<Echo>) -> bool;
 
     /// Returns whether containers may reach one of the host's ports, if access is limited.
@@ -65,17 +65,20 @@ pub trait Tables {
     /// Inserts or replaces the time at which a container was charged for a neighbour.
     fn set_neighbour(&self, key: &NeighbourKey, neighbour: &Neighbour);
 
-    /// Charges a slot for a new neighbour and returns true, or returns false if that exceeds its neighbour policer.
+    /// Charges a slot for a new neighbour and returns true, or returns false if that exceeds its neighbour
+    /// policer.
     fn charge_neighbour(&self, slot: u16, now: u64) -> bool;
 
-    /// Returns whether an address is a broadcast address of one of the host's networks other than the shared one.
+    /// Returns whether an address is a broadcast address of one of the host's networks other than the shared
+    /// one.
     fn is_broadcast(&self, address: Address4) -> bool;
 
     /// Returns the egress rate policer of a slot; `None` or a zero rate if it has no limit.
     fn policer(&self, slot: u16) -> Option<&GcraState>;
 
-    /// Advances the theoretical arrival time (TAT) of a slot's policer by `time` nanoseconds, from `now` if it is earlier than
-    /// that, and returns true. Leaves it alone and returns false if it is ahead of `now` by more than `tolerance`.
+    /// Advances the theoretical arrival time (TAT) of a slot's policer by `time` nanoseconds, from `now` if
+    /// it is earlier than that, and returns true. Leaves it alone and returns false if it is ahead of `now`
+    /// by more than `tolerance`.
     fn advance_tat(&self, slot: u16, time: u64, now: u64, tolerance: u64) -> bool;
 }
 

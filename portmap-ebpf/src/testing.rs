@@ -1,8 +1,8 @@
 //! Support for tests of the decision code: maps in memory, and the fast path by itself.
 //!
-//! Two test programs have implementations of [`Tables`] of their own: the reference test records each write and lookup to compare
-//! it with its model, and the fuzz targets keep state in the form that their specification uses and simulate races between
-//! CPUs.
+//! Two test programs have implementations of [`Tables`] of their own: the reference test records each write
+//! and lookup to compare it with its model, and the fuzz targets keep state in the form that their
+//! specification uses and simulate races between CPUs.
 extern crate std;
 
 use core::cell::{Cell, RefCell};
@@ -26,8 +26,8 @@ use crate::{
     verdict::Verdict,
 };
 
-/// [`Tables`] in memory. A test fills in the fields that it needs; a missing port or endpoint is all zero, and every new neighbour
-/// conforms.
+/// [`Tables`] in memory. A test fills in the fields that it needs; a missing port or endpoint is all zero,
+/// and every new neighbour conforms.
 #[derive(Clone, Debug, Default)]
 pub struct FakeTables {
     /// Owners by port.
@@ -153,8 +153,8 @@ impl Tables for FakeTables {
     }
 }
 
-/// Returns the verdict of the fast path at a hook point, or `None` if the frame does not take it. It must be the same as that of
-/// [`hooks::decide`](crate::hooks::decide).
+/// Returns the verdict of the fast path at a hook point, or `None` if the frame does not take it. It must be
+/// the same as that of [`hooks::decide`](crate::hooks::decide).
 pub fn decide_fast_path(point: HookPoint, frame: &impl Frame, tables: &impl Tables) -> Option<Verdict> {
     match point {
         HookPoint::UplinkIngress => fast_path::<Uplink>(frame, tables),

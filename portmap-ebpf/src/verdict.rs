@@ -22,10 +22,11 @@ pub enum NextHop {
     V6([u8; 16]),
 }
 
-/// A rewrite of the identifier of an ICMP echo message, which is the packet's own or embedded in an ICMP error.
+/// A rewrite of the identifier of an ICMP echo message, which is the packet's own or embedded in an ICMP
+/// error.
 ///
-/// This is no `Option`, because LLVM merges the arms and reads registers that one arm left uninitialised; the verifier rejects
-/// that.
+/// This is no `Option`, because LLVM merges the arms and reads registers that one arm left uninitialised; the
+/// verifier rejects that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IcmpIdRewrite {
     /// Offset of the message in bytes from the start of the frame.
@@ -91,11 +92,13 @@ pub enum Verdict {
         /// The rewrite of its ICMP identifier.
         rewrite: IcmpIdRewrite,
     },
-    /// Redirect the packet of the container in this slot into the host's stack, through the host's loopback device.
+    /// Redirect the packet of the container in this slot into the host's stack, through the host's loopback
+    /// device.
     ToHost(u16),
-    /// Redirect the packet from a container's loopback device to its `eth0`, which has this interface index. The hook at the
-    /// host veth decides on it and counts it.
+    /// Redirect the packet from a container's loopback device to its `eth0`, which has this interface index.
+    /// The hook at the host veth decides on it and counts it.
     ToEth0(u32),
-    /// Redirect the packet from a container's `eth0` into the container's loopback device. It is already counted.
+    /// Redirect the packet from a container's `eth0` into the container's loopback device. It is already
+    /// counted.
     ToLoopback,
 }

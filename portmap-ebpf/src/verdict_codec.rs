@@ -1,8 +1,8 @@
 //! The encoding of the verdict that a program reports in a dry run.
 //!
-//! A dry run is a test run (`BPF_PROG_TEST_RUN`) with [`DRY_RUN_MARK`](portmap_common::marks::DRY_RUN_MARK) and
-//! [`DRY_RUN_HWTSTAMP`](portmap_common::marks::DRY_RUN_HWTSTAMP). The program has no side effects, and reports its verdict in
-//! seven words of the `__sk_buff`, which a test run returns.
+//! A dry run is a test run (`BPF_PROG_TEST_RUN`) with [`DRY_RUN_MARK`](portmap_common::marks::DRY_RUN_MARK)
+//! and [`DRY_RUN_HWTSTAMP`](portmap_common::marks::DRY_RUN_HWTSTAMP). The program has no side effects, and
+//! reports its verdict in seven words of the `__sk_buff`, which a test run returns.
 
 use portmap_common::{reason::Reason, tables::PortEntry};
 

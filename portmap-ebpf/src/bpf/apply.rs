@@ -116,8 +116,8 @@ fn execute(context: &TcContext, verdict: &Verdict, is_dry_run: bool) -> i32 {
             set_priority(context, priority);
         }
     };
-    // Mark, priority and index are the sender's, for its own namespace. A redirect keeps them, and they could select a class, a
-    // route or a firewall rule elsewhere.
+    // Mark, priority and index are the sender's, for its own namespace. A redirect keeps them, and they could
+    // select a class, a route or a firewall rule elsewhere.
     let clear_metadata = || {
         if !is_dry_run {
             set_mark(context, 0);
@@ -144,12 +144,13 @@ fn execute(context: &TcContext, verdict: &Verdict, is_dry_run: bool) -> i32 {
                 set_priority(queue::LIMITED);
                 return to_qdisc(context, owner, by_loopback);
             }
-            // The program at the container's `eth0` redirects it into the loopback device, which accepts frames to its own
-            // MAC address only.
+            // The program at the container's `eth0` redirects it into the loopback device, which accepts
+            // frames to its own MAC address only.
             if by_loopback && context.store(0, &loopback_mac(owner.slot), 0).is_err() {
                 return TC_ACT_SHOT;
             }
-            // SAFETY: the helper takes two integers; if the interface does not exist, the kernel drops the packet.
+            // SAFETY: the helper takes two integers; if the interface does not exist, the kernel drops the
+            // packet.
             code(unsafe { bpf_redirect_peer(owner.ifindex, 0) })
         }
         Verdict::ToOutside { slot, next_hop, rewrite } => {
@@ -170,15 +171,16 @@ fn execute(context: &TcContext, verdict: &Verdict, is_dry_run: bool) -> i32 {
         }
         Verdict::ToEth0(ifindex) => {
             set_priority(queue::LOCAL);
-            // SAFETY: the helper takes two integers; if the interface does not exist, the kernel drops the packet.
+            // SAFETY: the helper takes two integers; if the interface does not exist, the kernel drops the
+            // packet.
             code(unsafe { bpf_redirect(ifindex, 0) })
         }
         Verdict::ToLoopback => to_loopback(context, None),
     }
 }
 
-/// Sends a packet to a container through the qdisc of its host veth. The interface at the other end accepts frames to its own MAC
-/// address only.
+/// Sends a packet to a container through the qdisc of its host veth. The interface at the other end accepts
+/// frames to its own MAC address only.
 #[inline(always)]
 fn to_qdisc(context: &TcContext, owner: PortEntry, by_loopback: bool) -> i32 {
     let mac = if by_loopback { loopback_mac(owner.slot) } else { maps::config().mac.octets() };
@@ -210,8 +212,8 @@ fn to_neighbour(next_hop: NextHop) -> i32 {
     code(unsafe { bpf_redirect_neigh(uplink, &raw mut neighbour.0, NEIGHBOUR_SIZE, 0) })
 }
 
-/// Redirects a packet into the ingress of the namespace's loopback device, which accepts frames to its own MAC address only. `mac` is
-/// written as destination, unless the frame already has it.
+/// Redirects a packet into the ingress of the namespace's loopback device, which accepts frames to its own
+/// MAC address only. `mac` is written as destination, unless the frame already has it.
 #[inline(always)]
 fn to_loopback(context: &TcContext, mac: Option<[u8; 6]>) -> i32 {
     if let Some(mac) = mac
@@ -230,8 +232,8 @@ fn rewrite_icmp_id(context: &TcContext, rewrite: IcmpIdRewrite) -> bool {
         return true;
     }
     let IcmpIdRewrite { message, from, to } = rewrite;
-    // Checksum and identifier change together, so a sum over the packet (the hardware's, or that of an ICMP error around the
-    // message) stays the same.
+    // Checksum and identifier change together, so a sum over the packet (the hardware's, or that of an ICMP
+    // error around the message) stays the same.
     let sum = context.l4_csum_replace(
         message + ECHO_CHECKSUM,
         u64::from(from.to_be()),
@@ -257,8 +259,8 @@ fn report_dry_run(context: &TcContext, verdict: &Verdict) {
         (&raw mut skb.priority, priority),
         (&raw mut skb.mark, mark),
     ] {
-        // SAFETY: the pointer is to a word of the context. Volatile, because the kernel allows stores of single fields only, so
-        // the compiler must not merge them.
+        // SAFETY: the pointer is to a word of the context. Volatile, because the kernel allows stores of
+        // single fields only, so the compiler must not merge them.
         unsafe { word.write_volatile(value) };
     }
 }
@@ -294,8 +296,8 @@ const fn code(returned: i64) -> i32 {
 #[inline(always)]
 fn count_for(slot: u16, bytes: u32, path: impl FnOnce(&mut Counters) -> &mut PacketCount) {
     if let Some(counters) = maps::counters(slot) {
-        // SAFETY: the entry belongs to this CPU, and a tc program is neither preempted nor interrupted by another one, so there is
-        // no other reference to it.
+        // SAFETY: the entry belongs to this CPU, and a tc program is neither preempted nor interrupted by
+        // another one, so there is no other reference to it.
         path(unsafe { &mut *counters }).count(bytes);
     }
 }
@@ -321,6 +323,7 @@ pub(super) unsafe fn reason_counter(counts: *mut ReasonCounts, reason: u32) -> *
     unsafe { asm!("{index} &= {mask}", index = inout(reg) index, mask = const REASON_PLACES - 1) };
     #[expect(clippy::cast_possible_truncation, reason = "it is less than REASON_PLACES")]
     let index = index as usize;
-    // SAFETY: ReasonCounts is REASON_PLACES counters in the order of the reasons' numbers, and `index` is less.
+    // SAFETY: ReasonCounts is REASON_PLACES counters in the order of the reasons' numbers, and `index` is
+    // less.
     unsafe { counts.cast::<u64>().add(index) }
 }

@@ -1,4 +1,5 @@
-//! Drops: a dropped packet is marked for the kernel's tracers, counted, and sampled if the limit on samples allows.
+//! Drops: a dropped packet is marked for the kernel's tracers, counted, and sampled if the limit on samples
+//! allows.
 
 use core::arch::asm;
 
@@ -18,8 +19,8 @@ use super::{
     maps,
 };
 
-/// Continues in the program that counts and drops the packet. The mark contains the reason, for that program and for the kernel's
-/// tracers.
+/// Continues in the program that counts and drops the packet. The mark contains the reason, for that program
+/// and for the kernel's tracers.
 #[inline(always)]
 pub(super) fn tail_call(context: &TcContext, reason: Reason) -> i32 {
     set_mark(context, DROP_MARK | reason as u32);
@@ -37,8 +38,8 @@ pub(super) fn record(context: &TcContext) {
     let [reason, ..] = frame.mark().to_le_bytes();
     count(slot, u32::from(reason));
     let Some(limiter) = maps::sample_limiter(slot) else { return };
-    // SAFETY: the pointer is to a map's entry. Concurrent changes by other CPUs can cause an extra sample or a lost count of
-    // suppressed ones, which is harmless.
+    // SAFETY: the pointer is to a map's entry. Concurrent changes by other CPUs can cause an extra sample or
+    // a lost count of suppressed ones, which is harmless.
     let limiter = unsafe { &mut *limiter };
     let time = maps::now();
     if !may_sample(limiter, time) {
@@ -83,9 +84,10 @@ fn count(slot: u16, reason: u32) {
     };
     // SAFETY: the pointer is into a map's entry.
     let count = unsafe { reason_counter(counts, reason) };
-    // SAFETY: the instruction adds one to the eight bytes at `count`, which is in the map's entry and aligned as
-    // all of it. Several CPUs can drop packets of one container concurrently, hence the atomic addition; drops are rare
-    // enough for one counter for all CPUs. (core has no read-modify-write atomics for this target.)
+    // SAFETY: the instruction adds one to the eight bytes at `count`, which is in the map's entry and aligned
+    // as all of it. Several CPUs can drop packets of one container concurrently, hence the atomic addition;
+    // drops are rare enough for one counter for all CPUs. (core has no read-modify-write atomics for this
+    // target.)
     unsafe {
         asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1u64);
     }

@@ -46,15 +46,15 @@ pub(super) fn is_dry_run(context: &TcContext) -> bool {
     skb.mark == DRY_RUN_MARK && unsafe { (&raw const skb.hwtstamp).read_volatile() } == DRY_RUN_HWTSTAMP
 }
 
-/// Returns whether an interface's MTU allows a frame. With `BPF_MTU_CHK_SEGS` it checks each segment of a GSO frame; without
-/// that flag a GSO frame is always allowed.
+/// Returns whether an interface's MTU allows a frame. With `BPF_MTU_CHK_SEGS` it checks each segment of a GSO
+/// frame; without that flag a GSO frame is always allowed.
 #[inline(always)]
 pub(super) fn mtu_allows(context: &TcContext, ifindex: u32, flags: u64) -> bool {
     check_mtu(context, ifindex, flags).0 <= 0
 }
 
-/// Returns the kernel's result, and the MTU. The result is 0 if the MTU allows the frame, and negative if there is no such
-/// interface, through which no frame can leave anyway.
+/// Returns the kernel's result, and the MTU. The result is 0 if the MTU allows the frame, and negative if
+/// there is no such interface, through which no frame can leave anyway.
 #[inline(always)]
 fn check_mtu(context: &TcContext, ifindex: u32, flags: u64) -> (i64, u32) {
     let mut mtu = 0;
@@ -76,13 +76,13 @@ fn linear(context: &TcContext, length: usize) -> Option<Linear> {
     if start + length > context.data_end() { None } else { Some(Linear { start }) }
 }
 
-/// Loads a number from a packet. This is inline assembly, because the compiler assembles a number of unknown alignment from single
-/// bytes, although the kernel's JIT compiler can load it misaligned.
+/// Loads a number from a packet. This is inline assembly, because the compiler assembles a number of unknown
+/// alignment from single bytes, although the kernel's JIT compiler can load it misaligned.
 macro_rules! load {
     ($size:literal, $type:ty, $start:expr) => {{
         let loaded: $type;
-        // SAFETY: the instruction reads from the packet, whose bounds have been checked; the verifier rejects a program that
-        // reads elsewhere, or after the packet has moved. It has no side effects.
+        // SAFETY: the instruction reads from the packet, whose bounds have been checked; the verifier rejects
+        // a program that reads elsewhere, or after the packet has moved. It has no side effects.
         unsafe {
             asm!(
                 concat!("{loaded} = *(", $size, " *)({start} + {at})"),

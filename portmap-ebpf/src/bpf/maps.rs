@@ -115,15 +115,16 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn fragment4(&self, key: &FragmentKey4) -> Option<FragCacheEntry> {
-        // SAFETY: the pointer is valid as long as the program runs. If the entry is reused meanwhile, the copy is another
-        // datagram's, and the packet goes to the owner of that one's ports.
+        // SAFETY: the pointer is valid as long as the program runs. If the entry is reused meanwhile, the
+        // copy is another datagram's, and the packet goes to the owner of that one's ports.
         unsafe { PM_FRAGMENTS4.get(key) }.copied()
     }
 
     #[inline(always)]
     fn set_fragment4(&self, key: &FragmentKey4, entry: &FragCacheEntry) {
         if !is_dry_run(self.context) {
-            // It fails only if the kernel has no free element on this CPU; subsequent fragments then have no entry.
+            // It fails only if the kernel has no free element on this CPU; subsequent fragments then have no
+            // entry.
             let _ = PM_FRAGMENTS4.insert(key, entry, u64::from(BPF_ANY));
         }
     }
@@ -143,8 +144,8 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn echo(&self, key: &EchoKey) -> Option<Echo> {
-        // SAFETY: the pointer is valid as long as the program runs. The owner is one aligned word and read atomically; if the entry
-        // is reused meanwhile, the time can be another one's.
+        // SAFETY: the pointer is valid as long as the program runs. The owner is one aligned word and read
+        // atomically; if the entry is reused meanwhile, the time can be another one's.
         unsafe { PM_ECHO.get(key) }.copied()
     }
 
@@ -209,7 +210,8 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn set_neighbour(&self, key: &NeighbourKey, neighbour: &Neighbour) {
         if !is_dry_run(self.context) {
-            // It fails only if the kernel has no free element on this CPU; the next packet is then charged again.
+            // It fails only if the kernel has no free element on this CPU; the next packet is then charged
+            // again.
             let _ = PM_NEIGHBOURS.insert(key, neighbour, u64::from(BPF_ANY));
         }
     }

@@ -1,4 +1,5 @@
-//! The code that depends on the kernel: the maps, the frame behind a `__sk_buff`, applying verdicts, and the programs.
+//! The code that depends on the kernel: the maps, the frame behind a `__sk_buff`, applying verdicts, and the
+//! programs.
 
 mod apply;
 mod drops;

@@ -1,13 +1,14 @@
 //! Validation of the offloads that a sender requests for a frame: the checksum and segmentation (GSO).
 //!
-//! Both are metadata, and take effect after the verdict. A container's root chooses the position of the checksum (`csum_start` and
-//! `csum_offset`, through `PACKET_VNET_HDR`) and, through the payload, its value. A checksum that overwrites bytes that the verdict
-//! depends on makes it a different packet. Segmentation depends on `gso_type`, which a program cannot read.
+//! Both are metadata, and take effect after the verdict. A container's root chooses the position of the
+//! checksum (`csum_start` and `csum_offset`, through `PACKET_VNET_HDR`) and, through the payload, its value.
+//! A checksum that overwrites bytes that the verdict depends on makes it a different packet. Segmentation
+//! depends on `gso_type`, which a program cannot read.
 //!
-//! The position of the checksum is read from the kernel's `struct sk_buff`: no helper returns it, and which helpers fail because
-//! of it has changed between stable releases. The daemon provides the offsets of the fields from the kernel's BTF. For
-//! `gso_type`, a helper is called such that it always fails, and its error depends on the type. Packet pointers are invalid
-//! afterwards.
+//! The position of the checksum is read from the kernel's `struct sk_buff`: no helper returns it, and which
+//! helpers fail because of it has changed between stable releases. The daemon provides the offsets of the
+//! fields from the kernel's BTF. For `gso_type`, a helper is called such that it always fails, and its error
+//! depends on the type. Packet pointers are invalid afterwards.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -20,7 +21,8 @@ use aya_ebpf::{
 };
 use portmap_common::skb::{CHECKSUM_PARTIAL, SkbLayout};
 
-/// Offsets of fields of `struct sk_buff`, packed by [`SkbLayout`]. The daemon sets it before it loads a program.
+/// Offsets of fields of `struct sk_buff`, packed by [`SkbLayout`]. The daemon sets it before it loads a
+/// program.
 #[unsafe(no_mangle)]
 static SKB_LAYOUT: u64 = 0;
 
@@ -31,16 +33,17 @@ const ENOTSUPP: i64 = -524;
 /// `GSO_BY_FRAGS`: segment size of a frame that is a list of complete packets. Only SCTP uses it.
 const GSO_BY_FRAGS: u32 = 0xffff;
 
-/// Bytes at the start of a transport header that no checksum may overwrite: the ports are there. The checksum of UDP is behind
-/// them, those of other transports are further behind.
+/// Bytes at the start of a transport header that no checksum may overwrite: the ports are there. The checksum
+/// of UDP is behind them, those of other transports are further behind.
 const PROTECTED: usize = 6;
 /// More bytes than any frame has.
 const MAX_OFFSET: usize = 1 << 31;
 
 /// Returns whether a frame requests only offloads that a container's kernel requests.
 ///
-/// `gso_size` is the result of [`Frame::gso_size`](portmap_ebpf::Frame::gso_size). `transport` is the offset of the header of an
-/// unfragmented transport; if it is 0, there is none, and the sender must have computed all checksums itself.
+/// `gso_size` is the result of [`Frame::gso_size`](portmap_ebpf::Frame::gso_size). `transport` is the offset
+/// of the header of an unfragmented transport; if it is 0, there is none, and the sender must have computed
+/// all checksums itself.
 #[inline(always)]
 pub(super) fn is_valid(context: &TcContext, gso_size: u32, transport: usize, is_sctp: bool) -> bool {
     let (transport, is_sctp) = hide_from_verifier(context, transport, is_sctp);
@@ -61,25 +64,26 @@ pub(super) fn is_valid(context: &TcContext, gso_size: u32, transport: usize, is_
     }
 }
 
-/// Returns the same values, without the verifier's knowledge of their possible values. Otherwise it would verify the code from here
-/// on for each of them, of which IPv6 extension headers cause many. The values pass through a field of the context that is free
-/// for programs.
+/// Returns the same values, without the verifier's knowledge of their possible values. Otherwise it would
+/// verify the code from here on for each of them, of which IPv6 extension headers cause many. The values pass
+/// through a field of the context that is free for programs.
 #[inline(always)]
 fn hide_from_verifier(context: &TcContext, transport: usize, is_sctp: bool) -> (usize, bool) {
     #[expect(clippy::cast_possible_truncation, reason = "headers are not that long")]
     let word = (transport as u32) << 1 | u32::from(is_sctp);
     // SAFETY: the kernel passes a valid context, to which there is no other reference now.
     let scratch = unsafe { &raw mut (*context.as_ptr().cast::<__sk_buff>()).cb[0] };
-    // SAFETY: the pointer is to a word of the context. Volatile, because the compiler would forward the value.
+    // SAFETY: the pointer is to a word of the context. Volatile, because the compiler would forward the
+    // value.
     unsafe { scratch.write_volatile(word) };
     // SAFETY: the same.
     let word = unsafe { scratch.read_volatile() };
     ((word >> 1) as usize, word & 1 != 0)
 }
 
-/// Returns whether a GSO frame is TCP, UDP with datagrams of one size (`UDP_SEGMENT`) or SCTP, and not inside a tunnel. The others are
-/// UDP that is cut into fragments (UFO), which no stack sends any more, and tunnels, whose segments have headers that the MTU
-/// check does not include.
+/// Returns whether a GSO frame is TCP, UDP with datagrams of one size (`UDP_SEGMENT`) or SCTP, and not inside
+/// a tunnel. The others are UDP that is cut into fragments (UFO), which no stack sends any more, and tunnels,
+/// whose segments have headers that the MTU check does not include.
 #[inline(always)]
 fn has_allowed_gso_type(context: &TcContext, gso_size: u32, is_sctp: bool) -> bool {
     /// Bytes by which the frame would grow.
@@ -93,17 +97,17 @@ fn has_allowed_gso_type(context: &TcContext, gso_size: u32, is_sctp: bool) -> bo
         | BPF_F_ADJ_ROOM_ENCAP_L4_UDP as u64
         | INNER_MAC << INNER_MAC_SHIFT;
 
-    // `bpf_skb_net_grow` looks at the type first (ENOTSUPP if it is neither TCP nor UDP_L4), then for a tunnel (EALREADY),
-    // and then at these lengths (EINVAL).
-    // SAFETY: the context is valid. The helper always fails before it changes the frame, see above.
+    // `bpf_skb_net_grow` looks at the type first (ENOTSUPP if it is neither TCP nor UDP_L4), then for a
+    // tunnel (EALREADY), and then at these lengths (EINVAL). SAFETY: the context is valid. The helper always
+    // fails before it changes the frame, see above.
     let error = unsafe { bpf_skb_adjust_room(context.as_ptr().cast(), GROWTH, BPF_ADJ_ROOM_MAC, FLAGS) };
     if gso_size == GSO_BY_FRAGS { is_sctp && error == ENOTSUPP } else { error == EINVAL }
 }
 
 /// State of a frame's checksum.
 enum Checksum {
-    /// The kernel or the device will sum the bytes from `start` on and write the sum to `offset`. Both are in bytes from the start of
-    /// the frame; a position before that is a very large number.
+    /// The kernel or the device will sum the bytes from `start` on and write the sum to `offset`. Both are in
+    /// bytes from the start of the frame; a position before that is a very large number.
     Partial { start: usize, offset: usize },
     /// It will not be written.
     Complete,
@@ -131,7 +135,7 @@ impl Checksum {
 #[inline(always)]
 fn field<T>(context: &TcContext, at: u16) -> Option<T> {
     let skb = context.as_ptr().cast::<u8>();
-    // SAFETY: the kernel passes the `struct sk_buff` itself to a classifier, and `at` is the offset of a field in it; the helper
-    // fails if the memory cannot be read.
+    // SAFETY: the kernel passes the `struct sk_buff` itself to a classifier, and `at` is the offset of a
+    // field in it; the helper fails if the memory cannot be read.
     unsafe { bpf_probe_read_kernel(skb.wrapping_add(usize::from(at)).cast::<T>()) }.ok()
 }

@@ -22,9 +22,9 @@ use super::{
 
 /// Defines the programs of a hook.
 ///
-/// The first program contains the fast path, which nearly all packets take. For other packets it makes a tail call to the slow
-/// path, which has one program per IP version: the state of both does not fit on one stack of 512 bytes, and with BPF-to-BPF
-/// calls the verifier of Linux 6.1 stops pruning equivalent states.
+/// The first program contains the fast path, which nearly all packets take. For other packets it makes a tail
+/// call to the slow path, which has one program per IP version: the state of both does not fit on one stack
+/// of 512 bytes, and with BPF-to-BPF calls the verifier of Linux 6.1 stops pruning equivalent states.
 macro_rules! programs {
     ($name:ident, $name4:ident, $name6:ident, $hook:ident, $at:expr, $fallback:expr) => {
         #[classifier]

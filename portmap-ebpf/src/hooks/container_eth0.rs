@@ -1,5 +1,6 @@
-//! Ingress of a container's `eth0`: packets from or to `::1` continue in the container's loopback device, because Linux drops
-//! them everywhere else. All other packets pass. This hook is not a security boundary, and it counts nothing.
+//! Ingress of a container's `eth0`: packets from or to `::1` continue in the container's loopback device,
+//! because Linux drops them everywhere else. All other packets pass. This hook is not a security boundary,
+//! and it counts nothing.
 
 use super::{Applied, Hook, VerdictSink};
 use crate::{

@@ -1,9 +1,9 @@
-//! Egress of a container's loopback device: packets to ports of other owners leave by `eth0`, unless they use a loopback
-//! address that the sender or the owner keeps private. All other packets stay inside.
+//! Egress of a container's loopback device: packets to ports of other owners leave by `eth0`, unless they use
+//! a loopback address that the sender or the owner keeps private. All other packets stay inside.
 //!
-//! The container's stack takes the host's addresses for its own, so it sends packets to them, as to loopback addresses, through
-//! its loopback device, whoever owns the port. This hook is not a security boundary: the hook at the host veth checks every
-//! packet that leaves.
+//! The container's stack takes the host's addresses for its own, so it sends packets to them, as to loopback
+//! addresses, through its loopback device, whoever owns the port. This hook is not a security boundary: the
+//! hook at the host veth checks every packet that leaves.
 
 use portmap_common::{flow_state::SCOPE_LOOPBACK, slot::slot_of_loopback, tables::LOOPBACK_PRIVATE};
 
@@ -51,14 +51,15 @@ impl Hook for ContainerLo {
     }
 }
 
-/// Returns the container's slot. If the container has changed its loopback device's address it is 0, and no packet leaves.
+/// Returns the container's slot. If the container has changed its loopback device's address it is 0, and no
+/// packet leaves.
 #[inline(always)]
 fn slot_of(frame: &impl Frame) -> u16 {
     ethernet::source(frame).and_then(|mac| slot_of_loopback(mac.octets())).unwrap_or_default()
 }
 
-/// Returns whether the destination port has another owner than the container in `slot`; `None` if the packet has no
-/// destination port.
+/// Returns whether the destination port has another owner than the container in `slot`; `None` if the packet
+/// has no destination port.
 #[inline(always)]
 fn has_other_owner<V: Route, P: ParsePath>(
     frame: &impl Frame,

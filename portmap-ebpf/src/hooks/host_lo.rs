@@ -1,5 +1,5 @@
-//! Ingress of the host's loopback device: packets from the host to a container's port go to that container. All other packets
-//! stay with the host.
+//! Ingress of the host's loopback device: packets from the host to a container's port go to that container.
+//! All other packets stay with the host.
 
 use portmap_common::{marks::HANDLED_MARK, reason::Reason, slot::HOST_SLOT};
 

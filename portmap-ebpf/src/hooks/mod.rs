@@ -26,7 +26,8 @@ pub trait VerdictSink {
     /// Result of applying a verdict.
     type Output;
 
-    /// Applies a verdict. An implementation must be inlined, because the compiler then removes the code for other verdicts.
+    /// Applies a verdict. An implementation must be inlined, because the compiler then removes the code for
+    /// other verdicts.
     fn apply(&self, verdict: Verdict) -> Self::Output;
 }
 
@@ -43,8 +44,8 @@ impl VerdictSink for ReturnVerdict {
     }
 }
 
-/// Result of applying a verdict. `Ok` and `Err` both end the decision; `Err` is an early end, for `?`. (A `ControlFlow` would say
-/// so better, but `?` does not convert the `Result`s of the parsers to one.)
+/// Result of applying a verdict. `Ok` and `Err` both end the decision; `Err` is an early end, for `?`. (A
+/// `ControlFlow` would say so better, but `?` does not convert the `Result`s of the parsers to one.)
 pub type Applied<S> = Result<<S as VerdictSink>::Output, <S as VerdictSink>::Output>;
 
 /// A hook.
@@ -56,8 +57,8 @@ pub trait Hook {
 
     /// Decides on an IP packet and returns the result of applying the verdict.
     ///
-    /// It applies each verdict where it reaches it. If verdicts were merged first, their fields would share registers that one
-    /// arm left uninitialised, and the verifier rejects reads of those.
+    /// It applies each verdict where it reaches it. If verdicts were merged first, their fields would share
+    /// registers that one arm left uninitialised, and the verifier rejects reads of those.
     fn decide_ip<V: Route, P: ParsePath, S: VerdictSink>(
         frame: &impl Frame,
         tables: &impl Tables,

@@ -1,5 +1,5 @@
-//! Ingress of the uplink: packets from outside go to the container that owns the destination port. All other packets are the
-//! host's.
+//! Ingress of the uplink: packets from outside go to the container that owns the destination port. All other
+//! packets are the host's.
 
 use portmap_common::{reason::Reason, slot::HOST_SLOT, tables::PortEntry};
 
@@ -45,14 +45,14 @@ impl Hook for Uplink {
                 Err(stop(Reason::OtherAddress))
             };
         }
-        // A container accepts the shared address as a source, because other containers have it, too. So no sender outside may
-        // use it; nor a mapped IPv4 address.
+        // A container accepts the shared address as a source, because other containers have it, too. So no
+        // sender outside may use it; nor a mapped IPv4 address.
         if ip.source == host || V::is_loopback(ip.source) || V::is_v4_mapped(ip.source) {
             return Ok(sink.apply(Verdict::Drop { slot: HOST_SLOT, reason: Reason::SourceAddress }));
         }
         let l4 = P::parse_l4(frame, tables, &ip, HOST_SLOT).map_err(stop)?;
-        // Also for the host's own datagrams: their subsequent fragments must not match the entry of an earlier datagram with
-        // the same identification.
+        // Also for the host's own datagrams: their subsequent fragments must not match the entry of an
+        // earlier datagram with the same identification.
         frag_cache::insert(tables, &ip, &l4, HOST_SLOT);
         let info = &l4.info;
         if matches!(info.kind, L4Kind::IcmpErrorPorts | L4Kind::IcmpErrorEcho)
@@ -82,7 +82,8 @@ impl Hook for Uplink {
     }
 }
 
-/// Returns the container that owns the ICMP identifier towards `peer`, and the rewrite to the container's own identifier.
+/// Returns the container that owns the ICMP identifier towards `peer`, and the rewrite to the container's own
+/// identifier.
 #[inline(always)]
 fn container_of_id<V: IpVersion>(
     tables: &impl Tables,

@@ -1,5 +1,6 @@
-//! Egress of the uplink: the hook reserves the identifiers of the host's own echo requests, so that no container receives the
-//! replies, and assigns the host's packets to a flow of the uplink's qdisc. It drops nothing.
+//! Egress of the uplink: the hook reserves the identifiers of the host's own echo requests, so that no
+//! container receives the replies, and assigns the host's packets to a flow of the uplink's qdisc. It drops
+//! nothing.
 
 use portmap_common::{
     queue::{CONTROL_FLOW, HOST_FLOW, is_in_flow},
@@ -50,8 +51,8 @@ impl Hook for UplinkEgress {
     }
 }
 
-/// Returns the verdict that assigns a frame to a flow. A frame that has a flow, as a container's has, keeps it; if the uplink's
-/// qdisc is not portmap's, there are no flows.
+/// Returns the verdict that assigns a frame to a flow. A frame that has a flow, as a container's has, keeps
+/// it; if the uplink's qdisc is not portmap's, there are no flows.
 #[inline(always)]
 fn assign_flow(frame: &impl Frame, tables: &impl Tables, flow: u16) -> Verdict {
     if tables.config().uplink_flows == 0 || is_in_flow(frame.priority()) {

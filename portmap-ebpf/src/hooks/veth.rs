@@ -1,6 +1,7 @@
 //! Ingress of a host veth: every packet that a container sends arrives here.
 //!
-//! This is the only hook that holds a container to its ports and addresses. It relies on nothing inside the container.
+//! This is the only hook that holds a container to its ports and addresses. It relies on nothing inside the
+//! container.
 
 use portmap_common::{
     reason::Reason,
@@ -65,7 +66,8 @@ impl Hook for Veth {
             L4Kind::EchoRequest | L4Kind::EchoReply => Err(Reason::Icmp),
             // It would describe the path to the address that all containers share.
             L4Kind::IcmpErrorPorts | L4Kind::IcmpErrorEcho if info.by_router => Err(Reason::Icmp),
-            // The container must be able to have received the inner packet, and the error must go to that packet's source.
+            // The container must be able to have received the inner packet, and the error must go to that
+            // packet's source.
             L4Kind::IcmpErrorPorts
                 if is_allowed_source(&ip, host, info.inner_destination)
                     && info.inner_source == ip.destination
@@ -76,8 +78,8 @@ impl Hook for Veth {
             L4Kind::IcmpErrorPorts | L4Kind::IcmpErrorEcho => Err(Reason::Quoted),
         };
         permission.map_err(stop)?;
-        // The packet that leaves the machine must be the one that was parsed here, whether it leaves now or after the host's
-        // stack or another container has forwarded it.
+        // The packet that leaves the machine must be the one that was parsed here, whether it leaves now or
+        // after the host's stack or another container has forwarded it.
         if !frame.has_valid_offloads(l4.offloadable_transport(), l4.is_sctp()) {
             return Err(stop(Reason::Malformed));
         }
@@ -151,8 +153,8 @@ fn is_local_dst<V: IpVersion>(ip: &IpHeader<V>, host: V::Address) -> bool {
     ip.destination == host || V::is_loopback(ip.destination)
 }
 
-/// Returns whether a container may use an address as the source of this packet: the shared address, or, for a packet that
-/// stays on this machine, a loopback address.
+/// Returns whether a container may use an address as the source of this packet: the shared address, or, for a
+/// packet that stays on this machine, a loopback address.
 #[inline(always)]
 fn is_allowed_source<V: IpVersion>(ip: &IpHeader<V>, host: V::Address, address: V::Address) -> bool {
     address == host || (is_local_dst(ip, host) && V::is_loopback(address))

@@ -7,12 +7,13 @@ use crate::frame::{Frame, Head as _};
 /// Length in bytes of an Ethernet header without tags.
 pub const HEADER: usize = 14;
 
-/// EtherType of IPv4.
+/// Ethertype of IPv4.
 pub const IPV4: u16 = 0x0800;
 const ARP: u16 = 0x0806;
-/// EtherType of IPv6.
+/// Ethertype of IPv6.
 pub const IPV6: u16 = 0x86dd;
-/// EtherTypes of 802.1Q, 802.1ad and the older stacked tag, for frames whose tag the kernel has left in place.
+/// Ethertypes of 802.1Q, 802.1ad and the older stacked tag, for frames whose tag the kernel has left in
+/// place.
 const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
 /// Mask of the VLAN identifier in a tag. Identifier 0 means no VLAN: the tag carries a priority only.
 const VLAN_ID: u16 = 0x0fff;
@@ -35,7 +36,8 @@ pub fn l3(frame: &impl Frame) -> Result<L3, Reason> {
     untagged_l3(frame)
 }
 
-/// Returns the L3 protocol of a frame, like [`l3`], but ignores a tag with VLAN identifier 0, as the kernel does.
+/// Returns the L3 protocol of a frame, like [`l3`], but ignores a tag with VLAN identifier 0, as the kernel
+/// does.
 #[inline(always)]
 pub fn l3_ignoring_priority_tag(frame: &impl Frame) -> Result<L3, Reason> {
     if frame.vlan_tag().is_some_and(|tag| tag & VLAN_ID != 0) {
@@ -55,7 +57,7 @@ fn untagged_l3(frame: &impl Frame) -> Result<L3, Reason> {
     }
 }
 
-/// Returns the EtherType.
+/// Returns the Ethertype.
 #[inline(always)]
 pub fn ether_type(frame: &impl Frame) -> Option<u16> {
     Some(frame.head::<HEADER>()?.be16::<12>())

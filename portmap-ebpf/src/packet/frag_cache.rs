@@ -1,4 +1,5 @@
-//! The fragment cache: the ports or the ICMP identifier of a datagram's first fragment, for its subsequent fragments.
+//! The fragment cache: the ports or the ICMP identifier of a datagram's first fragment, for its subsequent
+//! fragments.
 
 use portmap_common::flow_state::{CONFLICT_WINDOW, FRAGMENT_LIFETIME, FragCacheEntry};
 
@@ -30,9 +31,11 @@ pub(super) fn lookup<V: IpVersion>(
     })
 }
 
-/// Inserts a packet into the cache if it is a first fragment. A caller must do that only for a packet that may pass.
+/// Inserts a packet into the cache if it is a first fragment. A caller must do that only for a packet that
+/// may pass.
 ///
-/// If two first fragments of one datagram differ, the receiver may use either one, so the entry becomes a conflict.
+/// If two first fragments of one datagram differ, the receiver may use either one, so the entry becomes a
+/// conflict.
 #[inline(always)]
 pub fn insert<V: IpVersion>(tables: &impl Tables, ip: &IpHeader<V>, l4: &ParsedL4<V>, scope: u16) {
     if !l4.is_first {

@@ -1,4 +1,4 @@
-//! ICMP and ICMPv6: echo messages, and errors with an inner packet.
+//! ICMP of both IP versions: echo messages, and errors with an inner packet.
 
 use portmap_common::reason::Reason;
 

@@ -39,22 +39,23 @@ pub trait IpVersion: Copy + Debug {
     /// Returns whether an address is the daemon's listener's, which only the host may reach.
     fn is_listener(address: Self::Address, listener: &Listener) -> bool;
 
-    /// Returns whether an address is a mapped IPv4 address (`::ffff:0:0/96`), which no valid packet carries: a dual-stack
-    /// socket takes it for that IPv4 address.
+    /// Returns whether an address is a mapped IPv4 address (`::ffff:0:0/96`), which no valid packet carries:
+    /// a dual-stack socket takes it for that IPv4 address.
     fn is_v4_mapped(address: Self::Address) -> bool;
 
     /// Returns the address as 16 bytes, an IPv4 address as `::ffff:a.b.c.d`.
     fn to_mapped(address: Self::Address) -> Address6;
 
-    /// Returns whether a packet takes the fast path: it has the minimum header, no extensions, is not fragmented, and its
-    /// transport has ports.
+    /// Returns whether a packet takes the fast path: it has the minimum header, no extensions, is not
+    /// fragmented, and its transport has ports.
     fn is_fast_path(frame: &impl Frame) -> bool;
 
-    /// Parses the IP header of a frame with this version's EtherType.
+    /// Parses the IP header of a frame with this version's Ethertype.
     fn parse(frame: &impl Frame) -> Result<IpHeader<Self>, Reason>;
 
-    /// Parses the header at `offset` of the inner packet of an ICMP error, and locates its L4 header. The outer packet ends at
-    /// `end`. The caller must check that the L4 bytes that it reads lie before `end`; the header then lies before it, too.
+    /// Parses the header at `offset` of the inner packet of an ICMP error, and locates its L4 header. The
+    /// outer packet ends at `end`. The caller must check that the L4 bytes that it reads lie before `end`;
+    /// the header then lies before it, too.
     fn parse_inner(frame: &impl Frame, offset: usize, end: usize) -> Option<InnerHeader<Self>>;
 
     /// Locates the L4 header, behind all extension headers.
@@ -91,8 +92,8 @@ pub struct IpHeader<V: IpVersion> {
     pub fragment: u32,
 }
 
-/// Location of the L4 header. The fields are whole words, because the value lies on the stack, where the kernel rejects the
-/// misaligned accesses with which LLVM would copy parts of words.
+/// Location of the L4 header. The fields are whole words, because the value lies on the stack, where the
+/// kernel rejects the misaligned accesses with which LLVM would copy parts of words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct L4Location {
     /// Its protocol.
@@ -144,7 +145,8 @@ pub struct InnerHeader<V: IpVersion> {
     pub offset: usize,
 }
 
-/// Returns the offset of the end of a packet in its frame, from the length in the IP header (0 if it has none).
+/// Returns the offset of the end of a packet in its frame, from the length in the IP header (0 if it has
+/// none).
 #[inline(always)]
 pub fn end_of_packet(frame: &impl Frame, header: usize, length: u16) -> usize {
     let frame_end = frame.length() as usize;

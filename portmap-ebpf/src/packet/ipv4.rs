@@ -18,7 +18,8 @@ use crate::frame::{Frame, Head as _};
 const HEAD: usize = ethernet::HEADER + MIN_HEADER;
 /// Minimum length in bytes of the header.
 const MIN_HEADER: usize = 20;
-/// The "more fragments" bit and the fragment offset: zero in an unfragmented packet, nonzero in every fragment.
+/// The "more fragments" bit and the fragment offset: zero in an unfragmented packet, nonzero in every
+/// fragment.
 const FRAGMENT: u16 = 0x3fff;
 /// The fragment offset alone, which is zero in a first fragment.
 const FRAGMENT_OFFSET: u16 = 0x1fff;

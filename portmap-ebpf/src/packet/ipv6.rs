@@ -18,8 +18,8 @@ use crate::frame::{Frame, Head as _};
 const FIXED: usize = 40;
 /// Length in bytes of the Ethernet header and the fixed header.
 const HEAD: usize = ethernet::HEADER + FIXED;
-/// Most extension headers that are skipped. A sender needs four different ones at most. The kernel itself has no limit, but
-/// a program must terminate.
+/// Most extension headers that are skipped. A sender needs four different ones at most. The kernel itself has
+/// no limit, but a program must terminate.
 const MAX_EXT_HEADERS: usize = 6;
 
 const HOP_BY_HOP: u32 = 0;
@@ -219,7 +219,8 @@ fn skip_ext_headers(
         let [next, length, high, low] = first.to_be_bytes();
         if l4.protocol == FRAGMENT {
             let fragment = u16::from_be_bytes([high, low]);
-            // The offset (all but the three lowest bits) and "more fragments". A packet with neither is unfragmented.
+            // The offset (all but the three lowest bits) and "more fragments". A packet with neither is
+            // unfragmented.
             if fragment & 0xfff9 != 0 {
                 l4.datagram = second;
                 l4.position = if fragment & 0xfff8 == 0 {

@@ -9,8 +9,9 @@ const DCCP: u32 = 33;
 pub(crate) const SCTP: u32 = 132;
 const UDP_LITE: u32 = 136;
 
-/// Bytes of a transport header that a packet must contain: the length of UDP's header, which is the shortest, and the least
-/// that a first fragment of TCP contains. So no field that a verdict uses can lie in a subsequent fragment.
+/// Bytes of a transport header that a packet must contain: the length of UDP's header, which is the shortest,
+/// and the least that a first fragment of TCP contains. So no field that a verdict uses can lie in a
+/// subsequent fragment.
 pub(super) const MIN_TRANSPORT: usize = 8;
 
 /// Source and destination port.
@@ -45,8 +46,8 @@ pub enum L4Kind {
 
 /// L4 content of a packet.
 ///
-/// Every field has a value for every kind: for enums with payloads LLVM merges the arms and reads registers that one arm left
-/// uninitialised; the verifier rejects that.
+/// Every field has a value for every kind: for enums with payloads LLVM merges the arms and reads registers
+/// that one arm left uninitialised; the verifier rejects that.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct L4Info<V: IpVersion> {
     /// Its kind.
@@ -119,8 +120,9 @@ impl<V: IpVersion> ParsedL4<V> {
         Self { info, protocol, transport, is_fragment: false, is_first: false, datagram: 0 }
     }
 
-    /// Returns the offset of the transport header whose checksum the sender may offload to the interface: that of an
-    /// unfragmented packet with ports. 0 if there is none: kernels compute the checksums of fragments and of ICMP themselves.
+    /// Returns the offset of the transport header whose checksum the sender may offload to the interface:
+    /// that of an unfragmented packet with ports. 0 if there is none: kernels compute the checksums of
+    /// fragments and of ICMP themselves.
     #[inline(always)]
     pub fn offloadable_transport(&self) -> usize {
         // In a subsequent fragment it is 0 in any case.

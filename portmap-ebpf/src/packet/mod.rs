@@ -1,7 +1,8 @@
 //! Parsing of a frame: what a verdict needs from it, or the reason why the frame does not contain it.
 //!
-//! [`ethernet`] classifies the frame, [`ip`] reads the IP header and locates the L4 header, [`l4`] and [`icmp`] read ports and
-//! ICMP messages, [`frag_cache`] provides those of subsequent fragments, [`path`] selects how much of that a program does.
+//! [`ethernet`] classifies the frame, [`ip`] reads the IP header and locates the L4 header, [`l4`] and
+//! [`icmp`] read ports and ICMP messages, [`frag_cache`] provides those of subsequent fragments, [`path`]
+//! selects how much of that a program does.
 
 pub mod ethernet;
 pub mod frag_cache;

@@ -9,17 +9,20 @@ use super::{
 };
 use crate::{frame::Frame, tables::Tables};
 
-/// Most bytes of a frame that the slow path reads: an Ethernet header, and twice an IPv6 header with the longest chain of
-/// extension headers that is followed and eight bytes of L4.
+/// Most bytes of a frame that the slow path reads: an Ethernet header, and twice an IPv6 header with the
+/// longest chain of extension headers that is followed and eight bytes of L4.
 const MAX_READ: u32 = 14 + 2 * (40 + 6 * 256 * 8 + 8);
 
-/// How much of a packet is parsed. A hook has one decision for both paths, and its first program contains the fast path only.
+/// How much of a packet is parsed. A hook has one decision for both paths, and its first program contains the
+/// fast path only.
 pub trait ParsePath {
-    /// Ensures that nothing except the kernel can change the bytes that [`Self::parse_l4`] reads: a container's root can send
-    /// pages that it continues to write to. Returns false if the kernel is out of memory.
+    /// Ensures that nothing except the kernel can change the bytes that [`Self::parse_l4`] reads: a
+    /// container's root can send pages that it continues to write to. Returns false if the kernel is out of
+    /// memory.
     fn linearize(frame: &impl Frame) -> bool;
 
-    /// Parses the L4 content of a packet. The error is the reason why the packet has none that can be trusted.
+    /// Parses the L4 content of a packet. The error is the reason why the packet has none that can be
+    /// trusted.
     ///
     /// `scope` selects the sender whose first fragments are used, see
     /// [`FragmentKey4::scope`](portmap_common::flow_state::FragmentKey4::scope).
@@ -32,8 +35,8 @@ pub trait ParsePath {
 
     /// Returns the IP header for the code behind [`Self::parse_l4`].
     ///
-    /// The slow path reads it from the packet once more, so that the verifier does not carry facts about the addresses across
-    /// every chain of extension headers.
+    /// The slow path reads it from the packet once more, so that the verifier does not carry facts about the
+    /// addresses across every chain of extension headers.
     fn reload_ip_header<V: IpVersion>(frame: &impl Frame, ip: IpHeader<V>) -> Option<IpHeader<V>>;
 }
 

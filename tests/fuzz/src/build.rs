@@ -1,5 +1,5 @@
-//! Frames from choices. A choice of zero is the usual thing, so few bytes make a packet that goes somewhere, and
-//! every other byte makes it stranger.
+//! Frames from choices. A choice of zero is the usual thing, so few bytes make a packet that goes somewhere,
+//! and every other byte makes it stranger.
 
 use arbitrary::Unstructured;
 use portmap_common::{hook_point::HookPoint, slot::loopback_mac};

@@ -1,4 +1,5 @@
-//! What `docs/datapath.md` says becomes of a frame: its tables under "By hook", row by row, but for the reasons.
+//! What `docs/datapath.md` says becomes of a frame: its tables under "By hook", row by row, but for the
+//! reasons.
 
 use portmap_common::{
     flow_state::{Echo, FragCacheEntry, HostFlowKey, NeighbourKey},
@@ -46,7 +47,8 @@ pub enum Expected {
     Container(Delivery),
     /// From this slot to the outside.
     Outside(u16, NextHop),
-    /// From a container's slot to the outside with an identifier that is free, or dropped if too many are taken.
+    /// From a container's slot to the outside with an identifier that is free, or dropped if too many are
+    /// taken.
     Ask(Question),
     /// From this slot to the host.
     Host(u16),

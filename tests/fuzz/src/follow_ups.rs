@@ -7,8 +7,8 @@ use crate::{
     values::MAC,
 };
 
-/// Another fragment of the datagram of which `frame` is a fragment; `position` is where it starts, in units of
-/// eight bytes.
+/// Another fragment of the datagram of which `frame` is a fragment; `position` is where it starts, in units
+/// of eight bytes.
 pub fn later(frame: &[u8], position: u8) -> Option<Vec<u8>> {
     let packet = reader::packet(frame)?;
     let behind = packet.behind()?;
@@ -27,8 +27,8 @@ pub fn later(frame: &[u8], position: u8) -> Option<Vec<u8>> {
     Some(other)
 }
 
-/// The answer to what has left, as it comes in on the uplink: ports and addresses change places, and an echo request
-/// becomes a reply with the identifier that the request had outside.
+/// The answer to what has left, as it comes in on the uplink: ports and addresses change places, and an echo
+/// request becomes a reply with the identifier that the request had outside.
 pub fn answer(frame: &[u8], verdict: &Verdict) -> Option<Vec<u8>> {
     let packet = reader::packet(frame)?;
     let behind = packet.behind()?;

@@ -6,8 +6,8 @@ use arbitrary::Unstructured;
 
 use crate::{build, hook_ctx::HookCtx, values::byte};
 
-/// First byte of a frame that is given byte by byte; its length in four bytes and the bytes follow. Smaller first
-/// bytes are choices of [`build::frame`].
+/// First byte of a frame that is given byte by byte; its length in four bytes and the bytes follow. Smaller
+/// first bytes are choices of [`build::frame`].
 const VERBATIM: u8 = 0xf0;
 
 /// Names a file to which the input is written with every frame byte by byte.
@@ -60,8 +60,8 @@ impl<'a> Input<'a> {
         self.verbatim.extend(frame);
     }
 
-    /// Writes down what has been noted, as a fixture, if the environment says where. To be done before anything is
-    /// asserted.
+    /// Writes down what has been noted, as a fixture, if the environment says where. To be done before
+    /// anything is asserted.
     pub fn keep(&self) {
         if let Some(file) = env::var_os(VARIABLE) {
             fs::write(&file, &self.verbatim)

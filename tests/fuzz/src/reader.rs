@@ -1,5 +1,5 @@
-//! Frames, read as `docs/datapath.md` says under "Reading a frame": by cutting slices, so that nothing behind a
-//! packet's end can be read, and without a reason for what cannot be read.
+//! Frames, read as `docs/datapath.md` says under "Reading a frame": by cutting slices, so that nothing behind
+//! a packet's end can be read, and without a reason for what cannot be read.
 
 /// An IP packet whose header is in order (points 1 to 4, but for tags that the kernel has taken off).
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +62,8 @@ pub enum Content {
         source: [u8; 16],
         /// Destination of the quoted packet.
         destination: [u8; 16],
-        /// What that carried: ports, or an echo request with its identifier and where it starts in the packet.
+        /// What that carried: ports, or an echo request with its identifier and where it starts in the
+        /// packet.
         quote: Quote,
     },
 }

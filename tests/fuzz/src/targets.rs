@@ -82,7 +82,8 @@ struct Step {
     verdict: Verdict,
 }
 
-/// A frame that has to do with the last one, if the event asks for it and there can be one, and where it is seen.
+/// A frame that has to do with the last one, if the event asks for it and there can be one, and where it is
+/// seen.
 fn related(last: &Step, [_, _, kind, position]: [u8; 4]) -> Option<([u8; HOOK_CTX_BYTES], Vec<u8>)> {
     const UPLINK: [u8; HOOK_CTX_BYTES] = [0; HOOK_CTX_BYTES];
     match kind {

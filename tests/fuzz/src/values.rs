@@ -1,4 +1,5 @@
-//! Values that mean something in the [world](crate::world), and how choices are taken from the fuzzer's bytes.
+//! Values that mean something in the [world](crate::world), and how choices are taken from the fuzzer's
+//! bytes.
 
 use arbitrary::Unstructured;
 

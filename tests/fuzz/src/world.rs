@@ -58,7 +58,8 @@ pub struct World {
 }
 
 impl World {
-    /// The world that these bytes choose: all zero is a host with both versions of IP, gateways and three containers.
+    /// The world that these bytes choose: all zero is a host with both versions of IP, gateways and three
+    /// containers.
     pub fn new(choices: [u8; WORLD_BYTES]) -> Self {
         let [network, state, p0, p1, owner_p, q0, q1, owner_q] = choices;
         let bit = |place: u8| network >> place & 1 != 0;

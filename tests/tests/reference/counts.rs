@@ -41,7 +41,8 @@ pub(crate) fn check(kernel: &mut Kernel, random: &mut Random, shapes: &[Shape]) 
         let (frame, hook) = random::frame(random, &shape);
         let mut case = Case::new(hook, &frame);
         case.priority = random::priority(random);
-        // A container's segments must be those of a transport, and a test run does not tell the kernel of which one they are.
+        // A container's segments must be those of a transport, and a test run does not tell the kernel of
+        // which one they are.
         if !matches!(hook, HookPoint::VethIngress(_)) && random.once_in(2) {
             case.segment = random.pick(&[1, 7, 536, 1448]);
         }

@@ -84,7 +84,8 @@ impl<'a> Differential<'a> {
     /// Asks everybody. What follows from the packet for later ones is remembered.
     pub(crate) fn ask(&mut self, what: &str, case: &Case<'_>) -> Verdict {
         let (verdict, notes) = self.compare(what, case);
-        // What the model remembers is what the others remember from now on, so that one mistake is reported once.
+        // What the model remembers is what the others remember from now on, so that one mistake is reported
+        // once.
         self.maps.take_back();
         for note in notes {
             self.remember(note);
@@ -221,8 +222,8 @@ fn model_notes(situation: &Situation<'_>, verdict: Verdict) -> Vec<Note> {
     notes
 }
 
-/// Whether the verdict on later fragments can depend on what the first one carried. The specification has every first
-/// fragment remembered; one that speaks for nobody need not be.
+/// Whether the verdict on later fragments can depend on what the first one carried. The specification has
+/// every first fragment remembered; one that speaks for nobody need not be.
 fn depends_on_content(situation: &Situation<'_>) -> bool {
     let Situation { case, packet, world, .. } = situation;
     match case.hook {

@@ -105,8 +105,8 @@ fn square(addresses: [IpAddr; 4]) -> impl Iterator<Item = (IpAddr, IpAddr)> {
     addresses.into_iter().flat_map(move |first| addresses.map(|second| (first, second)))
 }
 
-/// A shape at every hook with all ports, once as the source's and once as the destination's. The other port and the
-/// addresses change from one to the next.
+/// A shape at every hook with all ports, once as the source's and once as the destination's. The other port
+/// and the addresses change from one to the next.
 pub(crate) fn every_port(judge: &mut Differential<'_>, shape: &Shape, step: usize) {
     let others = ports(judge.world);
     let [shared, loopback, near, far] = packet_shapes::four(shape.is_ipv6);
@@ -268,7 +268,8 @@ const AGES: [u64; 6] = [
     FRAGMENT_LIFETIME * 100,
 ];
 
-/// Fragments at every hook, of whose datagram a first one has passed so long ago, which said the same or something else.
+/// Fragments at every hook, of whose datagram a first one has passed so long ago, which said the same or
+/// something else.
 pub(crate) fn ages(judge: &mut Differential<'_>, shape: &Shape) {
     let [own, others, _] = ports(judge.world);
     let [shared, _, near, _] = packet_shapes::four(shape.is_ipv6);

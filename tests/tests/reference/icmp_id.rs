@@ -15,7 +15,8 @@ use crate::{
 
 const VETH: HookPoint = HookPoint::VethIngress(A);
 
-/// Everybody who may have an identifier already: the host, a container, one that is gone, and the next one in its slot.
+/// Everybody who may have an identifier already: the host, a container, one that is gone, and the next one in
+/// its slot.
 fn holders(judge: &Differential<'_>, id: u16) -> [(u64, Asker); 11] {
     let generation = |slot: u16| judge.world.containers.get(&slot).copied().unwrap_or_default();
     let asker = |slot, id| Asker { slot, generation: generation(slot), id };
@@ -36,7 +37,8 @@ fn holders(judge: &Differential<'_>, id: u16) -> [(u64, Asker); 11] {
     ]
 }
 
-/// Requests, replies and errors about requests with every identifier, whoever has it; every `step`th for each holder.
+/// Requests, replies and errors about requests with every identifier, whoever has it; every `step`th for each
+/// holder.
 pub(crate) fn every_id(judge: &mut Differential<'_>, is_ipv6: bool, step: usize) {
     let [shared, _, near, far] = packet_shapes::four(is_ipv6);
     let request = Shape::new("echo request", is_ipv6, Content::EchoRequest);

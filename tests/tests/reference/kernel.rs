@@ -203,7 +203,8 @@ impl Kernel {
     }
 }
 
-/// Whether a test run takes a frame: it has no means to take a tag off, and wants an IP header where the type says so.
+/// Whether a test run takes a frame: it has no means to take a tag off, and wants an IP header where the type
+/// says so.
 fn is_possible(case: &Case<'_>) -> bool {
     let shortest = match case.frame.get(12..14) {
         Some([0x08, 0x00]) => 34,

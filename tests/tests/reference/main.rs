@@ -1,8 +1,9 @@
-//! The specification of the packet verdicts, as an independent model, against the decision code and the kernel.
+//! The specification of the packet verdicts, as an independent model, against the decision code and the
+//! kernel.
 //!
-//! Each case is put to the model, which is written from `docs/datapath.md` alone, to the decision code on this machine,
-//! and to the loaded programs. All must give the same verdict, complete with who gets the packet and what changes in
-//! it, and the first two must remember the same.
+//! Each case is put to the model, which is written from `docs/datapath.md` alone, to the decision code on
+//! this machine, and to the loaded programs. All must give the same verdict, complete with who gets the
+//! packet and what changes in it, and the first two must remember the same.
 
 mod counts;
 mod differential;
@@ -75,8 +76,8 @@ fn every_form_between_addresses_of_every_kind() {
     let all_hooks = if sample() == 1 { &ALL_HOOKS[..] } else { &[] };
     for hook in all_hooks.iter().copied() {
         for (number, row) in spec_model::rows(hook).iter().enumerate() {
-            // These depend on the host's network, on what is remembered, on limits, on segments, and on headers that are
-            // wrong.
+            // These depend on the host's network, on what is remembered, on limits, on segments, and on
+            // headers that are wrong.
             let elsewhere = [
                 "no gateway",
                 "identifiers",

@@ -387,7 +387,8 @@ impl Situation<'_> {
     /// What a packet with this verdict has used of the sender's limit, in bytes.
     pub(crate) fn spent(&self, verdict: Verdict) -> u64 {
         let is_at_veth = matches!(self.case.hook, HookPoint::VethIngress(_));
-        // An echo request that finds no identifier has been let through by then, and what is for one neighbour too many.
+        // An echo request that finds no identifier has been let through by then, and what is for one
+        // neighbour too many.
         let is_let_through = !matches!(
             verdict,
             Verdict::Drop { reason, .. } if !matches!(reason, Reason::EchoBusy | Reason::Neighbours)
@@ -453,8 +454,8 @@ impl Situation<'_> {
         self.world.is_local(self.packet.destination)
     }
 
-    /// Whether a packet from a container is for a neighbour that is no gateway, and for which that container has not asked
-    /// in the last minute.
+    /// Whether a packet from a container is for a neighbour that is no gateway, and for which that container
+    /// has not asked in the last minute.
     pub(crate) fn is_for_new_neighbour(&self) -> bool {
         let destination = self.packet.destination;
         let is_neighbour =
@@ -492,8 +493,8 @@ impl Situation<'_> {
         [self.packet.source, self.packet.destination].contains(&loopback)
     }
 
-    /// The owner of the port by which a packet finds its way: the destination port, or the source port of what an
-    /// error quotes.
+    /// The owner of the port by which a packet finds its way: the destination port, or the source port of
+    /// what an error quotes.
     fn deciding_owner(&self) -> Option<u16> {
         match self.packet.content {
             Content::Ports { destination, .. } => Some(self.world.owner(destination)),
@@ -519,8 +520,9 @@ impl Situation<'_> {
         (asker.slot, at.map_or(IcmpIdRewrite::NONE, |at| IcmpIdRewrite::new(at, id, asker.id)))
     }
 
-    /// The identifier with which the sender's echo request leaves: of those that were tried the first that nobody
-    /// keeps, or that it has already for this identifier of its own. None if at least eight were tried in vain.
+    /// The identifier with which the sender's echo request leaves: of those that were tried the first that
+    /// nobody keeps, or that it has already for this identifier of its own. None if at least eight were tried
+    /// in vain.
     pub(crate) fn outside_id(&self, id: u16) -> Option<u16> {
         const TRIES: usize = 8;
         let peer = self.packet.destination;

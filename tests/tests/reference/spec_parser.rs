@@ -128,7 +128,8 @@ pub(crate) fn read(case: &Case<'_>, world: &World, memory: &SpecState, now: u64)
             return reading;
         }
     };
-    // Behind a container's interface only addresses count, and of the host's own packets only what they carry.
+    // Behind a container's interface only addresses count, and of the host's own packets only what they
+    // carry.
     let is_ipv6_in_use =
         world.shares_ipv6() || matches!(case.hook, HookPoint::ContainerEth0Ingress | HookPoint::UplinkEgress);
     let header = match is_ipv6 {
@@ -341,8 +342,8 @@ fn read_quoted(is_ipv4: bool, packet: &[u8], at: usize) -> Option<Quoted> {
     Some(Quoted { source, destination, content })
 }
 
-/// Follows IPv6 extension headers: what they lead to, where it starts, and which fragment it is of. Of several fragment
-/// headers, of which the specification says nothing, the last one of a fragment counts.
+/// Follows IPv6 extension headers: what they lead to, where it starts, and which fragment it is of. Of
+/// several fragment headers, of which the specification says nothing, the last one of a fragment counts.
 fn skip_extension_headers(
     mut next: u8,
     packet: &[u8],

@@ -1,4 +1,5 @@
-//! Running a loaded program on a frame (`BPF_PROG_TEST_RUN`), without allocating: a verdict costs one system call.
+//! Running a loaded program on a frame (`BPF_PROG_TEST_RUN`), without allocating: a verdict costs one system
+//! call.
 
 use std::{io, os::fd::RawFd};
 
@@ -56,8 +57,8 @@ pub(crate) fn run(program: RawFd, frame: &[u8], context: &Skb) -> io::Result<(i3
         context_out: after.as_mut_ptr().expose_provenance() as u64,
         ..Attributes::default()
     };
-    // SAFETY: the attributes are those of the command and have its size. The kernel reads the frame and the context
-    // and writes to `after`, each no further than the size that goes with it, and keeps none of them.
+    // SAFETY: the attributes are those of the command and have its size. The kernel reads the frame and the
+    // context and writes to `after`, each no further than the size that goes with it, and keeps none of them.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, COMMAND, &raw mut attributes, size_of::<Attributes>()) };
     if result == 0 { Ok((attributes.returned.cast_signed(), after)) } else { Err(io::Error::last_os_error()) }

@@ -288,7 +288,8 @@ pub(crate) const fn scope(hook: HookPoint, sender: u16) -> u16 {
     }
 }
 
-/// Returns destination and source MAC address of a valid frame at a hook. `sender` is the slot of a container's loopback device.
+/// Returns destination and source MAC address of a valid frame at a hook. `sender` is the slot of a
+/// container's loopback device.
 pub(crate) const fn macs(hook: HookPoint, sender: u16) -> ([u8; 6], [u8; 6]) {
     match hook {
         HookPoint::UplinkIngress => (MAC, OTHER_MAC),

@@ -1,5 +1,5 @@
-//! One table of frames, decided twice: by the decision code on this machine, and by the loaded programs in the
-//! kernel. Both must say what the table says.
+//! One table of frames, decided twice: by the decision code on this machine, and by the loaded programs in
+//! the kernel. Both must say what the table says.
 
 mod instructions;
 mod kernel;

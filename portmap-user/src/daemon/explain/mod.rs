@@ -46,8 +46,8 @@ enum Sender {
 impl Daemon {
     /// Returns the verdicts on a packet, without side effects.
     pub fn explain(&self, request: &ExplainRequest) -> Result<Explanation> {
-        // Program and decision code read the maps one after the other. If a port's owner or the host's address changes in
-        // between, they differ once.
+        // Program and decision code read the maps one after the other. If a port's owner or the host's
+        // address changes in between, they differ once.
         for _ in 1..ATTEMPTS {
             let explanation = self.explain_once(request)?;
             if explanation.agrees {

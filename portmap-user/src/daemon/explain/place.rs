@@ -57,7 +57,8 @@ impl HookVisit {
         Self { point: HookPoint::HostLoIngress, slot: HOST_SLOT, is_handled: false }
     }
 
-    /// Returns the visit of a container's packet to the host's loopback device, to which the host veth's hook has redirected it.
+    /// Returns the visit of a container's packet to the host's loopback device, to which the host veth's hook
+    /// has redirected it.
     pub(super) const fn handled_host_lo() -> Self {
         Self { is_handled: true, ..Self::host_lo() }
     }
@@ -77,8 +78,8 @@ impl HookVisit {
         Self { point: HookPoint::ContainerEth0Ingress, slot, is_handled: false }
     }
 
-    /// Returns the index of an interface in the host's namespace, as the program's context. The programs at a container's own
-    /// interfaces do not use it.
+    /// Returns the index of an interface in the host's namespace, as the program's context. The programs at a
+    /// container's own interfaces do not use it.
     const fn ifindex(self, config: &Config) -> u32 {
         match self.point {
             HookPoint::UplinkIngress | HookPoint::UplinkEgress => config.uplink_ifindex,
