@@ -1,4 +1,4 @@
-//! The list of packet shapes, and the addresses that make a difference.
+//! All packet shapes, and the relevant addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,7 +13,7 @@ const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 const EXTENSIONS: [u8; 4] = [HOP_BY_HOP, ROUTING, AUTHENTICATION, DESTINATION];
 
-/// Every shape.
+/// Returns all shapes.
 pub(crate) fn all() -> Vec<Shape> {
     [plain(), options(), fragments(), extensions(), errors(), without_numbers()].concat()
 }
@@ -75,10 +75,10 @@ fn fragments() -> Vec<Shape> {
                 }
             }
         }
-        let quoted = Shape::new("quoted", is_ipv6, Content::Ports(UDP));
+        let inner = Shape::new("inner", is_ipv6, Content::Ports(UDP));
         let kind = if is_ipv6 { 1 } else { 3 };
         let error =
-            Shape::new("first fragment of an error", is_ipv6, Content::Error(kind, 1, Box::new(quoted)));
+            Shape::new("first fragment of an error", is_ipv6, Content::Error(kind, 1, Box::new(inner)));
         shapes.push(Shape { piece: Piece::First, extensions: vec![FRAGMENT], ..error });
     }
     shapes
@@ -110,7 +110,7 @@ fn extensions() -> Vec<Shape> {
     shapes.collect()
 }
 
-/// Types and codes of errors; those of one row behave alike.
+/// Types and codes of errors. Those of one row have equal verdicts.
 const ERRORS4: [(u8, u8); 7] = [(3, 0), (3, 3), (3, 4), (11, 0), (11, 1), (11, 2), (12, 0)];
 const ERRORS6: [(u8, u8); 7] = [(1, 0), (1, 4), (2, 0), (3, 0), (3, 1), (3, 2), (4, 0)];
 
@@ -123,8 +123,8 @@ fn errors() -> Vec<Shape> {
             shapes.push(error(kind, code, Shape::new("echo request", is_ipv6, Content::EchoRequest)));
         }
         let (kind, code) = errors[1];
-        for quoted in quoted(is_ipv6) {
-            shapes.push(error(kind, code, quoted));
+        for inner in inner(is_ipv6) {
+            shapes.push(error(kind, code, inner));
         }
         let udp = Shape::new("UDP", is_ipv6, Content::Ports(UDP));
         if is_ipv6 {
@@ -138,12 +138,12 @@ fn errors() -> Vec<Shape> {
     shapes
 }
 
-fn error(kind: u8, code: u8, quoted: Shape) -> Shape {
-    let name = format!("error {kind}/{code} quoting {}", quoted.name);
-    Shape::new(&name, quoted.is_ipv6, Content::Error(kind, code, Box::new(quoted)))
+fn error(kind: u8, code: u8, inner: Shape) -> Shape {
+    let name = format!("error {kind}/{code} with_inner {}", inner.name);
+    Shape::new(&name, inner.is_ipv6, Content::Error(kind, code, Box::new(inner)))
 }
 
-fn quoted(is_ipv6: bool) -> Vec<Shape> {
+fn inner(is_ipv6: bool) -> Vec<Shape> {
     let udp = Shape::new("UDP", is_ipv6, Content::Ports(UDP));
     let request = Shape::new("echo request", is_ipv6, Content::EchoRequest);
     let named = |name: &str, shape: &Shape| Shape { name: format!("{} {name}", shape.name), ..shape.clone() };
@@ -180,7 +180,7 @@ fn without_numbers() -> Vec<Shape> {
     let mut shapes = Vec::new();
     for is_ipv6 in both() {
         for protocol in 0..=u8::MAX {
-            // Numbers that are an extension header or have a shape of their own.
+            // These are extension headers or have their own shapes.
             let is_extension = is_ipv6 && matches!(protocol, 0 | 43 | 44 | 51 | 60);
             if !is_extension && !WITH_PORTS.contains(&protocol) && protocol != if is_ipv6 { 58 } else { 1 } {
                 shapes.push(Shape::new(&format!("protocol {protocol}"), is_ipv6, Content::Other(protocol)));
@@ -193,7 +193,7 @@ fn without_numbers() -> Vec<Shape> {
     shapes
 }
 
-/// Addresses of every kind that the specification tells apart, and their neighbours.
+/// Returns addresses of all kinds that the specification distinguishes, and the adjacent ones.
 pub(crate) fn addresses(is_ipv6: bool) -> Vec<IpAddr> {
     let texts: &[&str] = if is_ipv6 {
         &[
@@ -245,7 +245,7 @@ pub(crate) fn addresses(is_ipv6: bool) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().expect("an address")).chain(shared).collect()
 }
 
-/// One address of each of the kinds that matter most: shared, loopback, on the link, beyond the gateway.
+/// Returns one address of each main kind: shared, loopback, on-link, beyond the gateway.
 pub(crate) fn four(is_ipv6: bool) -> [IpAddr; 4] {
     if is_ipv6 {
         let near = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9);

@@ -21,22 +21,22 @@ pub(crate) const FRAGMENT: u8 = 44;
 const ID: u16 = 0x1234;
 const ETHERNET: usize = 14;
 
-/// A kind of packet, without addresses and ports.
+/// The shape of a packet, without addresses and ports.
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
     pub(crate) name: String,
     pub(crate) is_ipv6: bool,
-    /// Bytes of IPv4 options.
+    /// Length of IPv4 options in bytes.
     pub(crate) options: usize,
-    /// IPv6 extension headers, among them the fragment header of what is no whole packet.
+    /// IPv6 extension headers, including the fragment header of a fragment.
     pub(crate) extensions: Vec<u8>,
     pub(crate) piece: Piece,
     pub(crate) content: Content,
-    /// How many bytes are left of the content.
+    /// Length in bytes to which the content is truncated.
     pub(crate) cut: usize,
 }
 
-/// How much of a datagram there is.
+/// Position of a packet in its datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
     Whole,
@@ -44,39 +44,39 @@ pub(crate) enum Piece {
     Later,
 }
 
-/// What follows the headers.
+/// L4 content.
 #[derive(Clone, Debug)]
 pub(crate) enum Content {
     Ports(u8),
     EchoRequest,
     EchoReply,
-    /// A message of ICMP of either version with this type and code.
+    /// A message of either version of ICMP with this type and code.
     Message(u8, u8),
     Error(u8, u8, Box<Shape>),
     Other(u8),
 }
 
-/// The ends of a packet and of the packet that it quotes.
+/// Addresses of a packet and of its inner packet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ends {
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
-    pub(crate) quoted_source: IpAddr,
-    pub(crate) quoted_destination: IpAddr,
+    pub(crate) inner_source: IpAddr,
+    pub(crate) inner_destination: IpAddr,
 }
 
-/// A frame in which ports or an identifier can be put.
+/// A frame whose ports or identifier can be set.
 #[derive(Clone, Debug)]
 pub(crate) struct Template {
     pub(crate) bytes: Vec<u8>,
     numbers: Numbers,
-    /// Of which datagram it is the first fragment.
+    /// Its datagram, if it is a first fragment.
     pub(crate) first: Option<(Datagram, Carried)>,
-    /// Of which datagram it is a later fragment.
+    /// Its datagram, if it is a subsequent fragment.
     pub(crate) later: Option<(Datagram, Carried)>,
 }
 
-/// Where the numbers are by which a packet finds its way.
+/// Offsets of the ports or the identifier.
 #[derive(Clone, Copy, Debug)]
 enum Numbers {
     None,
@@ -98,16 +98,16 @@ impl Shape {
         }
     }
 
-    /// Whether ports or an identifier are in it or in its first fragment.
+    /// Returns whether the packet or its first fragment contains ports or an identifier.
     pub(crate) fn has_numbers(&self) -> bool {
         match &self.content {
             Content::Ports(_) | Content::EchoRequest | Content::EchoReply => true,
-            Content::Error(_, _, quoted) => quoted.has_numbers(),
+            Content::Error(_, _, inner) => inner.has_numbers(),
             Content::Message(..) | Content::Other(_) => false,
         }
     }
 
-    /// Whether nothing is in it that needs not be.
+    /// Returns whether it has no optional parts.
     const fn is_bare(&self) -> bool {
         self.options == 0
             && self.extensions.is_empty()
@@ -115,11 +115,11 @@ impl Shape {
             && matches!(self.piece, Piece::Whole)
     }
 
-    /// Whether it is among those of which no port is left out.
+    /// Returns whether all ports are tested with it.
     pub(crate) fn is_among_the_first(&self) -> bool {
         let is_first = match &self.content {
-            Content::Error(1 | 3, 1 | 4, quoted) => {
-                quoted.is_bare() && matches!(quoted.content, Content::Ports(UDP))
+            Content::Error(1 | 3, 1 | 4, inner) => {
+                inner.is_bare() && matches!(inner.content, Content::Ports(UDP))
             }
             Content::Ports(_) | Content::EchoRequest | Content::EchoReply => true,
             _ => false,
@@ -131,7 +131,7 @@ impl Shape {
         matches!(self.content, Content::Error(..))
     }
 
-    /// The shape as a frame at a hook; `sender` is the container that sends it, if one does.
+    /// Returns the shape as a frame at a hook. `sender` is the sending container, if there is one.
     pub(crate) fn frame(&self, hook: HookPoint, sender: u16, ends: &Ends) -> Template {
         let (to, from) = macs(hook, sender);
         let mut bytes = [&to[..], &from[..]].concat();
@@ -165,7 +165,7 @@ impl Shape {
         } else {
             self.ipv4(protocol, content, ends)
         };
-        // The numbers of a later fragment are in the first one.
+        // A subsequent fragment has its ports in the first one.
         let numbers =
             if self.piece == Piece::Later { Numbers::None } else { numbers.behind(packet.len() - length) };
         (packet, numbers)
@@ -182,7 +182,7 @@ impl Shape {
             destination: v4(ends.destination),
             ..Ipv4Header::default()
         };
-        // Options that do nothing.
+        // "No operation" options.
         header.options = vec![1; self.options].as_slice().try_into().expect("at most forty bytes");
         header.set_payload_len(content.len()).expect("a short packet");
         header.header_checksum = header.calc_header_checksum();
@@ -250,7 +250,7 @@ impl Content {
     fn bytes(&self, is_ipv6: bool, ends: &Ends) -> (Vec<u8>, Numbers) {
         let message = |kind, code| vec![kind, code, 0, 0, 0, 0, 0, 1];
         match self {
-            // One that opens a connection.
+            // A SYN segment.
             Self::Ports(6) => {
                 let mut header = vec![0; 20];
                 header[13] = 0x02;
@@ -261,9 +261,9 @@ impl Content {
             Self::EchoReply => (message(if is_ipv6 { 129 } else { 0 }, 0), Numbers::Id(4)),
             Self::Message(kind, code) => (message(*kind, *code), Numbers::None),
             Self::Other(_) => (vec![0; 24], Numbers::None),
-            Self::Error(kind, code, quoted) => {
-                let (source, destination) = (ends.quoted_source, ends.quoted_destination);
-                let (packet, numbers) = quoted.packet(&Ends { source, destination, ..*ends });
+            Self::Error(kind, code, inner) => {
+                let (source, destination) = (ends.inner_source, ends.inner_destination);
+                let (packet, numbers) = inner.packet(&Ends { source, destination, ..*ends });
                 ([message(*kind, *code), packet].concat(), numbers.behind(8))
             }
         }
@@ -281,7 +281,7 @@ impl Numbers {
 }
 
 impl Template {
-    /// Puts in source and destination port; the first of them is an echo message's identifier.
+    /// Sets source and destination port. For an echo message the source port is the identifier.
     pub(crate) fn set(&mut self, source: u16, destination: u16) {
         match self.numbers {
             Numbers::None => {}
@@ -296,13 +296,13 @@ impl Template {
                 Carried::Ports { .. } => Carried::Ports { source, destination },
                 Carried::EchoRequest(_) => Carried::EchoRequest(source),
                 Carried::EchoReply(_) => Carried::EchoReply(source),
-                Carried::Contradicted => Carried::Contradicted,
+                Carried::Conflict => Carried::Conflict,
             };
         }
     }
 }
 
-/// Writes a number, as far as it is not cut off.
+/// Writes a number, unless its position is truncated.
 fn put(bytes: &mut [u8], at: usize, number: u16) {
     for (place, byte) in bytes.iter_mut().skip(at).zip(number.to_be_bytes()) {
         *place = byte;
@@ -312,11 +312,11 @@ fn put(bytes: &mut [u8], at: usize, number: u16) {
 impl Ends {
     pub(crate) fn new(source: impl Into<IpAddr>, destination: impl Into<IpAddr>) -> Self {
         let (source, destination) = (source.into(), destination.into());
-        // What is quoted was on its way in the other direction.
-        Self { source, destination, quoted_source: destination, quoted_destination: source }
+        // The inner packet had the opposite direction.
+        Self { source, destination, inner_source: destination, inner_destination: source }
     }
 
-    pub(crate) fn quoting(self, quoted_source: IpAddr, quoted_destination: IpAddr) -> Self {
-        Self { quoted_source, quoted_destination, ..self }
+    pub(crate) fn with_inner(self, inner_source: IpAddr, inner_destination: IpAddr) -> Self {
+        Self { inner_source, inner_destination, ..self }
     }
 }

@@ -1,4 +1,4 @@
-//! Random worlds, and packets in them that are nearly in order.
+//! Random worlds, and nearly valid random packets in them.
 
 use std::net::IpAddr;
 
@@ -16,11 +16,13 @@ use crate::{
     differential::{Differential, NOW},
     packet_shapes,
     packets::{Ends, Shape, Template, WITH_PORTS},
-    spec_state::{Asker, Note},
-    world::{A, B, C, Case, GATEWAY6, HOST6, MAC, NOBODY, OTHER_MAC, UPLINK, World, limit, mask4, mask6},
+    spec_state::{IdOwner, StateChange},
+    world::{
+        A, B, C, Case, GATEWAY6, HOST6, MAC, NO_CONTAINER, OTHER_MAC, UPLINK, World, limit, mask4, mask6,
+    },
 };
 
-/// A world: other owners, other containers, another network.
+/// Returns a world with random owners, containers and networks.
 pub(crate) fn world(random: &mut Random) -> World {
     let mut world = World::new();
     let owners: [u16; 8] = std::array::from_fn(|_| random.pick(&[HOST_SLOT, A, A, B, C]));
@@ -74,7 +76,7 @@ pub(crate) fn world(random: &mut Random) -> World {
     world
 }
 
-/// The same with limits on what containers send and receive.
+/// Adds random limits on sent and received packets to a world.
 pub(crate) fn limited_world(random: &mut Random) -> World {
     let mut world = world(random);
     for slot in [A, B, C] {
@@ -82,26 +84,31 @@ pub(crate) fn limited_world(random: &mut Random) -> World {
             world.limits.insert(slot, limit(random.once_in(3), random.once_in(2)));
         }
         if random.once_in(3) {
-            world.asked_enough.insert(slot);
+            world.neighbour_limited.insert(slot);
         }
         world.queues.insert(slot, random.pick(&[0, 1, 2, 3]));
     }
     world
 }
 
-/// A packet's priority: nobody's, a flow's, and others that look like them.
+/// Returns a priority: none, a flow's, or a similar one.
 pub(crate) fn priority(random: &mut Random) -> u32 {
     random.pick(&[0, 0, 6, 0x1_0001, 0x1_0002, 0x504d_0000, 0x504d_0001, 0x504d_1001, 0x504c_0001, 0x504d])
 }
 
-/// Identifiers and ports of which there are so few that they meet.
+/// Few identifiers and ports, so that they collide.
 const NUMBERS: [u16; 6] = [0, 1, 0x0800, 31_000, 31_001, u16::MAX];
 
-/// So many packets one after the other in one world.
-pub(crate) fn packets(judge: &mut Differential<'_>, random: &mut Random, shapes: &[Shape], count: usize) {
+/// Length of the packet sequence in one world.
+pub(crate) fn packets(
+    differential: &mut Differential<'_>,
+    random: &mut Random,
+    shapes: &[Shape],
+    count: usize,
+) {
     for round in 0..count {
         if round % 16 == 0 {
-            remember_something(judge, random);
+            apply_random_change(differential, random);
         }
         let shape = random.pick(shapes);
         let (hook, template) = template(random, &shape);
@@ -109,7 +116,7 @@ pub(crate) fn packets(judge: &mut Differential<'_>, random: &mut Random, shapes:
             && random.once_in(2)
         {
             let age = random.pick(&[0, FRAGMENT_LIFETIME / 3, FRAGMENT_LIFETIME + 1, FRAGMENT_LIFETIME * 9]);
-            judge.remember(Note::Fragment(datagram, NOW - age, carried));
+            differential.apply(StateChange::Fragment(datagram, NOW - age, carried));
         }
         let mut case = Case::new(hook, &template.bytes);
         if random.once_in(20) {
@@ -123,21 +130,21 @@ pub(crate) fn packets(judge: &mut Differential<'_>, random: &mut Random, shapes:
             case.ingress = random.pick(&[0, UPLINK, veth_ifindex(A)]);
         }
         case.priority = priority(random);
-        judge.ask(&shape.name, &case);
+        differential.ask(&shape.name, &case);
     }
 }
 
-fn remember_something(judge: &mut Differential<'_>, random: &mut Random) {
+fn apply_random_change(differential: &mut Differential<'_>, random: &mut Random) {
     let is_ipv6 = random.once_in(2);
     let peer = random.pick(&packet_shapes::four(is_ipv6));
-    let slot = random.pick(&[HOST_SLOT, A, B, C, NOBODY]);
-    let mut generation = judge.world.containers.get(&slot).copied().unwrap_or_default();
-    if slot != HOST_SLOT && (slot == NOBODY || random.once_in(3)) {
+    let slot = random.pick(&[HOST_SLOT, A, B, C, NO_CONTAINER]);
+    let mut generation = differential.world.containers.get(&slot).copied().unwrap_or_default();
+    if slot != HOST_SLOT && (slot == NO_CONTAINER || random.once_in(3)) {
         generation += 1;
     }
-    let asker = Asker { slot, generation, id: random.pick(&NUMBERS) };
+    let owner = IdOwner { slot, generation, id: random.pick(&NUMBERS) };
     let age = random.pick(&[0, ECHO_LIFETIME / 2, ECHO_LIFETIME + 1]);
-    judge.remember(Note::Echo(peer, random.pick(&NUMBERS), NOW - age, asker));
+    differential.apply(StateChange::Echo(peer, random.pick(&NUMBERS), NOW - age, owner));
     let age = random.pick(&[0, HOST_FLOW_LIFETIME / 2, HOST_FLOW_LIFETIME + 1]);
     let key = HostFlowKey {
         slot: random.pick(&[A, B, C]),
@@ -146,10 +153,10 @@ fn remember_something(judge: &mut Differential<'_>, random: &mut Random) {
         protocol: u16::from(random.pick(&WITH_PORTS)),
         version: if is_ipv6 { 6 } else { 4 },
     };
-    judge.remember(Note::HostFlow(key, NOW - age));
+    differential.apply(StateChange::HostFlow(key, NOW - age));
 }
 
-/// A frame that was in order once.
+/// Returns a valid frame with random damage.
 pub(crate) fn frame(random: &mut Random, shape: &Shape) -> (Vec<u8>, HookPoint) {
     let (hook, template) = template(random, shape);
     (template.bytes, hook)
@@ -167,7 +174,7 @@ fn template(random: &mut Random, shape: &Shape) -> (HookPoint, Template) {
         HookPoint::UplinkEgress,
         HookPoint::ContainerEth0Ingress,
     ]);
-    let sender = random.pick(&[A, A, B, C, NOBODY]);
+    let sender = random.pick(&[A, A, B, C, NO_CONTAINER]);
     let ends = ends(random, shape.is_ipv6, hook);
     let mut template = shape.frame(hook, sender, &ends);
     let number = |random: &mut Random| if random.once_in(2) { random.pick(&NUMBERS) } else { random.port() };
@@ -181,7 +188,7 @@ fn template(random: &mut Random, shape: &Shape) -> (HookPoint, Template) {
     (hook, template)
 }
 
-/// Addresses that get far at a hook, mostly.
+/// Returns addresses that mostly pass the address checks of a hook.
 fn ends(random: &mut Random, is_ipv6: bool, hook: HookPoint) -> Ends {
     let four = packet_shapes::four(is_ipv6);
     let [shared, loopback, near, far] = four;
@@ -198,10 +205,10 @@ fn ends(random: &mut Random, is_ipv6: bool, hook: HookPoint) -> Ends {
         random.pick(of)
     };
     let ends = Ends::new(address(random, source), address(random, destination));
-    if random.once_in(3) { ends.quoting(address(random, &four), address(random, &four)) } else { ends }
+    if random.once_in(3) { ends.with_inner(address(random, &four), address(random, &four)) } else { ends }
 }
 
-/// Makes a frame worse.
+/// Damages a frame.
 fn mutate(random: &mut Random, frame: &mut Vec<u8>, is_ipv6: bool) {
     if frame.len() < 40 {
         return;
@@ -213,7 +220,7 @@ fn mutate(random: &mut Random, frame: &mut Vec<u8>, is_ipv6: bool) {
         2 => frame.truncate(at),
         3 => frame.extend(vec![random.byte(); random.below(64)]),
         4 => {
-            // A length that lies, mostly by a little.
+            // A wrong length, mostly close to the right one.
             let place = if is_ipv6 { 18 } else { 16 };
             let length = u16::from_be_bytes([frame[place], frame[place + 1]]);
             let lie = match random.below(4) {
@@ -233,7 +240,7 @@ fn mutate(random: &mut Random, frame: &mut Vec<u8>, is_ipv6: bool) {
             }
         }
         6 => {
-            // A piece again, or in another place: headers in headers, fragments that overlap.
+            // A duplicated or moved piece: nested headers, overlapping fragments.
             let length = random.below(frame.len() - at).min(48);
             let piece = frame[at..at + length].to_vec();
             let place = 14 + random.below(frame.len() - 14);

@@ -1,4 +1,4 @@
-//! The maps in memory, for the decision code.
+//! The maps in memory, with a record of each write and lookup.
 
 use std::{
     cell::{Cell, RefCell},
@@ -20,7 +20,8 @@ use crate::{
     world::{Case, LONGEST, World, ifindex},
 };
 
-/// The maps. Who owns a port is asked of the world.
+/// The maps. This is not `portmap_ebpf::testing::FakeTables`, because the test compares each write and lookup
+/// of a decision with the model and undoes the writes. Port owners come from the world.
 pub(crate) struct RecordingTables<'a> {
     world: &'a World,
     now: u64,
@@ -29,11 +30,11 @@ pub(crate) struct RecordingTables<'a> {
     echoes: RefCell<HashMap<EchoKey, Echo>>,
     host_flows: RefCell<HashMap<HostFlowKey, HostFlow>>,
     neighbours: RefCell<HashMap<NeighbourKey, Neighbour>>,
-    /// Everything that was changed by the last decision, with what was there before.
+    /// Writes of the last decision, with the previous entries.
     changes: RefCell<Vec<(Entry, Option<Entry>)>>,
-    /// The identifiers that the last decision looked up, each once.
+    /// Identifiers that the last decision has looked up, each once.
     pub(crate) tried: RefCell<Vec<u16>>,
-    /// Nanoseconds by which the last decision has moved a schedule.
+    /// Nanoseconds by which the last decision has advanced a TAT.
     pub(crate) spent: Cell<u64>,
 }
 
@@ -63,8 +64,8 @@ impl<'a> RecordingTables<'a> {
         }
     }
 
-    /// The entry that is there with the key of `entry`.
-    pub(crate) fn like(&self, entry: Entry) -> Option<Entry> {
+    /// Returns the current entry with the key of `entry`.
+    pub(crate) fn current(&self, entry: Entry) -> Option<Entry> {
         match entry {
             Entry::Fragment4(key, _) => self.fragment4(&key).map(|fragment| Entry::Fragment4(key, fragment)),
             Entry::Fragment6(key, _) => self.fragment6(&key).map(|fragment| Entry::Fragment6(key, fragment)),
@@ -84,21 +85,21 @@ impl<'a> RecordingTables<'a> {
         }
     }
 
-    fn note(&self, entry: Entry) {
-        let before = self.like(entry);
+    fn record(&self, entry: Entry) {
+        let before = self.current(entry);
         if before != Some(entry) {
             self.write(entry);
             self.changes.borrow_mut().push((entry, before));
         }
     }
 
-    /// What the last decision has written.
+    /// Returns the writes of the last decision.
     pub(crate) fn written(&self) -> Vec<Entry> {
         self.changes.borrow().iter().map(|(entry, _)| *entry).collect()
     }
 
-    /// Undoes what the last decision has written.
-    pub(crate) fn take_back(&self) {
+    /// Undoes the writes of the last decision.
+    pub(crate) fn roll_back(&self) {
         for (entry, before) in self.changes.take().into_iter().rev() {
             match before {
                 Some(before) => self.write(before),
@@ -107,7 +108,7 @@ impl<'a> RecordingTables<'a> {
         }
     }
 
-    pub(crate) fn forget(&self) {
+    pub(crate) fn clear(&self) {
         self.fragments4.take();
         self.fragments6.take();
         self.echoes.take();
@@ -115,7 +116,7 @@ impl<'a> RecordingTables<'a> {
         self.neighbours.take();
     }
 
-    /// What the decision code says.
+    /// Returns the verdict of the decision code.
     pub(crate) fn decide(&self, case: &Case<'_>) -> Verdict {
         self.changes.borrow_mut().clear();
         self.tried.borrow_mut().clear();
@@ -159,7 +160,7 @@ impl Tables for RecordingTables<'_> {
     }
 
     fn set_fragment4(&self, key: &FragmentKey4, entry: &FragCacheEntry) {
-        self.note(Entry::Fragment4(*key, *entry));
+        self.record(Entry::Fragment4(*key, *entry));
     }
 
     fn fragment6(&self, key: &FragmentKey6) -> Option<FragCacheEntry> {
@@ -167,7 +168,7 @@ impl Tables for RecordingTables<'_> {
     }
 
     fn set_fragment6(&self, key: &FragmentKey6, entry: &FragCacheEntry) {
-        self.note(Entry::Fragment6(*key, *entry));
+        self.record(Entry::Fragment6(*key, *entry));
     }
 
     fn echo(&self, key: &EchoKey) -> Option<Echo> {
@@ -180,18 +181,18 @@ impl Tables for RecordingTables<'_> {
     }
 
     fn set_echo(&self, key: &EchoKey, echo: &Echo) {
-        self.note(Entry::Echo(*key, *echo));
+        self.record(Entry::Echo(*key, *echo));
     }
 
     fn renew_echo(&self, key: &EchoKey, seen: u64) {
         let there = self.echoes.borrow()[key];
-        self.note(Entry::Echo(*key, Echo { seen, ..there }));
+        self.record(Entry::Echo(*key, Echo { seen, ..there }));
     }
 
     fn claim_echo(&self, key: &EchoKey, echo: &Echo, stale: Option<Echo>) -> bool {
         let there = self.echoes.borrow().get(key).copied();
-        assert_eq!(there, stale, "nobody else writes here");
-        self.note(Entry::Echo(*key, *echo));
+        assert_eq!(there, stale, "there is no other writer");
+        self.record(Entry::Echo(*key, *echo));
         true
     }
 
@@ -204,7 +205,7 @@ impl Tables for RecordingTables<'_> {
     }
 
     fn set_host_flow(&self, key: &HostFlowKey, flow: &HostFlow) {
-        self.note(Entry::HostFlow(*key, *flow));
+        self.record(Entry::HostFlow(*key, *flow));
     }
 
     fn neighbour(&self, key: &NeighbourKey) -> Option<Neighbour> {
@@ -212,12 +213,12 @@ impl Tables for RecordingTables<'_> {
     }
 
     fn set_neighbour(&self, key: &NeighbourKey, neighbour: &Neighbour) {
-        self.note(Entry::Neighbour(*key, *neighbour));
+        self.record(Entry::Neighbour(*key, *neighbour));
     }
 
     fn charge_neighbour(&self, slot: u16, now: u64) -> bool {
-        assert_eq!(now, self.now, "nothing else is the time");
-        !self.world.asked_enough.contains(&slot)
+        assert_eq!(now, self.now, "the time is constant");
+        !self.world.neighbour_limited.contains(&slot)
     }
 
     fn is_broadcast(&self, address: Address4) -> bool {
@@ -229,7 +230,7 @@ impl Tables for RecordingTables<'_> {
     }
 
     fn advance_tat(&self, slot: u16, time: u64, now: u64, tolerance: u64) -> bool {
-        assert_eq!(now, self.now, "nothing else is the time");
+        assert_eq!(now, self.now, "the time is constant");
         let passes = self.world.limits[&slot].tat <= now + tolerance;
         if passes {
             self.spent.update(|spent| spent + time);

@@ -1,6 +1,6 @@
-//! The rows of the specification, hook by hook, in its order and in its words.
+//! The rows of the specification (`docs/datapath.md`), hook by hook, in its order and in its words.
 //!
-//! A row is its text and what it says of a packet: a verdict if it applies.
+//! A row has a text and a function that returns the verdict if the row matches.
 
 use std::net::IpAddr;
 
@@ -18,24 +18,25 @@ use portmap_ebpf::{
 
 use crate::{
     differential::NOW,
-    spec_parser::{self, Content, Quoted, QuotedContent, Reading, loopback_slot},
-    spec_state::{Asker, SpecState},
+    spec_parser::{self, Content, InnerContent, InnerPacket, ParsedFrame, loopback_slot},
+    spec_state::{IdOwner, SpecState},
     world::{Case, LONGEST, World},
 };
 
 /// `IPPROTO_TCP`.
 pub(crate) const TCP: u8 = 6;
-/// `IPPROTO_SCTP`, which alone has chains of packets in place of segments, told by this size.
+/// `IPPROTO_SCTP`, the only protocol with lists of packets in place of segments, which have this size.
 const SCTP: u8 = 132;
-const CHAIN: u32 = 0xffff;
+const GSO_BY_FRAGS: u32 = 0xffff;
 
-/// All that a row may look at.
+/// The input of a row.
 pub(crate) struct Situation<'a> {
     pub(crate) case: &'a Case<'a>,
-    pub(crate) packet: &'a Reading,
+    pub(crate) packet: &'a ParsedFrame,
     pub(crate) world: &'a World,
     pub(crate) memory: &'a SpecState,
-    /// The identifiers that were tried for an echo request, which the specification leaves open.
+    /// Candidate identifiers that the decision code has tried for an echo request. The specification does not
+    /// define them.
     pub(crate) tried: &'a [u16],
 }
 
@@ -49,38 +50,38 @@ const fn row(packet: &'static str, verdict: fn(&Situation<'_>) -> Option<Verdict
     Row { packet, verdict }
 }
 
-/// What becomes of a packet, and the number of the row that says so.
+/// Returns the verdict on a packet, and the index of the matching row.
 pub(crate) fn decide(situation: &Situation<'_>) -> (usize, Verdict) {
     let mut rows = rows(situation.case.hook).iter().enumerate();
     rows.find_map(|(number, row)| (row.verdict)(situation).map(|verdict| (number, verdict)))
-        .expect("the last row is for everything else")
+        .expect("the last row matches every packet")
 }
 
-/// The table of a hook.
+/// Returns the table of a hook.
 pub(crate) const fn rows(hook: HookPoint) -> &'static [Row] {
     match hook {
         HookPoint::UplinkIngress => UPLINK,
         HookPoint::VethIngress(_) => VETH,
         HookPoint::HostLoIngress => HOST_LO,
         HookPoint::ContainerLoEgress => CONTAINER_LO,
-        HookPoint::UplinkEgress => UPLINK_OUT,
+        HookPoint::UplinkEgress => UPLINK_EGRESS,
         HookPoint::ContainerEth0Ingress => CONTAINER_ETH0,
     }
 }
 
 const UPLINK: &[Row] = &[
-    row("unreadable (1-4)", |s| s.packet.unreadable_1_to_4().map(Verdict::Continue)),
+    row("parse error (1-4)", |s| s.packet.error_1_to_4().map(Verdict::Continue)),
     row("to a loopback address", |s| {
         s.packet.destination.is_loopback().then(|| drop_from_outside(Reason::Destination))
     }),
     row("not to the shared address", |s| {
         (!s.world.is_shared(s.packet.destination)).then_some(Verdict::Continue(Reason::OtherAddress))
     }),
-    row("from the shared or a loopback address, or by IPv6 from an IPv4 address", |s| {
-        let is_disguised = matches!(s.packet.source, IpAddr::V6(source) if source.to_ipv4_mapped().is_some());
-        (s.world.is_local(s.packet.source) || is_disguised).then(|| drop_from_outside(Reason::SourceAddress))
+    row("from the shared address, a loopback address or a mapped IPv4 address", |s| {
+        let is_v4_mapped = matches!(s.packet.source, IpAddr::V6(source) if source.to_ipv4_mapped().is_some());
+        (s.world.is_local(s.packet.source) || is_v4_mapped).then(|| drop_from_outside(Reason::SourceAddress))
     }),
-    row("unreadable (5, 6)", |s| s.packet.unreadable_content.map(Verdict::Continue)),
+    row("parse error (5, 6)", |s| s.packet.error_content.map(Verdict::Continue)),
     row("the destination port is the host's", |s| {
         let Content::Ports { destination, .. } = s.packet.content else { return None };
         s.is_hosts(destination).then_some(Verdict::Continue(Reason::HostPort))
@@ -88,38 +89,38 @@ const UPLINK: &[Row] = &[
     row("an echo request", |s| {
         matches!(s.packet.content, Content::EchoRequest { .. }).then_some(Verdict::Continue(Reason::Icmp))
     }),
-    row("an echo reply that no container asked for", |s| {
+    row("an echo reply whose request no container has sent", |s| {
         let Content::EchoReply { id, .. } = s.packet.content else { return None };
-        s.asking_container(s.packet.source, id).is_none().then_some(Verdict::Continue(Reason::Icmp))
+        s.owner_of_id(s.packet.source, id).is_none().then_some(Verdict::Continue(Reason::Icmp))
     }),
-    row("an error: the quoted source is not the shared address", |s| {
-        let quoted = s.packet.quoted()?;
-        (!s.world.is_shared(quoted.source)).then_some(Verdict::Continue(Reason::Quoted))
+    row("an error: the inner source is not the shared address", |s| {
+        let inner = s.packet.inner()?;
+        (!s.world.is_shared(inner.source)).then_some(Verdict::Continue(Reason::Quoted))
     }),
-    row("an error: the quoted destination is local", |s| {
-        let quoted = s.packet.quoted()?;
-        s.world.is_local(quoted.destination).then_some(Verdict::Continue(Reason::Quoted))
+    row("an error: the inner destination is local", |s| {
+        let inner = s.packet.inner()?;
+        s.world.is_local(inner.destination).then_some(Verdict::Continue(Reason::Quoted))
     }),
-    row("an error: the quoted source port is the host's", |s| {
-        let (source, _) = s.packet.quoted()?.ports()?;
+    row("an error: the inner source port is the host's", |s| {
+        let (source, _) = s.packet.inner()?.ports()?;
         s.is_hosts(source).then_some(Verdict::Continue(Reason::HostPort))
     }),
-    row("an error: quotes an echo request that no container sent", |s| {
-        let quoted = s.packet.quoted()?;
-        let QuotedContent::EchoRequest { id, .. } = quoted.content else { return None };
-        s.asking_container(quoted.destination, id).is_none().then_some(Verdict::Continue(Reason::Icmp))
+    row("an error: the inner packet is an echo request that no container has sent", |s| {
+        let inner = s.packet.inner()?;
+        let InnerContent::EchoRequest { id, .. } = inner.content else { return None };
+        s.owner_of_id(inner.destination, id).is_none().then_some(Verdict::Continue(Reason::Icmp))
     }),
-    row("the frame is for another MAC address", |s| {
+    row("the frame is to another MAC address", |s| {
         (s.packet.to_mac != s.world.config.mac.octets()).then_some(Verdict::Continue(Reason::OtherStation))
     }),
-    row("everything else", |s| {
+    row("all others", |s| {
         let (slot, rewrite) = match s.packet.content {
-            Content::EchoReply { id, at } => s.answer_to(s.packet.source, id, at),
-            Content::Error { quoted: Quoted { destination, content, .. }, .. } => match content {
-                QuotedContent::EchoRequest { id, at } => s.answer_to(destination, id, Some(at)),
-                QuotedContent::Ports { source, .. } => (s.world.owner(source), IcmpIdRewrite::NONE),
+            Content::EchoReply { id, at } => s.reply_to(s.packet.source, id, at),
+            Content::Error { inner: InnerPacket { destination, content, .. }, .. } => match content {
+                InnerContent::EchoRequest { id, at } => s.reply_to(destination, id, Some(at)),
+                InnerContent::Ports { source, .. } => (s.world.owner(source), IcmpIdRewrite::NONE),
             },
-            _ => (s.deciding_owner()?, IcmpIdRewrite::NONE),
+            _ => (s.owner_of_target()?, IcmpIdRewrite::NONE),
         };
         let (origin, owner) = (Origin::Outside, s.world.entry(slot));
         Some(Verdict::ToContainer { origin, owner, by_loopback: false, rewrite })
@@ -127,23 +128,26 @@ const UPLINK: &[Row] = &[
 ];
 
 const VETH: &[Row] = &[
-    row("unreadable (1, 2)", |s| s.packet.unreadable_frame.map(|reason| s.drop(reason))),
-    row("the source MAC is neither the host's nor that of the sender's loopback device", |s| {
+    row("parse error (1, 2)", |s| s.packet.error_frame.map(|reason| s.drop(reason))),
+    row("the source MAC address is neither the host's nor that of the sender's loopback device", |s| {
         let allowed = [s.world.config.mac.octets(), loopback_mac(s.sender())];
         (!allowed.contains(&s.packet.from_mac)).then(|| s.drop(Reason::SourceMac))
     }),
     row("to a multicast or broadcast MAC address", |s| {
         (s.packet.to_mac[0] & 1 != 0).then(|| s.drop(Reason::Destination))
     }),
-    row("unreadable (3, 4)", |s| s.packet.unreadable_header.map(|reason| s.drop(reason))),
-    row("the source is not the shared address, or a loopback one to a local destination", |s| {
-        let source = s.packet.source;
-        let allowed = s.world.is_shared(source) || (s.is_to_local() && source.is_loopback());
-        (!allowed).then(|| s.drop(Reason::SourceAddress))
-    }),
-    row("unreadable (5, 6)", |s| s.packet.unreadable_content.map(|reason| s.drop(reason))),
-    row("to be cut, and it cannot be, or into too many segments", |s| {
-        s.uncuttable().map(|reason| s.drop(reason))
+    row("parse error (3, 4)", |s| s.packet.error_header.map(|reason| s.drop(reason))),
+    row(
+        "the source is not the shared address, nor a loopback address of a packet to a local destination",
+        |s| {
+            let source = s.packet.source;
+            let allowed = s.world.is_shared(source) || (s.is_to_local() && source.is_loopback());
+            (!allowed).then(|| s.drop(Reason::SourceAddress))
+        },
+    ),
+    row("parse error (5, 6)", |s| s.packet.error_content.map(|reason| s.drop(reason))),
+    row("GSO frame that cannot be segmented, or has too many segments", |s| {
+        s.gso_error().map(|reason| s.drop(reason))
     }),
     row("the source port is not the sender's", |s| {
         let Content::Ports { source, .. } = s.packet.content else { return None };
@@ -165,25 +169,25 @@ const VETH: &[Row] = &[
         is_routers.then(|| s.drop(Reason::Icmp))
     }),
     row(
-        "an error: the quoted destination is not the shared address, or a loopback one to a local destination",
+        "an error: the inner destination is not the shared address, or a loopback one to a local destination",
         |s| {
-            let destination = s.packet.quoted()?.destination;
+            let destination = s.packet.inner()?.destination;
             let allowed = s.world.is_shared(destination) || (s.is_to_local() && destination.is_loopback());
             (!allowed).then(|| s.drop(Reason::Quoted))
         },
     ),
-    row("an error: the quoted source is not the error's destination", |s| {
-        (s.packet.quoted()?.source != s.packet.destination).then(|| s.drop(Reason::Quoted))
+    row("an error: the inner source is not the error's destination", |s| {
+        (s.packet.inner()?.source != s.packet.destination).then(|| s.drop(Reason::Quoted))
     }),
-    row("an error: no ports are quoted", |s| {
-        s.packet.quoted()?.ports().is_none().then(|| s.drop(Reason::Quoted))
+    row("an error: the inner packet has no ports", |s| {
+        s.packet.inner()?.ports().is_none().then(|| s.drop(Reason::Quoted))
     }),
-    row("an error: the quoted destination port is not the sender's", |s| {
-        let (_, destination) = s.packet.quoted()?.ports()?;
+    row("an error: the inner destination port is not the sender's", |s| {
+        let (_, destination) = s.packet.inner()?.ports()?;
         (!s.is_senders(destination)).then(|| s.drop(Reason::Quoted))
     }),
     row("local, by a loopback address, and the sender or the port's owner is private", |s| {
-        let is_private = s.world.is_private(s.sender()) || s.world.is_private(s.deciding_owner()?);
+        let is_private = s.world.is_private(s.sender()) || s.world.is_private(s.owner_of_target()?);
         (s.is_to_local() && s.is_by_loopback() && is_private).then(|| s.drop(Reason::Loopback))
     }),
     row("local, TCP, and the destination port is the daemon's listener", |s| {
@@ -194,20 +198,20 @@ const VETH: &[Row] = &[
         let is_listener = s.is_hosts(destination) && s.world.is_listener(s.packet.destination, destination);
         (s.is_to_local() && is_listener).then(|| s.drop(Reason::Listener))
     }),
-    row("local, and the destination port is the host's and not open, unless it answers", |s| {
+    row("local, the destination port is the host's and not open, and the packet is not a reply", |s| {
         let Content::Ports { destination, .. } = s.packet.content else { return None };
-        let is_refused = s.is_hosts(destination) && !s.world.is_open(destination) && !s.answers_the_host()?;
+        let is_refused = s.is_hosts(destination) && !s.world.is_open(destination) && !s.is_reply_to_host()?;
         (s.is_to_local() && is_refused).then(|| s.drop(Reason::HostAccess))
     }),
-    row("local, and more than the container's limit", |s| {
+    row("local, and exceeds the container's rate limit", |s| {
         (s.is_to_local() && s.exceeds_limit()).then(|| s.drop(Reason::Rate))
     }),
     row("local, and the port is the host's", |s| {
-        (s.is_to_local() && s.deciding_owner()? == HOST_SLOT).then(|| Verdict::ToHost(s.sender()))
+        (s.is_to_local() && s.owner_of_target()? == HOST_SLOT).then(|| Verdict::ToHost(s.sender()))
     }),
     row("local, and the port is a container's", |s| {
-        let (origin, owner) = (Origin::Container(s.sender()), s.world.entry(s.deciding_owner()?));
-        let by_loopback = s.concerns_loopback6();
+        let (origin, owner) = (Origin::Container(s.sender()), s.world.entry(s.owner_of_target()?));
+        let by_loopback = s.is_by_loopback6();
         s.is_to_local().then_some(Verdict::ToContainer {
             origin,
             owner,
@@ -215,30 +219,30 @@ const VETH: &[Row] = &[
             rewrite: IcmpIdRewrite::NONE,
         })
     }),
-    row("the destination is no unicast address", |s| {
-        s.world.is_no_unicast(s.packet.destination).then(|| s.drop(Reason::Destination))
+    row("the destination is not a unicast address", |s| {
+        s.world.is_not_unicast(s.packet.destination).then(|| s.drop(Reason::Destination))
     }),
     row("beyond the uplink's network, and the host has no gateway", |s| {
         s.next_hop().is_none().then(|| s.drop(Reason::NoRoute))
     }),
-    row("larger than the uplink's MTU allows", |s| s.is_too_big().then(|| s.drop(Reason::TooBig))),
-    row("more than the container's limit", |s| s.exceeds_limit().then(|| s.drop(Reason::Rate))),
-    row("for a new neighbour, and the container has asked for enough", |s| {
-        let has_enough = s.world.asked_enough.contains(&s.sender());
+    row("exceeds the uplink's MTU", |s| s.is_too_big().then(|| s.drop(Reason::TooBig))),
+    row("exceeds the container's rate limit", |s| s.exceeds_limit().then(|| s.drop(Reason::Rate))),
+    row("to a new neighbour, and the container has used too many", |s| {
+        let has_enough = s.world.neighbour_limited.contains(&s.sender());
         (has_enough && s.is_for_new_neighbour()).then(|| s.drop(Reason::Neighbours))
     }),
-    row("an echo request, and all identifiers that could be used are taken", |s| {
-        // A later fragment has no identifier that could be taken.
+    row("an echo request, and all candidate identifiers are taken", |s| {
+        // A subsequent fragment contains no identifier.
         let Content::EchoRequest { id, at: Some(_) } = s.packet.content else { return None };
-        s.outside_id(id).is_none().then(|| s.drop(Reason::EchoBusy))
+        s.allocated_id(id).is_none().then(|| s.drop(Reason::EchoBusy))
     }),
-    row("everything else", |s| {
+    row("all others", |s| {
         let next_hop = match s.next_hop()? {
             IpAddr::V4(address) => NextHop::V4(address.octets()),
             IpAddr::V6(address) => NextHop::V6(address.octets()),
         };
         let rewrite = match s.packet.content {
-            Content::EchoRequest { id, at: Some(at) } => IcmpIdRewrite::new(at, id, s.outside_id(id)?),
+            Content::EchoRequest { id, at: Some(at) } => IcmpIdRewrite::new(at, id, s.allocated_id(id)?),
             _ => IcmpIdRewrite::NONE,
         };
         Some(Verdict::ToOutside { slot: s.sender(), next_hop, rewrite })
@@ -246,108 +250,106 @@ const VETH: &[Row] = &[
 ];
 
 const HOST_LO: &[Row] = &[
-    row("put there by the program at the host veth", |s| {
+    row("redirected here by the program at the host veth", |s| {
         (s.case.mark == HANDLED_MARK).then_some(Verdict::AlreadyHandled)
     }),
-    row("unreadable (1-4)", |s| s.packet.unreadable_1_to_4().map(Verdict::Continue)),
+    row("parse error (1-4)", |s| s.packet.error_1_to_4().map(Verdict::Continue)),
     row("not to a local address", |s| (!s.is_to_local()).then_some(Verdict::Continue(Reason::OtherAddress))),
-    row("unreadable (5, 6)", |s| s.packet.unreadable_content.map(Verdict::Continue)),
+    row("parse error (5, 6)", |s| s.packet.error_content.map(Verdict::Continue)),
     row("the destination port is the host's", |s| {
         let Content::Ports { destination, .. } = s.packet.content else { return None };
         s.is_hosts(destination).then_some(Verdict::Continue(Reason::HostPort))
     }),
     row("an echo message", |s| s.packet.is_echo().then_some(Verdict::Continue(Reason::Icmp))),
-    row("an error: the quoted source is no local address", |s| {
-        let quoted = s.packet.quoted()?;
-        (!s.world.is_local(quoted.source)).then_some(Verdict::Continue(Reason::Quoted))
+    row("an error: the inner source is not a local address", |s| {
+        let inner = s.packet.inner()?;
+        (!s.world.is_local(inner.source)).then_some(Verdict::Continue(Reason::Quoted))
     }),
-    row("an error: no ports are quoted", |s| {
-        s.packet.quoted()?.ports().is_none().then_some(Verdict::Continue(Reason::Quoted))
+    row("an error: the inner packet has no ports", |s| {
+        s.packet.inner()?.ports().is_none().then_some(Verdict::Continue(Reason::Quoted))
     }),
-    row("an error: the quoted source port is the host's", |s| {
-        let (source, _) = s.packet.quoted()?.ports()?;
+    row("an error: the inner source port is the host's", |s| {
+        let (source, _) = s.packet.inner()?.ports()?;
         s.is_hosts(source).then_some(Verdict::Continue(Reason::HostPort))
     }),
     row("by a loopback address, and the port's owner is private", |s| {
-        let is_private = s.world.is_private(s.deciding_owner()?);
+        let is_private = s.world.is_private(s.owner_of_target()?);
         (s.is_by_loopback() && is_private).then_some(Verdict::Continue(Reason::Loopback))
     }),
-    row("everything else", |s| {
-        let (origin, owner) = (Origin::Host, s.world.entry(s.deciding_owner()?));
-        let by_loopback = s.concerns_loopback6();
+    row("all others", |s| {
+        let (origin, owner) = (Origin::Host, s.world.entry(s.owner_of_target()?));
+        let by_loopback = s.is_by_loopback6();
         Some(Verdict::ToContainer { origin, owner, by_loopback, rewrite: IcmpIdRewrite::NONE })
     }),
 ];
 
 const CONTAINER_LO: &[Row] = &[
-    row("of a loopback device that no container has", |s| {
-        s.world.eth0(s.sender()).is_none().then(|| s.stays())
-    }),
-    row("unreadable (1-6)", |s| {
-        s.packet.unreadable_1_to_4().or(s.packet.unreadable_content).map(|_reason| s.stays())
-    }),
+    row("from a loopback device of no container", |s| s.world.eth0(s.sender()).is_none().then(|| s.stays())),
+    row("parse error (1-6)", |s| s.packet.error_1_to_4().or(s.packet.error_content).map(|_reason| s.stays())),
     row("an echo message", |s| s.packet.is_echo().then(|| s.stays())),
     row("not to a local address", |s| (!s.is_to_local()).then(|| s.stays())),
-    row("an error: the quoted source is no local address", |s| {
-        let quoted = s.packet.quoted()?;
-        (!s.world.is_local(quoted.source)).then(|| s.stays())
+    row("an error: the inner source is not a local address", |s| {
+        let inner = s.packet.inner()?;
+        (!s.world.is_local(inner.source)).then(|| s.stays())
     }),
-    row("an error: no ports are quoted", |s| s.packet.quoted()?.ports().is_none().then(|| s.stays())),
-    row("the port is the container's", |s| (s.deciding_owner()? == s.sender()).then(|| s.stays())),
+    row("an error: the inner packet has no ports", |s| {
+        s.packet.inner()?.ports().is_none().then(|| s.stays())
+    }),
+    row("the port is the container's", |s| (s.owner_of_target()? == s.sender()).then(|| s.stays())),
     row("by a loopback address, and the sender or the port's owner is private", |s| {
-        let is_private = s.world.is_private(s.sender()) || s.world.is_private(s.deciding_owner()?);
+        let is_private = s.world.is_private(s.sender()) || s.world.is_private(s.owner_of_target()?);
         (s.is_by_loopback() && is_private).then(|| s.stays())
     }),
-    row("everything else", |s| s.world.eth0(s.sender()).map(Verdict::ToEth0)),
+    row("all others", |s| s.world.eth0(s.sender()).map(Verdict::ToEth0)),
 ];
 
-const UPLINK_OUT: &[Row] = &[
-    row("the uplink's queue is not portmap's", |s| {
+const UPLINK_EGRESS: &[Row] = &[
+    row("the uplink's qdisc is not portmap's", |s| {
         (s.world.config.uplink_flows == 0).then_some(Verdict::AlreadyHandled)
     }),
-    row("in a flow of that queue already", |s| {
+    row("in a flow of that qdisc already", |s| {
         (s.case.priority >> 16 == 0x504d).then_some(Verdict::AlreadyHandled)
     }),
     row("ARP or ICMP of the host's own", |s| {
         (s.case.ingress == 0 && s.packet.is_control()).then_some(Verdict::AssignFlow(2))
     }),
-    row("everything else", |_| Some(Verdict::AssignFlow(1))),
+    row("all others", |_| Some(Verdict::AssignFlow(1))),
 ];
 
 const CONTAINER_ETH0: &[Row] = &[
-    row("to or from ::1", |s| s.concerns_loopback6().then_some(Verdict::ToLoopback)),
-    row("everything else", |_| Some(Verdict::AlreadyHandled)),
+    row("to or from ::1", |s| s.is_by_loopback6().then_some(Verdict::ToLoopback)),
+    row("all others", |_| Some(Verdict::AlreadyHandled)),
 ];
 
 const fn drop_from_outside(reason: Reason) -> Verdict {
     Verdict::Drop { slot: HOST_SLOT, reason }
 }
 
-impl Reading {
-    fn unreadable_1_to_4(&self) -> Option<Reason> {
-        self.unreadable_frame.or(self.unreadable_header)
+impl ParsedFrame {
+    fn error_1_to_4(&self) -> Option<Reason> {
+        self.error_frame.or(self.error_header)
     }
 
-    /// Whether other packets wait for it.
+    /// Returns whether the packet is ARP or ICMP, for which other traffic waits.
     fn is_control(&self) -> bool {
         let is_icmp = self.protocol == Some(spec_parser::icmp(self.source.is_ipv4()));
-        is_icmp || self.unreadable_frame == Some(Reason::Arp)
+        is_icmp || self.error_frame == Some(Reason::Arp)
     }
 
     const fn is_echo(&self) -> bool {
         matches!(self.content, Content::EchoRequest { .. } | Content::EchoReply { .. })
     }
 
-    const fn quoted(&self) -> Option<Quoted> {
-        let Content::Error { quoted, .. } = self.content else { return None };
-        Some(quoted)
+    const fn inner(&self) -> Option<InnerPacket> {
+        let Content::Error { inner, .. } = self.content else { return None };
+        Some(inner)
     }
 }
 
-impl Quoted {
-    /// Source and destination port.
+impl InnerPacket {
+    /// Returns source and destination port.
     const fn ports(&self) -> Option<(u16, u16)> {
-        let QuotedContent::Ports { source, destination } = self.content else { return None };
+        let InnerContent::Ports { source, destination } = self.content else { return None };
         Some((source, destination))
     }
 }
@@ -357,7 +359,7 @@ impl Situation<'_> {
         self.world.owner(port) == HOST_SLOT
     }
 
-    /// The container behind a veth or with a loopback device.
+    /// Returns the container behind a veth or with a loopback device.
     pub(crate) fn sender(&self) -> u16 {
         if let HookPoint::VethIngress(slot) = self.case.hook { slot } else { loopback_slot(self.case) }
     }
@@ -374,7 +376,7 @@ impl Situation<'_> {
         Verdict::DeliverLocal(self.sender())
     }
 
-    /// Whether the packet counts for the sender's limit.
+    /// Returns whether the sender's limit applies to the packet.
     fn is_limited(&self) -> bool {
         let limit = self.world.limits.get(&self.sender());
         limit.is_some_and(|limit| limit.counts_local == 1 || !self.is_to_local())
@@ -384,37 +386,37 @@ impl Situation<'_> {
         self.is_limited() && self.world.limits[&self.sender()].tolerance == 0
     }
 
-    /// What a packet with this verdict has used of the sender's limit, in bytes.
+    /// Returns the bytes that a packet with this verdict charges to the sender's limit.
     pub(crate) fn spent(&self, verdict: Verdict) -> u64 {
         let is_at_veth = matches!(self.case.hook, HookPoint::VethIngress(_));
-        // An echo request that finds no identifier has been let through by then, and what is for one
-        // neighbour too many.
-        let is_let_through = !matches!(
+        // The limit precedes the checks of identifiers and neighbours.
+        let is_charged = !matches!(
             verdict,
             Verdict::Drop { reason, .. } if !matches!(reason, Reason::EchoBusy | Reason::Neighbours)
         );
-        if is_at_veth && is_let_through && self.is_limited() { self.bytes_on_wire() } else { 0 }
+        if is_at_veth && is_charged && self.is_limited() { self.bytes_on_wire() } else { 0 }
     }
 
-    /// Why a frame cannot be cut, if it is to be.
-    fn uncuttable(&self) -> Option<Reason> {
+    /// Returns the reason why a GSO frame is invalid.
+    fn gso_error(&self) -> Option<Reason> {
         let segment = self.case.segment;
         let transport = self.packet.transport?;
-        if segment == 0 || (transport.protocol == SCTP && segment == CHAIN && !transport.is_fragment) {
+        if segment == 0 || (transport.protocol == SCTP && segment == GSO_BY_FRAGS && !transport.is_fragment) {
             return None;
         }
-        if transport.is_fragment || segment == CHAIN || self.headers().is_none() {
+        if transport.is_fragment || segment == GSO_BY_FRAGS || self.headers().is_none() {
             return Some(Reason::Malformed);
         }
         (self.segments()? > 2048 || self.bytes_on_wire() > 1 << 24).then_some(Reason::TooBig)
     }
 
-    /// Bytes of the headers that each segment has; none if it is neither TCP nor UDP, or is to stay whole.
+    /// Returns the length of each segment's headers in bytes; `None` if the frame is neither TCP nor UDP, or
+    /// not GSO.
     fn headers(&self) -> Option<usize> {
         const UDP: u8 = 17;
         let transport = self.packet.transport?;
         let bytes = match transport.protocol {
-            // Where the length of a TCP header is, in words of four bytes. It is read as a word of the frame.
+            // The data offset of TCP, in units of four bytes. The program reads it as a word of four bytes.
             TCP => usize::from(self.case.frame.get(transport.at + 12..transport.at + 16)?[0] >> 4) * 4,
             UDP => 8,
             _ => return None,
@@ -423,13 +425,13 @@ impl Situation<'_> {
         (self.case.segment != 0 && is_whole).then_some(transport.at + bytes)
     }
 
-    /// How many segments there are.
+    /// Returns the number of segments.
     fn segments(&self) -> Option<usize> {
         let payload = self.case.frame.len().saturating_sub(self.headers()?);
         Some(payload.div_ceil(usize::try_from(self.case.segment).ok()?))
     }
 
-    /// All segments with their headers.
+    /// Returns the bytes of all segments with their headers.
     fn bytes_on_wire(&self) -> u64 {
         let more = self
             .headers()
@@ -438,12 +440,12 @@ impl Situation<'_> {
         (self.case.frame.len() + more) as u64
     }
 
-    /// Whether the frame, or a segment of it, is larger than the uplink carries.
+    /// Returns whether the frame or one of its segments exceeds the uplink's MTU.
     fn is_too_big(&self) -> bool {
         let length = self.case.frame.len();
         let longest = match self.headers() {
             Some(headers) => length.min(headers + self.case.segment as usize),
-            // The kernel knows how long the packets of a chain are; here, they fit.
+            // Only the kernel knows the lengths of the packets in a list; in this test the MTU allows them.
             None if self.case.segment != 0 => 0,
             None => length,
         };
@@ -454,8 +456,8 @@ impl Situation<'_> {
         self.world.is_local(self.packet.destination)
     }
 
-    /// Whether a packet from a container is for a neighbour that is no gateway, and for which that container
-    /// has not asked in the last minute.
+    /// Returns whether a packet from a container is to a neighbour other than the gateway that the container
+    /// has not used in the last minute.
     pub(crate) fn is_for_new_neighbour(&self) -> bool {
         let destination = self.packet.destination;
         let is_neighbour =
@@ -464,20 +466,20 @@ impl Situation<'_> {
         is_neighbour && asked.is_none_or(|seen| NOW - seen > NEIGHBOUR_LIFETIME)
     }
 
-    /// Whether a packet is to or from a loopback address.
+    /// Returns whether a packet is from or to a loopback address.
     fn is_by_loopback(&self) -> bool {
         self.packet.source.is_loopback() || self.packet.destination.is_loopback()
     }
 
-    /// The key of what passes between a container's port and one of the host's.
+    /// Returns the key of a flow between a container's port and one of the host's.
     pub(crate) fn host_flow(&self, slot: u16, container_port: u16, host_port: u16) -> Option<HostFlowKey> {
         let protocol = self.packet.ports_header?.protocol.into();
         let version = if self.packet.source.is_ipv4() { 4 } else { 6 };
         Some(HostFlowKey { slot, container_port, host_port, protocol, version })
     }
 
-    /// Whether a packet for the host's port belongs to what the host has begun; none of a later fragment.
-    fn answers_the_host(&self) -> Option<bool> {
+    /// Returns whether a packet to a port of the host's is a reply; `None` for a subsequent fragment.
+    fn is_reply_to_host(&self) -> Option<bool> {
         let (transport, content) = (self.packet.ports_header?, self.packet.content);
         if transport.protocol == TCP {
             return Some(transport.flags.is_some_and(|(syn, ack)| !syn || ack));
@@ -487,55 +489,54 @@ impl Situation<'_> {
         Some(seen.is_some_and(|seen| NOW - seen <= HOST_FLOW_LIFETIME))
     }
 
-    /// Whether a packet is to or from `::1`.
-    fn concerns_loopback6(&self) -> bool {
+    /// Returns whether a packet is from or to `::1`.
+    fn is_by_loopback6(&self) -> bool {
         let loopback = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
         [self.packet.source, self.packet.destination].contains(&loopback)
     }
 
-    /// The owner of the port by which a packet finds its way: the destination port, or the source port of
-    /// what an error quotes.
-    fn deciding_owner(&self) -> Option<u16> {
+    /// Returns the owner of the port that determines the receiver: the destination port, or the source port
+    /// of an error's inner packet.
+    fn owner_of_target(&self) -> Option<u16> {
         match self.packet.content {
             Content::Ports { destination, .. } => Some(self.world.owner(destination)),
-            Content::Error { quoted, .. } => quoted.ports().map(|(source, _)| self.world.owner(source)),
+            Content::Error { inner, .. } => inner.ports().map(|(source, _)| self.world.owner(source)),
             _ => None,
         }
     }
 
-    /// The neighbour that gets a packet for the outside.
+    /// Returns the next hop of a packet to the outside.
     fn next_hop(&self) -> Option<IpAddr> {
         let destination = self.packet.destination;
         if self.world.is_on_link(destination) { Some(destination) } else { self.world.gateway(destination) }
     }
 
-    /// The container that has asked `peer` for an echo.
-    fn asking_container(&self, peer: IpAddr, id: u16) -> Option<Asker> {
-        self.memory.asker(self.world, peer, id).filter(|asker| asker.slot != HOST_SLOT)
+    /// Returns the container that owns an identifier towards `peer`.
+    fn owner_of_id(&self, peer: IpAddr, id: u16) -> Option<IdOwner> {
+        self.memory.owner(self.world, peer, id).filter(|owner| owner.slot != HOST_SLOT)
     }
 
-    /// Who gets the answer to an echo request, and with which identifier.
-    fn answer_to(&self, peer: IpAddr, id: u16, at: Option<usize>) -> (u16, IcmpIdRewrite) {
-        let asker = self.asking_container(peer, id).expect("an earlier row has found it");
-        (asker.slot, at.map_or(IcmpIdRewrite::NONE, |at| IcmpIdRewrite::new(at, id, asker.id)))
+    /// Returns the receiver of the reply to an echo request, and the rewrite of its identifier.
+    fn reply_to(&self, peer: IpAddr, id: u16, at: Option<usize>) -> (u16, IcmpIdRewrite) {
+        let owner = self.owner_of_id(peer, id).expect("an earlier row has found it");
+        (owner.slot, at.map_or(IcmpIdRewrite::NONE, |at| IcmpIdRewrite::new(at, id, owner.id)))
     }
 
-    /// The identifier with which the sender's echo request leaves: of those that were tried the first that
-    /// nobody keeps, or that it has already for this identifier of its own. None if at least eight were tried
-    /// in vain.
-    pub(crate) fn outside_id(&self, id: u16) -> Option<u16> {
+    /// Returns the identifier with which the sender's echo request leaves: the first candidate that has no
+    /// current owner, or that the sender owns already. `None` if all of at least eight candidates are taken.
+    pub(crate) fn allocated_id(&self, id: u16) -> Option<u16> {
         const TRIES: usize = 8;
         let peer = self.packet.destination;
         let generation = self.world.containers.get(&self.sender()).copied().unwrap_or_default();
-        let own = Asker { slot: self.sender(), generation, id };
-        let is_own = |tried: u16| self.memory.asker(self.world, peer, tried) == Some(own);
+        let own = IdOwner { slot: self.sender(), generation, id };
+        let is_own = |tried: u16| self.memory.owner(self.world, peer, tried) == Some(own);
         let is_free =
-            |tried: u16| is_own(tried) || self.memory.keeper(self.world, peer, tried, NOW).is_none();
+            |tried: u16| is_own(tried) || self.memory.current_owner(self.world, peer, tried, NOW).is_none();
         if is_free(id) {
             return Some(id);
         }
         let chosen = self.tried.iter().copied().find(|tried| is_free(*tried));
-        // Who gives up earlier is wrong, whatever it says.
+        // Fewer candidates are a bug of the decision code: this value differs from its result.
         chosen.or_else(|| (self.tried.len() < TRIES).then_some(!id))
     }
 }

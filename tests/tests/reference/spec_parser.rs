@@ -1,4 +1,4 @@
-//! What a frame says, read with a packet library in the order that the specification gives.
+//! Parses frames with a packet library, in the order of the specification ("Parsing a frame").
 
 use std::net::IpAddr;
 
@@ -17,28 +17,28 @@ use crate::{
     world::{Case, World, scope},
 };
 
-/// A frame that has been read.
+/// A parsed frame.
 #[derive(Clone, Debug)]
-pub(crate) struct Reading {
-    /// Points 1 and 2.
-    pub(crate) unreadable_frame: Option<Reason>,
-    /// Points 3 and 4.
-    pub(crate) unreadable_header: Option<Reason>,
-    /// Points 5 and 6.
-    pub(crate) unreadable_content: Option<Reason>,
+pub(crate) struct ParsedFrame {
+    /// Error of steps 1 and 2.
+    pub(crate) error_frame: Option<Reason>,
+    /// Error of steps 3 and 4.
+    pub(crate) error_header: Option<Reason>,
+    /// Error of steps 5 and 6.
+    pub(crate) error_content: Option<Reason>,
     pub(crate) to_mac: [u8; 6],
     pub(crate) from_mac: [u8; 6],
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
-    /// What the IP header says that follows it.
+    /// Protocol field of the IP header.
     pub(crate) protocol: Option<u8>,
-    /// What is behind that and all extensions.
+    /// L4 header behind all extension headers.
     pub(crate) transport: Option<Transport>,
-    /// What there is if nothing is unreadable.
+    /// L4 content, if there is no error.
     pub(crate) content: Content,
-    /// The transport header with ports, if it is in this packet.
+    /// Transport header with ports, if the packet contains it.
     pub(crate) ports_header: Option<PortsHeader>,
-    /// Set for a first fragment.
+    /// Datagram of a first fragment.
     pub(crate) first_of: Option<Datagram>,
 }
 
@@ -46,20 +46,20 @@ pub(crate) struct Reading {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PortsHeader {
     pub(crate) protocol: u8,
-    /// SYN and ACK of TCP, if they and the two bytes behind them are there.
+    /// SYN and ACK of TCP, if the packet contains them and the two bytes behind them.
     pub(crate) flags: Option<(bool, bool)>,
 }
 
-/// What is behind the IP header and its extensions.
+/// The header behind the IP header and its extension headers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Transport {
     pub(crate) protocol: u8,
-    /// Where it starts in the frame.
+    /// Its offset in the frame.
     pub(crate) at: usize,
     pub(crate) is_fragment: bool,
 }
 
-/// What a packet carries.
+/// L4 content of a packet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Content {
     None,
@@ -67,7 +67,7 @@ pub(crate) enum Content {
         source: u16,
         destination: u16,
     },
-    /// The message starts at `at`, unless it is in another fragment.
+    /// Offset of the message, unless it is in another fragment.
     EchoRequest {
         id: u16,
         at: Option<usize>,
@@ -79,38 +79,38 @@ pub(crate) enum Content {
     Error {
         kind: u8,
         code: u8,
-        quoted: Quoted,
+        inner: InnerPacket,
     },
 }
 
-/// The packet in an ICMP error.
+/// Inner packet of an ICMP error.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Quoted {
+pub(crate) struct InnerPacket {
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
-    pub(crate) content: QuotedContent,
+    pub(crate) content: InnerContent,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum QuotedContent {
+pub(crate) enum InnerContent {
     Ports { source: u16, destination: u16 },
     EchoRequest { id: u16, at: usize },
 }
 
 const NOTHING: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 const ETHERNET: usize = 14;
-/// How many headers between the IPv6 header and what it carries are skipped.
+/// Most extension headers that are skipped.
 const EXTENSION_HEADERS: usize = 6;
 /// `IPPROTO_DCCP`, `IPPROTO_UDPLITE`.
 const DCCP: u8 = 33;
 const UDP_LITE: u8 = 136;
 
-/// Reads a frame. What later fragments carry is in `memory`.
-pub(crate) fn read(case: &Case<'_>, world: &World, memory: &SpecState, now: u64) -> Reading {
-    let mut reading = Reading {
-        unreadable_frame: None,
-        unreadable_header: None,
-        unreadable_content: None,
+/// Parses a frame. `memory` contains the content of first fragments.
+pub(crate) fn parse(case: &Case<'_>, world: &World, memory: &SpecState, now: u64) -> ParsedFrame {
+    let mut reading = ParsedFrame {
+        error_frame: None,
+        error_header: None,
+        error_content: None,
         to_mac: [0; 6],
         from_mac: [0; 6],
         source: NOTHING,
@@ -124,12 +124,11 @@ pub(crate) fn read(case: &Case<'_>, world: &World, memory: &SpecState, now: u64)
     let is_ipv6 = match read_ethernet(case, &mut reading) {
         Ok(is_ipv6) => is_ipv6,
         Err(reason) => {
-            reading.unreadable_frame = Some(reason);
+            reading.error_frame = Some(reason);
             return reading;
         }
     };
-    // Behind a container's interface only addresses count, and of the host's own packets only what they
-    // carry.
+    // The hook at `eth0` uses addresses only, and the one at the uplink's egress the content only.
     let is_ipv6_in_use =
         world.shares_ipv6() || matches!(case.hook, HookPoint::ContainerEth0Ingress | HookPoint::UplinkEgress);
     let header = match is_ipv6 {
@@ -140,7 +139,7 @@ pub(crate) fn read(case: &Case<'_>, world: &World, memory: &SpecState, now: u64)
     let header = match header {
         Ok(header) => header,
         Err(reason) => {
-            reading.unreadable_header = Some(reason);
+            reading.error_header = Some(reason);
             return reading;
         }
     };
@@ -152,13 +151,13 @@ pub(crate) fn read(case: &Case<'_>, world: &World, memory: &SpecState, now: u64)
     });
     match read_content(case, &header, memory, now, &mut reading) {
         Ok(content) => reading.content = content,
-        Err(reason) => reading.unreadable_content = Some(reason),
+        Err(reason) => reading.error_content = Some(reason),
     }
     reading
 }
 
-/// Points 1 and 2. Whether it is IPv6 rather than IPv4.
-fn read_ethernet(case: &Case<'_>, reading: &mut Reading) -> Result<bool, Reason> {
+/// Steps 1 and 2. Returns whether it is IPv6 rather than IPv4.
+fn read_ethernet(case: &Case<'_>, reading: &mut ParsedFrame) -> Result<bool, Reason> {
     let is_from_outside = case.hook == HookPoint::UplinkIngress;
     if let Some(tag) = case.tag {
         let vlan = tag & 0xfff;
@@ -170,7 +169,7 @@ fn read_ethernet(case: &Case<'_>, reading: &mut Reading) -> Result<bool, Reason>
     reading.to_mac = ethernet.destination();
     reading.from_mac = ethernet.source();
     match ethernet.ether_type() {
-        // The kernel takes the first tag off, so one that is in place is the second.
+        // The kernel removes the first tag, so a tag in the frame is a second one.
         EtherType::VLAN_TAGGED_FRAME | EtherType::PROVIDER_BRIDGING | EtherType::VLAN_DOUBLE_TAGGED_FRAME => {
             Err(Reason::Vlan)
         }
@@ -181,7 +180,7 @@ fn read_ethernet(case: &Case<'_>, reading: &mut Reading) -> Result<bool, Reason>
     }
 }
 
-/// An IP header; `packet` is the packet without padding.
+/// An IP header. `packet` is the packet without padding.
 struct Header<'a> {
     source: IpAddr,
     destination: IpAddr,
@@ -194,19 +193,19 @@ enum Rest {
     V6 { next_header: u8 },
 }
 
-/// Where a fragment belongs.
+/// Datagram of a fragment.
 #[derive(Clone, Copy)]
 struct Piece {
     id: u32,
     is_first: bool,
 }
 
-/// A packet without what the sender says is behind its end.
+/// Returns a packet without padding.
 fn without_padding(packet: &[u8], length: usize) -> &[u8] {
     packet.get(..length).unwrap_or(packet)
 }
 
-/// Point 4 for IPv4.
+/// Step 4 for IPv4.
 fn read_ipv4(frame: &[u8]) -> Result<Header<'_>, Reason> {
     let packet = &frame[ETHERNET..];
     let header = Ipv4HeaderSlice::from_slice(packet).map_err(|_wrong| Reason::Malformed)?;
@@ -230,7 +229,7 @@ fn read_ipv4(frame: &[u8]) -> Result<Header<'_>, Reason> {
     })
 }
 
-/// Point 4 for IPv6.
+/// Step 4 for IPv6.
 fn read_ipv6(frame: &[u8]) -> Result<Header<'_>, Reason> {
     let packet = &frame[ETHERNET..];
     let header = Ipv6HeaderSlice::from_slice(packet).map_err(|_wrong| Reason::Malformed)?;
@@ -246,13 +245,13 @@ fn read_ipv6(frame: &[u8]) -> Result<Header<'_>, Reason> {
     })
 }
 
-/// Points 5 and 6.
+/// Steps 5 and 6.
 fn read_content(
     case: &Case<'_>,
     header: &Header<'_>,
     memory: &SpecState,
     now: u64,
-    reading: &mut Reading,
+    reading: &mut ParsedFrame,
 ) -> Result<Content, Reason> {
     let (protocol, offset, piece) = match header.rest {
         Rest::V4 { length, protocol, piece } => (protocol, length, piece),
@@ -273,14 +272,14 @@ fn read_content(
                 Some(Carried::Ports { source, destination }) => Ok(Content::Ports { source, destination }),
                 Some(Carried::EchoRequest(id)) => Ok(Content::EchoRequest { id, at: None }),
                 Some(Carried::EchoReply(id)) => Ok(Content::EchoReply { id, at: None }),
-                Some(Carried::Contradicted) | None => Err(Reason::Fragment),
+                Some(Carried::Conflict) | None => Err(Reason::Fragment),
             };
         }
         reading.first_of = Some(datagram);
     }
     let (message, at) = (&header.packet[offset..], ETHERNET + offset);
     if has_ports(protocol) {
-        // All of them have the ports where UDP has them.
+        // All of them have the ports at UDP's offsets.
         let ports = UdpHeaderSlice::from_slice(message).map_err(|_short| Reason::Malformed)?;
         let flags = message.get(..16).map(|header| (header[13] & 0x02 != 0, header[13] & 0x10 != 0));
         reading.ports_header = Some(PortsHeader { protocol, flags });
@@ -298,16 +297,16 @@ fn read_content(
             if piece.is_some() {
                 return Err(Reason::Fragment);
             }
-            let quoted = read_quoted(is_ipv4, &message[8..], at + 8).ok_or(Reason::Quoted)?;
-            Ok(Content::Error { kind, code, quoted })
+            let inner = parse_inner(is_ipv4, &message[8..], at + 8).ok_or(Reason::Quoted)?;
+            Ok(Content::Error { kind, code, inner })
         }
         (false, 133..=137) => Err(Reason::Neighbour),
         _ => Err(Reason::Icmp),
     }
 }
 
-/// What an ICMP error quotes, if it is something that counts. Lengths in it are not looked at.
-fn read_quoted(is_ipv4: bool, packet: &[u8], at: usize) -> Option<Quoted> {
+/// Parses the inner packet of an ICMP error, without its length fields. `None` if it is not valid.
+fn parse_inner(is_ipv4: bool, packet: &[u8], at: usize) -> Option<InnerPacket> {
     let (source, destination, protocol, offset, piece) = if is_ipv4 {
         let header = Ipv4HeaderSlice::from_slice(packet).ok()?;
         let is_first = header.fragments_offset().value() == 0;
@@ -326,7 +325,7 @@ fn read_quoted(is_ipv4: bool, packet: &[u8], at: usize) -> Option<Quoted> {
     let message = packet.get(offset..)?;
     let content = if has_ports(protocol) {
         let [s0, s1, d0, d1] = *message.first_chunk()?;
-        QuotedContent::Ports {
+        InnerContent::Ports {
             source: u16::from_be_bytes([s0, s1]),
             destination: u16::from_be_bytes([d0, d1]),
         }
@@ -335,15 +334,15 @@ fn read_quoted(is_ipv4: bool, packet: &[u8], at: usize) -> Option<Quoted> {
         if kind != if is_ipv4 { 8 } else { 128 } {
             return None;
         }
-        QuotedContent::EchoRequest { id: u16::from_be_bytes(id), at: at + offset }
+        InnerContent::EchoRequest { id: u16::from_be_bytes(id), at: at + offset }
     } else {
         return None;
     };
-    Some(Quoted { source, destination, content })
+    Some(InnerPacket { source, destination, content })
 }
 
-/// Follows IPv6 extension headers: what they lead to, where it starts, and which fragment it is of. Of
-/// several fragment headers, of which the specification says nothing, the last one of a fragment counts.
+/// Skips IPv6 extension headers, and returns the protocol and offset of the header behind them, and the
+/// fragment. Of several fragment headers the last one that marks a fragment is used.
 fn skip_extension_headers(
     mut next: u8,
     packet: &[u8],
@@ -385,11 +384,11 @@ fn skip_extension_headers(
     Ok((next, offset, piece))
 }
 
-/// What follows an authentication header, and its length.
+/// Returns the next header and the length of an authentication header.
 fn authentication_header(bytes: &[u8]) -> Result<(u8, usize), Reason> {
     match IpAuthHeaderSlice::from_slice(bytes) {
         Ok(header) => Ok((header.next_header().0, header.slice().len())),
-        // One that authenticates nothing is shorter than the library allows, but says where it ends.
+        // A header without authentication data is too short for the library, but has a valid length field.
         Err(_) => match bytes {
             [next, 0, ..] if bytes.len() >= 8 => Ok((*next, 8)),
             _ => Err(Reason::Malformed),
@@ -404,12 +403,12 @@ fn has_ports(protocol: u8) -> bool {
     matches!(protocol, TCP | UDP | DCCP | SCTP | UDP_LITE)
 }
 
-/// The protocol of ICMP messages.
+/// Returns the protocol number of ICMP.
 pub(crate) fn icmp(is_ipv4: bool) -> u8 {
     if is_ipv4 { ip_number::ICMP.0 } else { ip_number::IPV6_ICMP.0 }
 }
 
-/// The container behind a loopback device, as its frames say; 0 if they say nothing.
+/// Returns the slot in the MAC address of a frame from a container's loopback device; 0 if there is none.
 pub(crate) fn loopback_slot(case: &Case<'_>) -> u16 {
     let ethernet = Ethernet2HeaderSlice::from_slice(case.frame).ok();
     ethernet.and_then(|ethernet| slot_of_loopback(ethernet.source())).unwrap_or(HOST_SLOT)

@@ -1,4 +1,4 @@
-//! What the model remembers between packets.
+//! State of the model between packets.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -13,10 +13,10 @@ use portmap_common::{
 
 use crate::world::World;
 
-/// What all fragments of one datagram have in common.
+/// Identity of a fragmented datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Datagram {
-    /// Who sent it, see [`FragmentKey4::scope`].
+    /// Its sender, see [`FragmentKey4::scope`].
     pub(crate) scope: u16,
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
@@ -25,7 +25,7 @@ pub(crate) struct Datagram {
     pub(crate) protocol: Option<u8>,
 }
 
-/// What the first fragment of a datagram carried.
+/// L4 content of a datagram's first fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Carried {
     Ports {
@@ -34,100 +34,104 @@ pub(crate) enum Carried {
     },
     EchoRequest(u16),
     EchoReply(u16),
-    /// First fragments said different things.
-    Contradicted,
+    /// First fragments with different contents.
+    Conflict,
 }
 
-/// Who sent an echo request; the host has slot and generation 0.
+/// Owner of an ICMP identifier. The host has slot and generation 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Asker {
+pub(crate) struct IdOwner {
     pub(crate) slot: u16,
     pub(crate) generation: u32,
-    /// The identifier that it used.
+    /// The identifier that it uses itself.
     pub(crate) id: u16,
 }
 
-/// Something to be remembered.
+/// A change of state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Note {
+pub(crate) enum StateChange {
     Fragment(Datagram, u64, Carried),
-    /// Pinged address and identifier in the answer, and when who has asked last.
-    Echo(IpAddr, u16, u64, Asker),
-    /// The host has sent something at that time.
+    /// Peer, identifier on the wire, and time and owner of the last request.
+    Echo(IpAddr, u16, u64, IdOwner),
+    /// Time of the host's last packet in a flow.
     HostFlow(HostFlowKey, u64),
-    /// A container has asked for a neighbour at that time.
+    /// Time at which a container was charged for a neighbour.
     Neighbour(u16, IpAddr, u64),
 }
 
-/// The fragments and echo requests of the past.
+/// State of the model.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SpecState {
     pub(crate) fragments: HashMap<Datagram, (u64, Carried)>,
-    pub(crate) echoes: HashMap<(IpAddr, u16), (u64, Asker)>,
+    pub(crate) echoes: HashMap<(IpAddr, u16), (u64, IdOwner)>,
     pub(crate) host_flows: HashMap<HostFlowKey, u64>,
     pub(crate) neighbours: HashMap<(u16, IpAddr), u64>,
 }
 
 impl SpecState {
-    pub(crate) fn write(&mut self, note: Note) {
-        match note {
-            Note::Fragment(datagram, seen, carried) => {
+    pub(crate) fn write(&mut self, change: StateChange) {
+        match change {
+            StateChange::Fragment(datagram, seen, carried) => {
                 self.fragments.insert(datagram, (seen, carried));
             }
-            Note::Echo(peer, id, seen, asker) => {
-                self.echoes.insert((peer, id), (seen, asker));
+            StateChange::Echo(peer, id, seen, owner) => {
+                self.echoes.insert((peer, id), (seen, owner));
             }
-            Note::HostFlow(key, seen) => {
+            StateChange::HostFlow(key, seen) => {
                 self.host_flows.insert(key, seen);
             }
-            Note::Neighbour(slot, address, seen) => {
+            StateChange::Neighbour(slot, address, seen) => {
                 self.neighbours.insert((slot, address), seen);
             }
         }
     }
 
-    /// Everything that is remembered.
-    pub(crate) fn notes(&self) -> impl Iterator<Item = Note> {
+    /// Returns the whole state as changes.
+    pub(crate) fn changes(&self) -> impl Iterator<Item = StateChange> {
         let fragments = self
             .fragments
             .iter()
-            .map(|(datagram, (seen, carried))| Note::Fragment(*datagram, *seen, *carried));
-        let echoes =
-            self.echoes.iter().map(|((peer, id), (seen, asker))| Note::Echo(*peer, *id, *seen, *asker));
-        let host_flows = self.host_flows.iter().map(|(key, seen)| Note::HostFlow(*key, *seen));
-        let neighbours =
-            self.neighbours.iter().map(|((slot, address), seen)| Note::Neighbour(*slot, *address, *seen));
+            .map(|(datagram, (seen, carried))| StateChange::Fragment(*datagram, *seen, *carried));
+        let echoes = self
+            .echoes
+            .iter()
+            .map(|((peer, id), (seen, owner))| StateChange::Echo(*peer, *id, *seen, *owner));
+        let host_flows = self.host_flows.iter().map(|(key, seen)| StateChange::HostFlow(*key, *seen));
+        let neighbours = self
+            .neighbours
+            .iter()
+            .map(|((slot, address), seen)| StateChange::Neighbour(*slot, *address, *seen));
         fragments.chain(echoes).chain(host_flows).chain(neighbours)
     }
 
-    /// What the first fragment carried, if it is known and not too old.
+    /// Returns the content of the first fragment, if the entry is valid.
     pub(crate) fn carried(&self, datagram: &Datagram, now: u64) -> Option<Carried> {
         let (seen, carried) = self.fragments.get(datagram)?;
         (now - seen <= FRAGMENT_LIFETIME).then_some(*carried)
     }
 
-    /// What a first fragment carried that is so young that another one is of the same datagram.
-    pub(crate) fn just_carried(&self, datagram: &Datagram, now: u64) -> Option<Carried> {
+    /// Returns the content of a first fragment within the conflict window.
+    pub(crate) fn recent(&self, datagram: &Datagram, now: u64) -> Option<Carried> {
         let (seen, carried) = self.fragments.get(datagram)?;
         (now - seen <= CONFLICT_WINDOW).then_some(*carried)
     }
 
-    /// The host, or the container that still exists, to which an answer with this identifier belongs.
-    pub(crate) fn asker(&self, world: &World, peer: IpAddr, id: u16) -> Option<Asker> {
-        let (_, asker) = self.echoes.get(&(peer, id))?;
+    /// Returns the owner of an identifier: the host, or a container that still exists.
+    pub(crate) fn owner(&self, world: &World, peer: IpAddr, id: u16) -> Option<IdOwner> {
+        let (_, owner) = self.echoes.get(&(peer, id))?;
         let is_there =
-            asker.slot == HOST_SLOT || world.containers.get(&asker.slot) == Some(&asker.generation);
-        is_there.then_some(*asker)
+            owner.slot == HOST_SLOT || world.containers.get(&owner.slot) == Some(&owner.generation);
+        is_there.then_some(*owner)
     }
 
-    /// The same, if it has asked so lately that nobody else gets the identifier.
-    pub(crate) fn keeper(&self, world: &World, peer: IpAddr, id: u16, now: u64) -> Option<Asker> {
+    /// Returns the owner of an identifier, if its last request is recent enough to keep it.
+    pub(crate) fn current_owner(&self, world: &World, peer: IpAddr, id: u16, now: u64) -> Option<IdOwner> {
         let (seen, _) = self.echoes.get(&(peer, id))?;
-        if now - seen > ECHO_LIFETIME { None } else { self.asker(world, peer, id) }
+        if now - seen > ECHO_LIFETIME { None } else { self.owner(world, peer, id) }
     }
 }
 
-/// A note as it lies in the maps.
+/// A state change as a map entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
     Fragment4(FragmentKey4, FragCacheEntry),
@@ -137,15 +141,15 @@ pub(crate) enum Entry {
     Neighbour(NeighbourKey, Neighbour),
 }
 
-impl From<Note> for Entry {
-    fn from(note: Note) -> Self {
-        match note {
-            Note::Fragment(Datagram { scope, source, destination, id, protocol }, seen, carried) => {
+impl From<StateChange> for Entry {
+    fn from(change: StateChange) -> Self {
+        match change {
+            StateChange::Fragment(Datagram { scope, source, destination, id, protocol }, seen, carried) => {
                 let (kind, source_port, destination_port) = match carried {
                     Carried::Ports { source, destination } => (FragCacheEntry::PORTS, source, destination),
                     Carried::EchoRequest(id) => (FragCacheEntry::ECHO_REQUEST, id, 0),
                     Carried::EchoReply(id) => (FragCacheEntry::ECHO_REPLY, id, 0),
-                    Carried::Contradicted => (FragCacheEntry::CONFLICT, 0, 0),
+                    Carried::Conflict => (FragCacheEntry::CONFLICT, 0, 0),
                 };
                 let fragment =
                     FragCacheEntry { seen, kind, source: source_port, destination: destination_port };
@@ -167,15 +171,15 @@ impl From<Note> for Entry {
                     mixed => panic!("addresses of two versions: {mixed:?}"),
                 }
             }
-            Note::HostFlow(key, seen) => Self::HostFlow(key, HostFlow { seen }),
-            Note::Neighbour(slot, address, seen) => {
+            StateChange::HostFlow(key, seen) => Self::HostFlow(key, HostFlow { seen }),
+            StateChange::Neighbour(slot, address, seen) => {
                 let (address, version) = in_map(address);
                 let key = NeighbourKey { address, slot: slot.into(), version };
                 Self::Neighbour(key, Neighbour { seen })
             }
-            Note::Echo(peer, id, seen, asker) => {
+            StateChange::Echo(peer, id, seen, owner) => {
                 let (peer, version) = in_map(peer);
-                let echo = Echo { generation: asker.generation, slot: asker.slot, id: asker.id, seen };
+                let echo = Echo { generation: owner.generation, slot: owner.slot, id: owner.id, seen };
                 let key = EchoKey { peer, id: id.into(), version };
                 Self::Echo(key, echo)
             }
@@ -183,7 +187,7 @@ impl From<Note> for Entry {
     }
 }
 
-/// An address as a key has it, and its version.
+/// Returns an address in the form of a key, and its IP version.
 fn in_map(address: IpAddr) -> (Address6, u32) {
     let (octets, version) = match address {
         IpAddr::V4(address) => (address.to_ipv6_mapped().octets(), 4),

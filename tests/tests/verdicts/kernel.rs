@@ -1,4 +1,4 @@
-//! The loaded programs: running them on a frame, and telling what they did.
+//! Runs the loaded programs on frames and reads their effects.
 
 use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
 use portmap::{
@@ -22,11 +22,11 @@ use portmap_ebpf::{Tables as _, Verdict, verdict::Origin};
 
 use crate::world::{A, B, CONFIG, FREE, LISTENER, MAC, MTU, OTHER_BROADCAST, P, UPLINK, ifindex, tables};
 
-/// What a verdict does that can be seen from outside: the code for the kernel and the counts.
+/// Observable effects of a verdict: return code and counters.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Effects {
     pub(crate) code: i32,
-    /// Slot and path of each count of a packet.
+    /// Slot and path of each counted packet.
     pub(crate) delivered: Vec<(u16, &'static str)>,
     pub(crate) dropped: Vec<(u16, &'static str, &'static str)>,
     pub(crate) left_to_host: Vec<(&'static str, &'static str)>,
@@ -83,7 +83,7 @@ impl Counts {
         }
     }
 
-    /// Everything that has been counted since, one element for each packet.
+    /// Returns the difference to earlier counters, with one element per packet.
     pub(crate) fn since(&self, before: &Self, code: i32, bytes: u64) -> Effects {
         let mut effects = Effects { code, ..Effects::default() };
         for (place, slot) in SLOTS.into_iter().enumerate() {
@@ -136,7 +136,7 @@ pub(crate) fn build_world(pins: &Pins) -> Maps {
         link::set_up(&netlink, index, name).expect("up");
     }
     link::set_up(&netlink, link::LOOPBACK, "lo").expect("up");
-    programs::load(pins).expect("the kernel takes the programs");
+    programs::load(pins).expect("the kernel accepts the programs");
     let maps = Maps::open(pins).expect("the maps");
     let open = format!("{FREE},{LISTENER}");
     let reach = Reach { host: open.parse().expect("ports"), ..Reach::default() };
@@ -153,7 +153,7 @@ pub(crate) fn build_world(pins: &Pins) -> Maps {
     maps
 }
 
-/// `__sk_buff` as far as a test run reads it (`linux/bpf.h`): all but `ifindex` stay zero.
+/// Returns the context of a test run, `__sk_buff` of `linux/bpf.h`, with all fields zero except `ifindex`.
 pub(crate) fn context(ifindex: u32) -> [u8; 192] {
     const OFFSET_OF_IFINDEX: usize = 40;
     let mut context = [0; 192];
@@ -161,7 +161,7 @@ pub(crate) fn context(ifindex: u32) -> [u8; 192] {
     context
 }
 
-/// Runs a hook's program on a frame: what it returns, and the frame afterwards.
+/// Runs a hook's program on a frame, and returns its return code and the frame behind it.
 pub(crate) fn run(pins: &Pins, hook: HookPoint, frame: &[u8]) -> Result<(i32, Vec<u8>), ProgramError> {
     let program = SchedClassifier::from_pin(pins.program(hook.program())).expect("pinned");
     let context = context(ifindex(hook));

@@ -17,7 +17,7 @@ use portmap_ebpf::{PacketBuf, Verdict, hooks, testing::FakeTables};
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 pub(crate) const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
-/// The broadcast address of another network of the host's, inside the shared one.
+/// Broadcast address of another network of the host's, inside the shared one.
 pub(crate) const OTHER_BROADCAST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 31);
 pub(crate) const FAR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
 pub(crate) const LOCAL: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -25,23 +25,23 @@ pub(crate) const ALSO_LOCAL: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 254);
 pub(crate) const MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 1];
 pub(crate) const OTHER_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 9];
 
-/// The slots of two containers, and a port of each. The second one's are the first and the last there are.
+/// Slots of two containers, and their ports. The second one has the lowest and the highest port.
 pub(crate) const A: u16 = 1;
 pub(crate) const B: u16 = 7;
 pub(crate) const A_PORT: u16 = 31000;
-/// A container that keeps loopback addresses to itself.
+/// A container that keeps loopback addresses private.
 pub(crate) const P: u16 = 9;
 pub(crate) const P_PORT: u16 = 32000;
 pub(crate) const B_PORT: u16 = 65535;
 pub(crate) const B_LOW_PORT: u16 = 1;
-/// One of the host's that containers may reach, one that they may not, and the daemon's.
+/// An open port of the host's, a closed one, and the daemon's listener.
 pub(crate) const FREE: u16 = 80;
 pub(crate) const CLOSED: u16 = 81;
 pub(crate) const LISTENER: u16 = 5051;
 pub(crate) const UPLINK: u32 = 77;
 /// The MTU of all interfaces, in bytes.
 pub(crate) const MTU: u32 = 1500;
-/// Length in bytes of the longest frame that they carry: an Ethernet header in addition.
+/// Length in bytes of the longest frame that this MTU allows, with its Ethernet header.
 pub(crate) const LONGEST: u32 = MTU + 14;
 pub(crate) const ETH0: u32 = 2;
 
