@@ -1,4 +1,4 @@
-//! What is asserted of one verdict.
+//! The assertions on one verdict.
 
 use portmap_common::{
     event::DropEvent,
@@ -16,16 +16,16 @@ use portmap_ebpf::{
 use crate::{
     expected::{self, Delivery, Expected, Outcome, Question, is_live},
     hook_ctx::HookCtx,
-    reader::{self, Content, Packet, Piece, has_ports},
+    reader::{self, Content, Packet, Part, has_ports},
     state::State,
     values::{HOST, HOST6},
     world::World,
 };
 
-/// Identifiers of an echo that are tried at most.
+/// Most candidate identifiers of an echo request.
 const ATTEMPTS: usize = 8;
 
-/// One frame, and everything that is known about it; printed if something does not hold.
+/// One frame with its context, which is printed if an assertion fails.
 struct Case<'a> {
     ctx: &'a HookCtx,
     frame: &'a [u8],
@@ -33,7 +33,7 @@ struct Case<'a> {
     verdict: Verdict,
 }
 
-/// Decides on a frame, asserts everything, and brings `model`, the specification's memory, up to date.
+/// Decides on a frame, checks all assertions, and updates `model`, the specification's state.
 pub fn step(ctx: &HookCtx, frame: &[u8], world: &World, model: &mut State) -> Verdict {
     let before = world.clone();
     let verdict = ctx.decide(frame, world);
@@ -49,7 +49,7 @@ pub fn step(ctx: &HookCtx, frame: &[u8], world: &World, model: &mut State) -> Ve
     verdict
 }
 
-/// Whether a verdict is what is specified; identifiers of echoes are looked at when they are remembered.
+/// Returns whether a verdict is the specified one. Identifiers of echo requests are checked with the state.
 fn agrees(verdict: &Verdict, expected: &Expected) -> bool {
     match (*verdict, *expected) {
         (Verdict::Continue(_), Expected::Left)
@@ -87,15 +87,16 @@ impl Case<'_> {
         }
     }
 
-    /// What must never be, told from the bytes at their places alone.
+    /// Asserts invariants that depend only on bytes at fixed offsets.
     fn never(&self, world: &World) {
         match self.verdict {
             Verdict::ToContainer { owner, rewrite, .. } => {
-                self.assert(owner.ifindex != 0 && owner.slot != HOST_SLOT, || "to nobody".to_owned());
+                self.assert(owner.ifindex != 0 && owner.slot != HOST_SLOT, || "to no container".to_owned());
                 let memory = self.before.memory.borrow();
-                let asked = memory.echoes.values().chain(&memory.crowd).any(|echo| echo.slot == owner.slot);
+                let asked =
+                    memory.echoes.values().chain(&memory.default_owner).any(|echo| echo.slot == owner.slot);
                 self.assert(world.owns_any(owner.slot) || asked, || {
-                    "to somebody without business".to_owned()
+                    "to a container that is not concerned".to_owned()
                 });
                 self.message(rewrite);
             }
@@ -112,7 +113,7 @@ impl Case<'_> {
             }
             Verdict::Drop { reason, .. } if self.ctx.hook == HookPoint::UplinkIngress => {
                 let documented = matches!(reason, Reason::Destination | Reason::SourceAddress);
-                self.assert(documented, || "dropped what is the host's".to_owned());
+                self.assert(documented, || "drops a packet of the host's".to_owned());
             }
             _ => {}
         }
@@ -123,7 +124,8 @@ impl Case<'_> {
         }
     }
 
-    /// What leaves a container has its address and, where a plain header is, its port.
+    /// Asserts that a packet from a container has an allowed source address and, on the fast path, an own
+    /// port.
     fn sender(&self, slot: u16, world: &World) {
         let frame = self.frame;
         let is_v6 = frame[12..14] == [0x86, 0xdd];
@@ -136,15 +138,15 @@ impl Case<'_> {
             [first, _, _, _] => source == HOST || first == 127,
             _ => source == HOST6 || source.iter().rev().skip(1).all(|byte| *byte == 0),
         };
-        self.assert(allowed, || "left with somebody else's address".to_owned());
+        self.assert(allowed, || "leaves with a foreign address".to_owned());
         let is_later = !is_v6 && (frame[20] & 0x1f, frame[21]) != (0, 0);
         if has_ports(protocol) && !is_later {
             let port = u16::from_be_bytes([frame[start], frame[start + 1]]);
-            self.assert(world.port(port).slot == slot, || "left with somebody else's port".to_owned());
+            self.assert(world.port(port).slot == slot, || "leaves with a foreign port".to_owned());
         }
     }
 
-    /// What gets another identifier is an echo message in the frame that has the one it is said to have.
+    /// Asserts that a rewrite applies to an echo message in the frame with the stated identifier.
     fn message(&self, rewrite: IcmpIdRewrite) {
         let IcmpIdRewrite { message, from, to } = rewrite;
         if rewrite == IcmpIdRewrite::NONE {
@@ -154,10 +156,10 @@ impl Case<'_> {
         let is_echo = bytes.is_some_and(|bytes| {
             matches!(bytes[0], 0 | 8 | 128 | 129) && bytes[4..6] == from.to_be_bytes() && from != to
         });
-        self.assert(is_echo, || "renumbers what is no such echo".to_owned());
+        self.assert(is_echo, || "rewrites bytes that are no such echo message".to_owned());
     }
 
-    /// The memory afterwards is what the specification remembers.
+    /// Asserts that the state afterwards is the specified one.
     fn remembered(&self, outcome: &Outcome, world: &World, model: &mut State) {
         let is_dropped = matches!(self.verdict, Verdict::Drop { .. });
         if let Some((datagram, fragment)) = outcome.first
@@ -165,30 +167,31 @@ impl Case<'_> {
         {
             model.fragments.insert(datagram, fragment);
         }
-        if let Some((peer, id)) = outcome.host_asks {
+        if let Some((peer, id)) = outcome.reserves {
             let noted = world.memory.borrow().echo(peer, id);
             let host = Echo { generation: 0, slot: HOST_SLOT, id, seen: self.before.now };
             self.assert(noted == Some(host), || {
-                format!("the host's request with identifier {id} is not noted")
+                format!("the host's request with identifier {id} is not reserved")
             });
             if model.echo(peer, id) != noted {
                 model.echoes.extend(noted.map(|echo| ((peer, id), echo)));
             }
         }
-        if let Some(key) = outcome.host_speaks {
+        if let Some(key) = outcome.host_flow {
             model.host_flows.insert(key, self.before.now);
         }
-        if let Some(key) = outcome.asks_for {
+        if let Some(key) = outcome.charges {
             model.neighbours.insert(key, self.before.now);
         }
         if let Expected::Ask(question) = outcome.expected {
             self.asked(&question, world, model);
         }
         let memory = world.memory.borrow();
-        self.assert(*memory == *model, || format!("remembers {memory:?},\nspecified {model:?}"));
+        self.assert(*memory == *model, || format!("state {memory:?},\nspecified {model:?}"));
     }
 
-    /// Identifiers are taken from nobody who still waits for an answer, and changed only if they must be.
+    /// Asserts that no current owner loses an identifier, and that identifiers are rewritten only if
+    /// necessary.
     fn asked(&self, question: &Question, world: &World, model: &mut State) {
         let Question { asker, peer, message, .. } = *question;
         let is_taken = |echo: Echo| {
@@ -205,7 +208,7 @@ impl Case<'_> {
                 continue;
             }
             let was_taken = model.echo(key.0, key.1).is_some_and(is_taken);
-            self.assert(key.0 == peer && !was_taken, || format!("{key:?} is taken from who waits for it"));
+            self.assert(key.0 == peer && !was_taken, || format!("{key:?} is taken from its current owner"));
             if *echo == asker {
                 claimed += 1;
             } else {
@@ -213,32 +216,32 @@ impl Case<'_> {
             }
             model.echoes.insert(*key, *echo);
         }
-        self.assert(taken_by_others <= lost && claimed <= 1, || "more identifiers than needed".to_owned());
+        self.assert(taken_by_others <= lost && claimed <= 1, || "claims more than one identifier".to_owned());
         let Verdict::ToOutside { rewrite, .. } = self.verdict else {
             let busy = model.echoes.iter().filter(|((to, _), echo)| *to == peer && is_taken(**echo)).count();
-            let is_busy = busy >= ATTEMPTS || model.crowd.is_some_and(is_taken);
-            self.assert(claimed == 0 && is_busy, || "identifiers are free".to_owned());
+            let is_busy = busy >= ATTEMPTS || model.default_owner.is_some_and(is_taken);
+            self.assert(claimed == 0 && is_busy, || "a candidate is free".to_owned());
             return;
         };
         let is_changed = rewrite != IcmpIdRewrite::NONE;
         let outside = if is_changed { rewrite.to } else { asker.id };
         let is_kept = model.echo(peer, outside) == Some(asker);
-        self.assert(is_kept, || "the answer would not come back".to_owned());
+        self.assert(is_kept, || "the reply would be lost".to_owned());
         let is_right = !is_changed || (rewrite.message, rewrite.from) == (message, asker.id);
         self.assert(is_right, || format!("specified: {question:?}"));
         let must_change = own_was_taken || lost > 0;
-        self.assert(is_changed == must_change, || "another identifier, or none".to_owned());
+        self.assert(is_changed == must_change, || "a needless rewrite, or none".to_owned());
     }
 
-    /// The same frame again has the same verdict, and nothing more is remembered.
+    /// Asserts that a second decision on the frame is equal and changes no state.
     fn again(&self, world: &World) {
         let memory = world.memory.borrow().clone();
         let verdict = self.ctx.decide(self.frame, world);
         self.assert(verdict == self.verdict, || format!("decided again: {verdict:?}"));
-        self.assert(*world.memory.borrow() == memory, || "remembers more when it decides again".to_owned());
+        self.assert(*world.memory.borrow() == memory, || "changes state when it decides again".to_owned());
     }
 
-    /// What is behind the packet's own end changes nothing.
+    /// Asserts that padding has no influence.
     fn padding(&self, world: &World) {
         let Some(packet) = reader::packet(self.frame) else { return };
         if !packet.ends_by_itself {
@@ -251,20 +254,20 @@ impl Case<'_> {
             let verdict = self.ctx.decide(&other, &elsewhere);
             self.assert(verdict == self.verdict, || format!("with padding {padding:02x?}: {verdict:?}"));
             let same = *elsewhere.memory.borrow() == *world.memory.borrow();
-            self.assert(same, || format!("remembers something else with padding {padding:02x?}"));
+            self.assert(same, || format!("another state with padding {padding:02x?}"));
         }
     }
 
-    /// What a program decides without looking further is what it decides when it does.
+    /// Asserts that the fast path and the slow path agree.
     fn plain(&self, world: &World) {
         let elsewhere = self.before.clone();
         let Some(verdict) = self.ctx.decide_fast_path(self.frame, &elsewhere) else { return };
-        self.assert(verdict == self.verdict, || format!("as a plain packet: {verdict:?}"));
+        self.assert(verdict == self.verdict, || format!("on the fast path: {verdict:?}"));
         let same = *elsewhere.memory.borrow() == *world.memory.borrow();
-        self.assert(same, || "remembers something else as a plain packet".to_owned());
+        self.assert(same, || "another state on the fast path".to_owned());
     }
 
-    /// A verdict survives being reported, and a sample says what can be read.
+    /// Asserts that the verdict survives its encoding, and that a sample has the right fields.
     fn reports(&self) {
         let reported = verdict_codec::decode(verdict_codec::encode(&self.verdict));
         self.assert(reported == Some(self.verdict), || format!("reported as {reported:?}"));
@@ -279,10 +282,10 @@ impl Case<'_> {
         self.assert(is_right, || format!("{event:?}"));
         let place = if packet.is_v6 { 6 } else { 9 };
         self.assert(event.protocol == packet.bytes[place], || format!("{event:?}"));
-        // It does not look behind extension headers.
+        // A sample does not skip extension headers.
         let plain = packet
             .behind()
-            .filter(|behind| !(matches!(behind.piece, Piece::Later(_)) || packet.is_v6 && behind.at > 40));
+            .filter(|behind| !(matches!(behind.piece, Part::Later(_)) || packet.is_v6 && behind.at > 40));
         let ports = match plain.and_then(|behind| packet.content(behind)) {
             Some(Content::Ports(source, destination)) => (source, destination),
             _ => (0, 0),

@@ -1,4 +1,4 @@
-//! What `docs/datapath.md` says becomes of a frame: its tables under "By hook", row by row, but for the
+//! The expected verdict on a frame, from `docs/datapath.md`, "Verdicts by hook", row by row, without the
 //! reasons.
 
 use portmap_common::{
@@ -15,31 +15,31 @@ use portmap_ebpf::{
 
 use crate::{
     hook_ctx::HookCtx,
-    reader::{self, Behind, Content, Packet, Piece, Quote, is_loopback, is_one, mapped},
+    reader::{self, Behind, Content, Inner, Packet, Part, is_loopback, is_one, mapped},
     state::{Datagram, Peer, State},
     world::{OTHER_BROADCAST, World},
 };
 
-/// Nanoseconds for which a first fragment counts.
+/// Nanoseconds for which a fragment cache entry is valid.
 const LIFETIME: u64 = 30_000_000_000;
 
-/// Nanoseconds for which another first fragment contradicts it.
+/// Nanoseconds within which a different first fragment is a conflict.
 const CONFLICT_WINDOW: u64 = 1_000_000_000;
 
-/// Nanoseconds for which a container may answer what the host has sent.
+/// Nanoseconds for which a container may reply to the host.
 const FLOW_LIFETIME: u64 = 180_000_000_000;
 
-/// Nanoseconds for which a neighbour is not new.
+/// Nanoseconds for which a used neighbour is not new.
 const NEIGHBOUR_LIFETIME: u64 = 60_000_000_000;
 
-/// What becomes of a frame.
+/// An expected verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
     /// Left to the host.
     Left,
-    /// Not this hook's.
+    /// Already handled, or not counted at this hook.
     AlreadyHandled,
-    /// Stays in the container.
+    /// Stays inside the container.
     DeliverLocal(u16),
     /// Dropped, and counted for this slot.
     Dropped(u16),
@@ -47,65 +47,64 @@ pub enum Expected {
     Container(Delivery),
     /// From this slot to the outside.
     Outside(u16, NextHop),
-    /// From a container's slot to the outside with an identifier that is free, or dropped if too many are
-    /// taken.
+    /// From a container to the outside with a free identifier, or dropped if all candidates are taken.
     Ask(Question),
     /// From this slot to the host.
     Host(u16),
-    /// Out of the container.
+    /// Redirected to the container's `eth0`.
     Eth0(u32),
     /// Into the container's loopback device.
     Loopback,
-    /// Out of the uplink in a flow of its queue.
+    /// In a flow of the uplink's qdisc.
     AssignFlow(u16),
 }
 
-/// A packet for a container.
+/// A packet to a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// From where.
+    /// Its origin.
     pub origin: Origin,
-    /// To whom.
+    /// Its receiver.
     pub owner: PortEntry,
-    /// Whether to or from `::1`.
+    /// Whether it is from or to `::1`.
     pub by_loopback: bool,
-    /// The identifier that changes.
+    /// The rewrite of its identifier.
     pub rewrite: IcmpIdRewrite,
 }
 
 /// An echo request of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// Who asks.
+    /// The sender's slot.
     pub asker: Echo,
-    /// Who is asked.
+    /// The destination.
     pub peer: Peer,
-    /// By which neighbour.
+    /// The next hop.
     pub next_hop: NextHop,
-    /// Where the message is in the frame.
+    /// Offset of the message in the frame.
     pub message: usize,
 }
 
-/// What becomes of a frame, and what is remembered of it.
+/// The expected verdict and state changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// What becomes of it.
+    /// The verdict.
     pub expected: Expected,
-    /// What its later fragments will need.
+    /// New entry of the fragment cache.
     pub first: Option<(Datagram, FragCacheEntry)>,
-    /// The echo that the host itself asks for.
-    pub host_asks: Option<(Peer, u16)>,
-    /// The two ports between which the host speaks.
-    pub host_speaks: Option<HostFlowKey>,
-    /// The neighbour that a container asks for.
-    pub asks_for: Option<NeighbourKey>,
+    /// Identifier that the host reserves.
+    pub reserves: Option<(Peer, u16)>,
+    /// Flow of the host that is tracked.
+    pub host_flow: Option<HostFlowKey>,
+    /// Neighbour that a container is charged for.
+    pub charges: Option<NeighbourKey>,
 }
 
-/// What the specification says.
+/// Returns the outcome that the specification demands.
 pub fn of(ctx: &HookCtx, frame: &[u8], world: &World, memory: &State) -> Outcome {
     let mut judge =
         Judge { frame, world, config: *world.config(), memory, first: None, speaks: None, asks: None };
-    let mut host_asks = None;
+    let mut reserves = None;
     let expected = match ctx.hook {
         HookPoint::UplinkIngress => judge.uplink(ctx.vlan_tag).unwrap_or(Expected::Left),
         HookPoint::VethIngress(slot) => judge.veth(ctx, slot).unwrap_or(Expected::Dropped(slot)),
@@ -114,13 +113,13 @@ pub fn of(ctx: &HookCtx, frame: &[u8], world: &World, memory: &State) -> Outcome
         HookPoint::ContainerLoEgress => judge.container_lo(ctx.vlan_tag),
         HookPoint::ContainerEth0Ingress => container_eth0(frame, ctx.vlan_tag),
         HookPoint::UplinkEgress => {
-            host_asks = judge.host_asks(ctx);
+            reserves = judge.reserves(ctx);
             judge.uplink_egress(ctx)
         }
     };
-    // What was dropped is not remembered.
+    // A dropped packet is not cached.
     let first = if matches!(expected, Expected::Dropped(_)) { None } else { judge.first };
-    Outcome { expected, first, host_asks, host_speaks: judge.speaks, asks_for: judge.asks }
+    Outcome { expected, first, reserves, host_flow: judge.speaks, charges: judge.asks }
 }
 
 fn container_eth0(frame: &[u8], tag: Option<u16>) -> Expected {
@@ -143,7 +142,8 @@ struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    /// A packet of a version of which the host shares an address, and that address.
+    /// Parses a packet of an IP version of which the host has a shared address, and returns that address,
+    /// too.
     fn packet(&self) -> Option<(Packet<'a>, [u8; 16])> {
         let packet = reader::packet(self.frame)?;
         let shared =
@@ -151,13 +151,13 @@ impl<'a> Judge<'a> {
         (shared != [0; 16]).then_some((packet, shared))
     }
 
-    /// What a packet carries, itself or by its first fragment.
+    /// Returns the L4 content of a packet or of its first fragment.
     fn content(&mut self, packet: &Packet<'_>, scope: u16) -> Option<Content> {
         let behind = packet.behind()?;
         let key = |id| datagram(packet, behind, id, scope);
         match behind.piece {
-            Piece::Whole => packet.content(behind),
-            Piece::First(id) => {
+            Part::Whole => packet.content(behind),
+            Part::First(id) => {
                 let content = packet.content(behind)?;
                 let (kind, source, destination) = match content {
                     Content::Ports(source, destination) => (FragCacheEntry::PORTS, source, destination),
@@ -181,7 +181,7 @@ impl<'a> Judge<'a> {
                 ));
                 Some(content)
             }
-            Piece::Later(id) => {
+            Part::Later(id) => {
                 let fragment = self.memory.fragments.get(&key(id))?;
                 let FragCacheEntry { seen, kind, source, destination } = *fragment;
                 if self.world.now.checked_sub(seen)? > LIFETIME || kind == 3 {
@@ -201,7 +201,7 @@ impl<'a> Judge<'a> {
         (owner.slot != HOST_SLOT).then_some(owner)
     }
 
-    /// The container that asked for an echo, and with which identifier.
+    /// Returns the container that owns an identifier, and its own identifier.
     fn asker(&self, peer: Peer, id: u16) -> Option<(PortEntry, u16)> {
         let echo = self.memory.echo(peer, id)?;
         is_live(self.world, echo).then(|| (self.world.endpoint(echo.slot).entry(echo.slot), echo.id))
@@ -234,10 +234,10 @@ impl<'a> Judge<'a> {
             {
                 return None;
             }
-            Content::Ports(_, port) | Content::Error { quote: Quote::Ports(port, _), .. } => {
+            Content::Ports(_, port) | Content::Error { quote: Inner::Ports(port, _), .. } => {
                 (self.owner(port)?, IcmpIdRewrite::NONE)
             }
-            Content::Error { quote: Quote::Request(id, at), destination, .. } => {
+            Content::Error { quote: Inner::Request(id, at), destination, .. } => {
                 let (owner, own) = self.asker((packet.is_v6, destination), id)?;
                 (owner, change(place(at), id, own))
             }
@@ -268,17 +268,17 @@ impl<'a> Judge<'a> {
             Content::Ports(source, destination) if is_own(source) => destination,
             Content::Echo { is_request: true, id, at } if !is_local => {
                 let next_hop = next_hop(&self.config, &packet)?;
-                if self.world.has_used_up(slot, false) || self.is_one_too_many(&packet, slot) {
+                if self.world.exceeds_limit(slot, false) || self.is_one_too_many(&packet, slot) {
                     return None;
                 }
                 let generation = self.world.endpoint(slot).generation;
                 let asker = Echo { generation, slot, id, seen: self.world.now };
-                // A later fragment goes where the first one has gone, whose identifier it shares.
+                // A subsequent fragment has the receiver and the identifier of the first one.
                 let Some(at) = at else { return Some(Expected::Outside(slot, next_hop)) };
                 let (peer, message) = ((packet.is_v6, packet.destination), Packet::START + at);
                 return Some(Expected::Ask(Question { asker, peer, next_hop, message }));
             }
-            Content::Error { by_router: false, source, destination, quote: Quote::Ports(from, to) }
+            Content::Error { by_router: false, source, destination, quote: Inner::Ports(from, to) }
                 if may_have(destination) && source == packet.destination && is_own(to) =>
             {
                 from
@@ -297,7 +297,7 @@ impl<'a> Judge<'a> {
                 return None;
             }
         }
-        if self.world.has_used_up(slot, is_local) {
+        if self.world.exceeds_limit(slot, is_local) {
             return None;
         }
         if !is_local {
@@ -315,7 +315,7 @@ impl<'a> Judge<'a> {
         })
     }
 
-    /// Whether a packet is for a neighbour that a container may not ask for; if it may, that is noted.
+    /// Returns whether a packet exceeds the neighbour policer; if not, records the charge.
     fn is_one_too_many(&mut self, packet: &Packet<'_>, slot: u16) -> bool {
         let Config { gateway, gateway6, .. } = self.config;
         let gateway = if packet.is_v6 { gateway6.bytes } else { mapped(gateway.bytes) };
@@ -334,22 +334,22 @@ impl<'a> Judge<'a> {
         if hop == gateway || is_known {
             return false;
         }
-        let is_enough = self.world.has_asked_enough(slot);
+        let is_enough = self.world.is_neighbour_limited(slot);
         if !is_enough {
             self.asks = Some(key);
         }
         is_enough
     }
 
-    /// The protocol of the transport header in a packet with ports, and where that starts.
+    /// Returns protocol and offset of the transport header in a packet with ports.
     fn transport(packet: &Packet<'_>, content: Content) -> Option<(u16, u16, u8, usize)> {
         let Content::Ports(from, to) = content else { return None };
         let behind = packet.behind()?;
-        let is_there = !matches!(behind.piece, Piece::Later(_));
+        let is_there = !matches!(behind.piece, Part::Later(_));
         is_there.then_some((from, to, behind.protocol, behind.at))
     }
 
-    /// Whether a container must not send this to the host's port.
+    /// Returns whether a container must not send this packet to the host's port.
     fn is_refused(&self, packet: &Packet<'_>, slot: u16, content: Content) -> bool {
         let Some((from, to, protocol, at)) = Self::transport(packet, content) else { return false };
         let Config { listener, reach, .. } = self.config;
@@ -369,7 +369,7 @@ impl<'a> Judge<'a> {
         seen.is_none_or(|seen| self.world.now - seen > FLOW_LIFETIME)
     }
 
-    /// The port that a local packet on a loopback device is for.
+    /// Returns the destination port of a local packet on a loopback device.
     fn target_on_loopback(&mut self, scope: u16) -> Option<(Packet<'a>, u16, Content)> {
         let (packet, shared) = self.packet()?;
         let is_local = |address| address == shared || is_loopback(address);
@@ -379,7 +379,7 @@ impl<'a> Judge<'a> {
         let content = self.content(&packet, scope)?;
         match content {
             Content::Ports(_, port) => Some((packet, port, content)),
-            Content::Error { source, quote: Quote::Ports(port, _), .. } if is_local(source) => {
+            Content::Error { source, quote: Inner::Ports(port, _), .. } if is_local(source) => {
                 Some((packet, port, content))
             }
             Content::Echo { .. } | Content::Error { .. } => None,
@@ -412,7 +412,7 @@ impl<'a> Judge<'a> {
 
     fn container_lo(&mut self, tag: Option<u16>) -> Expected {
         let slot = match self.frame.get(6..14) {
-            // There are 4,096 slots; what is more is none.
+            // There are 4,096 slots.
             Some(&[0x02, 0x50, 0x4d, 0, high @ 0..=15, low, _, _]) => u16::from_be_bytes([high, low]),
             _ => HOST_SLOT,
         };
@@ -443,14 +443,14 @@ impl<'a> Judge<'a> {
         Expected::AssignFlow(if is_own && (is_arp || is_icmp) { 2 } else { 1 })
     }
 
-    /// The echo that a packet of the host itself asks for.
-    fn host_asks(&mut self, ctx: &HookCtx) -> Option<(Peer, u16)> {
+    /// Returns the identifier that a packet of the host reserves.
+    fn reserves(&mut self, ctx: &HookCtx) -> Option<(Peer, u16)> {
         if ctx.ingress_ifindex != 0 || ctx.vlan_tag.is_some() {
             return None;
         }
         let (packet, shared) = self.packet()?;
         let behind = packet.behind()?;
-        let asks = packet.source == shared && !matches!(behind.piece, Piece::Later(_));
+        let asks = packet.source == shared && !matches!(behind.piece, Part::Later(_));
         match packet.content(behind) {
             Some(Content::Echo { is_request: true, id, .. }) if asks => {
                 Some(((packet.is_v6, packet.destination), id))
@@ -464,7 +464,7 @@ fn is_by_loopback(packet: &Packet<'_>) -> bool {
     is_loopback(packet.source) || is_loopback(packet.destination)
 }
 
-/// The key of what passes between a container's port and one of the host's.
+/// Returns the key of a flow between a container's port and one of the host's.
 fn flow(
     packet: &Packet<'_>,
     slot: u16,
@@ -475,13 +475,13 @@ fn flow(
     HostFlowKey { slot, container_port, host_port, protocol: protocol.into(), version }
 }
 
-/// The key of a fragment's datagram.
+/// Returns the key of a fragment's datagram.
 pub fn datagram(packet: &Packet<'_>, behind: Behind, id: u32, scope: u16) -> Datagram {
     let Packet { source, destination, .. } = *packet;
     Datagram { scope, source, destination, id, protocol: (!packet.is_v6).then_some(behind.protocol) }
 }
 
-/// Whether the container that asked is still there.
+/// Returns whether the owner of an identifier still exists.
 pub fn is_live(world: &World, echo: Echo) -> bool {
     let endpoint = world.endpoint(echo.slot);
     echo.slot != HOST_SLOT && endpoint.host_ifindex != 0 && endpoint.generation == echo.generation
@@ -491,7 +491,7 @@ fn change(message: usize, from: u16, to: u16) -> IcmpIdRewrite {
     if from == to { IcmpIdRewrite::NONE } else { IcmpIdRewrite { message, from, to } }
 }
 
-/// The neighbour that leads to a packet's destination, if that is a unicast address and there is a way.
+/// Returns the next hop to a unicast destination, if there is one.
 fn next_hop(config: &Config, packet: &Packet<'_>) -> Option<NextHop> {
     let to = u128::from_be_bytes(packet.destination);
     if packet.is_v6 {
@@ -511,7 +511,7 @@ fn next_hop(config: &Config, packet: &Packet<'_>) -> Option<NextHop> {
         return None;
     }
     let prefix = u32::from_be_bytes(config.netmask.bytes).count_ones();
-    // In 64 bits, because a prefix of 0 makes a network of more than 32 bits can count.
+    // In 64 bits, because a /0 network has more addresses than 32 bits can count.
     let size = 1_u64 << (32 - prefix);
     let (place, shared) = (u64::from(to), u64::from(u32::from_be_bytes(config.host_ip.bytes)));
     if place / size != shared / size {

@@ -1,23 +1,22 @@
-//! Frames that have to do with an earlier one: later fragments of its datagram, and answers to it.
+//! Frames that follow an earlier one: subsequent fragments of its datagram, replies and errors.
 
 use portmap_ebpf::{Verdict, verdict::IcmpIdRewrite};
 
 use crate::{
-    reader::{self, Content, Packet, Piece},
+    reader::{self, Content, Packet, Part},
     values::MAC,
 };
 
-/// Another fragment of the datagram of which `frame` is a fragment; `position` is where it starts, in units
-/// of eight bytes.
-pub fn later(frame: &[u8], position: u8) -> Option<Vec<u8>> {
+/// Returns another fragment of the datagram of `frame`. `position` is its offset in units of eight bytes.
+pub fn subsequent_fragment(frame: &[u8], position: u8) -> Option<Vec<u8>> {
     let packet = reader::packet(frame)?;
     let behind = packet.behind()?;
-    if behind.piece == Piece::Whole {
+    if behind.piece == Part::Whole {
         return None;
     }
     let mut other = frame.to_vec();
     let position = u16::from(position % 32) + 1;
-    // A fragment header, if it is the last one, ends where the transport starts.
+    // The transport starts behind the fragment header, if that is the last one.
     let (at, value) = if packet.is_v6 {
         (Packet::START + behind.at.checked_sub(6)?, position << 3)
     } else {
@@ -27,9 +26,9 @@ pub fn later(frame: &[u8], position: u8) -> Option<Vec<u8>> {
     Some(other)
 }
 
-/// The answer to what has left, as it comes in on the uplink: ports and addresses change places, and an echo
-/// request becomes a reply with the identifier that the request had outside.
-pub fn answer(frame: &[u8], verdict: &Verdict) -> Option<Vec<u8>> {
+/// Returns the reply to a packet that has left, at the uplink: with ports and addresses swapped, and for an
+/// echo request the reply with the identifier on the wire.
+pub fn reply(frame: &[u8], verdict: &Verdict) -> Option<Vec<u8>> {
     let packet = reader::packet(frame)?;
     let behind = packet.behind()?;
     let mut other = frame.to_vec();
@@ -53,7 +52,7 @@ pub fn answer(frame: &[u8], verdict: &Verdict) -> Option<Vec<u8>> {
     Some(other)
 }
 
-/// An error about what has left, as it comes in on the uplink.
+/// Returns an error about a packet that has left, at the uplink.
 pub fn error(frame: &[u8], verdict: &Verdict) -> Option<Vec<u8>> {
     let packet = reader::packet(frame)?;
     let behind = packet.behind()?;
@@ -66,7 +65,7 @@ pub fn error(frame: &[u8], verdict: &Verdict) -> Option<Vec<u8>> {
     let mut other = frame.get(..Packet::START)?.to_vec();
     other[..6].copy_from_slice(&MAC);
     let length = u16::try_from(quoted.len() + 8).ok()?;
-    // It comes from where the packet went.
+    // Its source is the packet's destination.
     if packet.is_v6 {
         other.extend([0x60, 0, 0, 0]);
         other.extend(length.to_be_bytes());

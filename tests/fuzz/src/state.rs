@@ -1,4 +1,4 @@
-//! What is remembered between packets, in a form that the tables and the specification's model share.
+//! State between packets, in a form that the tables and the specification's model share.
 
 use std::collections::BTreeMap;
 
@@ -8,14 +8,15 @@ use portmap_common::flow_state::{
 
 use crate::reader::mapped;
 
-/// A datagram of either version. IPv6 has no protocol here, because its fragments may differ in it.
+/// A datagram of either IP version. IPv6 has no protocol here, because the fragments of one datagram may
+/// differ in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Datagram {
-    /// Who sent it, as in [`FragmentKey4::scope`].
+    /// Its sender, as in [`FragmentKey4::scope`].
     pub scope: u16,
     /// Source address; an IPv4 address as `::ffff:a.b.c.d`.
     pub source: [u8; 16],
-    /// Destination address, likewise.
+    /// Destination address, in the same form.
     pub destination: [u8; 16],
     /// Identification.
     pub id: u32,
@@ -40,37 +41,37 @@ impl From<&FragmentKey4> for Datagram {
 impl From<&FragmentKey6> for Datagram {
     fn from(key: &FragmentKey6) -> Self {
         let FragmentKey6 { source, destination, id, scope, reserved } = *key;
-        assert_eq!(reserved, 0, "what is reserved is part of the key");
+        assert_eq!(reserved, 0, "reserved fields are part of the key");
         Self { scope, source: source.bytes, destination: destination.bytes, id, protocol: None }
     }
 }
 
-/// Everything that is remembered.
+/// The state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    /// What first fragments carried.
+    /// Fragment cache.
     pub fragments: BTreeMap<Datagram, FragCacheEntry>,
-    /// Who has asked for echoes, by peer and outside identifier.
+    /// Owners of identifiers by peer and identifier on the wire.
     pub echoes: BTreeMap<(Peer, u16), Echo>,
-    /// When the host has sent something between two ports.
+    /// Times of the host's last packets by flow.
     pub host_flows: BTreeMap<HostFlowKey, u64>,
-    /// When containers have asked for neighbours.
+    /// Times at which containers were charged for neighbours.
     pub neighbours: BTreeMap<NeighbourKey, u64>,
-    /// Who has every identifier that is not in `echoes`, towards whomever.
-    pub crowd: Option<Echo>,
+    /// Owner of all identifiers that are not in `echoes`, towards all peers.
+    pub default_owner: Option<Echo>,
 }
 
 impl State {
-    /// Who has asked for the echo with this identifier.
+    /// Returns the owner of an identifier.
     pub fn echo(&self, peer: Peer, id: u16) -> Option<Echo> {
-        self.echoes.get(&(peer, id)).copied().or(self.crowd)
+        self.echoes.get(&(peer, id)).copied().or(self.default_owner)
     }
 }
 
-/// Who is asked for an echo: whether by IPv6, and the address.
+/// A peer: whether it is IPv6, and the address.
 pub type Peer = (bool, [u8; 16]);
 
-/// The parts of an echo's key.
+/// Returns the parts of a key.
 pub fn parts(key: &EchoKey) -> (Peer, u16) {
     assert!(matches!(key.version, 4 | 6), "there are two versions of IP");
     ((key.version == 6, key.peer.bytes), u16::try_from(key.id).expect("an identifier has sixteen bits"))

@@ -1,5 +1,4 @@
-//! Values that mean something in the [world](crate::world), and how choices are taken from the fuzzer's
-//! bytes.
+//! Relevant values of the [world](crate::world), and their selection by the fuzzer's bytes.
 
 use arbitrary::Unstructured;
 
@@ -16,7 +15,7 @@ pub const PEER: [u8; 4] = [10, 0, 0, 9];
 /// See [`PEER`].
 pub const PEER6: [u8; 16] = *b"\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x09";
 
-/// IPv4 addresses of every kind.
+/// IPv4 addresses of all kinds.
 pub const ADDRESSES4: [[u8; 4]; 14] = [
     HOST,
     PEER,
@@ -34,7 +33,7 @@ pub const ADDRESSES4: [[u8; 4]; 14] = [
     [255, 255, 255, 255],
 ];
 
-/// IPv6 addresses of every kind.
+/// IPv6 addresses of all kinds.
 pub const ADDRESSES6: [[u8; 16]; 12] = [
     HOST6,
     PEER6,
@@ -52,48 +51,48 @@ pub const ADDRESSES6: [[u8; 16]; 12] = [
 
 /// MAC address of the uplink and of every `eth0`.
 pub const MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 1];
-/// That of the host's loopback device.
+/// MAC address of the host's loopback device.
 pub const LO_MAC: [u8; 6] = [0; 6];
-/// That of a neighbour.
+/// MAC address of a neighbour.
 pub const PEER_MAC: [u8; 6] = [0x02, 0, 0, 0, 9, 9];
 
-/// Three containers' slots, the last one the greatest there is.
+/// Slots of three containers. The last one is the highest slot.
 pub const A: u16 = 1;
 /// See [`A`].
 pub const B: u16 = 7;
 /// See [`A`].
 pub const C: u16 = 4095;
-/// The slot of a container that is deleted but whose interface is still there.
+/// Slot of a deleted container whose interface still exists.
 pub const GONE: u16 = 2;
 
-/// Ports whose owners are known, see [`World::new`](crate::world::World::new), and some that nobody owns.
+/// Ports with known owners, see [`World::new`](crate::world::World::new), and ports of the host.
 pub const PORTS: [u16; 8] = [31_000, 65_535, 40_000, 80, 31_001, 1, 0, 1_024];
 
-/// Identifications of datagrams and identifiers of echoes; few, so that they meet.
+/// Few identifications of datagrams and identifiers of echoes, so that they collide.
 pub const IDS: [u16; 4] = [1, 2, 0, 0xffff];
 
-/// The next byte, 0 behind the last.
+/// Returns the next byte; 0 behind the last one.
 pub fn byte(choices: &mut Unstructured<'_>) -> u8 {
     choices.arbitrary().unwrap_or_default()
 }
 
-/// The next two bytes as a number.
+/// Returns the next two bytes as a number.
 pub fn short(choices: &mut Unstructured<'_>) -> u16 {
     u16::from_le_bytes([byte(choices), byte(choices)])
 }
 
-/// One of the values, by a byte.
+/// Returns one of the values, selected by a byte.
 pub fn one_of<T: Copy>(values: &[T], choice: u8) -> T {
     values[usize::from(choice) % values.len()]
 }
 
-/// The usual value in most cases, else one of the others, by the next byte.
+/// Returns the common value in most cases, else one of the others, selected by the next byte.
 pub fn usually<T: Copy>(choices: &mut Unstructured<'_>, usual: T, others: &[T]) -> T {
     let choice = byte(choices);
     if choice < 0xc0 { usual } else { one_of(others, choice - 0xc0) }
 }
 
-/// A number of a pool, or any other.
+/// Returns one of the values or any other number.
 pub fn number(choices: &mut Unstructured<'_>, pool: &[u16]) -> u16 {
     let choice = byte(choices);
     if choice == 0xff { short(choices) } else { one_of(pool, choice) }

@@ -98,7 +98,7 @@ pub(crate) fn unfit(good: &Frame) -> Vec<(String, Vec<u8>, Reason)> {
         let bytes = options.bytes()[..length].to_vec();
         frames.push((format!("options, truncated to {length} bytes"), bytes, Reason::Malformed));
     }
-    forms
+    frames
 }
 
 /// Returns an ICMP message with eight bytes behind its header.
