@@ -1,5 +1,4 @@
-//! The decision of the bind guard: the ports to which a container's sockets may be bound. `guard.rs` has its
-//! programs.
+//! The decision of the bind guard: which ports a container may bind. `guard.rs` contains the programs.
 
 /// Returns whether the container in `slot` may bind to `port`: to its own ports, and to port 0, for which the
 /// kernel chooses one of the container's ephemeral ports.

@@ -1,7 +1,7 @@
 //! Ownership of ICMP identifiers: which container receives an echo reply.
 //!
 //! An echo message has no port, only an identifier that its sender chooses. When a request leaves, the hook
-//! records who has sent it to which peer with which identifier. If another owner has the identifier towards
+//! records its sender, peer and identifier. If another owner has the identifier towards
 //! this peer, the request gets a different one, and its reply gets the original one back. The sequence of
 //! identifiers that are tried depends on a secret, so that a container cannot occupy all identifiers of
 //! another one with a few requests. An owner that sends no more requests loses its identifiers to others.

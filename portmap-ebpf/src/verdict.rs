@@ -13,7 +13,7 @@ pub enum Origin {
     Container(u16),
 }
 
-/// A neighbour on the uplink's network, to which a frame is sent.
+/// The neighbour on the uplink's network that receives a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextHop {
     /// An IPv4 address.

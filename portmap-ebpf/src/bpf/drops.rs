@@ -79,7 +79,7 @@ fn count(slot: u16, reason: u32) {
         // SAFETY: the pointer is to a map's entry.
         unsafe { &raw mut (*drops).rx }
     } else {
-        // SAFETY: the same.
+        // SAFETY: the pointer is to a map's entry.
         unsafe { &raw mut (*drops).tx }
     };
     // SAFETY: the pointer is into a map's entry.

@@ -64,8 +64,8 @@ pub(super) fn is_valid(context: &TcContext, gso_size: u32, transport: usize, is_
     }
 }
 
-/// Returns the same values, without the verifier's knowledge of their possible values. Otherwise it would
-/// verify the code from here on for each of them, of which IPv6 extension headers cause many. The values pass
+/// Returns both values, but hides from the verifier which ones they can be. Otherwise the verifier would process
+/// the code from here on once for each possible value, and IPv6 extension headers cause many. The values pass
 /// through a field of the context that is free for programs.
 #[inline(always)]
 fn hide_from_verifier(context: &TcContext, transport: usize, is_sctp: bool) -> (usize, bool) {
@@ -76,7 +76,7 @@ fn hide_from_verifier(context: &TcContext, transport: usize, is_sctp: bool) -> (
     // SAFETY: the pointer is to a word of the context. Volatile, because the compiler would forward the
     // value.
     unsafe { scratch.write_volatile(word) };
-    // SAFETY: the same.
+    // SAFETY: the pointer is to a word of the context, as above.
     let word = unsafe { scratch.read_volatile() };
     ((word >> 1) as usize, word & 1 != 0)
 }
@@ -98,8 +98,8 @@ fn has_allowed_gso_type(context: &TcContext, gso_size: u32, is_sctp: bool) -> bo
         | INNER_MAC << INNER_MAC_SHIFT;
 
     // `bpf_skb_net_grow` looks at the type first (ENOTSUPP if it is neither TCP nor UDP_L4), then for a
-    // tunnel (EALREADY), and then at these lengths (EINVAL). SAFETY: the context is valid. The helper always
-    // fails before it changes the frame, see above.
+    // tunnel (EALREADY), and then at these lengths (EINVAL).
+    // SAFETY: the context is valid. The helper always fails before it changes the frame, see above.
     let error = unsafe { bpf_skb_adjust_room(context.as_ptr().cast(), GROWTH, BPF_ADJ_ROOM_MAC, FLAGS) };
     if gso_size == GSO_BY_FRAGS { is_sctp && error == ENOTSUPP } else { error == EINVAL }
 }

@@ -127,7 +127,7 @@ mod programs {
         let (mark, priority) = (word(mark.into()), word(priority.into()));
         // SAFETY: the kernel passes a valid context, to which there is no other reference now.
         unsafe { (*skb).mark = mark };
-        // SAFETY: the same.
+        // SAFETY: the context is valid, as above.
         unsafe { (*skb).priority = priority };
         match what & TARGET {
             TO_PEER => {}

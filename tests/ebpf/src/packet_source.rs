@@ -68,7 +68,7 @@ mod programs {
         let cursor = BENCH_CURSOR.get_ptr_mut(0)?;
         // SAFETY: the pointer is to a map's entry, and only one CPU creates packets.
         let number = unsafe { *cursor };
-        // SAFETY: the same.
+        // SAFETY: as for the access above.
         unsafe { *cursor = number + 1 };
         if number % BATCH == 0 {
             let times = BENCH_TIMES.get_ptr_mut(0)?;
@@ -81,7 +81,7 @@ mod programs {
         // SAFETY: the two bytes are in the frame, as just checked, and at an even distance from its aligned
         // start.
         unsafe { *((frame + DESTINATION_PORT) as *mut u16) = packet.port };
-        // SAFETY: the same.
+        // SAFETY: as for the access above.
         unsafe { *((frame + SLOT) as *mut u16) = packet.slot };
         Some(())
     }

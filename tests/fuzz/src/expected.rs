@@ -142,8 +142,7 @@ struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    /// Parses a packet of an IP version of which the host has a shared address, and returns that address,
-    /// too.
+    /// Parses a packet and returns it with the host's shared address of its IP version, if the host has one.
     fn packet(&self) -> Option<(Packet<'a>, [u8; 16])> {
         let packet = reader::packet(self.frame)?;
         let shared =
