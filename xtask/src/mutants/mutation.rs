@@ -19,8 +19,7 @@ const FILES: [&str; 7] = [
 ];
 
 /// Files among them without decisions.
-const NO_DECISIONS: [&str; 3] =
-    ["portmap-ebpf/src/main.rs", "portmap-ebpf/src/packet_buf.rs", "portmap-ebpf/src/testing.rs"];
+const NO_DECISIONS: [&str; 2] = ["portmap-ebpf/src/packet_buf.rs", "portmap-ebpf/src/testing.rs"];
 
 /// A mutation in the form of cargo-mutants.
 #[derive(Deserialize)]

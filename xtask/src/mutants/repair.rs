@@ -26,10 +26,10 @@ pub(super) struct Repair {
     edits: &'static [Edit],
 }
 
-const APPLY: &str = "portmap-ebpf/src/bpf/apply.rs";
-const OFFLOAD: &str = "portmap-ebpf/src/bpf/offload.rs";
+const APPLY: &str = "portmap-ebpf/src/bin/datapath/apply.rs";
+const OFFLOAD: &str = "portmap-ebpf/src/bin/datapath/offload.rs";
 const SEGMENTS: &str = "portmap-ebpf/src/segments.rs";
-const FRAME: &str = "portmap-ebpf/src/bpf/frame.rs";
+const SKB: &str = "portmap-ebpf/src/bin/datapath/skb.rs";
 
 /// Allows GSO types that no stack uses any more.
 const UFO: Edit = Edit {
@@ -55,7 +55,7 @@ pub(super) const ALL: [Repair; 9] = [
         name: "a container's packet causes a dry run",
         seen: "packets are counted",
         edits: &[Edit {
-            file: FRAME,
+            file: SKB,
             from: "skb.mark == DRY_RUN_MARK && unsafe { (&raw const skb.hwtstamp).read_volatile() } == DRY_RUN_HWTSTAMP",
             to: "skb.mark == DRY_RUN_MARK",
         }],
@@ -110,7 +110,7 @@ pub(super) const ALL: [Repair; 9] = [
         name: "a sender chooses the size of segments",
         seen: "of which the uplink carries",
         edits: &[Edit {
-            file: FRAME,
+            file: SKB,
             from: "result < 0 || (result == 0 && max_frame_len <= mtu + ETHERNET)",
             to: "true",
         }],

@@ -25,7 +25,7 @@ use portmap_common::{
 };
 use portmap_ebpf::Tables;
 
-use super::{frame::is_dry_run, gcra};
+use super::{gcra, skb::is_dry_run};
 
 /// `BPF_F_MMAPABLE`: the daemon maps this map into its memory.
 const MMAPABLE: usize = 1 << 10;

@@ -25,9 +25,8 @@ use portmap_ebpf::{
 };
 
 use super::{
-    drops,
-    frame::{is_dry_run, mtu_allows},
-    maps,
+    drop, maps,
+    skb::{is_dry_run, mtu_allows},
 };
 
 /// Address families of `bpf_redir_neigh`.
@@ -64,7 +63,7 @@ impl VerdictSink for SkbSink<'_> {
         if is_dry_run {
             report_dry_run(self.context, &verdict);
         } else if let Verdict::Drop { reason, .. } = verdict {
-            return drops::tail_call(self.context, reason);
+            return drop::tail_call(self.context, reason);
         } else {
             self.count(&verdict);
         }

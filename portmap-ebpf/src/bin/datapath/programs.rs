@@ -15,9 +15,9 @@ use portmap_ebpf::{
 
 use super::{
     apply::SkbSink,
-    drops,
-    frame::Skb,
+    drop,
     maps::{self, Maps},
+    skb::Skb,
 };
 
 /// Defines the programs of a hook.
@@ -85,6 +85,6 @@ fn pm_ctr_eth0_in(context: TcContext) -> i32 {
 /// Counts, samples and drops a packet for another program.
 #[classifier]
 fn pm_dropped(context: TcContext) -> i32 {
-    drops::record(&context);
+    drop::record(&context);
     TC_ACT_SHOT
 }

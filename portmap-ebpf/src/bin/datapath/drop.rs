@@ -15,8 +15,8 @@ use portmap_ebpf::{Frame as _, sample};
 
 use super::{
     apply::{reason_counter, set_mark},
-    frame::Skb,
     maps,
+    skb::Skb,
 };
 
 /// Continues in the program that counts and drops the packet. The mark contains the reason, for that program
