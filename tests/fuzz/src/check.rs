@@ -109,7 +109,7 @@ impl Case<'_> {
                 self.message(rewrite);
             }
             Verdict::AssignFlow(flow) => {
-                self.assert(matches!(flow, 1 | 2), || "a container's flow".to_owned())
+                self.assert(matches!(flow, 1 | 2), || "a container's flow".to_owned());
             }
             Verdict::Drop { reason, .. } if self.ctx.hook == HookPoint::UplinkIngress => {
                 let documented = matches!(reason, Reason::Destination | Reason::SourceAddress);

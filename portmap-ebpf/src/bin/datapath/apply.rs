@@ -34,7 +34,7 @@ const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 /// The loopback device has interface index 1 in every network namespace.
 const LO_IFINDEX: u32 = 1;
-/// Offsets of the checksum and the identifier in an echo message, for ICMP and ICMPv6.
+/// Offsets of the checksum and the identifier in an echo message, for both versions of ICMP.
 const ECHO_CHECKSUM: usize = 2;
 const ECHO_ID: usize = 4;
 
