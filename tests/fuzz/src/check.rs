@@ -14,7 +14,7 @@ use portmap_ebpf::{
 };
 
 use crate::{
-    expected::{self, Delivery, Expected, Outcome, Question, is_live},
+    expected::{self, Delivery, EchoRequest, Expected, Outcome, is_live},
     hook_ctx::HookCtx,
     reader::{self, Content, Packet, Part, has_ports},
     state::State,
@@ -60,8 +60,8 @@ fn agrees(verdict: &Verdict, expected: &Expected) -> bool {
         (Verdict::Drop { slot, reason }, Expected::Dropped(specified)) => {
             slot == specified && reason != Reason::EchoBusy
         }
-        (Verdict::Drop { slot, reason }, Expected::Ask(question)) => {
-            slot == question.asker.slot && reason == Reason::EchoBusy
+        (Verdict::Drop { slot, reason }, Expected::Request(request)) => {
+            slot == request.asker.slot && reason == Reason::EchoBusy
         }
         (Verdict::ToContainer { origin, owner, by_loopback, rewrite }, Expected::Container(specified)) => {
             Delivery { origin, owner, by_loopback, rewrite } == specified
@@ -69,8 +69,8 @@ fn agrees(verdict: &Verdict, expected: &Expected) -> bool {
         (Verdict::ToOutside { slot, next_hop, rewrite }, Expected::Outside(by, to)) => {
             (slot, next_hop, rewrite) == (by, to, IcmpIdRewrite::NONE)
         }
-        (Verdict::ToOutside { slot, next_hop, .. }, Expected::Ask(question)) => {
-            (slot, next_hop) == (question.asker.slot, question.next_hop)
+        (Verdict::ToOutside { slot, next_hop, .. }, Expected::Request(request)) => {
+            (slot, next_hop) == (request.asker.slot, request.next_hop)
         }
         (Verdict::ToEth0(ifindex), Expected::Eth0(specified)) => ifindex == specified,
         (Verdict::AssignFlow(flow), Expected::AssignFlow(specified)) => flow == specified,
@@ -93,9 +93,9 @@ impl Case<'_> {
             Verdict::ToContainer { owner, rewrite, .. } => {
                 self.assert(owner.ifindex != 0 && owner.slot != HOST_SLOT, || "to no container".to_owned());
                 let memory = self.before.memory.borrow();
-                let asked =
+                let owns_identifier =
                     memory.echoes.values().chain(&memory.default_owner).any(|echo| echo.slot == owner.slot);
-                self.assert(world.owns_any(owner.slot) || asked, || {
+                self.assert(world.owns_any(owner.slot) || owns_identifier, || {
                     "to a container that is not concerned".to_owned()
                 });
                 self.message(rewrite);
@@ -168,13 +168,13 @@ impl Case<'_> {
             model.fragments.insert(datagram, fragment);
         }
         if let Some((peer, id)) = outcome.reserves {
-            let noted = world.memory.borrow().echo(peer, id);
+            let owner = world.memory.borrow().echo(peer, id);
             let host = Echo { generation: 0, slot: HOST_SLOT, id, seen: self.before.now };
-            self.assert(noted == Some(host), || {
+            self.assert(owner == Some(host), || {
                 format!("the host's request with identifier {id} is not reserved")
             });
-            if model.echo(peer, id) != noted {
-                model.echoes.extend(noted.map(|echo| ((peer, id), echo)));
+            if model.echo(peer, id) != owner {
+                model.echoes.extend(owner.map(|echo| ((peer, id), echo)));
             }
         }
         if let Some(key) = outcome.host_flow {
@@ -183,8 +183,8 @@ impl Case<'_> {
         if let Some(key) = outcome.charges {
             model.neighbours.insert(key, self.before.now);
         }
-        if let Expected::Ask(question) = outcome.expected {
-            self.asked(&question, world, model);
+        if let Expected::Request(request) = outcome.expected {
+            self.check_identifiers(&request, world, model);
         }
         let memory = world.memory.borrow();
         self.assert(*memory == *model, || format!("state {memory:?},\nspecified {model:?}"));
@@ -192,8 +192,8 @@ impl Case<'_> {
 
     /// Asserts that no current owner loses an identifier, and that identifiers are rewritten only if
     /// necessary.
-    fn asked(&self, question: &Question, world: &World, model: &mut State) {
-        let Question { asker, peer, message, .. } = *question;
+    fn check_identifiers(&self, request: &EchoRequest, world: &World, model: &mut State) {
+        let EchoRequest { asker, peer, message, .. } = *request;
         let is_taken = |echo: Echo| {
             let is_own = Echo { seen: asker.seen, ..echo } == asker;
             let is_over = self.before.now - echo.seen > ECHO_LIFETIME;
@@ -228,7 +228,7 @@ impl Case<'_> {
         let is_kept = model.echo(peer, outside) == Some(asker);
         self.assert(is_kept, || "the reply would be lost".to_owned());
         let is_right = !is_changed || (rewrite.message, rewrite.from) == (message, asker.id);
-        self.assert(is_right, || format!("specified: {question:?}"));
+        self.assert(is_right, || format!("specified: {request:?}"));
         let must_change = own_was_taken || lost > 0;
         self.assert(is_changed == must_change, || "a needless rewrite, or none".to_owned());
     }
@@ -280,12 +280,12 @@ impl Case<'_> {
         };
         let is_right = (event.source.bytes, event.destination.bytes) == (packet.source, packet.destination);
         self.assert(is_right, || format!("{event:?}"));
-        let place = if packet.is_v6 { 6 } else { 9 };
-        self.assert(event.protocol == packet.bytes[place], || format!("{event:?}"));
+        let at = if packet.is_v6 { 6 } else { 9 };
+        self.assert(event.protocol == packet.bytes[at], || format!("{event:?}"));
         // A sample does not skip extension headers.
         let plain = packet
             .behind()
-            .filter(|behind| !(matches!(behind.piece, Part::Later(_)) || packet.is_v6 && behind.at > 40));
+            .filter(|behind| !(matches!(behind.part, Part::Subsequent(_)) || packet.is_v6 && behind.at > 40));
         let ports = match plain.and_then(|behind| packet.content(behind)) {
             Some(Content::Ports(source, destination)) => (source, destination),
             _ => (0, 0),

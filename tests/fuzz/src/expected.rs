@@ -48,7 +48,7 @@ pub enum Expected {
     /// From this slot to the outside.
     Outside(u16, NextHop),
     /// From a container to the outside with a free identifier, or dropped if all candidates are taken.
-    Ask(Question),
+    Request(EchoRequest),
     /// From this slot to the host.
     Host(u16),
     /// Redirected to the container's `eth0`.
@@ -74,7 +74,7 @@ pub struct Delivery {
 
 /// An echo request of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Question {
+pub struct EchoRequest {
     /// The sender's slot.
     pub asker: Echo,
     /// The destination.
@@ -102,24 +102,31 @@ pub struct Outcome {
 
 /// Returns the outcome that the specification demands.
 pub fn of(ctx: &HookCtx, frame: &[u8], world: &World, memory: &State) -> Outcome {
-    let mut judge =
-        Judge { frame, world, config: *world.config(), memory, first: None, speaks: None, asks: None };
+    let mut decider = Decider {
+        frame,
+        world,
+        config: *world.config(),
+        memory,
+        first: None,
+        host_flow: None,
+        charges: None,
+    };
     let mut reserves = None;
     let expected = match ctx.hook {
-        HookPoint::UplinkIngress => judge.uplink(ctx.vlan_tag).unwrap_or(Expected::Left),
-        HookPoint::VethIngress(slot) => judge.veth(ctx, slot).unwrap_or(Expected::Dropped(slot)),
+        HookPoint::UplinkIngress => decider.uplink(ctx.vlan_tag).unwrap_or(Expected::Left),
+        HookPoint::VethIngress(slot) => decider.veth(ctx, slot).unwrap_or(Expected::Dropped(slot)),
         HookPoint::HostLoIngress if ctx.mark == HANDLED_MARK => Expected::AlreadyHandled,
-        HookPoint::HostLoIngress => judge.host_lo(ctx.vlan_tag).unwrap_or(Expected::Left),
-        HookPoint::ContainerLoEgress => judge.container_lo(ctx.vlan_tag),
+        HookPoint::HostLoIngress => decider.host_lo(ctx.vlan_tag).unwrap_or(Expected::Left),
+        HookPoint::ContainerLoEgress => decider.container_lo(ctx.vlan_tag),
         HookPoint::ContainerEth0Ingress => container_eth0(frame, ctx.vlan_tag),
         HookPoint::UplinkEgress => {
-            reserves = judge.reserves(ctx);
-            judge.uplink_egress(ctx)
+            reserves = decider.reserves(ctx);
+            decider.uplink_egress(ctx)
         }
     };
     // A dropped packet is not cached.
-    let first = if matches!(expected, Expected::Dropped(_)) { None } else { judge.first };
-    Outcome { expected, first, reserves, host_flow: judge.speaks, charges: judge.asks }
+    let first = if matches!(expected, Expected::Dropped(_)) { None } else { decider.first };
+    Outcome { expected, first, reserves, host_flow: decider.host_flow, charges: decider.charges }
 }
 
 fn container_eth0(frame: &[u8], tag: Option<u16>) -> Expected {
@@ -131,17 +138,17 @@ fn container_eth0(frame: &[u8], tag: Option<u16>) -> Expected {
     }
 }
 
-struct Judge<'a> {
+struct Decider<'a> {
     frame: &'a [u8],
     world: &'a World,
     config: Config,
     memory: &'a State,
     first: Option<(Datagram, FragCacheEntry)>,
-    speaks: Option<HostFlowKey>,
-    asks: Option<NeighbourKey>,
+    host_flow: Option<HostFlowKey>,
+    charges: Option<NeighbourKey>,
 }
 
-impl<'a> Judge<'a> {
+impl<'a> Decider<'a> {
     /// Parses a packet and returns it with the host's shared address of its IP version, if the host has one.
     fn packet(&self) -> Option<(Packet<'a>, [u8; 16])> {
         let packet = reader::packet(self.frame)?;
@@ -154,7 +161,7 @@ impl<'a> Judge<'a> {
     fn content(&mut self, packet: &Packet<'_>, scope: u16) -> Option<Content> {
         let behind = packet.behind()?;
         let key = |id| datagram(packet, behind, id, scope);
-        match behind.piece {
+        match behind.part {
             Part::Whole => packet.content(behind),
             Part::First(id) => {
                 let content = packet.content(behind)?;
@@ -180,7 +187,7 @@ impl<'a> Judge<'a> {
                 ));
                 Some(content)
             }
-            Part::Later(id) => {
+            Part::Subsequent(id) => {
                 let fragment = self.memory.fragments.get(&key(id))?;
                 let FragCacheEntry { seen, kind, source, destination } = *fragment;
                 if self.world.now.checked_sub(seen)? > LIFETIME || kind == 3 {
@@ -217,16 +224,16 @@ impl<'a> Judge<'a> {
         if packet.destination != shared {
             return None;
         }
-        let is_disguised = packet.is_v6 && packet.source.starts_with(&mapped([0; 4])[..12]);
-        if packet.source == shared || is_loopback(packet.source) || is_disguised {
+        let is_v4_mapped = packet.is_v6 && packet.source.starts_with(&mapped([0; 4])[..12]);
+        if packet.source == shared || is_loopback(packet.source) || is_v4_mapped {
             return Some(Expected::Dropped(HOST_SLOT));
         }
-        let place = |at: usize| Packet::START + at;
+        let offset = |at: usize| Packet::START + at;
         let (owner, rewrite) = match self.content(&packet, HOST_SLOT)? {
             Content::Echo { is_request: true, .. } => return None,
             Content::Echo { id, at, .. } => {
                 let (owner, own) = self.asker((packet.is_v6, packet.source), id)?;
-                (owner, at.map_or(IcmpIdRewrite::NONE, |at| change(place(at), id, own)))
+                (owner, at.map_or(IcmpIdRewrite::NONE, |at| change(offset(at), id, own)))
             }
             Content::Error { source, destination, .. }
                 if source != shared || destination == shared || is_loopback(destination) =>
@@ -238,7 +245,7 @@ impl<'a> Judge<'a> {
             }
             Content::Error { quote: Inner::Request(id, at), destination, .. } => {
                 let (owner, own) = self.asker((packet.is_v6, destination), id)?;
-                (owner, change(place(at), id, own))
+                (owner, change(offset(at), id, own))
             }
         };
         let delivery = Delivery { origin: Origin::Outside, owner, by_loopback: false, rewrite };
@@ -275,7 +282,7 @@ impl<'a> Judge<'a> {
                 // A subsequent fragment has the receiver and the identifier of the first one.
                 let Some(at) = at else { return Some(Expected::Outside(slot, next_hop)) };
                 let (peer, message) = ((packet.is_v6, packet.destination), Packet::START + at);
-                return Some(Expected::Ask(Question { asker, peer, next_hop, message }));
+                return Some(Expected::Request(EchoRequest { asker, peer, next_hop, message }));
             }
             Content::Error { by_router: false, source, destination, quote: Inner::Ports(from, to) }
                 if may_have(destination) && source == packet.destination && is_own(to) =>
@@ -328,14 +335,14 @@ impl<'a> Judge<'a> {
             slot: slot.into(),
             version: if packet.is_v6 { 6 } else { 4 },
         };
-        let asked = self.memory.neighbours.get(&key);
-        let is_known = asked.is_some_and(|asked| self.world.now - asked <= NEIGHBOUR_LIFETIME);
+        let charged = self.memory.neighbours.get(&key);
+        let is_known = charged.is_some_and(|charged| self.world.now - charged <= NEIGHBOUR_LIFETIME);
         if hop == gateway || is_known {
             return false;
         }
         let is_enough = self.world.is_neighbour_limited(slot);
         if !is_enough {
-            self.asks = Some(key);
+            self.charges = Some(key);
         }
         is_enough
     }
@@ -344,7 +351,7 @@ impl<'a> Judge<'a> {
     fn transport(packet: &Packet<'_>, content: Content) -> Option<(u16, u16, u8, usize)> {
         let Content::Ports(from, to) = content else { return None };
         let behind = packet.behind()?;
-        let is_there = !matches!(behind.piece, Part::Later(_));
+        let is_there = !matches!(behind.part, Part::Subsequent(_));
         is_there.then_some((from, to, behind.protocol, behind.at))
     }
 
@@ -399,7 +406,7 @@ impl<'a> Judge<'a> {
             && self.config.reach != 0
             && !self.world.is_host_port_allowed(from)
         {
-            self.speaks = Some(flow(&packet, owner.slot, (to, from), protocol));
+            self.host_flow = Some(flow(&packet, owner.slot, (to, from), protocol));
         }
         Some(Expected::Container(Delivery {
             origin: Origin::Host,
@@ -449,9 +456,9 @@ impl<'a> Judge<'a> {
         }
         let (packet, shared) = self.packet()?;
         let behind = packet.behind()?;
-        let asks = packet.source == shared && !matches!(behind.piece, Part::Later(_));
+        let is_request_of_host = packet.source == shared && !matches!(behind.part, Part::Subsequent(_));
         match packet.content(behind) {
-            Some(Content::Echo { is_request: true, id, .. }) if asks => {
+            Some(Content::Echo { is_request: true, id, .. }) if is_request_of_host => {
                 Some(((packet.is_v6, packet.destination), id))
             }
             _ => None,
@@ -512,10 +519,10 @@ fn next_hop(config: &Config, packet: &Packet<'_>) -> Option<NextHop> {
     let prefix = u32::from_be_bytes(config.netmask.bytes).count_ones();
     // In 64 bits, because a /0 network has more addresses than 32 bits can count.
     let size = 1_u64 << (32 - prefix);
-    let (place, shared) = (u64::from(to), u64::from(u32::from_be_bytes(config.host_ip.bytes)));
-    if place / size != shared / size {
+    let (address, shared) = (u64::from(to), u64::from(u32::from_be_bytes(config.host_ip.bytes)));
+    if address / size != shared / size {
         return (config.gateway.bytes != [0; 4]).then_some(NextHop::V4(config.gateway.bytes));
     }
-    let is_broadcast = size > 2 && (place % size == 0 || place % size == size - 1);
+    let is_broadcast = size > 2 && (address % size == 0 || address % size == size - 1);
     (!is_broadcast).then_some(NextHop::V4([a, b, c, d]))
 }

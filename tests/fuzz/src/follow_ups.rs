@@ -11,7 +11,7 @@ use crate::{
 pub fn subsequent_fragment(frame: &[u8], position: u8) -> Option<Vec<u8>> {
     let packet = reader::packet(frame)?;
     let behind = packet.behind()?;
-    if behind.piece == Part::Whole {
+    if behind.part == Part::Whole {
         return None;
     }
     let mut other = frame.to_vec();
@@ -56,15 +56,15 @@ pub fn reply(frame: &[u8], verdict: &Verdict) -> Option<Vec<u8>> {
 pub fn error(frame: &[u8], verdict: &Verdict) -> Option<Vec<u8>> {
     let packet = reader::packet(frame)?;
     let behind = packet.behind()?;
-    let mut quoted = packet.bytes.to_vec();
+    let mut inner = packet.bytes.to_vec();
     if let Verdict::ToOutside { rewrite: rewrite @ IcmpIdRewrite { to, .. }, .. } = verdict
         && !rewrite.is_none()
     {
-        quoted.get_mut(behind.at + 4..behind.at + 6)?.copy_from_slice(&to.to_be_bytes());
+        inner.get_mut(behind.at + 4..behind.at + 6)?.copy_from_slice(&to.to_be_bytes());
     }
     let mut other = frame.get(..Packet::START)?.to_vec();
     other[..6].copy_from_slice(&MAC);
-    let length = u16::try_from(quoted.len() + 8).ok()?;
+    let length = u16::try_from(inner.len() + 8).ok()?;
     // Its source is the packet's destination.
     if packet.is_v6 {
         other.extend([0x60, 0, 0, 0]);
@@ -81,6 +81,6 @@ pub fn error(frame: &[u8], verdict: &Verdict) -> Option<Vec<u8>> {
         other.extend(&packet.source[12..]);
         other.extend([3, 3, 0, 0, 0, 0, 0, 0]);
     }
-    other.extend(quoted);
+    other.extend(inner);
     Some(other)
 }

@@ -26,7 +26,7 @@ pub struct Behind {
     /// Its offset in the packet.
     pub at: usize,
     /// Position of the packet in its datagram.
-    pub piece: Part,
+    pub part: Part,
 }
 
 /// Position in a datagram, with the identification.
@@ -37,7 +37,7 @@ pub enum Part {
     /// The first fragment.
     First(u32),
     /// A subsequent fragment.
-    Later(u32),
+    Subsequent(u32),
 }
 
 /// L4 content of a packet that is not a subsequent fragment.
@@ -176,17 +176,17 @@ impl Packet<'_> {
             (true, 2) => true,
             _ => return None,
         };
-        if behind.piece != Part::Whole {
+        if behind.part != Part::Whole {
             return None;
         }
-        self.quoted(behind.at + 8, by_router)
+        self.inner(behind.at + 8, by_router)
     }
 
-    fn quoted(&self, start: usize, by_router: bool) -> Option<Content> {
+    fn inner(&self, start: usize, by_router: bool) -> Option<Content> {
         let bytes = self.bytes.get(start..)?;
         let (source, destination, next) = if self.is_v6 { header6(bytes)? } else { header4(bytes)? };
         let inner = behind(self.is_v6, bytes, next)?;
-        if matches!(inner.piece, Part::Later(_)) {
+        if matches!(inner.part, Part::Subsequent(_)) {
             return None;
         }
         let rest = bytes.get(inner.at..)?;
@@ -217,14 +217,14 @@ fn behind(is_v6: bool, bytes: &[u8], next: (u8, usize)) -> Option<Behind> {
     if !is_v6 {
         let id = u32::from(short(bytes, 4)?);
         let position = short(bytes, 6)?;
-        let piece = match (position & 0x1fff, position & 0x2000) {
+        let part = match (position & 0x1fff, position & 0x2000) {
             (0, 0) => Part::Whole,
             (0, _) => Part::First(id),
-            _ => Part::Later(id),
+            _ => Part::Subsequent(id),
         };
-        return Some(Behind { protocol, at, piece });
+        return Some(Behind { protocol, at, part });
     }
-    let mut piece = Part::Whole;
+    let mut part = Part::Whole;
     let mut skipped = 0;
     while [0, 43, 44, 51, 60].contains(&protocol) {
         skipped += 1;
@@ -242,13 +242,13 @@ fn behind(is_v6: bool, bytes: &[u8], next: (u8, usize)) -> Option<Behind> {
             let [_, _, p0, p1, id @ ..] = *header;
             let (position, id) = (u16::from_be_bytes([p0, p1]), u32::from_be_bytes(id));
             if position >> 3 != 0 {
-                return Some(Behind { protocol: header[0], at, piece: Part::Later(id) });
+                return Some(Behind { protocol: header[0], at, part: Part::Subsequent(id) });
             }
             if position & 1 != 0 {
-                piece = Part::First(id);
+                part = Part::First(id);
             }
         }
         protocol = header[0];
     }
-    Some(Behind { protocol, at, piece })
+    Some(Behind { protocol, at, part })
 }

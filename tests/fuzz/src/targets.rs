@@ -30,11 +30,11 @@ const PAUSES: [u64; 6] = [0, 1, 1_000_000_000, 1_000_000_001, 30_000_000_000, 30
 pub fn verdict(data: &[u8]) {
     let mut input = Input::new(data);
     let choices = input.fixed::<WORLD_BYTES>();
-    let place = input.fixed::<HOOK_CTX_BYTES>();
+    let selection = input.fixed::<HOOK_CTX_BYTES>();
     let memories = input.fixed::<7>();
-    let (world, ctx) = (World::new(choices), HookCtx::new(place));
+    let (world, ctx) = (World::new(choices), HookCtx::new(selection));
     let frame = input.frame(&ctx);
-    input.append(&[&choices[..], &place, &memories].concat());
+    input.append(&[&choices[..], &selection, &memories].concat());
     input.append_frame(&frame);
     input.write_fixture();
     fill_state(&world, &ctx, &frame, memories);
@@ -60,24 +60,24 @@ pub fn sequence(data: &[u8]) {
             apply_event(&mut world, &mut model, event);
             continue;
         }
-        let (place, frame) = last.as_ref().and_then(|last| related(last, event)).unwrap_or_else(|| {
-            let place = input.fixed::<HOOK_CTX_BYTES>();
-            (place, input.frame(&HookCtx::new(place)))
+        let (selection, frame) = last.as_ref().and_then(|last| related(last, event)).unwrap_or_else(|| {
+            let selection = input.fixed::<HOOK_CTX_BYTES>();
+            (selection, input.frame(&HookCtx::new(selection)))
         });
         // In a fixture each frame is verbatim.
         let [kind, pause, _, _] = event;
-        input.append(&[&[kind, pause, 0, 0][..], &place].concat());
+        input.append(&[&[kind, pause, 0, 0][..], &selection].concat());
         input.append_frame(&frame);
         input.write_fixture();
         world.now += one_of(&PAUSES, pause);
-        let verdict = check::step(&HookCtx::new(place), &frame, &world, &mut model);
-        last = Some(Step { place, frame, verdict });
+        let verdict = check::step(&HookCtx::new(selection), &frame, &world, &mut model);
+        last = Some(Step { selection, frame, verdict });
     }
 }
 
 /// The previous frame.
 struct Step {
-    place: [u8; HOOK_CTX_BYTES],
+    selection: [u8; HOOK_CTX_BYTES],
     frame: Vec<u8>,
     verdict: Verdict,
 }
@@ -86,10 +86,10 @@ struct Step {
 fn related(last: &Step, [_, _, kind, position]: [u8; 4]) -> Option<([u8; HOOK_CTX_BYTES], Vec<u8>)> {
     const UPLINK: [u8; HOOK_CTX_BYTES] = [0; HOOK_CTX_BYTES];
     match kind {
-        0x80..=0xbf => Some((last.place, follow_ups::subsequent_fragment(&last.frame, position)?)),
+        0x80..=0xbf => Some((last.selection, follow_ups::subsequent_fragment(&last.frame, position)?)),
         0xc0..=0xdf => Some((UPLINK, follow_ups::reply(&last.frame, &last.verdict)?)),
         0xe0..=0xef => Some((UPLINK, follow_ups::error(&last.frame, &last.verdict)?)),
-        0xf0..=0xff => Some((last.place, last.frame.clone())),
+        0xf0..=0xff => Some((last.selection, last.frame.clone())),
         _ => None,
     }
 }
@@ -133,7 +133,7 @@ fn fill_state(world: &World, ctx: &HookCtx, frame: &[u8], memories: [u8; 7]) {
         _ => HOST_SLOT,
     };
     if let Some(behind) = behind
-        && let Part::First(id) | Part::Later(id) = behind.piece
+        && let Part::First(id) | Part::Subsequent(id) = behind.part
         && fragment != 0
     {
         let kind = one_of(

@@ -50,7 +50,7 @@ pub(crate) fn check(kernel: &mut Kernel, random: &mut Random, shapes: &[Shape]) 
             case.mark = random.pick(&[0, 7]);
         }
         if let Some((priority, mark)) = kernel.deliver(&case) {
-            let verdict = differential.ask(&shape.name, &case);
+            let verdict = differential.check(&shape.name, &case);
             let left = priority_after(&world, &case, verdict);
             assert_eq!(priority, left, "priority of {}\n{case:?}\n{verdict:?}", shape.name);
             if let Some(left) = mark_after(verdict) {
@@ -66,8 +66,8 @@ pub(crate) fn check(kernel: &mut Kernel, random: &mut Random, shapes: &[Shape]) 
         assert_eq!(kernel.spent(&world, slot), expected, "charged to the limit of slot {slot}");
     }
     let mut counted = read(kernel);
-    for (place, packets) in before {
-        *counted.get_mut(&place).expect("the same places") -= packets;
+    for (index, packets) in before {
+        *counted.get_mut(&index).expect("the same counters") -= packets;
     }
     counted.retain(|_, packets| *packets != 0);
     assert_eq!(counted, expected);
@@ -101,7 +101,7 @@ fn priority_after(world: &World, case: &Case<'_>, verdict: Verdict) -> u32 {
 }
 
 fn count(hook: HookPoint, verdict: Verdict, counts: &mut Counts) {
-    let mut add = |place| *counts.entry(place).or_default() += 1;
+    let mut add = |index| *counts.entry(index).or_default() += 1;
     match verdict {
         Verdict::Continue(reason) => {
             let hook = hook.host_hook().expect("the other hooks leave no packet to the host");

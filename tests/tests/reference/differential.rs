@@ -10,7 +10,7 @@ use crate::{
     recording_tables::RecordingTables,
     spec_model::{self, Situation},
     spec_parser::{self, Content},
-    spec_state::{Carried, Entry, IdOwner, SpecState, StateChange},
+    spec_state::{CachedContent, Entry, IdOwner, SpecState, StateChange},
     world::{Case, World},
 };
 
@@ -37,7 +37,7 @@ pub(crate) struct Tally {
     /// Number of verdicts of the decision code.
     pub(crate) decided: u64,
     /// Number of verdicts of the loaded programs.
-    pub(crate) asked: u64,
+    pub(crate) decided_by_kernel: u64,
     /// Number of packets by matching row: program and index.
     pub(crate) rows: HashMap<(&'static str, usize), u64>,
     /// Bytes charged to limits, by slot.
@@ -82,7 +82,7 @@ impl<'a> Differential<'a> {
     }
 
     /// Compares the verdicts on a packet, and keeps its state changes for later packets.
-    pub(crate) fn ask(&mut self, what: &str, case: &Case<'_>) -> Verdict {
+    pub(crate) fn check(&mut self, what: &str, case: &Case<'_>) -> Verdict {
         let (verdict, changes) = self.compare(what, case);
         // All implementations continue with the model's state, so that one bug is reported once.
         self.maps.roll_back();
@@ -93,7 +93,7 @@ impl<'a> Differential<'a> {
     }
 
     /// Compares the verdicts on a packet, and undoes its state changes.
-    pub(crate) fn ask_once(&mut self, what: &str, case: &Case<'_>) -> Verdict {
+    pub(crate) fn check_once(&mut self, what: &str, case: &Case<'_>) -> Verdict {
         let (verdict, _notes) = self.compare(what, case);
         self.maps.roll_back();
         verdict
@@ -112,18 +112,18 @@ impl<'a> Differential<'a> {
         *self.tally.spent.entry(situation.sender()).or_default() += to_spend;
         let entries: Vec<Entry> = changes.iter().map(|change| Entry::from(*change)).collect();
         let kernel = self.kernel.as_mut().filter(|_| self.with_kernel);
-        let asked = kernel.and_then(|kernel| kernel.decide(case));
-        let asked = match (asked, &mut self.kernel) {
+        let by_kernel = kernel.and_then(|kernel| kernel.decide(case));
+        let by_kernel = match (by_kernel, &mut self.kernel) {
             // Entries in the kernel age with the real clock. If that has caused the difference, fresh entries
             // remove it.
             (Some(verdict), Some(kernel)) if verdict != expected => {
                 self.memory.changes().for_each(|change| kernel.apply(change.into()));
                 kernel.decide(case)
             }
-            _ => asked,
+            _ => by_kernel,
         };
         self.tally.decided += 1;
-        self.tally.asked += u64::from(asked.is_some());
+        self.tally.decided_by_kernel += u64::from(by_kernel.is_some());
         *self.tally.rows.entry((case.hook.program(), row)).or_default() += 1;
         let written = self.maps.written();
         let has_changes = entries.iter().all(|entry| self.maps.current(*entry) == Some(*entry))
@@ -131,14 +131,14 @@ impl<'a> Differential<'a> {
         if decided != expected
             || !has_changes
             || spent != to_spend
-            || asked.is_some_and(|asked| asked != expected)
+            || by_kernel.is_some_and(|by_kernel| by_kernel != expected)
         {
             let failures = &mut self.tally.failures;
             let kind = (case.hook, row, mem::discriminant(&decided), decided == expected);
             if failures.len() < MAX_SHOWN && !failures.contains_key(&kind) {
                 let row = spec_model::rows(case.hook)[row].packet;
                 let text = format!(
-                    "{what}\n{case:?}\n  model:  {expected:?} ({row})\n  code:   {decided:?}\n  kernel: {asked:?}\n  \
+                    "{what}\n{case:?}\n  model:  {expected:?} ({row})\n  code:   {decided:?}\n  kernel: {by_kernel:?}\n  \
                      state changes of the model: {entries:?}\n  of the code: {written:?}\n  tried: {tried:?}\n  \
                      charged to the limit: {to_spend}, by the code {spent}\n",
                 );
@@ -153,7 +153,7 @@ impl Tally {
     /// Returns the sum of two results.
     pub(crate) fn plus(mut self, other: Self) -> Self {
         self.decided += other.decided;
-        self.asked += other.asked;
+        self.decided_by_kernel += other.decided_by_kernel;
         for (row, times) in other.rows {
             *self.rows.entry(row).or_default() += times;
         }
@@ -175,15 +175,15 @@ fn expected_changes(situation: &Situation<'_>, verdict: Verdict) -> Vec<StateCha
     let is_dropped = matches!(verdict, Verdict::Drop { .. } | Verdict::AlreadyHandled);
     if let (Some(datagram), false, true) = (packet.first_of, is_dropped, depends_on_content(situation)) {
         let carried = match packet.content {
-            Content::Ports { source, destination } => Some(Carried::Ports { source, destination }),
-            Content::EchoRequest { id, .. } => Some(Carried::EchoRequest(id)),
-            Content::EchoReply { id, .. } => Some(Carried::EchoReply(id)),
+            Content::Ports { source, destination } => Some(CachedContent::Ports { source, destination }),
+            Content::EchoRequest { id, .. } => Some(CachedContent::EchoRequest(id)),
+            Content::EchoReply { id, .. } => Some(CachedContent::EchoReply(id)),
             Content::Error { .. } | Content::None => None,
         };
         // First fragments within a second that differ are a conflict.
         let counts = match situation.memory.recent(&datagram, NOW) {
-            Some(Carried::Conflict) => None,
-            Some(before) if Some(before) != carried => carried.map(|_other| Carried::Conflict),
+            Some(CachedContent::Conflict) => None,
+            Some(before) if Some(before) != carried => carried.map(|_other| CachedContent::Conflict),
             _ => carried,
         };
         changes.extend(counts.map(|counts| StateChange::Fragment(datagram, NOW, counts)));

@@ -13,7 +13,7 @@ use crate::{
     differential::{Differential, NOW},
     packet_shapes,
     packets::{Ends, Shape, Template},
-    spec_state::{Carried, StateChange},
+    spec_state::{CachedContent, StateChange},
     world::{A, ALL_HOOKS, B, Case, DECIDING_HOOKS, LONGEST, MAC, NO_CONTAINER, OTHER_MAC, UPLINK, World},
 };
 
@@ -22,11 +22,11 @@ fn ports(world: &World) -> [u16; 3] {
     [A, B, HOST_SLOT].map(|slot| (1..=u16::MAX).find(|port| world.owner(*port) == slot).expect("one"))
 }
 
-fn ask(differential: &mut Differential<'_>, hook: HookPoint, shape: &Shape, template: &Template) {
-    if let Some((datagram, carried)) = template.later {
-        differential.apply(StateChange::Fragment(datagram, NOW, carried));
+fn check(differential: &mut Differential<'_>, hook: HookPoint, shape: &Shape, template: &Template) {
+    if let Some((datagram, content)) = template.subsequent {
+        differential.apply(StateChange::Fragment(datagram, NOW, content));
     }
-    differential.ask_once(&shape.name, &Case::new(hook, &template.bytes));
+    differential.check_once(&shape.name, &Case::new(hook, &template.bytes));
 }
 
 /// Tests a shape between addresses of all kinds, with ports of all kinds.
@@ -43,7 +43,7 @@ pub(crate) fn addresses(differential: &mut Differential<'_>, shape: &Shape, hook
                 let mut template = shape.frame(hook, A, &Ends::new(*source, *destination));
                 for (from, to) in pairs(ports, shape.has_numbers()) {
                     template.set(from, to);
-                    ask(differential, hook, shape, &template);
+                    check(differential, hook, shape, &template);
                 }
                 differential.clear();
             }
@@ -69,7 +69,7 @@ pub(crate) fn segments(differential: &mut Differential<'_>, shape: &Shape) {
                 }
                 for segment in [0, 1, 99, 536, 1400, 65_535] {
                     let case = Case { segment, ..Case::new(HookPoint::VethIngress(A), &bytes) };
-                    differential.ask_once(&shape.name, &case);
+                    differential.check_once(&shape.name, &case);
                 }
             }
         }
@@ -94,7 +94,7 @@ pub(crate) fn inner_addresses(differential: &mut Differential<'_>, shape: &Shape
                 let mut template = shape.frame(hook, A, &ends);
                 for (from, to) in pairs(ports, shape.has_numbers()) {
                     template.set(from, to);
-                    ask(differential, hook, shape, &template);
+                    check(differential, hook, shape, &template);
                 }
             }
         }
@@ -128,7 +128,7 @@ pub(crate) fn every_port(differential: &mut Differential<'_>, shape: &Shape, ste
             differential.with_kernel = step > 1 || (round + shape.name.len()).is_multiple_of(7);
             for (source, destination) in [(port, other), (other, port)] {
                 template.set(source, destination);
-                ask(differential, hook, shape, template);
+                check(differential, hook, shape, template);
             }
         }
         differential.clear();
@@ -147,7 +147,7 @@ fn in_order(differential: &mut Differential<'_>, hook: HookPoint, shape: &Shape)
     let mut template = shape.frame(hook, A, &Ends::new(source, destination));
     // The inner packet of an error at a veth was to the sender's own port.
     template.set(own, if shape.is_error() { own } else { others });
-    ask(differential, hook, shape, &template);
+    check(differential, hook, shape, &template);
     template
 }
 
@@ -158,7 +158,7 @@ pub(crate) fn every_length(differential: &mut Differential<'_>, shape: &Shape) {
     for hook in ALL_HOOKS {
         let template = in_order(differential, hook, shape);
         for length in 0..template.bytes.len() {
-            differential.ask_once(&shape.name, &Case::new(hook, &template.bytes[..length]));
+            differential.check_once(&shape.name, &Case::new(hook, &template.bytes[..length]));
         }
         let mut bytes = template.bytes.clone();
         let at = if shape.is_ipv6 { LENGTH6 } else { LENGTH4 };
@@ -166,7 +166,7 @@ pub(crate) fn every_length(differential: &mut Differential<'_>, shape: &Shape) {
             bytes.extend(vec![0; padding]);
             for claimed in 0..=bytes.len() + 1 {
                 bytes[at..at + 2].copy_from_slice(&u16::try_from(claimed).expect("short").to_be_bytes());
-                differential.ask_once(&shape.name, &Case::new(hook, &bytes));
+                differential.check_once(&shape.name, &Case::new(hook, &bytes));
             }
         }
         differential.clear();
@@ -177,13 +177,13 @@ pub(crate) fn every_length(differential: &mut Differential<'_>, shape: &Shape) {
 pub(crate) fn every_byte(differential: &mut Differential<'_>, shape: &Shape) {
     for hook in ALL_HOOKS {
         let mut template = in_order(differential, hook, shape);
-        for place in 0..template.bytes.len() {
-            let before = template.bytes[place];
+        for at in 0..template.bytes.len() {
+            let before = template.bytes[at];
             for value in 0..=u8::MAX {
-                template.bytes[place] = value;
-                differential.ask_once(&shape.name, &Case::new(hook, &template.bytes));
+                template.bytes[at] = value;
+                differential.check_once(&shape.name, &Case::new(hook, &template.bytes));
             }
-            template.bytes[place] = before;
+            template.bytes[at] = before;
         }
         differential.clear();
     }
@@ -205,35 +205,35 @@ pub(crate) fn frames(differential: &mut Differential<'_>, shape: &Shape) {
             template.set(own, others);
             for tag in [0, 1, 5, 0xfff, 0x1000, 0x2000, 0xe000, 0xf000, 0xf001] {
                 differential
-                    .ask_once(&shape.name, &Case { tag: Some(tag), ..Case::new(hook, &template.bytes) });
+                    .check_once(&shape.name, &Case { tag: Some(tag), ..Case::new(hook, &template.bytes) });
                 for cut in [0, 12, 13, 14] {
-                    differential.ask_once(
+                    differential.check_once(
                         &shape.name,
                         &Case { tag: Some(tag), ..Case::new(hook, &template.bytes[..cut]) },
                     );
                 }
             }
             for mark in [HANDLED_MARK, 1, u32::MAX] {
-                differential.ask_once(&shape.name, &Case { mark, ..Case::new(hook, &template.bytes) });
-                differential.ask_once(&shape.name, &Case { mark, ..Case::new(hook, &template.bytes[..7]) });
+                differential.check_once(&shape.name, &Case { mark, ..Case::new(hook, &template.bytes) });
+                differential.check_once(&shape.name, &Case { mark, ..Case::new(hook, &template.bytes[..7]) });
             }
             for priority in [6, 0x1_0001, 0x504d_0001, 0x504d_1001, 0x504c_0001] {
-                differential.ask_once(&shape.name, &Case { priority, ..Case::new(hook, &template.bytes) });
+                differential.check_once(&shape.name, &Case { priority, ..Case::new(hook, &template.bytes) });
             }
             for ingress in [UPLINK, veth_ifindex(A)] {
-                differential.ask_once(&shape.name, &Case { ingress, ..Case::new(hook, &template.bytes) });
+                differential.check_once(&shape.name, &Case { ingress, ..Case::new(hook, &template.bytes) });
             }
             for (to, from) in macs.iter().flat_map(|to| macs.iter().map(move |from| (to, from))) {
                 let mut bytes = template.bytes.clone();
                 bytes[..6].copy_from_slice(to);
                 bytes[6..12].copy_from_slice(from);
-                differential.ask_once(&shape.name, &Case::new(hook, &bytes));
+                differential.check_once(&shape.name, &Case::new(hook, &bytes));
             }
             // Bytes behind the packet's end are padding; the packet is still valid.
             for length in [LONGEST - 1, LONGEST, LONGEST + 1, 2000] {
                 let mut bytes = template.bytes.clone();
                 bytes.resize(length as usize, 0);
-                differential.ask_once(&shape.name, &Case::new(hook, &bytes));
+                differential.check_once(&shape.name, &Case::new(hook, &bytes));
             }
             for outer in VLAN_TYPES {
                 for tag in [[0, 0], [0, 5], [0xe0, 0]] {
@@ -241,7 +241,7 @@ pub(crate) fn frames(differential: &mut Differential<'_>, shape: &Shape) {
                     bytes.splice(12..12, [outer, tag].concat());
                     for taken_off in [None, Some(0), Some(7)] {
                         differential
-                            .ask_once(&shape.name, &Case { tag: taken_off, ..Case::new(hook, &bytes) });
+                            .check_once(&shape.name, &Case { tag: taken_off, ..Case::new(hook, &bytes) });
                     }
                 }
             }
@@ -257,7 +257,7 @@ pub(crate) fn neighbours(differential: &mut Differential<'_>, shape: &Shape) {
     template.set(own, others);
     for (slot, age) in [(A, 0), (A, NEIGHBOUR_LIFETIME), (A, NEIGHBOUR_LIFETIME + 1), (B, 0)] {
         differential.apply(StateChange::Neighbour(slot, near, NOW - age));
-        ask(differential, HookPoint::VethIngress(A), shape, &template);
+        check(differential, HookPoint::VethIngress(A), shape, &template);
         differential.clear();
     }
 }
@@ -279,12 +279,13 @@ pub(crate) fn ages(differential: &mut Differential<'_>, shape: &Shape) {
         for (source, destination) in [(near, shared), (shared, near), (shared, shared)] {
             let mut template = shape.frame(hook, A, &Ends::new(source, destination));
             template.set(own, others);
-            let Some((datagram, carried)) = template.first.or(template.later) else { return };
-            let others = [Carried::Ports { source: others, destination: own }, Carried::EchoReply(own)];
+            let Some((datagram, content)) = template.first.or(template.subsequent) else { return };
+            let others =
+                [CachedContent::Ports { source: others, destination: own }, CachedContent::EchoReply(own)];
             for age in AGES {
-                for carried in [carried, Carried::Conflict].into_iter().chain(others) {
-                    differential.apply(StateChange::Fragment(datagram, NOW - age, carried));
-                    differential.ask_once(&shape.name, &Case::new(hook, &template.bytes));
+                for content in [content, CachedContent::Conflict].into_iter().chain(others) {
+                    differential.apply(StateChange::Fragment(datagram, NOW - age, content));
+                    differential.check_once(&shape.name, &Case::new(hook, &template.bytes));
                 }
             }
             differential.clear();

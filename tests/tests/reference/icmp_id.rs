@@ -66,7 +66,7 @@ pub(crate) fn every_id(differential: &mut Differential<'_>, is_ipv6: bool, step:
                 }
                 for (hook, template) in &mut frames {
                     template.set(id, 0);
-                    differential.ask_once("echo", &Case::new(*hook, &template.bytes));
+                    differential.check_once("echo", &Case::new(*hook, &template.bytes));
                 }
             }
             differential.clear();
@@ -87,7 +87,7 @@ pub(crate) fn busy(differential: &mut Differential<'_>, is_ipv6: bool, id: u16) 
     loop {
         assert!(taken.insert(next), "{next} is tried twice");
         differential.apply(StateChange::Echo(peer, next, NOW, others));
-        match differential.ask_once("more and more are taken", &case) {
+        match differential.check_once("more and more are taken", &case) {
             Verdict::ToOutside { rewrite: IcmpIdRewrite { from, to, .. }, .. } => {
                 assert_eq!(from, id);
                 next = to;
@@ -111,7 +111,7 @@ fn free_one(differential: &mut Differential<'_>, case: &Case<'_>, peer: IpAddr, 
     let gone = IdOwner { generation: others.generation + 1, ..others };
     for (seen, owner) in [(NOW, gone), (NOW - ECHO_LIFETIME - 1, others)] {
         differential.apply(StateChange::Echo(peer, id, seen, owner));
-        let verdict = differential.ask_once("one is free again", case);
+        let verdict = differential.check_once("one is free again", case);
         assert!(matches!(verdict, Verdict::ToOutside { .. }), "{id}: {verdict:?}");
     }
     differential.apply(StateChange::Echo(peer, id, NOW, others));

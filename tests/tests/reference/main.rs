@@ -39,7 +39,7 @@ fn in_two_halves(work: impl Fn(usize, &mut Kernel) -> Tally + Sync) -> Tally {
         let one = half(0);
         one.plus(other.join().unwrap_or_else(|panic| panic::resume_unwind(panic)))
     });
-    println!("{} verdicts of the decision code, {} of the kernel", tally.decided, tally.asked);
+    println!("{} verdicts of the decision code, {} of the kernel", tally.decided, tally.decided_by_kernel);
     tally.expect_agreement();
     tally
 }

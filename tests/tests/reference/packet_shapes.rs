@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{
-    packets::{Content, FRAGMENT, Piece, Shape, UDP, WITH_PORTS},
+    packets::{Content, FRAGMENT, Part, Shape, UDP, WITH_PORTS},
     world::{GATEWAY, HOST, HOST6},
 };
 
@@ -54,7 +54,7 @@ fn options() -> Vec<Shape> {
 fn fragments() -> Vec<Shape> {
     let mut shapes = Vec::new();
     for is_ipv6 in both() {
-        for (piece, name) in [(Piece::First, "first"), (Piece::Later, "later")] {
+        for (part, name) in [(Part::First, "first"), (Part::Subsequent, "subsequent")] {
             let contents = [
                 ("TCP", Content::Ports(6)),
                 ("UDP", Content::Ports(UDP)),
@@ -65,8 +65,8 @@ fn fragments() -> Vec<Shape> {
             ];
             for (what, content) in contents {
                 let shape = Shape::new(&format!("{name} fragment of {what}"), is_ipv6, content);
-                shapes.push(Shape { piece, extensions: vec![FRAGMENT], ..shape.clone() });
-                let longer = Shape { name: format!("{} behind more headers", shape.name), piece, ..shape };
+                shapes.push(Shape { part, extensions: vec![FRAGMENT], ..shape.clone() });
+                let longer = Shape { name: format!("{} behind more headers", shape.name), part, ..shape };
                 if is_ipv6 {
                     let extensions = vec![HOP_BY_HOP, FRAGMENT, AUTHENTICATION, DESTINATION];
                     shapes.push(Shape { extensions, ..longer });
@@ -79,7 +79,7 @@ fn fragments() -> Vec<Shape> {
         let kind = if is_ipv6 { 1 } else { 3 };
         let error =
             Shape::new("first fragment of an error", is_ipv6, Content::Error(kind, 1, Box::new(inner)));
-        shapes.push(Shape { piece: Piece::First, extensions: vec![FRAGMENT], ..error });
+        shapes.push(Shape { part: Part::First, extensions: vec![FRAGMENT], ..error });
     }
     shapes
 }
@@ -152,10 +152,10 @@ fn inner(is_ipv6: bool) -> Vec<Shape> {
         .into();
     shapes.extend([3, 4, 7].map(|cut| Shape { cut, ..named(&format!("cut to {cut}"), &udp) }));
     shapes.extend([4, 7].map(|cut| Shape { cut, ..named(&format!("cut to {cut}"), &request) }));
-    for piece in [Piece::First, Piece::Later] {
+    for part in [Part::First, Part::Subsequent] {
         let extensions = vec![FRAGMENT];
-        shapes.push(Shape { piece, extensions: extensions.clone(), ..named(&format!("{piece:?}"), &udp) });
-        shapes.push(Shape { extensions, piece, ..named(&format!("{piece:?}"), &request) });
+        shapes.push(Shape { part, extensions: extensions.clone(), ..named(&format!("{part:?}"), &udp) });
+        shapes.push(Shape { extensions, part, ..named(&format!("{part:?}"), &request) });
     }
     shapes.push(Shape::new("echo reply", is_ipv6, Content::EchoReply));
     shapes.push(Shape::new("another message", is_ipv6, Content::Message(13, 0)));

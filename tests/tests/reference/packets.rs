@@ -9,7 +9,7 @@ use etherparse::{
 };
 
 use crate::{
-    spec_state::{Carried, Datagram},
+    spec_state::{CachedContent, Datagram},
     world::{macs, scope},
 };
 
@@ -30,7 +30,7 @@ pub(crate) struct Shape {
     pub(crate) options: usize,
     /// IPv6 extension headers, including the fragment header of a fragment.
     pub(crate) extensions: Vec<u8>,
-    pub(crate) piece: Piece,
+    pub(crate) part: Part,
     pub(crate) content: Content,
     /// Length in bytes to which the content is truncated.
     pub(crate) cut: usize,
@@ -38,10 +38,10 @@ pub(crate) struct Shape {
 
 /// Position of a packet in its datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Piece {
+pub(crate) enum Part {
     Whole,
     First,
-    Later,
+    Subsequent,
 }
 
 /// L4 content.
@@ -71,9 +71,9 @@ pub(crate) struct Template {
     pub(crate) bytes: Vec<u8>,
     numbers: Numbers,
     /// Its datagram, if it is a first fragment.
-    pub(crate) first: Option<(Datagram, Carried)>,
+    pub(crate) first: Option<(Datagram, CachedContent)>,
     /// Its datagram, if it is a subsequent fragment.
-    pub(crate) later: Option<(Datagram, Carried)>,
+    pub(crate) subsequent: Option<(Datagram, CachedContent)>,
 }
 
 /// Offsets of the ports or the identifier.
@@ -92,7 +92,7 @@ impl Shape {
             is_ipv6,
             options: 0,
             extensions: Vec::new(),
-            piece: Piece::Whole,
+            part: Part::Whole,
             content,
             cut: usize::MAX,
         }
@@ -112,7 +112,7 @@ impl Shape {
         self.options == 0
             && self.extensions.is_empty()
             && self.cut == usize::MAX
-            && matches!(self.piece, Piece::Whole)
+            && matches!(self.part, Part::Whole)
     }
 
     /// Returns whether all ports are tested with it.
@@ -139,9 +139,9 @@ impl Shape {
         let (packet, numbers) = self.packet(ends);
         bytes.extend(packet);
         let carried = match self.content {
-            Content::EchoRequest => Carried::EchoRequest(0),
-            Content::EchoReply => Carried::EchoReply(0),
-            _ => Carried::Ports { source: 0, destination: 0 },
+            Content::EchoRequest => CachedContent::EchoRequest(0),
+            Content::EchoReply => CachedContent::EchoReply(0),
+            _ => CachedContent::Ports { source: 0, destination: 0 },
         };
         let datagram = Datagram {
             scope: scope(hook, sender),
@@ -150,9 +150,9 @@ impl Shape {
             id: ID.into(),
             protocol: (!self.is_ipv6).then(|| self.content.protocol(false)),
         };
-        let is = |piece| (self.piece == piece && self.has_numbers()).then_some((datagram, carried));
-        let (first, later) = (is(Piece::First), is(Piece::Later));
-        Template { bytes, numbers: numbers.behind(ETHERNET), first, later }
+        let is = |part| (self.part == part && self.has_numbers()).then_some((datagram, carried));
+        let (first, subsequent) = (is(Part::First), is(Part::Subsequent));
+        Template { bytes, numbers: numbers.behind(ETHERNET), first, subsequent }
     }
 
     fn packet(&self, ends: &Ends) -> (Vec<u8>, Numbers) {
@@ -167,14 +167,14 @@ impl Shape {
         };
         // A subsequent fragment has its ports in the first one.
         let numbers =
-            if self.piece == Piece::Later { Numbers::None } else { numbers.behind(packet.len() - length) };
+            if self.part == Part::Subsequent { Numbers::None } else { numbers.behind(packet.len() - length) };
         (packet, numbers)
     }
 
     fn ipv4(&self, protocol: IpNumber, content: Vec<u8>, ends: &Ends) -> Vec<u8> {
         let mut header = Ipv4Header {
             identification: ID,
-            more_fragments: self.piece == Piece::First,
+            more_fragments: self.part == Part::First,
             fragment_offset: self.offset(),
             time_to_live: 64,
             protocol,
@@ -191,16 +191,16 @@ impl Shape {
 
     fn ipv6(&self, protocol: IpNumber, content: Vec<u8>, ends: &Ends) -> Vec<u8> {
         let (mut next, mut packet) = (protocol, content);
-        for (place, extension) in self.extensions.iter().enumerate().rev() {
+        for (index, extension) in self.extensions.iter().enumerate().rev() {
             // Headers of several lengths.
-            let body = 6 + 8 * (place % 3);
+            let body = 6 + 8 * (index % 3);
             let header = match IpNumber(*extension) {
                 ip_number::IPV6_FRAG => {
-                    let more = self.piece == Piece::First;
+                    let more = self.part == Part::First;
                     Ipv6FragmentHeader::new(next, self.offset(), more, ID.into()).to_bytes().to_vec()
                 }
                 ip_number::AUTH => {
-                    let value = vec![0xaa; 4 * (place % 4)];
+                    let value = vec![0xaa; 4 * (index % 4)];
                     IpAuthHeader::new(next, 1, 1, &value).expect("a short value").to_bytes().to_vec()
                 }
                 _ => {
@@ -223,7 +223,7 @@ impl Shape {
     }
 
     fn offset(&self) -> IpFragOffset {
-        let offset = if self.piece == Piece::Later { 185 } else { 0 };
+        let offset = if self.part == Part::Subsequent { 185 } else { 0 };
         IpFragOffset::try_new(offset).expect("a small offset")
     }
 }
@@ -291,12 +291,12 @@ impl Template {
             }
             Numbers::Id(at) => put(&mut self.bytes, at, source),
         }
-        for (_, carried) in self.first.iter_mut().chain(&mut self.later) {
+        for (_, carried) in self.first.iter_mut().chain(&mut self.subsequent) {
             *carried = match carried {
-                Carried::Ports { .. } => Carried::Ports { source, destination },
-                Carried::EchoRequest(_) => Carried::EchoRequest(source),
-                Carried::EchoReply(_) => Carried::EchoReply(source),
-                Carried::Conflict => Carried::Conflict,
+                CachedContent::Ports { .. } => CachedContent::Ports { source, destination },
+                CachedContent::EchoRequest(_) => CachedContent::EchoRequest(source),
+                CachedContent::EchoReply(_) => CachedContent::EchoReply(source),
+                CachedContent::Conflict => CachedContent::Conflict,
             };
         }
     }
@@ -304,8 +304,8 @@ impl Template {
 
 /// Writes a number, unless its position is truncated.
 fn put(bytes: &mut [u8], at: usize, number: u16) {
-    for (place, byte) in bytes.iter_mut().skip(at).zip(number.to_be_bytes()) {
-        *place = byte;
+    for (index, byte) in bytes.iter_mut().skip(at).zip(number.to_be_bytes()) {
+        *index = byte;
     }
 }
 

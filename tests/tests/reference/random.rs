@@ -112,11 +112,11 @@ pub(crate) fn packets(
         }
         let shape = random.pick(shapes);
         let (hook, template) = template(random, &shape);
-        if let Some((datagram, carried)) = template.later
+        if let Some((datagram, content)) = template.subsequent
             && random.once_in(2)
         {
             let age = random.pick(&[0, FRAGMENT_LIFETIME / 3, FRAGMENT_LIFETIME + 1, FRAGMENT_LIFETIME * 9]);
-            differential.apply(StateChange::Fragment(datagram, NOW - age, carried));
+            differential.apply(StateChange::Fragment(datagram, NOW - age, content));
         }
         let mut case = Case::new(hook, &template.bytes);
         if random.once_in(20) {
@@ -130,7 +130,7 @@ pub(crate) fn packets(
             case.ingress = random.pick(&[0, UPLINK, veth_ifindex(A)]);
         }
         case.priority = priority(random);
-        differential.ask(&shape.name, &case);
+        differential.check(&shape.name, &case);
     }
 }
 
@@ -221,19 +221,19 @@ fn mutate(random: &mut Random, frame: &mut Vec<u8>, is_ipv6: bool) {
         3 => frame.extend(vec![random.byte(); random.below(64)]),
         4 => {
             // A wrong length, mostly close to the right one.
-            let place = if is_ipv6 { 18 } else { 16 };
-            let length = u16::from_be_bytes([frame[place], frame[place + 1]]);
+            let at = if is_ipv6 { 18 } else { 16 };
+            let length = u16::from_be_bytes([frame[at], frame[at + 1]]);
             let lie = match random.below(4) {
                 0 => 0,
                 1 => random.port(),
                 _ => length.wrapping_add(u16::from(random.byte() % 24)).wrapping_sub(12),
             };
-            frame[place..place + 2].copy_from_slice(&lie.to_be_bytes());
+            frame[at..at + 2].copy_from_slice(&lie.to_be_bytes());
         }
         5 => {
             // Version and header length, fragment fields, protocol.
-            let place = random.pick(if is_ipv6 { &[14, 20, 54] } else { &[14, 20, 21, 23] });
-            if let Some(byte) = frame.get_mut(place) {
+            let at = random.pick(if is_ipv6 { &[14, 20, 54] } else { &[14, 20, 21, 23] });
+            if let Some(byte) = frame.get_mut(at) {
                 *byte = random.pick(&[
                     0x45, 0x46, 0x4f, 0x44, 0x60, 0x65, 0x20, 0x00, 0x01, 6, 17, 43, 44, 51, 58, 59, 60,
                 ]);
@@ -243,8 +243,8 @@ fn mutate(random: &mut Random, frame: &mut Vec<u8>, is_ipv6: bool) {
             // A duplicated or moved piece: nested headers, overlapping fragments.
             let length = random.below(frame.len() - at).min(48);
             let piece = frame[at..at + length].to_vec();
-            let place = 14 + random.below(frame.len() - 14);
-            frame.splice(place..place, piece);
+            let at = 14 + random.below(frame.len() - 14);
+            frame.splice(at..at, piece);
         }
         7 => {
             let length = random.below(frame.len() - at).min(24);
@@ -252,8 +252,8 @@ fn mutate(random: &mut Random, frame: &mut Vec<u8>, is_ipv6: bool) {
         }
         8 => {
             let mac = random.pick(&[MAC, OTHER_MAC, [0; 6], [0xff; 6], loopback_mac(A), loopback_mac(B)]);
-            let place = random.pick(&[0, 6]);
-            frame[place..place + 6].copy_from_slice(&mac);
+            let at = random.pick(&[0, 6]);
+            frame[at..at + 6].copy_from_slice(&mac);
         }
         9 => {
             let kind = random.pick(&[0x0800_u16, 0x86dd, 0x0806, 0x8100, 0x88a8, 0x9100, 0x0000, 0x05ff]);
@@ -262,13 +262,13 @@ fn mutate(random: &mut Random, frame: &mut Vec<u8>, is_ipv6: bool) {
         _ => {
             let four = packet_shapes::four(is_ipv6);
             let address = random.pick(&four);
-            let place = 14 + if is_ipv6 { random.pick(&[8, 24]) } else { random.pick(&[12, 16]) };
+            let at = 14 + if is_ipv6 { random.pick(&[8, 24]) } else { random.pick(&[12, 16]) };
             let bytes = match address {
                 IpAddr::V4(address) => address.octets().to_vec(),
                 IpAddr::V6(address) => address.octets().to_vec(),
             };
-            if frame.len() >= place + bytes.len() {
-                frame[place..place + bytes.len()].copy_from_slice(&bytes);
+            if frame.len() >= at + bytes.len() {
+                frame[at..at + bytes.len()].copy_from_slice(&bytes);
             }
         }
     }

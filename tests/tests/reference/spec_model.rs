@@ -284,21 +284,25 @@ const HOST_LO: &[Row] = &[
 ];
 
 const CONTAINER_LO: &[Row] = &[
-    row("from a loopback device of no container", |s| s.world.eth0(s.sender()).is_none().then(|| s.stays())),
-    row("parse error (1-6)", |s| s.packet.error_1_to_4().or(s.packet.error_content).map(|_reason| s.stays())),
-    row("an echo message", |s| s.packet.is_echo().then(|| s.stays())),
-    row("not to a local address", |s| (!s.is_to_local()).then(|| s.stays())),
+    row("from a loopback device of no container", |s| {
+        s.world.eth0(s.sender()).is_none().then(|| s.deliver_local())
+    }),
+    row("parse error (1-6)", |s| {
+        s.packet.error_1_to_4().or(s.packet.error_content).map(|_reason| s.deliver_local())
+    }),
+    row("an echo message", |s| s.packet.is_echo().then(|| s.deliver_local())),
+    row("not to a local address", |s| (!s.is_to_local()).then(|| s.deliver_local())),
     row("an error: the inner source is not a local address", |s| {
         let inner = s.packet.inner()?;
-        (!s.world.is_local(inner.source)).then(|| s.stays())
+        (!s.world.is_local(inner.source)).then(|| s.deliver_local())
     }),
     row("an error: the inner packet has no ports", |s| {
-        s.packet.inner()?.ports().is_none().then(|| s.stays())
+        s.packet.inner()?.ports().is_none().then(|| s.deliver_local())
     }),
-    row("the port is the container's", |s| (s.owner_of_target()? == s.sender()).then(|| s.stays())),
+    row("the port is the container's", |s| (s.owner_of_target()? == s.sender()).then(|| s.deliver_local())),
     row("by a loopback address, and the sender or the port's owner is private", |s| {
         let is_private = s.world.is_private(s.sender()) || s.world.is_private(s.owner_of_target()?);
-        (s.is_by_loopback() && is_private).then(|| s.stays())
+        (s.is_by_loopback() && is_private).then(|| s.deliver_local())
     }),
     row("all others", |s| s.world.eth0(s.sender()).map(Verdict::ToEth0)),
 ];
@@ -372,7 +376,7 @@ impl Situation<'_> {
         Verdict::Drop { slot: self.sender(), reason }
     }
 
-    fn stays(&self) -> Verdict {
+    fn deliver_local(&self) -> Verdict {
         Verdict::DeliverLocal(self.sender())
     }
 
@@ -462,8 +466,8 @@ impl Situation<'_> {
         let destination = self.packet.destination;
         let is_neighbour =
             self.world.is_on_link(destination) && self.world.gateway(destination) != Some(destination);
-        let asked = self.memory.neighbours.get(&(self.sender(), destination));
-        is_neighbour && asked.is_none_or(|seen| NOW - seen > NEIGHBOUR_LIFETIME)
+        let charged = self.memory.neighbours.get(&(self.sender(), destination));
+        is_neighbour && charged.is_none_or(|seen| NOW - seen > NEIGHBOUR_LIFETIME)
     }
 
     /// Returns whether a packet is from or to a loopback address.

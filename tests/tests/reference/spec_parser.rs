@@ -13,7 +13,7 @@ use portmap_common::{
 };
 
 use crate::{
-    spec_state::{Carried, Datagram, SpecState},
+    spec_state::{CachedContent, Datagram, SpecState},
     world::{Case, World, scope},
 };
 
@@ -189,13 +189,13 @@ struct Header<'a> {
 }
 
 enum Rest {
-    V4 { length: usize, protocol: u8, piece: Option<Piece> },
+    V4 { length: usize, protocol: u8, piece: Option<Part> },
     V6 { next_header: u8 },
 }
 
 /// Datagram of a fragment.
 #[derive(Clone, Copy)]
-struct Piece {
+struct Part {
     id: u32,
     is_first: bool,
 }
@@ -217,7 +217,7 @@ fn read_ipv4(frame: &[u8]) -> Result<Header<'_>, Reason> {
     if packet.len() < length {
         return Err(Reason::Malformed);
     }
-    let piece = header.is_fragmenting_payload().then(|| Piece {
+    let piece = header.is_fragmenting_payload().then(|| Part {
         id: header.identification().into(),
         is_first: header.fragments_offset().value() == 0,
     });
@@ -268,11 +268,13 @@ fn read_content(
             protocol: is_ipv4.then_some(protocol),
         };
         if !piece.is_first {
-            return match memory.carried(&datagram, now) {
-                Some(Carried::Ports { source, destination }) => Ok(Content::Ports { source, destination }),
-                Some(Carried::EchoRequest(id)) => Ok(Content::EchoRequest { id, at: None }),
-                Some(Carried::EchoReply(id)) => Ok(Content::EchoReply { id, at: None }),
-                Some(Carried::Conflict) | None => Err(Reason::Fragment),
+            return match memory.content(&datagram, now) {
+                Some(CachedContent::Ports { source, destination }) => {
+                    Ok(Content::Ports { source, destination })
+                }
+                Some(CachedContent::EchoRequest(id)) => Ok(Content::EchoRequest { id, at: None }),
+                Some(CachedContent::EchoReply(id)) => Ok(Content::EchoReply { id, at: None }),
+                Some(CachedContent::Conflict) | None => Err(Reason::Fragment),
             };
         }
         reading.first_of = Some(datagram);
@@ -310,7 +312,7 @@ fn parse_inner(is_ipv4: bool, packet: &[u8], at: usize) -> Option<InnerPacket> {
     let (source, destination, protocol, offset, piece) = if is_ipv4 {
         let header = Ipv4HeaderSlice::from_slice(packet).ok()?;
         let is_first = header.fragments_offset().value() == 0;
-        let piece = Piece { id: 0, is_first };
+        let piece = Part { id: 0, is_first };
         let offset = header.slice().len();
         let (source, destination) = (header.source_addr().into(), header.destination_addr().into());
         (source, destination, header.protocol().0, offset, Some(piece))
@@ -319,7 +321,7 @@ fn parse_inner(is_ipv4: bool, packet: &[u8], at: usize) -> Option<InnerPacket> {
         let (protocol, offset, piece) = skip_extension_headers(header.next_header().0, packet, 40).ok()?;
         (header.source_addr().into(), header.destination_addr().into(), protocol, offset, piece)
     };
-    if piece.is_some_and(|piece: Piece| !piece.is_first) {
+    if piece.is_some_and(|piece: Part| !piece.is_first) {
         return None;
     }
     let message = packet.get(offset..)?;
@@ -347,7 +349,7 @@ fn skip_extension_headers(
     mut next: u8,
     packet: &[u8],
     mut offset: usize,
-) -> Result<(u8, usize, Option<Piece>), Reason> {
+) -> Result<(u8, usize, Option<Part>), Reason> {
     let mut piece = None;
     for skipped in 0.. {
         let is_fragment_header = next == ip_number::IPV6_FRAG.0;
@@ -365,7 +367,7 @@ fn skip_extension_headers(
             offset += header.slice().len();
             let is_first = header.fragment_offset().value() == 0;
             if header.is_fragmenting_payload() {
-                piece = Some(Piece { id: header.identification(), is_first });
+                piece = Some(Part { id: header.identification(), is_first });
             }
             if !is_first {
                 break;

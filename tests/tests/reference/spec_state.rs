@@ -27,7 +27,7 @@ pub(crate) struct Datagram {
 
 /// L4 content of a datagram's first fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Carried {
+pub(crate) enum CachedContent {
     Ports {
         source: u16,
         destination: u16,
@@ -50,7 +50,7 @@ pub(crate) struct IdOwner {
 /// A change of state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StateChange {
-    Fragment(Datagram, u64, Carried),
+    Fragment(Datagram, u64, CachedContent),
     /// Peer, identifier on the wire, and time and owner of the last request.
     Echo(IpAddr, u16, u64, IdOwner),
     /// Time of the host's last packet in a flow.
@@ -62,7 +62,7 @@ pub(crate) enum StateChange {
 /// State of the model.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SpecState {
-    pub(crate) fragments: HashMap<Datagram, (u64, Carried)>,
+    pub(crate) fragments: HashMap<Datagram, (u64, CachedContent)>,
     pub(crate) echoes: HashMap<(IpAddr, u16), (u64, IdOwner)>,
     pub(crate) host_flows: HashMap<HostFlowKey, u64>,
     pub(crate) neighbours: HashMap<(u16, IpAddr), u64>,
@@ -71,8 +71,8 @@ pub(crate) struct SpecState {
 impl SpecState {
     pub(crate) fn write(&mut self, change: StateChange) {
         match change {
-            StateChange::Fragment(datagram, seen, carried) => {
-                self.fragments.insert(datagram, (seen, carried));
+            StateChange::Fragment(datagram, seen, content) => {
+                self.fragments.insert(datagram, (seen, content));
             }
             StateChange::Echo(peer, id, seen, owner) => {
                 self.echoes.insert((peer, id), (seen, owner));
@@ -91,7 +91,7 @@ impl SpecState {
         let fragments = self
             .fragments
             .iter()
-            .map(|(datagram, (seen, carried))| StateChange::Fragment(*datagram, *seen, *carried));
+            .map(|(datagram, (seen, content))| StateChange::Fragment(*datagram, *seen, *content));
         let echoes = self
             .echoes
             .iter()
@@ -105,15 +105,15 @@ impl SpecState {
     }
 
     /// Returns the content of the first fragment, if the entry is valid.
-    pub(crate) fn carried(&self, datagram: &Datagram, now: u64) -> Option<Carried> {
-        let (seen, carried) = self.fragments.get(datagram)?;
-        (now - seen <= FRAGMENT_LIFETIME).then_some(*carried)
+    pub(crate) fn content(&self, datagram: &Datagram, now: u64) -> Option<CachedContent> {
+        let (seen, content) = self.fragments.get(datagram)?;
+        (now - seen <= FRAGMENT_LIFETIME).then_some(*content)
     }
 
     /// Returns the content of a first fragment within the conflict window.
-    pub(crate) fn recent(&self, datagram: &Datagram, now: u64) -> Option<Carried> {
-        let (seen, carried) = self.fragments.get(datagram)?;
-        (now - seen <= CONFLICT_WINDOW).then_some(*carried)
+    pub(crate) fn recent(&self, datagram: &Datagram, now: u64) -> Option<CachedContent> {
+        let (seen, content) = self.fragments.get(datagram)?;
+        (now - seen <= CONFLICT_WINDOW).then_some(*content)
     }
 
     /// Returns the owner of an identifier: the host, or a container that still exists.
@@ -144,12 +144,14 @@ pub(crate) enum Entry {
 impl From<StateChange> for Entry {
     fn from(change: StateChange) -> Self {
         match change {
-            StateChange::Fragment(Datagram { scope, source, destination, id, protocol }, seen, carried) => {
-                let (kind, source_port, destination_port) = match carried {
-                    Carried::Ports { source, destination } => (FragCacheEntry::PORTS, source, destination),
-                    Carried::EchoRequest(id) => (FragCacheEntry::ECHO_REQUEST, id, 0),
-                    Carried::EchoReply(id) => (FragCacheEntry::ECHO_REPLY, id, 0),
-                    Carried::Conflict => (FragCacheEntry::CONFLICT, 0, 0),
+            StateChange::Fragment(Datagram { scope, source, destination, id, protocol }, seen, content) => {
+                let (kind, source_port, destination_port) = match content {
+                    CachedContent::Ports { source, destination } => {
+                        (FragCacheEntry::PORTS, source, destination)
+                    }
+                    CachedContent::EchoRequest(id) => (FragCacheEntry::ECHO_REQUEST, id, 0),
+                    CachedContent::EchoReply(id) => (FragCacheEntry::ECHO_REPLY, id, 0),
+                    CachedContent::Conflict => (FragCacheEntry::CONFLICT, 0, 0),
                 };
                 let fragment =
                     FragCacheEntry { seen, kind, source: source_port, destination: destination_port };

@@ -86,15 +86,15 @@ impl Counts {
     /// Returns the difference to earlier counters, with one element per packet.
     pub(crate) fn since(&self, before: &Self, code: i32, bytes: u64) -> Effects {
         let mut effects = Effects { code, ..Effects::default() };
-        for (place, slot) in SLOTS.into_iter().enumerate() {
-            let paths = self.counters[place].by_path().into_iter().zip(before.counters[place].by_path());
+        for (index, slot) in SLOTS.into_iter().enumerate() {
+            let paths = self.counters[index].by_path().into_iter().zip(before.counters[index].by_path());
             for ((path, now), (_, then)) in paths {
                 let packets = now.packets - then.packets;
                 assert_eq!(now.bytes - then.bytes, packets * bytes, "bytes of {path}");
                 effects.delivered.extend((0..packets).map(|_| (slot, path)));
             }
             for reason in Reason::ALL {
-                let (now, then) = (&self.drops[place], &before.drops[place]);
+                let (now, then) = (&self.drops[index], &before.drops[index]);
                 let directions = [("rx", now.rx, then.rx), ("tx", now.tx, then.tx)];
                 for (direction, now, then) in directions {
                     let packets = now.get(*reason) - then.get(*reason);
@@ -102,9 +102,9 @@ impl Counts {
                 }
             }
         }
-        for (place, hook) in HostHook::ALL.into_iter().enumerate() {
+        for (index, hook) in HostHook::ALL.into_iter().enumerate() {
             for reason in Reason::ALL {
-                let packets = self.host[place].get(*reason) - before.host[place].get(*reason);
+                let packets = self.host[index].get(*reason) - before.host[index].get(*reason);
                 effects.left_to_host.extend((0..packets).map(|_| (hook.name(), reason.name())));
             }
         }
