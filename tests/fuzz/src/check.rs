@@ -14,9 +14,10 @@ use portmap_ebpf::{
 };
 
 use crate::{
-    expected::{self, Delivery, EchoRequest, Expected, Outcome, is_live},
+    expected::{Delivery, EchoRequest, Expected, Outcome},
     hook_ctx::HookCtx,
     reader::{self, Content, Packet, Part, has_ports},
+    spec::{self, is_live},
     state::State,
     values::{HOST, HOST6},
     world::World,
@@ -38,7 +39,7 @@ pub fn step(ctx: &HookCtx, frame: &[u8], world: &World, model: &mut State) -> Ve
     let before = world.clone();
     let verdict = ctx.decide(frame, world);
     let case = Case { ctx, frame, before, verdict };
-    let outcome = expected::of(ctx, frame, &case.before, model);
+    let outcome = spec::of(ctx, frame, &case.before, model);
     case.assert(agrees(&verdict, &outcome.expected), || format!("specified: {:?}", outcome.expected));
     case.never(world);
     case.remembered(&outcome, world, model);
@@ -61,7 +62,7 @@ fn agrees(verdict: &Verdict, expected: &Expected) -> bool {
             slot == specified && reason != Reason::EchoBusy
         }
         (Verdict::Drop { slot, reason }, Expected::Request(request)) => {
-            slot == request.asker.slot && reason == Reason::EchoBusy
+            slot == request.owner.slot && reason == Reason::EchoBusy
         }
         (Verdict::ToContainer { origin, owner, by_loopback, rewrite }, Expected::Container(specified)) => {
             Delivery { origin, owner, by_loopback, rewrite } == specified
@@ -70,7 +71,7 @@ fn agrees(verdict: &Verdict, expected: &Expected) -> bool {
             (slot, next_hop, rewrite) == (by, to, IcmpIdRewrite::NONE)
         }
         (Verdict::ToOutside { slot, next_hop, .. }, Expected::Request(request)) => {
-            (slot, next_hop) == (request.asker.slot, request.next_hop)
+            (slot, next_hop) == (request.owner.slot, request.next_hop)
         }
         (Verdict::ToEth0(ifindex), Expected::Eth0(specified)) => ifindex == specified,
         (Verdict::AssignFlow(flow), Expected::AssignFlow(specified)) => flow == specified,
@@ -193,13 +194,13 @@ impl Case<'_> {
     /// Asserts that no current owner loses an identifier, and that identifiers are rewritten only if
     /// necessary.
     fn check_identifiers(&self, request: &EchoRequest, world: &World, model: &mut State) {
-        let EchoRequest { asker, peer, message, .. } = *request;
+        let EchoRequest { owner, peer, message, .. } = *request;
         let is_taken = |echo: Echo| {
-            let is_own = Echo { seen: asker.seen, ..echo } == asker;
+            let is_own = Echo { seen: owner.seen, ..echo } == owner;
             let is_over = self.before.now - echo.seen > ECHO_LIFETIME;
             !is_own && !is_over && (echo.slot == HOST_SLOT || is_live(world, echo))
         };
-        let own_was_taken = model.echo(peer, asker.id).is_some_and(is_taken);
+        let own_was_taken = model.echo(peer, owner.id).is_some_and(is_taken);
         let mut claimed = 0;
         let lost = usize::from(self.before.races.get() - world.races.get());
         let mut taken_by_others = 0;
@@ -209,7 +210,7 @@ impl Case<'_> {
             }
             let was_taken = model.echo(key.0, key.1).is_some_and(is_taken);
             self.assert(key.0 == peer && !was_taken, || format!("{key:?} is taken from its current owner"));
-            if *echo == asker {
+            if *echo == owner {
                 claimed += 1;
             } else {
                 taken_by_others += 1;
@@ -224,10 +225,10 @@ impl Case<'_> {
             return;
         };
         let is_changed = rewrite != IcmpIdRewrite::NONE;
-        let outside = if is_changed { rewrite.to } else { asker.id };
-        let is_kept = model.echo(peer, outside) == Some(asker);
+        let outside = if is_changed { rewrite.to } else { owner.id };
+        let is_kept = model.echo(peer, outside) == Some(owner);
         self.assert(is_kept, || "the reply would be lost".to_owned());
-        let is_right = !is_changed || (rewrite.message, rewrite.from) == (message, asker.id);
+        let is_right = !is_changed || (rewrite.message, rewrite.from) == (message, owner.id);
         self.assert(is_right, || format!("specified: {request:?}"));
         let must_change = own_was_taken || lost > 0;
         self.assert(is_changed == must_change, || "a needless rewrite, or none".to_owned());

@@ -1,7 +1,7 @@
 //! Fuzzing of the packet verdicts: the fuzzer's bytes become a world and frames, and every verdict is
 //! compared with the specification, `docs/datapath.md`.
 //!
-//! [`reader`] and [`expected`] implement the specification independently: they share types with the decision
+//! [`reader`] and [`spec`] implement the specification independently: they share types with the decision
 //! code, but no function that decides. [`check`] compares the verdicts, and asserts invariants. An input has
 //! fixed bytes, which select the tables ([`world`]) and the hook ([`hook_ctx`]), and frames: built from
 //! choices ([`build`]), so that most of them are delivered, or verbatim.
@@ -14,6 +14,7 @@ pub mod follow_ups;
 pub mod hook_ctx;
 pub mod input;
 pub mod reader;
+pub mod spec;
 pub mod state;
 pub mod targets;
 pub mod values;

@@ -8,12 +8,11 @@ use portmap_common::{
 use portmap_ebpf::{Tables as _, Verdict};
 
 use crate::{
-    check,
-    expected::datagram,
-    follow_ups,
+    check, follow_ups,
     hook_ctx::{HOOK_CTX_BYTES, HookCtx},
     input::Input,
     reader::{self, Content, Inner, Part},
+    spec::datagram,
     state::State,
     values::{A, B, C, GONE, IDS, PORTS, one_of},
     world::{WORLD_BYTES, World},

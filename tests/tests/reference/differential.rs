@@ -8,7 +8,8 @@ use portmap_ebpf::Verdict;
 use crate::{
     kernel::Kernel,
     recording_tables::RecordingTables,
-    spec_model::{self, Situation},
+    situation::{Situation, TCP},
+    spec_model,
     spec_parser::{self, Content},
     spec_state::{CachedContent, Entry, IdOwner, SpecState, StateChange},
     world::{Case, World},
@@ -219,7 +220,7 @@ fn expected_changes(situation: &Situation<'_>, verdict: Verdict) -> Vec<StateCha
     ) = (case.hook, verdict, packet.content)
         && situation.world.open.is_some()
         && !situation.world.is_open(source)
-        && packet.transport.is_some_and(|transport| transport.protocol != spec_model::TCP)
+        && packet.transport.is_some_and(|transport| transport.protocol != TCP)
     {
         let key = situation.host_flow(owner.slot, destination, source);
         changes.extend(key.map(|key| StateChange::HostFlow(key, NOW)));

@@ -13,6 +13,7 @@ mod packet_shapes;
 mod packets;
 mod random;
 mod recording_tables;
+mod situation;
 mod spec_model;
 mod spec_parser;
 mod spec_state;
