@@ -1,4 +1,5 @@
-//! The decision of the bind guard: which ports a container may bind. `src/bin/bind_guard.rs` contains the programs.
+//! The decision of the bind guard: which ports a container may bind. `src/bin/bind_guard.rs` contains the
+//! programs.
 
 /// Returns whether the container in `slot` may bind to `port`: to its own ports, and to port 0, for which the
 /// kernel chooses one of the container's ephemeral ports.

@@ -2,8 +2,8 @@
 //! a loopback address that the sender or the owner keeps private. All other packets stay inside.
 //!
 //! The container's stack takes the host's addresses for its own, so it sends packets to them, as to loopback
-//! addresses, through its loopback device, regardless of the port's owner. This hook is not a security boundary: the
-//! hook at the host veth checks every packet that leaves.
+//! addresses, through its loopback device, regardless of the port's owner. This hook is not a security
+//! boundary: the hook at the host veth checks every packet that leaves.
 
 use portmap_common::{flow_state::SCOPE_LOOPBACK, slot::slot_of_loopback, tables::LOOPBACK_PRIVATE};
 

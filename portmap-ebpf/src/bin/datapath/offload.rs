@@ -64,9 +64,9 @@ pub(super) fn is_valid(context: &TcContext, gso_size: u32, transport: usize, is_
     }
 }
 
-/// Returns both values, but hides from the verifier which ones they can be. Otherwise the verifier would process
-/// the code from here on once for each possible value, and IPv6 extension headers cause many. The values pass
-/// through a field of the context that is free for programs.
+/// Returns both values, but hides from the verifier which ones they can be. Otherwise the verifier would
+/// process the code from here on once for each possible value, and IPv6 extension headers cause many. The
+/// values pass through a field of the context that is free for programs.
 #[inline(always)]
 fn hide_from_verifier(context: &TcContext, transport: usize, is_sctp: bool) -> (usize, bool) {
     #[expect(clippy::cast_possible_truncation, reason = "headers are not that long")]
