@@ -1,19 +1,19 @@
-//! Traffic that reached its destination, by container and path.
+//! Counters of delivered traffic, by container and path.
 
 /// Packets and bytes of one path.
 ///
-/// A packet is what the kernel hands over in one piece: a GSO or GRO super-packet counts once, as it does in
-/// the counters of an interface. Bytes include the Ethernet header.
+/// A packet is one `sk_buff`: a GSO or GRO super-packet counts once, as in an interface's counters. Bytes
+/// include the Ethernet header.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct PacketCount {
     /// Number of packets.
     pub packets: u64,
     /// Number of bytes.
     pub bytes: u64,
 }
 
-impl Tally {
+impl PacketCount {
     /// Adds one packet of `bytes` bytes.
     #[inline(always)]
     pub const fn count(&mut self, bytes: u32) {
@@ -21,7 +21,7 @@ impl Tally {
         self.bytes = self.bytes.wrapping_add(bytes as u64);
     }
 
-    /// Adds another tally, for example that of another CPU.
+    /// Returns the sum of two counts, for example of two CPUs.
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {
         Self {
@@ -33,20 +33,21 @@ impl Tally {
 
 macro_rules! paths {
     ($($(#[doc = $doc:literal])* $field:ident)*) => {
-        /// Delivered traffic of one container on one CPU; `rx` and `tx` are the container's point of view.
+        /// Delivered traffic of one container on one CPU. `rx` and `tx` are from the container's point of
+        /// view.
         #[repr(C)]
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Counters {
-            $($(#[doc = $doc])* pub $field: Tally,)*
+            $($(#[doc = $doc])* pub $field: PacketCount,)*
         }
 
         impl Counters {
-            /// Every path with its name.
-            pub fn by_path(&self) -> [(&'static str, Tally); 8] {
+            /// Returns all paths with their names.
+            pub fn by_path(&self) -> [(&'static str, PacketCount); 8] {
                 [$((stringify!($field), self.$field)),*]
             }
 
-            /// The sum of two CPUs' counters.
+            /// Returns the sum of two CPUs' counters.
             #[must_use]
             pub const fn plus(self, other: &Self) -> Self {
                 Self { $($field: self.$field.plus(other.$field)),* }
@@ -68,7 +69,7 @@ paths! {
     tx_host
     /// From the container to another one.
     tx_container
-    /// From the container to itself, over its loopback device.
+    /// From the container to itself over its loopback device.
     own
     /// Reserved, 0.
     reserved

@@ -1,15 +1,17 @@
-//! The contract between portmap's BPF programs and its daemon: every type that lies in a map, every name
-//! under which something is pinned, and every reason for which a packet is not delivered.
+//! The contract between portmap's BPF programs and its daemon: all types of map keys and values, all names of
+//! pins, all marks, and all reasons for which a packet is not delivered.
 //!
 //! Everything here is plain data with an explicit layout. A change of a size, an offset or a meaning needs a
-//! new [`LAYOUT_VERSION`], because maps outlive the daemon that made them.
+//! new [`LAYOUT_VERSION`], because maps outlive the daemon that created them.
 #![no_std]
 #![deny(unsafe_code)]
 
 pub mod counters;
 pub mod event;
-pub mod limit;
-pub mod memory;
+pub mod flow_state;
+pub mod gcra;
+pub mod hook_point;
+pub mod marks;
 pub mod names;
 pub mod queue;
 pub mod reason;
@@ -20,6 +22,6 @@ pub mod tables;
 #[cfg(feature = "user")]
 mod pod;
 
-/// Version of everything that is pinned. It is part of the pin path (`<bpffs-dir>/v<LAYOUT_VERSION>`), so that
-/// a daemon never takes over maps whose layout it does not know.
+/// Version of the layout of all pinned maps. It is part of the pin path (`<bpffs-dir>/v<LAYOUT_VERSION>`), so
+/// that a daemon never takes over maps with a layout that it does not know.
 pub const LAYOUT_VERSION: u32 = 5;

@@ -1,6 +1,8 @@
-//! Names of maps and programs, as `bpftool` shows them (the kernel keeps 15 characters) and as they are pinned.
+//! Names of maps and programs, as `bpftool` shows them (the kernel keeps 15 characters) and as they are
+//! pinned.
 
-/// Name of the constant of the programs that says where fields of the kernel's are, see [`SkbLayout`](crate::skb::SkbLayout).
+/// Name of the programs' constant with the offsets of kernel fields, see
+/// [`SkbLayout`](crate::skb::SkbLayout).
 pub const SKB_LAYOUT: &str = "SKB_LAYOUT";
 
 /// Port to owner: `ARRAY` of 65,536 [`PortEntry`](crate::tables::PortEntry), mapped into the daemon's memory.
@@ -13,50 +15,51 @@ pub const MAP_CONFIG: &str = "pm_config";
 pub const MAP_COUNTERS: &str = "pm_counters";
 /// Slot to drops by reason: `ARRAY` of [`Drops`](crate::reason::Drops).
 pub const MAP_DROPS: &str = "pm_drops";
-/// Host hook to packets left to the host, by reason: `PERCPU_ARRAY` of
+/// Host hook to packets left to the host by reason: `PERCPU_ARRAY` of
 /// [`ReasonCounts`](crate::reason::ReasonCounts), indexed by [`HostHook`](crate::reason::HostHook).
 pub const MAP_HOST: &str = "pm_host";
 
-/// What the first fragments of IPv4 packets carried: `LRU_HASH` of [`FragmentKey4`](crate::memory::FragmentKey4) to
-/// [`Fragment`](crate::memory::Fragment).
+/// Fragment cache for IPv4: `LRU_HASH` of [`FragmentKey4`](crate::flow_state::FragmentKey4) to
+/// [`FragCacheEntry`](crate::flow_state::FragCacheEntry).
 pub const MAP_FRAGMENTS4: &str = "pm_frags4";
-/// The same for IPv6, by [`FragmentKey6`](crate::memory::FragmentKey6).
+/// Fragment cache for IPv6, keyed by [`FragmentKey6`](crate::flow_state::FragmentKey6).
 pub const MAP_FRAGMENTS6: &str = "pm_frags6";
-/// Who has asked whom for an echo: `LRU_HASH` of [`EchoKey`](crate::memory::EchoKey) to
-/// [`Echo`](crate::memory::Echo).
+/// Owners of ICMP identifiers: `LRU_HASH` of [`EchoKey`](crate::flow_state::EchoKey) to
+/// [`Echo`](crate::flow_state::Echo).
 pub const MAP_ECHO: &str = "pm_echo";
 /// Samples of dropped packets: `RINGBUF` of [`DropEvent`](crate::event::DropEvent).
 pub const MAP_EVENTS: &str = "pm_events";
-/// Slot to the limit of its samples: `ARRAY` of [`EventBudget`](crate::event::EventBudget).
+/// Slot to the limit on its samples: `ARRAY` of [`SampleLimiter`](crate::event::SampleLimiter).
 pub const MAP_BUDGETS: &str = "pm_budgets";
-/// Slot to the limit on what it sends: `ARRAY` of [`Limit`](crate::limit::Limit).
+/// Slot to its egress rate policer: `ARRAY` of [`GcraState`](crate::gcra::GcraState).
 pub const MAP_LIMITS: &str = "pm_limits";
 
-/// The host's ports that containers may reach, where [not all are](crate::tables::HOST_ACCESS_LIMITED): `ARRAY` of words
-/// with a bit for each port, the lowest first.
+/// The host's ports that containers may reach if [access is limited](crate::tables::HOST_ACCESS_LIMITED):
+/// `ARRAY` of words with one bit per port, the lowest port in the lowest bit.
 pub const MAP_HOST_ACCESS: &str = "pm_host_access";
-/// To whom the host has spoken: `LRU_HASH` of [`HostFlowKey`](crate::memory::HostFlowKey) to
-/// [`HostFlow`](crate::memory::HostFlow).
+/// Flows from the host to containers: `LRU_HASH` of [`HostFlowKey`](crate::flow_state::HostFlowKey) to
+/// [`HostFlow`](crate::flow_state::HostFlow).
 pub const MAP_HOST_FLOWS: &str = "pm_host_flows";
 
-/// Neighbours that containers have asked for: `LRU_HASH` of [`NeighbourKey`](crate::memory::NeighbourKey) to
-/// [`Neighbour`](crate::memory::Neighbour).
+/// Neighbours that containers have used: `LRU_HASH` of [`NeighbourKey`](crate::flow_state::NeighbourKey) to
+/// [`Neighbour`](crate::flow_state::Neighbour).
 pub const MAP_NEIGHBOURS: &str = "pm_neighbours";
-/// Slot to how many more it may ask for: `ARRAY` of [`NeighbourBudget`](crate::memory::NeighbourBudget).
+/// Slot to its neighbour policer: `ARRAY` of [`NeighbourBudget`](crate::flow_state::NeighbourBudget).
 pub const MAP_NEIGHBOUR_BUDGETS: &str = "pm_neigh_budget";
 
-/// Broadcast addresses of the host's networks, besides those of the shared one: `HASH` of
+/// Broadcast addresses of the host's networks other than the shared one: `HASH` of
 /// [`Address4`](crate::tables::Address4) to 1.
 pub const MAP_BROADCASTS: &str = "pm_broadcasts";
 
-/// The programs that others leave to: `PROG_ARRAY`, in the order of [`TAIL_CALLS`].
+/// Targets of tail calls: `PROG_ARRAY`, in the order of [`TAIL_CALLS`]. The map keeps this
+/// name, because another one needs a new layout version.
 pub const MAP_TAIL_CALLS: &str = "pm_rest";
 
-/// Network namespace, by its cookie, to container: `HASH` of [`Guarded`](crate::tables::Guarded). It is there with the
-/// bind guard only.
+/// Network namespace cookie to container: `HASH` of [`NetnsOwner`](crate::tables::NetnsOwner). It exists with
+/// the bind guard only.
 pub const MAP_GUARDED: &str = "pm_guarded";
 
-/// All maps that are always there, in the order in which they are described above.
+/// All maps that exist in every configuration, in the order of their descriptions above.
 pub const MAPS: [&str; 18] = [
     MAP_PORTS,
     MAP_ENDPOINTS,
@@ -105,8 +108,8 @@ pub const PROGRAMS: [&str; 6] = [
     PROG_CONTAINER_ETH0,
 ];
 
-/// The programs that those leave to, by a tail call: for each hook what is not plain, by version of IP, and what is
-/// dropped. A program's place here is its place in [`MAP_TAIL_CALLS`].
+/// The targets of tail calls: the slow path of each hook by IP version, and the program that records drops. A
+/// program's position here is its index in [`MAP_TAIL_CALLS`].
 pub const TAIL_CALLS: [&str; 11] = [
     "pm_uplink_in4",
     "pm_uplink_in6",
@@ -121,19 +124,19 @@ pub const TAIL_CALLS: [&str; 11] = [
     "pm_dropped",
 ];
 
-/// The place of a program in [`TAIL_CALLS`].
+/// Returns the index of a program in [`TAIL_CALLS`].
 ///
 /// # Panics
 ///
-/// If it is not there; when a constant is computed, that is an error of the compiler's.
+/// If there is no such program; in a const context that is a compile error.
 pub const fn tail_call_index(name: &str) -> u32 {
-    let mut place = 0;
-    while place < TAIL_CALLS.len() {
-        if is_same(TAIL_CALLS[place], name) {
+    let mut index = 0;
+    while index < TAIL_CALLS.len() {
+        if is_same(TAIL_CALLS[index], name) {
             #[expect(clippy::cast_possible_truncation, reason = "there are few")]
-            return place as u32;
+            return index as u32;
         }
-        place += 1;
+        index += 1;
     }
     panic!("no such program")
 }
@@ -143,12 +146,12 @@ const fn is_same(one: &str, other: &str) -> bool {
     if one.len() != other.len() {
         return false;
     }
-    let mut place = 0;
-    while place < one.len() {
-        if one[place] != other[place] {
+    let mut at = 0;
+    while at < one.len() {
+        if one[at] != other[at] {
             return false;
         }
-        place += 1;
+        at += 1;
     }
     true
 }

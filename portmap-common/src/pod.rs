@@ -5,20 +5,20 @@ use aya::Pod;
 
 use crate::{
     counters::Counters,
-    event::{DropEvent, EventBudget},
-    limit::Limit,
-    memory::{
-        Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour,
+    event::{DropEvent, SampleLimiter},
+    flow_state::{
+        Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour,
         NeighbourBudget, NeighbourKey,
     },
+    gcra::GcraState,
     reason::{Drops, ReasonCounts},
-    tables::{Address4, Config, Endpoint, Guarded, PortEntry},
+    tables::{Address4, Config, Endpoint, NetnsOwner, PortEntry},
 };
 
 macro_rules! pod {
     ($($type:ty),*) => { $(
-        // SAFETY: the type is `repr(C)`, made of integers and arrays of integers only, and has no padding (its
-        // module asserts its size), so every bit pattern is valid and every byte is initialised.
+        // SAFETY: the type is `repr(C)`, made of integers and arrays of integers only, and has no padding
+        // (its module asserts its size), so every bit pattern is valid and every byte is initialised.
         unsafe impl Pod for $type {}
     )* };
 }
@@ -27,14 +27,14 @@ pod!(
     Address4,
     PortEntry,
     Endpoint,
-    Guarded,
+    NetnsOwner,
     Config,
     Counters,
     ReasonCounts,
     Drops,
     FragmentKey4,
     FragmentKey6,
-    Fragment,
+    FragCacheEntry,
     EchoKey,
     Echo,
     HostFlowKey,
@@ -43,6 +43,6 @@ pod!(
     Neighbour,
     NeighbourBudget,
     DropEvent,
-    EventBudget,
-    Limit
+    SampleLimiter,
+    GcraState
 );

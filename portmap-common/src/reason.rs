@@ -1,10 +1,10 @@
-//! Why a packet was not delivered by portmap: dropped, or left to the host's own stack.
+//! Reasons for which portmap drops a packet or leaves it to the host's own stack.
 //!
-//! Together with the paths of [`Counters`](crate::counters::Counters) this is the complete list of ends: every
-//! packet that a program sees is counted in exactly one of them. The numbers are an interface (maps, metrics);
-//! new reasons are appended, old ones keep their place.
+//! Every packet that a program sees is counted exactly once: under one of these reasons, or on one of the
+//! paths of [`Counters`](crate::counters::Counters). The numbers are an interface (maps, metrics): a new
+//! reason is appended, an old one keeps its number.
 
-/// Number of places for reasons in a map value; appending one does not change the layout until they are used up.
+/// Capacity for reasons in a map value. The layout stays the same until it is used up.
 pub const REASON_PLACES: usize = 32;
 
 macro_rules! reasons {
@@ -20,18 +20,18 @@ macro_rules! reasons {
             /// Every reason, by number.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
 
-            /// The name that maps, metrics and commands use.
+            /// Returns the name that maps, metrics and commands use.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => stringify!($name),)* }
             }
 
-            /// One sentence for people.
+            /// Returns a description in one sentence.
             pub const fn text(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
             }
         }
 
-        /// One count of packets for each reason.
+        /// Number of packets by reason.
         #[repr(C)]
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct ReasonCounts {
@@ -41,12 +41,12 @@ macro_rules! reasons {
         }
 
         impl ReasonCounts {
-            /// The count of one reason.
+            /// Returns the count of one reason.
             pub const fn get(&self, reason: Reason) -> u64 {
                 match reason { $(Reason::$variant => self.$name,)* }
             }
 
-            /// The sum of two CPUs' counts.
+            /// Returns the sum of two CPUs' counts.
             #[must_use]
             pub const fn plus(self, other: &Self) -> Self {
                 Self { $($name: self.$name.wrapping_add(other.$name),)* unused: [0; $unused] }
@@ -58,34 +58,34 @@ macro_rules! reasons {
 reasons! {
     0 HostPort host_port "The destination port is owned by no container."
     1 OtherAddress other_address "The destination is not the address that the containers share."
-    2 OtherStation other_station "The frame is addressed to another station's MAC address."
+    2 OtherStation other_station "The destination MAC address is not the uplink's."
     3 Vlan vlan "The frame carries a VLAN tag."
     4 EtherType ether_type "The frame is neither IPv4, IPv6 nor ARP."
-    5 Arp arp "The frame is ARP, which only the host speaks."
+    5 Arp arp "The frame is ARP, which only the host handles."
     6 Ipv6 ipv6 "The packet is IPv6, and the host has no IPv6 address to share."
     7 Malformed malformed "The packet is shorter than its headers claim, or contradicts itself."
     8 Protocol protocol "The protocol has no ports: it is none of TCP, UDP, UDP-Lite, SCTP, DCCP and ICMP."
     9 Icmp icmp "The ICMP message is neither about a container's packet nor an echo that a container may send."
-    10 Fragment fragment "The packet is a later fragment, and its first one is not known."
+    10 Fragment fragment "The packet is a fragment other than the first, and the fragment cache has no valid entry of its datagram."
     11 SourceAddress source_address "The source is not an address that the sender may use."
     12 SourcePort source_port "The source port is not owned by the sending container."
-    13 Destination destination "The destination is multicast, broadcast or no host that the sender could reach."
+    13 Destination destination "The destination is a multicast, broadcast or other address that the sender cannot reach."
     14 NoRoute no_route "The destination is not on the uplink's network and the host has no gateway."
-    15 SourceMac source_mac "The source MAC address is not the one that the sender has."
-    16 ExtensionHeaders extension_headers "The packet has more IPv6 extension headers than are followed."
-    17 Neighbour neighbour "The packet is IPv6 neighbour discovery, which only the host speaks."
-    18 Quoted quoted "The ICMP error quotes a packet that its receiver cannot have sent or its sender cannot have got."
-    19 EchoBusy echo_busy "All identifiers that the echo request could use are in use."
-    20 TooBig too_big "The frame, or a segment of it, is larger than the uplink carries."
-    21 Rate rate "The container sends more than its limit, past the queue that would hold it to it."
-    22 Loopback loopback "The packet is from or for a loopback address, which its sender or its receiver keeps to itself."
-    23 Listener listener "The packet is for the daemon's own TCP listener, which is not for containers."
+    15 SourceMac source_mac "The source MAC address is not the sender's."
+    16 ExtensionHeaders extension_headers "The packet has more IPv6 extension headers than are parsed."
+    17 Neighbour neighbour "The packet is IPv6 neighbour discovery, which only the host handles."
+    18 Quoted quoted "The ICMP error embeds a packet that its receiver cannot have sent or its sender cannot have received."
+    19 EchoBusy echo_busy "All candidate identifiers of the echo request are in use."
+    20 TooBig too_big "The frame or one of its segments exceeds the uplink's MTU, or it has too many segments."
+    21 Rate rate "The container exceeds its egress rate limit."
+    22 Loopback loopback "The packet is from or to a loopback address that its sender or its receiver keeps private."
+    23 Listener listener "The packet is to the daemon's TCP listener, which containers must not reach."
     24 HostAccess host_access "The port is one of the host's that containers may not reach."
-    25 Neighbours neighbours "The destination is a neighbour on the uplink's network, and its sender has asked for too many new ones."
+    25 Neighbours neighbours "The destination is a neighbour on the uplink's network, and the sender has used too many new ones."
     ; 6 unused
 }
 
-/// The hooks at which packets are left to the host: index of [`MAP_HOST`](crate::names::MAP_HOST).
+/// Hooks at which packets are left to the host: indices of [`MAP_HOST`](crate::names::MAP_HOST).
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostHook {
@@ -99,7 +99,7 @@ impl HostHook {
     /// Both hooks.
     pub const ALL: [Self; 2] = [Self::Uplink, Self::Loopback];
 
-    /// The name that commands use.
+    /// Returns the name that commands use.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Uplink => "uplink",
@@ -108,13 +108,13 @@ impl HostHook {
     }
 }
 
-/// Dropped packets of one slot; the host's slot has those that came from outside.
+/// Dropped packets of one slot. The host's slot counts packets from outside.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drops {
-    /// On their way to the slot.
+    /// Packets to the slot.
     pub rx: ReasonCounts,
-    /// Sent by the slot.
+    /// Packets from the slot.
     pub tx: ReasonCounts,
 }
 
@@ -127,14 +127,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reasons_number_is_its_place() {
-        for (place, reason) in Reason::ALL.iter().enumerate() {
-            assert_eq!(*reason as usize, place, "{}", reason.name());
+    fn reason_numbers_are_indices_of_all() {
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index, "{}", reason.name());
         }
     }
 
     #[test]
-    fn every_reason_says_what_it_is() {
+    fn reason_names_and_texts_are_well_formed() {
         for reason in Reason::ALL {
             assert!(
                 reason

@@ -1,30 +1,30 @@
-//! Where the kernel keeps what it knows of a packet and tells no program.
+//! Offsets of fields of the kernel's `struct sk_buff` that `__sk_buff` does not contain.
 
-/// `CHECKSUM_PARTIAL` of `linux/skbuff.h`: the checksum is yet to be computed.
+/// `CHECKSUM_PARTIAL` of `linux/skbuff.h`: the checksum is not computed yet.
 pub const CHECKSUM_PARTIAL: u8 = 3;
 
-/// Offsets in bytes of fields of `struct sk_buff`, which differ between kernels.
+/// Offsets of fields of `struct sk_buff` in bytes. They differ between kernels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SkbLayout {
-    /// Of the byte that has `ip_summed`.
+    /// Offset of the byte with `ip_summed`.
     pub summed: u16,
-    /// Bits in that byte below `ip_summed`, which has two bits.
+    /// Position of `ip_summed`, which has two bits, in that byte.
     pub summed_shift: u8,
-    /// Of `csum_start`, which `csum_offset` follows.
+    /// Offset of `csum_start`; `csum_offset` follows it.
     pub checksum: u16,
-    /// Of `head`, which `data` follows.
+    /// Offset of `head`; `data` follows it.
     pub head: u16,
 }
 
 impl SkbLayout {
-    /// All of it in one number, which a program gets as a constant.
+    /// Packs all offsets into one number, which the daemon stores in a constant of the programs.
     #[must_use]
     pub const fn pack(self) -> u64 {
         let Self { summed, summed_shift, checksum, head } = self;
         summed as u64 | (summed_shift as u64) << 16 | (checksum as u64) << 32 | (head as u64) << 48
     }
 
-    /// What [`pack`](Self::pack) has made.
+    /// Unpacks the result of [`pack`](Self::pack).
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "each is a part of the number")]
     #[inline(always)]
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_packed_comes_back() {
+    fn skb_layout_survives_packing() {
         let layout = SkbLayout { summed: 0xfedc, summed_shift: 5, checksum: 0x1234, head: 0xabcd };
         assert_eq!(SkbLayout::unpack(layout.pack()), layout);
     }

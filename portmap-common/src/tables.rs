@@ -1,6 +1,6 @@
-//! What the programs look up: the owner of a port, the host's addresses, a container's interfaces.
+//! Keys and values of the maps that the daemon writes: port owners, the host's configuration, containers.
 //!
-//! Addresses are bytes in network order, interface indices and ports are native integers.
+//! Addresses are bytes in network order; interface indices and ports are native integers.
 
 /// An IPv4 address. Aligned, so that programs load it as one word.
 #[repr(C, align(4))]
@@ -22,44 +22,44 @@ pub struct Address6 {
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Mac {
-    /// The bytes as they are sent, then two of zero.
+    /// The six bytes in network order, then two zero bytes.
     pub bytes: [u8; 8],
 }
 
 impl Address4 {
-    /// The address with these bytes.
+    /// Returns the address with these bytes.
     pub const fn new(bytes: [u8; 4]) -> Self {
         Self { bytes }
     }
 }
 
 impl Address6 {
-    /// The address with these bytes.
+    /// Returns the address with these bytes.
     pub const fn new(bytes: [u8; 16]) -> Self {
         Self { bytes }
     }
 }
 
 impl Mac {
-    /// The address with these bytes.
+    /// Returns the address with these bytes.
     pub const fn new(octets: [u8; 6]) -> Self {
         let mut bytes = [0; 8];
         bytes.split_at_mut(6).0.copy_from_slice(octets.as_slice());
         Self { bytes }
     }
 
-    /// Its six bytes.
+    /// Returns the six bytes of the address.
     pub const fn octets(self) -> [u8; 6] {
         let [octets @ .., _, _] = self.bytes;
         octets
     }
 }
 
-/// Number of entries of the port map: one for every 16-bit port, for all protocols and both IP versions.
+/// Number of entries of the port map: one per 16-bit port, for all protocols and both IP versions.
 pub const PORTS: usize = 65_536;
 
-/// Who owns a port. Eight bytes, aligned, so that the daemon publishes or revokes one by a single store and a
-/// program never sees half of an entry.
+/// The owner of a port. It has eight aligned bytes, so that the daemon publishes or revokes a port with a
+/// single store and a program never reads a torn entry.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PortEntry {
@@ -67,25 +67,25 @@ pub struct PortEntry {
     pub ifindex: u32,
     /// The owner's slot; 0 if the port is the host's.
     pub slot: u16,
-    /// Which packets for the owner pass by its queue, [`QUEUE_OUTSIDE`] and [`QUEUE_LOCAL`], and [`LOOPBACK_PRIVATE`].
+    /// Flags of the owner: [`QUEUE_OUTSIDE`], [`QUEUE_LOCAL`] and [`LOOPBACK_PRIVATE`].
     pub flags: u16,
 }
 
-/// Flag of an owner: what comes from outside passes by the queue of its host veth, which limits its rate.
+/// Flag of an owner: packets from outside pass through the qdisc of its host veth, which limits their rate.
 pub const QUEUE_OUTSIDE: u16 = 1;
-/// Flag of an owner: the same for what comes from the host or from other containers.
+/// Flag of an owner: packets from the host and from other containers pass through that qdisc.
 pub const QUEUE_LOCAL: u16 = 2;
-/// Flag of an owner: what is from or for a loopback address neither leaves it nor reaches it.
+/// Flag of an owner: packets from or to a loopback address neither leave its namespace nor enter it.
 pub const LOOPBACK_PRIVATE: u16 = 4;
 
 impl PortEntry {
-    /// Whether no container owns the port.
+    /// Returns whether no container owns the port.
     #[inline(always)]
     pub const fn is_host(&self) -> bool {
         self.ifindex == 0
     }
 
-    /// The entry as the one word that is stored in the map.
+    /// Returns the entry as the word that the map stores.
     pub fn to_word(self) -> u64 {
         let mut bytes = [0; 8];
         bytes[..4].copy_from_slice(&self.ifindex.to_ne_bytes());
@@ -94,7 +94,7 @@ impl PortEntry {
         u64::from_ne_bytes(bytes)
     }
 
-    /// The entry that is stored as this word.
+    /// Returns the entry of a word from the map.
     pub fn from_word(word: u64) -> Self {
         let [ifindex @ .., s0, s1, f0, f1] = word.to_ne_bytes();
         Self {
@@ -105,51 +105,52 @@ impl PortEntry {
     }
 }
 
-/// A container as the programs and `bpftool` see it.
+/// A container's interfaces and ephemeral ports.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The host's end of the container's veth pair, as in the host's namespace; 0 if the slot is free.
+    /// Interface index of the host veth in the host's namespace; 0 if the slot is free.
     pub host_ifindex: u32,
-    /// The other end, as in the container's namespace.
+    /// Interface index of `eth0` in the container's namespace.
     pub eth0_ifindex: u32,
     /// First port of the container's ephemeral block.
     pub ephemeral_first: u16,
     /// Last port of the container's ephemeral block.
     pub ephemeral_last: u16,
-    /// A number that no earlier container in this slot had, so that what was meant for one never reaches the next.
+    /// A number that no earlier container in this slot had, so that no packet for an earlier container
+    /// reaches this one.
     pub generation: u32,
-    /// The flags of its ports.
+    /// Flags of its ports, as in [`PortEntry::flags`].
     pub flags: u16,
     /// Reserved, 0.
     pub reserved: u16,
 }
 
 impl Endpoint {
-    /// The container's entry in the port map.
+    /// Returns the container's entry for the port map.
     #[inline(always)]
     pub const fn entry(&self, slot: u16) -> PortEntry {
         PortEntry { ifindex: self.host_ifindex, slot, flags: self.flags }
     }
 }
 
-/// A network namespace whose sockets are bound to ports of its container only.
+/// The container that owns a network namespace, for the bind guard.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Guarded {
+pub struct NetnsOwner {
     /// The container's slot.
     pub slot: u32,
 }
 
-/// The host's side of the network, the same for all containers.
+/// Configuration of the host's network, the same for all containers.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// The IPv4 address that all containers share.
     pub host_ip: Address4,
-    /// Its netmask; a destination inside it is on the link.
+    /// Its netmask. A destination in this network is on-link.
     pub netmask: Address4,
-    /// Next hop for every other destination; zero if there is none.
+    /// Gateway for all other IPv4 destinations; zero if there is none.
     pub gateway: Address4,
     /// Interface index of the uplink.
     pub uplink_ifindex: u32,
@@ -157,53 +158,53 @@ pub struct Config {
     pub host_ip6: Address6,
     /// Its netmask.
     pub netmask6: Address6,
-    /// Next hop for every other IPv6 destination; zero if there is none.
+    /// Gateway for all other IPv6 destinations; zero if there is none.
     pub gateway6: Address6,
     /// MAC address of the uplink and of every container's `eth0`.
     pub mac: Mac,
-    /// MAC address of the host's loopback device, which frames for the host must carry.
+    /// MAC address of the host's loopback device. A frame to the host must carry it as destination.
     pub lo_mac: Mac,
-    /// Number of flows of the uplink's queue, in which every container has one of its own; 0 if the queue is not ours.
+    /// Number of flows of the uplink's qdisc, one of them per container; 0 if the qdisc is not portmap's.
     pub uplink_flows: u32,
-    /// What containers may reach of the host: [`HOST_ACCESS_LIMITED`].
+    /// Which of the host's ports containers may reach: [`HOST_ACCESS_LIMITED`] or 0.
     pub reach: u32,
-    /// Where the daemon listens, if that is not for containers.
+    /// The daemon's TCP listener, if containers must not reach it.
     pub listener: Listener,
-    /// A number that no container knows, from which follows which other identifiers a ping may get.
+    /// A random number unknown to containers. It determines the alternative identifiers of an echo request.
     pub secret: u64,
-    /// Number of entries of [`MAP_BROADCASTS`](crate::names::MAP_BROADCASTS), which is looked at if there are any.
+    /// Number of entries of [`MAP_BROADCASTS`](crate::names::MAP_BROADCASTS). If 0, programs skip the lookup.
     pub broadcasts: u32,
     /// Reserved, 0.
     pub reserved: u32,
 }
 
-/// Most broadcast addresses of the host's networks that programs know, besides those of the shared network.
+/// Capacity of [`MAP_BROADCASTS`](crate::names::MAP_BROADCASTS).
 pub const BROADCASTS: usize = 1024;
 
-/// Flag of [`Config::reach`]: of the host's ports, containers may reach those that
-/// [`MAP_HOST_ACCESS`](crate::names::MAP_HOST_ACCESS) has.
+/// Flag of [`Config::reach`]: containers may reach only those of the host's ports that
+/// [`MAP_HOST_ACCESS`](crate::names::MAP_HOST_ACCESS) contains.
 pub const HOST_ACCESS_LIMITED: u32 = 1;
 
-/// The daemon's TCP listener. A destination leads there if it is the address in all bits of the mask.
+/// The daemon's TCP listener. A destination address matches if it equals the address in all bits of the mask.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listener {
-    /// The IPv6 address; one that its mask does not cover, if no IPv6 address leads there.
+    /// IPv6 address. If no IPv6 destination may match, it has bits outside the mask.
     pub address6: Address6,
-    /// Its mask; zero if all addresses lead there.
+    /// Its mask; zero if all IPv6 destinations match.
     pub mask6: Address6,
-    /// The IPv4 address, likewise.
+    /// IPv4 address, with the same rules.
     pub address4: Address4,
     /// Its mask.
     pub mask4: Address4,
-    /// The port; 0 if there is nothing to be kept from containers.
+    /// Port; 0 if there is no listener to protect.
     pub port: u32,
     /// Reserved, 0.
     pub reserved: u32,
 }
 
 impl Listener {
-    /// Nothing to be kept from containers.
+    /// No listener to protect.
     pub const NONE: Self = Self {
         address6: Address6::new([0; 16]),
         mask6: Address6::new([0; 16]),
@@ -214,12 +215,12 @@ impl Listener {
     };
 }
 
-/// Number of entries of the map of the host's ports that containers may reach: one for every 64 ports.
+/// Number of entries of [`MAP_HOST_ACCESS`](crate::names::MAP_HOST_ACCESS): one per 64 ports.
 pub const HOST_ACCESS_WORDS: usize = PORTS / 64;
 
 const _: () = assert!(size_of::<PortEntry>() == 8);
 const _: () = assert!(size_of::<Endpoint>() == 20);
-const _: () = assert!(size_of::<Guarded>() == 4);
+const _: () = assert!(size_of::<NetnsOwner>() == 4);
 const _: () = assert!(size_of::<Listener>() == 48);
 const _: () = assert!(size_of::<Config>() == 152);
 
@@ -228,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_survives_being_stored() {
+    fn port_entry_survives_conversion_to_a_word() {
         let entry = PortEntry { ifindex: 0x0102_0304, slot: 0x0506, flags: 0x0708 };
         assert_eq!(PortEntry::from_word(entry.to_word()), entry);
         assert_eq!(PortEntry::default().to_word(), 0);

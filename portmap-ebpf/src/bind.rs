@@ -1,7 +1,8 @@
-//! Which ports a container may bind sockets to, where there is a guard for that.
+//! The decision of the bind guard: which ports a container may bind. `src/bin/bind_guard.rs` contains the
+//! programs.
 
-/// Whether the container in `slot` may bind to a port: to its own ones, and to 0, for which the kernel chooses one of its
-/// ephemeral ports.
+/// Returns whether the container in `slot` may bind to `port`: to its own ports, and to port 0, for which the
+/// kernel chooses one of the container's ephemeral ports.
 #[inline(always)]
 pub fn is_allowed(port: u16, slot: u32, owner: impl FnOnce(u16) -> u32) -> bool {
     port == 0 || owner(port) == slot
@@ -12,7 +13,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn own_ports_and_none() {
+    fn bind_is_allowed_to_own_ports_and_port_0() {
         let owner = |port| match port {
             31_000 => 7,
             31_001 => 8,

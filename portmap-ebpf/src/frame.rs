@@ -1,71 +1,75 @@
-//! A frame as a hook sees it: its bytes, and what the kernel knows about it.
+//! The interface between a hook and a frame: the frame's bytes and its metadata in the kernel.
 
-/// The first bytes of a frame, in one piece.
+/// The first bytes of a frame, contiguous in memory.
 ///
-/// The numbers in them are read by their offset, the first byte the most significant. Reading behind what was asked for
-/// is a mistake in the program: it panics on a host, and the verifier refuses it in the kernel.
+/// Numbers are read in network order at a constant offset in bytes. An offset behind the requested length is
+/// a bug: it panics on a host, and the verifier rejects the program.
 pub trait Head: Copy {
-    /// A byte.
+    /// Returns the byte at an offset.
     fn byte<const AT: usize>(self) -> u8;
 
-    /// Two bytes.
-    fn half<const AT: usize>(self) -> u16;
+    /// Returns the 16-bit number at an offset.
+    fn be16<const AT: usize>(self) -> u16;
 
-    /// Four bytes.
-    fn word<const AT: usize>(self) -> u32;
+    /// Returns the 32-bit number at an offset.
+    fn be32<const AT: usize>(self) -> u32;
 
-    /// Eight bytes.
-    fn double<const AT: usize>(self) -> u64;
+    /// Returns the 64-bit number at an offset.
+    fn be64<const AT: usize>(self) -> u64;
 }
 
 /// A frame at a hook.
 pub trait Frame {
-    /// The first `N` bytes, or `None` if the frame is shorter.
+    /// Returns the first `N` bytes, or `None` if the frame is shorter.
     ///
-    /// To make one piece of them the frame may have to move. What an earlier call has returned is then no longer
-    /// the frame, so it must not be used after a later call.
+    /// The kernel may have to move the frame's data for that. The result of an earlier call must not be used
+    /// after a later call.
     fn head<const N: usize>(&self) -> Option<impl Head>;
 
-    /// `N` words of four bytes at `offset`, the first byte of each the most significant, or `None` if the frame ends
-    /// before.
-    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]>;
+    /// Loads `N` 32-bit numbers in network order at `offset`, or returns `None` if the frame ends before.
+    fn load_be32s<const N: usize>(&self, offset: usize) -> Option<[u32; N]>;
 
-    /// Moves the first bytes of the frame, `most` of them if it has as many, to where nobody but the kernel can write:
-    /// what is read of them from then on is what will be sent. False if there is no memory for that.
+    /// Pulls the first `max_bytes` bytes of the frame, or all of a shorter frame, into the linear part of the
+    /// buffer, which only the kernel can write: bytes that are read afterwards are the bytes that will be
+    /// sent. Returns false if the kernel is out of memory.
     ///
-    /// [`head`](Self::head) does the same with what it returns.
-    fn linearize(&self, most: u32) -> bool;
+    /// [`head`](Self::head) does the same for the bytes that it returns.
+    fn linearize(&self, max_bytes: u32) -> bool;
 
-    /// Length of the frame in bytes, Ethernet header included.
+    /// Returns the length of the frame in bytes, including the Ethernet header.
     fn length(&self) -> u32;
 
-    /// Index of the interface at which the hook is.
+    /// Returns the index of the interface at which the hook is.
     fn ifindex(&self) -> u32;
 
-    /// Index of the interface by which the frame came to this network namespace's stack; 0 if it was made here.
+    /// Returns the index of the interface through which the frame entered the stack of this network
+    /// namespace; 0 if the stack itself sent it.
     fn ingress_ifindex(&self) -> u32;
 
-    /// Whether the destination MAC address is that of the interface.
+    /// Returns whether the destination MAC address is that of the interface (`PACKET_HOST`).
     fn is_packet_host(&self) -> bool;
 
-    /// The tag (priority and VLAN) that the kernel has taken off the frame already, if there was one.
+    /// Returns the VLAN tag (priority and VLAN identifier) that the kernel has removed from the frame, if
+    /// any.
     fn vlan_tag(&self) -> Option<u16>;
 
-    /// Whether an interface's MTU allows frames of `longest` bytes, Ethernet header included, and, as far as the kernel
-    /// knows, this frame or each of the segments that it has yet to cut it into.
-    fn fits(&self, ifindex: u32, longest: u32) -> bool;
+    /// Returns whether the MTU of an interface allows a frame of `max_frame_len` bytes, including the
+    /// Ethernet header, and, as far as the kernel knows, this frame or each of its segments.
+    fn mtu_allows(&self, ifindex: u32, max_frame_len: u32) -> bool;
 
-    /// Whether what the sender has left to others is what a kernel leaves: a checksum, which is written behind the ports of
-    /// the transport header at `transport` (0: there is none, and no checksum may be left), and segments of TCP, UDP or
-    /// SCTP. What an earlier [`head`](Self::head) has returned must not be used later.
-    fn is_sound(&self, transport: usize, is_sctp: bool) -> bool;
+    /// Returns whether the offloads that the sender has requested are ones that a kernel requests: a checksum
+    /// behind the ports of the transport header at offset `transport` (0: there is none, and no checksum may
+    /// be requested), and segmentation of TCP, UDP or SCTP. Results of earlier calls of [`head`](Self::head)
+    /// must not be used afterwards.
+    fn has_valid_offloads(&self, transport: usize, is_sctp: bool) -> bool;
 
-    /// Bytes of payload in each of the segments that the kernel has yet to cut the frame into; 0 if it stays whole.
-    fn segment(&self) -> u32;
+    /// Returns the payload bytes of each segment into which the kernel will cut the frame; 0 if it will not
+    /// cut it.
+    fn gso_size(&self) -> u32;
 
-    /// The priority that the frame has in the kernel: where it is to go in a queue.
+    /// Returns `skb->priority`, which selects a class or flow of a qdisc.
     fn priority(&self) -> u32;
 
-    /// The mark that the frame has in the kernel.
+    /// Returns `skb->mark`.
     fn mark(&self) -> u32;
 }

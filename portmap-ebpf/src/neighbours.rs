@@ -1,26 +1,28 @@
-//! How many neighbours a container has the host ask for.
+//! The neighbour policer: how many new neighbours a container can have the host resolve.
 //!
-//! Each one on the uplink's network takes a place in a table of the kernel's that the whole machine has one of, for about a
-//! minute if nobody answers. So what a container asks for costs it something, whether or not somebody answers, which
-//! programs cannot see; but once a minute for each, so that whoever speaks with few pays next to nothing.
+//! The kernel has one neighbour table for the whole machine, and keeps an unreachable neighbour for about a
+//! minute. So every new neighbour on the uplink's network is charged to the container that uses it, whether
+//! or not it answers, because programs cannot see that. Each neighbour is charged once a minute, so a
+//! container that uses few of them is not affected.
 
-use portmap_common::memory::{NEIGHBOUR_LIFETIME, Neighbour, NeighbourKey};
+use portmap_common::flow_state::{NEIGHBOUR_LIFETIME, Neighbour, NeighbourKey};
 
-use crate::{packet::Version, tables::Tables};
+use crate::{route::Route, tables::Tables};
 
-/// Whether the container in `slot` may have a packet sent to a neighbour. If so, and it is a new one, it has been paid for.
+/// Returns whether the container in `slot` may send a packet to `address`, and charges it for a new
+/// neighbour.
 #[inline(always)]
-pub fn admits<V: Version>(tables: &impl Tables, address: V::Address, slot: u16) -> bool {
-    // The gateways are known to the host in any case.
-    if !V::is_mere_neighbour(address, tables.config()) {
+pub fn conforms<V: Route>(tables: &impl Tables, address: V::Address, slot: u16) -> bool {
+    // The host itself resolves its gateways.
+    if !V::is_on_link_host(address, tables.config()) {
         return true;
     }
     let now = tables.now();
-    let key = NeighbourKey { address: V::mapped(address), slot: u32::from(slot), version: V::NUMBER };
+    let key = NeighbourKey { address: V::to_mapped(address), slot: u32::from(slot), version: V::NUMBER };
     if tables.neighbour(&key).is_some_and(|known| now.wrapping_sub(known.seen) <= NEIGHBOUR_LIFETIME) {
         return true;
     }
-    if !tables.may_ask(slot, now) {
+    if !tables.charge_neighbour(slot, now) {
         return false;
     }
     tables.set_neighbour(&key, &Neighbour { seen: now });

@@ -1,11 +1,11 @@
-//! What every BPF object has besides its programs.
+//! The parts that every BPF object has besides its programs: the licence and the panic handler.
 
-/// Makes a binary a BPF object, and for any other target a program that says what it is for.
+/// Makes a binary a BPF object. For any other target it is a program that prints how to build the object.
 #[macro_export]
 macro_rules! object {
     ($what:literal) => {
-        /// The licence that the kernel asks for before it lends its helpers. They are for GPL-compatible programs only;
-        /// this object is offered under the GPL as well as under the licences of its source.
+        /// The licence: some helpers are for GPL-compatible programs only, and this object is available under
+        /// the GPL as well as under the licences of its source.
         #[cfg(target_arch = "bpf")]
         #[unsafe(link_section = "license")]
         #[unsafe(no_mangle)]
@@ -14,7 +14,7 @@ macro_rules! object {
         #[cfg(target_arch = "bpf")]
         #[panic_handler]
         fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-            // A reachable panic becomes an endless loop, which the verifier refuses.
+            // A reachable panic becomes an endless loop, which the verifier rejects.
             loop {}
         }
 

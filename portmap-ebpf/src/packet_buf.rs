@@ -1,4 +1,4 @@
-//! A frame outside of the kernel: for tests, and for whoever predicts a verdict.
+//! A frame in user space, for tests and for tools that predict a verdict.
 
 use portmap_common::tables::Mac;
 
@@ -9,15 +9,15 @@ impl Head for &[u8] {
         self[AT]
     }
 
-    fn half<const AT: usize>(self) -> u16 {
+    fn be16<const AT: usize>(self) -> u16 {
         u16::from_be_bytes(at::<2>(self, AT))
     }
 
-    fn word<const AT: usize>(self) -> u32 {
+    fn be32<const AT: usize>(self) -> u32 {
         u32::from_be_bytes(at::<4>(self, AT))
     }
 
-    fn double<const AT: usize>(self) -> u64 {
+    fn be64<const AT: usize>(self) -> u64 {
         u64::from_be_bytes(at::<8>(self, AT))
     }
 }
@@ -28,7 +28,7 @@ fn at<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
     found
 }
 
-/// A frame outside of the kernel, at a hook that it is said to be at.
+/// A frame in user space, with the metadata that the kernel would have.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PacketBuf<'a> {
     /// Its bytes.
@@ -36,23 +36,23 @@ pub struct PacketBuf<'a> {
     /// Index of the interface at which the hook is.
     pub ifindex: u32,
     /// MAC address of that interface.
-    pub station: Mac,
-    /// Index of the interface by which the frame came to the stack; 0 if it was made there.
+    pub mac: Mac,
+    /// Index of the interface through which the frame entered the stack; 0 if the stack itself sent it.
     pub ingress_ifindex: u32,
-    /// The tag that the kernel has taken off.
+    /// VLAN tag that the kernel has removed.
     pub vlan_tag: Option<u16>,
-    /// Its mark.
+    /// `skb->mark`.
     pub mark: u32,
-    /// Its priority.
+    /// `skb->priority`.
     pub priority: u32,
-    /// Bytes of payload in each of the segments that it is to be cut into; 0 if it stays whole.
-    pub segment: u32,
-    /// Length in bytes of the longest frame that interfaces carry; none if they carry any.
-    pub longest: Option<u32>,
-    /// Whether its sender has left to others what no kernel leaves.
-    pub is_unsound: bool,
-    /// Whether there is no memory to linearize it in.
-    pub needs_linearize: bool,
+    /// Payload bytes of each segment into which the kernel will cut the frame; 0 if it will not cut it.
+    pub gso_size: u32,
+    /// Longest frame in bytes that the MTU of all interfaces allows; `None` if there is no limit.
+    pub max_frame_len: Option<u32>,
+    /// Whether the sender has requested offloads that no kernel requests.
+    pub has_invalid_offloads: bool,
+    /// Whether [`Frame::linearize`] fails.
+    pub linearize_fails: bool,
 }
 
 impl Frame for PacketBuf<'_> {
@@ -60,13 +60,13 @@ impl Frame for PacketBuf<'_> {
         self.bytes.get(..N)
     }
 
-    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+    fn load_be32s<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
         let (words, _) = self.bytes.get(offset..)?.as_chunks::<4>();
         words.first_chunk::<N>().map(|words| words.map(u32::from_be_bytes))
     }
 
-    fn linearize(&self, _most: u32) -> bool {
-        !self.needs_linearize
+    fn linearize(&self, _max_bytes: u32) -> bool {
+        !self.linearize_fails
     }
 
     fn length(&self) -> u32 {
@@ -82,23 +82,23 @@ impl Frame for PacketBuf<'_> {
     }
 
     fn is_packet_host(&self) -> bool {
-        self.bytes.starts_with(&self.station.octets())
+        self.bytes.starts_with(&self.mac.octets())
     }
 
     fn vlan_tag(&self) -> Option<u16> {
         self.vlan_tag
     }
 
-    fn fits(&self, _ifindex: u32, longest: u32) -> bool {
-        self.longest.is_none_or(|carried| longest <= carried)
+    fn mtu_allows(&self, _ifindex: u32, max_frame_len: u32) -> bool {
+        self.max_frame_len.is_none_or(|allowed| max_frame_len <= allowed)
     }
 
-    fn is_sound(&self, _transport: usize, _is_sctp: bool) -> bool {
-        !self.is_unsound
+    fn has_valid_offloads(&self, _transport: usize, _is_sctp: bool) -> bool {
+        !self.has_invalid_offloads
     }
 
-    fn segment(&self) -> u32 {
-        self.segment
+    fn gso_size(&self) -> u32 {
+        self.gso_size
     }
 
     fn priority(&self) -> u32 {

@@ -1,7 +1,7 @@
-//! What containers may reach of the host: its ports, and the daemon's own.
+//! Access of containers to the host's ports, to the daemon's listener, and to loopback addresses.
 
 use portmap_common::{
-    memory::{HOST_FLOW_LIFETIME, HostFlow, HostFlowKey},
+    flow_state::{HOST_FLOW_LIFETIME, HostFlow, HostFlowKey},
     reason::Reason,
     tables::{HOST_ACCESS_LIMITED, LOOPBACK_PRIVATE, PortEntry},
 };
@@ -9,46 +9,48 @@ use portmap_common::{
 use crate::{
     frame::Frame,
     packet::{
-        Ip, Reading, Version,
-        content::{Kind, TCP},
+        IpHeader, IpVersion, ParsedL4,
+        l4::{L4Kind, TCP},
     },
     tables::Tables,
 };
 
-/// Where the word with the flags is in a TCP header, and where it ends.
+/// Offsets of the start and the end of the word with the flags in a TCP header.
 const TCP_FLAGS: usize = 12;
 const TCP_FLAGS_END: usize = 16;
 const SYN: u32 = 0x02 << 16;
 const ACK: u32 = 0x10 << 16;
 
-/// Whether a packet is from or for a loopback address.
+/// Returns whether a packet is from or to a loopback address.
 #[inline(always)]
-pub fn is_by_loopback<V: Version>(ip: &Ip<V>) -> bool {
+pub fn is_by_loopback<V: IpVersion>(ip: &IpHeader<V>) -> bool {
     V::is_loopback(ip.source) || V::is_loopback(ip.destination)
 }
 
-/// Whether the owner of a port keeps loopback addresses to itself.
+/// Returns whether the owner of a port keeps loopback addresses private.
 #[inline(always)]
 pub const fn is_private(owner: PortEntry) -> bool {
     owner.flags & LOOPBACK_PRIVATE != 0
 }
 
-/// Refuses what the container in `slot` may not send to a port of the host.
+/// Checks whether the container in `slot` may send a packet to a port of the host. The error is the reason to
+/// drop it.
 ///
-/// An error speaks of what the host has sent, and a later fragment is nothing without its first.
+/// ICMP errors are about packets that the host has sent, and a subsequent fragment is useless without the
+/// first one, so both are allowed.
 #[inline(always)]
-pub fn check<V: Version>(
+pub fn check_host_access<V: IpVersion>(
     frame: &impl Frame,
     tables: &impl Tables,
-    ip: &Ip<V>,
-    reading: &Reading<V>,
+    ip: &IpHeader<V>,
+    l4: &ParsedL4<V>,
     slot: u16,
 ) -> Result<(), Reason> {
-    let (config, content) = (tables.config(), &reading.content);
-    if content.kind != Kind::Ports || reading.protocol == 0 {
+    let (config, info) = (tables.config(), &l4.info);
+    if info.kind != L4Kind::Ports || l4.protocol == 0 {
         return Ok(());
     }
-    let (port, is_tcp) = (content.ports.destination, reading.protocol == TCP);
+    let (port, is_tcp) = (info.ports.destination, l4.protocol == TCP);
     let listener = &config.listener;
     if is_tcp
         && listener.port != 0
@@ -57,49 +59,49 @@ pub fn check<V: Version>(
     {
         return Err(Reason::Listener);
     }
-    if config.reach & HOST_ACCESS_LIMITED == 0 || tables.is_open(port) {
+    if config.reach & HOST_ACCESS_LIMITED == 0 || tables.is_host_port_allowed(port) {
         return Ok(());
     }
-    let is_answer = if is_tcp {
-        !opens(frame, ip, reading.transport)
+    let is_reply = if is_tcp {
+        !opens_connection(frame, ip, l4.transport)
     } else {
-        let flow = tables.host_flow(&key(reading, slot, content.ports.source, port));
+        let flow = tables.host_flow(&key(l4, slot, info.ports.source, port));
         flow.is_some_and(|flow| tables.now().wrapping_sub(flow.seen) <= HOST_FLOW_LIFETIME)
     };
-    if is_answer { Ok(()) } else { Err(Reason::HostAccess) }
+    if is_reply { Ok(()) } else { Err(Reason::HostAccess) }
 }
 
-/// Writes down that the host has sent a packet to the container in `slot`, which may answer then.
+/// Records a flow from the host to the container in `slot`, which may then reply.
 ///
-/// TCP says by itself what is an answer. To a port that containers reach anyway they need no leave; and what answers
-/// them from there must not fill the map.
+/// It skips TCP, whose flags mark replies, and ports that containers may reach anyway, so that replies from
+/// such a port do not fill the map.
 #[inline(always)]
-pub fn host_speaks<V: Version>(tables: &impl Tables, reading: &Reading<V>, slot: u16) {
-    let content = &reading.content;
+pub fn track_host_flow<V: IpVersion>(tables: &impl Tables, l4: &ParsedL4<V>, slot: u16) {
+    let info = &l4.info;
     if tables.config().reach & HOST_ACCESS_LIMITED == 0
-        || content.kind != Kind::Ports
-        || reading.protocol == 0
-        || reading.protocol == TCP
-        || tables.is_open(content.ports.source)
+        || info.kind != L4Kind::Ports
+        || l4.protocol == 0
+        || l4.protocol == TCP
+        || tables.is_host_port_allowed(info.ports.source)
     {
         return;
     }
-    let key = key(reading, slot, content.ports.destination, content.ports.source);
+    let key = key(l4, slot, info.ports.destination, info.ports.source);
     tables.set_host_flow(&key, &HostFlow { seen: tables.now() });
 }
 
 #[inline(always)]
-fn key<V: Version>(reading: &Reading<V>, slot: u16, container_port: u16, host_port: u16) -> HostFlowKey {
+fn key<V: IpVersion>(l4: &ParsedL4<V>, slot: u16, container_port: u16, host_port: u16) -> HostFlowKey {
     #[expect(clippy::cast_possible_truncation, reason = "a protocol has eight bits")]
-    let protocol = reading.protocol as u16;
+    let protocol = l4.protocol as u16;
     HostFlowKey { slot, container_port, host_port, protocol, version: V::NUMBER }
 }
 
-/// Whether a TCP segment opens a connection, or does not say that it does not.
+/// Returns whether a TCP segment opens a connection, or is too short to exclude that.
 #[inline(always)]
-fn opens<V: Version>(frame: &impl Frame, ip: &Ip<V>, transport: usize) -> bool {
+fn opens_connection<V: IpVersion>(frame: &impl Frame, ip: &IpHeader<V>, transport: usize) -> bool {
     if transport + TCP_FLAGS_END > ip.end {
         return true;
     }
-    frame.words(transport + TCP_FLAGS).is_none_or(|[word]| word & (SYN | ACK) == SYN)
+    frame.load_be32s(transport + TCP_FLAGS).is_none_or(|[word]| word & (SYN | ACK) == SYN)
 }

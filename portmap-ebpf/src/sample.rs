@@ -1,17 +1,16 @@
-//! What people want to know of a dropped packet, as far as it can be read.
+//! The description of a dropped packet in a sample.
 
 use portmap_common::event::DropEvent;
 
 use crate::{
     frame::Frame,
     packet::{
-        V4, V6, Version,
-        content::{has_ports, ports},
-        ethernet,
+        IpVersion, V4, V6, ethernet,
+        l4::{has_ports, ports},
     },
 };
 
-/// Fills in addresses, protocol and ports; what cannot be read stays zero.
+/// Fills in length, interface, addresses, protocol and ports. Fields that cannot be parsed stay zero.
 #[inline(always)]
 pub fn describe(frame: &impl Frame, event: &mut DropEvent) {
     event.length = frame.length();
@@ -26,14 +25,14 @@ pub fn describe(frame: &impl Frame, event: &mut DropEvent) {
 }
 
 #[inline(always)]
-fn describe_ip<V: Version>(frame: &impl Frame, event: &mut DropEvent) {
+fn describe_ip<V: IpVersion>(frame: &impl Frame, event: &mut DropEvent) {
     let Ok(ip) = V::parse(frame) else { return };
-    event.source = V::mapped(ip.source);
-    event.destination = V::mapped(ip.destination);
+    event.source = V::to_mapped(ip.source);
+    event.destination = V::to_mapped(ip.destination);
     event.protocol = low_byte(ip.protocol);
-    // Behind extension headers nothing is looked for: the verdict has done that, and this has little stack.
+    // Extension headers are not skipped here, because this program has little stack left.
     if has_ports(ip.protocol)
-        && !V::is_later(&ip)
+        && !V::is_subsequent_fragment(&ip)
         && let Some(ports) = ports(frame, &ip, ip.payload)
     {
         event.source_port = ports.source;
@@ -41,7 +40,7 @@ fn describe_ip<V: Version>(frame: &impl Frame, event: &mut DropEvent) {
     }
 }
 
-/// A protocol's number as it is in a header.
+/// Returns a protocol number as eight bits.
 #[inline(always)]
 const fn low_byte(protocol: u32) -> u8 {
     let [low, ..] = protocol.to_le_bytes();

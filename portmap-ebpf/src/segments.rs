@@ -1,7 +1,7 @@
-//! What a frame becomes on the wire if the kernel has yet to cut it into segments.
+//! The size of a frame on the wire, after the kernel has cut it into segments.
 //!
-//! All is told from what was parsed. The kernel has its own idea of where headers are, but that comes from the sender: a
-//! packet that its own programs redirect, or that a packet socket describes, has it where the sender likes.
+//! It is computed from the parsed headers only. The kernel's own header offsets can come from the sender:
+//! through a program of its own that redirects the packet, or through a packet socket.
 
 use core::num::NonZero;
 
@@ -10,76 +10,79 @@ use portmap_common::reason::Reason;
 use crate::{
     frame::Frame,
     packet::{
-        Version,
-        content::{Reading, SCTP, TCP, UDP},
+        IpVersion, ParsedL4,
+        l4::{SCTP, TCP, UDP},
     },
 };
 
-/// Most segments that a frame may be cut into. A peer of TCP may take no more than 48 bytes at once (Linux goes no lower,
-/// `tcp_min_snd_mss`), of which a time stamp leaves 36: a frame of 64 KiB becomes 1,820 segments. Longer frames, of 512 KiB, are
-/// for segments of 536 bytes and more: 978.
-const MOST: u32 = 2048;
-/// Most bytes that a frame may become, far more than segments with headers of any use: what a limit counts with.
-const MOST_BYTES: u32 = 1 << 24;
-/// Bytes of a UDP header.
+/// Most segments of one frame. The MSS of a TCP peer can be as low as 48 bytes (Linux's minimum,
+/// `tcp_min_snd_mss`), of which the timestamp option leaves 36: a frame of 64 KiB then has 1,820 segments.
+/// Frames of up to 512 KiB have segments of at least 536 bytes: 978.
+const MAX_SEGMENTS: u32 = 2048;
+/// Most bytes on the wire of one frame, far more than any useful segments have. The policer's arithmetic
+/// relies on it.
+const MAX_WIRE_BYTES: u32 = 1 << 24;
+/// Length in bytes of a UDP header.
 const UDP_HEADER: u32 = 8;
-/// Bytes of a TCP header without options.
-const TCP_HEADER: u32 = 20;
-/// In place of a segment's size: the frame is a chain of packets, which will be sent as they are (`GSO_BY_FRAGS`).
-const CHAIN: u32 = 0xffff;
+/// Minimum length in bytes of a TCP header.
+const MIN_TCP_HEADER: u32 = 20;
+/// Segment size of a frame that is a list of complete packets.
+const GSO_BY_FRAGS: u32 = 0xffff;
 
-/// A frame on the wire.
+/// Size of a frame on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OnWire {
-    /// Bytes of the longest frame that it becomes. 0 for a chain of packets, whose lengths only the kernel knows.
-    pub longest: u32,
-    /// Bytes of all of them.
+pub struct WireSize {
+    /// Length in bytes of the longest frame. 0 for a list of packets, whose lengths only the kernel knows.
+    pub max_frame_len: u32,
+    /// Sum of the lengths of all frames in bytes.
     pub bytes: u32,
 }
 
-impl OnWire {
-    /// What a frame becomes, each segment with headers of its own. The error says why nobody has reason to send it.
+impl WireSize {
+    /// Returns the size of a frame whose segments each have their own headers. The error is the reason to
+    /// drop a frame that no honest sender sends.
     ///
-    /// What is inside of a tunnel is payload here, so its headers are not seen to be repeated.
+    /// Headers inside a tunnel count as payload, so their repetition is not included.
     #[inline(always)]
-    pub fn of<V: Version>(frame: &impl Frame, reading: &Reading<V>) -> Result<Self, Reason> {
+    pub fn of<V: IpVersion>(frame: &impl Frame, l4: &ParsedL4<V>) -> Result<Self, Reason> {
         let length = frame.length();
-        let Some(segment) = NonZero::new(frame.segment()) else {
-            return Ok(Self { longest: length, bytes: length });
+        let Some(gso_size) = NonZero::new(frame.gso_size()) else {
+            return Ok(Self { max_frame_len: length, bytes: length });
         };
-        // Cutting writes new fragment offsets, from 0: what was data of a later fragment would be read as ports.
-        if reading.is_fragment {
+        // Segmentation writes new fragment offsets from 0 on: data of a subsequent fragment would be read as
+        // ports.
+        if l4.is_fragment {
             return Err(Reason::Malformed);
         }
-        let transport = match reading.protocol {
-            SCTP if segment.get() == CHAIN => return Ok(Self { longest: 0, bytes: length }),
-            _ if segment.get() == CHAIN => return Err(Reason::Malformed),
-            TCP => tcp_header(frame, reading.transport).ok_or(Reason::Malformed)?,
+        let transport = match l4.protocol {
+            SCTP if gso_size.get() == GSO_BY_FRAGS => return Ok(Self { max_frame_len: 0, bytes: length }),
+            _ if gso_size.get() == GSO_BY_FRAGS => return Err(Reason::Malformed),
+            TCP => tcp_header(frame, l4.transport).ok_or(Reason::Malformed)?,
             UDP => UDP_HEADER,
             _ => return Err(Reason::Malformed),
         };
         #[expect(clippy::cast_possible_truncation, reason = "it is within the frame")]
-        let headers = reading.transport as u32 + transport;
+        let headers = l4.transport as u32 + transport;
         let payload = length.saturating_sub(headers);
-        let segments = (payload + segment.get() - 1) / segment;
-        if segments > MOST {
+        let segments = (payload + gso_size.get() - 1) / gso_size;
+        if segments > MAX_SEGMENTS {
             return Err(Reason::TooBig);
         }
-        let whole = headers + segment.get();
+        let whole = headers + gso_size.get();
         let bytes = length + segments.saturating_sub(1) * headers;
-        if bytes > MOST_BYTES {
+        if bytes > MAX_WIRE_BYTES {
             return Err(Reason::TooBig);
         }
-        Ok(Self { longest: if length < whole { length } else { whole }, bytes })
+        Ok(Self { max_frame_len: if length < whole { length } else { whole }, bytes })
     }
 }
 
-/// Bytes of the TCP header at `offset`: four times the upper half of its thirteenth byte.
+/// Returns the length in bytes of the TCP header at `offset`, from its data offset field.
 #[inline(always)]
 fn tcp_header(frame: &impl Frame, offset: usize) -> Option<u32> {
-    let [word] = frame.words(offset + 12)?;
+    let [word] = frame.load_be32s(offset + 12)?;
     let bytes = (word >> 28) * 4;
-    if bytes < TCP_HEADER { None } else { Some(bytes) }
+    if bytes < MIN_TCP_HEADER { None } else { Some(bytes) }
 }
 
 #[cfg(test)]
@@ -93,94 +96,102 @@ mod tests {
         PacketBuf,
         packet::{
             V4, V6,
-            content::{Content, Kind, Ports},
+            l4::{L4Info, L4Kind, Ports},
         },
     };
 
-    fn reading<V: Version>(protocol: u32, transport: usize) -> Reading<V> {
-        let content = Content::new(Kind::Ports, Ports { source: 1, destination: 2 }, 0, 0);
-        Reading::whole(content, protocol, transport)
+    fn l4<V: IpVersion>(protocol: u32, transport: usize) -> ParsedL4<V> {
+        let info = L4Info::new(L4Kind::Ports, Ports { source: 1, destination: 2 }, 0, 0);
+        ParsedL4::unfragmented(info, protocol, transport)
     }
 
-    /// Of a frame whose headers end with a TCP header of 32 bytes at `transport`.
-    fn on_wire(protocol: u32, transport: usize, payload: usize, segment: u32) -> Result<OnWire, Reason> {
+    /// Returns the size of a frame whose headers end with a TCP header of 32 bytes at `transport`.
+    fn wire_size(protocol: u32, transport: usize, payload: usize, gso_size: u32) -> Result<WireSize, Reason> {
         let mut bytes = vec![0; transport + 32 + payload];
         bytes[transport + 12] = 8 << 4;
-        let frame = PacketBuf { bytes: &bytes, segment, ..PacketBuf::default() };
-        let of_v4 = OnWire::of::<V4>(&frame, &reading(protocol, transport));
-        assert_eq!(of_v4, OnWire::of::<V6>(&frame, &reading(protocol, transport)));
+        let frame = PacketBuf { bytes: &bytes, gso_size, ..PacketBuf::default() };
+        let of_v4 = WireSize::of::<V4>(&frame, &l4(protocol, transport));
+        assert_eq!(of_v4, WireSize::of::<V6>(&frame, &l4(protocol, transport)));
         of_v4
     }
 
     #[test]
-    fn every_segment_has_headers() {
-        // Without options, with as many as IPv4 can have, and behind extension headers.
+    fn wire_size_includes_headers_of_every_segment() {
+        // Without options, with the most options of IPv4, and behind extension headers.
         for transport in [14 + 20, 14 + 60, 14 + 40 + 1312] {
             let segments = |number, rest| u32::try_from(number * (transport + rest)).expect("a short frame");
-            let becomes = |longest, bytes| Ok(OnWire { longest, bytes });
+            let size = |max_frame_len, bytes| Ok(WireSize { max_frame_len, bytes });
             let whole = segments(1, 32 + 10_000);
-            assert_eq!(on_wire(TCP, transport, 10_000, 0), becomes(whole, whole));
+            assert_eq!(wire_size(TCP, transport, 10_000, 0), size(whole, whole));
             assert_eq!(
-                on_wire(TCP, transport, 10_000, 1000),
-                becomes(segments(1, 32 + 1000), segments(10, 32 + 1000))
+                wire_size(TCP, transport, 10_000, 1000),
+                size(segments(1, 32 + 1000), segments(10, 32 + 1000))
             );
             assert_eq!(
-                on_wire(TCP, transport, 10_000, 999),
-                becomes(segments(1, 32 + 999), segments(11, 32) + 10_000)
+                wire_size(TCP, transport, 10_000, 999),
+                size(segments(1, 32 + 999), segments(11, 32) + 10_000)
             );
-            // A datagram: 24 bytes that were the TCP header's are payload.
+            // UDP: 24 bytes that were part of the TCP header are payload.
             assert_eq!(
-                on_wire(UDP, transport, 10_000, 999),
-                becomes(segments(1, 8 + 999), segments(11, 8) + 10_024)
+                wire_size(UDP, transport, 10_000, 999),
+                size(segments(1, 8 + 999), segments(11, 8) + 10_024)
             );
-            assert_eq!(on_wire(TCP, transport, 10_000, 20_000), becomes(whole, whole));
+            assert_eq!(wire_size(TCP, transport, 10_000, 20_000), size(whole, whole));
         }
     }
 
     #[test]
-    fn tcp_may_send_small_segments_but_not_crumbs() {
-        // The smallest segments that Linux sends on its own account, in frames of the usual and of the largest size.
+    fn wire_size_refuses_tiny_segments() {
+        // The smallest segments that Linux itself sends, in frames of 64 KiB and of 512 KiB.
         for (payload, segment) in [(65_495, 536), (65_495, 36), (524_000, 536)] {
-            assert!(on_wire(TCP, 14 + 20, payload, segment).is_ok(), "{segment}");
+            assert!(wire_size(TCP, 14 + 20, payload, segment).is_ok(), "{segment}");
         }
         for protocol in [TCP, UDP] {
             for (payload, segment) in [(65_000, 1), (65_000, 31), (2073, 1)] {
-                assert_eq!(on_wire(protocol, 14 + 20, payload, segment), Err(Reason::TooBig), "{segment}");
+                assert_eq!(wire_size(protocol, 14 + 20, payload, segment), Err(Reason::TooBig), "{segment}");
             }
         }
-        assert!(on_wire(TCP, 14 + 20, 2048, 1).is_ok());
-        // The longest chain of headers in front of each.
-        assert_eq!(on_wire(TCP, 14 + 40 + 6 * 2048, 2048, 1), Err(Reason::TooBig));
-        assert!(on_wire(TCP, 14 + 40 + 6 * 2048, 1350, 1).is_ok());
+        assert!(wire_size(TCP, 14 + 20, 2048, 1).is_ok());
+        // With the longest chain of headers in each segment.
+        assert_eq!(wire_size(TCP, 14 + 40 + 6 * 2048, 2048, 1), Err(Reason::TooBig));
+        assert!(wire_size(TCP, 14 + 40 + 6 * 2048, 1350, 1).is_ok());
     }
 
     #[test]
-    fn what_cannot_be_cut_is_malformed() {
+    fn wire_size_refuses_invalid_gso() {
         // ICMP, DCCP, UDP-Lite.
         for protocol in [1, 33, 58, 136] {
-            assert_eq!(on_wire(protocol, 14 + 20, 3000, 1000), Err(Reason::Malformed), "{protocol}");
-            assert_eq!(on_wire(protocol, 14 + 20, 3000, CHAIN), Err(Reason::Malformed), "{protocol}");
+            assert_eq!(wire_size(protocol, 14 + 20, 3000, 1000), Err(Reason::Malformed), "{protocol}");
+            assert_eq!(
+                wire_size(protocol, 14 + 20, 3000, GSO_BY_FRAGS),
+                Err(Reason::Malformed),
+                "{protocol}"
+            );
         }
         for protocol in [TCP, UDP] {
-            assert_eq!(on_wire(protocol, 14 + 20, 3000, CHAIN), Err(Reason::Malformed), "{protocol}");
+            assert_eq!(
+                wire_size(protocol, 14 + 20, 3000, GSO_BY_FRAGS),
+                Err(Reason::Malformed),
+                "{protocol}"
+            );
         }
-        assert_eq!(on_wire(SCTP, 14 + 20, 3000, 1000), Err(Reason::Malformed));
+        assert_eq!(wire_size(SCTP, 14 + 20, 3000, 1000), Err(Reason::Malformed));
         assert_eq!(
-            on_wire(SCTP, 14 + 20, 3000, CHAIN),
-            Ok(OnWire { longest: 0, bytes: 14 + 20 + 32 + 3000 })
+            wire_size(SCTP, 14 + 20, 3000, GSO_BY_FRAGS),
+            Ok(WireSize { max_frame_len: 0, bytes: 14 + 20 + 32 + 3000 })
         );
-        // TCP headers that are shorter than any, or not there.
+        // TCP headers that are too short or missing.
         for length in [14 + 20 + 12, 14 + 20 + 1000] {
             let bytes = vec![0; length];
-            let frame = PacketBuf { bytes: &bytes, segment: 100, ..PacketBuf::default() };
-            assert_eq!(OnWire::of::<V4>(&frame, &reading(TCP, 14 + 20)), Err(Reason::Malformed));
+            let frame = PacketBuf { bytes: &bytes, gso_size: 100, ..PacketBuf::default() };
+            assert_eq!(WireSize::of::<V4>(&frame, &l4(TCP, 14 + 20)), Err(Reason::Malformed));
         }
         let bytes = [0; 3000];
-        let frame = PacketBuf { bytes: &bytes, segment: 1400, ..PacketBuf::default() };
-        let mut fragment = reading::<V4>(UDP, 14 + 20);
+        let frame = PacketBuf { bytes: &bytes, gso_size: 1400, ..PacketBuf::default() };
+        let mut fragment = l4::<V4>(UDP, 14 + 20);
         fragment.is_fragment = true;
-        assert_eq!(OnWire::of(&frame, &fragment), Err(Reason::Malformed));
-        let alone = PacketBuf { segment: 0, ..frame };
-        assert!(OnWire::of(&alone, &fragment).is_ok());
+        assert_eq!(WireSize::of(&frame, &fragment), Err(Reason::Malformed));
+        let alone = PacketBuf { gso_size: 0, ..frame };
+        assert!(WireSize::of(&alone, &fragment).is_ok());
     }
 }

@@ -1,76 +1,116 @@
-//! What a hook may look up, and what it may write down for later packets.
+//! The interface between a hook and the maps: lookups, and state for later packets.
 
 use portmap_common::{
-    limit::Limit,
-    memory::{
-        Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour, NeighbourKey,
+    flow_state::{
+        Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour,
+        NeighbourKey,
     },
+    gcra::GcraState,
     tables::{Address4, Config, Endpoint, PortEntry},
 };
 
-/// The maps, or a stand-in for them.
+/// The maps: in the kernel, through the daemon's system calls, or in a test's memory.
+///
+/// `testing::FakeTables` serves tests that need no more than maps in memory.
 pub trait Tables {
-    /// The owner of `port`.
+    /// Returns the owner of `port`.
     fn port(&self, port: u16) -> PortEntry;
 
-    /// The container in `slot`; all zero if there is none.
+    /// Returns the container in `slot`; all zero if there is none.
     fn endpoint(&self, slot: u16) -> Endpoint;
 
-    /// The host's addresses.
+    /// Returns the configuration of the host's network.
     fn config(&self) -> &Config;
 
-    /// Nanoseconds of the monotonic clock.
+    /// Returns the time in nanoseconds of the monotonic clock.
     fn now(&self) -> u64;
 
-    /// What the first fragment of an IPv4 datagram carried.
-    fn fragment4(&self, key: &FragmentKey4) -> Option<Fragment>;
+    /// Returns the fragment cache entry of an IPv4 datagram.
+    fn fragment4(&self, key: &FragmentKey4) -> Option<FragCacheEntry>;
 
-    /// Writes down what the first fragment of an IPv4 datagram carried.
-    fn set_fragment4(&self, key: &FragmentKey4, fragment: &Fragment);
+    /// Inserts or replaces the fragment cache entry of an IPv4 datagram.
+    fn set_fragment4(&self, key: &FragmentKey4, entry: &FragCacheEntry);
 
-    /// What the first fragment of an IPv6 datagram carried.
-    fn fragment6(&self, key: &FragmentKey6) -> Option<Fragment>;
+    /// Returns the fragment cache entry of an IPv6 datagram.
+    fn fragment6(&self, key: &FragmentKey6) -> Option<FragCacheEntry>;
 
-    /// Writes down what the first fragment of an IPv6 datagram carried.
-    fn set_fragment6(&self, key: &FragmentKey6, fragment: &Fragment);
+    /// Inserts or replaces the fragment cache entry of an IPv6 datagram.
+    fn set_fragment6(&self, key: &FragmentKey6, entry: &FragCacheEntry);
 
-    /// Who has asked for the echo with this key.
+    /// Returns the owner of an ICMP identifier.
     fn echo(&self, key: &EchoKey) -> Option<Echo>;
 
-    /// Writes down who asks for the echo with this key, whoever did before.
+    /// Gives an ICMP identifier to an owner, whether or not it has another one.
     fn set_echo(&self, key: &EchoKey, echo: &Echo);
 
-    /// Writes down when the asker of the echo with this key has asked last.
+    /// Updates the time of the owner's last request.
     fn renew_echo(&self, key: &EchoKey, seen: u64);
 
-    /// As [`Self::set_echo`], but if somebody else has the key by now, it returns false. `stale` is what may be replaced.
+    /// Gives an ICMP identifier to an owner, unless another CPU has given it to another one first; then
+    /// returns false. `stale` is the entry that may be replaced.
     fn claim_echo(&self, key: &EchoKey, echo: &Echo, stale: Option<Echo>) -> bool;
 
-    /// Whether a port is one of the host's that containers may reach, where not all are.
-    fn is_open(&self, port: u16) -> bool;
+    /// Returns whether containers may reach one of the host's ports, if access is limited.
+    fn is_host_port_allowed(&self, port: u16) -> bool;
 
-    /// When the host has sent something between two ports.
+    /// Returns a flow from the host to a container.
     fn host_flow(&self, key: &HostFlowKey) -> Option<HostFlow>;
 
-    /// Writes down when the host has sent something between two ports.
+    /// Inserts or replaces a flow from the host to a container.
     fn set_host_flow(&self, key: &HostFlowKey, flow: &HostFlow);
 
-    /// When a container has asked for a neighbour.
+    /// Returns when a container was charged for a neighbour.
     fn neighbour(&self, key: &NeighbourKey) -> Option<Neighbour>;
 
-    /// Writes down when a container has asked for a neighbour.
+    /// Inserts or replaces the time at which a container was charged for a neighbour.
     fn set_neighbour(&self, key: &NeighbourKey, neighbour: &Neighbour);
 
-    /// Whether a slot may ask for one more neighbour now; if so, it has used up its part.
-    fn may_ask(&self, slot: u16, now: u64) -> bool;
+    /// Charges a slot for a new neighbour and returns true, or returns false if that exceeds its neighbour
+    /// policer.
+    fn charge_neighbour(&self, slot: u16, now: u64) -> bool;
 
-    /// Whether an address is a broadcast of one of the host's networks other than the shared one, if there are any.
+    /// Returns whether an address is a broadcast address of one of the host's networks other than the shared
+    /// one.
     fn is_broadcast(&self, address: Address4) -> bool;
 
-    /// The limit on what a slot sends, if it has one.
-    fn limit(&self, slot: u16) -> Option<&Limit>;
+    /// Returns the egress rate policer of a slot; `None` or a zero rate if it has no limit.
+    fn policer(&self, slot: u16) -> Option<&GcraState>;
 
-    /// Moves the schedule of a slot on by so many nanoseconds, from the moment `now` if it is behind that, unless it is
-    /// ahead of `now` by more than `slack`. Returns whether it has been moved.
-    fn schedule(&self, slot: u16, time: u64, now: u64, slack: u64) -> bool;
+    /// Advances the theoretical arrival time (TAT) of a slot's policer by `time` nanoseconds, from `now` if
+    /// it is earlier than that, and returns true. Leaves it alone and returns false if it is ahead of `now`
+    /// by more than `tolerance`.
+    fn advance_tat(&self, slot: u16, time: u64, now: u64, tolerance: u64) -> bool;
+}
+
+/// A key of the fragment cache, which has one map per IP version.
+pub trait FragmentKey: Sized {
+    /// Returns the entry with this key.
+    fn get(self, tables: &impl Tables) -> Option<FragCacheEntry>;
+
+    /// Inserts or replaces the entry with this key.
+    fn set(self, tables: &impl Tables, entry: &FragCacheEntry);
+}
+
+impl FragmentKey for FragmentKey4 {
+    #[inline(always)]
+    fn get(self, tables: &impl Tables) -> Option<FragCacheEntry> {
+        tables.fragment4(&self)
+    }
+
+    #[inline(always)]
+    fn set(self, tables: &impl Tables, entry: &FragCacheEntry) {
+        tables.set_fragment4(&self, entry);
+    }
+}
+
+impl FragmentKey for FragmentKey6 {
+    #[inline(always)]
+    fn get(self, tables: &impl Tables) -> Option<FragCacheEntry> {
+        tables.fragment6(&self)
+    }
+
+    #[inline(always)]
+    fn set(self, tables: &impl Tables, entry: &FragCacheEntry) {
+        tables.set_fragment6(&self, entry);
+    }
 }

@@ -1,52 +1,53 @@
-//! What a hook decides, each decision with all that is needed to carry it out and to count it once.
+//! The decision of a hook, with everything that is needed to apply it and to count it exactly once.
 
 use portmap_common::{reason::Reason, tables::PortEntry};
 
-/// Where a packet for a container comes from.
+/// The origin of a packet to a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// From the uplink.
+    /// The uplink.
     Outside,
-    /// From a process of the host.
+    /// A process of the host.
     Host,
-    /// From the container in this slot.
+    /// The container in this slot.
     Container(u16),
 }
 
-/// A neighbour on the uplink's network.
+/// The neighbour on the uplink's network that receives a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextHop {
-    /// By its IPv4 address.
+    /// An IPv4 address.
     V4([u8; 4]),
-    /// By its IPv6 address.
+    /// An IPv6 address.
     V6([u8; 16]),
 }
 
-/// An echo message, in the packet or quoted by it, that gets another identifier on its way.
+/// A rewrite of the identifier of an ICMP echo message, which is the packet's own or embedded in an ICMP
+/// error.
 ///
-/// No `Option` goes with it: of one, the compiler makes code that computes with registers which nobody has set, and the
-/// verifier refuses that.
+/// This is no `Option`, because LLVM merges the arms and reads registers that one arm left uninitialised; the
+/// verifier rejects that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IcmpIdRewrite {
-    /// Where the message starts, in bytes from the start of the frame.
+    /// Offset of the message in bytes from the start of the frame.
     pub message: usize,
-    /// The identifier that it has.
+    /// Its current identifier.
     pub from: u16,
-    /// The identifier that it gets.
+    /// Its new identifier.
     pub to: u16,
 }
 
 impl IcmpIdRewrite {
-    /// No change.
+    /// No rewrite.
     pub const NONE: Self = Self { message: 0, from: 0, to: 0 };
 
-    /// The change from one identifier to another; none if they are the same.
+    /// Returns the rewrite of one identifier to another; [`NONE`](Self::NONE) if they are equal.
     #[inline(always)]
     pub const fn new(message: usize, from: u16, to: u16) -> Self {
         if from == to { Self::NONE } else { Self { message, from, to } }
     }
 
-    /// Whether nothing changes.
+    /// Returns whether nothing changes.
     #[inline(always)]
     pub const fn is_none(self) -> bool {
         self.from == self.to
@@ -56,45 +57,48 @@ impl IcmpIdRewrite {
 /// The decision on one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Not ours: other programs and the stack behind the hook see the packet as if portmap were not there.
+    /// Leave the packet to other programs and to the stack, as if no program had seen it.
     Continue(Reason),
-    /// Not ours any more, or nothing to decide on: another hook counts the packet.
-    Decided,
-    /// From the host out of the uplink, in this flow of its queue.
-    InFlow(u16),
-    /// The packet stays inside the container in this slot.
-    Own(u16),
-    /// The packet goes no further. It counts for `slot`: the sender, or the host for a packet from outside.
+    /// Pass the packet on without counting it: another hook counts it, or there is nothing to decide.
+    AlreadyHandled,
+    /// Pass a packet from the host on to the uplink, in this flow of the uplink's qdisc.
+    AssignFlow(u16),
+    /// Pass the packet on inside the container in this slot.
+    DeliverLocal(u16),
+    /// Drop the packet.
     Drop {
-        /// Whose packet it was.
+        /// The slot that it counts for: the sender's, or the host's for a packet from outside.
         slot: u16,
-        /// Why it is dropped.
+        /// The reason.
         reason: Reason,
     },
-    /// To the container that owns the destination port.
+    /// Redirect the packet to the container that owns the destination port.
     ToContainer {
-        /// Where it comes from.
+        /// Its origin.
         origin: Origin,
         /// The entry of the destination port.
         owner: PortEntry,
-        /// Whether it is to or from `::1`, which Linux accepts on a loopback device only.
+        /// Whether its source or destination is `::1`, which Linux accepts on a loopback device only.
         by_loopback: bool,
-        /// What is changed in it.
-        renumber: IcmpIdRewrite,
+        /// The rewrite of its ICMP identifier.
+        rewrite: IcmpIdRewrite,
     },
-    /// From the container in `slot` out of the uplink.
+    /// Redirect the packet of a container out of the uplink.
     ToOutside {
-        /// The sender.
+        /// The sender's slot.
         slot: u16,
-        /// The neighbour that gets the frame.
+        /// The neighbour that receives the frame.
         next_hop: NextHop,
-        /// What is changed in it.
-        renumber: IcmpIdRewrite,
+        /// The rewrite of its ICMP identifier.
+        rewrite: IcmpIdRewrite,
     },
-    /// From the container in this slot into the host's own stack, through its loopback device.
+    /// Redirect the packet of the container in this slot into the host's stack, through the host's loopback
+    /// device.
     ToHost(u16),
-    /// Out of a container's loopback device to its `eth0`; the hook behind that one decides and counts.
+    /// Redirect the packet from a container's loopback device to its `eth0`, which has this interface index.
+    /// The hook at the host veth decides on it and counts it.
     ToEth0(u32),
-    /// From a container's `eth0` into its loopback device; it is counted already.
+    /// Redirect the packet from a container's `eth0` into the container's loopback device. It is already
+    /// counted.
     ToLoopback,
 }

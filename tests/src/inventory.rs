@@ -93,7 +93,7 @@ impl Sandbox {
         let owned = (0..=u16::MAX).filter(|port| ports.get(*port).slot != 0).count();
         let is_in_use = |slot: &u16| {
             maps.endpoint(*slot).expect("a map").host_ifindex != 0
-                || maps.limit(*slot).expect("a map").cost != 0
+                || maps.limit(*slot).expect("a map").ns_per_byte != 0
         };
         let in_use: Vec<u16> = (1..SLOTS).filter(is_in_use).collect();
         Some(format!("{owned} owned ports, slots in use: {in_use:?}"))

@@ -11,7 +11,7 @@ use std::{
 };
 
 use portmap::{kernel::test_run, paths::Pins};
-use portmap_common::{event::DROP_MARK, names, reason::Reason, slot::veth_ifindex};
+use portmap_common::{marks::DROP_MARK, names, reason::Reason, slot::veth_ifindex};
 use portmap_tests::{
     daemon::Daemon,
     frames::{Frame, TCP},
@@ -143,7 +143,7 @@ fn drops_are_listed_by_container_direction_and_reason() {
         sandbox.ok(&["drops", "a"]),
         "\
 NAME  DIRECTION  REASON       PACKETS  WHY
-a     tx         arp                1  The frame is ARP, which only the host speaks.
+a     tx         arp                1  The frame is ARP, which only the host handles.
 a     tx         source_port        2  The source port is not owned by the sending container.
 "
     );

@@ -9,7 +9,7 @@ use portmap::{
     paths::Pins,
 };
 use portmap_common::{
-    memory::{ECHO_LIFETIME, Echo, EchoKey},
+    flow_state::{ECHO_LIFETIME, Echo, EchoKey},
     names,
     tables::Address6,
 };
@@ -101,7 +101,7 @@ fn explain_covers_every_path_without_counting() {
         ("--from host --to 127.0.0.1:22", LO_LEAVES, "left to the host: host_port"),
         ("--from host --to 127.0.0.1 --proto icmp", LO_LEAVES, "left to the host: icmp"),
         ("--from host --to [::1]:31000", LO_LEAVES, "left to the host: ipv6"),
-        ("--from host --to 10.0.0.2:80", &[], "no program decides"),
+        ("--from host --to 10.0.0.2:80", &[], "not handled by portmap"),
         ("--from a --to 10.0.0.1:31000", OWN, "stays inside"),
         ("--from a --to 127.0.0.1 --proto icmp", OWN, "stays inside"),
         ("--from a --to [::1]:31010", OWN, "stays inside"),

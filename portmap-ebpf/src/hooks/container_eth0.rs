@@ -1,10 +1,15 @@
-//! Ingress of a container's `eth0`: packets to or from `::1` go on to its loopback device, because Linux drops them
-//! everywhere else. All others pass. Nothing here is a defence, and nothing is counted.
+//! Ingress of a container's `eth0`: packets from or to `::1` continue in the container's loopback device,
+//! because Linux drops them everywhere else. All other packets pass. This hook is not a security boundary,
+//! and it counts nothing.
 
 use super::{Applied, Hook, VerdictSink};
 use crate::{
     frame::Frame,
-    packet::{ParsePath, Version, ethernet},
+    packet::{
+        ParsePath,
+        ethernet::{self, L3},
+    },
+    route::Route,
     tables::Tables,
     verdict::Verdict,
 };
@@ -15,24 +20,24 @@ pub struct ContainerEth0;
 
 impl Hook for ContainerEth0 {
     #[inline(always)]
-    fn open(frame: &impl Frame, _tables: &impl Tables) -> Result<ethernet::Kind, Verdict> {
-        match ethernet::kind(frame) {
-            Ok(ethernet::Kind::V6) => Ok(ethernet::Kind::V6),
-            Ok(ethernet::Kind::V4) | Err(_) => Err(Verdict::Decided),
+    fn classify_frame(frame: &impl Frame, _tables: &impl Tables) -> Result<L3, Verdict> {
+        match ethernet::l3(frame) {
+            Ok(L3::V6) => Ok(L3::V6),
+            Ok(L3::V4) | Err(_) => Err(Verdict::AlreadyHandled),
         }
     }
 
     #[inline(always)]
-    fn decide_ip<V: Version, D: ParsePath, F: VerdictSink>(
+    fn decide_ip<V: Route, P: ParsePath, S: VerdictSink>(
         frame: &impl Frame,
         _tables: &impl Tables,
-        sink: &F,
-    ) -> Applied<F> {
+        sink: &S,
+    ) -> Applied<S> {
         Ok(match V::parse(frame) {
             Ok(ip) if V::is_loopback_only(ip.source) || V::is_loopback_only(ip.destination) => {
                 sink.apply(Verdict::ToLoopback)
             }
-            _ => sink.apply(Verdict::Decided),
+            _ => sink.apply(Verdict::AlreadyHandled),
         })
     }
 }

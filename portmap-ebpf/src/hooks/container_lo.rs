@@ -1,17 +1,23 @@
-//! Egress of a container's loopback device: packets to ports of others leave by `eth0`, unless that is by a
-//! loopback address which either of them keeps to itself; the rest stays inside.
+//! Egress of a container's loopback device: packets to ports of other owners leave by `eth0`, unless they use
+//! a loopback address that the sender or the owner keeps private. All other packets stay inside.
 //!
-//! The container's own stack believes that it has the host's addresses to itself, so what it sends to those or to
-//! loopback addresses ends up on its loopback device, whoever owns the port. Nothing here is a defence: the hook
-//! at the host veth checks what leaves.
+//! The container's stack takes the host's addresses for its own, so it sends packets to them, as to loopback
+//! addresses, through its loopback device, regardless of the port's owner. This hook is not a security
+//! boundary: the hook at the host veth checks every packet that leaves.
 
-use portmap_common::{memory::SCOPE_LOOPBACK, slot::slot_of_loopback, tables::LOOPBACK_PRIVATE};
+use portmap_common::{flow_state::SCOPE_LOOPBACK, slot::slot_of_loopback, tables::LOOPBACK_PRIVATE};
 
 use super::{Applied, Hook, VerdictSink};
 use crate::{
     frame::Frame,
-    packet::{ParsePath, Version, content::Kind, ethernet},
+    packet::{
+        ParsePath,
+        ethernet::{self, L3},
+        frag_cache,
+        l4::L4Kind,
+    },
     reach,
+    route::Route,
     tables::Tables,
     verdict::Verdict,
 };
@@ -22,55 +28,60 @@ pub struct ContainerLo;
 
 impl Hook for ContainerLo {
     #[inline(always)]
-    fn open(frame: &impl Frame, _tables: &impl Tables) -> Result<ethernet::Kind, Verdict> {
-        ethernet::kind(frame).map_err(|_other| Verdict::Own(slot_of(frame)))
+    fn classify_frame(frame: &impl Frame, _tables: &impl Tables) -> Result<L3, Verdict> {
+        ethernet::l3(frame).map_err(|_other| Verdict::DeliverLocal(slot_of(frame)))
     }
 
     #[inline(always)]
-    fn decide_ip<V: Version, D: ParsePath, F: VerdictSink>(
+    fn decide_ip<V: Route, P: ParsePath, S: VerdictSink>(
         frame: &impl Frame,
         tables: &impl Tables,
-        sink: &F,
-    ) -> Applied<F> {
+        sink: &S,
+    ) -> Applied<S> {
         let slot = slot_of(frame);
-        if is_for_another::<V, D>(frame, tables, slot) != Some(true) {
-            return Err(sink.apply(Verdict::Own(slot)));
+        if has_other_owner::<V, P>(frame, tables, slot) != Some(true) {
+            return Err(sink.apply(Verdict::DeliverLocal(slot)));
         }
         let eth0 = tables.endpoint(slot).eth0_ifindex;
-        Ok(if eth0 == 0 { sink.apply(Verdict::Own(slot)) } else { sink.apply(Verdict::ToEth0(eth0)) })
+        Ok(if eth0 == 0 {
+            sink.apply(Verdict::DeliverLocal(slot))
+        } else {
+            sink.apply(Verdict::ToEth0(eth0))
+        })
     }
 }
 
-/// The container's slot. Without one (the container has changed its loopback device's address) nothing can leave.
+/// Returns the container's slot. If the container has changed its loopback device's address it is 0, and no
+/// packet leaves.
 #[inline(always)]
 fn slot_of(frame: &impl Frame) -> u16 {
     ethernet::source(frame).and_then(|mac| slot_of_loopback(mac.octets())).unwrap_or_default()
 }
 
-/// Whether somebody else than the container in `slot` owns the port that the packet is for; none if it is for no
-/// port.
+/// Returns whether the destination port has another owner than the container in `slot`; `None` if the packet
+/// has no destination port.
 #[inline(always)]
-fn is_for_another<V: Version, D: ParsePath>(
+fn has_other_owner<V: Route, P: ParsePath>(
     frame: &impl Frame,
     tables: &impl Tables,
     slot: u16,
 ) -> Option<bool> {
-    let shared = V::shared(tables.config())?;
+    let host = V::host_addr(tables.config())?;
     let ip = V::parse(frame).ok()?;
-    let is_local = |address| address == shared || V::is_loopback(address);
+    let is_local = |address| address == host || V::is_loopback(address);
     if !is_local(ip.destination) {
         return None;
     }
-    let reading = D::read(frame, tables, &ip, slot | SCOPE_LOOPBACK).ok()?;
-    reading.remember(tables, &ip, slot | SCOPE_LOOPBACK);
-    let content = &reading.content;
-    let target = match content.kind {
-        Kind::Ports => content.ports.destination,
-        Kind::IcmpErrorPorts if is_local(content.inner_source) => content.ports.source,
+    let l4 = P::parse_l4(frame, tables, &ip, slot | SCOPE_LOOPBACK).ok()?;
+    frag_cache::insert(tables, &ip, &l4, slot | SCOPE_LOOPBACK);
+    let info = &l4.info;
+    let port = match info.kind {
+        L4Kind::Ports => info.ports.destination,
+        L4Kind::IcmpErrorPorts if is_local(info.inner_source) => info.ports.source,
         _ => return None,
     };
-    let owner = tables.port(target);
-    // A loopback address that either keeps to itself means this namespace's own.
+    let owner = tables.port(port);
+    // If the sender or the owner keeps loopback addresses private, such an address means this namespace.
     let is_private = || reach::is_private(owner) || tables.endpoint(slot).flags & LOOPBACK_PRIVATE != 0;
     Some(owner.slot != slot && !(reach::is_by_loopback(&ip) && is_private()))
 }

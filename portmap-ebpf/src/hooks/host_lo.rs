@@ -1,12 +1,19 @@
-//! Ingress of the host's loopback device: what the host sends to a container's port goes there; all else stays.
+//! Ingress of the host's loopback device: packets from the host to a container's port go to that container.
+//! All other packets stay with the host.
 
-use portmap_common::{reason::Reason, slot::HOST_SLOT};
+use portmap_common::{marks::HANDLED_MARK, reason::Reason, slot::HOST_SLOT};
 
-use super::{Applied, HANDLED_MARK, Hook, VerdictSink};
+use super::{Applied, Hook, VerdictSink};
 use crate::{
     frame::Frame,
-    packet::{ParsePath, Version, content::Kind, ethernet},
+    packet::{
+        ParsePath,
+        ethernet::{self, L3},
+        frag_cache,
+        l4::L4Kind,
+    },
     reach,
+    route::Route,
     tables::Tables,
     verdict::{IcmpIdRewrite, Origin, Verdict},
 };
@@ -17,52 +24,52 @@ pub struct HostLo;
 
 impl Hook for HostLo {
     #[inline(always)]
-    fn open(frame: &impl Frame, _tables: &impl Tables) -> Result<ethernet::Kind, Verdict> {
-        // A container's packet for the host passes here on its way from the hook at the host veth.
+    fn classify_frame(frame: &impl Frame, _tables: &impl Tables) -> Result<L3, Verdict> {
+        // The hook at a host veth has redirected a container's packet here.
         if frame.mark() == HANDLED_MARK {
-            return Err(Verdict::Decided);
+            return Err(Verdict::AlreadyHandled);
         }
-        ethernet::kind(frame).map_err(Verdict::Continue)
+        ethernet::l3(frame).map_err(Verdict::Continue)
     }
 
     #[inline(always)]
-    fn decide_ip<V: Version, D: ParsePath, F: VerdictSink>(
+    fn decide_ip<V: Route, P: ParsePath, S: VerdictSink>(
         frame: &impl Frame,
         tables: &impl Tables,
-        sink: &F,
-    ) -> Applied<F> {
+        sink: &S,
+    ) -> Applied<S> {
         let stop = |reason| sink.apply(Verdict::Continue(reason));
-        let shared = V::shared(tables.config()).ok_or(Reason::Ipv6).map_err(stop)?;
+        let host = V::host_addr(tables.config()).ok_or(Reason::Ipv6).map_err(stop)?;
         let ip = V::parse(frame).map_err(stop)?;
-        let is_local = |address| address == shared || V::is_loopback(address);
+        let is_local = |address| address == host || V::is_loopback(address);
         if !is_local(ip.destination) {
             return Err(stop(Reason::OtherAddress));
         }
-        let reading = D::read(frame, tables, &ip, HOST_SLOT).map_err(stop)?;
-        // Also for what stays, see the uplink's hook.
-        reading.remember(tables, &ip, HOST_SLOT);
-        let content = &reading.content;
-        let target = match content.kind {
-            Kind::Ports => content.ports.destination,
-            Kind::IcmpErrorPorts if is_local(content.inner_source) => content.ports.source,
-            Kind::IcmpErrorPorts | Kind::IcmpErrorEcho => return Err(stop(Reason::Quoted)),
-            Kind::EchoRequest | Kind::EchoReply => return Err(stop(Reason::Icmp)),
+        let l4 = P::parse_l4(frame, tables, &ip, HOST_SLOT).map_err(stop)?;
+        // Also for packets that stay with the host, as at the uplink's hook.
+        frag_cache::insert(tables, &ip, &l4, HOST_SLOT);
+        let info = &l4.info;
+        let port = match info.kind {
+            L4Kind::Ports => info.ports.destination,
+            L4Kind::IcmpErrorPorts if is_local(info.inner_source) => info.ports.source,
+            L4Kind::IcmpErrorPorts | L4Kind::IcmpErrorEcho => return Err(stop(Reason::Quoted)),
+            L4Kind::EchoRequest | L4Kind::EchoReply => return Err(stop(Reason::Icmp)),
         };
-        let owner = tables.port(target);
+        let owner = tables.port(port);
         if owner.is_host() {
             return Err(stop(Reason::HostPort));
         }
-        // A loopback address of the host's own, at which nobody listens: the owner's is in its own namespace.
+        // The owner's loopback addresses are in its own namespace, so this is an unused port of the host's.
         if reach::is_private(owner) && reach::is_by_loopback(&ip) {
             return Err(stop(Reason::Loopback));
         }
-        reach::host_speaks(tables, &reading, owner.slot);
+        reach::track_host_flow(tables, &l4, owner.slot);
         let by_loopback = V::is_loopback_only(ip.source) || V::is_loopback_only(ip.destination);
         Ok(sink.apply(Verdict::ToContainer {
             origin: Origin::Host,
             owner,
             by_loopback,
-            renumber: IcmpIdRewrite::NONE,
+            rewrite: IcmpIdRewrite::NONE,
         }))
     }
 }

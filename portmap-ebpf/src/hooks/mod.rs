@@ -1,4 +1,4 @@
-//! One module for each hook, each with a [`Hook`] that is the whole decision.
+//! One module per hook, each with a [`Hook`] that contains the hook's whole decision.
 
 pub mod container_eth0;
 pub mod container_lo;
@@ -7,34 +7,33 @@ pub mod uplink;
 pub mod uplink_egress;
 pub mod veth;
 
+use portmap_common::hook_point::HookPoint;
+
 pub use self::{
     container_eth0::ContainerEth0, container_lo::ContainerLo, host_lo::HostLo, uplink::Uplink,
     uplink_egress::UplinkEgress, veth::Veth,
 };
 use crate::{
     frame::Frame,
-    packet::{ParsePath, SlowPath, V4, V6, Version, ethernet::Kind},
+    packet::{ParsePath, SlowPath, V4, V6, ethernet::L3},
+    route::Route,
     tables::Tables,
     verdict::Verdict,
 };
 
-/// Mark of a packet that a host veth's hook has put into the host's loopback device, so that the hook there leaves
-/// it alone and takes the mark off. Only the host's own root could set it otherwise.
-pub const HANDLED_MARK: u32 = 0x504d_4c4f;
-
-/// Takes verdicts: applies them to a packet, or returns them.
+/// Receives verdicts: applies them to a packet, or returns them.
 pub trait VerdictSink {
-    /// What applying a verdict returns.
+    /// Result of applying a verdict.
     type Output;
 
-    /// Applies a verdict. To be inlined: where the verdict is found, most
-    /// of the code for other verdicts falls away.
+    /// Applies a verdict. An implementation must be inlined, because the compiler then removes the code for
+    /// other verdicts.
     fn apply(&self, verdict: Verdict) -> Self::Output;
 }
 
 /// Returns the verdict without applying it.
 #[derive(Clone, Copy, Debug)]
-struct ReturnVerdict;
+pub(crate) struct ReturnVerdict;
 
 impl VerdictSink for ReturnVerdict {
     type Output = Verdict;
@@ -45,36 +44,49 @@ impl VerdictSink for ReturnVerdict {
     }
 }
 
-/// What applying a verdict returned. Either variant is the end; the second one only comes early, which `?` is for.
-pub type Applied<F> = Result<<F as VerdictSink>::Output, <F as VerdictSink>::Output>;
+/// Result of applying a verdict. `Ok` and `Err` both end the decision; `Err` is an early end, for `?`. (A
+/// `ControlFlow` would say so better, but `?` does not convert the `Result`s of the parsers to one.)
+pub type Applied<S> = Result<<S as VerdictSink>::Output, <S as VerdictSink>::Output>;
 
 /// A hook.
 ///
-/// A decision comes in two steps, so that a program can give each version of IP a stack of its own.
+/// A decision has two steps, so that the programs can have a separate stack for each IP version.
 pub trait Hook {
-    /// Looks at a frame: the version of IP that it carries, or the verdict on a frame that carries none.
-    fn open(frame: &impl Frame, tables: &impl Tables) -> Result<Kind, Verdict>;
+    /// Returns the L3 protocol of a frame, or the verdict on a frame that is not an IP packet.
+    fn classify_frame(frame: &impl Frame, tables: &impl Tables) -> Result<L3, Verdict>;
 
-    /// Decides on an IP packet and returns what `sink` makes of the verdict.
+    /// Decides on an IP packet and returns the result of applying the verdict.
     ///
-    /// A verdict is applied where it is found. Brought together first, its fields would share registers, some of
-    /// them set by one verdict only, and the kernel refuses a program that computes with those.
-    fn decide_ip<V: Version, D: ParsePath, F: VerdictSink>(
+    /// It applies each verdict where it reaches it. If verdicts were merged first, their fields would share
+    /// registers that one arm left uninitialised, and the verifier rejects reads of those.
+    fn decide_ip<V: Route, P: ParsePath, S: VerdictSink>(
         frame: &impl Frame,
         tables: &impl Tables,
-        sink: &F,
-    ) -> Applied<F>;
+        sink: &S,
+    ) -> Applied<S>;
 
-    /// Decides on a frame.
+    /// Returns the verdict on a frame, from the slow path.
     #[inline(always)]
     fn decide(frame: &impl Frame, tables: &impl Tables) -> Verdict {
-        let applied = match Self::open(frame, tables) {
-            Ok(Kind::V4) => Self::decide_ip::<V4, SlowPath, _>(frame, tables, &ReturnVerdict),
-            Ok(Kind::V6) => Self::decide_ip::<V6, SlowPath, _>(frame, tables, &ReturnVerdict),
+        let applied = match Self::classify_frame(frame, tables) {
+            Ok(L3::V4) => Self::decide_ip::<V4, SlowPath, _>(frame, tables, &ReturnVerdict),
+            Ok(L3::V6) => Self::decide_ip::<V6, SlowPath, _>(frame, tables, &ReturnVerdict),
             Err(verdict) => Err(verdict),
         };
         match applied {
             Ok(verdict) | Err(verdict) => verdict,
         }
+    }
+}
+
+/// Returns the verdict on a frame at a hook point.
+pub fn decide(point: HookPoint, frame: &impl Frame, tables: &impl Tables) -> Verdict {
+    match point {
+        HookPoint::UplinkIngress => Uplink::decide(frame, tables),
+        HookPoint::UplinkEgress => UplinkEgress::decide(frame, tables),
+        HookPoint::VethIngress(_) => Veth::decide(frame, tables),
+        HookPoint::HostLoIngress => HostLo::decide(frame, tables),
+        HookPoint::ContainerLoEgress => ContainerLo::decide(frame, tables),
+        HookPoint::ContainerEth0Ingress => ContainerEth0::decide(frame, tables),
     }
 }

@@ -1,5 +1,6 @@
-//! Egress of the uplink: the host's own echo requests are noted, so that no container's echo takes an answer from
-//! the host, and what the host sends gets its place in the uplink's queue. Nothing is refused here.
+//! Egress of the uplink: the hook reserves the identifiers of the host's own echo requests, so that no
+//! container receives the replies, and assigns the host's packets to a flow of the uplink's qdisc. It drops
+//! nothing.
 
 use portmap_common::{
     queue::{CONTROL_FLOW, HOST_FLOW, is_in_flow},
@@ -9,9 +10,14 @@ use portmap_common::{
 
 use super::{Applied, Hook, VerdictSink};
 use crate::{
-    echo,
     frame::Frame,
-    packet::{ParsePath, Version, content::Kind, ethernet},
+    icmp_id,
+    packet::{
+        IpVersion, ParsePath,
+        ethernet::{self, L3},
+        l4::L4Kind,
+    },
+    route::Route,
     tables::Tables,
     verdict::Verdict,
 };
@@ -22,48 +28,53 @@ pub struct UplinkEgress;
 
 impl Hook for UplinkEgress {
     #[inline(always)]
-    fn open(frame: &impl Frame, tables: &impl Tables) -> Result<ethernet::Kind, Verdict> {
-        // What a container sends, or what the host forwards, came in by some interface first.
+    fn classify_frame(frame: &impl Frame, tables: &impl Tables) -> Result<L3, Verdict> {
+        // A packet of a container, or one that the host forwards, has entered by another interface.
         if frame.ingress_ifindex() != 0 {
-            return Err(in_flow(frame, tables, HOST_FLOW));
+            return Err(assign_flow(frame, tables, HOST_FLOW));
         }
-        ethernet::kind(frame).map_err(|other| {
-            in_flow(frame, tables, if other == Reason::Arp { CONTROL_FLOW } else { HOST_FLOW })
+        ethernet::l3(frame).map_err(|other| {
+            assign_flow(frame, tables, if other == Reason::Arp { CONTROL_FLOW } else { HOST_FLOW })
         })
     }
 
     #[inline(always)]
-    fn decide_ip<V: Version, D: ParsePath, F: VerdictSink>(
+    fn decide_ip<V: Route, P: ParsePath, S: VerdictSink>(
         frame: &impl Frame,
         tables: &impl Tables,
-        sink: &F,
-    ) -> Applied<F> {
-        // Whatever cannot be read is no echo request.
-        let _noted = note::<V, D>(frame, tables);
+        sink: &S,
+    ) -> Applied<S> {
+        // Packets that cannot be parsed are not echo requests.
+        let _reserved = reserve_icmp_id::<V, P>(frame, tables);
         let is_control = V::parse(frame).is_ok_and(|ip| ip.protocol == V::ICMP);
-        Ok(sink.apply(in_flow(frame, tables, if is_control { CONTROL_FLOW } else { HOST_FLOW })))
+        Ok(sink.apply(assign_flow(frame, tables, if is_control { CONTROL_FLOW } else { HOST_FLOW })))
     }
 }
 
-/// Goes on in a flow, unless the frame has one, as a container's has, or the uplink's queue is not ours.
+/// Returns the verdict that assigns a frame to a flow. A frame that has a flow, as a container's has, keeps
+/// it; if the uplink's qdisc is not portmap's, there are no flows.
 #[inline(always)]
-fn in_flow(frame: &impl Frame, tables: &impl Tables, flow: u16) -> Verdict {
+fn assign_flow(frame: &impl Frame, tables: &impl Tables, flow: u16) -> Verdict {
     if tables.config().uplink_flows == 0 || is_in_flow(frame.priority()) {
-        Verdict::Decided
+        Verdict::AlreadyHandled
     } else {
-        Verdict::InFlow(flow)
+        Verdict::AssignFlow(flow)
     }
 }
 
+/// Reserves the identifier of an echo request that the host sends from the shared address.
 #[inline(always)]
-fn note<V: Version, D: ParsePath>(frame: &impl Frame, tables: &impl Tables) -> Result<(), Reason> {
+fn reserve_icmp_id<V: IpVersion, P: ParsePath>(
+    frame: &impl Frame,
+    tables: &impl Tables,
+) -> Result<(), Reason> {
     let ip = V::parse(frame)?;
-    if V::shared(tables.config()) != Some(ip.source) {
+    if V::host_addr(tables.config()) != Some(ip.source) {
         return Ok(());
     }
-    let content = D::read(frame, tables, &ip, HOST_SLOT)?.content;
-    if content.kind == Kind::EchoRequest && content.has_message {
-        echo::reserve_for_host::<V>(tables, ip.destination, content.id);
+    let info = P::parse_l4(frame, tables, &ip, HOST_SLOT)?.info;
+    if info.kind == L4Kind::EchoRequest && info.has_message {
+        icmp_id::reserve_for_host::<V>(tables, ip.destination, info.id);
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! Ingress of a host veth: everything that a container sends arrives here, and what it may not send ends here.
+//! Ingress of a host veth: every packet that a container sends arrives here.
 //!
-//! This is the only place where a container is held to its ports and its addresses. It relies on nothing that
-//! lies inside the container.
+//! This is the only hook that holds a container to its ports and addresses. It relies on nothing inside the
+//! container.
 
 use portmap_common::{
     reason::Reason,
@@ -11,12 +11,17 @@ use portmap_common::{
 
 use super::{Applied, Hook, VerdictSink};
 use crate::{
-    echo,
     frame::Frame,
-    neighbours,
-    packet::{Ip, ParsePath, Version, content::Kind, ethernet},
-    rate, reach,
-    segments::OnWire,
+    icmp_id, neighbours,
+    packet::{
+        IpHeader, IpVersion, ParsePath,
+        ethernet::{self, L3},
+        frag_cache,
+        l4::L4Kind,
+    },
+    policer, reach,
+    route::Route,
+    segments::WireSize,
     tables::Tables,
     verdict::{IcmpIdRewrite, Origin, Verdict},
 };
@@ -27,128 +32,130 @@ pub struct Veth;
 
 impl Hook for Veth {
     #[inline(always)]
-    fn open(frame: &impl Frame, tables: &impl Tables) -> Result<ethernet::Kind, Verdict> {
+    fn classify_frame(frame: &impl Frame, tables: &impl Tables) -> Result<L3, Verdict> {
         let slot = slot_of_veth(frame.ifindex());
-        open(frame, tables, slot).map_err(|reason| Verdict::Drop { slot, reason })
+        check_ethernet(frame, tables, slot).map_err(|reason| Verdict::Drop { slot, reason })
     }
 
     #[inline(always)]
-    fn decide_ip<V: Version, D: ParsePath, F: VerdictSink>(
+    fn decide_ip<V: Route, P: ParsePath, S: VerdictSink>(
         frame: &impl Frame,
         tables: &impl Tables,
-        sink: &F,
-    ) -> Applied<F> {
+        sink: &S,
+    ) -> Applied<S> {
         let slot = slot_of_veth(frame.ifindex());
         let stop = |reason| sink.apply(Verdict::Drop { slot, reason });
-        if !D::linearize(frame) {
+        if !P::linearize(frame) {
             return Err(stop(Reason::Malformed));
         }
         let config = tables.config();
-        let shared = V::shared(config).ok_or(Reason::Ipv6).map_err(stop)?;
+        let host = V::host_addr(config).ok_or(Reason::Ipv6).map_err(stop)?;
         let ip = V::parse(frame).map_err(stop)?;
-        if !is_allowed_source(&ip, shared, ip.source) {
+        if !is_allowed_source(&ip, host, ip.source) {
             return Err(stop(Reason::SourceAddress));
         }
-        let reading = D::read(frame, tables, &ip, slot).map_err(stop)?;
-        let on_wire = OnWire::of(frame, &reading).map_err(stop)?;
-        let ip = D::again(frame, ip).ok_or(Reason::Malformed).map_err(stop)?;
+        let l4 = P::parse_l4(frame, tables, &ip, slot).map_err(stop)?;
+        let wire_size = WireSize::of(frame, &l4).map_err(stop)?;
+        let ip = P::reload_ip_header(frame, ip).ok_or(Reason::Malformed).map_err(stop)?;
         let is_own = |port| tables.port(port).ifindex == frame.ifindex();
-        let content = &reading.content;
-        let passes = match content.kind {
-            Kind::Ports if is_own(content.ports.source) => Ok(()),
-            Kind::Ports => Err(Reason::SourcePort),
-            Kind::EchoRequest if !stays(&ip, shared) => Ok(()),
-            Kind::EchoRequest | Kind::EchoReply => Err(Reason::Icmp),
-            // It would speak of the path to the address that all containers share.
-            Kind::IcmpErrorPorts | Kind::IcmpErrorEcho if content.by_router => Err(Reason::Icmp),
-            // The container must be able to have got the packet, and the error must go to where that came from.
-            Kind::IcmpErrorPorts
-                if is_allowed_source(&ip, shared, content.inner_destination)
-                    && content.inner_source == ip.destination
-                    && is_own(content.ports.destination) =>
+        let info = &l4.info;
+        let permission = match info.kind {
+            L4Kind::Ports if is_own(info.ports.source) => Ok(()),
+            L4Kind::Ports => Err(Reason::SourcePort),
+            L4Kind::EchoRequest if !is_local_dst(&ip, host) => Ok(()),
+            L4Kind::EchoRequest | L4Kind::EchoReply => Err(Reason::Icmp),
+            // It would describe the path to the address that all containers share.
+            L4Kind::IcmpErrorPorts | L4Kind::IcmpErrorEcho if info.by_router => Err(Reason::Icmp),
+            // The container must be able to have received the inner packet, and the error must go to that
+            // packet's source.
+            L4Kind::IcmpErrorPorts
+                if is_allowed_source(&ip, host, info.inner_destination)
+                    && info.inner_source == ip.destination
+                    && is_own(info.ports.destination) =>
             {
                 Ok(())
             }
-            Kind::IcmpErrorPorts | Kind::IcmpErrorEcho => Err(Reason::Quoted),
+            L4Kind::IcmpErrorPorts | L4Kind::IcmpErrorEcho => Err(Reason::Quoted),
         };
-        passes.map_err(stop)?;
-        // What leaves the machine must be what has been read here: at once, or after the host's stack or another container
-        // has sent it on.
-        if !frame.is_sound(reading.summed(), reading.is_sctp()) {
+        permission.map_err(stop)?;
+        // The packet that leaves the machine must be the one that was parsed here, whether it leaves now or
+        // after the host's stack or another container has forwarded it.
+        if !frame.has_valid_offloads(l4.offloadable_transport(), l4.is_sctp()) {
             return Err(stop(Reason::Malformed));
         }
-        if !stays(&ip, shared) {
+        if !is_local_dst(&ip, host) {
             let next_hop = V::next_hop(ip.destination, tables).map_err(stop)?;
-            // A redirect passes by the checks of the kernel's own way out, and not every device has one of its own.
-            if !frame.fits(config.uplink_ifindex, on_wire.longest) {
+            // A redirect bypasses the MTU check of the kernel's output path, and not every driver has one.
+            if !frame.mtu_allows(config.uplink_ifindex, wire_size.max_frame_len) {
                 return Err(stop(Reason::TooBig));
             }
-            if !rate::admits(tables, on_wire.bytes, slot, false) {
+            if !policer::conforms(tables, wire_size.bytes, slot, false) {
                 return Err(stop(Reason::Rate));
             }
-            if !neighbours::admits::<V>(tables, ip.destination, slot) {
+            if !neighbours::conforms::<V>(tables, ip.destination, slot) {
                 return Err(stop(Reason::Neighbours));
             }
-            // A later fragment of an echo request has no identifier that could be changed; the first one's is.
-            let renumber = if content.kind == Kind::EchoRequest && content.has_message {
-                let outside = echo::ask::<V>(tables, ip.destination, content.id, slot).map_err(stop)?;
-                IcmpIdRewrite::new(content.message, content.id, outside)
+            // A subsequent fragment of an echo request contains no identifier; the first one's is rewritten.
+            let rewrite = if info.kind == L4Kind::EchoRequest && info.has_message {
+                let on_wire =
+                    icmp_id::allocate_id::<V>(tables, ip.destination, info.id, slot).map_err(stop)?;
+                IcmpIdRewrite::new(info.message, info.id, on_wire)
             } else {
                 IcmpIdRewrite::NONE
             };
-            reading.remember(tables, &ip, slot);
-            return Ok(sink.apply(Verdict::ToOutside { slot, next_hop, renumber }));
+            frag_cache::insert(tables, &ip, &l4, slot);
+            return Ok(sink.apply(Verdict::ToOutside { slot, next_hop, rewrite }));
         }
-        // An error goes to whoever sent what it quotes.
-        let (own, target) = if content.kind == Kind::Ports {
-            (content.ports.source, content.ports.destination)
+        // An error goes to the sender of its inner packet.
+        let (own, target) = if info.kind == L4Kind::Ports {
+            (info.ports.source, info.ports.destination)
         } else {
-            (content.ports.destination, content.ports.source)
+            (info.ports.destination, info.ports.source)
         };
         let owner = tables.port(target);
         if reach::is_by_loopback(&ip) && (reach::is_private(owner) || reach::is_private(tables.port(own))) {
             return Err(stop(Reason::Loopback));
         }
         if owner.is_host() {
-            reach::check(frame, tables, &ip, &reading, slot).map_err(stop)?;
+            reach::check_host_access(frame, tables, &ip, &l4, slot).map_err(stop)?;
         }
-        if !rate::admits(tables, on_wire.bytes, slot, true) {
+        if !policer::conforms(tables, wire_size.bytes, slot, true) {
             return Err(stop(Reason::Rate));
         }
-        reading.remember(tables, &ip, slot);
+        frag_cache::insert(tables, &ip, &l4, slot);
         if owner.is_host() {
             return Ok(sink.apply(Verdict::ToHost(slot)));
         }
         let by_loopback = V::is_loopback_only(ip.source) || V::is_loopback_only(ip.destination);
         let origin = Origin::Container(slot);
-        Ok(sink.apply(Verdict::ToContainer { origin, owner, by_loopback, renumber: IcmpIdRewrite::NONE }))
+        Ok(sink.apply(Verdict::ToContainer { origin, owner, by_loopback, rewrite: IcmpIdRewrite::NONE }))
     }
 }
 
-/// The error is a reason to drop the frame.
+/// Returns the L3 protocol of a frame with valid MAC addresses. The error is the reason to drop the frame.
 #[inline(always)]
-fn open(frame: &impl Frame, tables: &impl Tables, slot: u16) -> Result<ethernet::Kind, Reason> {
-    let kind = ethernet::kind(frame)?;
+fn check_ethernet(frame: &impl Frame, tables: &impl Tables, slot: u16) -> Result<L3, Reason> {
+    let l3 = ethernet::l3(frame)?;
     let source = ethernet::source(frame).ok_or(Reason::Malformed)?;
-    // What comes from the container's loopback device has kept the address of that one.
+    // A packet from the container's loopback device still has that device's address.
     if source != tables.config().mac && source != Mac::new(loopback_mac(slot)) {
         return Err(Reason::SourceMac);
     }
     if ethernet::destination(frame).is_none_or(ethernet::is_group) {
         return Err(Reason::Destination);
     }
-    Ok(kind)
+    Ok(l3)
 }
 
-/// Whether a packet stays on the host, whose shared address is given.
+/// Returns whether a packet stays on this machine. `host` is the host's shared address.
 #[inline(always)]
-fn stays<V: Version>(ip: &Ip<V>, shared: V::Address) -> bool {
-    ip.destination == shared || V::is_loopback(ip.destination)
+fn is_local_dst<V: IpVersion>(ip: &IpHeader<V>, host: V::Address) -> bool {
+    ip.destination == host || V::is_loopback(ip.destination)
 }
 
-/// Whether a container may have an address, as far as this packet goes: a loopback address is fine as long as the
-/// packet stays on the host.
+/// Returns whether a container may use an address as the source of this packet: the shared address, or, for a
+/// packet that stays on this machine, a loopback address.
 #[inline(always)]
-fn is_allowed_source<V: Version>(ip: &Ip<V>, shared: V::Address, address: V::Address) -> bool {
-    address == shared || (stays(ip, shared) && V::is_loopback(address))
+fn is_allowed_source<V: IpVersion>(ip: &IpHeader<V>, host: V::Address, address: V::Address) -> bool {
+    address == host || (is_local_dst(ip, host) && V::is_loopback(address))
 }

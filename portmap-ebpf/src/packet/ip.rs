@@ -1,176 +1,156 @@
-//! IP headers, and what differs between the two versions of IP.
+//! IP headers, and the differences between the two IP versions.
 
 use core::fmt::Debug;
 
 use portmap_common::{
-    memory::Fragment,
     reason::Reason,
     tables::{Address6, Config, Listener},
 };
 
-use crate::{frame::Frame, tables::Tables, verdict::NextHop};
+use super::icmp::IcmpMessage;
+use crate::{frame::Frame, tables::FragmentKey};
 
-/// A version of IP.
-pub trait Version: Copy + Debug {
-    /// An address; two of them are compared faster than byte arrays.
+/// An IP version.
+pub trait IpVersion: Copy + Debug {
+    /// An address, as integers: they are compared faster than byte arrays.
     type Address: Copy + Debug + Default + PartialEq;
 
-    /// Its number.
+    /// Its key of the fragment cache.
+    type FragmentKey: FragmentKey;
+
+    /// Version number.
     const NUMBER: u32;
 
-    /// The protocol of ICMP for this version.
+    /// Protocol number of this version's ICMP.
     const ICMP: u32;
 
-    /// Where the payload of the shortest header starts in a frame.
-    const PLAIN: usize;
+    /// Offset of the L4 header in a frame whose IP header has the minimum length.
+    const MIN_L4_OFFSET: usize;
 
-    /// The address that the host shares; none if it shares none of this version.
-    fn shared(config: &Config) -> Option<Self::Address>;
+    /// Returns the host's shared address; `None` if the host shares no address of this version.
+    fn host_addr(config: &Config) -> Option<Self::Address>;
 
-    /// Whether an address is one of a host's own, whatever the host.
+    /// Returns whether an address is a loopback address.
     fn is_loopback(address: Self::Address) -> bool;
 
-    /// Whether Linux accepts packets with this address on a loopback device only.
+    /// Returns whether Linux accepts packets with this address on a loopback device only.
     fn is_loopback_only(address: Self::Address) -> bool;
 
-    /// Whether an address leads to the daemon's listener, if that is there and for nobody but the host.
+    /// Returns whether an address is the daemon's listener's, which only the host may reach.
     fn is_listener(address: Self::Address, listener: &Listener) -> bool;
 
-    /// Whether an address is an IPv4 address in disguise (`::ffff:0:0/96`), which no packet has reason to carry: a socket
-    /// of both versions takes it for that IPv4 address.
-    fn is_disguised(address: Self::Address) -> bool;
+    /// Returns whether an address is a mapped IPv4 address (`::ffff:0:0/96`), which no valid packet carries:
+    /// a dual-stack socket takes it for that IPv4 address.
+    fn is_v4_mapped(address: Self::Address) -> bool;
 
-    /// The address as 16 bytes, an IPv4 address as `::ffff:a.b.c.d`.
-    fn mapped(address: Self::Address) -> Address6;
+    /// Returns the address as 16 bytes, an IPv4 address as `::ffff:a.b.c.d`.
+    fn to_mapped(address: Self::Address) -> Address6;
 
-    /// The neighbour that leads to a destination outside.
-    fn next_hop(destination: Self::Address, tables: &impl Tables) -> Result<NextHop, Reason>;
-
-    /// Whether an address is on the uplink's network, and not that of a gateway.
-    fn is_mere_neighbour(address: Self::Address, config: &Config) -> bool;
-
-    /// Whether a packet is as most are: the shortest header, no extensions, no fragment, and a transport with ports.
+    /// Returns whether a packet takes the fast path: it has the minimum header, no extensions, is not
+    /// fragmented, and its transport has ports.
     fn is_fast_path(frame: &impl Frame) -> bool;
 
-    /// Reads the IP header of a frame that is said to have one.
-    fn parse(frame: &impl Frame) -> Result<Ip<Self>, Reason>;
+    /// Parses the IP header of a frame with this version's Ethertype.
+    fn parse(frame: &impl Frame) -> Result<IpHeader<Self>, Reason>;
 
-    /// Reads the IP header at `offset` that an ICMP error quotes, and finds what is behind it. The packet ends at `end`;
-    /// whoever looks at what is behind must see that it lies before that, and so does the header then.
-    fn quoted(frame: &impl Frame, offset: usize, end: usize) -> Option<Quoted<Self>>;
+    /// Parses the header at `offset` of the inner packet of an ICMP error, and locates its L4 header. The
+    /// outer packet ends at `end`. The caller must check that the L4 bytes that it reads lie before `end`;
+    /// the header then lies before it, too.
+    fn parse_inner(frame: &impl Frame, offset: usize, end: usize) -> Option<InnerHeader<Self>>;
 
-    /// Finds what is behind the IP header and its extensions.
-    fn place(frame: &impl Frame, ip: &Ip<Self>) -> Result<Place, Reason>;
+    /// Locates the L4 header, behind all extension headers.
+    fn locate_l4(frame: &impl Frame, ip: &IpHeader<Self>) -> Result<L4Location, Reason>;
 
-    /// Whether the header, without extensions, says that this is a later fragment.
-    fn is_later(ip: &Ip<Self>) -> bool;
+    /// Returns whether the header alone, without extension headers, marks a fragment other than the first.
+    fn is_subsequent_fragment(ip: &IpHeader<Self>) -> bool;
 
-    /// The word behind the shortest IP header, if the frame has it.
-    fn first_word(frame: &impl Frame) -> Option<u32>;
+    /// Loads the first four bytes at [`MIN_L4_OFFSET`](Self::MIN_L4_OFFSET), if the frame has them.
+    fn first_l4_word(frame: &impl Frame) -> Option<u32>;
 
-    /// Tells ICMP messages apart.
-    fn message(kind: u8, code: u8) -> Message;
+    /// Classifies an ICMP message by type and code.
+    fn classify_icmp(kind: u8, code: u8) -> IcmpMessage;
 
-    /// What the first fragment of the datagram carried.
-    fn fragment(tables: &impl Tables, ip: &Ip<Self>, id: u32, scope: u16) -> Option<Fragment>;
-
-    /// Writes down what the first fragment of a datagram carried.
-    fn set_fragment(tables: &impl Tables, ip: &Ip<Self>, id: u32, scope: u16, fragment: &Fragment);
+    /// Returns the key of a datagram with this identification in the fragment cache. For `scope` see
+    /// [`FragmentKey4::scope`](portmap_common::flow_state::FragmentKey4::scope).
+    fn fragment_key(ip: &IpHeader<Self>, id: u32, scope: u16) -> Self::FragmentKey;
 }
 
 /// An IP header.
 #[derive(Clone, Copy, Debug)]
-pub struct Ip<V: Version> {
+pub struct IpHeader<V: IpVersion> {
     /// Source address.
     pub source: V::Address,
     /// Destination address.
     pub destination: V::Address,
-    /// Protocol of what follows the header; for IPv6 perhaps an extension.
+    /// Protocol of the payload. For IPv6 it may be an extension header.
     pub protocol: u32,
-    /// Where that starts in the frame.
+    /// Offset of the payload in the frame.
     pub payload: usize,
-    /// Where the packet ends in the frame; what is behind it is padding.
+    /// Offset of the end of the packet in the frame. The bytes behind it are padding.
     pub end: usize,
-    /// Flags and fragment offset as IPv4 has them; 0 for IPv6, whose are in an extension.
+    /// Flags and fragment offset of IPv4; 0 for IPv6, which has them in an extension header.
     pub fragment: u32,
 }
 
-/// What follows an IP header and its extensions. Its fields are whole words: it lies on the stack, where the kernel
-/// refuses the misaligned accesses with which the compiler would move parts of words.
+/// Location of the L4 header. The fields are whole words, because the value lies on the stack, where the
+/// kernel rejects the misaligned accesses with which LLVM would copy parts of words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct L4Location {
     /// Its protocol.
     pub protocol: u32,
-    /// Where it starts in the frame.
+    /// Its offset in the frame.
     pub offset: usize,
-    /// Which part of a datagram it is.
-    pub part: Part,
-    /// That datagram's identification; 0 if the packet is whole.
+    /// Position of the packet in its datagram.
+    pub position: FragmentPosition,
+    /// The datagram's identification; 0 if it is not fragmented.
     pub datagram: u32,
 }
 
-/// Which part of a datagram a packet is.
+/// Position of a packet in its datagram.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// All of it.
-    Whole,
-    /// The first fragment, which carries the transport header.
+pub enum FragmentPosition {
+    /// The whole datagram.
+    Unfragmented,
+    /// The first fragment, which contains the L4 header.
     First,
-    /// A later fragment.
-    Later,
+    /// A fragment other than the first.
+    Subsequent,
 }
 
-impl Place {
-    /// Whether it is a first fragment.
+impl L4Location {
+    /// Returns whether the packet is a first fragment.
     #[inline(always)]
     pub fn is_first(&self) -> bool {
-        self.part == Part::First
+        self.position == FragmentPosition::First
     }
 
-    /// Whether it is a later fragment.
+    /// Returns whether the packet is a fragment other than the first.
     #[inline(always)]
-    pub fn is_later(&self) -> bool {
-        self.part == Part::Later
+    pub fn is_subsequent(&self) -> bool {
+        self.position == FragmentPosition::Subsequent
     }
 }
 
-/// The header of a packet that an ICMP error quotes.
+/// The IP header of the inner packet of an ICMP error.
 #[derive(Clone, Copy, Debug)]
-pub struct Quoted<V: Version> {
+pub struct InnerHeader<V: IpVersion> {
     /// Source address.
     pub source: V::Address,
     /// Destination address.
     pub destination: V::Address,
-    /// Protocol of what follows the header and its extensions.
+    /// L4 protocol.
     pub protocol: u32,
-    /// Where that starts in the frame.
+    /// Offset of the L4 header in the frame.
     pub offset: usize,
 }
 
-/// Kinds of ICMP messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Message {
-    /// Asks for an echo.
-    EchoRequest,
-    /// Answers that.
-    EchoReply,
-    /// Quotes a packet that went wrong.
-    Error {
-        /// Whether only routers have reason to send it, not the packet's receiver.
-        by_router: bool,
-    },
-    /// IPv6 neighbour discovery.
-    Neighbour,
-    /// Anything else.
-    Other,
-}
-
-/// Where a packet ends in a frame, from the end that the packet itself claims (0 if it claims none).
+/// Returns the offset of the end of a packet in its frame, from the length in the IP header (0 if it has
+/// none).
 #[inline(always)]
 pub fn end_of_packet(frame: &impl Frame, header: usize, length: u16) -> usize {
     let frame_end = frame.length() as usize;
     let claimed = header + length as usize;
-    // A length of 0 stands for a super-packet of more than 64 KiB (BIG TCP).
+    // A length of 0 is that of a super-packet of more than 64 KiB (BIG TCP).
     if length == 0 || claimed > frame_end { frame_end } else { claimed }
 }

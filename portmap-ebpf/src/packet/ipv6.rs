@@ -1,29 +1,26 @@
 //! IPv6 (RFC 8200) and its ICMP (RFC 4443).
 
 use portmap_common::{
-    memory::{Fragment, FragmentKey6},
+    flow_state::FragmentKey6,
     reason::Reason,
     tables::{Address6, Config, Listener},
 };
 
 use super::{
-    content::has_ports,
     ethernet,
-    ip::{Ip, Message, Part, Place, Quoted, Version, end_of_packet},
+    icmp::IcmpMessage,
+    ip::{FragmentPosition, InnerHeader, IpHeader, IpVersion, L4Location, end_of_packet},
+    l4::has_ports,
 };
-use crate::{
-    frame::{Frame, Head as _},
-    tables::Tables,
-    verdict::NextHop,
-};
+use crate::frame::{Frame, Head as _};
 
-/// Bytes of the fixed header.
+/// Length in bytes of the fixed header.
 const FIXED: usize = 40;
-/// Ethernet header and fixed header.
+/// Length in bytes of the Ethernet header and the fixed header.
 const HEAD: usize = ethernet::HEADER + FIXED;
-/// Most extension headers that are followed. A sender has use for four different ones at most; the kernel itself
-/// follows any number, but a program must come to an end.
-const MOST_EXTENSIONS: usize = 6;
+/// Most extension headers that are skipped. A sender needs four different ones at most. The kernel itself has
+/// no limit, but a program must terminate.
+const MAX_EXT_HEADERS: usize = 6;
 
 const HOP_BY_HOP: u32 = 0;
 const ROUTING: u32 = 43;
@@ -38,11 +35,13 @@ const REASSEMBLY: u8 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct V6;
 
-/// The sixteen bytes in two halves, the first byte the most significant.
+/// An address as two numbers in host order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Address {
-    high: u64,
-    low: u64,
+    /// First eight bytes.
+    pub(crate) high: u64,
+    /// Last eight bytes.
+    pub(crate) low: u64,
 }
 
 impl Address {
@@ -52,7 +51,7 @@ impl Address {
     }
 
     #[inline(always)]
-    const fn from_bytes(address: Address6) -> Self {
+    pub(crate) const fn from_bytes(address: Address6) -> Self {
         let address = u128::from_be_bytes(address.bytes);
         #[expect(clippy::cast_possible_truncation, reason = "they are the two halves")]
         let (high, low) = ((address >> 64) as u64, address as u64);
@@ -60,42 +59,35 @@ impl Address {
     }
 
     #[inline(always)]
-    const fn to_bytes(self) -> Address6 {
+    pub(crate) const fn to_bytes(self) -> Address6 {
         Address6 { bytes: ((self.high as u128) << 64 | self.low as u128).to_be_bytes() }
     }
 
     #[inline(always)]
-    const fn is_zero(self) -> bool {
+    pub(crate) const fn is_zero(self) -> bool {
         self.high | self.low == 0
     }
 
-    /// Whether it can be the destination of a packet that leaves the host: it is not unspecified, multicast,
-    /// link-local or an IPv4 address in disguise.
+    /// Returns whether it is a mapped IPv4 address.
     #[inline(always)]
-    const fn is_destination(self) -> bool {
-        let is_multicast = self.high >> 56 == 0xff;
-        let is_link_local = self.high >> 54 == 0xfe80 >> 6;
-        !(self.is_zero() || is_multicast || is_link_local || self.is_mapped())
-    }
-
-    /// Whether it is an IPv4 address in disguise.
-    #[inline(always)]
-    const fn is_mapped(self) -> bool {
+    pub(crate) const fn is_mapped(self) -> bool {
         self.high == 0 && self.low >> 32 == 0xffff
     }
 }
 
-impl Version for V6 {
+impl IpVersion for V6 {
     type Address = Address;
+
+    type FragmentKey = FragmentKey6;
 
     const NUMBER: u32 = 6;
     const ICMP: u32 = 58;
-    const PLAIN: usize = HEAD;
+    const MIN_L4_OFFSET: usize = HEAD;
 
     #[inline(always)]
-    fn shared(config: &Config) -> Option<Address> {
-        let shared = Address::from_bytes(config.host_ip6);
-        if shared.is_zero() { None } else { Some(shared) }
+    fn host_addr(config: &Config) -> Option<Address> {
+        let address = Address::from_bytes(config.host_ip6);
+        if address.is_zero() { None } else { Some(address) }
     }
 
     #[inline(always)]
@@ -115,31 +107,13 @@ impl Version for V6 {
     }
 
     #[inline(always)]
-    fn is_disguised(address: Address) -> bool {
+    fn is_v4_mapped(address: Address) -> bool {
         address.is_mapped()
     }
 
     #[inline(always)]
-    fn mapped(address: Address) -> Address6 {
+    fn to_mapped(address: Address) -> Address6 {
         address.to_bytes()
-    }
-
-    #[inline(always)]
-    fn next_hop(destination: Address, tables: &impl Tables) -> Result<NextHop, Reason> {
-        let config = tables.config();
-        if !destination.is_destination() {
-            return Err(Reason::Destination);
-        }
-        if is_on_link(destination, config) {
-            return Ok(NextHop::V6(destination.to_bytes().bytes));
-        }
-        let gateway = Address::from_bytes(config.gateway6);
-        if gateway.is_zero() { Err(Reason::NoRoute) } else { Ok(NextHop::V6(gateway.to_bytes().bytes)) }
-    }
-
-    #[inline(always)]
-    fn is_mere_neighbour(address: Address, config: &Config) -> bool {
-        is_on_link(address, config) && address != Address::from_bytes(config.gateway6)
     }
 
     #[inline(always)]
@@ -148,136 +122,130 @@ impl Version for V6 {
     }
 
     #[inline(always)]
-    fn parse(frame: &impl Frame) -> Result<Ip<Self>, Reason> {
+    fn parse(frame: &impl Frame) -> Result<IpHeader<Self>, Reason> {
         let head = frame.head::<HEAD>().ok_or(Reason::Malformed)?;
         if head.byte::<14>() >> 4 != 6 {
             return Err(Reason::Malformed);
         }
-        Ok(Ip {
-            source: Address { high: head.double::<22>(), low: head.double::<30>() },
-            destination: Address { high: head.double::<38>(), low: head.double::<46>() },
+        Ok(IpHeader {
+            source: Address { high: head.be64::<22>(), low: head.be64::<30>() },
+            destination: Address { high: head.be64::<38>(), low: head.be64::<46>() },
             protocol: u32::from(head.byte::<20>()),
             payload: HEAD,
-            end: end_of_packet(frame, HEAD, head.half::<18>()),
+            end: end_of_packet(frame, HEAD, head.be16::<18>()),
             fragment: 0,
         })
     }
 
     #[inline(always)]
-    fn quoted(frame: &impl Frame, offset: usize, end: usize) -> Option<Quoted<Self>> {
-        let [first, length_and_next, s0, s1, s2, s3, d0, d1, d2, d3] = frame.words(offset)?;
+    fn parse_inner(frame: &impl Frame, offset: usize, end: usize) -> Option<InnerHeader<Self>> {
+        let [first, length_and_next, s0, s1, s2, s3, d0, d1, d2, d3] = frame.load_be32s(offset)?;
         if first >> 28 != 6 {
             return None;
         }
         let [_, _, next, _] = length_and_next.to_be_bytes();
-        let place = follow(frame, u32::from(next), offset + FIXED, end).ok()?;
-        if place.is_later() {
+        let l4 = skip_ext_headers(frame, u32::from(next), offset + FIXED, end).ok()?;
+        if l4.is_subsequent() {
             return None;
         }
-        Some(Quoted {
+        Some(InnerHeader {
             source: Address::from_words(s0, s1, s2, s3),
             destination: Address::from_words(d0, d1, d2, d3),
-            protocol: place.protocol,
-            offset: place.offset,
+            protocol: l4.protocol,
+            offset: l4.offset,
         })
     }
 
     #[inline(always)]
-    fn place(frame: &impl Frame, ip: &Ip<Self>) -> Result<Place, Reason> {
-        follow(frame, ip.protocol, ip.payload, ip.end)
+    fn locate_l4(frame: &impl Frame, ip: &IpHeader<Self>) -> Result<L4Location, Reason> {
+        skip_ext_headers(frame, ip.protocol, ip.payload, ip.end)
     }
 
     #[inline(always)]
-    fn is_later(_ip: &Ip<Self>) -> bool {
+    fn is_subsequent_fragment(_ip: &IpHeader<Self>) -> bool {
         false
     }
 
     #[inline(always)]
-    fn first_word(frame: &impl Frame) -> Option<u32> {
-        Some(frame.head::<{ HEAD + 4 }>()?.word::<HEAD>())
+    fn first_l4_word(frame: &impl Frame) -> Option<u32> {
+        Some(frame.head::<{ HEAD + 4 }>()?.be32::<HEAD>())
     }
 
     #[inline(always)]
-    fn message(kind: u8, code: u8) -> Message {
+    fn classify_icmp(kind: u8, code: u8) -> IcmpMessage {
         match kind {
-            1 | 4 => Message::Error { by_router: false },
-            2 => Message::Error { by_router: true },
-            3 => Message::Error { by_router: code != REASSEMBLY },
-            128 => Message::EchoRequest,
-            129 => Message::EchoReply,
-            133..=137 => Message::Neighbour,
-            _ => Message::Other,
+            1 | 4 => IcmpMessage::Error { by_router: false },
+            2 => IcmpMessage::Error { by_router: true },
+            3 => IcmpMessage::Error { by_router: code != REASSEMBLY },
+            128 => IcmpMessage::EchoRequest,
+            129 => IcmpMessage::EchoReply,
+            133..=137 => IcmpMessage::Neighbour,
+            _ => IcmpMessage::Other,
         }
     }
 
     #[inline(always)]
-    fn fragment(tables: &impl Tables, ip: &Ip<Self>, id: u32, scope: u16) -> Option<Fragment> {
-        tables.fragment6(&key(ip, id, scope))
-    }
-
-    #[inline(always)]
-    fn set_fragment(tables: &impl Tables, ip: &Ip<Self>, id: u32, scope: u16, fragment: &Fragment) {
-        tables.set_fragment6(&key(ip, id, scope), fragment);
+    fn fragment_key(ip: &IpHeader<Self>, id: u32, scope: u16) -> FragmentKey6 {
+        FragmentKey6 {
+            source: ip.source.to_bytes(),
+            destination: ip.destination.to_bytes(),
+            id,
+            scope,
+            reserved: 0,
+        }
     }
 }
 
-/// Follows extension headers from `offset` to what is behind them.
+/// Skips the extension headers from `offset` and locates the L4 header behind them.
 #[inline(always)]
-fn follow(frame: &impl Frame, protocol: u32, offset: usize, end: usize) -> Result<Place, Reason> {
-    let mut place = Place { protocol, offset, part: Part::Whole, datagram: 0 };
-    for followed in 0..=MOST_EXTENSIONS {
-        if !matches!(place.protocol, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | AUTHENTICATION | FRAGMENT) {
-            return Ok(place);
+fn skip_ext_headers(
+    frame: &impl Frame,
+    protocol: u32,
+    offset: usize,
+    end: usize,
+) -> Result<L4Location, Reason> {
+    let mut l4 = L4Location { protocol, offset, position: FragmentPosition::Unfragmented, datagram: 0 };
+    for skipped in 0..=MAX_EXT_HEADERS {
+        if !matches!(l4.protocol, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | AUTHENTICATION | FRAGMENT) {
+            return Ok(l4);
         }
-        if followed == MOST_EXTENSIONS {
+        if skipped == MAX_EXT_HEADERS {
             break;
         }
-        if place.offset + 8 > end {
+        if l4.offset + 8 > end {
             return Err(Reason::Malformed);
         }
-        let [first, second] = frame.words(place.offset).ok_or(Reason::Malformed)?;
+        let [first, second] = frame.load_be32s(l4.offset).ok_or(Reason::Malformed)?;
         let [next, length, high, low] = first.to_be_bytes();
-        if place.protocol == FRAGMENT {
-            let position = u16::from_be_bytes([high, low]);
-            // Offset (all but the three lowest bits) and "more fragments"; a packet with neither is whole.
-            if position & 0xfff9 != 0 {
-                place.datagram = second;
-                place.part = if position & 0xfff8 == 0 { Part::First } else { Part::Later };
+        if l4.protocol == FRAGMENT {
+            let fragment = u16::from_be_bytes([high, low]);
+            // The offset (all but the three lowest bits) and "more fragments". A packet with neither is
+            // unfragmented.
+            if fragment & 0xfff9 != 0 {
+                l4.datagram = second;
+                l4.position = if fragment & 0xfff8 == 0 {
+                    FragmentPosition::First
+                } else {
+                    FragmentPosition::Subsequent
+                };
             }
         }
-        let length = match place.protocol {
-            // It has no length of its own.
+        let length = match l4.protocol {
+            // It has no length field.
             FRAGMENT => 8,
-            // In units of four bytes, two of them not counted.
+            // In units of four bytes, minus 2.
             AUTHENTICATION => (usize::from(length) + 2) * 4,
             _ => (usize::from(length) + 1) * 8,
         };
-        place.protocol = u32::from(next);
-        place.offset += length;
-        if place.offset > end {
+        l4.protocol = u32::from(next);
+        l4.offset += length;
+        if l4.offset > end {
             return Err(Reason::Malformed);
         }
-        // What follows the fragment header of a later fragment is not a header.
-        if place.is_later() {
-            return Ok(place);
+        // The bytes behind the fragment header of a subsequent fragment are not a header.
+        if l4.is_subsequent() {
+            return Ok(l4);
         }
     }
     Err(Reason::ExtensionHeaders)
-}
-
-#[inline(always)]
-fn is_on_link(address: Address, config: &Config) -> bool {
-    let (shared, mask) = (Address::from_bytes(config.host_ip6), Address::from_bytes(config.netmask6));
-    (address.high ^ shared.high) & mask.high | (address.low ^ shared.low) & mask.low == 0
-}
-
-#[inline(always)]
-fn key(ip: &Ip<V6>, id: u32, scope: u16) -> FragmentKey6 {
-    FragmentKey6 {
-        source: ip.source.to_bytes(),
-        destination: ip.destination.to_bytes(),
-        id,
-        scope,
-        reserved: 0,
-    }
 }

@@ -1,16 +1,22 @@
-//! Reading a frame: what the verdicts need from it, or the reason why it is not there.
+//! Parsing of a frame: what a verdict needs from it, or the reason why the frame does not contain it.
 //!
-//! [`ethernet`] tells what the frame is, [`ip::Ip`] who it is from and for, [`content`] what it carries.
+//! [`ethernet`] classifies the frame, [`ip`] reads the IP header and locates the L4 header, [`l4`] and
+//! [`icmp`] read ports and ICMP messages, [`frag_cache`] provides those of subsequent fragments, [`path`]
+//! selects how much of that a program does.
 
-pub mod content;
 pub mod ethernet;
+pub mod frag_cache;
+pub mod icmp;
 pub mod ip;
 mod ipv4;
-mod ipv6;
+pub(crate) mod ipv6;
+pub mod l4;
+pub mod path;
 
 pub use self::{
-    content::{Content, FastPath, ParsePath, Reading, SlowPath},
-    ip::{Ip, Version},
+    ip::{IpHeader, IpVersion},
     ipv4::V4,
     ipv6::V6,
+    l4::{L4Info, ParsedL4},
+    path::{FastPath, ParsePath, SlowPath},
 };

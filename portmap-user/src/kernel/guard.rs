@@ -20,7 +20,7 @@ use aya::{
 };
 use portmap_common::{
     names::{GUARDS, MAP_GUARDED, MAP_PORTS},
-    tables::Guarded,
+    tables::NetnsOwner,
 };
 
 use super::{bpffs, cgroup, pins::detach_link, programs};
@@ -44,7 +44,7 @@ pub struct Guard {
 
 /// The guarded namespaces.
 struct Known {
-    map: HashMap<MapData, u64, Guarded>,
+    map: HashMap<MapData, u64, NetnsOwner>,
     /// The cookies in the map, by slot.
     cookies: BTreeMap<u16, u64>,
 }
@@ -70,7 +70,7 @@ impl Guard {
         }
         let opening = || format!("cannot open the map {MAP_GUARDED}");
         let map = MapData::from_pin(pins.map(MAP_GUARDED)).context(opening)?;
-        let map: HashMap<_, u64, Guarded> = Map::HashMap(map).try_into().context(opening)?;
+        let map: HashMap<_, u64, NetnsOwner> = Map::HashMap(map).try_into().context(opening)?;
         let mut cookies = BTreeMap::new();
         for entry in &map {
             let (cookie, guarded) = entry.context(opening)?;
@@ -133,7 +133,7 @@ impl Guard {
         known.remove(slot)?;
         let doing = || format!("cannot write the map {MAP_GUARDED}");
         failpoint::hit("write a map").context(doing)?;
-        known.map.insert(cookie, Guarded { slot: slot.into() }, 0).context(doing)?;
+        known.map.insert(cookie, NetnsOwner { slot: slot.into() }, 0).context(doing)?;
         known.cookies.insert(slot, cookie);
         Ok(true)
     }

@@ -8,9 +8,9 @@ use aya::{
 };
 use portmap_common::{
     counters::Counters,
-    event::EventBudget,
-    limit::Limit,
-    memory::{Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
+    event::SampleLimiter,
+    flow_state::{Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
+    gcra::GcraState,
     names,
     reason::{Drops, HostHook, ReasonCounts},
     tables::{Address4, Config, Endpoint},
@@ -37,10 +37,10 @@ struct Tables {
     counters: PerCpuArray<MapData, Counters>,
     drops: Array<MapData, Drops>,
     host: PerCpuArray<MapData, ReasonCounts>,
-    budgets: Array<MapData, EventBudget>,
-    limits: Array<MapData, Limit>,
-    fragments4: HashMap<MapData, FragmentKey4, Fragment>,
-    fragments6: HashMap<MapData, FragmentKey6, Fragment>,
+    budgets: Array<MapData, SampleLimiter>,
+    limits: Array<MapData, GcraState>,
+    fragments4: HashMap<MapData, FragmentKey4, FragCacheEntry>,
+    fragments6: HashMap<MapData, FragmentKey6, FragCacheEntry>,
     echoes: HashMap<MapData, EchoKey, Echo>,
     host_ports: Array<MapData, u64>,
     host_flows: HashMap<MapData, HostFlowKey, HostFlow>,
@@ -96,12 +96,12 @@ impl Maps {
     }
 
     /// Writes a slot's policer.
-    pub fn set_limit(&self, slot: u16, limit: Limit) -> Result<()> {
+    pub fn set_limit(&self, slot: u16, limit: GcraState) -> Result<()> {
         put(&mut self.tables.lock().limits, u32::from(slot), limit, names::MAP_LIMITS)
     }
 
     /// Reads a slot's policer.
-    pub fn limit(&self, slot: u16) -> Result<Limit> {
+    pub fn limit(&self, slot: u16) -> Result<GcraState> {
         self.tables.lock().limits.get(&u32::from(slot), 0).context(|| reading(names::MAP_LIMITS))
     }
 
@@ -125,12 +125,12 @@ impl Maps {
     }
 
     /// Looks up an IPv4 datagram in the fragment cache.
-    pub fn fragment4(&self, key: &FragmentKey4) -> Result<Option<Fragment>> {
+    pub fn fragment4(&self, key: &FragmentKey4) -> Result<Option<FragCacheEntry>> {
         found(self.tables.lock().fragments4.get(key, 0), names::MAP_FRAGMENTS4)
     }
 
     /// Looks up an IPv6 datagram in the fragment cache.
-    pub fn fragment6(&self, key: &FragmentKey6) -> Result<Option<Fragment>> {
+    pub fn fragment6(&self, key: &FragmentKey6) -> Result<Option<FragCacheEntry>> {
         found(self.tables.lock().fragments6.get(key, 0), names::MAP_FRAGMENTS6)
     }
 
@@ -215,7 +215,7 @@ impl Maps {
         failpoint::hit("write a map").context(|| writing(names::MAP_COUNTERS))?;
         tables.counters.set(u32::from(slot), zeros, 0).context(|| writing(names::MAP_COUNTERS))?;
         put(&mut tables.drops, u32::from(slot), Drops::default(), names::MAP_DROPS)?;
-        put(&mut tables.budgets, u32::from(slot), EventBudget::default(), names::MAP_BUDGETS)
+        put(&mut tables.budgets, u32::from(slot), SampleLimiter::default(), names::MAP_BUDGETS)
     }
 }
 

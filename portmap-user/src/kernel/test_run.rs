@@ -1,7 +1,8 @@
 //! Runs of a loaded program on a test packet (`BPF_PROG_TEST_RUN`).
 
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use portmap_ebpf::verdict_codec::{DRY_RUN_MARK, DRY_RUN_TIME, EncodedVerdict};
+use portmap_common::marks::{DRY_RUN_HWTSTAMP, DRY_RUN_MARK};
+use portmap_ebpf::verdict_codec::EncodedVerdict;
 
 use crate::{
     kernel::error::{Context as _, Result},
@@ -45,7 +46,7 @@ pub fn run(pins: &Pins, program: &str, frame: &[u8], ifindex: u32, mark: u32) ->
     set_word(&mut before, MARK, mark);
     set_word(&mut before, IFINDEX, ifindex);
     if mark == DRY_RUN_MARK {
-        before[HWTSTAMP..].copy_from_slice(&DRY_RUN_TIME.to_ne_bytes());
+        before[HWTSTAMP..].copy_from_slice(&DRY_RUN_HWTSTAMP.to_ne_bytes());
     }
     let options = TestRunOptions {
         data_in: Some(frame),

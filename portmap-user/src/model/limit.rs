@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use portmap_common::limit::{LARGEST_RATE, SMALLEST_RATE};
+use portmap_common::gcra::{MAX_RATE, MIN_RATE};
 
 use super::Cpus;
 use crate::{
@@ -132,7 +132,7 @@ impl Policy {
                 rate.max(self.minimum.unwrap_or(DEFAULT_MINIMUM))
             }),
         };
-        let rate = rate?.min(self.maximum.unwrap_or(LARGEST_RATE)).clamp(SMALLEST_RATE, LARGEST_RATE);
+        let rate = rate?.min(self.maximum.unwrap_or(MAX_RATE)).clamp(MIN_RATE, MAX_RATE);
         Some(Limit {
             rate,
             ceil: self.ceil.unwrap_or(rate).max(rate),
@@ -169,13 +169,13 @@ impl Policy {
 }
 
 fn check_rate(what: &str, rate: u64) -> Result<()> {
-    if (SMALLEST_RATE..=LARGEST_RATE).contains(&rate) {
+    if (MIN_RATE..=MAX_RATE).contains(&rate) {
         return Ok(());
     }
     Err(Error::usage(format!(
         "{what} is {rate}B per second: expected between {} and {}",
-        HumanBytes(SMALLEST_RATE),
-        HumanBytes(LARGEST_RATE)
+        HumanBytes(MIN_RATE),
+        HumanBytes(MAX_RATE)
     )))
 }
 

@@ -1,4 +1,4 @@
-//! The BPF object of the tests: what the root of a container could attach to its own interfaces.
+//! BPF object of the tests: programs that the root of a container could attach to its own interfaces.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
@@ -31,36 +31,36 @@ mod programs {
     /// `ETH_P_IP` in network order, as the context has it.
     const IPV4: u32 = 0x0800_u16.to_be() as u32;
 
-    /// Takes the IP header (without options) and the UDP header off a frame, so that the datagram's payload takes
-    /// their place: a packet whose headers lie in memory that its sender can still write.
+    /// Removes the IP header (without options) and the UDP header of a frame, so that the datagram's payload
+    /// becomes the packet: its headers are then in memory that its sender can still write.
     #[classifier]
     fn hostile_strip(context: TcContext) -> i32 {
         let skb = context.as_ptr().cast::<__sk_buff>();
         // SAFETY: the kernel passes a valid context that lives as long as the program runs.
         let protocol = unsafe { (*skb).protocol };
         let headers = if protocol == IPV4 { 20 + 8 } else { 40 + 8 };
-        // What is too short stays as it is.
+        // A frame that is too short stays unchanged.
         let _ = context.skb.adjust_room(-headers, BPF_ADJ_ROOM_MAC, 0);
         TC_ACT_UNSPEC
     }
 
-    /// The bits of an order that say where the frame goes.
-    const WAY: u8 = 3;
-    /// Bytes of an Ethernet header.
+    /// Bits of an order with the frame's target.
+    const TARGET: u8 = 3;
+    /// Length in bytes of an Ethernet header.
     const ETHERNET: usize = 14;
-    /// Interfaces, as the kernel's lists have them in a container.
+    /// Interface indices in a container.
     const LO: u32 = 1;
     const ETH0: u32 = 2;
-    /// `PACKET_HOST`: for this station.
-    const FOR_THIS_STATION: u32 = 0;
-    /// How many words the headers of a tunnel have: IPv4 and UDP.
+    /// `PACKET_HOST` of `linux/if_packet.h`.
+    const PACKET_HOST: u32 = 0;
+    /// Number of words of a tunnel's headers: IPv4 and UDP.
     const TUNNEL_WORDS: u32 = 7;
 
     /// Marks and priorities, and a tunnel's headers.
     #[map(name = "hostile_words")]
     static WORDS: Array<u32> = Array::with_max_entries(256, 0);
 
-    /// Number of marks, the first of which is none.
+    /// Number of marks. The first one means no mark.
     const MARKS: u32 = 4;
 
     fn word(index: u32) -> u32 {
@@ -68,12 +68,12 @@ mod programs {
     }
 
     fn redirect(to: u32, flags: u32) -> i32 {
-        // SAFETY: a helper that takes two integers.
+        // SAFETY: the helper takes two integers.
         let code = unsafe { bpf_redirect(to, u64::from(flags)) };
         code as i32
     }
 
-    /// At the egress of an interface: what has orders comes in by it, before the kernel has cut it into segments.
+    /// At the egress of an interface: redirects frames with orders to its ingress, before segmentation.
     #[classifier]
     fn hostile_out(context: TcContext) -> i32 {
         match context.load::<u8>(0) {
@@ -87,15 +87,16 @@ mod programs {
         }
     }
 
-    /// At the ingress of the same: does to a frame what it orders, and sends it on. The orders are the six bytes of the
-    /// destination's address: `ORDER`, what is to be done, how much, any, and the places in [`WORDS`] of mark and priority.
+    /// At the ingress of that interface: executes a frame's orders and redirects it. The orders are in the
+    /// six bytes of the destination MAC address: `ORDER`, the actions, an amount, an unused byte, and the
+    /// indices in [`WORDS`] of mark and priority.
     #[classifier]
     fn hostile_in(context: TcContext) -> i32 {
         let Ok([ORDER, what, amount, _, mark, priority]) = context.load::<[u8; 6]>(0) else {
             return TC_ACT_UNSPEC;
         };
         let skb = context.as_ptr().cast::<__sk_buff>();
-        // What fails leaves the frame as it is, which is another one to be tried.
+        // A failed action leaves the frame unchanged, which is a useful case, too.
         let fixed = if what & FIXED != 0 { BPF_F_ADJ_ROOM_FIXED_GSO } else { 0 };
         if what & POP != 0 {
             let _ = context.skb.adjust_room(-8 * i32::from(amount), BPF_ADJ_ROOM_MAC, fixed.into());
@@ -122,13 +123,13 @@ mod programs {
             // SAFETY: the helper gets the kernel's context and two integers.
             let _ = unsafe { bpf_skb_vlan_push(skb, 0x8100_u16.to_be(), u16::from(amount)) };
         }
-        let _ = context.skb.change_type(FOR_THIS_STATION);
+        let _ = context.skb.change_type(PACKET_HOST);
         let (mark, priority) = (word(mark.into()), word(priority.into()));
-        // SAFETY: the kernel passes a valid context, which nothing else refers to now.
+        // SAFETY: the kernel passes a valid context, to which there is no other reference now.
         unsafe { (*skb).mark = mark };
-        // SAFETY: the same.
+        // SAFETY: the context is valid, as above.
         unsafe { (*skb).priority = priority };
-        match what & WAY {
+        match what & TARGET {
             TO_PEER => {}
             TO_ETH0 => return redirect(ETH0, 0),
             CLONE_TO_ETH0 => {
@@ -136,22 +137,22 @@ mod programs {
             }
             _ => return redirect(LO, 0),
         }
-        // SAFETY: a helper that takes two integers.
+        // SAFETY: the helper takes two integers.
         let code = unsafe { bpf_redirect_peer(ETH0, 0) };
         code as i32
     }
 
-    /// No attacker's, but what an operator has at the uplink: counts the packets that leave with a
-    /// mark of the attacker's.
+    /// Not an attacker's program, but an operator's at the uplink: counts the packets that leave with one of
+    /// the attacker's marks.
     #[classifier]
     fn operators_witness(context: TcContext) -> i32 {
         let skb = context.as_ptr().cast::<__sk_buff>();
         // SAFETY: the kernel passes a valid context that lives as long as the program runs.
         let mark = unsafe { (*skb).mark };
-        // The kernel's own reports on multicast groups have something else in that place.
+        // The kernel's own multicast reports have other values in this field.
         let is_theirs = mark != 0 && (1..MARKS).any(|index| word(index) == mark);
         if is_theirs && let Some(marked) = WORDS.get_ptr_mut(MARKED) {
-            // SAFETY: the pointer is to an entry of the map; one that is lost beside another does not matter.
+            // SAFETY: the pointer is to an entry of the map; a lost update is harmless.
             unsafe { *marked += 1 };
         }
         TC_ACT_UNSPEC

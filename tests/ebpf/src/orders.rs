@@ -1,28 +1,29 @@
-//! Orders that a frame of the tests gives to the attacker's programs, which the tests and the object have in common.
+//! Orders in test frames for the attacker's programs, shared by the tests and the BPF object.
 
-/// What frames with orders begin with: in place of the destination's MAC address they say what is to be done.
+/// First byte of a frame with orders, which are in place of the destination MAC address.
 pub(crate) const ORDER: u8 = 0x06;
-/// Where the frame goes, in the lowest bits of what is to be done: into the host veth, past the container's `eth0`.
+/// Target in the lowest bits of the actions: the host veth, bypassing the container's `eth0`.
 pub(crate) const TO_PEER: u8 = 0;
-/// By the container's `eth0`.
+/// Target: the container's `eth0`.
 pub(crate) const TO_ETH0: u8 = 1;
-/// Both, the frame and a clone.
+/// Target: both, the frame and a clone of it.
 pub(crate) const CLONE_TO_ETH0: u8 = 2;
-/// What happens to it before: it gets a VLAN tag.
+/// Action: push a VLAN tag.
 pub(crate) const TAG: u8 = 1 << 2;
-/// Room in front, to which the headers move.
+/// Action: add room in front and move the headers there.
 pub(crate) const PUSH: u8 = 1 << 3;
-/// It loses bytes behind its MAC header.
+/// Action: remove bytes behind the MAC header.
 pub(crate) const POP: u8 = 1 << 4;
-/// It gets into a tunnel.
+/// Action: encapsulate it in a tunnel.
 pub(crate) const WRAP: u8 = 1 << 5;
-/// The size of its segments stays.
+/// Action: keep the segment size (`BPF_F_ADJ_ROOM_FIXED_GSO`).
 pub(crate) const FIXED: u8 = 1 << 6;
-/// Bytes of the header that moves to the front of a frame which gets room there.
+/// Length in bytes of the headers that [`PUSH`] moves.
 pub(crate) const HEAD: usize = 128;
-/// Bytes in front of that header, in which the kernel has found what it believes to be the frame's headers.
+/// Length in bytes of the decoy in front of those headers, which the kernel has parsed as the frame's
+/// headers.
 pub(crate) const DECOY: usize = 64;
-/// Where in the words that the programs look up a tunnel's headers are.
+/// Index of a tunnel's headers in the programs' words.
 pub(crate) const TUNNEL: u32 = 200;
-/// Where the packets are counted that leave with one of the marks.
+/// Index of the counter of packets that leave with one of the marks.
 pub(crate) const MARKED: u32 = 240;

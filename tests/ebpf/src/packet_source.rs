@@ -1,4 +1,4 @@
-//! The BPF object of the benchmarks: a source of packets, and two programs that are the least to compare with.
+//! BPF object of the benchmarks: a source of packets, and two minimal programs as baselines.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
@@ -13,23 +13,24 @@ mod programs {
     };
     use portmap_common::slot::{HOST_SLOT, veth_ifindex};
 
-    /// Length of the sequence of packets; a power of two. Four bytes each, read one after the other, take little away
-    /// from the caches of what is measured.
+    /// Length of the packet sequence; a power of two. Its entries have four bytes and are read sequentially,
+    /// so they displace little of the measured code's data from the caches.
     const SEQUENCE: usize = 32_768;
 
-    /// Frames that the kernel receives at a time.
+    /// Number of frames that the kernel receives in one batch.
     const BATCH: u32 = 64;
 
-    /// Batches whose times are kept; a power of two.
+    /// Number of batches whose times are kept; a power of two.
     const BATCHES: usize = 16_384;
 
-    /// Where the destination port is: behind an Ethernet header, an IPv4 header without options, and the source port.
+    /// Offset of the destination port: behind an Ethernet header, an IPv4 header without options, and the
+    /// source port.
     const DESTINATION_PORT: usize = 14 + 20 + 2;
 
-    /// Where the slot of the port's owner is: at the start of the UDP payload.
+    /// Offset of the owner's slot: the start of the UDP payload.
     const SLOT: usize = 14 + 20 + 8;
 
-    /// What tells one packet from another.
+    /// The variable fields of a packet.
     #[repr(C)]
     struct Packet {
         /// Destination port, in network order.
@@ -38,23 +39,23 @@ mod programs {
         slot: u16,
     }
 
-    /// The packets to be made, one after the other and from the start again.
+    /// The packet sequence, which is repeated.
     #[btf_map(name = "bench_packets")]
     static BENCH_PACKETS: Array<[Packet; SEQUENCE], 1> = Array::new();
 
-    /// Number of packets made so far, which is the place of the next one in the sequence.
+    /// Number of packets so far, which is the position of the next one in the sequence.
     #[btf_map(name = "bench_cursor")]
     static BENCH_CURSOR: Array<u32, 1> = Array::new();
 
-    /// When a batch began, by its number. All of its frames are made before the first of them is received, so the
-    /// time to the next beginning is that of one batch, from the making to the end.
+    /// Start times of batches by number. All frames of a batch are created before the first one is received,
+    /// so the time to the next start is the time of one whole batch.
     #[btf_map(name = "bench_times")]
     static BENCH_TIMES: Array<[u64; BATCHES], 1> = Array::new();
 
-    /// Turns a frame into the next packet and lets the kernel receive it.
+    /// Turns a frame into the next packet and passes it to the kernel.
     #[xdp]
     fn bench_source(context: XdpContext) -> u32 {
-        // A frame that stays as it is would not be the packet that is asked for; it must not reach a classifier.
+        // An unchanged frame is the wrong packet and must not reach a classifier.
         fill_in(&context).map_or(xdp_action::XDP_DROP, |()| xdp_action::XDP_PASS)
     }
 
@@ -65,44 +66,47 @@ mod programs {
             return None;
         }
         let cursor = BENCH_CURSOR.get_ptr_mut(0)?;
-        // SAFETY: the pointer is to a map's entry, and packets are made on one CPU only.
+        // SAFETY: the pointer is to a map's entry, and only one CPU creates packets.
         let number = unsafe { *cursor };
-        // SAFETY: the same.
+        // SAFETY: as for the access above.
         unsafe { *cursor = number + 1 };
         if number % BATCH == 0 {
             let times = BENCH_TIMES.get_ptr_mut(0)?;
-            // SAFETY: a helper without arguments.
+            // SAFETY: the helper has no arguments.
             let now = unsafe { bpf_ktime_get_ns() };
             // SAFETY: the pointer is to a map's entry, see above.
             unsafe { (*times)[(number / BATCH) as usize % BATCHES] = now };
         }
         let packet = &BENCH_PACKETS.get(0)?[number as usize % SEQUENCE];
-        // SAFETY: the two bytes are in the frame, as just checked, and at an even distance from its aligned start.
+        // SAFETY: the two bytes are in the frame, as just checked, and at an even distance from its aligned
+        // start.
         unsafe { *((frame + DESTINATION_PORT) as *mut u16) = packet.port };
-        // SAFETY: the same.
+        // SAFETY: as for the access above.
         unsafe { *((frame + SLOT) as *mut u16) = packet.slot };
         Some(())
     }
 
-    /// The least that a program at a tc hook can do: nothing, and let others look.
+    /// Baseline: a tc program that only passes the packet on.
     #[classifier]
     fn bench_empty(_context: TcContext) -> i32 {
         TC_ACT_UNSPEC
     }
 
-    /// The least that delivers a packet to its container: no verdict, no counter, the owner is read from the packet.
+    /// Baseline: delivers a packet to its container without verdict and counters. The packet contains its
+    /// owner.
     #[classifier]
     fn bench_deliver(context: TcContext) -> i32 {
         let frame = context.data();
         if frame + SLOT + size_of::<u16>() > context.data_end() {
             return TC_ACT_UNSPEC;
         }
-        // SAFETY: the two bytes are in the frame, as just checked, and at an even distance from its aligned start.
+        // SAFETY: the two bytes are in the frame, as just checked, and at an even distance from its aligned
+        // start.
         let slot = unsafe { *((frame + SLOT) as *const u16) };
         if slot == HOST_SLOT {
             return TC_ACT_UNSPEC;
         }
-        // SAFETY: a helper that takes two integers.
+        // SAFETY: the helper takes two integers.
         let code = unsafe { bpf_redirect_peer(veth_ifindex(slot), 0) };
         #[expect(clippy::cast_possible_truncation, reason = "the helper returns one of the few TC_ACT codes")]
         let code = code as i32;

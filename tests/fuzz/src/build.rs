@@ -1,29 +1,29 @@
-//! Frames from choices. A choice of zero is the usual thing, so few bytes make a packet that goes somewhere, and
-//! every other byte makes it stranger.
+//! Builds frames from choices. A choice of zero is the common case, so a few bytes make a packet that is
+//! delivered, and each further byte makes it less common.
 
 use arbitrary::Unstructured;
-use portmap_common::slot::loopback_mac;
+use portmap_common::{hook_point::HookPoint, slot::loopback_mac};
 
 use crate::{
-    pools::{
+    hook_ctx::HookCtx,
+    values::{
         A, ADDRESSES4, ADDRESSES6, B, C, HOST, HOST6, IDS, MAC, PEER, PEER_MAC, PEER6, PORTS, byte, number,
         one_of, short, usually,
     },
-    scene::{Hook, Scene},
 };
 
-/// Protocols of both versions, then what comes instead of them.
+/// Protocols of both IP versions, then others.
 const PROTOCOLS: [u8; 12] = [17, 6, ICMP, ICMP, ICMP, 132, 33, 136, 50, 59, 47, 0];
-/// Stands for the ICMP of the packet's version.
+/// Placeholder for the ICMP of the packet's IP version.
 const ICMP: u8 = 0xff;
-/// ICMP types: echo first, then errors, then others.
+/// ICMP types: echo, errors, then others.
 const TYPES4: [u8; 10] = [8, 0, 3, 3, 11, 12, 5, 13, 4, 17];
 const TYPES6: [u8; 10] = [128, 129, 1, 3, 2, 4, 135, 133, 137, 130];
 const EXTENSIONS: [u8; 5] = [0, 43, 60, 51, 44];
-/// Longer than any length field can tell.
+/// Longer than the maximum of any length field.
 const GIANT: usize = 65_600;
 
-/// Who a packet is from and for, which decides what is usual.
+/// Sender and receiver of a packet, which determine the common case.
 #[derive(Clone, Copy)]
 struct Usual {
     is_v6: bool,
@@ -32,18 +32,18 @@ struct Usual {
     slot: u16,
 }
 
-/// Builds a frame; `first` is its first choice.
-pub fn frame(choices: &mut Unstructured<'_>, first: u8, scene: &Scene) -> Vec<u8> {
+/// Builds a frame. `first` is the first choice.
+pub fn frame(choices: &mut Unstructured<'_>, first: u8, ctx: &HookCtx) -> Vec<u8> {
     let is_v6 = first & 1 != 0;
     let (host, peer) = if is_v6 { (HOST6, PEER6) } else { (wide(HOST), wide(PEER)) };
-    let slot = if let Hook::Veth(slot) = scene.hook { slot } else { A };
-    let (source, destination, from_mac, to_mac) = match scene.hook {
-        Hook::Uplink => (peer, host, PEER_MAC, MAC),
-        Hook::Veth(_) => (host, peer, MAC, MAC),
-        Hook::HostLo => (host, host, [0; 6], [0; 6]),
-        Hook::ContainerLo => (host, host, loopback_mac(slot), loopback_mac(slot)),
-        Hook::ContainerEth0 => (host, host, MAC, MAC),
-        Hook::UplinkEgress => (host, peer, MAC, PEER_MAC),
+    let slot = if let HookPoint::VethIngress(slot) = ctx.hook { slot } else { A };
+    let (source, destination, from_mac, to_mac) = match ctx.hook {
+        HookPoint::UplinkIngress => (peer, host, PEER_MAC, MAC),
+        HookPoint::VethIngress(_) => (host, peer, MAC, MAC),
+        HookPoint::HostLoIngress => (host, host, [0; 6], [0; 6]),
+        HookPoint::ContainerLoEgress => (host, host, loopback_mac(slot), loopback_mac(slot)),
+        HookPoint::ContainerEth0Ingress => (host, host, MAC, MAC),
+        HookPoint::UplinkEgress => (host, peer, MAC, PEER_MAC),
     };
     let usual = Usual { is_v6, source, destination, slot };
     let macs =
@@ -67,7 +67,7 @@ fn wide([a, b, c, d]: [u8; 4]) -> [u8; 16] {
     crate::reader::mapped([a, b, c, d])
 }
 
-/// Changes some bytes, or cuts the frame short.
+/// Changes some bytes, or truncates the frame.
 fn damage(choices: &mut Unstructured<'_>, bytes: &mut Vec<u8>) {
     let kinds = byte(choices);
     for _ in 0..kinds & 3 {
@@ -81,8 +81,8 @@ fn damage(choices: &mut Unstructured<'_>, bytes: &mut Vec<u8>) {
     }
 }
 
-/// An IP packet. What an ICMP error quotes has `may_quote` false, so that nothing goes deeper.
-fn packet(choices: &mut Unstructured<'_>, usual: Usual, may_quote: bool) -> Vec<u8> {
+/// Builds an IP packet. For an inner packet `may_have_inner` is false, so that there is one level only.
+fn packet(choices: &mut Unstructured<'_>, usual: Usual, may_have_inner: bool) -> Vec<u8> {
     let Usual { is_v6, .. } = usual;
     let shape = byte(choices);
     let (source, destination) = if shape & 1 == 0 {
@@ -93,7 +93,7 @@ fn packet(choices: &mut Unstructured<'_>, usual: Usual, may_quote: bool) -> Vec<
     let protocol = one_of(&PROTOCOLS, shape >> 1);
     let protocol = if protocol == ICMP { if is_v6 { 58 } else { 1 } } else { protocol };
     let unusual = if shape >= 0xc0 { byte(choices) } else { 0 };
-    // What comes between the fixed header and the transport: IPv4 options, or extension headers.
+    // IPv4 options, or extension headers.
     let (mut next, mut between) = (protocol, Vec::new());
     let mut fragment: u16 = 0;
     let mut id: u16 = 0;
@@ -114,7 +114,7 @@ fn packet(choices: &mut Unstructured<'_>, usual: Usual, may_quote: bool) -> Vec<
     let mut rest = between;
     let at = fragment & 0x1fff;
     if at == 0 || unusual & 4 != 0 {
-        rest.extend(transport(choices, usual, protocol, (source, destination), may_quote));
+        rest.extend(transport(choices, usual, protocol, (source, destination), may_have_inner));
     } else {
         rest.extend(vec![0x5a; usize::from(byte(choices))]);
     }
@@ -145,7 +145,7 @@ fn address(choices: &mut Unstructured<'_>, usual: [u8; 16], is_v6: bool) -> [u8;
     }
 }
 
-/// Options of IPv4, or IPv6 extension headers in front of what is there.
+/// Builds IPv4 options, or prepends IPv6 extension headers.
 fn options(choices: &mut Unstructured<'_>, is_v6: bool, next: &mut u8, between: &mut Vec<u8>) {
     let number = byte(choices) & 7;
     if !is_v6 {
@@ -155,7 +155,7 @@ fn options(choices: &mut Unstructured<'_>, is_v6: bool, next: &mut u8, between: 
     for _ in 0..number {
         let kind = byte(choices);
         let protocol = one_of(&EXTENSIONS, kind);
-        // Usually as long as it says: one unit, which for authentication is four bytes.
+        // Commonly of the length in its length field: one unit, which is four bytes for authentication.
         let units = if kind >= 0xc0 { byte(choices) } else { 0 };
         let mut header = vec![*next, units, 0, 0, 0, 0, 0, 0];
         let length = match protocol {
@@ -185,7 +185,7 @@ fn header(
         bytes.extend(source);
         bytes.extend(destination);
     } else {
-        // Options are the part of the rest that is all ones, which no transport starts with.
+        // Options are the leading bytes of all ones, with which no transport starts.
         let options = rest.chunks_exact(4).take_while(|word| *word == [1; 4]).count().min(10);
         bytes.push(0x45 + u8::try_from(options).unwrap_or(0));
         bytes.push(0);
@@ -204,7 +204,7 @@ fn transport(
     usual: Usual,
     protocol: u8,
     (source, destination): ([u8; 16], [u8; 16]),
-    may_quote: bool,
+    may_have_inner: bool,
 ) -> Vec<u8> {
     if protocol != if usual.is_v6 { 58 } else { 1 } {
         let own = if usual.slot == B {
@@ -221,7 +221,7 @@ fn transport(
         bytes.extend(to.to_be_bytes());
         bytes.extend([0, 8, 0, 0]);
         if protocol == 6 {
-            // Sequence numbers, length and flags: SYN, SYN and ACK, ACK, none.
+            // Sequence numbers, length and flags: SYN, SYN and ACK, ACK, or none.
             bytes.extend([0, 0, 0, 0, 0x50, one_of(&[2, 0x12, 0x10, 0], choice), 0xff, 0xff, 0, 0, 0, 0]);
         }
         return bytes;
@@ -232,8 +232,8 @@ fn transport(
     let mut bytes = vec![one_of(types, kind & 0x3f), code, 0, 0];
     bytes.extend(number(choices, &IDS).to_be_bytes());
     bytes.extend([0, 1]);
-    if may_quote && (kind & 0x3f) % 10 >= 2 {
-        // What is quoted was sent by who is told, or so it is usual.
+    if may_have_inner && (kind & 0x3f) % 10 >= 2 {
+        // Commonly the receiver of the error has sent the inner packet.
         bytes.extend(packet(choices, Usual { source: destination, destination: source, ..usual }, false));
     }
     bytes

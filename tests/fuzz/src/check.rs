@@ -1,8 +1,9 @@
-//! What is asserted of one verdict.
+//! The assertions on one verdict.
 
 use portmap_common::{
     event::DropEvent,
-    memory::{ECHO_LIFETIME, Echo},
+    flow_state::{ECHO_LIFETIME, Echo},
+    hook_point::HookPoint,
     reason::Reason,
     slot::HOST_SLOT,
 };
@@ -13,32 +14,33 @@ use portmap_ebpf::{
 };
 
 use crate::{
-    fate::{self, Delivery, Fate, Outcome, Question, is_live},
-    memory::Memory,
-    pools::{HOST, HOST6},
-    reader::{self, Content, Packet, Piece, has_ports},
-    scene::{Hook, Scene},
+    expected::{Delivery, EchoRequest, Expected, Outcome},
+    hook_ctx::HookCtx,
+    reader::{self, Content, Packet, Part, has_ports},
+    spec::{self, is_live},
+    state::State,
+    values::{HOST, HOST6},
     world::World,
 };
 
-/// Identifiers of an echo that are tried at most.
+/// Most candidate identifiers of an echo request.
 const ATTEMPTS: usize = 8;
 
-/// One frame, and everything that is known about it; printed if something does not hold.
+/// One frame with its context, which is printed if an assertion fails.
 struct Case<'a> {
-    scene: &'a Scene,
+    ctx: &'a HookCtx,
     frame: &'a [u8],
     before: World,
     verdict: Verdict,
 }
 
-/// Decides on a frame, asserts everything, and brings `model`, the specification's memory, up to date.
-pub fn step(scene: &Scene, frame: &[u8], world: &World, model: &mut Memory) -> Verdict {
+/// Decides on a frame, checks all assertions, and updates `model`, the specification's state.
+pub fn step(ctx: &HookCtx, frame: &[u8], world: &World, model: &mut State) -> Verdict {
     let before = world.clone();
-    let verdict = scene.decide(frame, world);
-    let case = Case { scene, frame, before, verdict };
-    let outcome = fate::of(scene, frame, &case.before, model);
-    case.assert(agrees(&verdict, &outcome.fate), || format!("specified: {:?}", outcome.fate));
+    let verdict = ctx.decide(frame, world);
+    let case = Case { ctx, frame, before, verdict };
+    let outcome = spec::of(ctx, frame, &case.before, model);
+    case.assert(agrees(&verdict, &outcome.expected), || format!("specified: {:?}", outcome.expected));
     case.never(world);
     case.remembered(&outcome, world, model);
     case.again(world);
@@ -48,32 +50,31 @@ pub fn step(scene: &Scene, frame: &[u8], world: &World, model: &mut Memory) -> V
     verdict
 }
 
-/// Whether a verdict is what is specified; identifiers of echoes are looked at when they are remembered.
-fn agrees(verdict: &Verdict, fate: &Fate) -> bool {
-    match (*verdict, *fate) {
-        (Verdict::Continue(_), Fate::Left)
-        | (Verdict::Decided, Fate::Decided)
-        | (Verdict::ToLoopback, Fate::Loopback) => true,
-        (Verdict::Own(slot), Fate::Own(specified)) | (Verdict::ToHost(slot), Fate::Host(specified)) => {
-            slot == specified
-        }
-        (Verdict::Drop { slot, reason }, Fate::Dropped(specified)) => {
+/// Returns whether a verdict is the specified one. Identifiers of echo requests are checked with the state.
+fn agrees(verdict: &Verdict, expected: &Expected) -> bool {
+    match (*verdict, *expected) {
+        (Verdict::Continue(_), Expected::Left)
+        | (Verdict::AlreadyHandled, Expected::AlreadyHandled)
+        | (Verdict::ToLoopback, Expected::Loopback) => true,
+        (Verdict::DeliverLocal(slot), Expected::DeliverLocal(specified))
+        | (Verdict::ToHost(slot), Expected::Host(specified)) => slot == specified,
+        (Verdict::Drop { slot, reason }, Expected::Dropped(specified)) => {
             slot == specified && reason != Reason::EchoBusy
         }
-        (Verdict::Drop { slot, reason }, Fate::Ask(question)) => {
-            slot == question.asker.slot && reason == Reason::EchoBusy
+        (Verdict::Drop { slot, reason }, Expected::Request(request)) => {
+            slot == request.owner.slot && reason == Reason::EchoBusy
         }
-        (Verdict::ToContainer { origin, owner, by_loopback, renumber }, Fate::Container(specified)) => {
-            Delivery { origin, owner, by_loopback, renumber } == specified
+        (Verdict::ToContainer { origin, owner, by_loopback, rewrite }, Expected::Container(specified)) => {
+            Delivery { origin, owner, by_loopback, rewrite } == specified
         }
-        (Verdict::ToOutside { slot, next_hop, renumber }, Fate::Outside(by, to)) => {
-            (slot, next_hop, renumber) == (by, to, IcmpIdRewrite::NONE)
+        (Verdict::ToOutside { slot, next_hop, rewrite }, Expected::Outside(by, to)) => {
+            (slot, next_hop, rewrite) == (by, to, IcmpIdRewrite::NONE)
         }
-        (Verdict::ToOutside { slot, next_hop, .. }, Fate::Ask(question)) => {
-            (slot, next_hop) == (question.asker.slot, question.next_hop)
+        (Verdict::ToOutside { slot, next_hop, .. }, Expected::Request(request)) => {
+            (slot, next_hop) == (request.owner.slot, request.next_hop)
         }
-        (Verdict::ToEth0(ifindex), Fate::Eth0(specified)) => ifindex == specified,
-        (Verdict::InFlow(flow), Fate::InFlow(specified)) => flow == specified,
+        (Verdict::ToEth0(ifindex), Expected::Eth0(specified)) => ifindex == specified,
+        (Verdict::AssignFlow(flow), Expected::AssignFlow(specified)) => flow == specified,
         _ => false,
     }
 }
@@ -82,46 +83,50 @@ impl Case<'_> {
     #[track_caller]
     fn assert(&self, holds: bool, why: impl FnOnce() -> String) {
         if !holds {
-            let Self { scene, frame, before, verdict } = self;
-            panic!("{}\n{scene:?}\nframe {frame:02x?}\nverdict {verdict:?}\nworld {before:?}", why());
+            let Self { ctx, frame, before, verdict } = self;
+            panic!("{}\n{ctx:?}\nframe {frame:02x?}\nverdict {verdict:?}\nworld {before:?}", why());
         }
     }
 
-    /// What must never be, told from the bytes at their places alone.
+    /// Asserts invariants that depend only on bytes at fixed offsets.
     fn never(&self, world: &World) {
         match self.verdict {
-            Verdict::ToContainer { owner, renumber, .. } => {
-                self.assert(owner.ifindex != 0 && owner.slot != HOST_SLOT, || "to nobody".to_owned());
+            Verdict::ToContainer { owner, rewrite, .. } => {
+                self.assert(owner.ifindex != 0 && owner.slot != HOST_SLOT, || "to no container".to_owned());
                 let memory = self.before.memory.borrow();
-                let asked = memory.echoes.values().chain(&memory.crowd).any(|echo| echo.slot == owner.slot);
-                self.assert(world.owns_any(owner.slot) || asked, || {
-                    "to somebody without business".to_owned()
+                let owns_identifier =
+                    memory.echoes.values().chain(&memory.default_owner).any(|echo| echo.slot == owner.slot);
+                self.assert(world.owns_any(owner.slot) || owns_identifier, || {
+                    "to a container that is not concerned".to_owned()
                 });
-                self.message(renumber);
+                self.message(rewrite);
             }
-            Verdict::ToOutside { next_hop, renumber, .. } => {
+            Verdict::ToOutside { next_hop, rewrite, .. } => {
                 let is_set = match next_hop {
                     NextHop::V4(address) => address != [0; 4] && address[0] != 127,
                     NextHop::V6(address) => address != [0; 16],
                 };
                 self.assert(is_set, || "to no neighbour".to_owned());
-                self.message(renumber);
+                self.message(rewrite);
             }
-            Verdict::InFlow(flow) => self.assert(matches!(flow, 1 | 2), || "a container's flow".to_owned()),
-            Verdict::Drop { reason, .. } if self.scene.hook == Hook::Uplink => {
+            Verdict::AssignFlow(flow) => {
+                self.assert(matches!(flow, 1 | 2), || "a container's flow".to_owned());
+            }
+            Verdict::Drop { reason, .. } if self.ctx.hook == HookPoint::UplinkIngress => {
                 let documented = matches!(reason, Reason::Destination | Reason::SourceAddress);
-                self.assert(documented, || "dropped what is the host's".to_owned());
+                self.assert(documented, || "drops a packet of the host's".to_owned());
             }
             _ => {}
         }
-        if let Hook::Veth(slot) = self.scene.hook
+        if let HookPoint::VethIngress(slot) = self.ctx.hook
             && !matches!(self.verdict, Verdict::Drop { .. })
         {
             self.sender(slot, world);
         }
     }
 
-    /// What leaves a container has its address and, where a plain header is, its port.
+    /// Asserts that a packet from a container has an allowed source address and, on the fast path, an own
+    /// port.
     fn sender(&self, slot: u16, world: &World) {
         let frame = self.frame;
         let is_v6 = frame[12..14] == [0x86, 0xdd];
@@ -134,67 +139,68 @@ impl Case<'_> {
             [first, _, _, _] => source == HOST || first == 127,
             _ => source == HOST6 || source.iter().rev().skip(1).all(|byte| *byte == 0),
         };
-        self.assert(allowed, || "left with somebody else's address".to_owned());
+        self.assert(allowed, || "leaves with a foreign address".to_owned());
         let is_later = !is_v6 && (frame[20] & 0x1f, frame[21]) != (0, 0);
         if has_ports(protocol) && !is_later {
             let port = u16::from_be_bytes([frame[start], frame[start + 1]]);
-            self.assert(world.port(port).slot == slot, || "left with somebody else's port".to_owned());
+            self.assert(world.port(port).slot == slot, || "leaves with a foreign port".to_owned());
         }
     }
 
-    /// What gets another identifier is an echo message in the frame that has the one it is said to have.
-    fn message(&self, renumber: IcmpIdRewrite) {
-        let IcmpIdRewrite { message, from, to } = renumber;
-        if renumber == IcmpIdRewrite::NONE {
+    /// Asserts that a rewrite applies to an echo message in the frame with the stated identifier.
+    fn message(&self, rewrite: IcmpIdRewrite) {
+        let IcmpIdRewrite { message, from, to } = rewrite;
+        if rewrite == IcmpIdRewrite::NONE {
             return;
         }
         let bytes = self.frame.get(message..).and_then(|rest| rest.first_chunk::<8>());
         let is_echo = bytes.is_some_and(|bytes| {
             matches!(bytes[0], 0 | 8 | 128 | 129) && bytes[4..6] == from.to_be_bytes() && from != to
         });
-        self.assert(is_echo, || "renumbers what is no such echo".to_owned());
+        self.assert(is_echo, || "rewrites bytes that are no such echo message".to_owned());
     }
 
-    /// The memory afterwards is what the specification remembers.
-    fn remembered(&self, outcome: &Outcome, world: &World, model: &mut Memory) {
+    /// Asserts that the state afterwards is the specified one.
+    fn remembered(&self, outcome: &Outcome, world: &World, model: &mut State) {
         let is_dropped = matches!(self.verdict, Verdict::Drop { .. });
         if let Some((datagram, fragment)) = outcome.first
             && !is_dropped
         {
             model.fragments.insert(datagram, fragment);
         }
-        if let Some((peer, id)) = outcome.host_asks {
-            let noted = world.memory.borrow().echo(peer, id);
+        if let Some((peer, id)) = outcome.reserves {
+            let owner = world.memory.borrow().echo(peer, id);
             let host = Echo { generation: 0, slot: HOST_SLOT, id, seen: self.before.now };
-            self.assert(noted == Some(host), || {
-                format!("the host's request with identifier {id} is not noted")
+            self.assert(owner == Some(host), || {
+                format!("the host's request with identifier {id} is not reserved")
             });
-            if model.echo(peer, id) != noted {
-                model.echoes.extend(noted.map(|echo| ((peer, id), echo)));
+            if model.echo(peer, id) != owner {
+                model.echoes.extend(owner.map(|echo| ((peer, id), echo)));
             }
         }
-        if let Some(key) = outcome.host_speaks {
+        if let Some(key) = outcome.host_flow {
             model.host_flows.insert(key, self.before.now);
         }
-        if let Some(key) = outcome.asks_for {
+        if let Some(key) = outcome.charges {
             model.neighbours.insert(key, self.before.now);
         }
-        if let Fate::Ask(question) = outcome.fate {
-            self.asked(&question, world, model);
+        if let Expected::Request(request) = outcome.expected {
+            self.check_identifiers(&request, world, model);
         }
         let memory = world.memory.borrow();
-        self.assert(*memory == *model, || format!("remembers {memory:?},\nspecified {model:?}"));
+        self.assert(*memory == *model, || format!("state {memory:?},\nspecified {model:?}"));
     }
 
-    /// Identifiers are taken from nobody who still waits for an answer, and changed only if they must be.
-    fn asked(&self, question: &Question, world: &World, model: &mut Memory) {
-        let Question { asker, peer, message, .. } = *question;
+    /// Asserts that no current owner loses an identifier, and that identifiers are rewritten only if
+    /// necessary.
+    fn check_identifiers(&self, request: &EchoRequest, world: &World, model: &mut State) {
+        let EchoRequest { owner, peer, message, .. } = *request;
         let is_taken = |echo: Echo| {
-            let is_own = Echo { seen: asker.seen, ..echo } == asker;
+            let is_own = Echo { seen: owner.seen, ..echo } == owner;
             let is_over = self.before.now - echo.seen > ECHO_LIFETIME;
             !is_own && !is_over && (echo.slot == HOST_SLOT || is_live(world, echo))
         };
-        let own_was_taken = model.echo(peer, asker.id).is_some_and(is_taken);
+        let own_was_taken = model.echo(peer, owner.id).is_some_and(is_taken);
         let mut claimed = 0;
         let lost = usize::from(self.before.races.get() - world.races.get());
         let mut taken_by_others = 0;
@@ -203,40 +209,40 @@ impl Case<'_> {
                 continue;
             }
             let was_taken = model.echo(key.0, key.1).is_some_and(is_taken);
-            self.assert(key.0 == peer && !was_taken, || format!("{key:?} is taken from who waits for it"));
-            if *echo == asker {
+            self.assert(key.0 == peer && !was_taken, || format!("{key:?} is taken from its current owner"));
+            if *echo == owner {
                 claimed += 1;
             } else {
                 taken_by_others += 1;
             }
             model.echoes.insert(*key, *echo);
         }
-        self.assert(taken_by_others <= lost && claimed <= 1, || "more identifiers than needed".to_owned());
-        let Verdict::ToOutside { renumber, .. } = self.verdict else {
+        self.assert(taken_by_others <= lost && claimed <= 1, || "claims more than one identifier".to_owned());
+        let Verdict::ToOutside { rewrite, .. } = self.verdict else {
             let busy = model.echoes.iter().filter(|((to, _), echo)| *to == peer && is_taken(**echo)).count();
-            let is_busy = busy >= ATTEMPTS || model.crowd.is_some_and(is_taken);
-            self.assert(claimed == 0 && is_busy, || "identifiers are free".to_owned());
+            let is_busy = busy >= ATTEMPTS || model.default_owner.is_some_and(is_taken);
+            self.assert(claimed == 0 && is_busy, || "a candidate is free".to_owned());
             return;
         };
-        let is_changed = renumber != IcmpIdRewrite::NONE;
-        let outside = if is_changed { renumber.to } else { asker.id };
-        let is_kept = model.echo(peer, outside) == Some(asker);
-        self.assert(is_kept, || "the answer would not come back".to_owned());
-        let is_right = !is_changed || (renumber.message, renumber.from) == (message, asker.id);
-        self.assert(is_right, || format!("specified: {question:?}"));
+        let is_changed = rewrite != IcmpIdRewrite::NONE;
+        let outside = if is_changed { rewrite.to } else { owner.id };
+        let is_kept = model.echo(peer, outside) == Some(owner);
+        self.assert(is_kept, || "the reply would be lost".to_owned());
+        let is_right = !is_changed || (rewrite.message, rewrite.from) == (message, owner.id);
+        self.assert(is_right, || format!("specified: {request:?}"));
         let must_change = own_was_taken || lost > 0;
-        self.assert(is_changed == must_change, || "another identifier, or none".to_owned());
+        self.assert(is_changed == must_change, || "a needless rewrite, or none".to_owned());
     }
 
-    /// The same frame again has the same verdict, and nothing more is remembered.
+    /// Asserts that a second decision on the frame is equal and changes no state.
     fn again(&self, world: &World) {
         let memory = world.memory.borrow().clone();
-        let verdict = self.scene.decide(self.frame, world);
+        let verdict = self.ctx.decide(self.frame, world);
         self.assert(verdict == self.verdict, || format!("decided again: {verdict:?}"));
-        self.assert(*world.memory.borrow() == memory, || "remembers more when it decides again".to_owned());
+        self.assert(*world.memory.borrow() == memory, || "changes state when it decides again".to_owned());
     }
 
-    /// What is behind the packet's own end changes nothing.
+    /// Asserts that padding has no influence.
     fn padding(&self, world: &World) {
         let Some(packet) = reader::packet(self.frame) else { return };
         if !packet.ends_by_itself {
@@ -246,28 +252,28 @@ impl Case<'_> {
         for padding in [&[][..], &[0xff; 3], &[0; 46], &[0x7a; 9]] {
             let other = [bare, padding].concat();
             let elsewhere = self.before.clone();
-            let verdict = self.scene.decide(&other, &elsewhere);
+            let verdict = self.ctx.decide(&other, &elsewhere);
             self.assert(verdict == self.verdict, || format!("with padding {padding:02x?}: {verdict:?}"));
             let same = *elsewhere.memory.borrow() == *world.memory.borrow();
-            self.assert(same, || format!("remembers something else with padding {padding:02x?}"));
+            self.assert(same, || format!("another state with padding {padding:02x?}"));
         }
     }
 
-    /// What a program decides without looking further is what it decides when it does.
+    /// Asserts that the fast path and the slow path agree.
     fn plain(&self, world: &World) {
         let elsewhere = self.before.clone();
-        let Some(verdict) = self.scene.decide_plain(self.frame, &elsewhere) else { return };
-        self.assert(verdict == self.verdict, || format!("as a plain packet: {verdict:?}"));
+        let Some(verdict) = self.ctx.decide_fast_path(self.frame, &elsewhere) else { return };
+        self.assert(verdict == self.verdict, || format!("on the fast path: {verdict:?}"));
         let same = *elsewhere.memory.borrow() == *world.memory.borrow();
-        self.assert(same, || "remembers something else as a plain packet".to_owned());
+        self.assert(same, || "another state on the fast path".to_owned());
     }
 
-    /// A verdict survives being reported, and a sample says what can be read.
+    /// Asserts that the verdict survives its encoding, and that a sample has the right fields.
     fn reports(&self) {
         let reported = verdict_codec::decode(verdict_codec::encode(&self.verdict));
         self.assert(reported == Some(self.verdict), || format!("reported as {reported:?}"));
         let mut event = DropEvent::default();
-        sample::describe(&self.scene.view(self.frame), &mut event);
+        sample::describe(&self.ctx.view(self.frame), &mut event);
         self.assert(usize::try_from(event.length) == Ok(self.frame.len()), || format!("{event:?}"));
         let Some(packet) = reader::packet(self.frame) else {
             self.assert(event.source.bytes == [0; 16] && event.source_port == 0, || format!("{event:?}"));
@@ -275,12 +281,12 @@ impl Case<'_> {
         };
         let is_right = (event.source.bytes, event.destination.bytes) == (packet.source, packet.destination);
         self.assert(is_right, || format!("{event:?}"));
-        let place = if packet.is_v6 { 6 } else { 9 };
-        self.assert(event.protocol == packet.bytes[place], || format!("{event:?}"));
-        // It does not look behind extension headers.
+        let at = if packet.is_v6 { 6 } else { 9 };
+        self.assert(event.protocol == packet.bytes[at], || format!("{event:?}"));
+        // A sample does not skip extension headers.
         let plain = packet
             .behind()
-            .filter(|behind| !(matches!(behind.piece, Piece::Later(_)) || packet.is_v6 && behind.at > 40));
+            .filter(|behind| !(matches!(behind.part, Part::Subsequent(_)) || packet.is_v6 && behind.at > 40));
         let ports = match plain.and_then(|behind| packet.content(behind)) {
             Some(Content::Ports(source, destination)) => (source, destination),
             _ => (0, 0),

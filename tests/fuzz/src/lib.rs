@@ -1,20 +1,21 @@
-//! Fuzzing of portmap's packet verdicts: a fuzzer's bytes become a world and frames, and every verdict on them is
-//! compared with what `docs/datapath.md` says.
+//! Fuzzing of the packet verdicts: the fuzzer's bytes become a world and frames, and every verdict is
+//! compared with the specification, `docs/datapath.md`.
 //!
-//! [`reader`] and [`fate`] are that page as code, in a form of their own: they share types with the code that they
-//! watch, but no function that decides. [`check`] compares, and asserts what must hold whatever the packet. An
-//! input has fixed bytes, which choose the tables ([`world`]) and the hook ([`scene`]), and frames: either built from
-//! choices ([`build`]), so that most of them are packets that go somewhere, or given byte by byte.
+//! [`reader`] and [`spec`] implement the specification independently: they share types with the decision
+//! code, but no function that decides. [`check`] compares the verdicts, and asserts invariants. An input has
+//! fixed bytes, which select the tables ([`world`]) and the hook ([`hook_ctx`]), and frames: built from
+//! choices ([`build`]), so that most of them are delivered, or verbatim.
 #![forbid(unsafe_code)]
 
 pub mod build;
 pub mod check;
-pub mod fate;
+pub mod expected;
+pub mod follow_ups;
+pub mod hook_ctx;
 pub mod input;
-pub mod memory;
-pub mod pools;
 pub mod reader;
-pub mod relate;
-pub mod scene;
+pub mod spec;
+pub mod state;
 pub mod targets;
+pub mod values;
 pub mod world;

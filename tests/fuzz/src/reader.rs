@@ -1,92 +1,92 @@
-//! Frames, read as `docs/datapath.md` says under "Reading a frame": by cutting slices, so that nothing behind a
-//! packet's end can be read, and without a reason for what cannot be read.
+//! Parses frames as specified in `docs/datapath.md`, "Parsing a frame", without the reasons. It slices the
+//! packet, so that no byte behind its end can be read.
 
-/// An IP packet whose header is in order (points 1 to 4, but for tags that the kernel has taken off).
+/// An IP packet with a valid header (steps 1 to 4, except for tags that the kernel has removed).
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
     /// Whether it is IPv6.
     pub is_v6: bool,
     /// Source address; an IPv4 address as `::ffff:a.b.c.d`.
     pub source: [u8; 16],
-    /// Destination address, likewise.
+    /// Destination address, in the same form.
     pub destination: [u8; 16],
     /// The packet from its first byte to its own end.
     pub bytes: &'a [u8],
-    /// Whether its own length says where it ends, rather than the frame's.
+    /// Whether its own length field determines its end, rather than the frame.
     pub ends_by_itself: bool,
-    /// Protocol behind the header, and where that starts in `bytes`.
+    /// Protocol of the payload, and its offset in `bytes`.
     next: (u8, usize),
 }
 
-/// What is behind the IP header and its extensions.
+/// The L4 header behind the IP header and its extension headers.
 #[derive(Clone, Copy, Debug)]
 pub struct Behind {
     /// Its protocol.
     pub protocol: u8,
-    /// Where it starts in the packet.
+    /// Its offset in the packet.
     pub at: usize,
-    /// Which part of a datagram it is.
-    pub piece: Piece,
+    /// Position of the packet in its datagram.
+    pub part: Part,
 }
 
-/// A part of a datagram, with the identification.
+/// Position in a datagram, with the identification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Piece {
-    /// All of it.
+pub enum Part {
+    /// The whole datagram.
     Whole,
     /// The first fragment.
     First(u32),
-    /// Another fragment.
-    Later(u32),
+    /// A subsequent fragment.
+    Subsequent(u32),
 }
 
-/// What a packet that is no later fragment carries.
+/// L4 content of a packet that is not a subsequent fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// Source and destination port.
     Ports(u16, u16),
     /// An echo message.
     Echo {
-        /// Whether it asks.
+        /// Whether it is a request.
         is_request: bool,
         /// Its identifier.
         id: u16,
-        /// Where it starts in the packet; none behind a later fragment.
+        /// Its offset in the packet; `None` in a subsequent fragment.
         at: Option<usize>,
     },
     /// An ICMP error.
     Error {
         /// Whether only routers send it.
         by_router: bool,
-        /// Source of the quoted packet.
+        /// Source of the inner packet.
         source: [u8; 16],
-        /// Destination of the quoted packet.
+        /// Destination of the inner packet.
         destination: [u8; 16],
-        /// What that carried: ports, or an echo request with its identifier and where it starts in the packet.
-        quote: Quote,
+        /// Content of the inner packet.
+        quote: Inner,
     },
 }
 
-/// What a quoted packet carried.
+/// L4 content of an inner packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Quote {
+pub enum Inner {
     /// Source and destination port.
     Ports(u16, u16),
-    /// An echo request: its identifier and where it starts in the packet.
+    /// An echo request: its identifier and its offset in the packet.
     Request(u16, usize),
 }
 
-/// An IPv4 address as `::ffff:a.b.c.d`.
+/// Returns an IPv4 address as `::ffff:a.b.c.d`.
 pub fn mapped([a, b, c, d]: [u8; 4]) -> [u8; 16] {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
 
-/// Whether an address is one of 127.0.0.0/8 or `::1`.
+/// Returns whether an address is in 127.0.0.0/8 or is `::1`.
 pub fn is_loopback(address: [u8; 16]) -> bool {
     address.starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127]) || is_one(address)
 }
 
-/// Whether an address is `::1`.
+/// Returns whether an address is `::1`.
 pub fn is_one(address: [u8; 16]) -> bool {
     u128::from_be_bytes(address) == 1
 }
@@ -95,7 +95,7 @@ fn short(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-/// Reads the Ethernet and the IP header.
+/// Parses the Ethernet and the IP header.
 pub fn packet(frame: &[u8]) -> Option<Packet<'_>> {
     let rest = frame.get(14..)?;
     match short(frame, 12)? {
@@ -118,7 +118,7 @@ fn packet6(rest: &[u8]) -> Option<Packet<'_>> {
     Some(Packet { is_v6: true, source, destination, bytes, ends_by_itself, next })
 }
 
-/// The packet alone, and whether its length says so.
+/// Returns the packet without padding, and whether its length field determines its end.
 fn cut(rest: &[u8], header: usize, length: u16) -> (&[u8], bool) {
     match rest.get(..header + usize::from(length)) {
         Some(packet) if length != 0 => (packet, true),
@@ -145,15 +145,15 @@ fn header6(bytes: &[u8]) -> Option<Header> {
 }
 
 impl Packet<'_> {
-    /// Where the packet starts in its frame.
+    /// Offset of the packet in its frame.
     pub const START: usize = 14;
 
-    /// Skips extension headers (point 5).
+    /// Skips extension headers (step 5).
     pub fn behind(&self) -> Option<Behind> {
         behind(self.is_v6, self.bytes, self.next)
     }
 
-    /// What the packet carries, if it is no later fragment (point 6).
+    /// Parses the L4 content of a packet that is not a subsequent fragment (step 6).
     pub fn content(&self, behind: Behind) -> Option<Content> {
         let rest = self.bytes.get(behind.at..)?;
         if has_ports(behind.protocol) {
@@ -176,25 +176,25 @@ impl Packet<'_> {
             (true, 2) => true,
             _ => return None,
         };
-        if behind.piece != Piece::Whole {
+        if behind.part != Part::Whole {
             return None;
         }
-        self.quoted(behind.at + 8, by_router)
+        self.inner(behind.at + 8, by_router)
     }
 
-    fn quoted(&self, start: usize, by_router: bool) -> Option<Content> {
+    fn inner(&self, start: usize, by_router: bool) -> Option<Content> {
         let bytes = self.bytes.get(start..)?;
         let (source, destination, next) = if self.is_v6 { header6(bytes)? } else { header4(bytes)? };
         let inner = behind(self.is_v6, bytes, next)?;
-        if matches!(inner.piece, Piece::Later(_)) {
+        if matches!(inner.part, Part::Subsequent(_)) {
             return None;
         }
         let rest = bytes.get(inner.at..)?;
         let quote = if has_ports(inner.protocol) {
-            Quote::Ports(short(rest, 0)?, short(rest, 2)?)
+            Inner::Ports(short(rest, 0)?, short(rest, 2)?)
         } else if self.is_icmp(inner.protocol) && rest.first() == Some(if self.is_v6 { &128 } else { &8 }) {
             let _eight = rest.get(..8)?;
-            Quote::Request(short(rest, 4)?, start + inner.at)
+            Inner::Request(short(rest, 4)?, start + inner.at)
         } else {
             return None;
         };
@@ -206,25 +206,25 @@ impl Packet<'_> {
     }
 }
 
-/// Whether a protocol has ports.
+/// Returns whether a protocol has ports.
 pub fn has_ports(protocol: u8) -> bool {
     [6, 17, 33, 132, 136].contains(&protocol)
 }
 
-/// What follows the header of the IP packet in `bytes`, whose first header behind the fixed one is `next`.
+/// Locates the L4 header of the IP packet in `bytes`. `next` is the first header behind the fixed one.
 fn behind(is_v6: bool, bytes: &[u8], next: (u8, usize)) -> Option<Behind> {
     let (mut protocol, mut at) = next;
     if !is_v6 {
         let id = u32::from(short(bytes, 4)?);
         let position = short(bytes, 6)?;
-        let piece = match (position & 0x1fff, position & 0x2000) {
-            (0, 0) => Piece::Whole,
-            (0, _) => Piece::First(id),
-            _ => Piece::Later(id),
+        let part = match (position & 0x1fff, position & 0x2000) {
+            (0, 0) => Part::Whole,
+            (0, _) => Part::First(id),
+            _ => Part::Subsequent(id),
         };
-        return Some(Behind { protocol, at, piece });
+        return Some(Behind { protocol, at, part });
     }
-    let mut piece = Piece::Whole;
+    let mut part = Part::Whole;
     let mut skipped = 0;
     while [0, 43, 44, 51, 60].contains(&protocol) {
         skipped += 1;
@@ -242,13 +242,13 @@ fn behind(is_v6: bool, bytes: &[u8], next: (u8, usize)) -> Option<Behind> {
             let [_, _, p0, p1, id @ ..] = *header;
             let (position, id) = (u16::from_be_bytes([p0, p1]), u32::from_be_bytes(id));
             if position >> 3 != 0 {
-                return Some(Behind { protocol: header[0], at, piece: Piece::Later(id) });
+                return Some(Behind { protocol: header[0], at, part: Part::Subsequent(id) });
             }
             if position & 1 != 0 {
-                piece = Piece::First(id);
+                part = Part::First(id);
             }
         }
         protocol = header[0];
     }
-    Some(Behind { protocol, at, piece })
+    Some(Behind { protocol, at, part })
 }

@@ -1,100 +1,100 @@
-//! What the fuzzer runs: one function for each target, from the bytes of an input to assertions.
+//! The fuzz targets: one function per target, from the bytes of an input to assertions.
 
 use portmap_common::{
-    memory::{Echo, Fragment},
+    flow_state::{Echo, FragCacheEntry},
+    hook_point::HookPoint,
     slot::HOST_SLOT,
 };
 use portmap_ebpf::{Tables as _, Verdict};
 
 use crate::{
-    check,
-    fate::datagram,
+    check, follow_ups,
+    hook_ctx::{HOOK_CTX_BYTES, HookCtx},
     input::Input,
-    memory::Memory,
-    pools::{A, B, C, GONE, IDS, PORTS, one_of},
-    reader::{self, Content, Piece, Quote},
-    relate,
-    scene::{Hook, SCENE_BYTES, Scene},
+    reader::{self, Content, Inner, Part},
+    spec::datagram,
+    state::State,
+    values::{A, B, C, GONE, IDS, PORTS, one_of},
     world::{WORLD_BYTES, World},
 };
 
-/// Frames in one sequence at most.
-const STEPS: usize = 32;
-/// What an event with a smaller first byte brings is a frame.
+/// Most frames in one sequence.
+const MAX_STEPS: usize = 32;
+/// An event with a smaller first byte is a frame.
 const FRAMES: u8 = 0xd0;
-/// Times between frames, around those for which a first fragment counts, and contradicts another.
+/// Times between frames, around the lifetime and the conflict window of the fragment cache.
 const PAUSES: [u64; 6] = [0, 1, 1_000_000_000, 1_000_000_001, 30_000_000_000, 30_000_000_001];
 
-/// One frame, in a world that remembers something about its datagram or its echo.
+/// Decides on one frame, in a world with state of its datagram or its identifier.
 pub fn verdict(data: &[u8]) {
     let mut input = Input::new(data);
     let choices = input.fixed::<WORLD_BYTES>();
-    let place = input.fixed::<SCENE_BYTES>();
+    let selection = input.fixed::<HOOK_CTX_BYTES>();
     let memories = input.fixed::<7>();
-    let (world, scene) = (World::new(choices), Scene::new(place));
-    let frame = input.frame(&scene);
-    input.note(&[&choices[..], &place, &memories].concat());
-    input.note_frame(&frame);
-    input.keep();
-    remember(&world, &scene, &frame, memories);
+    let (world, ctx) = (World::new(choices), HookCtx::new(selection));
+    let frame = input.frame(&ctx);
+    input.append(&[&choices[..], &selection, &memories].concat());
+    input.append_frame(&frame);
+    input.write_fixture();
+    fill_state(&world, &ctx, &frame, memories);
     let mut model = world.memory.borrow().clone();
-    check::step(&scene, &frame, &world, &mut model);
+    check::step(&ctx, &frame, &world, &mut model);
 }
 
-/// Frame after frame, while time passes and containers come and go.
+/// Decides on a sequence of frames, while time passes and containers are added and deleted.
 pub fn sequence(data: &[u8]) {
     let mut input = Input::new(data);
     let choices = input.fixed::<WORLD_BYTES>();
-    input.note(&choices);
+    input.append(&choices);
     let mut world = World::new(choices);
-    let mut model = Memory::default();
+    let mut model = State::default();
     let mut last: Option<Step> = None;
-    for _ in 0..STEPS {
+    for _ in 0..MAX_STEPS {
         if input.is_empty() {
             break;
         }
         let event = input.fixed::<4>();
         if event[0] >= FRAMES {
-            input.note(&event);
-            happen(&mut world, &mut model, event);
+            input.append(&event);
+            apply_event(&mut world, &mut model, event);
             continue;
         }
-        let (place, frame) = last.as_ref().and_then(|last| related(last, event)).unwrap_or_else(|| {
-            let place = input.fixed::<SCENE_BYTES>();
-            (place, input.frame(&Scene::new(place)))
+        let (selection, frame) = last.as_ref().and_then(|last| related(last, event)).unwrap_or_else(|| {
+            let selection = input.fixed::<HOOK_CTX_BYTES>();
+            (selection, input.frame(&HookCtx::new(selection)))
         });
-        // As it is kept, a frame stands for itself.
+        // In a fixture each frame is verbatim.
         let [kind, pause, _, _] = event;
-        input.note(&[&[kind, pause, 0, 0][..], &place].concat());
-        input.note_frame(&frame);
-        input.keep();
+        input.append(&[&[kind, pause, 0, 0][..], &selection].concat());
+        input.append_frame(&frame);
+        input.write_fixture();
         world.now += one_of(&PAUSES, pause);
-        let verdict = check::step(&Scene::new(place), &frame, &world, &mut model);
-        last = Some(Step { place, frame, verdict });
+        let verdict = check::step(&HookCtx::new(selection), &frame, &world, &mut model);
+        last = Some(Step { selection, frame, verdict });
     }
 }
 
-/// What was before.
+/// The previous frame.
 struct Step {
-    place: [u8; SCENE_BYTES],
+    selection: [u8; HOOK_CTX_BYTES],
     frame: Vec<u8>,
     verdict: Verdict,
 }
 
-/// A frame that has to do with the last one, if the event asks for it and there can be one, and where it is seen.
-fn related(last: &Step, [_, _, kind, position]: [u8; 4]) -> Option<([u8; SCENE_BYTES], Vec<u8>)> {
-    const UPLINK: [u8; SCENE_BYTES] = [0; SCENE_BYTES];
+/// Returns a frame that follows the last one, with its context, if the event selects one and it exists.
+fn related(last: &Step, [_, _, kind, position]: [u8; 4]) -> Option<([u8; HOOK_CTX_BYTES], Vec<u8>)> {
+    const UPLINK: [u8; HOOK_CTX_BYTES] = [0; HOOK_CTX_BYTES];
     match kind {
-        0x80..=0xbf => Some((last.place, relate::later(&last.frame, position)?)),
-        0xc0..=0xdf => Some((UPLINK, relate::answer(&last.frame, &last.verdict)?)),
-        0xe0..=0xef => Some((UPLINK, relate::error(&last.frame, &last.verdict)?)),
-        0xf0..=0xff => Some((last.place, last.frame.clone())),
+        0x80..=0xbf => Some((last.selection, follow_ups::subsequent_fragment(&last.frame, position)?)),
+        0xc0..=0xdf => Some((UPLINK, follow_ups::reply(&last.frame, &last.verdict)?)),
+        0xe0..=0xef => Some((UPLINK, follow_ups::error(&last.frame, &last.verdict)?)),
+        0xf0..=0xff => Some((last.selection, last.frame.clone())),
         _ => None,
     }
 }
 
-/// Something other than a frame.
-fn happen(world: &mut World, model: &mut Memory, [kind, a, b, c]: [u8; 4]) {
+/// Applies an event other than a frame.
+fn apply_event(world: &mut World, model: &mut State, [kind, a, b, c]: [u8; 4]) {
     let slot = one_of(&[A, B, C, GONE], a);
     match kind % 6 {
         0 => world.delete(slot),
@@ -106,7 +106,7 @@ fn happen(world: &mut World, model: &mut Memory, [kind, a, b, c]: [u8; 4]) {
         2 => world.give(one_of(&PORTS[..6], b), one_of(&[A, B, C, HOST_SLOT], c)),
         3 => world.races.set(b % 10),
         4 => {
-            // The maps are full: what is least recently used goes.
+            // The map is full, and evicts its entries.
             world.memory.borrow_mut().fragments.clear();
             model.fragments.clear();
         }
@@ -117,8 +117,8 @@ fn happen(world: &mut World, model: &mut Memory, [kind, a, b, c]: [u8; 4]) {
     }
 }
 
-/// Fills the memory with what matters to this frame.
-fn remember(world: &World, scene: &Scene, frame: &[u8], memories: [u8; 7]) {
+/// Fills the state with entries that are relevant to this frame.
+fn fill_state(world: &World, ctx: &HookCtx, frame: &[u8], memories: [u8; 7]) {
     let [fragment, source, destination, echo, own_id, other_id, races] = memories;
     world.races.set(if races >= 0xe0 { races & 0x0f } else { 0 });
     let Some(packet) = reader::packet(frame) else { return };
@@ -126,34 +126,38 @@ fn remember(world: &World, scene: &Scene, frame: &[u8], memories: [u8; 7]) {
     let mut memory = world.memory.borrow_mut();
     let mut ids = vec![one_of(&IDS, other_id)];
     let mut peers = vec![packet.source, packet.destination];
-    let scope = match scene.hook {
-        Hook::Veth(slot) => slot,
-        Hook::ContainerLo => A | 0x8000,
+    let scope = match ctx.hook {
+        HookPoint::VethIngress(slot) => slot,
+        HookPoint::ContainerLoEgress => A | 0x8000,
         _ => HOST_SLOT,
     };
     if let Some(behind) = behind
-        && let Piece::First(id) | Piece::Later(id) = behind.piece
+        && let Part::First(id) | Part::Subsequent(id) = behind.part
         && fragment != 0
     {
-        let kind = one_of(&[Fragment::PORTS, Fragment::ECHO_REQUEST, Fragment::ECHO_REPLY], fragment);
+        let kind = one_of(
+            &[FragCacheEntry::PORTS, FragCacheEntry::ECHO_REQUEST, FragCacheEntry::ECHO_REPLY],
+            fragment,
+        );
         let ages = [0, 1_000_000_000, 30_000_000_000, 30_000_000_001, 1_000_000_001];
         let seen = world.now - one_of(&ages, fragment >> 2);
-        let source = if kind == Fragment::PORTS { one_of(&PORTS, source) } else { one_of(&IDS, source) };
-        let destination = if kind == Fragment::PORTS { one_of(&PORTS, destination) } else { 0 };
+        let source =
+            if kind == FragCacheEntry::PORTS { one_of(&PORTS, source) } else { one_of(&IDS, source) };
+        let destination = if kind == FragCacheEntry::PORTS { one_of(&PORTS, destination) } else { 0 };
         let scope = if fragment >= 0xe0 { scope ^ 1 } else { scope };
-        let entry = Fragment { seen, kind, source, destination };
+        let entry = FragCacheEntry { seen, kind, source, destination };
         memory.fragments.insert(datagram(&packet, behind, id, scope), entry);
         ids.push(source);
     }
     match behind.and_then(|behind| packet.content(behind)) {
         Some(Content::Echo { id, .. }) => ids.push(id),
-        Some(Content::Error { quote: Quote::Request(id, _), destination, .. }) => {
+        Some(Content::Error { quote: Inner::Request(id, _), destination, .. }) => {
             ids.push(id);
             peers.push(destination);
         }
         _ => {}
     }
-    // Now, and around the time for which nobody else gets an identifier.
+    // Now, and around the lifetime of an owner.
     let seen = world.now - one_of(&[0, 60_000_000_000, 60_000_000_001], echo >> 4);
     let live = |slot| {
         let generation = world.endpoint(slot).generation;
@@ -171,7 +175,7 @@ fn remember(world: &World, scene: &Scene, frame: &[u8], memories: [u8; 7]) {
         _ => live(HOST_SLOT),
     };
     if echo >= 0xe0 {
-        memory.crowd = Some(entry);
+        memory.default_owner = Some(entry);
     }
     for peer in peers {
         memory.echoes.extend(ids.iter().map(|id| (((packet.is_v6, peer), *id), entry)));
@@ -182,7 +186,7 @@ fn remember(world: &World, scene: &Scene, frame: &[u8], memories: [u8; 7]) {
 mod tests {
     use std::{fs, path::Path};
 
-    /// Runs a target on everything that is known for it.
+    /// Runs a target on its corpus and its fixtures.
     fn replay(name: &str, target: fn(&[u8])) {
         for kind in ["corpus", "fixtures"] {
             let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(kind).join(name);
@@ -196,12 +200,12 @@ mod tests {
     }
 
     #[test]
-    fn verdict() {
+    fn verdict_target_passes_corpus_and_fixtures() {
         replay("verdict", super::verdict);
     }
 
     #[test]
-    fn sequence() {
+    fn sequence_target_passes_corpus_and_fixtures() {
         replay("sequence", super::sequence);
     }
 }

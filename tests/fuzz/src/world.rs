@@ -1,12 +1,14 @@
-//! The tables, in memory.
+//! The maps in memory. They are not `portmap_ebpf::testing::FakeTables`, because they keep state in the form
+//! of the specification's model, so that both are compared as a whole, and simulate races between CPUs.
 
 use std::cell::{Cell, RefCell};
 
 use portmap_common::{
-    limit::Limit,
-    memory::{
-        Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour, NeighbourKey,
+    flow_state::{
+        Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour,
+        NeighbourKey,
     },
+    gcra::GcraState,
     slot::{HOST_SLOT, veth_ifindex},
     tables::{
         Address4, Address6, Config, Endpoint, HOST_ACCESS_LIMITED, LOOPBACK_PRIVATE, Listener, Mac, PortEntry,
@@ -15,11 +17,11 @@ use portmap_common::{
 use portmap_ebpf::Tables;
 
 use crate::{
-    memory::{Memory, parts},
-    pools::{A, B, C, GATEWAY, GATEWAY6, GONE, HOST, HOST6, LO_MAC, MAC, one_of},
+    state::{State, parts},
+    values::{A, B, C, GATEWAY, GATEWAY6, GONE, HOST, HOST6, LO_MAC, MAC, one_of},
 };
 
-/// Bytes of an input that choose a world.
+/// Bytes of an input that select a world.
 pub const WORLD_BYTES: usize = 8;
 
 const NETMASKS: [[u8; 4]; 8] = [
@@ -32,32 +34,33 @@ const NETMASKS: [[u8; 4]; 8] = [
     [255, 255, 255, 128],
     [255, 255, 255, 0],
 ];
-/// A broadcast address of another network of the host's, if it has one.
+/// Broadcast address of another network of the host's, if there is one.
 pub const OTHER_BROADCAST: [u8; 4] = [10, 0, 0, 2];
 /// Lengths of the IPv6 prefix.
 const PREFIXES: [usize; 4] = [64, 128, 127, 0];
 
-/// What the hooks may look up.
+/// The maps.
 #[derive(Clone, Debug)]
 pub struct World {
     config: Config,
     endpoints: Vec<(u16, Endpoint)>,
-    /// Port and owner; what comes first counts.
+    /// Ports and owners. The first entry of a port applies.
     ports: Vec<(u16, u16)>,
-    /// Nanoseconds of the clock.
+    /// Clock in nanoseconds.
     pub now: u64,
-    /// What A may send: none if it is as much as it likes.
-    limit: Option<Limit>,
-    /// Whether A may ask for no new neighbour.
-    asked_enough: bool,
-    /// What is remembered.
-    pub memory: RefCell<Memory>,
-    /// How many more times somebody else is faster in taking an echo's identifier.
+    /// Exceeded rate limit of A, if it has one.
+    limit: Option<GcraState>,
+    /// Whether A has exceeded its neighbour policer.
+    neighbour_limited: bool,
+    /// State between packets.
+    pub memory: RefCell<State>,
+    /// Number of further claims that another CPU wins.
     pub races: Cell<u8>,
 }
 
 impl World {
-    /// The world that these bytes choose: all zero is a host with both versions of IP, gateways and three containers.
+    /// Returns the world that these bytes select: all zero is a host with both IP versions, gateways and
+    /// three containers.
     pub fn new(choices: [u8; WORLD_BYTES]) -> Self {
         let [network, state, p0, p1, owner_p, q0, q1, owner_q] = choices;
         let bit = |place: u8| network >> place & 1 != 0;
@@ -79,7 +82,7 @@ impl World {
             secret: u64::from_le_bytes(choices),
             broadcasts: u32::from(owner_q >> 7),
             reserved: 0,
-            // By IPv4 at one address, by IPv6 at all.
+            // One IPv4 address and all IPv6 addresses.
             listener: if state & 128 != 0 {
                 Listener {
                     port: 80,
@@ -96,13 +99,13 @@ impl World {
             endpoints: Vec::new(),
             ports: Vec::new(),
             now: 1_000_000_000_000,
-            limit: (state & 8 != 0).then(|| Limit {
-                scheduled: u64::MAX >> 1,
-                cost: 1,
+            limit: (state & 8 != 0).then(|| GcraState {
+                tat: u64::MAX >> 1,
+                ns_per_byte: 1,
                 counts_local: u32::from(state & 16 != 0),
-                ..Limit::default()
+                ..GcraState::default()
             }),
-            asked_enough: owner_p >= 0x80,
+            neighbour_limited: owner_p >= 0x80,
             memory: RefCell::default(),
             races: Cell::default(),
         };
@@ -116,7 +119,7 @@ impl World {
             (1, B),
             (40_000, C),
         ];
-        // Nobody can ask for port 0, and zero bytes choose nothing.
+        // No container can have port 0, and zero bytes select no port.
         world.ports.retain(|(port, _)| *port != 0);
         for (slot, generation) in [(A, 5), (B, 6), (C, 7)] {
             world.create(slot, generation);
@@ -137,7 +140,7 @@ impl World {
         world
     }
 
-    /// A container comes to be, without ports.
+    /// Adds a container without ports.
     pub fn create(&mut self, slot: u16, generation: u32) {
         self.endpoints.retain(|(other, _)| *other != slot);
         let host_ifindex = veth_ifindex(slot);
@@ -145,39 +148,39 @@ impl World {
         self.endpoints.push((slot, endpoint));
     }
 
-    /// A container is deleted: its ports are the host's again.
+    /// Deletes a container, whose ports become the host's.
     pub fn delete(&mut self, slot: u16) {
         self.endpoints.retain(|(other, _)| *other != slot);
         self.ports.retain(|(_, owner)| *owner != slot);
     }
 
-    /// A port changes hands.
+    /// Gives a port to another owner.
     pub fn give(&mut self, port: u16, slot: u16) {
         self.ports.insert(0, (port, slot));
     }
 
-    /// Whether a slot owns any port.
+    /// Returns whether a slot owns any port.
     pub fn owns_any(&self, slot: u16) -> bool {
         self.ports.iter().any(|&(port, owner)| owner == slot && self.port(port).slot == slot)
     }
 
-    /// Whether a slot has used up its limit, as far as a packet counts that stays on the host or does not.
-    pub fn has_used_up(&self, slot: u16, is_local: bool) -> bool {
+    /// Returns whether a local or other packet exceeds the rate limit of a slot.
+    pub fn exceeds_limit(&self, slot: u16, is_local: bool) -> bool {
         slot == A && self.limit.is_some_and(|limit| !is_local || limit.counts_local == 1)
     }
 
-    /// Whether a slot may ask for no new neighbour.
-    pub fn has_asked_enough(&self, slot: u16) -> bool {
-        slot == A && self.asked_enough
+    /// Returns whether a slot has exceeded its neighbour policer.
+    pub fn is_neighbour_limited(&self, slot: u16) -> bool {
+        slot == A && self.neighbour_limited
     }
 
-    /// The slots whose host veths are there.
+    /// Returns the slots whose host veths exist.
     pub const fn slots() -> [u16; 4] {
         [A, B, C, GONE]
     }
 }
 
-/// How many of an address byte's bits a prefix covers.
+/// Returns how many bits of an address byte a prefix covers.
 fn clamped(prefix: usize, byte: usize) -> u32 {
     u32::try_from(prefix.saturating_sub(byte * 8).min(8)).expect("at most eight")
 }
@@ -204,20 +207,20 @@ impl Tables for World {
         self.now
     }
 
-    fn fragment4(&self, key: &FragmentKey4) -> Option<Fragment> {
+    fn fragment4(&self, key: &FragmentKey4) -> Option<FragCacheEntry> {
         self.memory.borrow().fragments.get(&key.into()).copied()
     }
 
-    fn set_fragment4(&self, key: &FragmentKey4, fragment: &Fragment) {
-        self.memory.borrow_mut().fragments.insert(key.into(), *fragment);
+    fn set_fragment4(&self, key: &FragmentKey4, entry: &FragCacheEntry) {
+        self.memory.borrow_mut().fragments.insert(key.into(), *entry);
     }
 
-    fn fragment6(&self, key: &FragmentKey6) -> Option<Fragment> {
+    fn fragment6(&self, key: &FragmentKey6) -> Option<FragCacheEntry> {
         self.memory.borrow().fragments.get(&key.into()).copied()
     }
 
-    fn set_fragment6(&self, key: &FragmentKey6, fragment: &Fragment) {
-        self.memory.borrow_mut().fragments.insert(key.into(), *fragment);
+    fn set_fragment6(&self, key: &FragmentKey6, entry: &FragCacheEntry) {
+        self.memory.borrow_mut().fragments.insert(key.into(), *entry);
     }
 
     fn echo(&self, key: &EchoKey) -> Option<Echo> {
@@ -238,7 +241,7 @@ impl Tables for World {
 
     fn claim_echo(&self, key: &EchoKey, echo: &Echo, stale: Option<Echo>) -> bool {
         let (peer, id) = parts(key);
-        assert_eq!(self.memory.borrow().echo(peer, id), stale, "only what was seen may be replaced");
+        assert_eq!(self.memory.borrow().echo(peer, id), stale, "the stale entry is the one that was read");
         let races = self.races.get();
         let lost = races > 0;
         if lost {
@@ -249,7 +252,7 @@ impl Tables for World {
         !lost
     }
 
-    fn is_open(&self, port: u16) -> bool {
+    fn is_host_port_allowed(&self, port: u16) -> bool {
         port == 1_024
     }
 
@@ -269,21 +272,21 @@ impl Tables for World {
         self.memory.borrow_mut().neighbours.insert(*key, neighbour.seen);
     }
 
-    fn may_ask(&self, slot: u16, now: u64) -> bool {
-        assert_eq!(now, self.now, "nothing else is the time");
-        !self.has_asked_enough(slot)
+    fn charge_neighbour(&self, slot: u16, now: u64) -> bool {
+        assert_eq!(now, self.now, "the time is constant");
+        !self.is_neighbour_limited(slot)
     }
 
     fn is_broadcast(&self, address: Address4) -> bool {
-        assert_ne!(self.config.broadcasts, 0, "nobody needs to look");
+        assert_ne!(self.config.broadcasts, 0, "there is nothing to look up");
         address.bytes == OTHER_BROADCAST
     }
 
-    fn limit(&self, slot: u16) -> Option<&Limit> {
+    fn policer(&self, slot: u16) -> Option<&GcraState> {
         self.limit.as_ref().filter(|_| slot == A)
     }
 
-    fn schedule(&self, _slot: u16, _time: u64, now: u64, slack: u64) -> bool {
-        self.limit.is_none_or(|limit| limit.scheduled <= now + slack)
+    fn advance_tat(&self, _slot: u16, _time: u64, now: u64, tolerance: u64) -> bool {
+        self.limit.is_none_or(|limit| limit.tat <= now + tolerance)
     }
 }

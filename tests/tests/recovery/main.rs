@@ -5,7 +5,7 @@ mod host;
 
 use std::{fs, net::Ipv4Addr, process::Stdio, thread};
 
-use portmap_common::limit::Limit;
+use portmap_common::gcra::GcraState;
 use portmap_tests::{
     daemon::Daemon,
     faults::sample,
@@ -67,7 +67,7 @@ const DAMAGE: [(&str, &str); 7] = [
 
 /// Returns a command that removes the host-side enforcement of slot 1's limits.
 fn no_limit() -> String {
-    let nothing = "0 ".repeat(size_of::<Limit>());
+    let nothing = "0 ".repeat(size_of::<GcraState>());
     format!("bpftool map update pinned /sys/fs/bpf/portmap/v5/maps/pm_limits key 1 0 0 0 value {nothing}")
 }
 

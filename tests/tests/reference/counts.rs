@@ -1,30 +1,33 @@
-//! Frames that are delivered: what the programs count is what the model says.
+//! Counters: the programs' counters match the verdicts of the model.
 
 use std::collections::BTreeMap;
 
 use portmap_common::{
+    hook_point::HookPoint,
+    marks::HANDLED_MARK,
     reason::{HostHook, Reason},
     slot::HOST_SLOT,
 };
-use portmap_ebpf::{Verdict, hooks::HANDLED_MARK, verdict::Origin};
+use portmap_ebpf::{Verdict, verdict::Origin};
 use portmap_tests::random::Random;
 
 use crate::{
-    judge::Judge,
+    differential::Differential,
     kernel::{Kernel, SLOTS},
-    packets::Form,
+    packets::Shape,
     random,
-    world::{Case, Hook, World},
+    world::{Case, World},
 };
 
-/// Packets of one world.
+/// Packets per world.
 const PACKETS: usize = 1000;
 
-/// Packets by where they are counted: map or hook, slot, name of the path or reason.
+/// Packets by counter: map or hook, slot, name of the path or reason.
 type Counts = BTreeMap<(&'static str, u16, &'static str), u64>;
 
-/// Has the programs of the kernel deliver random packets, and compares the sums of what they count.
-pub(crate) fn check(kernel: &mut Kernel, random: &mut Random, forms: &[Form]) {
+/// Runs the programs on random packets without dry run, and compares the sums of their counters with the
+/// model.
+pub(crate) fn check(kernel: &mut Kernel, random: &mut Random, shapes: &[Shape]) {
     let world = random::limited_world(random);
     let before = {
         kernel.set_world(&world);
@@ -32,46 +35,46 @@ pub(crate) fn check(kernel: &mut Kernel, random: &mut Random, forms: &[Form]) {
     };
     let mut expected = Counts::new();
     let mut frames = Vec::new();
-    // The kernel remembers for itself what passes it, so it is not asked here.
-    let mut judge = Judge::new(&world, None);
+    // The kernel keeps its own state of these packets, so there are no dry runs here.
+    let mut differential = Differential::new(&world, None);
     for _ in 0..PACKETS {
-        let form = random.pick(forms);
-        let (frame, hook) = random::frame(random, &form);
+        let shape = random.pick(shapes);
+        let (frame, hook) = random::frame(random, &shape);
         let mut case = Case::new(hook, &frame);
         case.priority = random::priority(random);
-        // A container's segments must be those of a transport, and a test run does not tell the kernel of which one they are.
-        if !matches!(hook, Hook::Veth(_)) && random.once_in(2) {
+        // A container's GSO frame must have a valid `gso_type`, which a test run cannot set.
+        if !matches!(hook, HookPoint::VethIngress(_)) && random.once_in(2) {
             case.segment = random.pick(&[1, 7, 536, 1448]);
         }
-        if matches!(hook, Hook::Veth(_)) {
+        if matches!(hook, HookPoint::VethIngress(_)) {
             case.mark = random.pick(&[0, 7]);
         }
         if let Some((priority, mark)) = kernel.deliver(&case) {
-            let verdict = judge.ask(&form.name, &case);
+            let verdict = differential.check(&shape.name, &case);
             let left = priority_after(&world, &case, verdict);
-            assert_eq!(priority, left, "priority of {}\n{case:?}\n{verdict:?}", form.name);
+            assert_eq!(priority, left, "priority of {}\n{case:?}\n{verdict:?}", shape.name);
             if let Some(left) = mark_after(verdict) {
-                assert_eq!(mark, left, "mark of {}\n{case:?}\n{verdict:?}", form.name);
+                assert_eq!(mark, left, "mark of {}\n{case:?}\n{verdict:?}", shape.name);
             }
             count(hook, verdict, &mut expected);
             frames.push((hook, frame));
         }
     }
-    judge.tally.expect_agreement();
+    differential.tally.expect_agreement();
     for slot in SLOTS {
-        let expected = judge.tally.spent.get(&slot).copied().unwrap_or_default();
-        assert_eq!(kernel.spent(&world, slot), expected, "used of the limit of slot {slot}");
+        let expected = differential.tally.spent.get(&slot).copied().unwrap_or_default();
+        assert_eq!(kernel.spent(&world, slot), expected, "charged to the limit of slot {slot}");
     }
     let mut counted = read(kernel);
-    for (place, packets) in before {
-        *counted.get_mut(&place).expect("the same places") -= packets;
+    for (index, packets) in before {
+        *counted.get_mut(&index).expect("the same counters") -= packets;
     }
     counted.retain(|_, packets| *packets != 0);
     assert_eq!(counted, expected);
-    judge.forget_in(kernel);
+    differential.clear_in(kernel);
 }
 
-/// The mark with which a container's packet goes on; none if it is not said.
+/// Returns the mark of a packet behind the program; `None` if it is not specified.
 const fn mark_after(verdict: Verdict) -> Option<u32> {
     match verdict {
         Verdict::ToOutside { .. } | Verdict::ToContainer { origin: Origin::Container(_), .. } => Some(0),
@@ -80,12 +83,12 @@ const fn mark_after(verdict: Verdict) -> Option<u32> {
     }
 }
 
-/// The priority with which a packet goes on.
+/// Returns the priority of a packet behind the program.
 fn priority_after(world: &World, case: &Case<'_>, verdict: Verdict) -> u32 {
     const OF_UPLINK: u32 = 0x504d_0000;
     match verdict {
-        Verdict::InFlow(flow) => OF_UPLINK + u32::from(flow),
-        // One flow for each container, behind the host's two.
+        Verdict::AssignFlow(flow) => OF_UPLINK + u32::from(flow),
+        // One flow per container, behind the host's two.
         Verdict::ToOutside { slot, .. } if world.config.uplink_flows != 0 => OF_UPLINK + 2 + u32::from(slot),
         Verdict::ToContainer { origin, owner, .. } => {
             let flag = if origin == Origin::Outside { 1 } else { 2 };
@@ -97,14 +100,14 @@ fn priority_after(world: &World, case: &Case<'_>, verdict: Verdict) -> u32 {
     }
 }
 
-fn count(hook: Hook, verdict: Verdict, counts: &mut Counts) {
-    let mut add = |place| *counts.entry(place).or_default() += 1;
+fn count(hook: HookPoint, verdict: Verdict, counts: &mut Counts) {
+    let mut add = |index| *counts.entry(index).or_default() += 1;
     match verdict {
         Verdict::Continue(reason) => {
-            let hook = if hook == Hook::Uplink { HostHook::Uplink } else { HostHook::Loopback };
+            let hook = hook.host_hook().expect("the other hooks leave no packet to the host");
             add((hook.name(), HOST_SLOT, reason.name()));
         }
-        Verdict::Own(slot) => add(("path", slot, "own")),
+        Verdict::DeliverLocal(slot) => add(("path", slot, "own")),
         Verdict::Drop { slot, reason } => {
             add((if slot == HOST_SLOT { "rx" } else { "tx" }, slot, reason.name()));
         }
@@ -118,7 +121,7 @@ fn count(hook: Hook, verdict: Verdict, counts: &mut Counts) {
         },
         Verdict::ToOutside { slot, .. } => add(("path", slot, "tx_outside")),
         Verdict::ToHost(slot) => add(("path", slot, "tx_host")),
-        Verdict::Decided | Verdict::InFlow(_) | Verdict::ToEth0(_) | Verdict::ToLoopback => {}
+        Verdict::AlreadyHandled | Verdict::AssignFlow(_) | Verdict::ToEth0(_) | Verdict::ToLoopback => {}
     }
 }
 

@@ -27,29 +27,28 @@ use portmap::{
     paths::Pins,
 };
 use portmap_common::{
-    limit::Limit,
-    memory::{
-        Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour,
+    flow_state::{
+        Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour,
         NeighbourBudget, NeighbourKey,
     },
+    gcra::GcraState,
+    hook_point::HookPoint,
+    marks::{DRY_RUN_HWTSTAMP, DRY_RUN_MARK},
     names,
     slot::{HOST_SLOT, veth_ifindex},
     tables::Endpoint,
 };
-use portmap_ebpf::{
-    Verdict,
-    verdict_codec::{self, DRY_RUN_MARK, DRY_RUN_TIME},
-};
+use portmap_ebpf::{Verdict, verdict_codec};
 
 use crate::{
-    judge::NOW,
-    memory::Entry,
+    differential::NOW,
+    spec_state::Entry,
     test_run::{self, CB, GSO_SIZE, HWTSTAMP, IFINDEX, INGRESS_IFINDEX, MARK, PRIORITY, Skb},
-    world::{A, B, C, Case, Hook, MAC, MTU, NOBODY, UPLINK, World},
+    world::{A, B, C, Case, MAC, MTU, NO_CONTAINER, UPLINK, World, ifindex},
 };
 
-/// Slots of which the maps may say something.
-pub(crate) const SLOTS: [u16; 5] = [HOST_SLOT, A, B, C, NOBODY];
+/// Slots for which the maps can have entries.
+pub(crate) const SLOTS: [u16; 5] = [HOST_SLOT, A, B, C, NO_CONTAINER];
 
 /// Programs and maps of one thread.
 pub(crate) struct Kernel {
@@ -58,9 +57,9 @@ pub(crate) struct Kernel {
     ports: PortTable,
     // Written here, because the daemon's way would choose the generations itself.
     endpoints: Array<MapData, Endpoint>,
-    limits: Array<MapData, Limit>,
-    fragments4: HashMap<MapData, FragmentKey4, Fragment>,
-    fragments6: HashMap<MapData, FragmentKey6, Fragment>,
+    limits: Array<MapData, GcraState>,
+    fragments4: HashMap<MapData, FragmentKey4, FragCacheEntry>,
+    fragments6: HashMap<MapData, FragmentKey6, FragCacheEntry>,
     echoes: HashMap<MapData, EchoKey, Echo>,
     host_flows: HashMap<MapData, HostFlowKey, HostFlow>,
     neighbours: HashMap<MapData, NeighbourKey, Neighbour>,
@@ -68,12 +67,12 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// Loads everything in the calling thread's namespaces, pinned below a directory.
+    /// Loads programs and maps in the calling thread's namespaces and pins them below a directory.
     pub(crate) fn load(directory: &Path) -> Self {
         let pins = Pins::new(directory);
         let netlink = Netlink::open().expect("netlink");
         let here = Namespace::current().expect("a namespace");
-        // A program knows by the index at which interface it is, and the kernel whether a frame is for it.
+        // A test run needs interfaces with these indices and MAC addresses.
         for (name, index) in
             [("uplink", UPLINK), ("a", veth_ifindex(A)), ("b", veth_ifindex(B)), ("c", veth_ifindex(C))]
         {
@@ -124,34 +123,34 @@ impl Kernel {
             self.endpoints.set(slot.into(), world.endpoint(slot), 0).expect("written");
             let limit = world.limits.get(&slot).copied().unwrap_or_default();
             self.limits.set(slot.into(), limit, 0).expect("written");
-            // Far beyond what any clock says.
-            let scheduled = if world.asked_enough.contains(&slot) { 1 << 61 } else { 0 };
-            self.neighbour_budgets.set(slot.into(), NeighbourBudget { scheduled }, 0).expect("written");
+            // Far beyond the value of any clock.
+            let tat = if world.neighbour_limited.contains(&slot) { 1 << 61 } else { 0 };
+            self.neighbour_budgets.set(slot.into(), NeighbourBudget { tat }, 0).expect("written");
         }
         for port in 0..=u16::MAX {
             self.ports.set(port, world.entry(world.owner(port)));
         }
     }
 
-    pub(crate) fn remember(&mut self, entry: Entry) {
+    pub(crate) fn apply(&mut self, entry: Entry) {
         match entry {
-            Entry::Fragment4(key, fragment) => self.fragments4.insert(key, at_kernels_time(fragment), 0),
-            Entry::Fragment6(key, fragment) => self.fragments6.insert(key, at_kernels_time(fragment), 0),
+            Entry::Fragment4(key, fragment) => self.fragments4.insert(key, in_kernel_time_of(fragment), 0),
+            Entry::Fragment6(key, fragment) => self.fragments6.insert(key, in_kernel_time_of(fragment), 0),
             Entry::Echo(key, echo) => {
-                self.echoes.insert(key, Echo { seen: by_kernels_clock(echo.seen), ..echo }, 0)
+                self.echoes.insert(key, Echo { seen: in_kernel_time(echo.seen), ..echo }, 0)
             }
             Entry::HostFlow(key, HostFlow { seen }) => {
-                self.host_flows.insert(key, HostFlow { seen: by_kernels_clock(seen) }, 0)
+                self.host_flows.insert(key, HostFlow { seen: in_kernel_time(seen) }, 0)
             }
             Entry::Neighbour(key, Neighbour { seen }) => {
-                self.neighbours.insert(key, Neighbour { seen: by_kernels_clock(seen) }, 0)
+                self.neighbours.insert(key, Neighbour { seen: in_kernel_time(seen) }, 0)
             }
         }
         .expect("written");
     }
 
-    pub(crate) fn forget(&mut self, entry: Entry) {
-        // One that the kernel has forgotten already is as good.
+    pub(crate) fn remove(&mut self, entry: Entry) {
+        // The kernel may have evicted the entry already.
         let _ = match entry {
             Entry::Fragment4(key, _) => self.fragments4.remove(&key),
             Entry::Fragment6(key, _) => self.fragments6.remove(&key),
@@ -161,19 +160,20 @@ impl Kernel {
         };
     }
 
-    /// What the program at a hook would do; none of a frame that a test run cannot give it.
+    /// Returns the verdict of the program at a hook from a dry run; `None` if a test run cannot produce the
+    /// frame.
     pub(crate) fn decide(&self, case: &Case<'_>) -> Option<Verdict> {
         if case.mark != 0 || !is_possible(case) {
             return None;
         }
-        let (_, after) = self.run(case, DRY_RUN_MARK, DRY_RUN_TIME);
+        let (_, after) = self.run(case, DRY_RUN_MARK, DRY_RUN_HWTSTAMP);
         let mut words = [0; 7];
         words[..5].copy_from_slice(&after[CB..CB + 5]);
         words[5..].copy_from_slice(&[after[PRIORITY], after[MARK]]);
-        Some(verdict_codec::decode(words).expect("the program has answered"))
+        Some(verdict_codec::decode(words).expect("a verdict"))
     }
 
-    /// Gives a frame to the program at a hook: which priority and which mark it leaves.
+    /// Runs the program at a hook on a frame, with its side effects, and returns priority and mark behind it.
     pub(crate) fn deliver(&self, case: &Case<'_>) -> Option<(u32, u32)> {
         is_possible(case).then(|| {
             let (_, after) = self.run(case, case.mark, 0);
@@ -181,10 +181,10 @@ impl Kernel {
         })
     }
 
-    /// By how many nanoseconds the schedule of a slot has moved on since the world was set.
+    /// Returns by how many nanoseconds the TAT of a slot has advanced since the world was set.
     pub(crate) fn spent(&self, world: &World, slot: u16) -> u64 {
         let before = world.limits.get(&slot).copied().unwrap_or_default();
-        self.limits.get(&slot.into(), 0).expect("an entry").scheduled - before.scheduled
+        self.limits.get(&slot.into(), 0).expect("an entry").tat - before.tat
     }
 
     fn run(&self, case: &Case<'_>, mark: u32, time: u64) -> (i32, Skb) {
@@ -194,19 +194,20 @@ impl Kernel {
         }
         context[MARK] = mark;
         context[INGRESS_IFINDEX] = case.ingress;
-        context[IFINDEX] = case.hook.ifindex();
+        context[IFINDEX] = ifindex(case.hook);
         context[PRIORITY] = case.priority;
         context[GSO_SIZE] = case.segment;
         test_run::run(self.fd(case.hook), case.frame, &context).expect("the kernel runs it")
     }
 
-    fn fd(&self, hook: Hook) -> libc::c_int {
+    fn fd(&self, hook: HookPoint) -> libc::c_int {
         let (_, program) = self.programs.iter().find(|(name, _)| *name == hook.program()).expect("loaded");
         program.fd().expect("loaded").as_fd().as_raw_fd()
     }
 }
 
-/// Whether a test run takes a frame: it has no means to take a tag off, and wants an IP header where the type says so.
+/// Returns whether a test run can produce a frame: it cannot remove a tag, and it needs an IP header if the
+/// Ethertype is that of IP.
 fn is_possible(case: &Case<'_>) -> bool {
     let shortest = match case.frame.get(12..14) {
         Some([0x08, 0x00]) => 34,
@@ -216,13 +217,13 @@ fn is_possible(case: &Case<'_>) -> bool {
     case.tag.is_none() && case.frame.len() >= shortest
 }
 
-/// A fragment as old by the kernel's clock as it is by the model's.
-fn at_kernels_time(fragment: Fragment) -> Fragment {
-    Fragment { seen: by_kernels_clock(fragment.seen), ..fragment }
+/// Converts the time of a fragment from the model's clock to the kernel's.
+fn in_kernel_time_of(fragment: FragCacheEntry) -> FragCacheEntry {
+    FragCacheEntry { seen: in_kernel_time(fragment.seen), ..fragment }
 }
 
-/// A moment as long ago by the kernel's clock as it is by the model's.
-fn by_kernels_clock(seen: u64) -> u64 {
+/// Converts a time from the model's clock to the kernel's, with equal age.
+fn in_kernel_time(seen: u64) -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every kernel has it");
     let now = std::time::Duration::from(now).as_nanos();
     let now = u64::try_from(now).expect("not up for centuries");

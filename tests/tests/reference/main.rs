@@ -1,88 +1,88 @@
-//! The specification of the packet verdicts, as an independent model, against the decision code and the kernel.
+//! Differential test of the verdicts: an independent model of the specification against the decision code and
+//! the loaded programs.
 //!
-//! Each case is put to the model, which is written from `docs/datapath.md` alone, to the decision code on this machine,
-//! and to the loaded programs. All must give the same verdict, complete with who gets the packet and what changes in
-//! it, and the first two must remember the same.
+//! The model is written from `docs/datapath.md` only. For each packet all three must have the same verdict,
+//! including the receiver and the rewrite, and model and decision code must have the same state changes.
 
 mod counts;
-mod echo;
+mod differential;
 mod every_port;
-mod forms;
-mod judge;
+mod icmp_id;
 mod kernel;
-mod memory;
-mod model;
+mod packet_shapes;
 mod packets;
 mod random;
-mod reading;
-mod standin;
+mod recording_tables;
+mod situation;
+mod spec_model;
+mod spec_parser;
+mod spec_state;
 mod test_run;
 mod world;
 
 use std::{collections::BTreeMap, env, panic, thread};
 
-use portmap_common::slot::HOST_SLOT;
+use portmap_common::{hook_point::HookPoint, slot::HOST_SLOT};
 use portmap_tests::{faults::sample, private, random::Random};
 
 use crate::{
-    judge::{Judge, Tally},
+    differential::{Differential, Tally},
     kernel::Kernel,
-    packets::Form,
-    world::{A, B, Hook, World},
+    packets::Shape,
+    world::{A, ALL_HOOKS, B, World},
 };
 
-/// Does both halves of a work, each on a thread with namespaces and programs of its own.
-fn in_two(work: impl Fn(usize, &mut Kernel) -> Tally + Sync) -> Tally {
+/// Runs both halves of a test, each on a thread with its own namespaces and programs.
+fn in_two_halves(work: impl Fn(usize, &mut Kernel) -> Tally + Sync) -> Tally {
     let half = |half| private::in_namespaces(|directory| work(half, &mut Kernel::load(directory)));
     let tally = thread::scope(|scope| {
         let other = scope.spawn(|| half(1));
         let one = half(0);
         one.plus(other.join().unwrap_or_else(|panic| panic::resume_unwind(panic)))
     });
-    println!("{} verdicts of the decision code, {} of the kernel", tally.decided, tally.asked);
+    println!("{} verdicts of the decision code, {} of the kernel", tally.decided, tally.decided_by_kernel);
     tally.expect_agreement();
     tally
 }
 
-/// Does the same with each of the forms.
-fn with_forms(forms: &[Form], work: impl Fn(&mut Judge<'_>, &Form) + Sync) -> Tally {
-    in_two(|half, kernel| {
+/// Runs a test with each of the shapes.
+fn with_shapes(shapes: &[Shape], work: impl Fn(&mut Differential<'_>, &Shape) + Sync) -> Tally {
+    in_two_halves(|half, kernel| {
         let world = World::new();
-        let mut judge = Judge::new(&world, Some(kernel));
-        for form in forms.iter().skip(half).step_by(2 * sample()) {
-            work(&mut judge, form);
+        let mut differential = Differential::new(&world, Some(kernel));
+        for shape in shapes.iter().skip(half).step_by(2 * sample()) {
+            work(&mut differential, shape);
         }
-        judge.tally
+        differential.tally
     })
 }
 
-fn forms_with_numbers() -> Vec<Form> {
-    forms::all().into_iter().filter(Form::has_numbers).collect()
+fn shapes_with_numbers() -> Vec<Shape> {
+    packet_shapes::all().into_iter().filter(Shape::has_numbers).collect()
 }
 
 #[test]
-fn every_form_between_addresses_of_every_kind() {
-    let tally = with_forms(&forms::all(), |judge, form| {
-        every_port::addresses(judge, form, &Hook::ALL);
-        if form.is_error() {
-            every_port::quoted_addresses(judge, form);
+fn verdict_all_shapes_between_all_addresses() {
+    let tally = with_shapes(&packet_shapes::all(), |differential, shape| {
+        every_port::addresses(differential, shape, &ALL_HOOKS);
+        if shape.is_error() {
+            every_port::inner_addresses(differential, shape);
         }
-        if form.has_numbers() {
-            every_port::ages(judge, form);
-            every_port::frames(judge, form);
+        if shape.has_numbers() {
+            every_port::ages(differential, shape);
+            every_port::frames(differential, shape);
         }
     });
-    let all_hooks = if sample() == 1 { &Hook::ALL[..] } else { &[] };
+    let all_hooks = if sample() == 1 { &ALL_HOOKS[..] } else { &[] };
     for hook in all_hooks.iter().copied() {
-        for (number, row) in model::rows(hook).iter().enumerate() {
-            // These depend on the host's network, on what is remembered, on limits, on segments, and on headers that are
-            // wrong.
+        for (number, row) in spec_model::rows(hook).iter().enumerate() {
+            // These rows depend on the host's network, on state, on limits, on GSO, and on invalid headers.
             let elsewhere = [
                 "no gateway",
                 "identifiers",
                 "new neighbour",
                 "limit",
-                "to be cut",
+                "GSO",
                 "(3, 4)",
                 "not portmap's",
                 "private",
@@ -97,50 +97,64 @@ fn every_form_between_addresses_of_every_kind() {
 }
 
 #[test]
-fn every_form_of_a_container_with_a_limit() {
+fn limit_all_shapes_of_a_limited_container() {
     let mut tally = Tally::default();
     for (is_used_up, counts_local) in [(false, false), (false, true), (true, false), (true, true)] {
         let limits = BTreeMap::from([(A, world::limit(is_used_up, counts_local))]);
         let world = World { limits, ..World::new() };
-        let mut judge = Judge::new(&world, None);
-        for form in forms::all().iter().step_by(sample()) {
-            every_port::addresses(&mut judge, form, &[Hook::Veth(A), Hook::Veth(B)]);
-            every_port::segments(&mut judge, form);
+        let mut differential = Differential::new(&world, None);
+        for shape in packet_shapes::all().iter().step_by(sample()) {
+            every_port::addresses(
+                &mut differential,
+                shape,
+                &[HookPoint::VethIngress(A), HookPoint::VethIngress(B)],
+            );
+            every_port::segments(&mut differential, shape);
         }
-        tally = tally.plus(judge.tally);
+        tally = tally.plus(differential.tally);
     }
     tally.expect_agreement();
-    for (number, row) in model::rows(Hook::Veth(A)).iter().enumerate() {
-        let times = tally.rows.get(&(Hook::Veth(A).program(), number)).copied().unwrap_or_default();
-        let is_from_here = ["limit", "to be cut"].iter().any(|word| row.packet.contains(word));
+    for (number, row) in spec_model::rows(HookPoint::VethIngress(A)).iter().enumerate() {
+        let times =
+            tally.rows.get(&(HookPoint::VethIngress(A).program(), number)).copied().unwrap_or_default();
+        let is_from_here = ["limit", "GSO"].iter().any(|word| row.packet.contains(word));
         assert!(!is_from_here || times > 0, "no packet is {:?}", row.packet);
     }
 }
 
 #[test]
-fn every_form_of_a_container_that_has_asked_for_enough_neighbours() {
+fn neighbour_all_shapes_of_a_limited_container() {
     let mut tally = Tally::default();
-    let mut world = World { asked_enough: [A].into(), ..World::new() };
+    let mut world = World { neighbour_limited: [A].into(), ..World::new() };
     for gateway in [world::GATEWAY, std::net::Ipv4Addr::new(10, 0, 0, 9)] {
         world.config.gateway.bytes = gateway.octets();
-        let mut judge = Judge::new(&world, None);
-        for form in forms_with_numbers().iter().step_by(sample()) {
-            every_port::addresses(&mut judge, form, &[Hook::Veth(A), Hook::Veth(B)]);
-            every_port::neighbours(&mut judge, form);
+        let mut differential = Differential::new(&world, None);
+        for shape in shapes_with_numbers().iter().step_by(sample()) {
+            every_port::addresses(
+                &mut differential,
+                shape,
+                &[HookPoint::VethIngress(A), HookPoint::VethIngress(B)],
+            );
+            every_port::neighbours(&mut differential, shape);
         }
-        tally = tally.plus(judge.tally);
+        tally = tally.plus(differential.tally);
     }
     tally.expect_agreement();
-    let rows = model::rows(Hook::Veth(A)).iter();
+    let rows = spec_model::rows(HookPoint::VethIngress(A)).iter();
     let number = rows.take_while(|row| !row.packet.contains("new neighbour")).count();
-    let times = tally.rows.get(&(Hook::Veth(A).program(), number)).copied().unwrap_or_default();
-    assert!(times > 0, "nothing is for a neighbour too many");
+    let times = tally.rows.get(&(HookPoint::VethIngress(A).program(), number)).copied().unwrap_or_default();
+    assert!(times > 0, "no packet exceeds the neighbour policer");
 }
 
 #[test]
-fn every_form_where_not_everything_may_be_reached() {
+fn host_access_all_shapes_with_limited_access() {
     let mut tally = Tally::default();
-    let hooks = [Hook::Veth(A), Hook::Veth(B), Hook::HostLo, Hook::ContainerLo];
+    let hooks = [
+        HookPoint::VethIngress(A),
+        HookPoint::VethIngress(B),
+        HookPoint::HostLoIngress,
+        HookPoint::ContainerLoEgress,
+    ];
     for (private, opens, listens) in
         [(None, false, true), (Some(A), false, false), (Some(B), true, true), (None, true, false)]
     {
@@ -151,15 +165,15 @@ fn every_form_where_not_everything_may_be_reached() {
         if listens {
             world.listen(hosts);
         }
-        let mut judge = Judge::new(&world, None);
-        for form in forms_with_numbers().iter().step_by(sample()) {
-            every_port::addresses(&mut judge, form, &hooks);
+        let mut differential = Differential::new(&world, None);
+        for shape in shapes_with_numbers().iter().step_by(sample()) {
+            every_port::addresses(&mut differential, shape, &hooks);
         }
-        tally = tally.plus(judge.tally);
+        tally = tally.plus(differential.tally);
     }
     tally.expect_agreement();
     for hook in hooks {
-        for (number, row) in model::rows(hook).iter().enumerate() {
+        for (number, row) in spec_model::rows(hook).iter().enumerate() {
             let is_of_reach =
                 ["private", "listener", "not open"].iter().any(|word| row.packet.contains(word));
             let times = tally.rows.get(&(hook.program(), number)).copied().unwrap_or_default();
@@ -169,38 +183,38 @@ fn every_form_where_not_everything_may_be_reached() {
 }
 
 #[test]
-fn every_port_of_every_protocol() {
-    with_forms(&forms_with_numbers(), |judge, form| {
-        every_port::every_port(judge, form, if form.is_among_the_first() { 1 } else { 61 });
+fn port_all_values_of_all_protocols() {
+    with_shapes(&shapes_with_numbers(), |differential, shape| {
+        every_port::every_port(differential, shape, if shape.is_among_the_first() { 1 } else { 61 });
     });
 }
 
 #[test]
-fn every_length() {
-    with_forms(&forms::all(), every_port::every_length);
+fn length_all_values() {
+    with_shapes(&packet_shapes::all(), every_port::every_length);
 }
 
 #[test]
-fn every_value_of_every_byte() {
-    let forms: Vec<Form> = forms_with_numbers().into_iter().step_by(7).collect();
-    with_forms(&forms, every_port::every_byte);
+fn byte_all_values_of_all_bytes() {
+    let shapes: Vec<Shape> = shapes_with_numbers().into_iter().step_by(7).collect();
+    with_shapes(&shapes, every_port::every_byte);
 }
 
 #[test]
-fn every_identifier() {
-    in_two(|half, kernel| {
+fn icmp_id_all_values() {
+    in_two_halves(|half, kernel| {
         let world = World::new();
-        let mut judge = Judge::new(&world, Some(kernel));
+        let mut differential = Differential::new(&world, Some(kernel));
         let is_ipv6 = half == 1;
-        echo::every_id(&mut judge, is_ipv6, 13 * sample());
+        icmp_id::every_id(&mut differential, is_ipv6, 13 * sample());
         for id in [0, 1, 77, 0x8000, u16::MAX] {
-            echo::busy(&mut judge, is_ipv6, id);
+            icmp_id::busy(&mut differential, is_ipv6, id);
         }
-        judge.tally
+        differential.tally
     });
 }
 
-/// The seed of the random packets: always the same, unless it is given.
+/// Returns the seed of the random packets: 1, unless `PORTMAP_REFERENCE_SEED` is set.
 fn seed() -> u64 {
     let seed = env::var("PORTMAP_REFERENCE_SEED").map_or(1, |seed| seed.parse().expect("a number"));
     println!("PORTMAP_REFERENCE_SEED={seed}");
@@ -208,33 +222,33 @@ fn seed() -> u64 {
 }
 
 #[test]
-fn random_packets_in_random_worlds() {
+fn verdict_random_packets_in_random_worlds() {
     const WORLDS: usize = 100;
     const PACKETS: usize = 5000;
-    let forms = forms_with_numbers();
+    let shapes = shapes_with_numbers();
     let seed = seed();
-    in_two(|half, kernel| {
+    in_two_halves(|half, kernel| {
         let mut random = Random::new(seed.wrapping_mul(2).wrapping_add(half as u64));
         let mut tally = Tally::default();
         for _ in 0..WORLDS.div_ceil(sample()) {
             let world = random::world(&mut random);
-            let mut judge = Judge::new(&world, Some(kernel));
-            random::packets(&mut judge, &mut random, &forms, PACKETS);
-            judge.forget();
-            tally = tally.plus(judge.tally);
+            let mut differential = Differential::new(&world, Some(kernel));
+            random::packets(&mut differential, &mut random, &shapes, PACKETS);
+            differential.clear();
+            tally = tally.plus(differential.tally);
         }
         tally
     });
 }
 
 #[test]
-fn what_is_counted_is_what_was_decided() {
+fn counters_match_the_verdicts() {
     let seed = seed();
     private::in_namespaces(|directory| {
         let mut kernel = Kernel::load(directory);
         let mut random = Random::new(seed);
         for _ in 0..20_usize.div_ceil(sample()) {
-            counts::check(&mut kernel, &mut random, &forms_with_numbers());
+            counts::check(&mut kernel, &mut random, &shapes_with_numbers());
         }
     });
 }

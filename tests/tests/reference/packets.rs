@@ -1,5 +1,6 @@
-//! Well-formed packets of every form.
+//! Well-formed packets of every shape.
 
+use portmap_common::hook_point::HookPoint;
 use std::net::IpAddr;
 
 use etherparse::{
@@ -8,8 +9,8 @@ use etherparse::{
 };
 
 use crate::{
-    memory::{Carried, Datagram},
-    world::Hook,
+    spec_state::{CachedContent, Datagram},
+    world::{macs, scope},
 };
 
 /// Protocols with ports: TCP, UDP, DCCP, SCTP, UDP-Lite.
@@ -20,62 +21,62 @@ pub(crate) const FRAGMENT: u8 = 44;
 const ID: u16 = 0x1234;
 const ETHERNET: usize = 14;
 
-/// A kind of packet, without addresses and ports.
+/// The shape of a packet, without addresses and ports.
 #[derive(Clone, Debug)]
-pub(crate) struct Form {
+pub(crate) struct Shape {
     pub(crate) name: String,
     pub(crate) is_ipv6: bool,
-    /// Bytes of IPv4 options.
+    /// Length of IPv4 options in bytes.
     pub(crate) options: usize,
-    /// IPv6 extension headers, among them the fragment header of what is no whole packet.
+    /// IPv6 extension headers, including the fragment header of a fragment.
     pub(crate) extensions: Vec<u8>,
-    pub(crate) piece: Piece,
+    pub(crate) part: Part,
     pub(crate) content: Content,
-    /// How many bytes are left of the content.
+    /// Length in bytes to which the content is truncated.
     pub(crate) cut: usize,
 }
 
-/// How much of a datagram there is.
+/// Position of a packet in its datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Piece {
+pub(crate) enum Part {
     Whole,
     First,
-    Later,
+    Subsequent,
 }
 
-/// What follows the headers.
+/// L4 content.
 #[derive(Clone, Debug)]
 pub(crate) enum Content {
     Ports(u8),
     EchoRequest,
     EchoReply,
-    /// A message of ICMP of either version with this type and code.
+    /// A message of either version of ICMP with this type and code.
     Message(u8, u8),
-    Error(u8, u8, Box<Form>),
+    Error(u8, u8, Box<Shape>),
     Other(u8),
 }
 
-/// The ends of a packet and of the packet that it quotes.
+/// Addresses of a packet and of its inner packet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ends {
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
-    pub(crate) quoted_source: IpAddr,
-    pub(crate) quoted_destination: IpAddr,
+    pub(crate) inner_source: IpAddr,
+    pub(crate) inner_destination: IpAddr,
 }
 
-/// A frame in which ports or an identifier can be put.
+/// A frame whose ports or identifier can be set.
 #[derive(Clone, Debug)]
 pub(crate) struct Template {
     pub(crate) bytes: Vec<u8>,
     numbers: Numbers,
-    /// Of which datagram it is the first fragment.
-    pub(crate) first: Option<(Datagram, Carried)>,
-    /// Of which datagram it is a later fragment.
-    pub(crate) later: Option<(Datagram, Carried)>,
+    /// Its datagram, if it is a first fragment.
+    pub(crate) first: Option<(Datagram, CachedContent)>,
+    /// Its datagram, if it is a subsequent fragment.
+    pub(crate) subsequent: Option<(Datagram, CachedContent)>,
 }
 
-/// Where the numbers are by which a packet finds its way.
+/// Offsets of the ports or the identifier.
 #[derive(Clone, Copy, Debug)]
 enum Numbers {
     None,
@@ -83,7 +84,7 @@ enum Numbers {
     Id(usize),
 }
 
-impl Form {
+impl Shape {
     pub(crate) fn new(name: &str, is_ipv6: bool, content: Content) -> Self {
         let name = format!("{} {name}", if is_ipv6 { "IPv6" } else { "IPv4" });
         Self {
@@ -91,34 +92,34 @@ impl Form {
             is_ipv6,
             options: 0,
             extensions: Vec::new(),
-            piece: Piece::Whole,
+            part: Part::Whole,
             content,
             cut: usize::MAX,
         }
     }
 
-    /// Whether ports or an identifier are in it or in its first fragment.
+    /// Returns whether the packet or its first fragment contains ports or an identifier.
     pub(crate) fn has_numbers(&self) -> bool {
         match &self.content {
             Content::Ports(_) | Content::EchoRequest | Content::EchoReply => true,
-            Content::Error(_, _, quoted) => quoted.has_numbers(),
+            Content::Error(_, _, inner) => inner.has_numbers(),
             Content::Message(..) | Content::Other(_) => false,
         }
     }
 
-    /// Whether nothing is in it that needs not be.
+    /// Returns whether it has no optional parts.
     const fn is_bare(&self) -> bool {
         self.options == 0
             && self.extensions.is_empty()
             && self.cut == usize::MAX
-            && matches!(self.piece, Piece::Whole)
+            && matches!(self.part, Part::Whole)
     }
 
-    /// Whether it is among those of which no port is left out.
+    /// Returns whether all ports are tested with it.
     pub(crate) fn is_among_the_first(&self) -> bool {
         let is_first = match &self.content {
-            Content::Error(1 | 3, 1 | 4, quoted) => {
-                quoted.is_bare() && matches!(quoted.content, Content::Ports(UDP))
+            Content::Error(1 | 3, 1 | 4, inner) => {
+                inner.is_bare() && matches!(inner.content, Content::Ports(UDP))
             }
             Content::Ports(_) | Content::EchoRequest | Content::EchoReply => true,
             _ => false,
@@ -130,28 +131,28 @@ impl Form {
         matches!(self.content, Content::Error(..))
     }
 
-    /// The form as a frame at a hook; `sender` is the container that sends it, if one does.
-    pub(crate) fn frame(&self, hook: Hook, sender: u16, ends: &Ends) -> Template {
-        let (to, from) = hook.macs(sender);
+    /// Returns the shape as a frame at a hook. `sender` is the sending container, if there is one.
+    pub(crate) fn frame(&self, hook: HookPoint, sender: u16, ends: &Ends) -> Template {
+        let (to, from) = macs(hook, sender);
         let mut bytes = [&to[..], &from[..]].concat();
         bytes.extend(if self.is_ipv6 { [0x86, 0xdd] } else { [0x08, 0x00] });
         let (packet, numbers) = self.packet(ends);
         bytes.extend(packet);
         let carried = match self.content {
-            Content::EchoRequest => Carried::EchoRequest(0),
-            Content::EchoReply => Carried::EchoReply(0),
-            _ => Carried::Ports { source: 0, destination: 0 },
+            Content::EchoRequest => CachedContent::EchoRequest(0),
+            Content::EchoReply => CachedContent::EchoReply(0),
+            _ => CachedContent::Ports { source: 0, destination: 0 },
         };
         let datagram = Datagram {
-            scope: hook.scope(sender),
+            scope: scope(hook, sender),
             source: ends.source,
             destination: ends.destination,
             id: ID.into(),
             protocol: (!self.is_ipv6).then(|| self.content.protocol(false)),
         };
-        let is = |piece| (self.piece == piece && self.has_numbers()).then_some((datagram, carried));
-        let (first, later) = (is(Piece::First), is(Piece::Later));
-        Template { bytes, numbers: numbers.behind(ETHERNET), first, later }
+        let is = |part| (self.part == part && self.has_numbers()).then_some((datagram, carried));
+        let (first, subsequent) = (is(Part::First), is(Part::Subsequent));
+        Template { bytes, numbers: numbers.behind(ETHERNET), first, subsequent }
     }
 
     fn packet(&self, ends: &Ends) -> (Vec<u8>, Numbers) {
@@ -164,16 +165,16 @@ impl Form {
         } else {
             self.ipv4(protocol, content, ends)
         };
-        // The numbers of a later fragment are in the first one.
+        // A subsequent fragment has its ports in the first one.
         let numbers =
-            if self.piece == Piece::Later { Numbers::None } else { numbers.behind(packet.len() - length) };
+            if self.part == Part::Subsequent { Numbers::None } else { numbers.behind(packet.len() - length) };
         (packet, numbers)
     }
 
     fn ipv4(&self, protocol: IpNumber, content: Vec<u8>, ends: &Ends) -> Vec<u8> {
         let mut header = Ipv4Header {
             identification: ID,
-            more_fragments: self.piece == Piece::First,
+            more_fragments: self.part == Part::First,
             fragment_offset: self.offset(),
             time_to_live: 64,
             protocol,
@@ -181,7 +182,7 @@ impl Form {
             destination: v4(ends.destination),
             ..Ipv4Header::default()
         };
-        // Options that do nothing.
+        // "No operation" options.
         header.options = vec![1; self.options].as_slice().try_into().expect("at most forty bytes");
         header.set_payload_len(content.len()).expect("a short packet");
         header.header_checksum = header.calc_header_checksum();
@@ -190,16 +191,16 @@ impl Form {
 
     fn ipv6(&self, protocol: IpNumber, content: Vec<u8>, ends: &Ends) -> Vec<u8> {
         let (mut next, mut packet) = (protocol, content);
-        for (place, extension) in self.extensions.iter().enumerate().rev() {
+        for (index, extension) in self.extensions.iter().enumerate().rev() {
             // Headers of several lengths.
-            let body = 6 + 8 * (place % 3);
+            let body = 6 + 8 * (index % 3);
             let header = match IpNumber(*extension) {
                 ip_number::IPV6_FRAG => {
-                    let more = self.piece == Piece::First;
+                    let more = self.part == Part::First;
                     Ipv6FragmentHeader::new(next, self.offset(), more, ID.into()).to_bytes().to_vec()
                 }
                 ip_number::AUTH => {
-                    let value = vec![0xaa; 4 * (place % 4)];
+                    let value = vec![0xaa; 4 * (index % 4)];
                     IpAuthHeader::new(next, 1, 1, &value).expect("a short value").to_bytes().to_vec()
                 }
                 _ => {
@@ -222,7 +223,7 @@ impl Form {
     }
 
     fn offset(&self) -> IpFragOffset {
-        let offset = if self.piece == Piece::Later { 185 } else { 0 };
+        let offset = if self.part == Part::Subsequent { 185 } else { 0 };
         IpFragOffset::try_new(offset).expect("a small offset")
     }
 }
@@ -249,7 +250,7 @@ impl Content {
     fn bytes(&self, is_ipv6: bool, ends: &Ends) -> (Vec<u8>, Numbers) {
         let message = |kind, code| vec![kind, code, 0, 0, 0, 0, 0, 1];
         match self {
-            // One that opens a connection.
+            // A SYN segment.
             Self::Ports(6) => {
                 let mut header = vec![0; 20];
                 header[13] = 0x02;
@@ -260,9 +261,9 @@ impl Content {
             Self::EchoReply => (message(if is_ipv6 { 129 } else { 0 }, 0), Numbers::Id(4)),
             Self::Message(kind, code) => (message(*kind, *code), Numbers::None),
             Self::Other(_) => (vec![0; 24], Numbers::None),
-            Self::Error(kind, code, quoted) => {
-                let (source, destination) = (ends.quoted_source, ends.quoted_destination);
-                let (packet, numbers) = quoted.packet(&Ends { source, destination, ..*ends });
+            Self::Error(kind, code, inner) => {
+                let (source, destination) = (ends.inner_source, ends.inner_destination);
+                let (packet, numbers) = inner.packet(&Ends { source, destination, ..*ends });
                 ([message(*kind, *code), packet].concat(), numbers.behind(8))
             }
         }
@@ -280,7 +281,7 @@ impl Numbers {
 }
 
 impl Template {
-    /// Puts in source and destination port; the first of them is an echo message's identifier.
+    /// Sets source and destination port. For an echo message the source port is the identifier.
     pub(crate) fn set(&mut self, source: u16, destination: u16) {
         match self.numbers {
             Numbers::None => {}
@@ -290,32 +291,32 @@ impl Template {
             }
             Numbers::Id(at) => put(&mut self.bytes, at, source),
         }
-        for (_, carried) in self.first.iter_mut().chain(&mut self.later) {
+        for (_, carried) in self.first.iter_mut().chain(&mut self.subsequent) {
             *carried = match carried {
-                Carried::Ports { .. } => Carried::Ports { source, destination },
-                Carried::EchoRequest(_) => Carried::EchoRequest(source),
-                Carried::EchoReply(_) => Carried::EchoReply(source),
-                Carried::Contradicted => Carried::Contradicted,
+                CachedContent::Ports { .. } => CachedContent::Ports { source, destination },
+                CachedContent::EchoRequest(_) => CachedContent::EchoRequest(source),
+                CachedContent::EchoReply(_) => CachedContent::EchoReply(source),
+                CachedContent::Conflict => CachedContent::Conflict,
             };
         }
     }
 }
 
-/// Writes a number, as far as it is not cut off.
+/// Writes a number, unless its position is truncated.
 fn put(bytes: &mut [u8], at: usize, number: u16) {
-    for (place, byte) in bytes.iter_mut().skip(at).zip(number.to_be_bytes()) {
-        *place = byte;
+    for (index, byte) in bytes.iter_mut().skip(at).zip(number.to_be_bytes()) {
+        *index = byte;
     }
 }
 
 impl Ends {
     pub(crate) fn new(source: impl Into<IpAddr>, destination: impl Into<IpAddr>) -> Self {
         let (source, destination) = (source.into(), destination.into());
-        // What is quoted was on its way in the other direction.
-        Self { source, destination, quoted_source: destination, quoted_destination: source }
+        // The inner packet had the opposite direction.
+        Self { source, destination, inner_source: destination, inner_destination: source }
     }
 
-    pub(crate) fn quoting(self, quoted_source: IpAddr, quoted_destination: IpAddr) -> Self {
-        Self { quoted_source, quoted_destination, ..self }
+    pub(crate) fn with_inner(self, inner_source: IpAddr, inner_destination: IpAddr) -> Self {
+        Self { inner_source, inner_destination, ..self }
     }
 }

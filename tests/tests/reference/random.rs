@@ -1,27 +1,28 @@
-//! Random worlds, and packets in them that are nearly in order.
+//! Random worlds, and nearly valid random packets in them.
 
 use std::net::IpAddr;
 
 use portmap_common::{
-    memory::{ECHO_LIFETIME, FRAGMENT_LIFETIME, HOST_FLOW_LIFETIME, HostFlowKey},
+    flow_state::{ECHO_LIFETIME, FRAGMENT_LIFETIME, HOST_FLOW_LIFETIME, HostFlowKey},
+    hook_point::HookPoint,
+    marks::HANDLED_MARK,
     queue::UPLINK_FLOWS,
-    slot::{HOST_SLOT, loopback_mac},
+    slot::{HOST_SLOT, loopback_mac, veth_ifindex},
     tables::{Address4, Address6},
 };
-use portmap_ebpf::hooks::HANDLED_MARK;
 use portmap_tests::random::Random;
 
 use crate::{
-    forms,
-    judge::{Judge, NOW},
-    memory::{Asker, Note},
-    packets::{Ends, Form, Template, WITH_PORTS},
+    differential::{Differential, NOW},
+    packet_shapes,
+    packets::{Ends, Shape, Template, WITH_PORTS},
+    spec_state::{IdOwner, StateChange},
     world::{
-        A, B, C, Case, GATEWAY6, HOST6, Hook, MAC, NOBODY, OTHER_MAC, UPLINK, World, limit, mask4, mask6,
+        A, B, C, Case, GATEWAY6, HOST6, MAC, NO_CONTAINER, OTHER_MAC, UPLINK, World, limit, mask4, mask6,
     },
 };
 
-/// A world: other owners, other containers, another network.
+/// Returns a world with random owners, containers and networks.
 pub(crate) fn world(random: &mut Random) -> World {
     let mut world = World::new();
     let owners: [u16; 8] = std::array::from_fn(|_| random.pick(&[HOST_SLOT, A, A, B, C]));
@@ -55,7 +56,7 @@ pub(crate) fn world(random: &mut Random) -> World {
         world.open_only(open);
     }
     if random.once_in(2) {
-        let [.., near, far] = forms::four(false);
+        let [.., near, far] = packet_shapes::four(false);
         let others = [near, far, IpAddr::from([10, 0, 0, 77]), IpAddr::from([127, 0, 0, 1])];
         let addresses = others.into_iter().filter_map(|address| match address {
             IpAddr::V4(address) => Some(address),
@@ -75,7 +76,7 @@ pub(crate) fn world(random: &mut Random) -> World {
     world
 }
 
-/// The same with limits on what containers send and receive.
+/// Adds random limits on sent and received packets to a world.
 pub(crate) fn limited_world(random: &mut Random) -> World {
     let mut world = world(random);
     for slot in [A, B, C] {
@@ -83,62 +84,67 @@ pub(crate) fn limited_world(random: &mut Random) -> World {
             world.limits.insert(slot, limit(random.once_in(3), random.once_in(2)));
         }
         if random.once_in(3) {
-            world.asked_enough.insert(slot);
+            world.neighbour_limited.insert(slot);
         }
         world.queues.insert(slot, random.pick(&[0, 1, 2, 3]));
     }
     world
 }
 
-/// A packet's priority: nobody's, a flow's, and others that look like them.
+/// Returns a priority: none, a flow's, or a similar one.
 pub(crate) fn priority(random: &mut Random) -> u32 {
     random.pick(&[0, 0, 6, 0x1_0001, 0x1_0002, 0x504d_0000, 0x504d_0001, 0x504d_1001, 0x504c_0001, 0x504d])
 }
 
-/// Identifiers and ports of which there are so few that they meet.
+/// Few identifiers and ports, so that they collide.
 const NUMBERS: [u16; 6] = [0, 1, 0x0800, 31_000, 31_001, u16::MAX];
 
-/// So many packets one after the other in one world.
-pub(crate) fn packets(judge: &mut Judge<'_>, random: &mut Random, forms: &[Form], count: usize) {
+/// Length of the packet sequence in one world.
+pub(crate) fn packets(
+    differential: &mut Differential<'_>,
+    random: &mut Random,
+    shapes: &[Shape],
+    count: usize,
+) {
     for round in 0..count {
         if round % 16 == 0 {
-            remember_something(judge, random);
+            apply_random_change(differential, random);
         }
-        let form = random.pick(forms);
-        let (hook, template) = template(random, &form);
-        if let Some((datagram, carried)) = template.later
+        let shape = random.pick(shapes);
+        let (hook, template) = template(random, &shape);
+        if let Some((datagram, content)) = template.subsequent
             && random.once_in(2)
         {
             let age = random.pick(&[0, FRAGMENT_LIFETIME / 3, FRAGMENT_LIFETIME + 1, FRAGMENT_LIFETIME * 9]);
-            judge.remember(Note::Fragment(datagram, NOW - age, carried));
+            differential.apply(StateChange::Fragment(datagram, NOW - age, content));
         }
         let mut case = Case::new(hook, &template.bytes);
         if random.once_in(20) {
             let any = random.port();
             case.tag = Some(random.pick(&[0, 0x2000, 1, any]));
         }
-        if hook == Hook::HostLo && random.once_in(20) {
+        if hook == HookPoint::HostLoIngress && random.once_in(20) {
             case.mark = HANDLED_MARK;
         }
         if random.once_in(2) {
-            case.ingress = random.pick(&[0, UPLINK, Hook::Veth(A).ifindex()]);
+            case.ingress = random.pick(&[0, UPLINK, veth_ifindex(A)]);
         }
         case.priority = priority(random);
-        judge.ask(&form.name, &case);
+        differential.check(&shape.name, &case);
     }
 }
 
-fn remember_something(judge: &mut Judge<'_>, random: &mut Random) {
+fn apply_random_change(differential: &mut Differential<'_>, random: &mut Random) {
     let is_ipv6 = random.once_in(2);
-    let peer = random.pick(&forms::four(is_ipv6));
-    let slot = random.pick(&[HOST_SLOT, A, B, C, NOBODY]);
-    let mut generation = judge.world.containers.get(&slot).copied().unwrap_or_default();
-    if slot != HOST_SLOT && (slot == NOBODY || random.once_in(3)) {
+    let peer = random.pick(&packet_shapes::four(is_ipv6));
+    let slot = random.pick(&[HOST_SLOT, A, B, C, NO_CONTAINER]);
+    let mut generation = differential.world.containers.get(&slot).copied().unwrap_or_default();
+    if slot != HOST_SLOT && (slot == NO_CONTAINER || random.once_in(3)) {
         generation += 1;
     }
-    let asker = Asker { slot, generation, id: random.pick(&NUMBERS) };
+    let owner = IdOwner { slot, generation, id: random.pick(&NUMBERS) };
     let age = random.pick(&[0, ECHO_LIFETIME / 2, ECHO_LIFETIME + 1]);
-    judge.remember(Note::Echo(peer, random.pick(&NUMBERS), NOW - age, asker));
+    differential.apply(StateChange::Echo(peer, random.pick(&NUMBERS), NOW - age, owner));
     let age = random.pick(&[0, HOST_FLOW_LIFETIME / 2, HOST_FLOW_LIFETIME + 1]);
     let key = HostFlowKey {
         slot: random.pick(&[A, B, C]),
@@ -147,60 +153,62 @@ fn remember_something(judge: &mut Judge<'_>, random: &mut Random) {
         protocol: u16::from(random.pick(&WITH_PORTS)),
         version: if is_ipv6 { 6 } else { 4 },
     };
-    judge.remember(Note::HostFlow(key, NOW - age));
+    differential.apply(StateChange::HostFlow(key, NOW - age));
 }
 
-/// A frame that was in order once.
-pub(crate) fn frame(random: &mut Random, form: &Form) -> (Vec<u8>, Hook) {
-    let (hook, template) = template(random, form);
+/// Returns a valid frame with random damage.
+pub(crate) fn frame(random: &mut Random, shape: &Shape) -> (Vec<u8>, HookPoint) {
+    let (hook, template) = template(random, shape);
     (template.bytes, hook)
 }
 
-fn template(random: &mut Random, form: &Form) -> (Hook, Template) {
+fn template(random: &mut Random, shape: &Shape) -> (HookPoint, Template) {
     let hook = random.pick(&[
-        Hook::Uplink,
-        Hook::Uplink,
-        Hook::Veth(A),
-        Hook::Veth(A),
-        Hook::Veth(B),
-        Hook::HostLo,
-        Hook::ContainerLo,
-        Hook::UplinkOut,
-        Hook::ContainerEth0,
+        HookPoint::UplinkIngress,
+        HookPoint::UplinkIngress,
+        HookPoint::VethIngress(A),
+        HookPoint::VethIngress(A),
+        HookPoint::VethIngress(B),
+        HookPoint::HostLoIngress,
+        HookPoint::ContainerLoEgress,
+        HookPoint::UplinkEgress,
+        HookPoint::ContainerEth0Ingress,
     ]);
-    let sender = random.pick(&[A, A, B, C, NOBODY]);
-    let ends = ends(random, form.is_ipv6, hook);
-    let mut template = form.frame(hook, sender, &ends);
+    let sender = random.pick(&[A, A, B, C, NO_CONTAINER]);
+    let ends = ends(random, shape.is_ipv6, hook);
+    let mut template = shape.frame(hook, sender, &ends);
     let number = |random: &mut Random| if random.once_in(2) { random.pick(&NUMBERS) } else { random.port() };
     let (source, destination) = (number(random), number(random));
     template.set(source, destination);
     if random.once_in(4) {
         for _ in 0..=random.below(3) {
-            mutate(random, &mut template.bytes, form.is_ipv6);
+            mutate(random, &mut template.bytes, shape.is_ipv6);
         }
     }
     (hook, template)
 }
 
-/// Addresses that get far at a hook, mostly.
-fn ends(random: &mut Random, is_ipv6: bool, hook: Hook) -> Ends {
-    let four = forms::four(is_ipv6);
+/// Returns addresses that mostly pass the address checks of a hook.
+fn ends(random: &mut Random, is_ipv6: bool, hook: HookPoint) -> Ends {
+    let four = packet_shapes::four(is_ipv6);
     let [shared, loopback, near, far] = four;
-    let all = forms::addresses(is_ipv6);
+    let all = packet_shapes::addresses(is_ipv6);
     let (source, destination): (&[IpAddr], &[IpAddr]) = match hook {
-        Hook::Uplink => (&[near, far], &[shared]),
-        Hook::Veth(_) | Hook::UplinkOut => (&[shared, shared, loopback], &four),
-        Hook::HostLo | Hook::ContainerLo | Hook::ContainerEth0 => (&four, &[shared, loopback]),
+        HookPoint::UplinkIngress => (&[near, far], &[shared]),
+        HookPoint::VethIngress(_) | HookPoint::UplinkEgress => (&[shared, shared, loopback], &four),
+        HookPoint::HostLoIngress | HookPoint::ContainerLoEgress | HookPoint::ContainerEth0Ingress => {
+            (&four, &[shared, loopback])
+        }
     };
     let address = |random: &mut Random, of: &[IpAddr]| {
         let of = if random.once_in(6) { &all } else { of };
         random.pick(of)
     };
     let ends = Ends::new(address(random, source), address(random, destination));
-    if random.once_in(3) { ends.quoting(address(random, &four), address(random, &four)) } else { ends }
+    if random.once_in(3) { ends.with_inner(address(random, &four), address(random, &four)) } else { ends }
 }
 
-/// Makes a frame worse.
+/// Damages a frame.
 fn mutate(random: &mut Random, frame: &mut Vec<u8>, is_ipv6: bool) {
     if frame.len() < 40 {
         return;
@@ -212,31 +220,31 @@ fn mutate(random: &mut Random, frame: &mut Vec<u8>, is_ipv6: bool) {
         2 => frame.truncate(at),
         3 => frame.extend(vec![random.byte(); random.below(64)]),
         4 => {
-            // A length that lies, mostly by a little.
-            let place = if is_ipv6 { 18 } else { 16 };
-            let length = u16::from_be_bytes([frame[place], frame[place + 1]]);
+            // A wrong length, mostly close to the right one.
+            let at = if is_ipv6 { 18 } else { 16 };
+            let length = u16::from_be_bytes([frame[at], frame[at + 1]]);
             let lie = match random.below(4) {
                 0 => 0,
                 1 => random.port(),
                 _ => length.wrapping_add(u16::from(random.byte() % 24)).wrapping_sub(12),
             };
-            frame[place..place + 2].copy_from_slice(&lie.to_be_bytes());
+            frame[at..at + 2].copy_from_slice(&lie.to_be_bytes());
         }
         5 => {
             // Version and header length, fragment fields, protocol.
-            let place = random.pick(if is_ipv6 { &[14, 20, 54] } else { &[14, 20, 21, 23] });
-            if let Some(byte) = frame.get_mut(place) {
+            let at = random.pick(if is_ipv6 { &[14, 20, 54] } else { &[14, 20, 21, 23] });
+            if let Some(byte) = frame.get_mut(at) {
                 *byte = random.pick(&[
                     0x45, 0x46, 0x4f, 0x44, 0x60, 0x65, 0x20, 0x00, 0x01, 6, 17, 43, 44, 51, 58, 59, 60,
                 ]);
             }
         }
         6 => {
-            // A piece again, or in another place: headers in headers, fragments that overlap.
+            // A duplicated or moved piece: nested headers, overlapping fragments.
             let length = random.below(frame.len() - at).min(48);
             let piece = frame[at..at + length].to_vec();
-            let place = 14 + random.below(frame.len() - 14);
-            frame.splice(place..place, piece);
+            let at = 14 + random.below(frame.len() - 14);
+            frame.splice(at..at, piece);
         }
         7 => {
             let length = random.below(frame.len() - at).min(24);
@@ -244,23 +252,23 @@ fn mutate(random: &mut Random, frame: &mut Vec<u8>, is_ipv6: bool) {
         }
         8 => {
             let mac = random.pick(&[MAC, OTHER_MAC, [0; 6], [0xff; 6], loopback_mac(A), loopback_mac(B)]);
-            let place = random.pick(&[0, 6]);
-            frame[place..place + 6].copy_from_slice(&mac);
+            let at = random.pick(&[0, 6]);
+            frame[at..at + 6].copy_from_slice(&mac);
         }
         9 => {
             let kind = random.pick(&[0x0800_u16, 0x86dd, 0x0806, 0x8100, 0x88a8, 0x9100, 0x0000, 0x05ff]);
             frame[12..14].copy_from_slice(&kind.to_be_bytes());
         }
         _ => {
-            let four = forms::four(is_ipv6);
+            let four = packet_shapes::four(is_ipv6);
             let address = random.pick(&four);
-            let place = 14 + if is_ipv6 { random.pick(&[8, 24]) } else { random.pick(&[12, 16]) };
+            let at = 14 + if is_ipv6 { random.pick(&[8, 24]) } else { random.pick(&[12, 16]) };
             let bytes = match address {
                 IpAddr::V4(address) => address.octets().to_vec(),
                 IpAddr::V6(address) => address.octets().to_vec(),
             };
-            if frame.len() >= place + bytes.len() {
-                frame[place..place + bytes.len()].copy_from_slice(&bytes);
+            if frame.len() >= at + bytes.len() {
+                frame[at..at + bytes.len()].copy_from_slice(&bytes);
             }
         }
     }

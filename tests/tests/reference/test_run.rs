@@ -1,4 +1,4 @@
-//! Running a loaded program on a frame (`BPF_PROG_TEST_RUN`), without allocating: a verdict costs one system call.
+//! Runs a loaded program on a frame (`BPF_PROG_TEST_RUN`) with a single system call and without allocation.
 
 use std::{io, os::fd::RawFd};
 
@@ -7,7 +7,7 @@ use nix::libc;
 /// `BPF_PROG_TEST_RUN`.
 const COMMAND: libc::c_long = 10;
 
-/// `struct __sk_buff` of `linux/bpf.h` as words; a test run looks at those that are named below.
+/// `struct __sk_buff` of `linux/bpf.h` as words. A test run uses those with the indices below.
 pub(crate) type Skb = [u32; 48];
 
 pub(crate) const GSO_SIZE: usize = 44;
@@ -15,12 +15,12 @@ pub(crate) const MARK: usize = 2;
 pub(crate) const PRIORITY: usize = 8;
 pub(crate) const INGRESS_IFINDEX: usize = 9;
 pub(crate) const IFINDEX: usize = 10;
-/// The first of two.
+/// First of two words.
 pub(crate) const HWTSTAMP: usize = 46;
-/// The first of five.
+/// First of five words.
 pub(crate) const CB: usize = 12;
 
-/// The part of `union bpf_attr` that this command uses.
+/// The part of `union bpf_attr` for this command.
 #[repr(C)]
 #[derive(Default)]
 struct Attributes {
@@ -42,7 +42,7 @@ struct Attributes {
     padding: u32,
 }
 
-/// Runs a program: what it returned, and the context as it left it.
+/// Runs a program, and returns its return code and the context behind it.
 pub(crate) fn run(program: RawFd, frame: &[u8], context: &Skb) -> io::Result<(i32, Skb)> {
     let mut after: Skb = [0; 48];
     let context_size = u32::try_from(size_of::<Skb>()).expect("a small structure");
@@ -56,8 +56,8 @@ pub(crate) fn run(program: RawFd, frame: &[u8], context: &Skb) -> io::Result<(i3
         context_out: after.as_mut_ptr().expose_provenance() as u64,
         ..Attributes::default()
     };
-    // SAFETY: the attributes are those of the command and have its size. The kernel reads the frame and the context
-    // and writes to `after`, each no further than the size that goes with it, and keeps none of them.
+    // SAFETY: the attributes are those of the command and have its size. The kernel reads the frame and the
+    // context and writes to `after`, within the given sizes, and keeps no pointers.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, COMMAND, &raw mut attributes, size_of::<Attributes>()) };
     if result == 0 { Ok((attributes.returned.cast_signed(), after)) } else { Err(io::Error::last_os_error()) }

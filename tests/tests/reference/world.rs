@@ -1,4 +1,4 @@
-//! A host and its containers as the model knows them, and the same as the maps hold it.
+//! A host and its containers, for the model and as content of the maps.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,9 +7,9 @@ use std::{
 };
 
 use portmap_common::{
-    limit::{COST_BITS, Limit},
-    memory::SCOPE_LOOPBACK,
-    names,
+    flow_state::SCOPE_LOOPBACK,
+    gcra::{FRACTION_BITS, GcraState},
+    hook_point::HookPoint,
     queue::UPLINK_FLOWS,
     slot::{HOST_SLOT, loopback_mac, veth_ifindex},
     tables::{Address4, Address6, Config, Endpoint, Listener, Mac, PortEntry},
@@ -23,59 +23,59 @@ pub(crate) const MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 1];
 pub(crate) const OTHER_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 9];
 /// The MTU of all interfaces, in bytes.
 pub(crate) const MTU: u32 = 1500;
-/// Length in bytes of the longest frame that they carry: an Ethernet header in addition.
+/// Length in bytes of the longest frame that this MTU allows, with its Ethernet header.
 pub(crate) const LONGEST: u32 = MTU + 14;
 pub(crate) const UPLINK: u32 = 77;
 const LOOPBACK: u32 = 1;
 const ETH0: u32 = 2;
 
-/// Slots of three containers; the last is the greatest that there is.
+/// Slots of three containers. The last one is the highest slot.
 pub(crate) const A: u16 = 1;
 pub(crate) const B: u16 = 7;
 pub(crate) const C: u16 = 4095;
 /// A slot without a container.
-pub(crate) const NOBODY: u16 = 9;
+pub(crate) const NO_CONTAINER: u16 = 9;
 
-/// The host's network, its containers and who owns which port.
+/// The host's network, its containers and the port owners.
 #[derive(Clone, Debug)]
 pub(crate) struct World {
     pub(crate) config: Config,
-    /// Generations of the containers by slot.
+    /// Generations of containers by slot.
     pub(crate) containers: BTreeMap<u16, u32>,
-    /// Slots by port.
+    /// Owning slots by port.
     pub(crate) owners: Vec<u16>,
     /// Limits by slot.
-    pub(crate) limits: BTreeMap<u16, Limit>,
-    /// By slot, which packets for a container pass by a queue: those from outside, those that are local.
+    pub(crate) limits: BTreeMap<u16, GcraState>,
+    /// Flags by slot: which packets to a container pass through its qdisc.
     pub(crate) queues: BTreeMap<u16, u16>,
-    /// Slots that keep loopback addresses to themselves.
+    /// Slots that keep loopback addresses private.
     pub(crate) private: BTreeSet<u16>,
-    /// Ports of the host that containers may reach, if those are not all.
+    /// Open ports of the host's; `None` if all are open.
     pub(crate) open: Option<BTreeSet<u16>>,
-    /// Broadcast addresses of other networks of the host's.
+    /// Broadcast addresses of the host's other networks.
     pub(crate) broadcasts: BTreeSet<Ipv4Addr>,
-    /// Slots that may ask for no new neighbours now.
-    pub(crate) asked_enough: BTreeSet<u16>,
+    /// Slots that have exceeded their neighbour policer.
+    pub(crate) neighbour_limited: BTreeSet<u16>,
 }
 
-/// A limit at which a byte takes a nanosecond, and either no time is left or more than will ever be needed.
-pub(crate) const fn limit(is_used_up: bool, counts_local: bool) -> Limit {
-    // Far beyond what any clock says.
+/// Returns a limit of one nanosecond per byte that is either exceeded or never reached.
+pub(crate) const fn limit(is_used_up: bool, counts_local: bool) -> GcraState {
+    // Far beyond the value of any clock.
     const FULL: u64 = 1 << 61;
-    Limit {
-        scheduled: FULL,
-        cost: 1 << COST_BITS,
-        slack: if is_used_up { 0 } else { FULL },
+    GcraState {
+        tat: FULL,
+        ns_per_byte: 1 << FRACTION_BITS,
+        tolerance: if is_used_up { 0 } else { FULL },
         counts_local: counts_local as u32,
         reserved: 0,
     }
 }
 
 impl World {
-    /// Three containers and the host, whose ports lie between each other's so that neighbours differ.
+    /// Returns a world with three containers, whose ports and the host's are interleaved.
     pub(crate) fn new() -> Self {
         let owners = (0..=u16::MAX).map(|port| {
-            // The upper bits of a multiplicative hash: neither an order nor a period of the ports is left.
+            // The upper bits of a multiplicative hash, which has no order and no period.
             let scattered = u32::from(port).wrapping_mul(0x9e37_79b1) >> 29;
             [A, HOST_SLOT, B, A, C, A, B, HOST_SLOT][usize::try_from(scattered).expect("three bits")]
         });
@@ -104,16 +104,16 @@ impl World {
             private: BTreeSet::new(),
             open: None,
             broadcasts: BTreeSet::new(),
-            asked_enough: BTreeSet::new(),
+            neighbour_limited: BTreeSet::new(),
         }
     }
 
-    /// The slot that owns a port.
+    /// Returns the slot that owns a port.
     pub(crate) fn owner(&self, port: u16) -> u16 {
         self.owners[usize::from(port)]
     }
 
-    /// What the port map says of ports that `slot` owns.
+    /// Returns the port map's entry of ports of `slot`.
     pub(crate) fn entry(&self, slot: u16) -> PortEntry {
         if slot == HOST_SLOT {
             PortEntry::default()
@@ -124,7 +124,7 @@ impl World {
         }
     }
 
-    /// What the map of containers says of `slot`.
+    /// Returns the entry of `slot` in the map of containers.
     pub(crate) fn endpoint(&self, slot: u16) -> Endpoint {
         let Some(generation) = self.containers.get(&slot) else { return Endpoint::default() };
         Endpoint {
@@ -142,36 +142,36 @@ impl World {
         self.private.contains(&slot)
     }
 
-    /// Gives the host other networks, with these broadcast addresses.
+    /// Adds broadcast addresses of other networks of the host's.
     pub(crate) fn broadcast(&mut self, addresses: impl IntoIterator<Item = Ipv4Addr>) {
         self.broadcasts.extend(addresses);
         self.config.broadcasts = u32::try_from(self.broadcasts.len()).expect("few");
     }
 
-    /// Lets containers reach these ports of the host only.
+    /// Opens only these ports of the host's.
     pub(crate) fn open_only(&mut self, ports: impl IntoIterator<Item = u16>) {
         self.open = Some(ports.into_iter().collect());
         self.config.reach = 1;
     }
 
-    /// Has the daemon listen at a port: by IPv4 at 127.0.0.1, by IPv6 at every address.
+    /// Sets the daemon's listener: 127.0.0.1 and all IPv6 addresses, at a port.
     pub(crate) fn listen(&mut self, port: u16) {
         let (address4, mask4) = (Address4::new([127, 0, 0, 1]), Address4::new([255; 4]));
         self.config.listener = Listener { port: port.into(), address4, mask4, ..Listener::NONE };
     }
 
-    /// Whether a TCP connection to a local address and a port leads to the daemon.
+    /// Returns whether a local address and a port are the daemon's listener.
     pub(crate) fn is_listener(&self, address: IpAddr, port: u16) -> bool {
         let leads_there = address.is_ipv6() || address == Ipv4Addr::LOCALHOST;
         port != 0 && self.config.listener.port == u32::from(port) && leads_there
     }
 
-    /// Whether containers may reach a port of the host's.
+    /// Returns whether a port of the host's is open.
     pub(crate) fn is_open(&self, port: u16) -> bool {
         self.open.as_ref().is_none_or(|open| open.contains(&port))
     }
 
-    /// The index of a container's `eth0`.
+    /// Returns the index of a container's `eth0`.
     pub(crate) fn eth0(&self, slot: u16) -> Option<u32> {
         self.containers.contains_key(&slot).then_some(ETH0 + u32::from(slot))
     }
@@ -191,7 +191,7 @@ impl World {
         self.is_shared(address) || address.is_loopback()
     }
 
-    /// Whether an address is on the uplink's network.
+    /// Returns whether an address is on the uplink's network.
     pub(crate) fn is_on_link(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(address) => {
@@ -205,7 +205,7 @@ impl World {
         }
     }
 
-    /// Where packets for other networks go.
+    /// Returns the gateway.
     pub(crate) fn gateway(&self, of: IpAddr) -> Option<IpAddr> {
         let gateway: IpAddr = match of {
             IpAddr::V4(_) => self.config.gateway.bytes.into(),
@@ -214,8 +214,8 @@ impl World {
         (!gateway.is_unspecified()).then_some(gateway)
     }
 
-    /// Whether an address is none of one host.
-    pub(crate) fn is_no_unicast(&self, address: IpAddr) -> bool {
+    /// Returns whether an address is not a unicast address.
+    pub(crate) fn is_not_unicast(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(address) => {
                 let mask = Ipv4Addr::from(self.config.netmask.bytes);
@@ -238,93 +238,85 @@ impl World {
     }
 }
 
-/// The netmask of an IPv4 prefix.
+/// Returns the netmask of an IPv4 prefix.
 pub(crate) fn mask4(prefix: u32) -> [u8; 4] {
     u32::MAX.checked_shl(32 - prefix).unwrap_or(0).to_be_bytes()
 }
 
-/// The netmask of an IPv6 prefix.
+/// Returns the netmask of an IPv6 prefix.
 pub(crate) fn mask6(prefix: u32) -> [u8; 16] {
     u128::MAX.checked_shl(128 - prefix).unwrap_or(0).to_be_bytes()
 }
 
-/// The hooks; those inside and in front of a container with its slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Hook {
-    Uplink,
-    Veth(u16),
-    HostLo,
-    ContainerLo,
-    UplinkOut,
-    ContainerEth0,
-}
+/// Hooks that count packets, with one container at its veth.
+pub(crate) const DECIDING_HOOKS: [HookPoint; 4] = [
+    HookPoint::UplinkIngress,
+    HookPoint::VethIngress(A),
+    HookPoint::HostLoIngress,
+    HookPoint::ContainerLoEgress,
+];
 
-impl Hook {
-    /// Those that count, with one container at its veth.
-    pub(crate) const DECIDING: [Self; 4] = [Self::Uplink, Self::Veth(A), Self::HostLo, Self::ContainerLo];
+/// All hooks, with one container at its veth.
+pub(crate) const ALL_HOOKS: [HookPoint; 6] = [
+    HookPoint::UplinkIngress,
+    HookPoint::VethIngress(A),
+    HookPoint::HostLoIngress,
+    HookPoint::ContainerLoEgress,
+    HookPoint::UplinkEgress,
+    HookPoint::ContainerEth0Ingress,
+];
 
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Uplink, Self::Veth(A), Self::HostLo, Self::ContainerLo, Self::UplinkOut, Self::ContainerEth0];
-
-    pub(crate) const fn ifindex(self) -> u32 {
-        match self {
-            // No program asks where a container's `eth0` is; there must be an interface with this index.
-            Self::Uplink | Self::UplinkOut | Self::ContainerEth0 => UPLINK,
-            Self::Veth(slot) => veth_ifindex(slot),
-            Self::HostLo | Self::ContainerLo => LOOPBACK,
-        }
-    }
-
-    pub(crate) const fn program(self) -> &'static str {
-        match self {
-            Self::Uplink => names::PROG_UPLINK_INGRESS,
-            Self::Veth(_) => names::PROG_VETH_INGRESS,
-            Self::HostLo => names::PROG_LO_INGRESS,
-            Self::ContainerLo => names::PROG_CONTAINER_LO,
-            Self::UplinkOut => names::PROG_UPLINK_EGRESS,
-            Self::ContainerEth0 => names::PROG_CONTAINER_ETH0,
-        }
-    }
-
-    /// Under which name fragments are remembered here.
-    pub(crate) const fn scope(self, sender: u16) -> u16 {
-        match self {
-            Self::Veth(slot) => slot,
-            Self::ContainerLo => SCOPE_LOOPBACK | sender,
-            Self::Uplink | Self::HostLo | Self::UplinkOut | Self::ContainerEth0 => HOST_SLOT,
-        }
-    }
-
-    /// Destination and source MAC address of a frame that is in order at this hook; `sender` is whose loopback
-    /// device it is where there is one.
-    pub(crate) const fn macs(self, sender: u16) -> ([u8; 6], [u8; 6]) {
-        match self {
-            Self::Uplink => (MAC, OTHER_MAC),
-            Self::Veth(_) => (MAC, MAC),
-            Self::HostLo => ([0; 6], [0; 6]),
-            Self::ContainerLo => (loopback_mac(sender), loopback_mac(sender)),
-            Self::UplinkOut | Self::ContainerEth0 => (OTHER_MAC, MAC),
-        }
+/// Returns the index of the interface at which a hook is.
+pub(crate) const fn ifindex(hook: HookPoint) -> u32 {
+    match hook {
+        // No program reads the index of a container's `eth0`, but an interface with this index must exist.
+        HookPoint::UplinkIngress | HookPoint::UplinkEgress | HookPoint::ContainerEth0Ingress => UPLINK,
+        HookPoint::VethIngress(slot) => veth_ifindex(slot),
+        HookPoint::HostLoIngress | HookPoint::ContainerLoEgress => LOOPBACK,
     }
 }
 
-/// A frame at a hook, with what the kernel knows about it.
+/// Returns the scope of fragments at a hook.
+pub(crate) const fn scope(hook: HookPoint, sender: u16) -> u16 {
+    match hook {
+        HookPoint::VethIngress(slot) => slot,
+        HookPoint::ContainerLoEgress => SCOPE_LOOPBACK | sender,
+        HookPoint::UplinkIngress
+        | HookPoint::HostLoIngress
+        | HookPoint::UplinkEgress
+        | HookPoint::ContainerEth0Ingress => HOST_SLOT,
+    }
+}
+
+/// Returns destination and source MAC address of a valid frame at a hook. `sender` is the slot of a
+/// container's loopback device.
+pub(crate) const fn macs(hook: HookPoint, sender: u16) -> ([u8; 6], [u8; 6]) {
+    match hook {
+        HookPoint::UplinkIngress => (MAC, OTHER_MAC),
+        HookPoint::VethIngress(_) => (MAC, MAC),
+        HookPoint::HostLoIngress => ([0; 6], [0; 6]),
+        HookPoint::ContainerLoEgress => (loopback_mac(sender), loopback_mac(sender)),
+        HookPoint::UplinkEgress | HookPoint::ContainerEth0Ingress => (OTHER_MAC, MAC),
+    }
+}
+
+/// A frame at a hook, with its metadata.
 #[derive(Clone, Copy)]
 pub(crate) struct Case<'a> {
-    pub(crate) hook: Hook,
+    pub(crate) hook: HookPoint,
     pub(crate) frame: &'a [u8],
-    /// The tag that the kernel has taken off.
+    /// VLAN tag that the kernel has removed.
     pub(crate) tag: Option<u16>,
     pub(crate) mark: u32,
     pub(crate) ingress: u32,
     pub(crate) priority: u32,
-    /// Bytes of payload in each segment that it is to be cut into; 0 if it stays whole.
+    /// Payload bytes of each segment into which the kernel will cut the frame; 0 if it will not cut it.
     pub(crate) segment: u32,
 }
 
 impl<'a> Case<'a> {
-    /// A frame about which the kernel knows nothing special.
-    pub(crate) const fn new(hook: Hook, frame: &'a [u8]) -> Self {
+    /// Returns a frame without metadata.
+    pub(crate) const fn new(hook: HookPoint, frame: &'a [u8]) -> Self {
         Self { hook, frame, tag: None, mark: 0, ingress: 0, priority: 0, segment: 0 }
     }
 }

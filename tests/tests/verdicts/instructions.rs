@@ -36,8 +36,8 @@ fn measure(kernel: &str) -> Vec<String> {
         .collect()
 }
 
-/// The version of the running kernel's sources, and of the package if it is Debian's: the releases of those do not tell
-/// one from the next.
+/// The version of the running kernel's sources, and of the package if it is Debian's: the releases of those
+/// do not tell one from the next.
 fn kernel_version() -> String {
     let read = |name: &str| {
         fs::read_to_string(format!("/proc/sys/kernel/{name}")).expect("every kernel says what it is")

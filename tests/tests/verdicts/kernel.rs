@@ -1,4 +1,4 @@
-//! The loaded programs: running them on a frame, and telling what they did.
+//! Runs the loaded programs on frames and reads their effects.
 
 use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
 use portmap::{
@@ -15,18 +15,19 @@ use portmap::{
 };
 use portmap_common::{
     counters::Counters,
+    hook_point::HookPoint,
     reason::{Drops, HostHook, Reason, ReasonCounts},
     slot::{HOST_SLOT, veth_ifindex},
 };
 use portmap_ebpf::{Tables as _, Verdict, verdict::Origin};
 
-use crate::world::{A, B, CONFIG, FREE, Hook, LISTENER, MAC, MTU, OTHER_BROADCAST, P, UPLINK, World};
+use crate::world::{A, B, CONFIG, FREE, LISTENER, MAC, MTU, OTHER_BROADCAST, P, UPLINK, ifindex, tables};
 
-/// What a verdict does that can be seen from outside: the code for the kernel and the counts.
+/// Observable effects of a verdict: return code and counters.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Effects {
     pub(crate) code: i32,
-    /// Slot and path of each count of a packet.
+    /// Slot and path of each counted packet.
     pub(crate) delivered: Vec<(u16, &'static str)>,
     pub(crate) dropped: Vec<(u16, &'static str, &'static str)>,
     pub(crate) left_to_host: Vec<(&'static str, &'static str)>,
@@ -36,15 +37,15 @@ pub(crate) const NEXT: i32 = -1;
 pub(crate) const SHOT: i32 = 2;
 pub(crate) const REDIRECT: i32 = 7;
 
-pub(crate) fn effects_of(hook: Hook, verdict: Verdict) -> Effects {
+pub(crate) fn effects_of(hook: HookPoint, verdict: Verdict) -> Effects {
     let none = Effects::default();
     match verdict {
         Verdict::Continue(reason) => {
-            let hook = if hook == Hook::Uplink { HostHook::Uplink } else { HostHook::Loopback };
+            let hook = hook.host_hook().expect("the other hooks leave no packet to the host");
             Effects { code: NEXT, left_to_host: vec![(hook.name(), reason.name())], ..none }
         }
-        Verdict::Decided | Verdict::InFlow(_) => Effects { code: NEXT, ..none },
-        Verdict::Own(slot) => Effects { code: NEXT, delivered: vec![(slot, "own")], ..none },
+        Verdict::AlreadyHandled | Verdict::AssignFlow(_) => Effects { code: NEXT, ..none },
+        Verdict::DeliverLocal(slot) => Effects { code: NEXT, delivered: vec![(slot, "own")], ..none },
         Verdict::Drop { slot, reason } => {
             let direction = if slot == HOST_SLOT { "rx" } else { "tx" };
             Effects { code: SHOT, dropped: vec![(slot, direction, reason.name())], ..none }
@@ -83,18 +84,18 @@ impl Counts {
         }
     }
 
-    /// Everything that has been counted since, one element for each packet.
+    /// Returns the difference to earlier counters, with one element per packet.
     pub(crate) fn since(&self, before: &Self, code: i32, bytes: u64) -> Effects {
         let mut effects = Effects { code, ..Effects::default() };
-        for (place, slot) in SLOTS.into_iter().enumerate() {
-            let paths = self.counters[place].by_path().into_iter().zip(before.counters[place].by_path());
+        for (index, slot) in SLOTS.into_iter().enumerate() {
+            let paths = self.counters[index].by_path().into_iter().zip(before.counters[index].by_path());
             for ((path, now), (_, then)) in paths {
                 let packets = now.packets - then.packets;
                 assert_eq!(now.bytes - then.bytes, packets * bytes, "bytes of {path}");
                 effects.delivered.extend((0..packets).map(|_| (slot, path)));
             }
             for reason in Reason::ALL {
-                let (now, then) = (&self.drops[place], &before.drops[place]);
+                let (now, then) = (&self.drops[index], &before.drops[index]);
                 let directions = [("rx", now.rx, then.rx), ("tx", now.tx, then.tx)];
                 for (direction, now, then) in directions {
                     let packets = now.get(*reason) - then.get(*reason);
@@ -102,9 +103,9 @@ impl Counts {
                 }
             }
         }
-        for (place, hook) in HostHook::ALL.into_iter().enumerate() {
+        for (index, hook) in HostHook::ALL.into_iter().enumerate() {
             for reason in Reason::ALL {
-                let packets = self.host[place].get(*reason) - before.host[place].get(*reason);
+                let packets = self.host[index].get(*reason) - before.host[index].get(*reason);
                 effects.left_to_host.extend((0..packets).map(|_| (hook.name(), reason.name())));
             }
         }
@@ -113,7 +114,7 @@ impl Counts {
     }
 }
 
-/// Makes the interfaces that the fixtures name, and fills the maps with what [`World`] says.
+/// Creates the interfaces of the fixtures, and fills the maps with the content of [`tables`].
 pub(crate) fn build_world(pins: &Pins) -> Maps {
     let netlink = Netlink::open().expect("netlink");
     let here = Namespace::current().expect("a namespace");
@@ -144,16 +145,16 @@ pub(crate) fn build_world(pins: &Pins) -> Maps {
     maps.set_broadcasts(&[OTHER_BROADCAST].into()).expect("written");
     maps.set_config(&CONFIG).expect("written");
     for slot in SLOTS {
-        maps.set_endpoint(slot, World::default().endpoint(slot)).expect("written");
+        maps.set_endpoint(slot, tables().endpoint(slot)).expect("written");
     }
-    let world = World::default();
+    let tables = tables();
     for port in 0..=u16::MAX {
-        ports.set(port, world.port(port));
+        ports.set(port, tables.port(port));
     }
     maps
 }
 
-/// `__sk_buff` as far as a test run reads it (`linux/bpf.h`): all but `ifindex` stay zero.
+/// Returns the context of a test run, `__sk_buff` of `linux/bpf.h`, with all fields zero except `ifindex`.
 pub(crate) fn context(ifindex: u32) -> [u8; 192] {
     const OFFSET_OF_IFINDEX: usize = 40;
     let mut context = [0; 192];
@@ -161,10 +162,10 @@ pub(crate) fn context(ifindex: u32) -> [u8; 192] {
     context
 }
 
-/// Runs a hook's program on a frame: what it returns, and the frame afterwards.
-pub(crate) fn run(pins: &Pins, hook: Hook, frame: &[u8]) -> Result<(i32, Vec<u8>), ProgramError> {
+/// Runs a hook's program on a frame, and returns its return code and the frame behind it.
+pub(crate) fn run(pins: &Pins, hook: HookPoint, frame: &[u8]) -> Result<(i32, Vec<u8>), ProgramError> {
     let program = SchedClassifier::from_pin(pins.program(hook.program())).expect("pinned");
-    let context = context(hook.ifindex());
+    let context = context(ifindex(hook));
     let mut output = vec![0; frame.len() + 256];
     let options = TestRunOptions {
         data_in: Some(frame),

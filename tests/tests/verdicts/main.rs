@@ -1,5 +1,5 @@
-//! One table of frames, decided twice: by the decision code on this machine, and by the loaded programs in the
-//! kernel. Both must say what the table says.
+//! One table of frames, decided twice: by the decision code on this machine, and by the loaded programs in
+//! the kernel. Both must say what the table says.
 
 mod instructions;
 mod kernel;
@@ -28,60 +28,60 @@ use portmap_tests::{frames::Frame, private::in_namespaces};
 use crate::{
     kernel::{Counts, build_world, effects_of, run},
     table::{Fixture, fixtures, from_a},
-    world::{A, A_PORT, CONFIG, FREE, HOST, Hook, MAC, PEER, World},
+    world::{A, A_PORT, CONFIG, FREE, HOOKS, HOST, MAC, PEER, VETH_OF_A, decide, frame, tables, tables_with},
 };
 
 #[test]
-fn the_decision_code_agrees_with_the_table() {
-    let world = World::default();
+fn verdict_decision_code_matches_the_table() {
+    let tables = tables();
     for Fixture { name, hook, frame, verdict } in fixtures() {
-        assert_eq!(hook.decide(&frame, &world), verdict, "{hook:?}: {name}");
+        assert_eq!(decide(hook, &frame, &tables), verdict, "{hook:?}: {name}");
     }
 }
 
-/// The decision code sees frames that the kernel refuses to run a test with, and ones that no wire carries.
+/// Includes frames that a test run refuses.
 #[test]
-fn frames_of_every_length_are_decided() {
-    for hook in Hook::ALL {
+fn length_truncated_frames_never_leave() {
+    for hook in HOOKS {
         let whole = Frame { options: vec![1; 40], ..from_a((HOST, A_PORT), (HOST, A_PORT)) }.bytes();
         for length in 0..whole.len() {
-            match hook.decide(&whole[..length], &World::default()) {
+            match decide(hook, &whole[..length], &tables()) {
                 Verdict::ToOutside { .. } | Verdict::ToHost(_) | Verdict::ToEth0(_) | Verdict::ToLoopback => {
                     panic!("{hook:?} at {length}")
                 }
                 Verdict::ToContainer { .. } => assert!(length >= 14 + 60 + 4, "{hook:?} at {length}"),
                 Verdict::Continue(_)
-                | Verdict::Decided
-                | Verdict::InFlow(_)
-                | Verdict::Own(_)
+                | Verdict::AlreadyHandled
+                | Verdict::AssignFlow(_)
+                | Verdict::DeliverLocal(_)
                 | Verdict::Drop { .. } => {}
             }
         }
     }
 }
 
-/// What cannot be put where its sender no longer writes cannot be looked at.
+/// A frame whose bytes its sender can still change must not be parsed.
 #[test]
-fn frames_are_dropped_if_there_is_no_memory_to_look_at_them() {
+fn linearize_failure_drops_the_frame() {
     let options = Frame { options: vec![1; 4], ..from_a((HOST, A_PORT), (PEER, FREE)) }.bytes();
-    let frame = PacketBuf { needs_linearize: true, ..Hook::VethOfA.frame(&options) };
+    let frame = PacketBuf { linearize_fails: true, ..frame(VETH_OF_A, &options) };
     let dropped = Verdict::Drop { slot: A, reason: Reason::Malformed };
-    assert_eq!(Veth::decide(&frame, &World::default()), dropped);
-    assert_ne!(Hook::VethOfA.decide(&options, &World::default()), dropped);
+    assert_eq!(Veth::decide(&frame, &tables()), dropped);
+    assert_ne!(decide(VETH_OF_A, &options, &tables()), dropped);
 }
 
-/// What others are to do with a frame must not make another one of it.
+/// An offload must not change the bytes that the verdict depends on.
 #[test]
-fn what_no_kernel_leaves_to_others_does_not_leave() {
+fn offload_invalid_requests_are_dropped() {
     let bytes = from_a((HOST, A_PORT), (PEER, FREE)).bytes();
-    let frame = PacketBuf { is_unsound: true, ..Hook::VethOfA.frame(&bytes) };
+    let frame = PacketBuf { has_invalid_offloads: true, ..frame(VETH_OF_A, &bytes) };
     let dropped = Verdict::Drop { slot: A, reason: Reason::Malformed };
-    assert_eq!(Veth::decide(&frame, &World::default()), dropped);
-    assert_ne!(Hook::VethOfA.decide(&bytes, &World::default()), dropped);
+    assert_eq!(Veth::decide(&frame, &tables()), dropped);
+    assert_ne!(decide(VETH_OF_A, &bytes, &tables()), dropped);
 }
 
 #[test]
-fn next_hops_follow_the_network() {
+fn next_hop_follows_the_ipv4_network() {
     const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
     const NONE: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
     let near = Ipv4Addr::new(10, 0, 0, 0);
@@ -89,15 +89,15 @@ fn next_hops_follow_the_network() {
     let to = |next_hop: Ipv4Addr| Verdict::ToOutside {
         slot: A,
         next_hop: NextHop::V4(next_hop.octets()),
-        renumber: IcmpIdRewrite::NONE,
+        rewrite: IcmpIdRewrite::NONE,
     };
     let dropped = |reason| Verdict::Drop { slot: A, reason };
     for (netmask, gateway, destination, expected) in [
-        // The host's address is its whole network, as in many clouds: everything is beyond the gateway.
+        // A /32 network, as in many clouds: all destinations are beyond the gateway.
         ([255; 4], GATEWAY, near, to(GATEWAY)),
         ([255; 4], GATEWAY, far, to(GATEWAY)),
         ([255; 4], NONE, near, dropped(Reason::NoRoute)),
-        // A network of two has no broadcast address.
+        // A /31 network has no broadcast address.
         ([255, 255, 255, 254], GATEWAY, near, to(near)),
         ([255, 255, 255, 254], NONE, far, dropped(Reason::NoRoute)),
         ([255, 255, 255, 252], GATEWAY, near, dropped(Reason::Destination)),
@@ -109,14 +109,14 @@ fn next_hops_follow_the_network() {
         let config =
             Config { netmask: Address4::new(netmask), gateway: Address4::new(gateway.octets()), ..CONFIG };
         let bytes = from_a((HOST, A_PORT), (destination, 53)).bytes();
-        let verdict = Veth::decide(&Hook::VethOfA.frame(&bytes), &World::new(config));
+        let verdict = Veth::decide(&frame(VETH_OF_A, &bytes), &tables_with(config));
         assert_eq!(verdict, expected, "{destination} with {netmask:?} and {gateway}");
     }
 }
 
-/// As the networks above, with hosts whose addresses differ from their networks' in every part of the mask.
+/// The host's address differs from the network's in every part of the mask.
 #[test]
-fn next_hops_follow_the_ipv6_network() {
+fn next_hop_follows_the_ipv6_network() {
     const GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
     const TWICE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 1, 0xfe80, 0, 0, 1);
     const NONE: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
@@ -132,7 +132,7 @@ fn next_hops_follow_the_ipv6_network() {
         ("2001:db8::a:b:c:d", 128, GATEWAY, "2001:db8::a:b:c:c", Ok("fe80::1")),
         ("2001:db8::a:b:c:d", 128, NONE, "2001:db8::a:b:c:c", Err(Reason::NoRoute)),
         ("2001:db8::a:b:c:d", 0, NONE, "2002::1", Ok("2002::1")),
-        // Addresses whose halves are the same.
+        // Addresses with equal halves.
         ("2001:db8::a:b:c:d", 64, TWICE, "2001:db8:0:1:a:b:c:d", Ok("fe80::1:fe80:0:0:1")),
         ("2001:db8::a:b:c:d", 64, GATEWAY, "2001:db8:0:1:2001:db8:0:1", Ok("fe80::1")),
     ] {
@@ -150,12 +150,12 @@ fn next_hops_follow_the_ipv6_network() {
             .udp(A_PORT, 53)
             .write(&mut bytes, b"portmap")
             .expect("a packet");
-        let verdict = Veth::decide(&Hook::VethOfA.frame(&bytes), &World::new(config));
+        let verdict = Veth::decide(&frame(VETH_OF_A, &bytes), &tables_with(config));
         let expected = match expected {
             Ok(next_hop) => Verdict::ToOutside {
                 slot: A,
                 next_hop: NextHop::V6(address(next_hop).octets()),
-                renumber: IcmpIdRewrite::NONE,
+                rewrite: IcmpIdRewrite::NONE,
             },
             Err(reason) => Verdict::Drop { slot: A, reason },
         };
@@ -164,7 +164,7 @@ fn next_hops_follow_the_ipv6_network() {
 }
 
 #[test]
-fn the_loaded_programs_agree_with_the_table() {
+fn verdict_loaded_programs_match_the_table() {
     in_namespaces(|directory| {
         let pins = &Pins::new(directory);
         let maps = build_world(pins);
@@ -177,7 +177,7 @@ fn the_loaded_programs_agree_with_the_table() {
             let mut expected = effects_of(hook, verdict);
             expected.delivered.sort_unstable();
             assert_eq!(seen, expected, "{hook:?}: {name}");
-            // The loopback devices take frames for their own address only.
+            // The programs write the destination MAC address of a loopback device.
             let for_loopback =
                 matches!(verdict, Verdict::ToHost(_) | Verdict::ToContainer { by_loopback: true, .. });
             let from = if for_loopback { 6 } else { 0 };
@@ -187,12 +187,12 @@ fn the_loaded_programs_agree_with_the_table() {
 }
 
 #[test]
-fn pinned_maps_of_another_shape_are_refused() {
+fn layout_mismatched_maps_are_refused() {
     in_namespaces(|directory| {
         let pins = &Pins::new(directory);
-        programs::load(pins).expect("the kernel takes the programs");
-        programs::load(pins).expect("and takes them again, with the same maps");
-        // Two maps that have nothing in common change places.
+        programs::load(pins).expect("the kernel accepts the programs");
+        programs::load(pins).expect("and accepts them again, with the same maps");
+        // Swaps the pins of two different maps.
         let (ports, config) = (pins.map(names::MAP_PORTS), pins.map(names::MAP_CONFIG));
         let aside = pins.root().join("aside");
         fs::rename(&ports, &aside).expect("renamed");

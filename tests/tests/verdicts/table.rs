@@ -1,8 +1,9 @@
-//! The table: frames, the hook at which they are seen, and what is to happen to them.
+//! The table: frames, their hooks, and the expected verdicts.
 
 use std::net::Ipv4Addr;
 
 use portmap_common::{
+    hook_point::HookPoint,
     reason::Reason,
     slot::{HOST_SLOT, loopback_mac},
     tables::{LOOPBACK_PRIVATE, PortEntry},
@@ -14,13 +15,13 @@ use portmap_ebpf::{
 use portmap_tests::frames::{Frame, ICMP, TCP, UDP};
 
 use crate::world::{
-    A, A_PORT, ALSO_LOCAL, B, B_LOW_PORT, B_PORT, CLOSED, ETH0, FAR, FREE, GATEWAY, HOST, Hook, LISTENER,
-    LOCAL, LONGEST, MAC, OTHER_BROADCAST, OTHER_MAC, P, P_PORT, PEER, entry,
+    A, A_PORT, ALSO_LOCAL, B, B_LOW_PORT, B_PORT, CLOSED, ETH0, FAR, FREE, GATEWAY, HOOKS, HOST, LISTENER,
+    LOCAL, LONGEST, MAC, OTHER_BROADCAST, OTHER_MAC, P, P_PORT, PEER, VETH_OF_A, entry,
 };
 
 pub(crate) struct Fixture {
     pub(crate) name: String,
-    pub(crate) hook: Hook,
+    pub(crate) hook: HookPoint,
     pub(crate) frame: Vec<u8>,
     pub(crate) verdict: Verdict,
 }
@@ -41,20 +42,20 @@ pub(crate) fn on_lo_of_a(to: (Ipv4Addr, u16)) -> Frame {
     Frame { from_mac: loopback_mac(A), to_mac: loopback_mac(A), ..Frame::udp((HOST, A_PORT), to) }
 }
 
-/// What is neither IPv4 TCP nor IPv4 UDP, made of a packet that would be delivered, with the reason.
+/// Returns frames without valid IPv4 ports, derived from a valid packet, with their reasons.
 pub(crate) fn unfit(good: &Frame) -> Vec<(String, Vec<u8>, Reason)> {
     let other = |name: &str, frame: Frame, reason| (name.to_owned(), frame.bytes(), reason);
-    let mut forms = vec![
+    let mut frames = vec![
         other("802.1Q", Frame { vlan: Some(5), ..good.clone() }, Reason::Vlan),
         other("802.1ad", Frame { ether_type: 0x88a8, ..good.clone() }, Reason::Vlan),
-        other("a stacked tag of old", Frame { ether_type: 0x9100, ..good.clone() }, Reason::Vlan),
+        other("the older stacked tag", Frame { ether_type: 0x9100, ..good.clone() }, Reason::Vlan),
         other("ARP", Frame { ether_type: 0x0806, ..good.clone() }, Reason::Arp),
         other("an unknown type", Frame { ether_type: 0x88b5, ..good.clone() }, Reason::EtherType),
         other("a length in place of a type", Frame { ether_type: 60, ..good.clone() }, Reason::EtherType),
-        other("an echo reply that nobody waits for", icmp(good, 0, 0), Reason::Icmp),
+        other("an echo reply without a request", icmp(good, 0, 0), Reason::Icmp),
         other("a timestamp request", icmp(good, 13, 0), Reason::Icmp),
         other("a redirect", icmp(good, 5, 1), Reason::Icmp),
-        other("an error about nothing", icmp(good, 3, 3), Reason::Quoted),
+        other("an error without an inner packet", icmp(good, 3, 3), Reason::Quoted),
         other("GRE", good.clone().protocol(47), Reason::Protocol),
         other("protocol 0", good.clone().protocol(0), Reason::Protocol),
         other("protocol 255", good.clone().protocol(255), Reason::Protocol),
@@ -68,13 +69,13 @@ pub(crate) fn unfit(good: &Frame) -> Vec<(String, Vec<u8>, Reason)> {
             Frame { fragment: 0x2000, ..icmp(good, 3, 3) },
             Reason::Fragment,
         ),
-        other("a later fragment", Frame { fragment: 0x2001, ..good.clone() }, Reason::Fragment),
+        other("a subsequent fragment", Frame { fragment: 0x2001, ..good.clone() }, Reason::Fragment),
         other(
-            "the last fragment that can have one behind it",
+            "the highest offset with more fragments",
             Frame { fragment: 0x3fff, ..good.clone() },
             Reason::Fragment,
         ),
-        other("a last fragment", Frame { fragment: 0x1fff, ..good.clone() }, Reason::Fragment),
+        other("the highest offset", Frame { fragment: 0x1fff, ..good.clone() }, Reason::Fragment),
         other("version 6 in IPv4", Frame { version: 6, ..good.clone() }, Reason::Malformed),
         other("version 0 in IPv4", Frame { version: 0, ..good.clone() }, Reason::Malformed),
         other("ports in the padding", Frame { total_length: Some(27), ..good.clone() }, Reason::Malformed),
@@ -83,11 +84,11 @@ pub(crate) fn unfit(good: &Frame) -> Vec<(String, Vec<u8>, Reason)> {
     ];
     let mut short_header = good.bytes();
     short_header[14] = 0x44;
-    forms.push(("a header of 16 bytes".to_owned(), short_header, Reason::Malformed));
-    // The kernel takes no IPv4 frame without a whole IPv4 header for a test run.
+    frames.push(("a header of 16 bytes".to_owned(), short_header, Reason::Malformed));
+    // A test run of an IPv4 frame needs a complete IPv4 header.
     for length in 34..38 {
-        forms.push((
-            format!("cut off after {length} bytes"),
+        frames.push((
+            format!("truncated to {length} bytes"),
             good.bytes()[..length].to_vec(),
             Reason::Malformed,
         ));
@@ -95,24 +96,24 @@ pub(crate) fn unfit(good: &Frame) -> Vec<(String, Vec<u8>, Reason)> {
     let options = Frame { options: vec![1; 40], total_length: Some(68), ..good.clone() };
     for length in [42, 60, 77] {
         let bytes = options.bytes()[..length].to_vec();
-        forms.push((format!("options, cut off after {length} bytes"), bytes, Reason::Malformed));
+        frames.push((format!("options, truncated to {length} bytes"), bytes, Reason::Malformed));
     }
-    forms
+    frames
 }
 
-/// An ICMP message with eight bytes behind its header.
+/// Returns an ICMP message with eight bytes behind its header.
 fn icmp(good: &Frame, kind: u8, code: u8) -> Frame {
     Frame { protocol: ICMP, icmp: [kind, code], ..good.clone() }
 }
 
 /// The fixtures of one hook.
 struct Table {
-    hook: Hook,
+    hook: HookPoint,
     fixtures: Vec<Fixture>,
 }
 
 impl Table {
-    const fn of(hook: Hook) -> Self {
+    const fn of(hook: HookPoint) -> Self {
         Self { hook, fixtures: Vec::new() }
     }
 
@@ -126,41 +127,42 @@ impl Table {
 }
 
 const fn to(origin: Origin, slot: u16) -> Verdict {
-    Verdict::ToContainer { origin, owner: entry(slot), by_loopback: false, renumber: IcmpIdRewrite::NONE }
+    Verdict::ToContainer { origin, owner: entry(slot), by_loopback: false, rewrite: IcmpIdRewrite::NONE }
 }
 
 const fn outside(next_hop: Ipv4Addr) -> Verdict {
-    Verdict::ToOutside { slot: A, next_hop: NextHop::V4(next_hop.octets()), renumber: IcmpIdRewrite::NONE }
+    Verdict::ToOutside { slot: A, next_hop: NextHop::V4(next_hop.octets()), rewrite: IcmpIdRewrite::NONE }
 }
 
 const fn drop_a(reason: Reason) -> Verdict {
     Verdict::Drop { slot: A, reason }
 }
 
-/// All fixtures.
+/// Returns all fixtures.
 pub(crate) fn fixtures() -> Vec<Fixture> {
-    [at_uplink(), at_host_lo(), at_veth_of_a(), at_lo_of_a(), carried_nowhere()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [at_uplink(), at_host_lo(), at_veth_of_a(), at_lo_of_a(), without_ports()].into_iter().flatten().collect()
 }
 
 fn at_uplink() -> Vec<Fixture> {
-    let mut table = Table::of(Hook::Uplink);
+    let mut table = Table::of(HookPoint::UplinkIngress);
     for (protocol, name) in [(UDP, "UDP"), (TCP, "TCP")] {
         let packet = |port| from_outside(port).protocol(protocol);
-        table.add(&format!("{name} for a"), &packet(A_PORT), to(Origin::Outside, A));
-        table.add(&format!("{name} for b"), &packet(B_PORT), to(Origin::Outside, B));
-        table.add(&format!("{name} for port 1 of b"), &packet(B_LOW_PORT), to(Origin::Outside, B));
-        table.add(&format!("{name} for a free port"), &packet(FREE), Verdict::Continue(Reason::HostPort));
-        table.add(&format!("{name} for port 0"), &packet(0), Verdict::Continue(Reason::HostPort));
+        table.add(&format!("{name} to a"), &packet(A_PORT), to(Origin::Outside, A));
+        table.add(&format!("{name} to b"), &packet(B_PORT), to(Origin::Outside, B));
+        table.add(&format!("{name} to port 1 of b"), &packet(B_LOW_PORT), to(Origin::Outside, B));
+        table.add(
+            &format!("{name} to a port of the host"),
+            &packet(FREE),
+            Verdict::Continue(Reason::HostPort),
+        );
+        table.add(&format!("{name} to port 0"), &packet(0), Verdict::Continue(Reason::HostPort));
     }
     for options in [4, 20, 40] {
         let frame = Frame { options: vec![1; options], ..from_outside(A_PORT) };
         table.add(&format!("{options} bytes of options"), &frame, to(Origin::Outside, A));
     }
     table.add("no payload", &Frame { payload: Vec::new(), ..from_outside(A_PORT) }, to(Origin::Outside, A));
-    // The "don't fragment" bit and the reserved one are no fragment.
+    // The "don't fragment" bit and the reserved bit do not mark a fragment.
     for flags in [0x4000, 0x8000, 0xc000] {
         table.add("flags", &Frame { fragment: flags, ..from_outside(A_PORT) }, to(Origin::Outside, A));
     }
@@ -190,7 +192,7 @@ fn at_uplink() -> Vec<Fixture> {
         Verdict::Continue(Reason::OtherAddress),
     );
     table.add(
-        "another station",
+        "another MAC address",
         &Frame { to_mac: OTHER_MAC, ..from_outside(A_PORT) },
         Verdict::Continue(Reason::OtherStation),
     );
@@ -213,24 +215,24 @@ fn at_uplink() -> Vec<Fixture> {
 }
 
 fn at_host_lo() -> Vec<Fixture> {
-    let mut table = Table::of(Hook::HostLo);
+    let mut table = Table::of(HookPoint::HostLoIngress);
     for address in [HOST, LOCAL, ALSO_LOCAL] {
         for source in [HOST, LOCAL] {
             let frame = |from, to| on_host_lo((source, from), (address, to));
-            table.add(&format!("{address} for a"), &frame(50000, A_PORT), to(Origin::Host, A));
+            table.add(&format!("{address} to a"), &frame(50000, A_PORT), to(Origin::Host, A));
             table.add(
-                &format!("{address} for a by TCP"),
+                &format!("{address} to a by TCP"),
                 &frame(50000, A_PORT).protocol(TCP),
                 to(Origin::Host, A),
             );
-            table.add(&format!("{address} for b"), &frame(50000, B_PORT), to(Origin::Host, B));
+            table.add(&format!("{address} to b"), &frame(50000, B_PORT), to(Origin::Host, B));
             table.add(
-                &format!("{address} for the host"),
+                &format!("{address} to the host"),
                 &frame(50000, FREE),
                 Verdict::Continue(Reason::HostPort),
             );
             table.add(
-                &format!("{address} from a's port for the host"),
+                &format!("{address} from a's port to the host"),
                 &frame(A_PORT, FREE),
                 Verdict::Continue(Reason::HostPort),
             );
@@ -244,12 +246,12 @@ fn at_host_lo() -> Vec<Fixture> {
     table.fixtures
 }
 
-/// The packet as long as the uplink carries, and longer.
+/// Adds a packet of exactly the uplink's MTU, and a longer one.
 fn lengths(table: &mut Table, name: &str, short: Frame) {
     let rest = LONGEST as usize - short.bytes().len();
     let longest = Frame { payload: [&short.payload[..], &vec![0; rest]].concat(), ..short };
     let too_long = Frame { payload: [&longest.payload[..], &[0]].concat(), ..longest.clone() };
-    table.add(&format!("{name} as long as the uplink carries"), &longest, outside(PEER));
+    table.add(&format!("{name} of exactly the MTU"), &longest, outside(PEER));
     table.add(&format!("longer {name}"), &too_long, drop_a(Reason::TooBig));
     table.add(
         &format!("longer {name} beyond"),
@@ -259,15 +261,15 @@ fn lengths(table: &mut Table, name: &str, short: Frame) {
     table.add(&format!("longer {name} to the host"), &Frame { to: HOST, ..too_long }, Verdict::ToHost(A));
 }
 
-#[expect(clippy::too_many_lines, reason = "a row for each rule of the page")]
+#[expect(clippy::too_many_lines, reason = "a row per rule of the specification")]
 fn at_veth_of_a() -> Vec<Fixture> {
-    let mut table = Table::of(Hook::VethOfA);
+    let mut table = Table::of(VETH_OF_A);
     for (protocol, name) in [(UDP, "UDP"), (TCP, "TCP")] {
         let packet = |from, to| from_a(from, to).protocol(protocol);
         let own = (HOST, A_PORT);
         table.add(&format!("{name} on the link"), &packet(own, (PEER, FREE)), outside(PEER));
         table.add(&format!("{name} beyond"), &packet(own, (FAR, FREE)), outside(GATEWAY));
-        // A port outside has nothing to do with the same port here.
+        // A remote port is independent of the local owner of that port.
         table.add(&format!("{name} to b's port beyond"), &packet(own, (FAR, B_PORT)), outside(GATEWAY));
         lengths(&mut table, name, packet(own, (PEER, FREE)));
         for address in [HOST, LOCAL, ALSO_LOCAL] {
@@ -346,10 +348,10 @@ fn at_veth_of_a() -> Vec<Fixture> {
     table.add("a broadcast", &Frame { to_mac: [0xff; 6], ..to_peer.clone() }, drop_a(Reason::Destination));
     for (name, flags, verdict) in [
         ("opens a connection", 0x02, drop_a(Reason::HostAccess)),
-        ("opens a connection, and more", 0xe2, drop_a(Reason::HostAccess)),
-        ("answers one that is opened", 0x12, Verdict::ToHost(A)),
-        ("goes on with one", 0x10, Verdict::ToHost(A)),
-        ("ends one", 0x04, Verdict::ToHost(A)),
+        ("opens a connection, with further flags", 0xe2, drop_a(Reason::HostAccess)),
+        ("accepts a connection", 0x12, Verdict::ToHost(A)),
+        ("continues a connection", 0x10, Verdict::ToHost(A)),
+        ("resets a connection", 0x04, Verdict::ToHost(A)),
     ] {
         let segment = |to| {
             let mut frame = from_a((HOST, A_PORT), (HOST, to)).protocol(TCP).bytes();
@@ -360,7 +362,7 @@ fn at_veth_of_a() -> Vec<Fixture> {
         table.add_bytes(&format!("to an open port of the host: {name}"), segment(FREE), Verdict::ToHost(A));
     }
     table.add(
-        "to a closed port of the host, without a word from there",
+        "to a closed port of the host, without a packet from there",
         &from_a((HOST, A_PORT), (HOST, CLOSED)),
         drop_a(Reason::HostAccess),
     );
@@ -378,14 +380,14 @@ fn at_veth_of_a() -> Vec<Fixture> {
         origin: Origin::Container(A),
         owner: PortEntry { flags: LOOPBACK_PRIVATE, ..entry(P) },
         by_loopback: false,
-        renumber: IcmpIdRewrite::NONE,
+        rewrite: IcmpIdRewrite::NONE,
     };
     table.add(
         "to a private container by the host's address",
         &from_a((HOST, A_PORT), (HOST, P_PORT)),
         by_host_ip,
     );
-    table.add("to another station", &Frame { to_mac: OTHER_MAC, ..to_peer.clone() }, outside(PEER));
+    table.add("to another MAC address", &Frame { to_mac: OTHER_MAC, ..to_peer.clone() }, outside(PEER));
     table.add(
         "from its own loopback device",
         &Frame { from_mac: loopback_mac(A), to_mac: [0; 6], ..to_peer },
@@ -397,9 +399,13 @@ fn at_veth_of_a() -> Vec<Fixture> {
 }
 
 fn at_lo_of_a() -> Vec<Fixture> {
-    let mut table = Table::of(Hook::LoOfA);
+    let mut table = Table::of(HookPoint::ContainerLoEgress);
     for address in [HOST, LOCAL, ALSO_LOCAL] {
-        table.add(&format!("own port by {address}"), &on_lo_of_a((address, A_PORT)), Verdict::Own(A));
+        table.add(
+            &format!("own port by {address}"),
+            &on_lo_of_a((address, A_PORT)),
+            Verdict::DeliverLocal(A),
+        );
         table.add(&format!("b's port by {address}"), &on_lo_of_a((address, B_PORT)), Verdict::ToEth0(ETH0));
         table.add(
             &format!("the host's port by {address}"),
@@ -407,28 +413,26 @@ fn at_lo_of_a() -> Vec<Fixture> {
             Verdict::ToEth0(ETH0),
         );
     }
-    table.add("an address of its own", &on_lo_of_a((PEER, FREE)), Verdict::Own(A));
-    for (to, verdict) in [(HOST, Verdict::ToEth0(ETH0)), (LOCAL, Verdict::Own(A))] {
+    table.add("a remote address", &on_lo_of_a((PEER, FREE)), Verdict::DeliverLocal(A));
+    for (to, verdict) in [(HOST, Verdict::ToEth0(ETH0)), (LOCAL, Verdict::DeliverLocal(A))] {
         table.add(&format!("a private container's port by {to}"), &on_lo_of_a((to, P_PORT)), verdict);
     }
     let nameless = Frame { from_mac: [0; 6], ..on_lo_of_a((HOST, B_PORT)) };
-    table.add("a loopback device without a slot", &nameless, Verdict::Own(HOST_SLOT));
+    table.add("a loopback device without a slot", &nameless, Verdict::DeliverLocal(HOST_SLOT));
     let unknown = Frame { from_mac: loopback_mac(B), ..on_lo_of_a((HOST, FREE)) };
-    table.add("the slot of a container without eth0", &unknown, Verdict::Own(B));
+    table.add("the slot of a container without eth0", &unknown, Verdict::DeliverLocal(B));
     table.fixtures
 }
 
-/// What is neither IPv4 TCP nor IPv4 UDP, at every hook.
-fn carried_nowhere() -> Vec<Fixture> {
+/// Returns fixtures without valid IPv4 ports, for every hook.
+fn without_ports() -> Vec<Fixture> {
     let mut fixtures = Vec::new();
-    for hook in Hook::ALL {
+    for hook in HOOKS {
         let (good, verdict): (Frame, fn(Reason) -> Verdict) = match hook {
-            Hook::Uplink => (from_outside(A_PORT), Verdict::Continue),
-            Hook::HostLo => (on_host_lo((HOST, 50000), (HOST, A_PORT)), Verdict::Continue),
-            Hook::VethOfA => {
-                (from_a((HOST, A_PORT), (PEER, FREE)), |reason| Verdict::Drop { slot: A, reason })
-            }
-            Hook::LoOfA => (on_lo_of_a((HOST, B_PORT)), |_| Verdict::Own(A)),
+            HookPoint::UplinkIngress => (from_outside(A_PORT), Verdict::Continue),
+            HookPoint::HostLoIngress => (on_host_lo((HOST, 50000), (HOST, A_PORT)), Verdict::Continue),
+            VETH_OF_A => (from_a((HOST, A_PORT), (PEER, FREE)), |reason| Verdict::Drop { slot: A, reason }),
+            _ => (on_lo_of_a((HOST, B_PORT)), |_| Verdict::DeliverLocal(A)),
         };
         fixtures.extend(unfit(&good).into_iter().map(|(name, frame, reason)| Fixture {
             name,
@@ -436,7 +440,7 @@ fn carried_nowhere() -> Vec<Fixture> {
             frame,
             verdict: verdict(reason),
         }));
-        // Long enough for an IPv6 header, without which the kernel takes no such frame for a test run.
+        // A test run of an IPv6 frame needs a complete IPv6 header.
         let ipv6 = Frame { ether_type: 0x86dd, payload: vec![0; 40], ..good }.bytes();
         fixtures.push(Fixture { name: "IPv6".to_owned(), hook, frame: ipv6, verdict: verdict(Reason::Ipv6) });
     }

@@ -1,28 +1,23 @@
-//! The hooks and what the maps hold, in memory.
+//! The hooks and the content of the maps.
 
-use std::{cell::RefCell, collections::HashMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use portmap_common::{
-    limit::Limit,
-    memory::{
-        Echo, EchoKey, Fragment, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour, NeighbourKey,
-    },
-    names,
+    hook_point::HookPoint,
     slot::veth_ifindex,
     tables::{
         Address4, Address6, Config, Endpoint, HOST_ACCESS_LIMITED, LOOPBACK_PRIVATE, Listener, Mac, PortEntry,
     },
 };
-use portmap_ebpf::{
-    PacketBuf, Verdict,
-    hooks::{ContainerLo, Hook as _, HostLo, Uplink, Veth},
-    tables::Tables,
-};
+use portmap_ebpf::{PacketBuf, Verdict, hooks, testing::FakeTables};
 
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 pub(crate) const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
-/// The broadcast address of another network of the host's, inside the shared one.
+/// Broadcast address of another network of the host's, inside the shared one.
 pub(crate) const OTHER_BROADCAST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 31);
 pub(crate) const FAR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
 pub(crate) const LOCAL: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -30,23 +25,23 @@ pub(crate) const ALSO_LOCAL: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 254);
 pub(crate) const MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 1];
 pub(crate) const OTHER_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 9];
 
-/// The slots of two containers, and a port of each. The second one's are the first and the last there are.
+/// Slots of two containers, and their ports. The second one has the lowest and the highest port.
 pub(crate) const A: u16 = 1;
 pub(crate) const B: u16 = 7;
 pub(crate) const A_PORT: u16 = 31000;
-/// A container that keeps loopback addresses to itself.
+/// A container that keeps loopback addresses private.
 pub(crate) const P: u16 = 9;
 pub(crate) const P_PORT: u16 = 32000;
 pub(crate) const B_PORT: u16 = 65535;
 pub(crate) const B_LOW_PORT: u16 = 1;
-/// One of the host's that containers may reach, one that they may not, and the daemon's.
+/// An open port of the host's, a closed one, and the daemon's listener.
 pub(crate) const FREE: u16 = 80;
 pub(crate) const CLOSED: u16 = 81;
 pub(crate) const LISTENER: u16 = 5051;
 pub(crate) const UPLINK: u32 = 77;
 /// The MTU of all interfaces, in bytes.
 pub(crate) const MTU: u32 = 1500;
-/// Length in bytes of the longest frame that they carry: an Ethernet header in addition.
+/// Length in bytes of the longest frame that this MTU allows, with its Ethernet header.
 pub(crate) const LONGEST: u32 = MTU + 14;
 pub(crate) const ETH0: u32 = 2;
 
@@ -77,174 +72,55 @@ pub(crate) const CONFIG: Config = Config {
     reserved: 0,
 };
 
-/// What the maps hold.
-pub(crate) struct World {
-    config: Config,
-    fragments4: RefCell<HashMap<FragmentKey4, Fragment>>,
-    fragments6: RefCell<HashMap<FragmentKey6, Fragment>>,
-    echoes: RefCell<HashMap<EchoKey, Echo>>,
-    host_flows: RefCell<HashMap<HostFlowKey, HostFlow>>,
+/// Returns the content of the maps before the first packet.
+pub(crate) fn tables() -> FakeTables {
+    tables_with(CONFIG)
 }
 
-impl World {
-    /// What they hold before the first packet.
-    pub(crate) fn new(config: Config) -> Self {
-        Self {
-            config,
-            fragments4: RefCell::default(),
-            fragments6: RefCell::default(),
-            echoes: RefCell::default(),
-            host_flows: RefCell::default(),
-        }
-    }
-}
-
-impl Default for World {
-    fn default() -> Self {
-        Self::new(CONFIG)
+/// Returns the content of the maps with another configuration of the host's network.
+pub(crate) fn tables_with(config: Config) -> FakeTables {
+    let private = PortEntry { flags: LOOPBACK_PRIVATE, ..entry(P) };
+    let ports = [(A_PORT, entry(A)), (P_PORT, private), (B_PORT, entry(B)), (B_LOW_PORT, entry(B))];
+    let endpoint = Endpoint { host_ifindex: veth_ifindex(A), eth0_ifindex: ETH0, ..Endpoint::default() };
+    FakeTables {
+        config,
+        ports: BTreeMap::from(ports),
+        endpoints: BTreeMap::from([(A, endpoint)]),
+        allowed_host_ports: BTreeSet::from([FREE, LISTENER]),
+        broadcasts: BTreeSet::from([Address4::new(OTHER_BROADCAST.octets())]),
+        ..FakeTables::default()
     }
 }
 
-impl Tables for World {
-    fn port(&self, port: u16) -> PortEntry {
-        match port {
-            A_PORT => entry(A),
-            P_PORT => PortEntry { flags: LOOPBACK_PRIVATE, ..entry(P) },
-            B_PORT | B_LOW_PORT => entry(B),
-            _ => PortEntry::default(),
-        }
-    }
+/// The hooks of the table, those of containers at A's interfaces.
+pub(crate) const HOOKS: [HookPoint; 4] =
+    [HookPoint::UplinkIngress, HookPoint::HostLoIngress, VETH_OF_A, HookPoint::ContainerLoEgress];
 
-    fn endpoint(&self, slot: u16) -> Endpoint {
-        if slot == A {
-            Endpoint { host_ifindex: veth_ifindex(A), eth0_ifindex: ETH0, ..Endpoint::default() }
-        } else {
-            Endpoint::default()
-        }
-    }
+/// The hook at A's host veth.
+pub(crate) const VETH_OF_A: HookPoint = HookPoint::VethIngress(A);
 
-    fn config(&self) -> &Config {
-        &self.config
-    }
-
-    fn now(&self) -> u64 {
-        0
-    }
-
-    fn fragment4(&self, key: &FragmentKey4) -> Option<Fragment> {
-        self.fragments4.borrow().get(key).copied()
-    }
-
-    fn set_fragment4(&self, key: &FragmentKey4, fragment: &Fragment) {
-        self.fragments4.borrow_mut().insert(*key, *fragment);
-    }
-
-    fn fragment6(&self, key: &FragmentKey6) -> Option<Fragment> {
-        self.fragments6.borrow().get(key).copied()
-    }
-
-    fn set_fragment6(&self, key: &FragmentKey6, fragment: &Fragment) {
-        self.fragments6.borrow_mut().insert(*key, *fragment);
-    }
-
-    fn echo(&self, key: &EchoKey) -> Option<Echo> {
-        self.echoes.borrow().get(key).copied()
-    }
-
-    fn set_echo(&self, key: &EchoKey, echo: &Echo) {
-        self.echoes.borrow_mut().insert(*key, *echo);
-    }
-
-    fn renew_echo(&self, key: &EchoKey, seen: u64) {
-        self.echoes.borrow_mut().entry(*key).and_modify(|echo| echo.seen = seen);
-    }
-
-    fn claim_echo(&self, key: &EchoKey, echo: &Echo, _stale: Option<Echo>) -> bool {
-        self.set_echo(key, echo);
-        true
-    }
-
-    fn is_open(&self, port: u16) -> bool {
-        matches!(port, FREE | LISTENER)
-    }
-
-    fn host_flow(&self, key: &HostFlowKey) -> Option<HostFlow> {
-        self.host_flows.borrow().get(key).copied()
-    }
-
-    fn set_host_flow(&self, key: &HostFlowKey, flow: &HostFlow) {
-        self.host_flows.borrow_mut().insert(*key, *flow);
-    }
-
-    fn neighbour(&self, _key: &NeighbourKey) -> Option<Neighbour> {
-        None
-    }
-
-    fn set_neighbour(&self, _key: &NeighbourKey, _neighbour: &Neighbour) {}
-
-    fn may_ask(&self, _slot: u16, _now: u64) -> bool {
-        true
-    }
-
-    fn is_broadcast(&self, address: Address4) -> bool {
-        address.bytes == OTHER_BROADCAST.octets()
-    }
-
-    fn limit(&self, _slot: u16) -> Option<&Limit> {
-        None
-    }
-
-    fn schedule(&self, _slot: u16, _time: u64, _now: u64, _slack: u64) -> bool {
-        true
+/// Returns the index of the interface at which a hook is.
+pub(crate) const fn ifindex(hook: HookPoint) -> u32 {
+    match hook {
+        HookPoint::UplinkIngress | HookPoint::UplinkEgress => UPLINK,
+        HookPoint::VethIngress(slot) => veth_ifindex(slot),
+        HookPoint::HostLoIngress | HookPoint::ContainerLoEgress => 1,
+        HookPoint::ContainerEth0Ingress => ETH0,
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Hook {
-    Uplink,
-    HostLo,
-    VethOfA,
-    LoOfA,
+/// Returns a frame at a hook.
+pub(crate) fn frame(hook: HookPoint, bytes: &[u8]) -> PacketBuf<'_> {
+    PacketBuf {
+        bytes,
+        ifindex: ifindex(hook),
+        mac: Mac::new(MAC),
+        max_frame_len: Some(LONGEST),
+        ..PacketBuf::default()
+    }
 }
 
-impl Hook {
-    pub(crate) const ALL: [Self; 4] = [Self::Uplink, Self::HostLo, Self::VethOfA, Self::LoOfA];
-
-    pub(crate) const fn ifindex(self) -> u32 {
-        match self {
-            Self::Uplink => UPLINK,
-            Self::HostLo | Self::LoOfA => 1,
-            Self::VethOfA => veth_ifindex(A),
-        }
-    }
-
-    pub(crate) const fn program(self) -> &'static str {
-        match self {
-            Self::Uplink => names::PROG_UPLINK_INGRESS,
-            Self::HostLo => names::PROG_LO_INGRESS,
-            Self::VethOfA => names::PROG_VETH_INGRESS,
-            Self::LoOfA => names::PROG_CONTAINER_LO,
-        }
-    }
-
-    /// A frame at the hook.
-    pub(crate) fn frame(self, bytes: &[u8]) -> PacketBuf<'_> {
-        PacketBuf {
-            bytes,
-            ifindex: self.ifindex(),
-            station: Mac::new(MAC),
-            longest: Some(LONGEST),
-            ..PacketBuf::default()
-        }
-    }
-
-    pub(crate) fn decide(self, bytes: &[u8], world: &World) -> Verdict {
-        let frame = self.frame(bytes);
-        match self {
-            Self::Uplink => Uplink::decide(&frame, world),
-            Self::HostLo => HostLo::decide(&frame, world),
-            Self::VethOfA => Veth::decide(&frame, world),
-            Self::LoOfA => ContainerLo::decide(&frame, world),
-        }
-    }
+/// Returns the verdict of the decision code.
+pub(crate) fn decide(hook: HookPoint, bytes: &[u8], tables: &FakeTables) -> Verdict {
+    hooks::decide(hook, &frame(hook, bytes), tables)
 }

@@ -1,6 +1,7 @@
-//! The checks that keep what leaves the machine what it was when it was checked, and how to take each out.
+//! The checks that ensure that a packet that leaves the machine is the packet that was checked, and how to
+//! remove each of them.
 //!
-//! The test `wire` has to notice without being told what is missing.
+//! The test `wire` must detect each missing check.
 
 use std::{
     fs,
@@ -9,52 +10,53 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// What the text of a file becomes.
+/// A replacement in a file.
 struct Edit {
     file: &'static str,
     from: &'static str,
     to: &'static str,
 }
 
-/// A check, and what takes it out.
+/// A check, and the edits that remove it.
 pub(super) struct Repair {
-    /// What is possible without it.
+    /// The effect of its removal.
     pub name: &'static str,
-    /// What the oracle has to say of it then, among other things perhaps.
+    /// Text that the oracle must report then.
     pub seen: &'static str,
     edits: &'static [Edit],
 }
 
-const APPLY: &str = "portmap-ebpf/src/bpf/apply.rs";
-const OFFLOAD: &str = "portmap-ebpf/src/bpf/offload.rs";
+const APPLY: &str = "portmap-ebpf/src/bin/datapath/apply.rs";
+const OFFLOAD: &str = "portmap-ebpf/src/bin/datapath/offload.rs";
 const SEGMENTS: &str = "portmap-ebpf/src/segments.rs";
-const FRAME: &str = "portmap-ebpf/src/bpf/frame.rs";
+const SKB: &str = "portmap-ebpf/src/bin/datapath/skb.rs";
 
-/// Cutting as no stack does any more passes.
+/// Allows GSO types that no stack uses any more.
 const UFO: Edit = Edit {
     file: OFFLOAD,
-    from: "if is_cut && !is_cut_as_usual(context, segment, is_sctp) {",
-    to: "if is_cut && segment == CUT_ALREADY && !is_cut_as_usual(context, segment, is_sctp) {",
+    from: "if is_gso && !has_allowed_gso_type(context, gso_size, is_sctp) {",
+    to: "if is_gso && gso_size == GSO_BY_FRAGS && !has_allowed_gso_type(context, gso_size, is_sctp) {",
 };
 
-/// Headers that a program has moved pass.
-const MOVED: Edit = Edit { file: OFFLOAD, from: "Sum::Done => !is_cut,", to: "Sum::Done => true," };
+/// Allows GSO frames whose headers a program has moved.
+const MOVED: Edit =
+    Edit { file: OFFLOAD, from: "Checksum::Complete => !is_gso,", to: "Checksum::Complete => true," };
 
-/// A checksum may be written anywhere.
-const SUMMED_ANYWHERE: Edit = Edit {
+/// Allows a checksum at any offset.
+const CHECKSUM_ANYWHERE: Edit = Edit {
     file: OFFLOAD,
-    from: "transport != 0 && place >= transport + KEPT && place < MOST && (!is_cut || start == transport)",
+    from: "transport != 0\n                && offset >= transport + PROTECTED\n                && offset < MAX_OFFSET\n                && (!is_gso || start == transport)",
     to: "true",
 };
 
-/// All of them.
+/// All checks.
 pub(super) const ALL: [Repair; 9] = [
     Repair {
-        name: "a container's packet asks a program to report instead of to count",
+        name: "a container's packet causes a dry run",
         seen: "packets are counted",
         edits: &[Edit {
-            file: FRAME,
-            from: "skb.mark == DRY_RUN_MARK && unsafe { (&raw const skb.hwtstamp).read_volatile() } == DRY_RUN_TIME",
+            file: SKB,
+            from: "skb.mark == DRY_RUN_MARK && unsafe { (&raw const skb.hwtstamp).read_volatile() } == DRY_RUN_HWTSTAMP",
             to: "skb.mark == DRY_RUN_MARK",
         }],
     },
@@ -77,39 +79,39 @@ pub(super) const ALL: [Repair; 9] = [
         }],
     },
     Repair {
-        name: "a fragment is cut, from offset 0",
-        // What the payload begins with, read as a port.
+        name: "a fragment is segmented, from offset 0",
+        // The first bytes of the payload as a port.
         seen: "source port 30569",
         edits: &[
             UFO,
             Edit {
                 file: OFFLOAD,
-                from: "transport != 0 && place >= transport + KEPT && place < MOST",
-                to: "(is_cut && transport == 0 && place >= 40) || transport != 0 && place >= transport + KEPT && place < MOST",
+                from: "transport != 0\n                && offset >= transport + PROTECTED\n                && offset < MAX_OFFSET",
+                to: "(is_gso && transport == 0 && offset >= 40) || transport != 0 && offset >= transport + PROTECTED && offset < MAX_OFFSET",
             },
             Edit {
                 file: SEGMENTS,
-                from: "if reading.is_fragment {\n            return Err(Reason::Malformed);",
-                to: "if reading.is_fragment {\n            return Ok(Self { longest: 0, bytes: length });",
+                from: "if l4.is_fragment {\n            return Err(Reason::Malformed);",
+                to: "if l4.is_fragment {\n            return Ok(Self { max_frame_len: 0, bytes: length });",
             },
         ],
     },
     Repair {
-        name: "a checksum is written where its sender likes",
+        name: "a sender chooses the offset of the checksum",
         seen: "source port",
-        edits: &[SUMMED_ANYWHERE],
+        edits: &[CHECKSUM_ANYWHERE],
     },
     Repair {
-        name: "headers are moved after the kernel has looked at them",
+        name: "headers move after the kernel has parsed them",
         seen: "are taken for",
-        edits: &[MOVED, SUMMED_ANYWHERE],
+        edits: &[MOVED, CHECKSUM_ANYWHERE],
     },
     Repair {
-        name: "segments are as large as their sender likes",
+        name: "a sender chooses the size of segments",
         seen: "of which the uplink carries",
         edits: &[Edit {
-            file: FRAME,
-            from: "result < 0 || (result == 0 && longest <= mtu + ETHERNET)",
+            file: SKB,
+            from: "result < 0 || (result == 0 && max_frame_len <= mtu + ETHERNET)",
             to: "true",
         }],
     },
@@ -126,32 +128,40 @@ pub(super) const ALL: [Repair; 9] = [
         name: "a frame becomes tens of thousands of segments",
         seen: "segments are made",
         edits: &[
-            Edit { file: SEGMENTS, from: "if segments > MOST {", to: "if segments > MOST * 100 {" },
-            Edit { file: SEGMENTS, from: "if bytes > MOST_BYTES {", to: "if bytes > MOST_BYTES * 100 {" },
+            Edit {
+                file: SEGMENTS,
+                from: "if segments > MAX_SEGMENTS {",
+                to: "if segments > MAX_SEGMENTS * 100 {",
+            },
+            Edit {
+                file: SEGMENTS,
+                from: "if bytes > MAX_WIRE_BYTES {",
+                to: "if bytes > MAX_WIRE_BYTES * 100 {",
+            },
         ],
     },
 ];
 
 impl Repair {
-    /// Takes the check out of the tree in `directory` while something is done.
+    /// Removes the check from the tree in `directory` while `check` runs.
     pub(super) fn without<T>(&self, directory: &Path, check: impl FnOnce() -> Result<T>) -> Result<T> {
         let mut files: Vec<(PathBuf, String)> = Vec::new();
-        let result = self.take_out(directory, &mut files).and_then(|()| check());
-        // The last first: a file that is changed twice becomes what it was before the first change.
+        let result = self.remove(directory, &mut files).and_then(|()| check());
+        // In reverse order, so that a file with two edits gets its original content.
         for (file, whole) in files.into_iter().rev() {
             fs::write(&file, whole)?;
         }
         result
     }
 
-    /// Notes what each file was before it is changed.
-    fn take_out(&self, directory: &Path, files: &mut Vec<(PathBuf, String)>) -> Result<()> {
+    /// Applies the edits, and records the original content of each file.
+    fn remove(&self, directory: &Path, files: &mut Vec<(PathBuf, String)>) -> Result<()> {
         for edit in self.edits {
             let file = directory.join(edit.file);
             let whole =
                 fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
             if whole.matches(edit.from).count() != 1 {
-                bail!("{} does not have `{}` once: correct the list of repairs", edit.file, edit.from);
+                bail!("{} does not have `{}` once: correct the list of checks", edit.file, edit.from);
             }
             fs::write(&file, whole.replace(edit.from, edit.to))?;
             files.push((file, whole));
@@ -168,8 +178,8 @@ mod tests {
     use crate::workspace;
 
     #[test]
-    fn every_check_is_where_it_is_taken_out() {
-        for edit in ALL.iter().flat_map(|repair| repair.edits) {
+    fn mutants_every_check_exists_once() {
+        for edit in ALL.iter().flat_map(|check| check.edits) {
             let text = fs::read_to_string(workspace::root().join(edit.file)).expect(edit.file);
             assert_eq!(text.matches(edit.from).count(), 1, "{}: {}", edit.file, edit.from);
         }

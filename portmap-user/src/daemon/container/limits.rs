@@ -4,7 +4,7 @@
 //! program at the host veth polices the excess (`pm_limits`). Traffic that a container receives waits in a qdisc at its host veth,
 //! through which the programs send it.
 
-use portmap_common::{limit::Limit as Policer, slot::veth_ifindex, tables::Endpoint};
+use portmap_common::{gcra::GcraState, slot::veth_ifindex, tables::Endpoint};
 use tracing::warn;
 
 use super::{Containers, lookup};
@@ -45,10 +45,10 @@ fn class(limit: &Limit) -> Class {
 }
 
 /// The policer of a limit, for the program at the host veth.
-fn policer_of(limit: &Limit, shaping: &Shaping) -> Policer {
+fn policer_of(limit: &Limit, shaping: &Shaping) -> GcraState {
     let burst = u128::from(limit.burst + OVERSHOOT) * 1_000_000_000 / u128::from(limit.rate);
     let slack = SLACK.saturating_add(u64::try_from(burst).unwrap_or(u64::MAX));
-    Policer::new(limit.rate, slack, shaping.limits_local)
+    GcraState::new(limit.rate, slack, shaping.limits_local)
 }
 
 /// The limits on sending and receiving that a container gets, for what was requested and the host's state.
@@ -75,7 +75,7 @@ pub(in crate::daemon) fn check_allowed(env: &Env, traffic: &TrafficSpec) -> Resu
 }
 
 /// The policer of a container at its host veth; the default, which polices nothing, without a limit.
-pub(in crate::daemon) fn policer(env: &Env, record: &ContainerRecord) -> Policer {
+pub(in crate::daemon) fn policer(env: &Env, record: &ContainerRecord) -> GcraState {
     record.egress.as_ref().map(|limit| policer_of(limit, &env.settings.shaping)).unwrap_or_default()
 }
 
@@ -124,7 +124,7 @@ impl Containers {
         // The policer must not be stricter than the qdisc at any moment: a lower limit reaches the qdisc first, a higher one the
         // policer.
         let (before, after) = (env.maps.limit(record.slot)?, policer(env, record));
-        let is_lower = after.cost > before.cost;
+        let is_lower = after.ns_per_byte > before.ns_per_byte;
         let eth0 = env.maps.endpoint(record.slot)?.eth0_ifindex;
         let applied = lookup::visit_existing(record, |inside| {
             if !is_lower {
@@ -260,7 +260,7 @@ pub(in crate::daemon) fn check_host_side(
 }
 
 fn check_policer(env: &Env, record: &ContainerRecord) -> Result<()> {
-    if env.maps.limit(record.slot)?.cost == policer(env, record).cost {
+    if env.maps.limit(record.slot)?.ns_per_byte == policer(env, record).ns_per_byte {
         return Ok(());
     }
     Err(Error::failure(format!("pm_limits does not have its limit: {}", repair(record))))

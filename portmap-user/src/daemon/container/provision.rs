@@ -1,6 +1,6 @@
 //! Provisioning: making a container's namespace, interfaces, programs and limits; and removing them.
 
-use portmap_common::{limit::Limit, slot::veth_ifindex, tables::Endpoint};
+use portmap_common::{gcra::GcraState, slot::veth_ifindex, tables::Endpoint};
 
 use super::{
     Containers,
@@ -148,7 +148,7 @@ impl Containers {
         let env = &self.env;
         self.registry.withdraw(record);
         env.maps.set_endpoint(record.slot, Endpoint::default())?;
-        env.maps.set_limit(record.slot, Limit::default())?;
+        env.maps.set_limit(record.slot, GcraState::default())?;
         let mut failures = Failures::default();
         if let Some(guard) = &env.guard {
             failures.note(guard.remove(record.slot));

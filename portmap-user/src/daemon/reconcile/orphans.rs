@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use portmap_common::{limit::Limit, slot::SLOTS, tables::Endpoint};
+use portmap_common::{gcra::GcraState, slot::SLOTS, tables::Endpoint};
 use tracing::warn;
 
 use super::Reconciler;
@@ -45,8 +45,8 @@ impl Reconciler {
             if maps.endpoint(slot)?.host_ifindex != 0 {
                 maps.set_endpoint(slot, Endpoint::default())?;
             }
-            if maps.limit(slot)?.cost != 0 {
-                maps.set_limit(slot, Limit::default())?;
+            if maps.limit(slot)?.ns_per_byte != 0 {
+                maps.set_limit(slot, GcraState::default())?;
             }
         }
         Ok(())

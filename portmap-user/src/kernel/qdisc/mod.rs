@@ -104,8 +104,8 @@ pub struct Shape {
 
 /// A class that does not limit in practice.
 const FREE: Class = Class {
-    rate: portmap_common::limit::LARGEST_RATE,
-    ceil: portmap_common::limit::LARGEST_RATE,
+    rate: portmap_common::gcra::MAX_RATE,
+    ceil: portmap_common::gcra::MAX_RATE,
     burst: 1 << 30,
     ceil_burst: 1 << 30,
     quantum: 60_000,

@@ -1,20 +1,21 @@
-//! What would become of a packet: the hooks that it passes are asked one after the other, each of them twice, in the
-//! loaded program and in the same decisions compiled into the daemon.
+//! `portmap explain`: the verdicts of all hooks that a packet passes.
+//!
+//! Each verdict is computed twice, by a dry run of the loaded program and by the decision code in the daemon.
 
-mod frame;
-mod place;
-mod tables;
-mod words;
+mod hook_visit;
+mod live_tables;
+mod packet;
+mod render;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use portmap_common::tables::Config;
+use portmap_common::{hook_point::HookPoint, tables::Config};
 use portmap_ebpf::Verdict;
 
 use self::{
-    place::Place,
-    tables::Live,
-    words::{NO_DECISION, Names, UNKNOWN},
+    hook_visit::HookVisit,
+    live_tables::Live,
+    render::{NO_DECISION, Names, UNKNOWN},
 };
 use crate::{
     api::{ContainerState, ExplainRequest, ExplainedPacket, Explanation, HOST, OUTSIDE, Outcome, Step},
@@ -23,24 +24,24 @@ use crate::{
     model::{ContainerRecord, Protocol},
 };
 
-/// Source port of packets from outside, and the first one that is tried for the host.
+/// Source port of packets from outside, and the first candidate for the host's.
 const USUAL_PORT: u16 = 40_000;
-/// First port that is tried for the host after those.
+/// First candidate for the host's source port after those.
 const LOWEST_PORT: u16 = 1024;
-/// How often programs and decision code are asked that say different things.
+/// Attempts until program and decision code agree.
 const ATTEMPTS: u32 = 3;
 /// Addresses for documentation (RFC 5737, RFC 3849).
 const OUTSIDE_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const OUTSIDE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
-/// Who sends the packet.
+/// Sender of the packet.
 enum Sender {
     Outside,
     Host,
     Container(Box<ContainerRecord>),
 }
 
-/// What explanations are read from.
+/// The parts of the daemon that explanations read.
 pub(in crate::daemon) struct Explainer<'a> {
     pub(in crate::daemon) env: &'a Env,
     pub(in crate::daemon) registry: &'a Registry,
@@ -48,14 +49,14 @@ pub(in crate::daemon) struct Explainer<'a> {
 }
 
 impl Explainer<'_> {
-    /// The fate of a packet. Nothing is counted and nothing changed.
+    /// Returns the verdicts on a packet, without side effects.
     ///
     /// # Errors
     ///
     /// If the request makes no sense, or names no container in service.
     pub(in crate::daemon) fn explain(&self, request: &ExplainRequest) -> Result<Explanation> {
-        // Both read the maps, one after the other: what changes in between, a port's owner or the host's addresses, makes them
-        // differ once.
+        // Program and decision code read the maps one after the other. If a port's owner or the host's
+        // address changes in between, they differ once.
         for _ in 1..ATTEMPTS {
             let explanation = self.explain_once(request)?;
             if explanation.agrees {
@@ -69,19 +70,19 @@ impl Explainer<'_> {
         let sender = self.sender(&request.from)?;
         let packet = self.complete(request, &sender)?;
         let config = self.env.maps.config()?;
-        let Some(first) = first_place(&sender, self.is_local(packet.destination)) else {
+        let Some(first) = first_visit(&sender, self.is_local(packet.destination)) else {
             let outcome = NO_DECISION.to_outcome();
             return Ok(Explanation { packet, steps: Vec::new(), outcome, agrees: true });
         };
-        let frame = frame::build(packet, first.source_mac(&config), first.mac(&config))?;
-        self.follow(packet, first, frame, &config)
+        let frame = packet::build(packet, first.source_mac(&config), first.mac(&config))?;
+        self.collect(packet, first, frame, &config)
     }
 
-    /// Leads a frame from hook to hook.
-    fn follow(
+    /// Collects the verdicts on a frame from hook to hook.
+    fn collect(
         &self,
         packet: ExplainedPacket,
-        first: Place,
+        first: HookVisit,
         mut frame: Vec<u8>,
         config: &Config,
     ) -> Result<Explanation> {
@@ -90,49 +91,54 @@ impl Explainer<'_> {
         let mut decisive: Option<Outcome> = None;
         let mut next = Some(first);
         let mut agrees = true;
-        while let Some(place) = next.filter(|_| agrees) {
-            let (expected, verdict) = self.ask_both(place, &frame, config)?;
+        while let Some(visit) = next.filter(|_| agrees) {
+            let (expected, verdict) = self.decide_twice(visit, &frame, config)?;
             agrees = verdict == Some(expected);
-            let in_words = |verdict| names.outcome(place, verdict);
-            let outcome = verdict.map_or_else(|| UNKNOWN.to_outcome(), in_words);
-            // These two are no more than what an earlier hook has decided.
-            if !agrees || !matches!(expected, Verdict::Decided | Verdict::ToLoopback) {
+            let render = |verdict| names.outcome(visit.point, verdict);
+            let outcome = verdict.map_or_else(|| UNKNOWN.to_outcome(), render);
+            // These two verdicts only carry out the decision of an earlier hook.
+            if !agrees || !matches!(expected, Verdict::AlreadyHandled | Verdict::ToLoopback) {
                 decisive = Some(outcome.clone());
             }
             steps.push(Step {
-                hook: place.to_string(),
-                program: place.program().to_owned(),
+                hook: visit.to_string(),
+                program: visit.point.program().to_owned(),
                 outcome,
                 agrees,
-                decision_code: (!agrees).then(|| in_words(expected)),
+                decision_code: (!agrees).then(|| render(expected)),
             });
-            next = self.place_behind(place, expected);
-            if let Some(place) = next {
-                place.readdress(&mut frame, config);
+            next = self.next_visit(visit, expected);
+            if let Some(visit) = next {
+                visit.readdress(&mut frame, config);
             }
         }
         let outcome = decisive.unwrap_or_else(|| NO_DECISION.to_outcome());
         Ok(Explanation { packet, steps, outcome, agrees })
     }
 
-    /// What the decision code says, and the loaded program.
-    fn ask_both(&self, place: Place, frame: &[u8], config: &Config) -> Result<(Verdict, Option<Verdict>)> {
+    /// Returns the verdicts of the decision code and of the loaded program.
+    fn decide_twice(
+        &self,
+        visit: HookVisit,
+        frame: &[u8],
+        config: &Config,
+    ) -> Result<(Verdict, Option<Verdict>)> {
         let tables = Live::new(&self.env.maps, self.registry, config)?;
-        let expected = place.decide(frame, config, &tables);
+        let expected = visit.decide(frame, config, &tables);
         tables.into_result()?;
-        Ok((expected, place.ask(&self.env.settings.pins, frame, config)?))
+        Ok((expected, visit.dry_run(&self.env.settings.pins, frame, config)?))
     }
 
-    /// The hook to which a verdict sends a packet.
-    fn place_behind(&self, place: Place, verdict: Verdict) -> Option<Place> {
-        match (verdict, place) {
-            (Verdict::ToEth0(_), Place::ContainerLoopback(slot)) => Some(Place::HostVeth(slot)),
-            (Verdict::ToHost(_), _) => Some(Place::HostLoopback { decided: true }),
-            // Other packets pass the program there as if it were not there.
+    /// Returns the hook to which a verdict sends a packet.
+    fn next_visit(&self, visit: HookVisit, verdict: Verdict) -> Option<HookVisit> {
+        match (verdict, visit.point) {
+            (Verdict::ToEth0(_), HookPoint::ContainerLoEgress) => Some(HookVisit::host_veth(visit.slot)),
+            (Verdict::ToHost(_), _) => Some(HookVisit::handled_host_lo()),
+            // The program at `eth0` passes all other packets.
             (Verdict::ToContainer { owner, by_loopback: true, .. }, _) => {
                 let has_program =
                     self.registry.snapshot().records().any(|record| record.slot == owner.slot && record.ipv6);
-                has_program.then_some(Place::ContainerEth0(owner.slot))
+                has_program.then_some(HookVisit::container_eth0(owner.slot))
             }
             _ => None,
         }
@@ -155,7 +161,7 @@ impl Explainer<'_> {
         }
     }
 
-    /// Fills in what the request leaves out.
+    /// Fills in the fields that the request omits.
     fn complete(&self, request: &ExplainRequest, sender: &Sender) -> Result<ExplainedPacket> {
         let ExplainRequest { protocol, destination, .. } = *request;
         let source = request.source.unwrap_or_else(|| self.source(sender, destination));
@@ -189,7 +195,7 @@ impl Explainer<'_> {
         Ok(packet)
     }
 
-    /// A source address that the sender would use.
+    /// Returns a source address that the sender would use.
     fn source(&self, sender: &Sender, destination: IpAddr) -> IpAddr {
         let is_v4 = destination.is_ipv4();
         let foreign: IpAddr = if is_v4 { OUTSIDE_V4.into() } else { OUTSIDE_V6.into() };
@@ -198,25 +204,25 @@ impl Explainer<'_> {
             _ if destination.is_loopback() && is_v4 => Ipv4Addr::LOCALHOST.into(),
             _ if destination.is_loopback() => Ipv6Addr::LOCALHOST.into(),
             _ if is_v4 => self.host.state().v4.address.into(),
-            // Without a shared address, none of them is right.
+            // Without a shared address no source address is valid.
             _ => self.host.state().v6.as_ref().map_or(foreign, |v6| v6.address.into()),
         }
     }
 
-    /// Whether the host and all containers take an address for their own.
+    /// Returns whether an address is a local one for the host and all containers.
     fn is_local(&self, address: IpAddr) -> bool {
         address.is_loopback() || self.host.state().shares(address)
     }
 }
 
-/// The first hook that a packet passes; none if no program decides on it.
-const fn first_place(sender: &Sender, is_local: bool) -> Option<Place> {
+/// Returns the first hook that a packet passes; `None` if no program decides on it.
+const fn first_visit(sender: &Sender, is_local: bool) -> Option<HookVisit> {
     match sender {
-        Sender::Outside => Some(Place::Uplink),
-        Sender::Host if is_local => Some(Place::HostLoopback { decided: false }),
+        Sender::Outside => Some(HookVisit::uplink()),
+        Sender::Host if is_local => Some(HookVisit::host_lo()),
         Sender::Host => None,
-        Sender::Container(record) if is_local => Some(Place::ContainerLoopback(record.slot)),
-        Sender::Container(record) => Some(Place::HostVeth(record.slot)),
+        Sender::Container(record) if is_local => Some(HookVisit::container_lo(record.slot)),
+        Sender::Container(record) => Some(HookVisit::host_veth(record.slot)),
     }
 }
 
@@ -240,7 +246,7 @@ fn check_families(protocol: Protocol, source: IpAddr, destination: IpAddr) -> Re
     Ok(())
 }
 
-/// A port that no container owns.
+/// Returns a port that no container owns.
 fn port_of_host(registry: &Registry) -> Result<u16> {
     let mut candidates = (USUAL_PORT..=u16::MAX).chain(LOWEST_PORT..USUAL_PORT);
     candidates.find(|port| registry.owner_of(*port).is_host()).ok_or_else(|| {

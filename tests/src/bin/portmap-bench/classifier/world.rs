@@ -31,7 +31,7 @@ use portmap::{
     paths::Pins,
 };
 use portmap_common::{
-    limit::{LARGEST_RATE, Limit},
+    gcra::{GcraState, MAX_RATE},
     names,
     slot::{HOST_SLOT, veth_ifindex},
     tables::{Address4, Address6, Config, Endpoint, Mac, PortEntry},
@@ -202,7 +202,7 @@ impl World {
             self.maps.set_endpoint(slot, endpoint)?;
         }
         // Ahead of the clock by as much as can be.
-        let limit = Limit::new(LARGEST_RATE, 1 << 60, true);
+        let limit = GcraState::new(MAX_RATE, 1 << 60, true);
         self.maps.set_limit(LIMITED_SLOT, limit)?;
         Ok(())
     }

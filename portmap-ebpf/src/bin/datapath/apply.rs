@@ -1,0 +1,328 @@
+//! Applying a verdict: the only place that counts, redirects and returns a code to the kernel.
+
+use core::arch::asm;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{
+        __sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+    },
+    helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
+    programs::TcContext,
+};
+use portmap_common::{
+    counters::{Counters, PacketCount},
+    marks::HANDLED_MARK,
+    queue,
+    reason::{HostHook, REASON_PLACES, ReasonCounts},
+    slot::loopback_mac,
+    tables::{PortEntry, QUEUE_LOCAL, QUEUE_OUTSIDE},
+};
+use portmap_ebpf::{
+    hooks::VerdictSink,
+    verdict::{IcmpIdRewrite, NextHop, Origin, Verdict},
+    verdict_codec,
+};
+
+use super::{
+    drop, maps,
+    skb::{is_dry_run, mtu_allows},
+};
+
+/// Address families of `bpf_redir_neigh`.
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+/// The loopback device has interface index 1 in every network namespace.
+const LO_IFINDEX: u32 = 1;
+/// Offsets of the checksum and the identifier in an echo message, for both versions of ICMP.
+const ECHO_CHECKSUM: usize = 2;
+const ECHO_ID: usize = 4;
+
+/// The next hop in the kernel's form, aligned so that it is written in whole words.
+#[repr(C, align(8))]
+struct Neighbour(bpf_redir_neigh);
+
+/// Size of a next hop, which the helper takes with it.
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "it is a small structure")]
+const NEIGHBOUR_SIZE: i32 = size_of::<bpf_redir_neigh>() as i32;
+
+/// Applies verdicts to the packet of one run of a program.
+pub(super) struct SkbSink<'a> {
+    /// The packet.
+    pub(super) context: &'a TcContext,
+    /// Where packets that are left to the host are counted; `None` on a container's interfaces.
+    pub(super) at: Option<HostHook>,
+}
+
+impl VerdictSink for SkbSink<'_> {
+    type Output = i32;
+
+    #[inline(always)]
+    fn apply(&self, verdict: Verdict) -> i32 {
+        let is_dry_run = is_dry_run(self.context);
+        if is_dry_run {
+            report_dry_run(self.context, &verdict);
+        } else if let Verdict::Drop { reason, .. } = verdict {
+            return drop::tail_call(self.context, reason);
+        } else {
+            self.count(&verdict);
+        }
+        if verdict == Verdict::AlreadyHandled && self.at.is_some() {
+            // The mark is between portmap's hooks only; the host's stack must not see it.
+            set_mark(self.context, 0);
+        }
+        execute(self.context, &verdict, is_dry_run)
+    }
+}
+
+impl SkbSink<'_> {
+    /// Counts a packet for its sender and its receiver, as far as they are containers.
+    #[inline(always)]
+    fn count(&self, verdict: &Verdict) {
+        let bytes = self.context.len();
+        match *verdict {
+            Verdict::Continue(reason) => {
+                if let Some(counts) = self.at.and_then(maps::host) {
+                    count_reason(counts, reason as u32);
+                }
+            }
+            Verdict::DeliverLocal(slot) => count_for(slot, bytes, |counters| &mut counters.own),
+            Verdict::ToContainer { origin, owner, .. } => match origin {
+                Origin::Outside => count_for(owner.slot, bytes, |counters| &mut counters.rx_outside),
+                Origin::Host => count_for(owner.slot, bytes, |counters| &mut counters.rx_host),
+                Origin::Container(sender) => {
+                    count_for(sender, bytes, |counters| &mut counters.tx_container);
+                    count_for(owner.slot, bytes, |counters| &mut counters.rx_container);
+                }
+            },
+            Verdict::ToOutside { slot, .. } => count_for(slot, bytes, |counters| &mut counters.tx_outside),
+            Verdict::ToHost(slot) => count_for(slot, bytes, |counters| &mut counters.tx_host),
+            Verdict::Drop { .. }
+            | Verdict::AlreadyHandled
+            | Verdict::AssignFlow(_)
+            | Verdict::ToEth0(_)
+            | Verdict::ToLoopback => {}
+        }
+    }
+}
+
+/// Executes a verdict, apart from counting.
+#[inline(always)]
+fn execute(context: &TcContext, verdict: &Verdict, is_dry_run: bool) -> i32 {
+    // In a dry run the priority contains a part of the encoded verdict.
+    let set_priority = |priority| {
+        if !is_dry_run {
+            set_priority(context, priority);
+        }
+    };
+    // Mark, priority and index are the sender's, for its own namespace. A redirect keeps them, and they could
+    // select a class, a route or a firewall rule elsewhere.
+    let clear_metadata = || {
+        if !is_dry_run {
+            set_mark(context, 0);
+            set_priority(0);
+            set_tc_index(context, 0);
+        }
+    };
+    match *verdict {
+        Verdict::Continue(_) | Verdict::AlreadyHandled | Verdict::DeliverLocal(_) => TC_ACT_UNSPEC,
+        Verdict::AssignFlow(flow) => {
+            set_priority(queue::priority_of(flow));
+            TC_ACT_UNSPEC
+        }
+        Verdict::Drop { .. } => TC_ACT_SHOT,
+        Verdict::ToContainer { origin, owner, by_loopback, rewrite } => {
+            if !rewrite_icmp_id(context, rewrite) {
+                return TC_ACT_SHOT;
+            }
+            clear_metadata();
+            let queued = if origin == Origin::Outside { QUEUE_OUTSIDE } else { QUEUE_LOCAL };
+            // A datagram from a loopback device can exceed the MTU of the host veth.
+            if owner.flags & queued != 0 && mtu_allows(context, owner.ifindex, 0) {
+                // Overwrites the sender's priority, which could select a class without a limit.
+                set_priority(queue::LIMITED);
+                return to_qdisc(context, owner, by_loopback);
+            }
+            // The program at the container's `eth0` redirects it into the loopback device, which accepts
+            // frames to its own MAC address only.
+            if by_loopback && context.store(0, &loopback_mac(owner.slot), 0).is_err() {
+                return TC_ACT_SHOT;
+            }
+            // SAFETY: the helper takes two integers; if the interface does not exist, the kernel drops the
+            // packet.
+            code(unsafe { bpf_redirect_peer(owner.ifindex, 0) })
+        }
+        Verdict::ToOutside { slot, next_hop, rewrite } => {
+            if !rewrite_icmp_id(context, rewrite) {
+                return TC_ACT_SHOT;
+            }
+            clear_metadata();
+            if maps::config().uplink_flows != 0 {
+                set_priority(queue::priority_of(queue::flow_of(slot)));
+            }
+            to_neighbour(next_hop)
+        }
+        Verdict::ToHost(_) => {
+            clear_metadata();
+            set_mark(context, HANDLED_MARK);
+            let mac = maps::config().lo_mac.octets();
+            to_loopback(context, Some(mac))
+        }
+        Verdict::ToEth0(ifindex) => {
+            set_priority(queue::LOCAL);
+            // SAFETY: the helper takes two integers; if the interface does not exist, the kernel drops the
+            // packet.
+            code(unsafe { bpf_redirect(ifindex, 0) })
+        }
+        Verdict::ToLoopback => to_loopback(context, None),
+    }
+}
+
+/// Sends a packet to a container through the qdisc of its host veth. The interface at the other end accepts
+/// frames to its own MAC address only.
+#[inline(always)]
+fn to_qdisc(context: &TcContext, owner: PortEntry, by_loopback: bool) -> i32 {
+    let mac = if by_loopback { loopback_mac(owner.slot) } else { maps::config().mac.octets() };
+    if context.store(0, &mac, 0).is_err() {
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: the helper takes two integers; if the interface does not exist, the kernel drops the packet.
+    code(unsafe { bpf_redirect(owner.ifindex, 0) })
+}
+
+/// Sends a packet out of the uplink to a neighbour, which the kernel resolves.
+#[inline(always)]
+fn to_neighbour(next_hop: NextHop) -> i32 {
+    let (nh_family, ipv6_nh) = match next_hop {
+        NextHop::V4(address) => (AF_INET, [u32::from_ne_bytes(address), 0, 0, 0]),
+        NextHop::V6(address) => {
+            let word = |bits: u32| {
+                #[expect(clippy::cast_possible_truncation, reason = "it is a quarter of the address")]
+                let word = (u128::from_be_bytes(address) >> bits) as u32;
+                word.to_be()
+            };
+            (AF_INET6, [word(96), word(64), word(32), word(0)])
+        }
+    };
+    let mut neighbour =
+        Neighbour(bpf_redir_neigh { nh_family, __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh } });
+    let uplink = maps::config().uplink_ifindex;
+    // SAFETY: the pointer is to a local of the size that is passed with it.
+    code(unsafe { bpf_redirect_neigh(uplink, &raw mut neighbour.0, NEIGHBOUR_SIZE, 0) })
+}
+
+/// Redirects a packet into the ingress of the namespace's loopback device, which accepts frames to its own
+/// MAC address only. `mac` is written as destination, unless the frame already has it.
+#[inline(always)]
+fn to_loopback(context: &TcContext, mac: Option<[u8; 6]>) -> i32 {
+    if let Some(mac) = mac
+        && context.store(0, &mac, 0).is_err()
+    {
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: the helper takes two integers.
+    code(unsafe { bpf_redirect(LO_IFINDEX, u64::from(BPF_F_INGRESS)) })
+}
+
+/// Rewrites the identifier of an echo message, if there is a rewrite. Returns false if the kernel fails.
+#[inline(always)]
+fn rewrite_icmp_id(context: &TcContext, rewrite: IcmpIdRewrite) -> bool {
+    if rewrite.is_none() {
+        return true;
+    }
+    let IcmpIdRewrite { message, from, to } = rewrite;
+    // Checksum and identifier change together, so a sum over the packet (the hardware's, or that of an ICMP
+    // error around the message) stays the same.
+    let sum = context.l4_csum_replace(
+        message + ECHO_CHECKSUM,
+        u64::from(from.to_be()),
+        u64::from(to.to_be()),
+        size_of::<u16>() as u64,
+    );
+    sum.is_ok() && context.store(message + ECHO_ID, &to.to_be_bytes(), 0).is_ok()
+}
+
+/// Reports the verdict of a dry run.
+#[inline(always)]
+fn report_dry_run(context: &TcContext, verdict: &Verdict) {
+    let [first, a, b, c, d, priority, mark] = verdict_codec::encode(verdict);
+    let skb = context.as_ptr().cast::<__sk_buff>();
+    // SAFETY: the kernel passes a valid context, to which there is no other reference now.
+    let skb = unsafe { &mut *skb };
+    for (word, value) in [
+        (&raw mut skb.cb[0], first),
+        (&raw mut skb.cb[1], a),
+        (&raw mut skb.cb[2], b),
+        (&raw mut skb.cb[3], c),
+        (&raw mut skb.cb[4], d),
+        (&raw mut skb.priority, priority),
+        (&raw mut skb.mark, mark),
+    ] {
+        // SAFETY: the pointer is to a word of the context. Volatile, because the kernel allows stores of
+        // single fields only, so the compiler must not merge them.
+        unsafe { word.write_volatile(value) };
+    }
+}
+
+/// Sets `skb->mark`.
+#[inline(always)]
+pub(super) fn set_mark(context: &TcContext, mark: u32) {
+    // SAFETY: the kernel passes a valid context, to which there is no other reference now.
+    unsafe { (*context.as_ptr().cast::<__sk_buff>()).mark = mark };
+}
+
+/// Sets `skb->tc_index`.
+#[inline(always)]
+fn set_tc_index(context: &TcContext, index: u32) {
+    // SAFETY: the kernel passes a valid context, to which there is no other reference now.
+    unsafe { (*context.as_ptr().cast::<__sk_buff>()).tc_index = index };
+}
+
+/// Sets `skb->priority`.
+#[inline(always)]
+fn set_priority(context: &TcContext, priority: u32) {
+    // SAFETY: the kernel passes a valid context, to which there is no other reference now.
+    unsafe { (*context.as_ptr().cast::<__sk_buff>()).priority = priority };
+}
+
+/// Converts the result of a redirect helper to the program's return code.
+#[expect(clippy::cast_possible_truncation, reason = "the helpers return one of the few TC_ACT codes")]
+#[inline(always)]
+const fn code(returned: i64) -> i32 {
+    returned as i32
+}
+
+#[inline(always)]
+fn count_for(slot: u16, bytes: u32, path: impl FnOnce(&mut Counters) -> &mut PacketCount) {
+    if let Some(counters) = maps::counters(slot) {
+        // SAFETY: the entry belongs to this CPU, and a tc program is neither preempted nor interrupted by
+        // another one, so there is no other reference to it.
+        path(unsafe { &mut *counters }).count(bytes);
+    }
+}
+
+#[inline(always)]
+fn count_reason(counts: *mut ReasonCounts, reason: u32) {
+    // SAFETY: the pointer is to a map's entry.
+    let count = unsafe { reason_counter(counts, reason) };
+    // SAFETY: the entry belongs to this CPU, see `count_for`.
+    unsafe { *count += 1 };
+}
+
+/// Returns the counter of a reason.
+///
+/// # Safety
+///
+/// `counts` must point to a whole [`ReasonCounts`].
+#[inline(always)]
+pub(super) unsafe fn reason_counter(counts: *mut ReasonCounts, reason: u32) -> *mut u64 {
+    let mut index = u64::from(reason);
+    // The compiler can prove the bound and would remove the mask, but the verifier cannot prove it.
+    // SAFETY: the instruction changes only the register.
+    unsafe { asm!("{index} &= {mask}", index = inout(reg) index, mask = const REASON_PLACES - 1) };
+    #[expect(clippy::cast_possible_truncation, reason = "it is less than REASON_PLACES")]
+    let index = index as usize;
+    // SAFETY: ReasonCounts is REASON_PLACES counters in the order of the reasons' numbers, and `index` is
+    // less.
+    unsafe { counts.cast::<u64>().add(index) }
+}

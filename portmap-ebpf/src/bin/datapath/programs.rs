@@ -1,0 +1,90 @@
+//! The programs: each one classifies the frame, decides, and applies the verdict.
+#![expect(clippy::needless_pass_by_value, reason = "the macro hands the context over by value")]
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
+use portmap_common::{names::tail_call_index, reason::HostHook};
+use portmap_ebpf::{
+    hooks::{ContainerEth0, ContainerLo, Hook, HostLo, Uplink, UplinkEgress, VerdictSink as _, Veth},
+    packet::{FastPath, IpVersion as _, ParsePath, SlowPath, V4, V6, ethernet::L3},
+    route::Route,
+};
+
+use super::{
+    apply::SkbSink,
+    drop,
+    maps::{self, Maps},
+    skb::Skb,
+};
+
+/// Defines the programs of a hook.
+///
+/// The first program contains the fast path, which nearly all packets take. For other packets it makes a tail
+/// call to the slow path, which has one program per IP version: the state of both does not fit on one stack
+/// of 512 bytes, and with BPF-to-BPF calls the verifier of Linux 6.1 stops pruning equivalent states.
+macro_rules! programs {
+    ($name:ident, $name4:ident, $name6:ident, $hook:ident, $at:expr, $fallback:expr) => {
+        #[classifier]
+        fn $name(context: TcContext) -> i32 {
+            let frame = Skb::new(&context);
+            match $hook::classify_frame(&frame, &Maps::new(&context)) {
+                Ok(L3::V4) if V4::is_fast_path(&frame) => decide_ip::<$hook, V4, FastPath>(&context, $at),
+                Ok(L3::V6) if V6::is_fast_path(&frame) => decide_ip::<$hook, V6, FastPath>(&context, $at),
+                Ok(L3::V4) => tail_call(&context, const { tail_call_index(stringify!($name4)) }, $fallback),
+                Ok(L3::V6) => tail_call(&context, const { tail_call_index(stringify!($name6)) }, $fallback),
+                Err(verdict) => SkbSink { context: &context, at: $at }.apply(verdict),
+            }
+        }
+
+        #[classifier]
+        fn $name4(context: TcContext) -> i32 {
+            decide_ip::<$hook, V4, SlowPath>(&context, $at)
+        }
+
+        #[classifier]
+        fn $name6(context: TcContext) -> i32 {
+            decide_ip::<$hook, V6, SlowPath>(&context, $at)
+        }
+    };
+}
+
+#[inline(always)]
+fn decide_ip<H: Hook, V: Route, P: ParsePath>(context: &TcContext, at: Option<HostHook>) -> i32 {
+    let (frame, tables) = (Skb::new(context), Maps::new(context));
+    match H::decide_ip::<V, P, _>(&frame, &tables, &SkbSink { context, at }) {
+        Ok(code) | Err(code) => code,
+    }
+}
+
+/// Continues in another program. Returns `fallback` if that is missing.
+#[inline(always)]
+fn tail_call(context: &TcContext, program: u32, fallback: i32) -> i32 {
+    maps::tail_call(context, program);
+    // Reached only if the program is missing. The daemon installs it before it attaches any program.
+    fallback
+}
+
+programs!(pm_uplink_in, pm_uplink_in4, pm_uplink_in6, Uplink, Some(HostHook::Uplink), TC_ACT_UNSPEC);
+programs!(pm_lo_in, pm_lo_in4, pm_lo_in6, HostLo, Some(HostHook::Loopback), TC_ACT_UNSPEC);
+programs!(pm_veth_in, pm_veth_in4, pm_veth_in6, Veth, None, TC_ACT_SHOT);
+programs!(pm_ctr_lo_out, pm_ctr_lo_out4, pm_ctr_lo_out6, ContainerLo, None, TC_ACT_UNSPEC);
+programs!(pm_uplink_out, pm_uplink_out4, pm_uplink_out6, UplinkEgress, None, TC_ACT_UNSPEC);
+
+#[classifier]
+fn pm_ctr_eth0_in(context: TcContext) -> i32 {
+    let frame = Skb::new(&context);
+    match ContainerEth0::classify_frame(&frame, &Maps::new(&context)) {
+        Ok(_) => decide_ip::<ContainerEth0, V6, SlowPath>(&context, None),
+        Err(verdict) => SkbSink { context: &context, at: None }.apply(verdict),
+    }
+}
+
+/// Counts, samples and drops a packet for another program.
+#[classifier]
+fn pm_dropped(context: TcContext) -> i32 {
+    drop::record(&context);
+    TC_ACT_SHOT
+}

@@ -1,7 +1,0 @@
-//! The BPF object: maps, and one program for each hook.
-#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
-
-#[cfg(target_arch = "bpf")]
-mod bpf;
-
-portmap_ebpf::object!("portmap-ebpf is a BPF object; build it with `cargo xtask build`");
