@@ -8,10 +8,12 @@ mod bench;
 mod build;
 mod check;
 mod fuzz;
+mod graph;
 mod leftovers;
 mod mutants;
 mod objects;
 mod process;
+mod rust_source;
 mod setup;
 mod soak;
 mod summary;
@@ -50,7 +52,9 @@ enum Task {
     /// Runs a shell command under another kernel, in a virtual machine that sees this system read-only.
     Vm(vm::Arguments),
     /// Checks format, lints, documentation, licences and advisories.
-    Check,
+    Check(check::Arguments),
+    /// Draws the imports between modules (docs/images/modules.svg), counts them and names circles.
+    Graph(graph::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -70,7 +74,8 @@ fn main() -> ExitCode {
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Mutants(arguments) => mutants::run(&arguments),
         Task::Vm(arguments) => vm::run(&arguments),
-        Task::Check => check::run(),
+        Task::Check(arguments) => check::run(&arguments),
+        Task::Graph(arguments) => graph::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

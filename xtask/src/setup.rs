@@ -87,7 +87,10 @@ pub(crate) fn ensure(groups: &[Group], report: Report) -> Result<()> {
             Group::Vm => tools::ensure(&tools::VM, report)?,
             Group::Peers => tools::ensure(&tools::PEERS, report)?,
             Group::BpfLints => bpf::ensure_lints(report)?,
-            Group::Dependencies => crates::ensure(&crates::DENY, report)?,
+            Group::Dependencies => {
+                crates::ensure(&crates::DENY, report)?;
+                crates::ensure(&crates::SHEAR, report)?;
+            }
             Group::Fuzz => {
                 tools::ensure(&tools::FUZZ, report)?;
                 crates::ensure(&crates::FUZZ, report)?;

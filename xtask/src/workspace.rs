@@ -27,6 +27,19 @@ pub(crate) struct Package {
     pub name: String,
     /// Its `Cargo.toml`.
     pub manifest_path: PathBuf,
+    /// Its libraries, binaries and tests.
+    pub targets: Vec<Target>,
+}
+
+/// A target of a package.
+#[derive(Deserialize)]
+pub(crate) struct Target {
+    /// Its name.
+    pub name: String,
+    /// Its kinds, such as `lib`, `bin` or `test`.
+    pub kind: Vec<String>,
+    /// The file with its root module.
+    pub src_path: PathBuf,
 }
 
 /// A message of `cargo build --message-format=json`.
@@ -35,11 +48,6 @@ struct Message {
     target: Option<Target>,
     manifest_path: Option<PathBuf>,
     executable: Option<PathBuf>,
-}
-
-#[derive(Deserialize)]
-struct Target {
-    kind: Vec<String>,
 }
 
 /// The directory of the workspace's `Cargo.toml`.
