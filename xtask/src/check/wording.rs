@@ -21,10 +21,12 @@ pub(super) fn check() -> Result<()> {
     let mut is_used = vec![false; words::EXCEPTIONS.len()];
     let mut hits = Vec::new();
     for file in &files {
-        for (term, line) in index.search(file) {
-            match words::EXCEPTIONS.iter().position(|exception| excepts(exception, &file.path, term)) {
+        for found in index.search(file) {
+            let excepts =
+                |exception: &Exception| exception.file == file.path && exception.words == found.term.0;
+            match words::EXCEPTIONS.iter().position(excepts) {
                 Some(exception) => is_used[exception] = true,
-                None => hits.push(hit(file, term, line)),
+                None => hits.push(found.hit(file)),
             }
         }
     }
@@ -38,12 +40,19 @@ pub(super) fn check() -> Result<()> {
     Ok(())
 }
 
-fn excepts(exception: &Exception, file: &str, term: &Term) -> bool {
-    exception.file == file && exception.words == term.0
+/// A retired word in a file.
+struct Found {
+    term: &'static Term,
+    line: usize,
+    /// The words as the file has them, in lower case, or the identifier.
+    text: String,
 }
 
-fn hit(file: &File, (words, say): &Term, line: usize) -> Hit {
-    Hit { file: file.path.clone(), line, message: format!("{words}: say {say}") }
+impl Found {
+    fn hit(&self, file: &File) -> Hit {
+        let Self { term: (_, say), line, text } = self;
+        Hit { file: file.path.clone(), line: *line, message: format!("{text}: say {say}") }
+    }
 }
 
 /// A word of a text, in lower case.
@@ -208,20 +217,22 @@ impl Index {
     }
 
     /// The terms in a file, with their lines in ascending order.
-    fn search(&self, file: &File) -> Vec<(&'static Term, usize)> {
+    fn search(&self, file: &File) -> Vec<Found> {
         let Words { parts, identifiers } = Words::of(file);
         let mut found = Vec::new();
         for (place, word) in parts.iter().enumerate() {
             for candidate in self.terms.get(&*word.text).map_or(&[][..], Vec::as_slice) {
                 if matches(candidate, word, &parts[place + 1..]) {
-                    found.push((candidate.term, word.line));
+                    let words = &parts[place..=place + candidate.following.len()];
+                    let words: Vec<_> = words.iter().map(|word| &*word.text).collect();
+                    found.push(Found { term: candidate.term, line: word.line, text: words.join(" ") });
                 }
             }
         }
         for (name, line) in identifiers {
-            found.extend(self.identifiers.get(&*name).map(|term| (*term, line)));
+            found.extend(self.identifiers.get(&*name).map(|term| Found { term, line, text: name }));
         }
-        found.sort_by_key(|(_, line)| *line);
+        found.sort_by_key(|found| found.line);
         found
     }
 }
@@ -247,7 +258,7 @@ mod tests {
     fn search(path: &str, text: &str) -> Vec<(&'static str, usize)> {
         let file = File { path: path.to_owned(), text: text.to_owned() };
         let found = Index::new(EVERYWHERE, PARTS, IDENTIFIERS).search(&file);
-        found.into_iter().map(|(term, line)| (term.0, line)).collect()
+        found.into_iter().map(|found| (found.term.0, found.line)).collect()
     }
 
     #[test]
@@ -277,6 +288,18 @@ mod tests {
         assert_eq!(search("a.rs", text), [("Wish|turns", 1); 3]);
         assert_eq!(search("a.rs", "struct WishList; let u_turns = 0;"), []);
         assert_eq!(search("daemon/turns.rs", ""), [("Wish|turns", 1)]);
+    }
+
+    #[test]
+    fn words_are_named_with_their_replacement() {
+        let file = File { path: "a.rs".to_owned(), text: "// What puts\n// back: KeyedTurn".to_owned() };
+        let hits: Vec<_> = Index::new(EVERYWHERE, PARTS, IDENTIFIERS)
+            .search(&file)
+            .iter()
+            .map(|found| found.hit(&file))
+            .collect();
+        let expected = Hit { file: "a.rs".to_owned(), line: 1, message: "puts back: say restore".to_owned() };
+        assert_eq!(hits, [expected]);
     }
 
     #[test]

@@ -65,13 +65,10 @@ pub(super) const IDENTIFIER_PARTS: &[Term] = &[
     ("pm rest", "pm_tail_calls"),
     ("leave to", "tail_call"),
     ("this station", "is_packet_host"),
-    ("other station", "OtherHost (PACKET_OTHERHOST)"),
     ("quoted source|quoted ports", "inner_src"),
-    ("error about", "IcmpErrorInner…"),
     ("renumber|renumbered|renumbers", "IcmpIdRewrite, rewrite_icmp_id"),
     ("host asks", "reserve_for_host"),
     ("asked mark", "DRY_RUN_MARK"),
-    ("is asked", "is_dry_run"),
     // The daemon.
     ("wishes", "TrafficSpec, traffic"),
     ("in turn", "locked: delete_locked"),
@@ -98,7 +95,7 @@ pub(super) const IDENTIFIER_PARTS: &[Term] = &[
 /// Refused as whole identifiers, in this spelling.
 pub(super) const IDENTIFIERS: &[Term] = &[
     // Packets.
-    ("Depth|Plain|Full", "ParsePath, FastPath, SlowPath"),
+    ("Depth", "ParsePath, with FastPath and SlowPath"),
     ("is_plain", "is_fast_path"),
     ("Finish|Finished", "VerdictSink, ControlFlow"),
     ("InMemory|in_memory", "PacketBuf, packet_buf"),
@@ -118,10 +115,9 @@ pub(super) const IDENTIFIERS: &[Term] = &[
     ("sweep", "orphans"),
     ("unshare_queue|unshare_qdisc", "remove_uplink_fq"),
     ("Mechanism", "AttachMode"),
-    ("carried|ordered", "inherit_suppression, injected"),
+    ("Place", "HookPoint, L4Location or Netns"),
     // Tests.
     ("standin", "fake_tables"),
-    ("Judge|judge", "differential"),
     ("Fate|fate", "expected"),
     ("Sheet|paper", "Figure, canvas"),
     ("Ends|proof", "Sinks, verify"),
