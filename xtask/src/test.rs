@@ -339,15 +339,18 @@ fn print_summary(runs: &[Run], fuzzed: &[fuzz::Outcome], not_run: &[String]) -> 
     let mut total = Counts::default();
     println!("\n{:<32} {:>6} {:>7} {:>7} {:>8}", "kernel", "suites", "passed", "failed", "ignored");
     for Run { kernel, counts, trouble } in runs {
-        let Counts { suites, passed, failed, ignored } = counts;
+        let Counts { suites, passed, failed, ignored, not_run: _ } = counts;
         println!("{kernel:<32} {suites:>6} {passed:>7} {failed:>7} {ignored:>8}");
-        total += *counts;
+        total += counts.clone();
         // A crash counts as a failed test, so that no total looks clean that is not.
         total.failed += u32::from(trouble.is_some());
     }
-    for Run { kernel, trouble, .. } in runs {
+    for Run { kernel, counts, trouble } in runs {
         if let Some(trouble) = trouble {
             println!("failed under {kernel}: {trouble}");
+        }
+        for test in &counts.not_run {
+            println!("not run under {kernel}: {test}");
         }
     }
     for outcome in fuzzed {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, Write as _},
+    io,
     net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     time::Duration,
@@ -13,6 +13,7 @@ use nix::{
     sys::socket::{SockaddrStorage, bind},
 };
 use portmap_tests::{
+    not_run,
     sandbox::{FAR, FAR6, OUTSIDE, OUTSIDE6, Place},
     service::any,
     wait,
@@ -78,7 +79,7 @@ fn iperf3_runs_over_every_protocol_it_knows() {
     if has_protocol(libc::SOCK_STREAM, libc::IPPROTO_SCTP) {
         protocols.push("-n 2M --sctp");
     } else {
-        say_missing("SCTP");
+        not_run("over SCTP, which this kernel lacks");
     }
     // A server in a container on its own port for outside and the other container, and one outside for containers.
     let ways = [
@@ -119,7 +120,7 @@ fn iperf3_runs_over_every_protocol_it_knows() {
 #[test]
 fn udp_lite_works_on_every_path() {
     if !has_protocol(libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE) {
-        say_missing("UDP-Lite");
+        not_run("this kernel has no UDP-Lite");
         return;
     }
     let world = World::new();
@@ -159,11 +160,6 @@ fn udp_lite_works_on_every_path() {
 /// Whether the kernel has a protocol. Its module, if it is one, is loaded by asking.
 fn has_protocol(kind: libc::c_int, protocol: libc::c_int) -> bool {
     open(libc::AF_INET, kind, protocol).is_ok()
-}
-
-/// Says what could not be tested, past the test harness, which keeps what a successful test prints to itself.
-fn say_missing(protocol: &str) {
-    writeln!(io::stderr(), "not tested: this kernel has no {protocol}").expect("a terminal or a file");
 }
 
 /// A UDP-Lite socket, which works like one of UDP.
