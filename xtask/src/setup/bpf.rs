@@ -7,9 +7,6 @@ use anyhow::{Context as _, Result, bail};
 use super::{Report, apt, installing};
 use crate::{process, toolchain};
 
-/// The linker's release, which can use every LLVM that the supported compilers come with.
-const LINKER_VERSION: &str = "0.13.0";
-
 /// Debian's compiler for browsers, recent enough for BPF, with the sources of `core` and cargo.
 const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
@@ -58,9 +55,10 @@ pub(super) fn ensure_lints(report: Report) -> Result<()> {
 
 /// Makes the distribution's compiler a rustup toolchain and returns its name.
 fn link_distribution_compiler() -> Result<&'static str> {
+    let [rustc, _] = toolchain::PINNED;
     if !apt::usable() {
         bail!(
-            "no toolchain can build the BPF programs: run `rustup toolchain install nightly --component rust-src`, \
+            "no toolchain can build the BPF programs: run `rustup toolchain install {rustc} --component rust-src`, \
              or this command as root on Debian"
         );
     }
@@ -79,6 +77,7 @@ fn link_distribution_compiler() -> Result<&'static str> {
 /// Builds the linker with the LLVM release of the toolchain's compiler, whose bitcode it must read.
 fn install_linker(name: &str) -> Result<()> {
     let llvm = llvm_release(name)?;
+    let [_, linker] = toolchain::PINNED;
     let packages = [
         "g++".to_owned(),
         format!("llvm-{llvm}-dev"),
@@ -91,14 +90,14 @@ fn install_linker(name: &str) -> Result<()> {
     if !apt::usable() {
         bail!(
             "bpf-linker is missing: install LLVM {llvm} with its headers, then run `cargo install bpf-linker \
-             --version {LINKER_VERSION} --no-default-features --features llvm-{llvm}`"
+             --version {linker} --no-default-features --features llvm-{llvm}`"
         );
     }
     apt::install(&packages, "building bpf-linker")?;
-    installing(format_args!("bpf-linker {LINKER_VERSION} with LLVM {llvm} (takes about a minute)"));
+    installing(format_args!("bpf-linker {linker} with LLVM {llvm} (takes about a minute)"));
     process::run_silently(
         Command::new("cargo")
-            .args(["install", "bpf-linker", "--locked", "--version", LINKER_VERSION])
+            .args(["install", "bpf-linker", "--locked", "--version", linker])
             .args(["--no-default-features", "--features", &format!("llvm-{llvm}")])
             .env("LLVM_PREFIX", format!("/usr/lib/llvm-{llvm}")),
     )
