@@ -1,8 +1,8 @@
-//! Tables and numbers for people.
+//! Tables and numbers in reports.
 
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 
-/// An empty table in Markdown, with numbers in all columns but the first.
+/// Returns an empty Markdown table; all columns but the first are aligned to the right.
 pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(ASCII_MARKDOWN).set_header(header);
@@ -12,12 +12,12 @@ pub(crate) fn table(header: &[&str]) -> Table {
     table
 }
 
-/// A number with as many places as it deserves.
+/// Formats a number with one decimal place below 100.
 pub(crate) fn number(value: f64) -> String {
     if value.abs() < 100.0 { format!("{value:.1}") } else { grouped(value) }
 }
 
-/// A whole number with commas between thousands.
+/// Formats a whole number with commas between thousands.
 pub(crate) fn grouped(value: f64) -> String {
     let digits = format!("{value:.0}");
     let (sign, digits) = digits.strip_prefix('-').map_or(("", &*digits), |rest| ("-", rest));

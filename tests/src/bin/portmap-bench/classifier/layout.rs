@@ -24,7 +24,7 @@ const EPHEMERAL_LENGTH: u16 = 32;
 const HOST_FIRST: u16 = 16_384;
 
 /// Where the packets of a trial go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Mix {
     /// To ports of containers, every one as often as every other.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData};
 use portmap_common::{names, tables::PortEntry};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::classifier::{layout, statistics, world::World};
 
@@ -15,7 +15,7 @@ const REPEAT: usize = 101;
 const FIRST: u16 = 20_000;
 
 /// Microseconds to publish so many ports.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Published {
     pub(crate) ports: u16,
     pub(crate) mapped_median: f64,

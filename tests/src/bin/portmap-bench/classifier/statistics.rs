@@ -1,6 +1,6 @@
 //! Random numbers from a seed, and what can be said about noisy measurements.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Resamples of a bootstrap.
 const RESAMPLES: usize = 1_000;
@@ -37,7 +37,7 @@ impl Random {
 }
 
 /// A value and the interval that holds it with 95 % confidence.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Estimate {
     pub(crate) value: f64,
     pub(crate) low: f64,

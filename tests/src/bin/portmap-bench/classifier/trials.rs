@@ -21,15 +21,15 @@ use serde::Serialize;
 
 use crate::classifier::{
     layout::{self, Mix},
-    proof::{self, Ends},
     source::{BATCH, MOST_PACKETS, SEQUENCE, Source},
     statistics::{self, Random},
+    verify::{self, Sinks},
     world::{Classifier, World},
 };
 use crate::machine::Machine;
 
 /// Packets by which the way through a classifier is proved.
-const PROOF: u32 = 8_192;
+const VERIFIED: u32 = 8_192;
 /// Trials that are made until one is undisturbed.
 pub(crate) const ATTEMPTS: u32 = 6;
 
@@ -139,7 +139,7 @@ impl Measured {
 pub(crate) fn prepare(
     world: &World,
     source: &mut Source,
-    ends: &Ends,
+    sinks: &Sinks,
     plan: &Plan,
     random: &mut Random,
 ) -> Result<Vec<Case>> {
@@ -148,13 +148,13 @@ pub(crate) fn prepare(
         for mix in Mix::ALL {
             let table = layout::table(containers);
             let ports = layout::sequence(containers, mix, SEQUENCE, random);
-            let mut case = Case { containers, mix, table, ports, packets: [PROOF; _] };
+            let mut case = Case { containers, mix, table, ports, packets: [VERIFIED; _] };
             world.publish(&case.table);
             source.set_ports(&case.ports, &case.table)?;
             for variant in Variant::ALL {
                 let classifier = variant.classifier(containers);
-                let sent = (&*case.ports, &*case.table, PROOF);
-                proof::prove(world, source, ends, (classifier, mix), sent)
+                let sent = (&*case.ports, &*case.table, VERIFIED);
+                verify::verify(world, source, sinks, (classifier, mix), sent)
                     .with_context(|| format!("with {containers} containers"))?;
                 source.send(classifier.ifindex(), 0, plan.least_packets)?;
                 let times = source.times(0, plan.least_packets)?;
@@ -179,7 +179,7 @@ fn packets(plan: &Plan, nanoseconds: f64) -> u32 {
 
 /// Measures all rounds.
 pub(crate) fn run(
-    (world, source, ends): (&World, &mut Source, &Ends),
+    (world, source, sinks): (&World, &mut Source, &Sinks),
     machine: &Machine,
     cases: &[Case],
     plan: &Plan,
@@ -191,7 +191,7 @@ pub(crate) fn run(
     for round in 0..plan.rounds {
         random.shuffle(&mut order);
         for case in &order {
-            measured.push(measure((world, source, ends), machine, case, round, random)?);
+            measured.push(measure((world, source, sinks), machine, case, round, random)?);
         }
         progress(round + 1);
     }
@@ -199,7 +199,7 @@ pub(crate) fn run(
 }
 
 fn measure(
-    (world, source, ends): (&World, &mut Source, &Ends),
+    (world, source, sinks): (&World, &mut Source, &Sinks),
     machine: &Machine,
     case: &Case,
     round: usize,
@@ -225,11 +225,11 @@ fn measure(
         let classifier = variant.classifier(case.containers);
         let packets = case.packets[variant as usize];
         for attempt in 1.. {
-            let ended = ends.now()?;
+            let arrived = sinks.now()?;
             let before = machine.disturbance()?;
             source.send(classifier.ifindex(), start, packets)?;
             let disturbance = machine.disturbance()?.since(before);
-            ends.check(ended, classifier, case.mix, u64::from(packets))?;
+            sinks.check(arrived, classifier, case.mix, u64::from(packets))?;
             measured.steal += disturbance.steal;
             measured.switches += disturbance.switches;
             measured.nanoseconds[variant as usize] = statistics::median(&source.times(start, packets)?);

@@ -1,4 +1,4 @@
-//! Packets that are lost while a limit changes.
+//! Packet loss while a limit changes.
 
 use std::{
     net::{IpAddr, Ipv4Addr, UdpSocket},
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Plan;
 
-/// What changes, and the arguments of `portmap update`. All limits are far above what is sent.
+/// The changes, and the arguments of `portmap update`. All limits are far above the rate of the sender.
 const CHANGES: [(&str, [&str; 2]); 6] = [
     ("first limit on what it sends", ["--egress-rate", "500mbit"]),
     ("another limit on what it sends", ["--egress-rate", "300mbit"]),
@@ -22,9 +22,9 @@ const CHANGES: [(&str, [&str; 2]); 6] = [
     ("another limit on what it receives", ["--ingress-rate", "300mbit"]),
     ("no limit on what it receives any more", ["--ingress-rate", "0"]),
 ];
-/// Time from one datagram to the next, at least.
+/// Least time between two datagrams.
 const PAUSE: Duration = Duration::from_micros(200);
-/// For how long datagrams are sent before and after a change.
+/// Duration of sending before and after a change.
 const AROUND: Duration = Duration::from_millis(200);
 const PORT: u16 = 31_000;
 
