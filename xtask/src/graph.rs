@@ -70,7 +70,7 @@ pub(crate) fn check() -> Result<()> {
     bail!("{}", failures.join("\n"))
 }
 
-/// A package, and what was read of it.
+/// A package with its imports.
 struct Package {
     name: &'static str,
     imports: Imports,

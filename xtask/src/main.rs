@@ -23,7 +23,7 @@ mod toolchain;
 mod vm;
 mod workspace;
 
-/// Development tasks of portmap.
+/// Development tasks of portmap. To begin: `cargo xtask build`, `cargo xtask demo`, `cargo xtask test --quick`.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -33,33 +33,33 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Finds the tools that the other tasks need and installs what is missing.
+    /// Install missing tools; the other tasks do this for the tools that they need.
     Setup(setup::Arguments),
-    /// Builds the release binaries.
+    /// Build the release binaries, target/release/portmapd and target/release/portmap.
     Build,
-    /// Builds the BPF objects that are committed for those who have no BPF toolchain.
+    /// Rebuild the committed BPF objects (portmap-ebpf/objects) after a change of the BPF programs.
     Objects,
-    /// Shows portmap at work in namespaces of its own (needs root).
+    /// Show portmap on real traffic, in namespaces that end with the demonstration (needs root).
     Demo(build::Forwarded),
-    /// Measures portmap against its alternatives (needs root).
+    /// Measure the cost of packets, of rate limits or of containers, and write docs/benchmarks (needs root).
     Bench(build::Forwarded),
-    /// Runs all tests, on this machine's kernel and in virtual machines (needs root).
+    /// Run the tests on this machine's kernel and in virtual machines; `--quick` takes three minutes (needs root).
     Test(test::Arguments),
-    /// Looks for frames on which the decision code breaks its specification.
+    /// Fuzz the decision code: compare its verdicts with the specification, docs/datapath.md.
     Fuzz(fuzz::Arguments),
-    /// Breaks the decision code in many ways and sees whether tests notice (needs root, takes an hour).
+    /// Mutate the decision code and list the mutations that no test catches (needs root, takes an hour).
     Mutants(mutants::Arguments),
-    /// Runs a shell command under another kernel, in a virtual machine that sees this system read-only.
+    /// Run a shell command under another kernel, in a virtual machine with a read-only view of this system.
     Vm(vm::Arguments),
-    /// Checks format, lints, documentation, licences and advisories.
+    /// Check format, wording, module graph, lints, documentation and dependencies.
     Check(check::Arguments),
-    /// Draws the imports between modules (docs/images/modules.svg), counts them and names circles.
+    /// Count the imports between modules, list circles, and draw docs/images/modules.svg.
     Graph(graph::Arguments),
 }
 
 fn main() -> ExitCode {
     let task = Arguments::parse().task;
-    // What users build may have the committed objects; what is tested and measured is built from its sources.
+    // Builds for users may embed the committed objects; tests and measurements use objects built from source.
     if !matches!(task, Task::Build | Task::Demo(_)) && env::var_os(objects::VARIABLE).is_none() {
         // SAFETY: there is no other thread yet.
         unsafe { env::set_var(objects::VARIABLE, objects::SOURCE) };

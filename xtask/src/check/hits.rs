@@ -2,14 +2,14 @@
 
 use anyhow::{Result, bail};
 
-/// A line of a file, and what is wrong with it.
+/// A line that a check refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hit {
     /// The file's path from the workspace's directory.
     pub file: String,
     /// The line, counted from 1.
     pub line: usize,
-    /// What is wrong, and what to do.
+    /// The reason and the remedy.
     pub message: String,
 }
 

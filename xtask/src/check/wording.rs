@@ -60,7 +60,7 @@ impl Found {
 struct Word {
     text: String,
     line: usize,
-    /// Whether it is part of an identifier of Rust, or between backticks.
+    /// Whether it is part of an identifier of Rust, or between backticks in prose.
     is_code: bool,
     /// Whether nothing but white space, an underscore, a hyphen or the slashes of a comment precedes it.
     is_joined: bool,
@@ -80,7 +80,7 @@ impl Words {
         words.add_text(&file.path, 1, true);
         words.interrupt();
         if files::format(&file.path) != Some(Format::Rust) {
-            words.add_text(&file.text, 1, files::format(&file.path) == Some(Format::Script));
+            words.add_text(&file.text, 1, false);
             return words;
         }
         let mut previous = Kind::Punctuation;
@@ -303,8 +303,8 @@ mod tests {
     }
 
     #[test]
-    fn scripts_are_code_and_prose() {
-        assert_eq!(search(".ci/run", "# nobody\nturns=1\n"), [("nobody", 1), ("Wish|turns", 2)]);
+    fn scripts_are_prose() {
+        assert_eq!(search(".ci/run", "# nobody\nturns=1\n"), [("nobody", 1)]);
     }
 
     #[test]

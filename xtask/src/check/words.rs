@@ -56,7 +56,7 @@ pub(super) const EVERYWHERE: &[Term] = &[
 const ACTOR: &str =
     "the actor: the daemon, the kernel, another process or tool, the operator, a client, no container";
 
-/// Refused as parts of identifiers: in Rust, in scripts, and between backticks in prose.
+/// Refused as parts of identifiers, in Rust and between backticks in prose.
 pub(super) const IDENTIFIER_PARTS: &[Term] = &[
     // Packets.
     ("just tell", "ReturnVerdict"),

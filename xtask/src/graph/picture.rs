@@ -141,14 +141,14 @@ fn placed(groups: &Groups, rows: &[Vec<String>]) -> Vec<Row> {
         cells[row].push(Cell::Lane(to));
     }
     // The usual way to fewer crossings: sort each row by the places of its neighbours, up and down, several times.
-    for sweep in 0..12 {
-        let order: Vec<usize> = if sweep % 2 == 0 {
+    for pass in 0..12 {
+        let order: Vec<usize> = if pass % 2 == 0 {
             (1..cells.len()).collect()
         } else {
             (0..cells.len().saturating_sub(1)).rev().collect()
         };
         for row in order {
-            let other = if sweep % 2 == 0 { row - 1 } else { row + 1 };
+            let other = if pass % 2 == 0 { row - 1 } else { row + 1 };
             let (upper, lower) = (row.min(other), row.max(other));
             let place = |cell: &Cell, at: usize| {
                 #[expect(clippy::cast_precision_loss, reason = "a row has few cells")]

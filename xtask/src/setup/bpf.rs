@@ -1,4 +1,4 @@
-//! The compiler and the linker of the BPF programs.
+//! The compiler and the linker for BPF.
 
 use std::process::Command;
 
@@ -7,10 +7,10 @@ use anyhow::{Context as _, Result, bail};
 use super::{Report, apt, installing};
 use crate::{process, toolchain};
 
-/// Debian's compiler for browsers, recent enough for BPF, with the sources of `core` and cargo.
+/// Debian's recent compiler (packaged for browsers), cargo, and the sources of `core`.
 const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
-/// Sees to it that a toolchain can build the BPF programs.
+/// Ensures that a toolchain can build the BPF programs.
 pub(super) fn ensure_compiler(report: Report) -> Result<()> {
     if let Some(name) = toolchain::find()
         && toolchain::linker_runs()
@@ -40,7 +40,7 @@ pub(super) fn ensure_compiler(report: Report) -> Result<()> {
     Ok(())
 }
 
-/// Sees to it that the toolchain of the BPF programs has clippy.
+/// Ensures that the toolchain of the BPF programs has clippy.
 pub(super) fn ensure_lints(report: Report) -> Result<()> {
     let name = toolchain::find().context("no BPF toolchain: run `cargo xtask setup build`")?;
     if let Ok(version) = version_line(&name, "cargo-clippy") {
@@ -53,7 +53,7 @@ pub(super) fn ensure_lints(report: Report) -> Result<()> {
     apt::install(&["rust-web-clippy".to_owned()], "lints of the BPF programs")
 }
 
-/// Makes the distribution's compiler a rustup toolchain and returns its name.
+/// Links the distribution's compiler as a rustup toolchain and returns its name.
 fn link_distribution_compiler() -> Result<&'static str> {
     let [rustc, _] = toolchain::PINNED;
     if !apt::usable() {
@@ -74,7 +74,7 @@ fn link_distribution_compiler() -> Result<&'static str> {
     Ok(name)
 }
 
-/// Builds the linker with the LLVM release of the toolchain's compiler, whose bitcode it must read.
+/// Builds the linker with the LLVM release of the toolchain's compiler, because it must read its bitcode.
 fn install_linker(name: &str) -> Result<()> {
     let llvm = llvm_release(name)?;
     let [_, linker] = toolchain::PINNED;
@@ -103,7 +103,7 @@ fn install_linker(name: &str) -> Result<()> {
     )
 }
 
-/// The major release of the LLVM that the toolchain's compiler contains.
+/// Returns the major release of the LLVM in the toolchain's compiler.
 fn llvm_release(name: &str) -> Result<String> {
     let text = process::read(process::in_toolchain(name).args(["rustc", "--version", "--verbose"]))?;
     text.lines()

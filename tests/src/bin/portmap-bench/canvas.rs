@@ -87,7 +87,7 @@ fn load_font() -> Result<()> {
     Ok(())
 }
 
-/// Fills the background and writes the finding and what was measured.
+/// Fills the background, and writes the finding and the measurement.
 pub(crate) fn heading<B: DrawingBackend>(
     area: &DrawingArea<B, Shift>,
     title: &str,
