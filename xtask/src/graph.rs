@@ -100,7 +100,7 @@ impl Package {
         let circles = self.circles();
         let mut text = format!(
             "{name}: {} modules in {} groups; {} imports between modules, of these {} between groups",
-            imports.files.len(),
+            groups.members.values().map(Vec::len).sum::<usize>(),
             groups.members.len(),
             imports.edges.len(),
             groups.imports(),
