@@ -251,9 +251,9 @@ fn matches(candidate: &Candidate, first: &Word, rest: &[Word]) -> bool {
 mod tests {
     use super::*;
 
-    const EVERYWHERE: &[Term] = &[("nobody", "no client"), ("put|puts back", "restore")];
-    const PARTS: &[Term] = &[("mend", "repair"), ("keyed turn", "KeyedLock")];
-    const IDENTIFIERS: &[Term] = &[("Wish|turns", "TrafficSpec or KeyedLock")];
+    const EVERYWHERE: &[Term] = &[("gadget", "no client"), ("flip|flips back", "restore")];
+    const PARTS: &[Term] = &[("tinker", "repair"), ("keyed spin", "KeyedLock")];
+    const IDENTIFIERS: &[Term] = &[("Wish|spins", "TrafficSpec or KeyedLock")];
 
     fn search(path: &str, text: &str) -> Vec<(&'static str, usize)> {
         let file = File { path: path.to_owned(), text: text.to_owned() };
@@ -263,48 +263,52 @@ mod tests {
 
     #[test]
     fn words_are_found_in_comments_strings_and_identifiers() {
-        let text = "// Nobody.\nfn told_nobody() {}\nconst NOBODY: &str = \"a\\nobody, nobody's\";\n";
-        let expected = [("nobody", 1), ("nobody", 2), ("nobody", 3), ("nobody", 3)];
+        let text = "// Gadget.\nfn told_gadget() {}\nconst GADGET: &str = \"a\\gadget, gadget's\";\n";
+        let expected = [("gadget", 1), ("gadget", 2), ("gadget", 3), ("gadget", 3)];
         assert_eq!(search("a.rs", text), expected);
     }
 
     #[test]
     fn phrases_are_found_across_lines_but_not_across_sentences() {
-        assert_eq!(search("a.rs", "/// It puts\n    /// back.\n"), [("put|puts back", 1)]);
-        assert_eq!(search("a.md", "It was put-back.\n"), [("put|puts back", 1)]);
-        assert_eq!(search("a.rs", "/// It is put. Back.\nlet put = back;\n"), []);
+        assert_eq!(search("a.rs", "/// It flips\n    /// back.\n"), [("flip|flips back", 1)]);
+        assert_eq!(search("a.md", "It was flip-back.\n"), [("flip|flips back", 1)]);
+        assert_eq!(search("a.rs", "/// It is flip. Back.\nlet flip = back;\n"), []);
     }
 
     #[test]
     fn parts_of_identifiers_are_no_words_of_prose() {
-        assert_eq!(search("a.rs", "// Mend it.\nfn mend_host() -> HostMend {}"), [("mend", 2), ("mend", 2)]);
-        assert_eq!(search("a.md", "To mend is `Host::mend`, a keyed turn is `KeyedTurn`.\n").len(), 2);
-        assert_eq!(search("a.rs", "fn mender(amend: u8) {}"), []);
+        assert_eq!(
+            search("a.rs", "// Tinker it.\nfn tinker_host() -> HostTinker {}"),
+            [("tinker", 2), ("tinker", 2)]
+        );
+        assert_eq!(search("a.md", "To tinker is `Host::tinker`, a keyed spin is `KeyedSpin`.\n").len(), 2);
+        assert_eq!(search("a.rs", "fn tinkerer(atinker: u8) {}"), []);
     }
 
     #[test]
     fn identifiers_are_compared_as_a_whole() {
-        let text = "struct Wish; let turns = wish; // turns `turns`";
-        assert_eq!(search("a.rs", text), [("Wish|turns", 1); 3]);
-        assert_eq!(search("a.rs", "struct WishList; let u_turns = 0;"), []);
-        assert_eq!(search("daemon/turns.rs", ""), [("Wish|turns", 1)]);
+        let text = "struct Wish; let spins = wish; // spins `spins`";
+        assert_eq!(search("a.rs", text), [("Wish|spins", 1); 3]);
+        assert_eq!(search("a.rs", "struct WishList; let u_spins = 0;"), []);
+        assert_eq!(search("daemon/spins.rs", ""), [("Wish|spins", 1)]);
     }
 
     #[test]
     fn words_are_named_with_their_replacement() {
-        let file = File { path: "a.rs".to_owned(), text: "// What puts\n// back: KeyedTurn".to_owned() };
+        let file = File { path: "a.rs".to_owned(), text: "// What flips\n// back: KeyedSpin".to_owned() };
         let hits: Vec<_> = Index::new(EVERYWHERE, PARTS, IDENTIFIERS)
             .search(&file)
             .iter()
             .map(|found| found.hit(&file))
             .collect();
-        let expected = Hit { file: "a.rs".to_owned(), line: 1, message: "puts back: say restore".to_owned() };
+        let expected =
+            Hit { file: "a.rs".to_owned(), line: 1, message: "flips back: say restore".to_owned() };
         assert_eq!(hits, [expected]);
     }
 
     #[test]
     fn scripts_are_prose() {
-        assert_eq!(search(".ci/run", "# nobody\nturns=1\n"), [("nobody", 1)]);
+        assert_eq!(search(".ci/run", "# gadget\nspins=1\n"), [("gadget", 1)]);
     }
 
     #[test]

@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_micros(200);
 const AROUND: Duration = Duration::from_millis(200);
 const PORT: u16 = 31_000;
 
-/// What was lost by a change, in all its repetitions.
+/// The losses of a change in all its repetitions.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Finding {
     pub(crate) change: String,
