@@ -29,11 +29,11 @@ pub(crate) fn run(forwarded: &Forwarded) -> Result<Infallible> {
     let program = build::with("bench", "portmap-bench")?;
     let mut command = Command::new(&program);
     command.args(&forwarded.arguments);
-    let is_help = forwarded.arguments.iter().any(|argument| argument == "--help" || argument == "-h");
-    if forwarded.arguments.first().is_some_and(|first| first == "shaping") && !is_help {
+    let has = |name: &str| forwarded.arguments.iter().any(|argument| argument == name);
+    let measures = !["--help", "-h", "--redraw"].into_iter().any(has);
+    if forwarded.arguments.first().is_some_and(|first| first == "shaping") && measures {
         setup::ensure(&[Group::Peers], Report::Changes)?;
-        let is_quick = forwarded.arguments.iter().any(|argument| argument == "--quick");
-        match in_vm(&program, is_quick) {
+        match in_vm(&program, has("--quick")) {
             Ok(file) => drop(command.arg("--with").arg(file)),
             Err(reason) => eprintln!("not measured on Linux {}: {reason:#}", KERNEL.line()),
         }

@@ -26,7 +26,7 @@ mod words;
 /// Which checks to run.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Names of checks, or parts of names; all checks by default.
+    /// Names of checks, or parts of names such as `words` or `lints`; all checks by default.
     names: Vec<String>,
 }
 
