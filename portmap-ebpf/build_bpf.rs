@@ -1,7 +1,7 @@
 //! Builds BPF objects for a package that embeds them. The package's build script includes this file.
 //!
-//! It replaces the crate aya-build, with three differences: cargo's output is printed only if the build fails, all profiles
-//! share one build, and the objects contain no paths of the building machine.
+//! It replaces the crate aya-build, with three differences: cargo's output is printed only if the build
+//! fails, all profiles share one build, and the objects contain no paths of the building machine.
 
 use std::{
     env, fs,
@@ -13,8 +13,9 @@ use anyhow::{Context as _, Result, bail};
 #[path = "toolchain.rs"]
 mod toolchain;
 
-/// Builds the binaries of a package for BPF and copies them to the build script's `OUT_DIR`. Without a BPF toolchain it
-/// writes empty files and returns `None`; otherwise it returns name and version of the compiler and the linker.
+/// Builds the binaries of a package for BPF and copies them to the build script's `OUT_DIR`. Without a BPF
+/// toolchain it writes empty files and returns `None`; otherwise it returns name and version of the compiler
+/// and the linker.
 pub(crate) fn build(package: &str, objects: &[&str]) -> Result<Option<String>> {
     let out = out()?;
     let workspace = workspace()?;
@@ -27,7 +28,8 @@ pub(crate) fn build(package: &str, objects: &[&str]) -> Result<Option<String>> {
         build_with(&name, package, objects, &out)?;
         return Ok(Some(toolchain::compiler(&name)));
     }
-    // Cargo cannot notice that the tools are installed. A file that does not exist makes it run this script each time.
+    // Cargo cannot notice that the tools are installed. A file that does not exist makes it run this script
+    // each time.
     println!("cargo::rerun-if-changed={}", out.join("no-such-file").display());
     for object in objects {
         fs::write(out.join(object), []).with_context(|| format!("cannot write the stub {object}"))?;
@@ -60,7 +62,8 @@ fn build_with(toolchain: &str, package: &str, objects: &[&str], out: &Path) -> R
     Ok(())
 }
 
-/// Returns cargo's target directory. Cargo does not pass its path to build scripts, but marks it with a `CACHEDIR.TAG`.
+/// Returns cargo's target directory. Cargo does not pass its path to build scripts, but marks it with a
+/// `CACHEDIR.TAG`.
 fn target_directory(out: &Path) -> Result<&Path> {
     let is_marked = |directory: &&Path| directory.join("CACHEDIR.TAG").exists();
     out.ancestors().find(is_marked).context("cargo marks its target directory by a CACHEDIR.TAG")

@@ -1,5 +1,5 @@
-//! The BPF objects that are committed beside their sources, for machines without a BPF toolchain. The build script, which
-//! uses them, and `cargo xtask`, which makes and checks them, share this file.
+//! The BPF objects that are committed beside their sources, for machines without a BPF toolchain. The build
+//! script, which uses them, and `cargo xtask`, which makes and checks them, share this file.
 
 use std::{
     fs, io,
@@ -18,7 +18,8 @@ pub(crate) const DIRECTORY: &str = "portmap-ebpf/objects";
 /// The objects that the daemon embeds.
 pub(crate) const NAMES: [&str; 2] = ["portmap-ebpf", "portmap-guard"];
 
-/// The architecture of the hosts that they run on: the layout of a traced process's registers differs between hosts.
+/// The architecture of the hosts that they run on: the layout of a traced process's registers differs between
+/// hosts.
 pub(crate) const ARCHITECTURE: &str = "x86_64";
 
 /// The file with a [`Record`].
@@ -54,7 +55,8 @@ pub(crate) fn file(workspace: &Path, object: &str) -> PathBuf {
     workspace.join(DIRECTORY).join(format!("{object}.o"))
 }
 
-/// Returns a hash of the sources (FNV-1a, 64 bits). It detects objects that are out of date; it is not a signature.
+/// Returns a hash of the sources (FNV-1a, 64 bits). It detects objects that are out of date; it is not a
+/// signature.
 pub(crate) fn digest(workspace: &Path) -> io::Result<String> {
     let mut files = Vec::new();
     for source in SOURCES {

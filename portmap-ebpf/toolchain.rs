@@ -1,5 +1,5 @@
-//! The toolchain of the BPF objects: which releases are pinned, how an installed one is found, and how it is run. The build
-//! scripts and `cargo xtask` share this file.
+//! The toolchain of the BPF objects: which releases are pinned, how an installed one is found, and how it is
+//! run. The build scripts and `cargo xtask` share this file.
 
 use std::{
     env,
@@ -7,8 +7,8 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// The pinned releases of rustc and bpf-linker: the committed objects and docs/instructions.md are made with them. Other
-/// releases of rustc build objects that work but differ in bytes and in instruction counts.
+/// The pinned releases of rustc and bpf-linker: the committed objects and docs/instructions.md are made with
+/// them. Other releases of rustc build objects that work but differ in bytes and in instruction counts.
 pub(crate) const PINNED: [&str; 2] = ["1.96.0", "0.13.0"];
 
 /// Environment variable that names a toolchain and ends the search.
@@ -17,8 +17,8 @@ pub(crate) const VARIABLE: &str = "PORTMAP_BPF_TOOLCHAIN";
 /// Name under which a distribution's own compiler is linked into rustup.
 pub(crate) const LINKED: &str = "portmap-bpf";
 
-/// Returns the rustup toolchain that builds `core` for BPF: one of the pinned release if possible, else any that has the
-/// sources of `core`.
+/// Returns the rustup toolchain that builds `core` for BPF: one of the pinned release if possible, else any
+/// that has the sources of `core`.
 pub(crate) fn find() -> Option<String> {
     if let Ok(name) = env::var(VARIABLE) {
         return Some(name);
@@ -148,7 +148,8 @@ fn sysroot(toolchain: &str) -> Option<PathBuf> {
     output.status.success().then(|| sysroot.trim().into())
 }
 
-/// Removes variables that a build script inherits from the outer build: they name its compiler or a wrapper of it.
+/// Removes variables that a build script inherits from the outer build: they name its compiler or a wrapper
+/// of it.
 fn without_outer(command: &mut Command) -> &mut Command {
     for name in ["RUSTC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTUP_TOOLCHAIN"] {
         command.env_remove(name);

@@ -24,7 +24,8 @@ const FINDINGS: &str = "findings: ";
 /// Time limit, long enough for a machine that is emulated in software.
 const PATIENCE: Duration = Duration::from_mins(30);
 
-/// Builds the benchmarks, runs that of rate limits in a virtual machine, and executes the program in place of this process.
+/// Builds the benchmarks, runs that of rate limits in a virtual machine, and executes the program in place of
+/// this process.
 pub(crate) fn run(forwarded: &Forwarded) -> Result<Infallible> {
     let program = build::with("bench", "portmap-bench")?;
     let mut command = Command::new(&program);

@@ -51,12 +51,14 @@ pub(crate) fn require_root(task: &str) -> Result<()> {
     Ok(())
 }
 
-/// Ensures that there are BPF objects to embed: the committed ones if they are up to date, else a toolchain for BPF.
+/// Ensures that there are BPF objects to embed: the committed ones if they are up to date, else a toolchain
+/// for BPF.
 fn ensure_objects() -> Result<()> {
     if objects::must_be_built() { setup::ensure(&[Group::Build], Report::Changes) } else { Ok(()) }
 }
 
-/// Ensures a toolchain for BPF, builds a program of the tests with everything that it runs, and returns its path.
+/// Ensures a toolchain for BPF, builds a program of the tests with everything that it runs, and returns its
+/// path.
 pub(crate) fn with(task: &str, program: &str) -> Result<PathBuf> {
     require_root(task)?;
     setup::ensure(&[Group::Build, Group::Run], Report::Changes)?;
@@ -74,8 +76,8 @@ pub(crate) fn become_file(command: &mut Command) -> Result<Infallible> {
     Err(command.exec()).with_context(|| format!("cannot run `{}`", process::shown(command)))
 }
 
-/// Builds the programs of a release and others with one command: cargo then selects the same features for all and builds
-/// no dependency twice.
+/// Builds the programs of a release and others with one command: cargo then selects the same features for all
+/// and builds no dependency twice.
 fn build(others: &[&str]) -> Result<()> {
     let mut command = workspace::cargo();
     command.args(["build", "--release", "--package", "portmap-user"]);

@@ -1,4 +1,5 @@
-//! Everything that must hold before a test is run: format, wording, structure, lints, documentation, dependencies.
+//! Everything that must hold before a test is run: format, wording, structure, lints, documentation,
+//! dependencies.
 
 use std::{
     env,
@@ -158,8 +159,8 @@ fn committed_objects() -> Result<Outcome> {
     Ok(objects::check()?.map_or(Outcome::Passed, Outcome::NotChecked))
 }
 
-/// Lints of the fuzz targets, which no other check compiles. Nothing is linked, so libFuzzer and its compiler are not
-/// needed.
+/// Lints of the fuzz targets, which no other check compiles. Nothing is linked, so libFuzzer and its compiler
+/// are not needed.
 fn fuzz_lints() -> Result<Outcome> {
     let mut command = workspace::cargo();
     command

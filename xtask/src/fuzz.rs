@@ -43,7 +43,8 @@ pub(crate) struct Arguments {
     /// Seconds of fuzzing for each target.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
-    /// Keep the input as a fixture of this name, as raw frames, which changes of the input builder do not affect.
+    /// Keep the input as a fixture of this name, as raw frames, which changes of the input builder do not
+    /// affect.
     #[arg(long, value_name = "NAME", requires = "inputs", conflicts_with = "minimise")]
     fixture: Option<String>,
     /// Replace the committed corpus by the smallest set of known inputs with the same coverage.
@@ -226,7 +227,8 @@ fn built() -> Result<&'static Path> {
     }
     let target = target_directory()?;
     let host = host()?;
-    // The decision code has no unsafe code, so a sanitizer would add nothing, and it would need a nightly toolchain.
+    // The decision code has no unsafe code, so a sanitizer would add nothing, and it would need a nightly
+    // toolchain.
     let mut command = workspace::cargo();
     command.args(["fuzz", "build", "--sanitizer", "none", "--target", &host, "--fuzz-dir"]);
     command.arg(directory()).arg("--target-dir").arg(&target);

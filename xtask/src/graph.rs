@@ -27,7 +27,8 @@ const PICTURE: &str = "docs/images/modules.svg";
 /// What to do with the picture.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Write nothing; fail if the picture is not up to date, or if files or groups of files import in a circle.
+    /// Write nothing; fail if the picture is not up to date, or if files or groups of files import in a
+    /// circle.
     #[arg(long)]
     check: bool,
 }

@@ -1,8 +1,8 @@
 //! Leftovers of the tests on the machine: files, mounts, processes and BPF programs.
 //!
-//! Another portmap may run on the machine, so the search covers resources of the tests only. A run has a directory of its
-//! own, whose path is in the environment of every process that it starts. Interfaces and namespaces live in sandboxes and
-//! end with their processes.
+//! Another portmap may run on the machine, so the search covers resources of the tests only. A run has a
+//! directory of its own, whose path is in the environment of every process that it starts. Interfaces and
+//! namespaces live in sandboxes and end with their processes.
 
 use std::{
     collections::BTreeSet,
@@ -90,8 +90,8 @@ impl Mark {
         bearing.collect()
     }
 
-    /// BPF programs of the run that still exist because they are attached or pinned. The kernel reuses an id only after all
-    /// others.
+    /// BPF programs of the run that still exist because they are attached or pinned. The kernel reuses an id
+    /// only after all others.
     fn programs(&self) -> Vec<String> {
         let recorded = fs::read_to_string(self.directory.path().join(PROGRAMS)).unwrap_or_default();
         let recorded: BTreeSet<u32> = recorded.lines().filter_map(|line| line.parse().ok()).collect();

@@ -23,7 +23,8 @@ mod toolchain;
 mod vm;
 mod workspace;
 
-/// Development tasks of portmap. To begin: `cargo xtask build`, `cargo xtask demo`, `cargo xtask test --quick`.
+/// Development tasks of portmap. To begin: `cargo xtask build`, `cargo xtask demo`, `cargo xtask test
+/// --quick`.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -43,7 +44,8 @@ enum Task {
     Demo(build::Forwarded),
     /// Measure the cost of packets, of rate limits or of containers, and write docs/benchmarks (needs root).
     Bench(build::Forwarded),
-    /// Run the tests on this machine's kernel and in virtual machines; `--quick` takes three minutes (needs root).
+    /// Run the tests on this machine's kernel and in virtual machines; `--quick` takes three minutes (needs
+    /// root).
     Test(test::Arguments),
     /// Fuzz the decision code: compare its verdicts with the specification, docs/datapath.md.
     Fuzz(fuzz::Arguments),

@@ -1,11 +1,12 @@
-//! Mutation tests: cargo-mutants lists small mutations of the decision code, and a test must catch each of them.
+//! Mutation tests: cargo-mutants lists small mutations of the decision code, and a test must catch each of
+//! them.
 //!
-//! A mutated tree first runs the unit tests and the fuzz targets' inputs, which takes seconds. If those pass, it runs the
-//! reference model and the tables of verdicts, with the programs in the kernel. A mutation that survives both must be on
-//! record, with the reason.
+//! A mutated tree first runs the unit tests and the fuzz targets' inputs, which takes seconds. If those pass,
+//! it runs the reference model and the tables of verdicts, with the programs in the kernel. A mutation that
+//! survives both must be on record, with the reason.
 //!
-//! `--wire` instead removes checks that keep a packet unchanged between its verdict and the wire, one at a time. The wire
-//! oracle must catch each removal.
+//! `--wire` instead removes checks that keep a packet unchanged between its verdict and the wire, one at a
+//! time. The wire oracle must catch each removal.
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +34,8 @@ use crate::{
 /// Trees that are tested at a time, each by a worker.
 const WORKERS: usize = 2;
 
-/// Seconds after which tests that still run count as failed. Tests, and the first build, take a small part of it.
+/// Seconds after which tests that still run count as failed. Tests, and the first build, take a small part of
+/// it.
 const PATIENCE: &str = "900";
 
 /// Which mutations to test.
@@ -41,7 +43,8 @@ const PATIENCE: &str = "900";
 pub(crate) struct Arguments {
     /// Parts of descriptions of mutations, which begin with the file's name; all mutations by default.
     only: Vec<String>,
-    /// Remove checks that keep a packet unchanged behind its verdict; the test `wire` must catch each removal.
+    /// Remove checks that keep a packet unchanged behind its verdict; the test `wire` must catch each
+    /// removal.
     #[arg(long)]
     wire: bool,
 }
@@ -226,7 +229,8 @@ impl Tree {
         outcome
     }
 
-    /// Returns whether the fuzz targets pass on all their inputs, and the unit tests pass; `None` if they do not compile.
+    /// Returns whether the fuzz targets pass on all their inputs, and the unit tests pass; `None` if they do
+    /// not compile.
     fn inputs(&self) -> Result<Option<bool>> {
         let fuzz = self.directory.join("tests/fuzz/Cargo.toml");
         let test = |more: &[&str]| self.cargo(&["test", "--lib", "--manifest-path"], &fuzz, more);
@@ -238,7 +242,8 @@ impl Tree {
         Ok(Some(test(&[])? && self.cargo(&["test", "--lib", "--manifest-path"], &common, &units)?))
     }
 
-    /// Returns whether the model and the tables agree with the programs, and pings work; `None` if they do not compile.
+    /// Returns whether the model and the tables agree with the programs, and pings work; `None` if they do
+    /// not compile.
     fn kernel(&self) -> Result<Option<bool>> {
         let manifest = self.directory.join("Cargo.toml");
         let tests = ["--package", "portmap-tests", "--test", "reference", "--test", "verdicts"];

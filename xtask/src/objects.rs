@@ -19,7 +19,8 @@ use crate::{
 /// Names of the program that edits objects.
 const OBJCOPY: [&str; 2] = ["/usr/lib/llvm-22/bin/llvm-objcopy", "llvm-objcopy"];
 
-/// Section of a committed object that names its compiler: `readelf -p .comment` shows it, the kernel does not load it.
+/// Section of a committed object that names its compiler: `readelf -p .comment` shows it, the kernel does not
+/// load it.
 const COMMENT: &str = ".comment";
 
 /// Names and contents of objects.
@@ -43,8 +44,8 @@ pub(crate) fn make() -> Result<()> {
     Ok(())
 }
 
-/// Returns whether a build needs a BPF toolchain: the committed objects are out of date, for another architecture, or the
-/// environment selects a build from source.
+/// Returns whether a build needs a BPF toolchain: the committed objects are out of date, for another
+/// architecture, or the environment selects a build from source.
 pub(crate) fn must_be_built() -> bool {
     let root = workspace::root();
     let digest = committed::digest(&root).ok();
@@ -53,8 +54,8 @@ pub(crate) fn must_be_built() -> bool {
         || committed::Record::read(&root).is_none_or(|record| digest != Some(record.sources))
 }
 
-/// Builds the objects and compares them with the committed ones, byte for byte. Returns the reason if that is impossible on
-/// this machine.
+/// Builds the objects and compares them with the committed ones, byte for byte. Returns the reason if that is
+/// impossible on this machine.
 pub(crate) fn check() -> Result<Option<String>> {
     const REMEDY: &str = "run `cargo xtask objects` and commit the objects";
     let root = workspace::root();
@@ -101,7 +102,8 @@ fn build(root: &Path) -> Result<(committed::Record, Objects)> {
     Ok((committed::Record { sources, compiler }, objects))
 }
 
-/// Returns an object without debug information, of which the kernel needs only BTF, and with its compiler's name.
+/// Returns an object without debug information, of which the kernel needs only BTF, and with its compiler's
+/// name.
 fn finished(object: &Path, compiler: &str) -> Result<Vec<u8>> {
     let (small, comment) = (object.with_extension("stripped"), object.with_extension("comment"));
     fs::write(&comment, format!("{compiler}\0"))

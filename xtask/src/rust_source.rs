@@ -1,5 +1,5 @@
-//! A small reader of Rust source: it tells code from comments and from string literals. The checks of wording and the
-//! module graph need no more than that, so xtask does without a parser.
+//! A small reader of Rust source: it tells code from comments and from string literals. The checks of wording
+//! and the module graph need no more than that, so xtask does without a parser.
 
 /// The kind of a [`Token`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +113,8 @@ fn block_comment(text: &str) -> usize {
     text.len()
 }
 
-/// The lengths of the prefix, the content and the suffix of the string literal at the start of a text, if there is one.
+/// The lengths of the prefix, the content and the suffix of the string literal at the start of a text, if
+/// there is one.
 fn string(text: &str) -> Option<(usize, usize, usize)> {
     let letters = text.find(|c: char| !matches!(c, 'b' | 'c' | 'r'))?;
     if letters > 2 {

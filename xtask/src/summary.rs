@@ -32,8 +32,8 @@ impl AddAssign for Counts {
 }
 
 impl Counts {
-    /// Adds the numbers of a line such as `test result: ok. 5 passed; 0 failed; 1 ignored; …`, or a test that did not
-    /// run; other lines change nothing.
+    /// Adds the numbers of a line such as `test result: ok. 5 passed; 0 failed; 1 ignored; …`, or a test that
+    /// did not run; other lines change nothing.
     pub(crate) fn read_line(&mut self, line: &str) {
         // The harness may have begun the line with the name of the test.
         if let Some((_, test)) = line.split_once(NOT_RUN) {

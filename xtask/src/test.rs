@@ -31,19 +31,19 @@ const TESTS: &str = "portmap-tests";
 /// Seconds of fuzzing for each target.
 const FUZZ_SECONDS: u64 = 12;
 
-/// Test programs that hardly depend on the kernel: output and errors of commands, contents of files. Other test programs
-/// cover the verdicts and counters behind them on every kernel.
+/// Test programs that hardly depend on the kernel: output and errors of commands, contents of files. Other
+/// test programs cover the verdicts and counters behind them on every kernel.
 const HERE_ONLY: [&str; 7] = ["commands", "demo", "drops", "explain", "metrics", "server", "state"];
 
 /// Test programs that catch most mistakes within seconds.
 const QUICK: [&str; 7] = ["commands", "drops", "explain", "paths", "reference", "verdicts", "wire"];
 
-/// Tests with many similar cases try one in this number with `--quick` and on emulated machines, which are about ten times
-/// slower; the full test on this machine tries all of them.
+/// Tests with many similar cases try one in this number with `--quick` and on emulated machines, which are
+/// about ten times slower; the full test on this machine tries all of them.
 const SAMPLE: u32 = 24;
 
-/// Test programs with tools such as iperf3, which start slowly on emulated machines: they run on the oldest kernel and on
-/// this machine's.
+/// Test programs with tools such as iperf3, which start slowly on emulated machines: they run on the oldest
+/// kernel and on this machine's.
 const EARLIEST_AND_HERE: [&str; 1] = ["tools"];
 
 /// Concurrent tests for each CPU of this machine.
@@ -58,8 +58,9 @@ const RESTARTS: u32 = 2;
 /// Which tests to run, and where.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Run the tests that catch most mistakes, within three minutes: unit tests, and on this machine's kernel verdicts,
-    /// paths and commands, with one in 24 of many similar cases. No virtual machine, no soak test, no fuzzing.
+    /// Run the tests that catch most mistakes, within three minutes: unit tests, and on this machine's kernel
+    /// verdicts, paths and commands, with one in 24 of many similar cases. No virtual machine, no soak test,
+    /// no fuzzing.
     #[arg(long, conflicts_with_all = ["kernel", "no_vm"])]
     quick: bool,
     /// Run on this machine's kernel only.
@@ -129,8 +130,8 @@ fn kernels(arguments: &Arguments) -> Vec<Kernel> {
     if arguments.kernel.is_empty() { Kernel::value_variants().to_vec() } else { arguments.kernel.clone() }
 }
 
-/// Runs every test of the workspace on this machine's kernel. Without a filter, the soak test runs in parallel with the
-/// others.
+/// Runs every test of the workspace on this machine's kernel. Without a filter, the soak test runs in
+/// parallel with the others.
 fn run_here(programs: &Programs, mark: &Mark, filter: &[String]) -> Result<Run> {
     let kernel = this_kernel()?;
     println!("testing on this machine, kernel {kernel}");
@@ -278,7 +279,8 @@ fn script(directory: &Path, binaries: &[PathBuf], filter: &[String]) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(
             script,
-            "echo Running {file}\n{file} --test-threads={GUEST_THREADS} {filter} || {{ echo {file} ended with status $?; status=1; }}"
+            "echo Running {file}\n{file} --test-threads={GUEST_THREADS} {filter} || \
+             {{ echo {file} ended with status $?; status=1; }}"
         );
     }
     script.push_str("exit $status\n");

@@ -1,7 +1,7 @@
 //! Virtual machines that boot a Debian kernel over a read-only view of the running system.
 //!
-//! The guest's root is an overlay: the host's root below a writable layer in memory. The guest finds everything that is
-//! installed or built on the host at the same path, and its changes are discarded.
+//! The guest's root is an overlay: the host's root below a writable layer in memory. The guest finds
+//! everything that is installed or built on the host at the same path, and its changes are discarded.
 
 use std::{path::Path, process::ExitCode, time::Duration};
 

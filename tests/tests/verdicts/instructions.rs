@@ -37,8 +37,8 @@ fn measure(kernel: &str) -> Vec<String> {
         .collect()
 }
 
-/// Returns the version of the running kernel, and for Debian's kernels that of the package: their release strings stay the
-/// same from one update to the next.
+/// Returns the version of the running kernel, and for Debian's kernels that of the package: their release
+/// strings stay the same from one update to the next.
 fn kernel_version() -> String {
     let read = |name: &str| {
         fs::read_to_string(format!("/proc/sys/kernel/{name}")).expect("every kernel has its version there")

@@ -14,7 +14,8 @@ use crate::rust_source::{self, Kind};
 /// The file that lists the words contains them.
 const LIST: &str = "xtask/src/check/words.rs";
 
-/// Fails if a retired word is in the tree, and lists every place. An exception that excepts nothing is an error, too.
+/// Fails if a retired word is in the tree, and lists every place. An exception that excepts nothing is an
+/// error, too.
 pub(super) fn check() -> Result<()> {
     let files: Vec<File> = files::read()?.into_iter().filter(|file| file.path != LIST).collect();
     let index = Index::new(words::EVERYWHERE, words::IDENTIFIER_PARTS, words::IDENTIFIERS);

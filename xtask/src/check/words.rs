@@ -1,7 +1,7 @@
 //! Words that this project has retired, each with the term to use instead.
 //!
-//! Words of a phrase are separated by spaces, variants of a word by `|`. A line cannot except itself: where an API
-//! demands a word, [`EXCEPTIONS`] names the file and the reason.
+//! Words of a phrase are separated by spaces, variants of a word by `|`. A line cannot except itself: where
+//! an API demands a word, [`EXCEPTIONS`] names the file and the reason.
 
 /// Words, and what to say instead.
 pub(super) type Term = (&'static str, &'static str);

@@ -16,7 +16,8 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// Groups files by directory. Single files that import only one another are one group, named after their directory.
+    /// Groups files by directory. Single files that import only one another are one group, named after their
+    /// directory.
     pub(super) fn new(imports: &Imports) -> Self {
         let mut groups: BTreeMap<&str, String> =
             imports.files.iter().map(|file| (&**file, group(file))).collect();
@@ -55,7 +56,8 @@ impl Groups {
     }
 }
 
-/// The group of a file by its path: its directory, or for a file of the root or of a winged directory its own name.
+/// The group of a file by its path: its directory, or for a file of the root or of a winged directory its own
+/// name.
 fn group(file: &str) -> String {
     let parts: Vec<&str> = file.split('/').collect();
     match parts[..] {
@@ -77,8 +79,8 @@ fn stem(file: &str) -> &str {
     file.strip_suffix(".rs").unwrap_or(file)
 }
 
-/// The single files of a directory that import none of the package's files but one another, or, in a winged directory,
-/// none of that directory's.
+/// The single files of a directory that import none of the package's files but one another, or, in a winged
+/// directory, none of that directory's.
 fn shared<'a>(imports: &'a Imports, groups: &BTreeMap<&str, String>, directory: &str) -> BTreeSet<&'a str> {
     let prefix = if directory.is_empty() { String::new() } else { format!("{directory}/") };
     let is_single = |file: &str| {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::groups::Groups;
 
-/// The layer of each group: below all the groups that import it. Groups in a circle stay where the search for a deeper
-/// layer ends.
+/// The layer of each group: below all the groups that import it. Groups in a circle stay where the search for
+/// a deeper layer ends.
 pub(super) fn layers(groups: &Groups) -> Vec<Vec<String>> {
     let mut layer: BTreeMap<&str, usize> = groups.members.keys().map(|name| (&**name, 0)).collect();
     let most = groups.members.len();

@@ -1,7 +1,7 @@
 //! The picture of the groups: boxes in layers, and an arrow for each pair of groups.
 //!
-//! Arrows to one box have its colour and share a lane past the rows between. The number of imports stands where an arrow
-//! leaves its box, in a place of its own, so that no two numbers are over one another.
+//! Arrows to one box have its colour and share a lane past the rows between. The number of imports stands
+//! where an arrow leaves its box, in a place of its own, so that no two numbers are over one another.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,7 +29,8 @@ const CHARACTER: f64 = 6.4;
 /// Characters of a line in a box.
 const LINE_LENGTH: usize = 24;
 
-/// Colours that colour-blind people tell apart (Okabe and Ito), but for the yellow one, which is faint on white.
+/// Colours that colour-blind people tell apart (Okabe and Ito), but for the yellow one, which is faint on
+/// white.
 const COLORS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#a0487a", "#56b4e9", "#b07a00", "#555555"];
 
 /// What stands in a row.
@@ -140,7 +141,8 @@ fn placed(groups: &Groups, rows: &[Vec<String>]) -> Vec<Row> {
     for (row, to) in lanes {
         cells[row].push(Cell::Lane(to));
     }
-    // The usual way to fewer crossings: sort each row by the places of its neighbours, up and down, several times.
+    // The usual way to fewer crossings: sort each row by the places of its neighbours, up and down, several
+    // times.
     for pass in 0..12 {
         let order: Vec<usize> = if pass % 2 == 0 {
             (1..cells.len()).collect()
@@ -280,7 +282,8 @@ fn group(svg: &mut String, name: &str, groups: &Groups, placed: &Placed, top: f6
         y += LINE;
         let _ = writeln!(
             svg,
-            "<text x=\"{middle:.1}\" y=\"{y:.1}\" font-size=\"12\" text-anchor=\"middle\" fill=\"#222222\">{line}</text>"
+            "<text x=\"{middle:.1}\" y=\"{y:.1}\" font-size=\"12\" text-anchor=\"middle\" \
+             fill=\"#222222\">{line}</text>"
         );
     }
 }
@@ -362,8 +365,8 @@ fn curve(
     let middle = f64::midpoint(bottom, end);
     let _ = writeln!(
         svg,
-        "<path d=\"M{x:.1} {top:.1}V{bottom:.1}C{x:.1} {middle:.1} {to_x:.1} {middle:.1} {to_x:.1} {end:.1}\" fill=\"none\" \
-         stroke=\"{color}\" stroke-width=\"1.4\"/>"
+        "<path d=\"M{x:.1} {top:.1}V{bottom:.1}C{x:.1} {middle:.1} {to_x:.1} {middle:.1} {to_x:.1} {end:.1}\" \
+         fill=\"none\" stroke=\"{color}\" stroke-width=\"1.4\"/>"
     );
     if has_head {
         let _ = writeln!(

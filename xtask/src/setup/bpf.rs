@@ -33,7 +33,8 @@ pub(super) fn ensure_compiler(report: Report) -> Result<()> {
     }
     if !toolchain::linker_runs() {
         bail!(
-            "bpf-linker was installed but does not run: expected cargo's directory of binaries in PATH, such as ~/.cargo/bin"
+            "bpf-linker was installed but does not run: expected cargo's directory of binaries in PATH, such as \
+             ~/.cargo/bin"
         );
     }
     report.found(format_args!("BPF toolchain {name}, with bpf-linker"));
@@ -68,7 +69,8 @@ fn link_distribution_compiler() -> Result<&'static str> {
     process::run_silently(Command::new("rustup").args(["toolchain", "link", name, "/usr"]))?;
     if toolchain::find().as_deref() != Some(name) {
         bail!(
-            "toolchain {name} has no sources of `core`: expected them in /usr/lib/rustlib/src/rust, from package rust-web-src"
+            "toolchain {name} has no sources of `core`: expected them in /usr/lib/rustlib/src/rust, from package \
+             rust-web-src"
         );
     }
     Ok(name)

@@ -1,4 +1,5 @@
-# Second stage of the guest, in its final root: runs /guest/job and prints its exit status on the first serial line.
+# Second stage of the guest, in its final root: runs /guest/job and prints its exit status on the first serial
+# line.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb
 output=/dev/ttyS0
 
@@ -29,8 +30,8 @@ for _ in {1..20}; do
     kill -0 $reader 2> /dev/null || break
     sleep 0.1
 done
-# The power-off unmounts the host's files first. This process waits without them, and must not exit, because the kernel
-# would panic.
+# The power-off unmounts the host's files first. This process waits without them, and must not exit, because
+# the kernel would panic.
 mkfifo /guest/never
 exec 3<> /guest/never
 read -r -t 0.01 -u 3 _

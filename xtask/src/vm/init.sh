@@ -1,5 +1,6 @@
 #!/bin/busybox sh
-# First process of the guest, in the initramfs: mounts a writable overlay over the host's files and switches to it.
+# First process of the guest, in the initramfs: mounts a writable overlay over the host's files and switches
+# to it.
 busybox=/bin/busybox
 
 stop() {

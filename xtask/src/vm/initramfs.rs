@@ -72,7 +72,8 @@ pub(super) fn build<P: AsRef<Path>>(image: &Image, job: &Job<P>, work: &Path) ->
     Ok(Initramfs { file, marker })
 }
 
-/// Returns a marker that no job prints by chance, because it contains the random name of the working directory.
+/// Returns a marker that no job prints by chance, because it contains the random name of the working
+/// directory.
 fn marker(work: &Path) -> String {
     let name = work.file_name().unwrap_or(work.as_os_str()).to_string_lossy();
     format!("@@{name}:exit@@")

@@ -22,10 +22,11 @@ pub(super) struct KernelLog {
 impl KernelLog {
     /// Returns whether the emulator caused the fault: it ran a stale `int3` of the kernel's `text_poke`.
     ///
-    /// A kernel that patches its own code writes a breakpoint (`int3`, byte `cc`) and removes it when every CPU has seen
-    /// the change. An emulator that translates the code on one CPU while another writes to it may keep the translation
-    /// with the breakpoint. The kernel then reports a breakpoint that it does not have. The report shows the code in
-    /// memory, with the byte after the breakpoint in angle brackets: for a breakpoint in memory, `cc` precedes it.
+    /// A kernel that patches its own code writes a breakpoint (`int3`, byte `cc`) and removes it when every
+    /// CPU has seen the change. An emulator that translates the code on one CPU while another writes to it
+    /// may keep the translation with the breakpoint. The kernel then reports a breakpoint that it does not
+    /// have. The report shows the code in memory, with the byte after the breakpoint in angle brackets: for a
+    /// breakpoint in memory, `cc` precedes it.
     pub(super) fn is_stale_breakpoint(&self) -> bool {
         let mut report = self.lines().into_iter().skip_while(|line| !line.contains("Oops: int3"));
         report.find_map(|line| byte_before_fault(&line)).is_some_and(|byte| byte != "cc")

@@ -35,8 +35,8 @@ const SWITCH_OFF: Duration = Duration::from_secs(5);
 /// Time limit of the trial of hardware virtualisation, with which a kernel boots in a second or two.
 const TRIAL: Duration = Duration::from_secs(10);
 
-/// A panic ends the machine, stall timeouts allow for emulation on a busy host, and mitigations are off because they cost
-/// time.
+/// A panic ends the machine, stall timeouts allow for emulation on a busy host, and mitigations are off
+/// because they cost time.
 const KERNEL_ARGUMENTS: &str = "console=ttyS1 loglevel=5 panic=-1 mitigations=off \
      rcupdate.rcu_cpu_stall_timeout=60 sysctl.kernel.watchdog_thresh=60";
 
@@ -216,8 +216,8 @@ fn accelerator(image: &Image) -> &'static str {
     }
 }
 
-/// Boots the kernel without a root file system: it panics, which ends the machine. If virtualisation does not work, QEMU
-/// prints an error or the machine does not end.
+/// Boots the kernel without a root file system: it panics, which ends the machine. If virtualisation does not
+/// work, QEMU prints an error or the machine does not end.
 fn kvm_works(image: &Image) -> Result<bool> {
     let errors = tempfile::NamedTempFile::new()?;
     let mut command = process::command("setpriv");

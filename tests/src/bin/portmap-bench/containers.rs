@@ -1,4 +1,5 @@
-//! Scaling with the number of containers: time to add, list, change and remove them, memory and files of the daemon.
+//! Scaling with the number of containers: time to add, list, change and remove them, memory and files of the
+//! daemon.
 
 use std::{
     fmt::Write as _,
@@ -25,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     machine::Machine,
-    text::{grouped, number, table},
+    text::{grouped, number, table, wrapped},
 };
 
 /// Static ports of each container, and its ephemeral ones.
@@ -106,7 +107,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         write(&file, json + "\n")?;
         findings
     };
-    let report = report(&findings)?;
+    let report = wrapped(&report(&findings)?);
     write(&arguments.output.join("report.md"), report.clone())?;
     println!("{report}");
     Ok(())
@@ -182,7 +183,9 @@ fn veths(sandbox: &Sandbox) -> Result<Vec<f64>> {
     sandbox.sh(Place::Host, "ip netns add other");
     let times = (0..ATTACHMENTS)
         .map(|_| {
-            let make = "ip link add one type veth peer name two netns other; ip link set one up; ip -n other link set two up";
+            let make = "ip link add one type veth peer name two netns other
+                        ip link set one up
+                        ip -n other link set two up";
             sandbox.sh(Place::Host, make);
             // This includes the command, which takes one or two milliseconds.
             timed(|| Ok(sandbox.sh(Place::Host, "ip link del one"))).map(|(time, _)| time)
@@ -288,8 +291,8 @@ fn report(findings: &Findings) -> Result<String> {
     writeln!(text, "{rows}\n\nThe last row is the restarted daemon after the removal of all containers.\n")?;
     writeln!(
         text,
-        "A daemon that restores {} containers is ready after {} ms and has checked them after {} ms. A teardown removes them \
-         in {} ms. The kernel alone deletes a veth pair in {} ms (median of {ATTACHMENTS}, one after the other).\n",
+        "A daemon that restores {} containers is ready after {} ms and has checked them after {} ms. A teardown \
+         removes them in {} ms. The kernel alone deletes a veth pair in {} ms (median of {ATTACHMENTS}, one after the other).\n",
         add.len(),
         grouped(*ready),
         grouped(*checked),
@@ -299,9 +302,9 @@ fn report(findings: &Findings) -> Result<String> {
     let [links, filters] = attach.as_slice() else { return Ok(text) };
     writeln!(
         text,
-        "Attaching one program takes {} ms with a pinned link ({}), because the kernel waits until every CPU has seen it, and {} \
-         ms with a filter of the qdisc {}, including that qdisc (medians of {ATTACHMENTS}). A container has three programs, \
-         or two without IPv6.",
+        "Attaching one program takes {} ms with a pinned link ({}), because the kernel waits until every CPU has seen \
+         it, and {} ms with a filter of the qdisc {}, including that qdisc (medians of {ATTACHMENTS}). A container has \
+         three programs, or two without IPv6.",
         number(median(&links.1)),
         links.0,
         number(median(&filters.1)),

@@ -43,7 +43,8 @@ impl Machine {
         self.cpu.contains("QEMU")
     }
 
-    /// Reads the description and pins this process to its last CPU, because the first ones handle most interrupts.
+    /// Reads the description and pins this process to its last CPU, because the first ones handle most
+    /// interrupts.
     pub(crate) fn take_cpu() -> Result<Self> {
         let machine = Self::read()?;
         let allowed = sched_getaffinity(Pid::from_raw(0)).context("cannot read the CPU affinity")?;

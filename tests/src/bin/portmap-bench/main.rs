@@ -1,4 +1,5 @@
-//! Benchmarks: the cost of a packet, the accuracy of rate limits, and the scaling with the number of containers.
+//! Benchmarks: the cost of a packet, the accuracy of rate limits, and the scaling with the number of
+//! containers.
 
 use std::process::ExitCode;
 
@@ -11,8 +12,8 @@ mod machine;
 mod shaping;
 mod text;
 
-/// Measures the cost of portmap's classifier per packet, compared with Apache Mesos' lists of u32 filters, unless a
-/// subcommand names another benchmark.
+/// Measures the cost of portmap's classifier per packet, compared with Apache Mesos' lists of u32 filters,
+/// unless a subcommand names another benchmark.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench", bin_name = "cargo xtask bench", args_conflicts_with_subcommands = true)]
 struct Arguments {

@@ -1,7 +1,7 @@
 //! A bitmap backend that draws everything enlarged and then averages pixels.
 //!
-//! plotters' own backend places letters at whole pixels and does not smooth lines, which is hard to read at the size of a
-//! figure.
+//! plotters' own backend places letters at whole pixels and does not smooth lines, which is hard to read at
+//! the size of a figure.
 
 use std::path::PathBuf;
 

@@ -49,8 +49,8 @@ pub(crate) fn slots(containers: u16) -> impl Iterator<Item = u16> {
     1..=containers
 }
 
-/// Returns the ranges of a container, ascending. Each range is aligned and its length is a power of two, so that one u32
-/// filter covers it.
+/// Returns the ranges of a container, ascending. Each range is aligned and its length is a power of two, so
+/// that one u32 filter covers it.
 pub(crate) fn ranges(slot: u16) -> [PortRange; RANGES] {
     let index = slot - 1;
     let aligned = |first: u16, length: u16| PortRange::new(first, first + length - 1).expect("ascending");

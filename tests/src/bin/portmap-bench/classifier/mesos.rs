@@ -1,14 +1,17 @@
-//! The filters of Apache Mesos' `network/port_mapping` isolator at the ingress of the host's public interface.
+//! The filters of Apache Mesos' `network/port_mapping` isolator at the ingress of the host's public
+//! interface.
 //!
-//! Mesos installs one u32 filter for each power-of-two range of ports, all in one list that the kernel walks from its
-//! start: five keys (a header without options, the MAC address in two parts, the host's address, the masked port), priority
-//! 770, and a redirect to the container's veth. Filters with priorities 258 and 514 precede them, which copy ARP and ICMP to
-//! the containers. A UDP packet is matched against the ICMP filter only.
+//! Mesos installs one u32 filter for each power-of-two range of ports, all in one list that the kernel walks
+//! from its start: five keys (a header without options, the MAC address in two parts, the host's address, the
+//! masked port), priority 770, and a redirect to the container's veth. Filters with priorities 258 and 514
+//! precede them, which copy ARP and ICMP to the containers. A UDP packet is matched against the ICMP filter
+//! only.
 //!
-//! This benchmark differs in three points, none of which makes the list slower. Mesos installs filters one by one through
-//! netlink and reads all of them back before each; `tc -batch` installs the same filters in less time. Mesos has handles for
-//! 2,048 filters, so it could not install the longest list here. Mesos copies ARP with a `basic` filter, which some kernels
-//! lack; a u32 filter without a condition replaces it, with at most 32 copies, the kernel's limit for a list of actions.
+//! This benchmark differs in three points, none of which makes the list slower. Mesos installs filters one by
+//! one through netlink and reads all of them back before each; `tc -batch` installs the same filters in less
+//! time. Mesos has handles for 2,048 filters, so it could not install the longest list here. Mesos copies ARP
+//! with a `basic` filter, which some kernels lack; a u32 filter without a condition replaces it, with at most
+//! 32 copies, the kernel's limit for a list of actions.
 
 use std::{
     fmt::Write as _,

@@ -1,5 +1,5 @@
-//! Benchmarks of the classifier: the cost of a packet, compared with no classifier, with an empty program, and with the
-//! filter lists of Apache Mesos.
+//! Benchmarks of the classifier: the cost of a packet, compared with no classifier, with an empty program,
+//! and with the filter lists of Apache Mesos.
 
 use std::{fs, path::PathBuf, time::Duration};
 

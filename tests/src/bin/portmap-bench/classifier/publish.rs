@@ -1,4 +1,5 @@
-//! Time to publish a container's ports: by stores into the mapped table, and by one system call for each port.
+//! Time to publish a container's ports: by stores into the mapped table, and by one system call for each
+//! port.
 
 use std::time::Instant;
 

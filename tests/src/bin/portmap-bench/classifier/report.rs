@@ -11,7 +11,7 @@ use crate::{
         test_runs::{Probe, Run},
         trials::{Measured, Variant},
     },
-    text::{grouped, number, table},
+    text::{grouped, number, table, wrapped},
 };
 
 /// The file with the summary.
@@ -64,7 +64,7 @@ pub(crate) fn read_summary(directory: &Path) -> Result<Summary> {
 
 /// Writes the report as Markdown.
 pub(crate) fn write(directory: &Path, summary: &Summary) -> Result<()> {
-    write_file(&directory.join("report.md"), text(summary)?)
+    write_file(&directory.join("report.md"), wrapped(&text(summary)?))
 }
 
 /// Writes the summary as JSON.
@@ -104,8 +104,8 @@ fn receive_path(text: &mut String, summary: &Summary) -> Result<()> {
     writeln!(
         text,
         "## On the receive path\n\n\
-         Time per packet in nanoseconds, from its creation to its drop by the stack right behind the classifier: median \
-         (minimum) of rounds.\n"
+         Time per packet in nanoseconds, from its creation to its drop by the stack right behind the classifier: \
+         median (minimum) of rounds.\n"
     )?;
     let mut levels = table(&[
         "ports",
@@ -154,8 +154,8 @@ fn receive_path(text: &mut String, summary: &Summary) -> Result<()> {
         "¹ Mesos itself stops at 2,048 filters at one priority, the kernel at 4,095.\n\n\
          *owned*: uniform over all ports of containers. The packet enters the container's namespace, by \
          `bpf_redirect_peer` for portmap and *delivery only*, by mirred and the veth pair for Mesos. *unowned*: \
-         ports of the host, for which the kernel walks the whole list. Every packet of every trial was verified to arrive \
-         at its destination.\n\n\
+         ports of the host, for which the kernel walks the whole list. Every packet of every trial was verified \
+         to arrive at its destination.\n\n\
          Costs are medians of differences within a round, with 95 % confidence intervals. *costs* are relative to no \
          classifier and include delivery; a *verdict* is relative to the smallest program that does the same with the \
          packet: the empty one for unowned ports, *delivery only* for owned ones.\n\n{costs}\n"
@@ -164,9 +164,9 @@ fn receive_path(text: &mut String, summary: &Summary) -> Result<()> {
     let repeated: u32 = summary.receive_path.iter().map(|case| case.repeated_trials).sum();
     writeln!(
         text,
-        "Rounds: {} of each case. Trials with steal time were repeated ({repeated} trials). {} of {} rounds of a case had \
-         steal time in every attempt and were dropped (at least {:.0} % of each case were kept). Steal time: {} ticks; \
-         switches to other tasks: {}.\n",
+        "Rounds: {} of each case. Trials with steal time were repeated ({repeated} trials). {} of {} rounds of a case \
+         had steal time in every attempt and were dropped (at least {:.0} % of each case were kept). Steal \
+         time: {} ticks; switches to other tasks: {}.\n",
         (kept + dropped) / summary.receive_path.len(),
         dropped,
         kept + dropped,

@@ -1,9 +1,10 @@
 //! The benchmark's own BPF object: the packet source, and the smallest programs for comparison.
 //!
-//! Packets are XDP live frames (`BPF_PROG_TEST_RUN`): the kernel creates them on this CPU and receives them on any
-//! interface, in batches like a driver. No driver and no sender take part, so the time per packet is that of the receive
-//! path. The program takes the time at the start of each batch. This excludes the kernel's preparations, which wait for
-//! other CPUs, and an interrupt or another task disturbs only one of many batches.
+//! Packets are XDP live frames (`BPF_PROG_TEST_RUN`): the kernel creates them on this CPU and receives them
+//! on any interface, in batches like a driver. No driver and no sender take part, so the time per packet is
+//! that of the receive path. The program takes the time at the start of each batch. This excludes the
+//! kernel's preparations, which wait for other CPUs, and an interrupt or another task disturbs only one of
+//! many batches.
 
 use std::net::Ipv4Addr;
 
@@ -76,8 +77,8 @@ impl Source {
         Array::<_, [[u16; 2]; SEQUENCE]>::try_from(map)?.set(0, packets, 0).context("cannot set the packets")
     }
 
-    /// Makes the kernel receive packets on an interface, starting at a place in the sequence. Both numbers are multiples of a
-    /// batch.
+    /// Makes the kernel receive packets on an interface, starting at a place in the sequence. Both numbers
+    /// are multiples of a batch.
     pub(crate) fn send(&mut self, ifindex: u32, place: u32, packets: u32) -> Result<()> {
         debug_assert!(place.is_multiple_of(BATCH) && packets.is_multiple_of(BATCH));
         let map = self.object.map_mut("bench_cursor").context("bench_cursor")?;
@@ -97,8 +98,8 @@ impl Source {
         Ok(())
     }
 
-    /// Returns the nanoseconds per packet of the batches that were just sent, without the first ones, which warm up the
-    /// caches.
+    /// Returns the nanoseconds per packet of the batches that were just sent, without the first ones, which
+    /// warm up the caches.
     pub(crate) fn times(&self, place: u32, packets: u32) -> Result<Vec<f64>> {
         let map = self.object.map("bench_times").context("bench_times")?;
         let times = Array::<_, [u64; BATCHES as usize]>::try_from(map)?
@@ -116,7 +117,8 @@ fn per_packet(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / f64::from(BATCH)
 }
 
-/// Returns an `xdp_md` (`linux/bpf.h`) for a frame without metadata on an interface; queue and egress interface are 0.
+/// Returns an `xdp_md` (`linux/bpf.h`) for a frame without metadata on an interface; queue and egress
+/// interface are 0.
 fn context(length: u32, ifindex: u32) -> [u8; 24] {
     let mut context = [0; 24];
     context[4..8].copy_from_slice(&length.to_ne_bytes());
@@ -124,9 +126,9 @@ fn context(length: u32, ifindex: u32) -> [u8; 24] {
     context
 }
 
-/// Returns a UDP packet for the host with a wrong IPv4 header checksum. No classifier reads the checksum, and the stack
-/// checks it first, so the path behind the classifier is short and the same for all variants. The kernel counts these drops
-/// in each network namespace.
+/// Returns a UDP packet for the host with a wrong IPv4 header checksum. No classifier reads the checksum, and
+/// the stack checks it first, so the path behind the classifier is short and the same for all variants. The
+/// kernel counts these drops in each network namespace.
 fn dead_end_frame() -> Vec<u8> {
     const HEADER_CHECKSUM: usize = 14 + 10;
     let mut frame = Frame::udp(SENDER, (HOST, 0));

@@ -68,8 +68,8 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// Estimates `statistic` of `rounds` by percentile bootstrap. It resamples whole rounds, because the measurements of a round
-/// belong together.
+/// Estimates `statistic` of `rounds` by percentile bootstrap. It resamples whole rounds, because the
+/// measurements of a round belong together.
 pub(crate) fn bootstrap<T: Copy>(
     rounds: &[T],
     random: &mut Random,

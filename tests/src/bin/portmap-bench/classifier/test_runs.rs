@@ -1,8 +1,8 @@
 //! Time of a program alone, by `BPF_PROG_TEST_RUN`: the kernel runs it repeatedly on one frame.
 //!
-//! The loop around the program costs as much as a short program, so only the difference to the empty program is
-//! meaningful. The kernel does not execute redirects, and all data stays in the L1 cache. The trials on the receive path
-//! have neither of these limits.
+//! The loop around the program costs as much as a short program, so only the difference to the empty program
+//! is meaningful. The kernel does not execute redirects, and all data stays in the L1 cache. The trials on
+//! the receive path have neither of these limits.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},

@@ -1,16 +1,18 @@
 //! Time per packet on the whole receive path, with each classifier in it.
 //!
-//! A round measures every case (a number of containers and a mix of ports), and in each case every variant, in random
-//! order. The cost of a variant is its difference to another one in the same round, so that changes between rounds (other
-//! tenants of the machine, the clock of the CPU) cancel out. The result of a trial is the median of its batches, so that
-//! interrupts and other tasks, which disturb few batches, do not count. A trial with steal time is repeated at once. If
-//! every attempt has steal time, the case is dropped from the round.
+//! A round measures every case (a number of containers and a mix of ports), and in each case every variant,
+//! in random order. The cost of a variant is its difference to another one in the same round, so that changes
+//! between rounds (other tenants of the machine, the clock of the CPU) cancel out. The result of a trial is
+//! the median of its batches, so that interrupts and other tasks, which disturb few batches, do not count. A
+//! trial with steal time is repeated at once. If every attempt has steal time, the case is dropped from the
+//! round.
 //!
-//! Frames carry the uplink's MAC address, because portmap redirects no others, and end right behind the classifier: at the
-//! check of the IP header, on the host or in the container. A packet to a container's port costs more than a verdict,
-//! because it changes namespace: portmap redirects to the peer, Mesos sends through the veth pair and a CPU's backlog queue.
-//! This delivery touches more of the kernel's data the more containers there are. To show its part of the cost, one variant
-//! reads the owner from the packet and only redirects.
+//! Frames carry the uplink's MAC address, because portmap redirects no others, and end right behind the
+//! classifier: at the check of the IP header, on the host or in the container. A packet to a container's port
+//! costs more than a verdict, because it changes namespace: portmap redirects to the peer, Mesos sends
+//! through the veth pair and a CPU's backlog queue. This delivery touches more of the kernel's data the more
+//! containers there are. To show its part of the cost, one variant reads the owner from the packet and only
+//! redirects.
 
 use std::time::Duration;
 
@@ -133,7 +135,8 @@ impl Measured {
     }
 }
 
-/// Prepares the cases, verifies the path of packets in each of them, and determines the number of packets of a trial.
+/// Prepares the cases, verifies the path of packets in each of them, and determines the number of packets of
+/// a trial.
 pub(crate) fn prepare(
     world: &World,
     source: &mut Source,
@@ -164,7 +167,8 @@ pub(crate) fn prepare(
     Ok(cases)
 }
 
-/// Returns the number of packets that fill a trial, a multiple of a batch, for a time per packet in nanoseconds.
+/// Returns the number of packets that fill a trial, a multiple of a batch, for a time per packet in
+/// nanoseconds.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

@@ -25,7 +25,8 @@ const PACE: u32 = 8 * BATCH;
 /// Attempts before a loss is attributed to the classifier.
 const ATTEMPTS: u32 = 5;
 
-/// Counters of the packets that arrived, by namespace: the kernel counts packets with a wrong header checksum.
+/// Counters of the packets that arrived, by namespace: the kernel counts packets with a wrong header
+/// checksum.
 #[derive(Debug)]
 pub(crate) struct Sinks {
     host: NamespaceFile,
@@ -126,8 +127,8 @@ fn checksum_errors(file: &NamespaceFile) -> Result<u64> {
     count.context("/proc/net/netstat has no InCsumErrors")
 }
 
-/// Verifies the path of packets with [`attempt`]. A busy machine may drop any packet, so a loss is reported and verified
-/// again before it counts.
+/// Verifies the path of packets with [`attempt`]. A busy machine may drop any packet, so a loss is reported
+/// and verified again before it counts.
 pub(crate) fn verify(
     world: &World,
     source: &mut Source,
@@ -146,8 +147,8 @@ pub(crate) fn verify(
     unreachable!("the last attempt returns")
 }
 
-/// Sends `packets` packets of the sequence `ports` through a classifier, a few at a time, and checks all counters: those of
-/// the sinks, of each container's `eth0`, and of the classifier.
+/// Sends `packets` packets of the sequence `ports` through a classifier, a few at a time, and checks all
+/// counters: those of the sinks, of each container's `eth0`, and of the classifier.
 fn attempt(
     world: &World,
     source: &mut Source,

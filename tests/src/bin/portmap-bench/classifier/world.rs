@@ -1,7 +1,8 @@
 //! A host with containers and one uplink for each variant, in namespaces that end with this process.
 //!
-//! All uplinks have the same MAC address, so that one frame fits all of them. One namespace holds the `eth0` of all
-//! containers, which makes no difference: the measured path ends before the kernel uses state of the namespace.
+//! All uplinks have the same MAC address, so that one frame fits all of them. One namespace holds the `eth0`
+//! of all containers, which makes no difference: the measured path ends before the kernel uses state of the
+//! namespace.
 
 use std::{
     fs,
@@ -122,8 +123,8 @@ pub(crate) fn host_veth(slot: u16) -> String {
     format!("v{slot}")
 }
 
-/// Moves this process into new namespaces, to protect the machine's interfaces, routes and settings. The process must have a
-/// single thread.
+/// Moves this process into new namespaces, to protect the machine's interfaces, routes and settings. The
+/// process must have a single thread.
 pub(crate) fn leave_the_host() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
         .context("cannot create namespaces: run as root")?;

@@ -1,8 +1,8 @@
-//! Benchmarks of rate limits: their accuracy, the latency of a victim while other containers send at full speed, the
-//! fairness of a shared uplink, and the packet loss of a change.
+//! Benchmarks of rate limits: their accuracy, the latency of a victim while other containers send at full
+//! speed, the fairness of a shared uplink, and the packet loss of a change.
 //!
-//! All traffic is real and flows between namespaces. The uplink is a veth pair, which has no speed of its own; scenarios
-//! that saturate the link have an HTB qdisc on the host that limits it to the link's speed.
+//! All traffic is real and flows between namespaces. The uplink is a veth pair, which has no speed of its
+//! own; scenarios that saturate the link have an HTB qdisc on the host that limits it to the link's speed.
 
 use std::{
     fs,
@@ -158,7 +158,8 @@ fn limit_link(sandbox: &Sandbox, link: u64, queue: LinkQueue) {
         Place::Host,
         &format!(
             "tc qdisc add dev uplink root handle 10: htb default 1
-             tc class add dev uplink parent 10: classid 10:1 htb rate {link}bit burst {burst} cburst {burst} quantum 1514"
+             tc class add dev uplink parent 10: classid 10:1 \
+               htb rate {link}bit burst {burst} cburst {burst} quantum 1514"
         ),
     );
     match queue {

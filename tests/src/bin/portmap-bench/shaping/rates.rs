@@ -60,7 +60,8 @@ pub(crate) fn measure(plan: Plan, missing: &mut Vec<String>) -> Result<Vec<Findi
                     break;
                 }
                 sandbox.ok(&["update", "bulk", "--egress-rate", &format!("{limit}bit")]);
-                // Low rates take longer: the sender adapts to a queue of a second, and more packets must be counted.
+                // Low rates take longer: the sender adapts to a queue of a second, and more packets must be
+                // counted.
                 let slow = if limit < 10_000_000 { 3 } else { 1 };
                 let measured = one(&sandbox, transport, flows, Some(limit), window * slow)?;
                 findings.push(Finding { transport, flows, limit: Some(limit), measured });

@@ -5,9 +5,10 @@ use std::{fmt::Write as _, fs, path::Path};
 use anyhow::{Context as _, Result};
 
 use super::{Findings, changes, fairness, latency, latency::Scenario, rates, traffic::Transport};
-use crate::text::{grouped, number, table};
+use crate::text::{grouped, number, table, wrapped};
 
-/// The goals: deviation of a rate in per cent, and the 99th percentile of round trips relative to an idle link.
+/// The goals: deviation of a rate in per cent, and the 99th percentile of round trips relative to an idle
+/// link.
 const MOST_ERROR: f64 = 2.0;
 const MOST_TIMES_IDLE: f64 = 2.0;
 
@@ -29,7 +30,7 @@ pub(crate) fn write_findings(directory: &Path, findings: &[Findings]) -> Result<
 
 /// Writes the report as Markdown.
 pub(crate) fn write(directory: &Path, findings: &[Findings]) -> Result<()> {
-    write_file(&directory.join("report.md"), text(findings)?)
+    write_file(&directory.join("report.md"), wrapped(&text(findings)?))
 }
 
 fn write_file(file: &Path, contents: String) -> Result<()> {
@@ -53,8 +54,8 @@ pub(crate) fn text(findings: &[Findings]) -> Result<String> {
             machine.cpus,
             one.leaf,
             if machine.is_emulated() {
-                " This machine is emulated in software: its processor is many times slower than its clock, so it does not \
-                 reach rates above some hundred Mbit/s, and round-trip times have a high floor. Ratios are meaningful, \
+                " This machine is emulated in software: its processor is many times slower than its clock, so it does \
+                 not reach rates above some hundred Mbit/s, and round-trip times have a high floor. Ratios are meaningful, \
                  absolute times are not."
             } else {
                 ""
@@ -78,36 +79,43 @@ pub(crate) fn text(findings: &[Findings]) -> Result<String> {
 fn rates_of(text: &mut String, findings: &[rates::Finding]) -> Result<()> {
     writeln!(
         text,
-        "Accuracy of a limit: throughput outside of the container, headers of every segment included, relative to the \
-         limit. The last row is the throughput without a limit.\n"
+        "Accuracy of a limit: deviation of the throughput outside of the container, headers of every segment included, \
+         from the limit.\n"
     )?;
-    let columns: Vec<(Transport, u16)> = [Transport::Tcp, Transport::Udp]
+    let kinds: Vec<(Transport, u16)> = [Transport::Tcp, Transport::Udp]
         .into_iter()
         .flat_map(|transport| [1, 16].map(|flows| (transport, flows)))
         .collect();
+    let name = |(transport, flows): (Transport, u16)| {
+        format!("{}, {flows} flow{}", transport.name(), if flows == 1 { "" } else { "s" })
+    };
+    let find = |limit: Option<u64>, (transport, flows): (Transport, u16)| {
+        findings
+            .iter()
+            .find(|finding| (finding.limit, finding.transport, finding.flows) == (limit, transport, flows))
+    };
     let mut header = vec!["limit, Mbit/s".to_owned()];
-    for (transport, flows) in &columns {
-        header.push(format!("{}, {flows} flow{}", transport.name(), if *flows == 1 { "" } else { "s" }));
-    }
+    header.extend(kinds.iter().map(|kind| format!("{}: %", name(*kind))));
     let mut rows = table(&header.iter().map(String::as_str).collect::<Vec<_>>());
-    let mut limits: Vec<Option<u64>> = findings.iter().map(|finding| finding.limit).collect();
-    limits.sort_unstable_by_key(|limit| limit.unwrap_or(u64::MAX));
+    let mut limits: Vec<u64> = findings.iter().filter_map(|finding| finding.limit).collect();
+    limits.sort_unstable();
     limits.dedup();
     for limit in limits {
         #[expect(clippy::cast_precision_loss, reason = "limits are round numbers")]
-        let mut row = vec![limit.map_or("none".to_owned(), |limit| grouped(limit as f64 / 1e6))];
-        for (transport, flows) in &columns {
-            let finding = findings.iter().find(|finding| {
-                (finding.limit, finding.transport, finding.flows) == (limit, *transport, *flows)
-            });
-            row.push(finding.map_or("–".to_owned(), |finding| match finding.error() {
-                Some(error) => format!("{error:+.2} %"),
-                None => format!("{} Mbit/s", grouped(finding.measured / 1e6)),
-            }));
+        let mut row = vec![grouped(limit as f64 / 1e6)];
+        for kind in &kinds {
+            let error = find(Some(limit), *kind).and_then(rates::Finding::error);
+            row.push(error.map_or("–".to_owned(), |error| format!("{error:+.2}")));
         }
         rows.add_row(row);
     }
-    writeln!(text, "{rows}\n")?;
+    let unlimited: Vec<_> = kinds
+        .iter()
+        .filter_map(|kind| {
+            Some(format!("{} Mbit/s ({})", grouped(find(None, *kind)?.measured / 1e6), name(*kind)))
+        })
+        .collect();
+    writeln!(text, "{rows}\n\nThroughput without a limit: {}.\n", unlimited.join("; "))?;
     Ok(())
 }
 
@@ -115,8 +123,8 @@ fn rates_of(text: &mut String, findings: &[rates::Finding]) -> Result<()> {
 fn latency_of(text: &mut String, link: u64, findings: &[latency::Finding]) -> Result<()> {
     writeln!(
         text,
-        "Round trips of one byte over TCP to an outside host, while a container sends on four connections over a link of \
-         {} Mbit/s; limits are half of that. *Neighbour*: the victim is in another container. *Same*: the victim is in \
+        "Round trips of one byte over TCP to an outside host, while a container sends on four connections over a link \
+         of {} Mbit/s; limits are half of that. *Neighbour*: the victim is in another container. *Same*: the victim is in \
          the sending container.\n",
         link / 1_000_000
     )?;

@@ -59,8 +59,8 @@ pub(crate) struct Bulk {
 }
 
 impl Bulk {
-    /// Starts a number of streams to a port outside. `at_most` limits the sum of all datagrams, in bits per second, because
-    /// datagrams that a short queue drops only cost CPU time.
+    /// Starts a number of streams to a port outside. `at_most` limits the sum of all datagrams, in bits per
+    /// second, because datagrams that a short queue drops only cost CPU time.
     pub(crate) fn start(
         (sandbox, from): (&Sandbox, Place<'_>),
         transport: Transport,
@@ -171,7 +171,8 @@ impl Arrived {
         })
     }
 
-    /// Reads the counters right after the arrival of a packet, so that a measurement begins and ends with one.
+    /// Reads the counters right after the arrival of a packet, so that a measurement begins and ends with
+    /// one.
     fn next(sandbox: &Sandbox) -> Result<Self> {
         let before = Self::read(sandbox)?;
         let patience = Instant::now() + Duration::from_secs(1);
@@ -185,7 +186,8 @@ impl Arrived {
     }
 }
 
-/// Returns a counter of `/proc/net/snmp` or `/proc/net/netstat`, which have a line of names, then one of values.
+/// Returns a counter of `/proc/net/snmp` or `/proc/net/netstat`, which have a line of names, then one of
+/// values.
 fn field(text: &str, group: &str, name: &str) -> Result<u64> {
     let mut lines = text.lines().filter(|line| line.starts_with(group));
     let (names, values) =
@@ -195,8 +197,8 @@ fn field(text: &str, group: &str, name: &str) -> Result<u64> {
     value.with_context(|| format!("the kernel has no counter {name}"))
 }
 
-/// Measures the throughput outside during a window, in bytes per second on the wire, including the Ethernet headers of every
-/// segment.
+/// Measures the throughput outside during a window, in bytes per second on the wire, including the Ethernet
+/// headers of every segment.
 pub(crate) fn rate_outside(sandbox: &Sandbox, transport: Transport, window: Duration) -> Result<f64> {
     let before = Arrived::next(sandbox)?;
     thread::sleep(window);
@@ -204,7 +206,8 @@ pub(crate) fn rate_outside(sandbox: &Sandbox, transport: Transport, window: Dura
     let packets = after.packets - before.packets;
     let bytes = after.bytes - before.bytes;
     let on_wire = match transport {
-        // A GRO packet has one header in place of those of its segments. At full speed, all segments have full size.
+        // A GRO packet has one header in place of those of its segments. At full speed, all segments have
+        // full size.
         Transport::Tcp => {
             let payload = bytes - packets * (SEGMENT_HEADERS - ETHERNET);
             payload + packets.max(payload / SEGMENT) * SEGMENT_HEADERS
