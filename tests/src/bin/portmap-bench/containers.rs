@@ -292,7 +292,8 @@ fn report(findings: &Findings) -> Result<String> {
     writeln!(
         text,
         "A daemon that restores {} containers is ready after {} ms and has checked them after {} ms. A teardown \
-         removes them in {} ms. The kernel alone deletes a veth pair in {} ms (median of {ATTACHMENTS}, one after the other).\n",
+         removes them in {} ms. The kernel alone deletes a veth pair in {} ms (median of \
+         {ATTACHMENTS}, one after the other).\n",
         add.len(),
         grouped(*ready),
         grouped(*checked),

@@ -55,7 +55,8 @@ pub(crate) fn text(findings: &[Findings]) -> Result<String> {
             one.leaf,
             if machine.is_emulated() {
                 " This machine is emulated in software: its processor is many times slower than its clock, so it does \
-                 not reach rates above some hundred Mbit/s, and round-trip times have a high floor. Ratios are meaningful, \
+                 not reach rates above some hundred Mbit/s, and round-trip times have a high floor. \
+                 Ratios are meaningful, \
                  absolute times are not."
             } else {
                 ""
@@ -95,7 +96,7 @@ fn rates_of(text: &mut String, findings: &[rates::Finding]) -> Result<()> {
             .find(|finding| (finding.limit, finding.transport, finding.flows) == (limit, transport, flows))
     };
     let mut header = vec!["limit, Mbit/s".to_owned()];
-    header.extend(kinds.iter().map(|kind| format!("{}: %", name(*kind))));
+    header.extend(kinds.iter().map(|kind| format!("{}, %", name(*kind))));
     let mut rows = table(&header.iter().map(String::as_str).collect::<Vec<_>>());
     let mut limits: Vec<u64> = findings.iter().filter_map(|finding| finding.limit).collect();
     limits.sort_unstable();
@@ -123,7 +124,8 @@ fn rates_of(text: &mut String, findings: &[rates::Finding]) -> Result<()> {
 fn latency_of(text: &mut String, link: u64, findings: &[latency::Finding]) -> Result<()> {
     writeln!(
         text,
-        "Round trips of one byte over TCP to an outside host, while a container sends on four connections over a link \
+        "Round trips of one byte over TCP to an outside host, while a container sends on four \
+        connections over a link \
          of {} Mbit/s; limits are half of that. *Neighbour*: the victim is in another container. *Same*: the victim is in \
          the sending container.\n",
         link / 1_000_000
