@@ -36,7 +36,7 @@ pub(super) fn format(path: &str) -> Option<Format> {
     }
 }
 
-/// Reads the files that git tracks, or would track, and that have a [`format`].
+/// Reads the files that git tracks, or would track, and that have a [`Format`].
 pub(super) fn read() -> Result<Vec<File>> {
     let root = workspace::root();
     let mut git = Command::new("git");

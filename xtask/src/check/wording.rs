@@ -1,4 +1,4 @@
-//! Retired words: [`words`](super::words) lists them, this module finds them.
+//! Retired words: [`words`] lists them, this module finds them.
 
 use std::collections::HashMap;
 

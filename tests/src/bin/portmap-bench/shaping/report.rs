@@ -56,8 +56,7 @@ pub(crate) fn text(findings: &[Findings]) -> Result<String> {
             if machine.is_emulated() {
                 " This machine is emulated in software: its processor is many times slower than its clock, so it does \
                  not reach rates above some hundred Mbit/s, and round-trip times have a high floor. \
-                 Ratios are meaningful, \
-                 absolute times are not."
+                 Ratios are meaningful, absolute times are not."
             } else {
                 ""
             }
@@ -125,9 +124,8 @@ fn latency_of(text: &mut String, link: u64, findings: &[latency::Finding]) -> Re
     writeln!(
         text,
         "Round trips of one byte over TCP to an outside host, while a container sends on four \
-        connections over a link \
-         of {} Mbit/s; limits are half of that. *Neighbour*: the victim is in another container. *Same*: the victim is in \
-         the sending container.\n",
+         connections over a link of {} Mbit/s; limits are half of that. *Neighbour*: the victim is in another \
+         container. *Same*: the victim is in the sending container.\n",
         link / 1_000_000
     )?;
     let mut rows = table(&[
