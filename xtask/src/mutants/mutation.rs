@@ -1,4 +1,4 @@
-//! A mutation of a source file.
+//! One way to break a file.
 
 use std::{fs, process::Command};
 
@@ -21,16 +21,16 @@ const FILES: [&str; 7] = [
 /// Files among them that decide nothing.
 const NO_DECISIONS: [&str; 2] = ["portmap-ebpf/src/main.rs", "portmap-ebpf/src/packet_buf.rs"];
 
-/// A mutation as cargo-mutants lists it.
+/// A small change that breaks a file, as cargo-mutants lists it.
 #[derive(Deserialize)]
 pub(super) struct Mutation {
-    /// File, line, column and description.
+    /// File, line, column and what is done.
     pub name: String,
     /// The file, from the root of the repository.
     pub file: String,
     span: Span,
     replacement: String,
-    /// The line of the mutation, without indentation.
+    /// The line where the change is, without indentation.
     #[serde(skip)]
     line: String,
 }
@@ -48,7 +48,7 @@ struct Position {
     column: usize,
 }
 
-/// Lists all mutations.
+/// All of them.
 pub(super) fn all() -> Result<Vec<Mutation>> {
     let mut command = Command::new("cargo");
     command.current_dir(workspace::root()).args(["mutants", "--list", "--json"]);
@@ -57,7 +57,7 @@ pub(super) fn all() -> Result<Vec<Mutation>> {
     command.args(NO_DECISIONS.iter().flat_map(|file| ["--exclude", file]));
     let text = process::read(&mut command)?;
     let mut mutations: Vec<Mutation> =
-        serde_json::from_str(&text).context("cannot parse the list of cargo-mutants")?;
+        serde_json::from_str(&text).context("cannot understand the list of cargo-mutants")?;
     for mutation in &mut mutations {
         let source = fs::read_to_string(workspace::root().join(&mutation.file))?;
         let line = source.lines().nth(mutation.span.start.line - 1).unwrap_or_default();
@@ -67,25 +67,26 @@ pub(super) fn all() -> Result<Vec<Mutation>> {
 }
 
 impl Mutation {
-    /// Returns the content of the file with the mutation.
+    /// The broken form of a file's content.
     pub(super) fn applied(&self, source: &str) -> Result<String> {
-        let place =
-            |position| offset(source, position).with_context(|| format!("{} is not in the file", self.name));
+        let place = |position| {
+            offset(source, position).with_context(|| format!("there is no such place as {}", self.name))
+        };
         let (start, end) = (place(self.span.start)?, place(self.span.end)?);
         Ok([&source[..start], &self.replacement, &source[end..]].concat())
     }
 
-    /// Returns the row of the record, without line numbers, which change.
+    /// How it is put on record: without numbers of lines, which change.
     pub(super) fn row(&self) -> String {
-        // The description follows the file, the line and the column.
-        let description = self.name.splitn(4, ':').nth(3).unwrap_or(&self.name).trim();
+        // What is done follows the file, the line and the column.
+        let what = self.name.splitn(4, ':').nth(3).unwrap_or(&self.name).trim();
         // A bar would end the cell.
         let cell = |text: &str| text.replace('|', "\\|");
-        format!("| {} | {} | `{}` |", self.file, cell(description), cell(&self.line))
+        format!("| {} | {} | `{}` |", self.file, cell(what), cell(&self.line))
     }
 }
 
-/// Returns the byte offset of a position in a text.
+/// Where a position is in a text, in bytes.
 fn offset(source: &str, position: Position) -> Option<usize> {
     let start: usize = source.split_inclusive('\n').take(position.line.checked_sub(1)?).map(str::len).sum();
     let line = &source[start..];
@@ -98,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mutation_replaces_its_span_only() {
+    fn the_place_is_replaced_and_nothing_else() {
         let position = |line, column| Position { line, column };
         let mutation = Mutation {
             name: "src/a.rs:2:4: replace || with && in f".to_owned(),

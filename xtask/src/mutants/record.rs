@@ -1,4 +1,4 @@
-//! The record of surviving mutations, each with the reason.
+//! The record of what survives, and why.
 
 use std::fs;
 
@@ -26,13 +26,13 @@ impl Record {
         Self { rows: rows.map(str::to_owned).collect() }
     }
 
-    /// Returns whether a mutation is on record.
+    /// Whether something is on record.
     pub(super) fn has(&self, mutation: &Mutation) -> bool {
         let row = mutation.row();
         self.rows.iter().any(|known| known.starts_with(&row))
     }
 
-    /// Returns the rows on record that are not among the survivors.
+    /// What is on record and not among the survivors.
     pub(super) fn without(&self, survivors: &[&Mutation]) -> Vec<&str> {
         let rows: Vec<_> = survivors.iter().map(|mutation| mutation.row()).collect();
         let is_gone = |known: &&String| !rows.iter().any(|row| known.starts_with(row));
