@@ -77,7 +77,6 @@ pub(super) const IDENTIFIER_PARTS: &[Term] = &[
     ("just tell", "ReturnVerdict"),
     ("finisher", "SkbSink"),
     ("settle|settles|settled|settling|unsettled", "linearize, reconcile, install, attach or DEBOUNCE"),
-    ("pm rest", "pm_tail_calls"),
     ("leave to", "tail_call"),
     ("this station", "is_packet_host"),
     ("quoted source|quoted ports", "inner_src"),
@@ -117,10 +116,9 @@ pub(super) const IDENTIFIERS: &[Term] = &[
     ("recall", "frag_cache::lookup"),
     ("asker", "lookup_owner"),
     ("may_have", "is_allowed_source"),
-    ("stays", "is_local_dst"),
     ("Decided|InFlow", "AlreadyHandled, AssignFlow"),
     ("admits", "conforms"),
-    ("Tally|Guarded", "PacketCount, NetnsOwner"),
+    ("Guarded", "NetnsOwner"),
     ("dropping", "drop"),
     // The daemon.
     ("Turns|turns", "KeyedLock, keyed_lock"),
@@ -134,7 +132,7 @@ pub(super) const IDENTIFIERS: &[Term] = &[
     ("standin", "fake_tables"),
     ("Fate|fate", "expected"),
     ("Sheet|paper", "Figure, canvas"),
-    ("Ends|proof", "Sinks, verify"),
+    ("proof", "verify"),
     ("around", "bypass"),
     ("struck", "fault_fired"),
 ];
