@@ -1,6 +1,6 @@
 //! Words that this project has retired, each with the term to use instead.
 //!
-//! Words of a phrase are separated by spaces, variants of a word by `|`. A line cannot except itself: where
+//! Words of a phrase are separated by spaces, variants of one word by `|`. A line cannot except itself: where
 //! an API demands a word, [`EXCEPTIONS`] names the file and the reason.
 
 /// Words, and what to say instead.
@@ -79,7 +79,7 @@ pub(super) const IDENTIFIER_PARTS: &[Term] = &[
     ("settle|settles|settled|settling|unsettled", "linearize, reconcile, install, attach or DEBOUNCE"),
     ("leave to", "tail_call"),
     ("this station", "is_packet_host"),
-    ("quoted source|quoted ports", "inner_src"),
+    ("quoted source|ports", "inner_src"),
     ("renumber|renumbered|renumbers", "IcmpIdRewrite, rewrite_icmp_id"),
     ("host asks", "reserve_for_host"),
     ("asked mark", "DRY_RUN_MARK"),
@@ -99,7 +99,6 @@ pub(super) const IDENTIFIER_PARTS: &[Term] = &[
     ("enter service", "publish"),
     ("namespace before", "SavedNetns"),
     ("outlasted", "drain_timeout"),
-    ("rest ports|ephemeral ports rest|resting", "quarantine"),
     ("map shape", "MapSpec"),
     ("occupant", "RootQdisc"),
     // Tests.
