@@ -1,7 +1,7 @@
-//! Builds BPF objects for a package that embeds them: its build script includes this file.
+//! Builds BPF objects for a package that embeds them. The package's build script includes this file.
 //!
-//! This is what the crate aya-build does, apart from three things: cargo's output is shown only when the build fails, all
-//! profiles share one build, and paths of the building machine stay out of the objects.
+//! It replaces the crate aya-build, with three differences: cargo's output is printed only if the build
+//! fails, all profiles share one build, and the objects contain no paths of the building machine.
 
 use std::{
     env, fs,
@@ -13,8 +13,9 @@ use anyhow::{Context as _, Result, bail};
 #[path = "toolchain.rs"]
 mod toolchain;
 
-/// Builds binaries of a package for BPF and leaves them in the build script's `OUT_DIR`: empty ones if no toolchain can build
-/// them. Returns name and version of the compiler and the linker, if there are any.
+/// Builds the binaries of a package for BPF and copies them to the build script's `OUT_DIR`. Without a BPF
+/// toolchain it writes empty files and returns `None`; otherwise it returns name and version of the compiler
+/// and the linker.
 pub(crate) fn build(package: &str, objects: &[&str]) -> Result<Option<String>> {
     let out = out()?;
     let workspace = workspace()?;
@@ -27,7 +28,8 @@ pub(crate) fn build(package: &str, objects: &[&str]) -> Result<Option<String>> {
         build_with(&name, package, objects, &out)?;
         return Ok(Some(toolchain::compiler(&name)));
     }
-    // Nothing that cargo watches changes when the tools are installed; a file that does not exist counts as changed.
+    // Cargo cannot notice that the tools are installed. A file that does not exist makes it run this script
+    // each time.
     println!("cargo::rerun-if-changed={}", out.join("no-such-file").display());
     for object in objects {
         fs::write(out.join(object), []).with_context(|| format!("cannot write the stub {object}"))?;
@@ -35,7 +37,7 @@ pub(crate) fn build(package: &str, objects: &[&str]) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// Builds the objects with a toolchain of rustup, and copies them to where the package expects them.
+/// Builds the objects with a rustup toolchain and copies them to `OUT_DIR`.
 fn build_with(toolchain: &str, package: &str, objects: &[&str], out: &Path) -> Result<()> {
     let host = toolchain::Host {
         architecture: &variable("CARGO_CFG_TARGET_ARCH")?,
@@ -60,18 +62,19 @@ fn build_with(toolchain: &str, package: &str, objects: &[&str], out: &Path) -> R
     Ok(())
 }
 
-/// Cargo's target directory, which it does not tell: it marks it as one that need not be kept in a backup.
+/// Returns cargo's target directory. Cargo does not pass its path to build scripts, but marks it with a
+/// `CACHEDIR.TAG`.
 fn target_directory(out: &Path) -> Result<&Path> {
     let is_marked = |directory: &&Path| directory.join("CACHEDIR.TAG").exists();
     out.ancestors().find(is_marked).context("cargo marks its target directory by a CACHEDIR.TAG")
 }
 
-/// The build script's own directory.
+/// Returns the build script's `OUT_DIR`.
 pub(crate) fn out() -> Result<PathBuf> {
     Ok(variable("OUT_DIR")?.into())
 }
 
-/// Both packages that embed objects are directories of it.
+/// Returns the workspace's directory. The packages that embed objects are direct subdirectories of it.
 pub(crate) fn workspace() -> Result<PathBuf> {
     let workspace = Path::new(&variable("CARGO_MANIFEST_DIR")?).join("..");
     workspace.canonicalize().context("the workspace has a directory")

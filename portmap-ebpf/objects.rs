@@ -1,34 +1,35 @@
-//! The BPF objects that are committed beside their sources, for machines that have no BPF toolchain: one description, for the
-//! build script that takes them and for `cargo xtask` that makes and checks them.
+//! The BPF objects that are committed beside their sources, for machines without a BPF toolchain. The build
+//! script, which uses them, and `cargo xtask`, which makes and checks them, share this file.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
-/// Environment variable that says where a build takes the objects from: `auto`, or [`SOURCE`].
+/// Environment variable that selects the objects of a build: `auto` or [`SOURCE`].
 pub(crate) const VARIABLE: &str = "PORTMAP_BPF";
 
-/// Its value for objects that are built, whether or not that is needed.
+/// Its value for objects that are always built from source.
 pub(crate) const SOURCE: &str = "source";
 
-/// Where they are, from the workspace's directory.
+/// Their directory, relative to the workspace's.
 pub(crate) const DIRECTORY: &str = "portmap-ebpf/objects";
 
 /// The objects that the daemon embeds.
 pub(crate) const NAMES: [&str; 2] = ["portmap-ebpf", "portmap-guard"];
 
-/// The kind of machine that they are for: registers of traced processes differ.
+/// The architecture of the hosts that they run on: the layout of a traced process's registers differs between
+/// hosts.
 pub(crate) const ARCHITECTURE: &str = "x86_64";
 
-/// The file that says what they were made from and by.
+/// The file with a [`Record`].
 pub(crate) const RECORD: &str = "RECORD";
 
-/// Files and directories that an object is made from.
+/// Source files and directories of the objects.
 const SOURCES: [&str; 4] =
     ["portmap-common/Cargo.toml", "portmap-common/src", "portmap-ebpf/Cargo.toml", "portmap-ebpf/src"];
 
-/// What the committed objects were made from and by.
+/// The sources and the compiler of the committed objects.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     /// [`digest`] of their sources.
@@ -38,7 +39,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// Reads the record of a workspace; none if there is none that makes sense.
+    /// Reads the record of a workspace. Returns `None` if it is missing or incomplete.
     pub(crate) fn read(workspace: &Path) -> Option<Self> {
         let text = fs::read_to_string(workspace.join(DIRECTORY).join(RECORD)).ok()?;
         let value = |name: &str| {
@@ -49,13 +50,13 @@ impl Record {
     }
 }
 
-/// Where an object is.
+/// Returns the path of a committed object.
 pub(crate) fn file(workspace: &Path, object: &str) -> PathBuf {
     workspace.join(DIRECTORY).join(format!("{object}.o"))
 }
 
-/// A number that changes when a source does (FNV-1a, 64 bits). It tells objects that have been forgotten from others, and is
-/// no signature.
+/// Returns a hash of the sources (FNV-1a, 64 bits). It detects objects that are out of date; it is not a
+/// signature.
 pub(crate) fn digest(workspace: &Path) -> io::Result<String> {
     let mut files = Vec::new();
     for source in SOURCES {
@@ -78,7 +79,7 @@ pub(crate) fn digest(workspace: &Path) -> io::Result<String> {
     Ok(format!("{state:016x}"))
 }
 
-/// All files that are or are below a path.
+/// Adds a file, or all files below a directory, to the list.
 fn list(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     if !path.is_dir() {
         files.push(path.to_owned());

@@ -1,5 +1,5 @@
-//! Which Rust toolchain builds the BPF object: one rule, for the build script that uses it and for `cargo xtask`
-//! that installs it.
+//! The toolchain of the BPF objects: which releases are pinned, how an installed one is found, and how it is
+//! run. The build scripts and `cargo xtask` share this file.
 
 use std::{
     env,
@@ -7,33 +7,50 @@ use std::{
     process::{Command, Stdio},
 };
 
+/// The pinned releases of rustc and bpf-linker: the committed objects and docs/instructions.md are made with
+/// them. Other releases of rustc build objects that work but differ in bytes and in instruction counts.
+pub(crate) const PINNED: [&str; 2] = ["1.96.0", "0.13.0"];
+
 /// Environment variable that names a toolchain and ends the search.
 pub(crate) const VARIABLE: &str = "PORTMAP_BPF_TOOLCHAIN";
 
 /// Name under which a distribution's own compiler is linked into rustup.
 pub(crate) const LINKED: &str = "portmap-bpf";
 
-/// The rustup toolchain that can build `core` for BPF, if there is one.
+/// Returns the rustup toolchain that builds `core` for BPF: one of the pinned release if possible, else any
+/// that has the sources of `core`.
 pub(crate) fn find() -> Option<String> {
     if let Ok(name) = env::var(VARIABLE) {
         return Some(name);
     }
-    ["nightly", LINKED].into_iter().find(|name| has_core_sources(name)).map(str::to_owned)
+    let [rustc, _] = PINNED;
+    let usable: Vec<&str> =
+        [LINKED, rustc, "nightly"].into_iter().filter(|name| has_core_sources(name)).collect();
+    let pinned = usable.iter().find(|name| release(name).as_deref() == Some(rustc));
+    pinned.or(usable.first()).map(|name| (*name).to_owned())
 }
 
-/// Whether the linker of the BPF target runs.
+/// The release of a toolchain's rustc.
+fn release(toolchain: &str) -> Option<String> {
+    let output =
+        without_outer(Command::new("rustup").args(["run", toolchain, "rustc", "--version"])).output();
+    let text = String::from_utf8(output.ok()?.stdout).ok()?;
+    text.split_whitespace().nth(1).map(str::to_owned)
+}
+
+/// Returns whether bpf-linker, the linker of the BPF target, runs.
 pub(crate) fn linker_runs() -> bool {
     let version =
         Command::new("bpf-linker").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     version.is_ok_and(|status| status.success())
 }
 
-/// The kind of machine that an object is for.
+/// The host that an object is built for.
 #[derive(Clone, Copy)]
 pub(crate) struct Host<'a> {
-    /// Its architecture, as cargo names it.
+    /// Its architecture by cargo's name.
     pub(crate) architecture: &'a str,
-    /// Whether its numbers begin with their most significant byte.
+    /// Whether it is big-endian.
     pub(crate) is_big_endian: bool,
 }
 
@@ -43,16 +60,16 @@ pub(crate) struct Build<'a> {
     pub(crate) toolchain: &'a str,
     /// The package.
     pub(crate) package: &'a str,
-    /// What it is for.
+    /// The host that runs the programs.
     pub(crate) host: Host<'a>,
     /// Directory of the workspace.
     pub(crate) workspace: &'a Path,
-    /// Cargo's target directory, below which all profiles share one for BPF.
+    /// Cargo's target directory. All profiles share its subdirectory for BPF.
     pub(crate) target: &'a Path,
 }
 
 impl Build<'_> {
-    /// The command that builds.
+    /// Returns the command that builds.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new("rustup");
         command
@@ -61,13 +78,13 @@ impl Build<'_> {
             .arg(self.directory())
             .current_dir(self.workspace)
             .env("CARGO_ENCODED_RUSTFLAGS", self.flags())
-            // `-Z build-std` is for nightly compilers; this lets any other one do the same.
+            // `-Z build-std` needs a nightly compiler; this variable makes any other one accept it.
             .env("RUSTC_BOOTSTRAP", "1");
         without_outer(&mut command);
         command
     }
 
-    /// Where it leaves an object.
+    /// Returns the path of a built object.
     pub(crate) fn object(&self, name: &str) -> PathBuf {
         self.directory().join(self.triple()).join("release").join(name)
     }
@@ -80,15 +97,15 @@ impl Build<'_> {
         if self.host.is_big_endian { "bpfeb-unknown-none" } else { "bpfel-unknown-none" }
     }
 
-    /// The compiler's flags, as `CARGO_ENCODED_RUSTFLAGS` has them.
+    /// Returns the compiler's flags in the format of `CARGO_ENCODED_RUSTFLAGS`.
     fn flags(&self) -> String {
         let home = || Some(Path::new(&env::var_os("HOME")?).join(".cargo"));
         let cargo = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home).unwrap_or_default();
         let sysroot = sysroot(self.toolchain).unwrap_or_default();
         let mut flags = vec![
-            // The layout of a traced process's registers, which BPF programs may ask for, is the host's.
+            // BPF programs may read a traced process's registers, whose layout is the host's.
             format!("--cfg=bpf_target_arch=\"{}\"", self.host.architecture),
-            // The linker makes the BTF of the maps from debug information.
+            // The linker generates the BTF of the maps from debug information.
             "-Cdebuginfo=2".to_owned(),
             "-Clink-arg=--btf".to_owned(),
         ];
@@ -103,13 +120,13 @@ impl Build<'_> {
     }
 }
 
-/// Compiler and linker, with versions, in one line.
+/// Returns name and version of compiler and linker in one line.
 pub(crate) fn compiler(toolchain: &str) -> String {
     let output = |command: &mut Command| {
         let output = without_outer(command).output();
         output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
     };
-    // Name and version; what follows is when and where from.
+    // Name and version, without date and commit.
     let version = |text: &str| text.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
     let rustc = output(Command::new("rustup").args(["run", toolchain, "rustc", "--version", "--verbose"]));
     let llvm = rustc.lines().find_map(|line| line.strip_prefix("LLVM version: ")).unwrap_or("unknown");
@@ -117,12 +134,12 @@ pub(crate) fn compiler(toolchain: &str) -> String {
     format!("{} with LLVM {llvm}, {}", version(&rustc), version(&linker))
 }
 
-/// Whether the toolchain is installed together with the sources of the standard library.
+/// Returns whether the toolchain is installed together with the sources of `core`.
 fn has_core_sources(toolchain: &str) -> bool {
     sysroot(toolchain).is_some_and(|sysroot| sysroot.join("lib/rustlib/src/rust/library/core").exists())
 }
 
-/// Where the toolchain is, if it is.
+/// Returns the directory of an installed toolchain.
 fn sysroot(toolchain: &str) -> Option<PathBuf> {
     let mut command = Command::new("rustup");
     command.args(["run", toolchain, "rustc", "--print", "sysroot"]).stderr(Stdio::null());
@@ -131,7 +148,8 @@ fn sysroot(toolchain: &str) -> Option<PathBuf> {
     output.status.success().then(|| sysroot.trim().into())
 }
 
-/// The command without what in a build script names the outer build's compiler, or what is to run in place of it.
+/// Removes variables that a build script inherits from the outer build: they name its compiler or a wrapper
+/// of it.
 fn without_outer(command: &mut Command) -> &mut Command {
     for name in ["RUSTC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTUP_TOOLCHAIN"] {
         command.env_remove(name);

@@ -1,4 +1,4 @@
-//! Provides the BPF objects that the library embeds: the committed ones, if they are of these sources, or new ones.
+//! Provides the BPF objects that the library embeds: the committed ones if they are up to date, else new ones.
 
 use std::{env, fs};
 
@@ -16,7 +16,7 @@ fn main() -> Result<()> {
         Err(_) | Ok("" | "auto") => false,
         Ok(objects::SOURCE) => true,
         Ok(other) => bail!(
-            "{variable} is {other:?}: expected \"auto\" (the committed objects, if they are of these sources) or \"source\""
+            "{variable} is {other:?}: expected \"auto\" (the committed objects if they are up to date) or \"source\""
         ),
     };
     let committed = if must_build { None } else { take_committed()? };
@@ -32,8 +32,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Copies the committed objects to where the library expects them, if they are of these sources and for this kind of machine.
-/// Returns what compiled them.
+/// Copies the committed objects to `OUT_DIR` if they are up to date and for this architecture. Returns their compiler.
 fn take_committed() -> Result<Option<String>> {
     let workspace = build_bpf::workspace()?;
     for sources in ["portmap-ebpf", "portmap-common"] {

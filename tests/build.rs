@@ -1,4 +1,4 @@
-//! Builds the BPF objects of the tests and benchmarks, and tells where they are.
+//! Builds the BPF objects of the tests and benchmarks, and passes their directory to the compiler.
 
 use std::env;
 

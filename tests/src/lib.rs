@@ -7,6 +7,7 @@ pub mod faults;
 pub mod frames;
 pub mod inventory;
 pub mod load;
+mod not_run;
 pub mod observers;
 pub mod packet_socket;
 pub mod private;
@@ -15,3 +16,5 @@ mod run;
 pub mod sandbox;
 pub mod service;
 pub mod wait;
+
+pub use self::not_run::not_run;

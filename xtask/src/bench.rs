@@ -1,4 +1,4 @@
-//! Benchmarks. Those of limits on rates are run in a virtual machine, too, for a kernel that has `fq_codel`.
+//! Benchmarks. The benchmark of rate limits also runs in a virtual machine, whose kernel has `fq_codel`.
 
 use std::{
     convert::Infallible,
@@ -19,21 +19,22 @@ use crate::{
 
 /// The kernel of the virtual machine.
 const KERNEL: Kernel = Kernel::V6_12;
-/// What precedes the findings among what the benchmark prints.
+/// Precedes the findings in the output of the benchmark.
 const FINDINGS: &str = "findings: ";
-/// What a machine that is emulated in software may take.
+/// Time limit, long enough for a machine that is emulated in software.
 const PATIENCE: Duration = Duration::from_mins(30);
 
-/// Builds everything the benchmarks need, has them run in a virtual machine if they want it, and becomes them.
+/// Builds the benchmarks, runs that of rate limits in a virtual machine, and executes the program in place of
+/// this process.
 pub(crate) fn run(forwarded: &Forwarded) -> Result<Infallible> {
     let program = build::with("bench", "portmap-bench")?;
     let mut command = Command::new(&program);
     command.args(&forwarded.arguments);
-    let is_help = forwarded.arguments.iter().any(|argument| argument == "--help" || argument == "-h");
-    if forwarded.arguments.first().is_some_and(|first| first == "shaping") && !is_help {
+    let has = |name: &str| forwarded.arguments.iter().any(|argument| argument == name);
+    let measures = !["--help", "-h", "--redraw"].into_iter().any(has);
+    if forwarded.arguments.first().is_some_and(|first| first == "shaping") && measures {
         setup::ensure(&[Group::Peers], Report::Changes)?;
-        let is_quick = forwarded.arguments.iter().any(|argument| argument == "--quick");
-        match in_vm(&program, is_quick) {
+        match in_vm(&program, has("--quick")) {
             Ok(file) => drop(command.arg("--with").arg(file)),
             Err(reason) => eprintln!("not measured on Linux {}: {reason:#}", KERNEL.line()),
         }
@@ -41,7 +42,7 @@ pub(crate) fn run(forwarded: &Forwarded) -> Result<Infallible> {
     build::become_file(&mut command)
 }
 
-/// Has limits measured on another kernel, and returns the file with what that printed.
+/// Measures rate limits on another kernel and returns the file with the output.
 fn in_vm(program: &Path, is_quick: bool) -> Result<PathBuf> {
     setup::ensure(&[Group::Vm], Report::Changes)?;
     let target = workspace::metadata()?.target_directory;
@@ -62,7 +63,7 @@ fn in_vm(program: &Path, is_quick: bool) -> Result<PathBuf> {
         output.push('\n');
     })?;
     if status != 0 {
-        bail!("the benchmark ends with status {status}");
+        bail!("the benchmark in the virtual machine failed with status {status}");
     }
     let file = target.join("shaping-in-vm.txt");
     fs::write(&file, output).with_context(|| format!("cannot write {}", file.display()))?;

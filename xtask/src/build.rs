@@ -13,10 +13,10 @@ use crate::{
     workspace,
 };
 
-/// The programs that users get.
+/// The programs of a release.
 const PROGRAMS: [&str; 2] = ["portmapd", "portmap"];
 
-/// Arguments that are handed on as they are.
+/// Arguments that are passed on unchanged.
 #[derive(Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Forwarded {
@@ -34,7 +34,7 @@ pub(crate) fn release() -> Result<()> {
     Ok(())
 }
 
-/// Builds everything the demonstration needs and becomes it.
+/// Builds the demonstration with everything that it needs, and executes it in place of this process.
 pub(crate) fn demo(forwarded: &Forwarded) -> Result<Infallible> {
     require_root("demo")?;
     ensure_objects()?;
@@ -43,38 +43,40 @@ pub(crate) fn demo(forwarded: &Forwarded) -> Result<Infallible> {
     become_file(Command::new(file).args(&forwarded.arguments))
 }
 
-/// Fails, in one line, unless this process may make network namespaces.
+/// Fails unless this process can create network namespaces.
 pub(crate) fn require_root(task: &str) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
-        bail!("cargo xtask {task} needs root, to make network namespaces and load BPF programs");
+        bail!("cargo xtask {task} needs root to create network namespaces and to load BPF programs");
     }
     Ok(())
 }
 
-/// Sees to it that there are BPF objects to embed: the committed ones will do as long as they are of these sources.
+/// Ensures that there are BPF objects to embed: the committed ones if they are up to date, else a toolchain
+/// for BPF.
 fn ensure_objects() -> Result<()> {
     if objects::must_be_built() { setup::ensure(&[Group::Build], Report::Changes) } else { Ok(()) }
 }
 
-/// Builds a program of the tests, and everything that it runs, with a compiler for BPF, and returns where it is.
+/// Ensures a toolchain for BPF, builds a program of the tests with everything that it runs, and returns its
+/// path.
 pub(crate) fn with(task: &str, program: &str) -> Result<PathBuf> {
     require_root(task)?;
     setup::ensure(&[Group::Build, Group::Run], Report::Changes)?;
     built(program)
 }
 
-/// Builds a program of the tests, and everything that it runs, and returns where it is.
+/// Builds a program of the tests with everything that it runs, and returns its path.
 fn built(program: &str) -> Result<PathBuf> {
     build(&[program])?;
     Ok(workspace::metadata()?.target_directory.join("release").join(program))
 }
 
-/// Goes on as another program.
+/// Executes another program in place of this process.
 pub(crate) fn become_file(command: &mut Command) -> Result<Infallible> {
     Err(command.exec()).with_context(|| format!("cannot run `{}`", process::shown(command)))
 }
 
-/// Builds the programs that users get, and others besides, in one go: cargo then chooses the same features for all
+/// Builds the programs of a release and others with one command: cargo then selects the same features for all
 /// and builds no dependency twice.
 fn build(others: &[&str]) -> Result<()> {
     let mut command = workspace::cargo();

@@ -1,34 +1,53 @@
-//! What must hold before any test is run: format, lints, documentation, licences, advisories.
+//! Everything that must hold before a test is run: format, wording, structure, lints, documentation,
+//! dependencies.
 
 use std::{
-    env, fs,
+    env,
     io::{self, Write as _},
-    path::PathBuf,
     process::{Command, ExitCode},
     time::Instant,
 };
 
 use anyhow::{Context as _, Result, bail};
+use clap::Args;
 
 use crate::{
-    fuzz, objects, process,
+    fuzz, graph, objects, process,
     setup::{self, Group, Report},
     toolchain, workspace,
 };
 
+mod columns;
+mod files;
+mod hits;
+mod manifests;
+mod wording;
+mod words;
+
+/// Which checks to run.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Names of checks, or parts of names such as `words` or `lints`; all checks by default.
+    names: Vec<String>,
+}
+
 /// How a check ended, unless it failed.
 enum Outcome {
     Passed,
-    /// It could not be carried out, through no fault of the code.
+    /// The machine lacks something that the check needs; the text says what.
     NotChecked(String),
 }
 
-/// A name for people, and what it does.
+/// The name of a check, and its function.
 type Check = (&'static str, fn() -> Result<Outcome>);
 
-const CHECKS: [Check; 9] = [
+const CHECKS: [Check; 13] = [
     ("format", format),
-    ("workspace lints in every manifest", manifests),
+    ("retired words", || wording::check().map(passed)),
+    ("line lengths", || columns::check().map(passed)),
+    ("module graph", || graph::check().map(passed)),
+    ("workspace lints in every manifest", || manifests::check().map(passed)),
+    ("unused dependencies", unused_dependencies),
     ("lints, host", host_lints),
     ("lints, BPF", bpf_lints),
     ("lints, fuzz targets", fuzz_lints),
@@ -38,11 +57,17 @@ const CHECKS: [Check; 9] = [
     ("advisories", advisories),
 ];
 
-/// Runs every check, even after a failure, and lists the failures at the end.
-pub(crate) fn run() -> Result<ExitCode> {
-    setup::ensure(&[Group::Build], Report::Changes)?;
+/// Runs the checks, also after a failure, and lists the failures at the end.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let names = &arguments.names;
+    let is_chosen = |check: &&Check| names.is_empty() || names.iter().any(|name| check.0.contains(&**name));
+    let chosen: Vec<&Check> = CHECKS.iter().filter(is_chosen).collect();
+    if chosen.is_empty() {
+        let known = CHECKS.map(|(name, _)| name).join(", ");
+        bail!("no check is named {}: expected a part of {known}", names.join(" or "));
+    }
     let mut failures = Vec::new();
-    for (name, check) in CHECKS {
+    for (name, check) in &chosen {
         print!("check {name}: ");
         io::stdout().flush()?;
         let start = Instant::now();
@@ -53,7 +78,7 @@ pub(crate) fn run() -> Result<ExitCode> {
             Ok(Outcome::NotChecked(why)) => println!("not checked: {why} ({seconds:.1} s)"),
             Err(error) => {
                 println!("FAILED ({seconds:.1} s)");
-                failures.push((name, error));
+                failures.push((*name, error));
             }
         }
     }
@@ -64,73 +89,27 @@ pub(crate) fn run() -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let names: Vec<_> = failures.iter().map(|(name, _)| *name).collect();
-    println!("\n{} of {} checks failed: {}", failures.len(), CHECKS.len(), names.join("; "));
+    println!("\n{} of {} checks failed: {}", failures.len(), chosen.len(), names.join("; "));
     Ok(ExitCode::FAILURE)
 }
 
 fn format() -> Result<Outcome> {
     process::run_silently(workspace::cargo().args(["fmt", "--all", "--check"]))?;
-    // Which is in a workspace of its own.
+    // The fuzz targets are a workspace of their own.
     pass(workspace::cargo().args(["fmt", "--check", "--manifest-path"]).arg(fuzz::manifest()))
 }
 
-/// A member without the opt-in would be linted by nobody's rules.
-fn manifests() -> Result<Outcome> {
-    let mut without = Vec::new();
-    for package in workspace::metadata()?.packages {
-        let text = fs::read_to_string(&package.manifest_path)
-            .with_context(|| format!("cannot read {}", package.manifest_path.display()))?;
-        if !opts_in(&text) {
-            without.push(package.manifest_path.display().to_string());
-        }
-    }
-    if !without.is_empty() {
-        bail!("expected `[lints]` with `workspace = true` in {}", without.join(", "));
-    }
-    let (here, there) = (workspace::root().join("Cargo.toml"), fuzz::manifest());
-    let read =
-        |file: &PathBuf| fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()));
-    if !opts_in(&read(&there)?) {
-        bail!("expected `[lints]` with `workspace = true` in {}", there.display());
-    }
-    if lints(&read(&here)?) != lints(&read(&there)?) {
-        bail!("expected the lints of {} in {}, word for word", here.display(), there.display());
-    }
-    Ok(Outcome::Passed)
-}
-
-/// The lints that a workspace sets.
-fn lints(manifest: &str) -> Vec<&str> {
-    let mut is_inside = false;
-    manifest
-        .lines()
-        .filter(|line| {
-            if let Some(section) = line.strip_prefix('[') {
-                is_inside = section.starts_with("workspace.lints.");
-                return false;
-            }
-            is_inside && !line.starts_with('#') && !line.trim().is_empty()
-        })
-        .collect()
-}
-
-/// Whether a manifest takes its lints from the workspace.
-fn opts_in(manifest: &str) -> bool {
-    let mut section = "";
-    manifest.lines().map(str::trim).any(|line| {
-        if line.starts_with('[') {
-            section = line;
-        }
-        let setting: String = line.split_whitespace().collect();
-        match section {
-            "[lints]" => setting == "workspace=true",
-            "" => setting == "lints.workspace=true",
-            _ => false,
-        }
-    })
+/// Dependencies that a manifest declares and no source file of its package uses.
+fn unused_dependencies() -> Result<Outcome> {
+    setup::ensure(&[Group::Dependencies], Report::Changes)?;
+    process::run_silently(workspace::cargo().args(["shear", "--offline"]))?;
+    let fuzz = fuzz::manifest();
+    let directory = fuzz.parent().context("a manifest is in a directory")?;
+    pass(workspace::cargo().args(["shear", "--offline"]).arg(directory))
 }
 
 fn host_lints() -> Result<Outcome> {
+    setup::ensure(&[Group::Build], Report::Changes)?;
     pass(workspace::cargo().args([
         "clippy",
         "--quiet",
@@ -142,9 +121,9 @@ fn host_lints() -> Result<Outcome> {
     ]))
 }
 
-/// The BPF programs again, for their own target: the host never compiles what is behind its `cfg`.
+/// Lints of the BPF programs for their own target, because the host never compiles the code behind its `cfg`.
 fn bpf_lints() -> Result<Outcome> {
-    setup::ensure(&[Group::BpfLints], Report::Changes)?;
+    setup::ensure(&[Group::Build, Group::BpfLints], Report::Changes)?;
     let name = toolchain::find().context("no BPF toolchain: run `cargo xtask setup build`")?;
     let target = if cfg!(target_endian = "little") { "bpfel-unknown-none" } else { "bpfeb-unknown-none" };
     let directory = workspace::metadata()?.target_directory.join("bpf-lints");
@@ -167,19 +146,21 @@ fn bpf_lints() -> Result<Outcome> {
         .args(["-Z", "build-std=core", "--target-dir"])
         .arg(directory)
         .args(["--", "--deny", "warnings"])
-        // `-Z` is for nightly compilers; this lets any other one do the same.
+        // `-Z` needs a nightly compiler; this variable makes any other one accept it.
         .env("RUSTC_BOOTSTRAP", "1")
-        // The layout of a traced process's registers, which BPF programs may ask for, is the host's.
+        // BPF programs may read a traced process's registers, whose layout is the host's.
         .env("CARGO_ENCODED_RUSTFLAGS", format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH));
     pass(&mut command)
 }
 
-/// What users without a BPF toolchain get.
+/// The objects that users without a BPF toolchain get.
 fn committed_objects() -> Result<Outcome> {
+    setup::ensure(&[Group::Build], Report::Changes)?;
     Ok(objects::check()?.map_or(Outcome::Passed, Outcome::NotChecked))
 }
 
-/// The fuzz targets, which no other check sees. Nothing is linked, so libFuzzer is not needed, nor its compiler.
+/// Lints of the fuzz targets, which no other check compiles. Nothing is linked, so libFuzzer and its compiler
+/// are not needed.
 fn fuzz_lints() -> Result<Outcome> {
     let mut command = workspace::cargo();
     command
@@ -193,6 +174,7 @@ fn fuzz_lints() -> Result<Outcome> {
 }
 
 fn documentation() -> Result<Outcome> {
+    setup::ensure(&[Group::Build], Report::Changes)?;
     pass(
         workspace::cargo()
             .args(["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"])
@@ -205,7 +187,7 @@ fn licences() -> Result<Outcome> {
     each_workspace(&["--hide-inclusion-graph", "bans", "licenses", "sources"])
 }
 
-/// Has cargo-deny look at the dependencies of this workspace, and at those of the fuzz targets.
+/// Runs cargo-deny on the dependencies of this workspace, and on those of the fuzz targets.
 fn each_workspace(checks: &[&str]) -> Result<Outcome> {
     let root = workspace::root();
     for manifest in [root.join("Cargo.toml"), fuzz::manifest()] {
@@ -218,7 +200,7 @@ fn each_workspace(checks: &[&str]) -> Result<Outcome> {
 
 fn advisories() -> Result<Outcome> {
     setup::ensure(&[Group::Dependencies], Report::Changes)?;
-    // The database is a repository elsewhere. A machine that cannot reach it can still check everything else.
+    // The database is a remote repository. A machine that cannot reach it can still check everything else.
     if let Err(error) = process::run_silently(workspace::cargo().args(["deny", "fetch", "db"])) {
         let text = format!("{error:#}");
         let reason = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
@@ -231,30 +213,9 @@ fn advisories() -> Result<Outcome> {
 }
 
 fn pass(command: &mut Command) -> Result<Outcome> {
-    process::run_silently(command).map(|()| Outcome::Passed)
+    process::run_silently(command).map(passed)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_opt_in_is_found_in_both_spellings() {
-        assert!(opts_in("[package]\nname = \"a\"\n\n[lints]\nworkspace = true\n"));
-        assert!(opts_in("lints.workspace = true\n[package]\n"));
-    }
-
-    #[test]
-    fn lints_are_the_same_wherever_they_are_listed() {
-        let here =
-            "[workspace.lints.rust]\na = 1\n# why\n\n[workspace.lints.clippy]\nb = 2\n[profile.dev]\nc = 3\n";
-        assert_eq!(lints(here), ["a = 1", "b = 2"]);
-    }
-
-    #[test]
-    fn other_sections_are_no_opt_in() {
-        assert!(!opts_in("[dependencies]\nworkspace = true\n"));
-        assert!(!opts_in("[lints]\n[lints.rust]\nworkspace = true\n"));
-        assert!(!opts_in("[package]\nname = \"a\"\n"));
-    }
+const fn passed((): ()) -> Outcome {
+    Outcome::Passed
 }

@@ -21,40 +21,41 @@ mod report;
 
 use self::report::{Numbers, finding};
 
-/// Longest input that is tried; the code reads headers only, and shorter inputs are tried faster.
+/// Longest input in bytes; the code reads headers only, and shorter inputs run faster.
 const LONGEST: usize = 512;
 
-/// What is fuzzed.
+/// A fuzz target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Target {
     /// Single frames.
     Verdict,
-    /// Frames after one another, with what is remembered between them.
+    /// Sequences of frames, with the flow state between them.
     Sequence,
 }
 
-/// What to fuzz, and how.
+/// Targets, inputs and duration.
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// Target to run; all of them by default.
     target: Option<Target>,
-    /// Inputs to run the target on, instead of looking for new ones; behind `--`, options of libFuzzer, too.
+    /// Inputs to run the target on instead of fuzzing; after `--`, options of libFuzzer as well.
     inputs: Vec<PathBuf>,
-    /// Seconds for which each target looks for new inputs.
+    /// Seconds of fuzzing for each target.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
-    /// Keeps the input as a fixture of this name, in a form that no change of the targets' builder affects.
+    /// Keep the input as a fixture of this name, as raw frames, which changes of the input builder do not
+    /// affect.
     #[arg(long, value_name = "NAME", requires = "inputs", conflicts_with = "minimise")]
     fixture: Option<String>,
-    /// Replaces the committed corpus by the fewest known inputs that reach as much.
+    /// Replace the committed corpus by the smallest set of known inputs with the same coverage.
     #[arg(long, conflicts_with = "inputs")]
     minimise: bool,
 }
 
-/// How fuzzing one target went.
+/// The outcome of one target.
 pub(crate) struct Outcome {
     target: Target,
-    /// Numbers for people, or what was found.
+    /// Statistics, or the finding.
     pub result: Result<String>,
 }
 
@@ -68,7 +69,7 @@ impl Display for Outcome {
     }
 }
 
-/// Fuzzes, or does with inputs what is asked for.
+/// Fuzzes, or runs, keeps or minimises inputs.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let targets = arguments.target.map_or_else(|| Target::value_variants().to_vec(), |target| vec![target]);
     if !arguments.inputs.is_empty() || arguments.minimise {
@@ -90,7 +91,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Runs every target on its corpus and its fixtures, then for some seconds on what it thinks of.
+/// Replays corpus and fixtures of every target, then fuzzes each for some seconds.
 pub(crate) fn all(seconds: u64) -> Vec<Outcome> {
     fuzz(Target::value_variants(), seconds)
 }
@@ -112,7 +113,7 @@ impl Target {
         }
     }
 
-    /// A directory of this target in the repository; `kind` is what it holds.
+    /// Returns a directory of this target in the repository, such as its `corpus`.
     fn directory(self, kind: &str) -> Result<PathBuf> {
         made(directory().join(kind).join(self.name()))
     }
@@ -122,7 +123,7 @@ impl Target {
         let program = built()?.join(self.name());
         let mut command = Command::new(program);
         command.arg(format!("-artifact_prefix={}/", self.directory("artifacts")?.display()));
-        // The place in the assertion says enough.
+        // The assertion names its line.
         command.env("RUST_BACKTRACE", "0");
         Ok(command)
     }
@@ -130,23 +131,23 @@ impl Target {
     fn fuzz(self, seconds: u64) -> Result<String> {
         let (corpus, fixtures) = (self.directory("corpus")?, self.directory("fixtures")?);
         let (known, named) = (files(&corpus)?, files(&fixtures)?);
-        // On their own first: as a corpus they would be cut to the longest length, and mutated at once.
+        // Replay them first: as a corpus they would be truncated to the longest length and mutated at once.
         let known_and_named: Vec<_> = known.iter().chain(&named).collect();
         if !known_and_named.is_empty() {
             self.read(self.command()?.args(known_and_named))?;
         }
-        // What is found goes to the first directory, which is not in the repository.
+        // libFuzzer writes new inputs to the first directory, which is not in the repository.
         let found = made(target_directory()?.join("corpus").join(self.name()))?;
         let mut command = self.command()?;
         command
             .args([&found, &corpus, &fixtures])
             .arg(format!("-max_len={LONGEST}"))
             .arg(format!("-max_total_time={seconds}"))
-            // An input that takes seconds is a finding, too; the usual ones take microseconds.
+            // An input that takes seconds is a finding as well; normal ones take microseconds.
             .args(["-timeout=10", "-print_final_stats=1"]);
         let output = self.read(&mut command)?;
         let numbers = Numbers::read(&output)
-            .with_context(|| format!("cannot understand what {} printed: {output}", self.name()))?;
+            .with_context(|| format!("cannot parse the output of {}: {output}", self.name()))?;
         Ok(format!("{} inputs of the corpus, {} fixtures, {numbers}", known.len(), named.len()))
     }
 
@@ -163,12 +164,12 @@ impl Target {
         Ok(text)
     }
 
-    /// Writes an input down as a fixture, and says whether it still fails.
+    /// Writes an input as a fixture and prints whether it still fails.
     fn keep(self, name: &str, inputs: &[PathBuf]) -> Result<()> {
-        let [input] = inputs else { bail!("one input for one fixture, please") };
+        let [input] = inputs else { bail!("expected exactly one input for a fixture") };
         let file = self.directory("fixtures")?.join(name);
         if file.exists() {
-            bail!("{} is there already", file.display());
+            bail!("{} exists already", file.display());
         }
         let outcome = self.read(self.command()?.arg(input).env("PORTMAP_FUZZ_VERBATIM", &file));
         if !file.exists() {
@@ -187,7 +188,7 @@ impl Target {
             fs::remove_dir_all(&fewest)?;
         }
         made(fewest.clone())?;
-        // How often a place was reached would keep several times as many inputs.
+        // Hit counters would keep several times as many inputs.
         self.read(
             self.command()?.args(["-set_cover_merge=1", "-use_counters=0"]).args([&fewest, &corpus, &found]),
         )?;
@@ -213,12 +214,12 @@ pub(crate) fn manifest() -> PathBuf {
     directory().join("Cargo.toml")
 }
 
-/// Where the fuzz targets are built, apart from everything that is built without coverage counters.
+/// Returns the target directory of the fuzz targets, whose builds have coverage counters.
 pub(crate) fn target_directory() -> Result<PathBuf> {
     Ok(workspace::metadata()?.target_directory.join("fuzz"))
 }
 
-/// Builds the targets, once in a run of this program, and says where their programs are.
+/// Builds the targets, once in a run of this program, and returns the directory of their programs.
 fn built() -> Result<&'static Path> {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     if let Some(directory) = BUILT.get() {
@@ -226,8 +227,8 @@ fn built() -> Result<&'static Path> {
     }
     let target = target_directory()?;
     let host = host()?;
-    // The decision code has no unsafe code, so a sanitizer would find nothing that its own checks do not; and without
-    // one, any stable toolchain does.
+    // The decision code has no unsafe code, so a sanitizer would add nothing, and it would need a nightly
+    // toolchain.
     let mut command = workspace::cargo();
     command.args(["fuzz", "build", "--sanitizer", "none", "--target", &host, "--fuzz-dir"]);
     command.arg(directory()).arg("--target-dir").arg(&target);
@@ -235,7 +236,7 @@ fn built() -> Result<&'static Path> {
     Ok(BUILT.get_or_init(|| target.join(host).join("release")))
 }
 
-/// The target for which the compiler builds if nobody says otherwise.
+/// Returns the compiler's default target.
 fn host() -> Result<String> {
     let text = process::read(Command::new("rustc").arg("-vV"))?;
     let host = text.lines().find_map(|line| line.strip_prefix("host: "));

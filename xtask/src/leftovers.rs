@@ -1,8 +1,8 @@
-//! What tests leave behind on the machine: nothing, or it is named.
+//! Leftovers of the tests on the machine: files, mounts, processes and BPF programs.
 //!
-//! Others use the machine, too, perhaps for portmap, so only what the tests themselves have made is looked for. They run with a
-//! directory of their own, which is in the environment of whatever they start. Interfaces, namespaces and mounts are in
-//! sandboxes, and gone with their processes.
+//! Another portmap may run on the machine, so the search covers resources of the tests only. A run has a
+//! directory of its own, whose path is in the environment of every process that it starts. Interfaces and
+//! namespaces live in sandboxes and end with their processes.
 
 use std::{
     collections::BTreeSet,
@@ -19,33 +19,33 @@ use tempfile::TempDir;
 
 use crate::process;
 
-/// Names the directory to the tests.
+/// Environment variable with the path of the run's directory.
 const VARIABLE: &str = "PORTMAP_TEST_RUN";
 
-/// The file in it to which sandboxes add the numbers of the BPF programs that a daemon of theirs has pinned.
+/// The file in the directory to which sandboxes append the ids of BPF programs that their daemons pin.
 const PROGRAMS: &str = "programs";
 
-/// The kernel frees programs a little after their last user has gone, on a busy machine a little more.
+/// The kernel frees programs some time after their last reference is dropped.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// What tells one run of the tests from everything else on the machine.
+/// Identifies the resources of one run of the tests.
 pub(crate) struct Mark {
     directory: TempDir,
 }
 
 impl Mark {
-    /// The mark of a run that begins.
+    /// Creates the mark of a new run.
     pub(crate) fn new() -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("portmap-test-").tempdir();
         Ok(Self { directory: directory.context("cannot make a directory for the tests")? })
     }
 
-    /// Has a command and whatever it starts bear it, and keep its files in the run's directory.
+    /// Marks a command and its descendants, and makes them keep temporary files in the run's directory.
     pub(crate) fn on<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command.env(VARIABLE, self.directory.path()).env("TMPDIR", self.directory.path())
     }
 
-    /// What is there of the run after its end, one line each.
+    /// Returns the leftovers of the run after its end, one line each.
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let start = Instant::now();
         loop {
@@ -90,17 +90,17 @@ impl Mark {
         bearing.collect()
     }
 
-    /// BPF programs: as long as one is attached or pinned anywhere, it is there. The kernel gives a number again only when
-    /// all others have been given.
+    /// BPF programs of the run that still exist because they are attached or pinned. The kernel reuses an id
+    /// only after all others.
     fn programs(&self) -> Vec<String> {
-        let noted = fs::read_to_string(self.directory.path().join(PROGRAMS)).unwrap_or_default();
-        let noted: BTreeSet<u32> = noted.lines().filter_map(|line| line.parse().ok()).collect();
-        if noted.is_empty() {
+        let recorded = fs::read_to_string(self.directory.path().join(PROGRAMS)).unwrap_or_default();
+        let recorded: BTreeSet<u32> = recorded.lines().filter_map(|line| line.parse().ok()).collect();
+        if recorded.is_empty() {
             return Vec::new();
         }
         let listing = process::read(Command::new("bpftool").args(["--json", "prog", "show"]));
         let programs: Vec<Program> = serde_json::from_str(&listing.unwrap_or_default()).unwrap_or_default();
-        let left = programs.into_iter().filter(|program| noted.contains(&program.id));
+        let left = programs.into_iter().filter(|program| recorded.contains(&program.id));
         left.map(|program| format!("BPF program {} {}", program.id, program.name)).collect()
     }
 }
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_bears_the_mark_is_found_and_nothing_else_is() {
+    fn leftovers_are_found_by_their_mark_only() {
         let (mark, other) = (Mark::new().unwrap(), Mark::new().unwrap());
         let mut command = Command::new("cat");
         command.stdin(Stdio::piped()).stdout(Stdio::null());

@@ -8,10 +8,12 @@ mod bench;
 mod build;
 mod check;
 mod fuzz;
+mod graph;
 mod leftovers;
 mod mutants;
 mod objects;
 mod process;
+mod rust_source;
 mod setup;
 mod soak;
 mod summary;
@@ -21,7 +23,8 @@ mod toolchain;
 mod vm;
 mod workspace;
 
-/// Development tasks of portmap.
+/// Development tasks of portmap. To begin: `cargo xtask build`, `cargo xtask demo`, `cargo xtask test
+/// --quick`.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -31,31 +34,34 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Finds the tools that the other tasks need and installs what is missing.
+    /// Install missing tools; the other tasks do this for the tools that they need.
     Setup(setup::Arguments),
-    /// Builds the release binaries.
+    /// Build the release binaries, target/release/portmapd and target/release/portmap.
     Build,
-    /// Builds the BPF objects that are committed for those who have no BPF toolchain.
+    /// Rebuild the committed BPF objects (portmap-ebpf/objects) after a change of the BPF programs.
     Objects,
-    /// Shows portmap at work in namespaces of its own (needs root).
+    /// Show portmap on real traffic, in namespaces that end with the demonstration (needs root).
     Demo(build::Forwarded),
-    /// Measures portmap against its alternatives (needs root).
+    /// Measure the cost of packets, of rate limits or of containers, and write docs/benchmarks (needs root).
     Bench(build::Forwarded),
-    /// Runs all tests, on this machine's kernel and in virtual machines (needs root).
+    /// Run the tests on this machine's kernel and in virtual machines; `--quick` takes three minutes (needs
+    /// root).
     Test(test::Arguments),
-    /// Looks for frames on which the decision code breaks its specification.
+    /// Fuzz the decision code: compare its verdicts with the specification, docs/datapath.md.
     Fuzz(fuzz::Arguments),
-    /// Breaks the decision code in many ways and sees whether tests notice (needs root, takes an hour).
+    /// Mutate the decision code and list the mutations that no test catches (needs root, takes an hour).
     Mutants(mutants::Arguments),
-    /// Runs a shell command under another kernel, in a virtual machine that sees this system read-only.
+    /// Run a shell command under another kernel, in a virtual machine with a read-only view of this system.
     Vm(vm::Arguments),
-    /// Checks format, lints, documentation, licences and advisories.
-    Check,
+    /// Check format, wording, module graph, lints, documentation and dependencies.
+    Check(check::Arguments),
+    /// Count the imports between modules, list circles, and draw docs/images/modules.svg.
+    Graph(graph::Arguments),
 }
 
 fn main() -> ExitCode {
     let task = Arguments::parse().task;
-    // What users build may have the committed objects; what is tested and measured is built from its sources.
+    // Builds for users may embed the committed objects; tests and measurements use objects built from source.
     if !matches!(task, Task::Build | Task::Demo(_)) && env::var_os(objects::VARIABLE).is_none() {
         // SAFETY: there is no other thread yet.
         unsafe { env::set_var(objects::VARIABLE, objects::SOURCE) };
@@ -70,7 +76,8 @@ fn main() -> ExitCode {
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Mutants(arguments) => mutants::run(&arguments),
         Task::Vm(arguments) => vm::run(&arguments),
-        Task::Check => check::run(),
+        Task::Check(arguments) => check::run(&arguments),
+        Task::Graph(arguments) => graph::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

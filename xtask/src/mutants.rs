@@ -1,11 +1,12 @@
-//! Breaks the decision code in every small way that cargo-mutants knows, and sees whether a test notices.
+//! Mutation tests: cargo-mutants lists small mutations of the decision code, and a test must catch each of
+//! them.
 //!
-//! A broken tree is first put to the unit tests and the fuzz targets' inputs, which takes seconds. What they do not notice is put to the
-//! reference model and the tables of verdicts, with the programs in the kernel. What those do not notice either must be
-//! on record, with the reason.
+//! A mutated tree first runs the unit tests and the fuzz targets' inputs, which takes seconds. If those pass,
+//! it runs the reference model and the tables of verdicts, with the programs in the kernel. A mutation that
+//! survives both must be on record, with the reason.
 //!
-//! With `--wire` what is broken are the checks that keep what leaves the machine what it was when it was checked. The
-//! wire oracle has to notice each.
+//! `--wire` instead removes checks that keep a packet unchanged between its verdict and the wire, one at a
+//! time. The wire oracle must catch each removal.
 
 use std::{
     collections::BTreeMap,
@@ -30,37 +31,38 @@ use crate::{
     workspace,
 };
 
-/// Trees that are broken at once, each by a worker.
+/// Trees that are tested at a time, each by a worker.
 const WORKERS: usize = 2;
 
-/// Seconds after which tests that have not ended count as tests that have noticed. They take a small part of it, and so
-/// does compiling everything for the first time.
+/// Seconds after which tests that still run count as failed. Tests, and the first build, take a small part of
+/// it.
 const PATIENCE: &str = "900";
 
-/// What to break.
+/// Which mutations to test.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Only what has one of these in its description, which begins with the file's name.
+    /// Parts of descriptions of mutations, which begin with the file's name; all mutations by default.
     only: Vec<String>,
-    /// Take out what keeps packets as they were checked, and see whether the test `wire` notices.
+    /// Remove checks that keep a packet unchanged behind its verdict; the test `wire` must catch each
+    /// removal.
     #[arg(long)]
     wire: bool,
 }
 
-/// What a broken tree came to.
+/// The outcome of a mutation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Fate {
+enum Outcome {
     /// It does not compile.
     Unbuildable,
-    /// The inputs of the fuzz targets notice.
+    /// The unit tests or the inputs of the fuzz targets catch it.
     CaughtByInputs,
-    /// The reference model, a table of verdicts, or the verifier notices.
+    /// The reference model, a table of verdicts, or the verifier catches it.
     CaughtByKernel,
-    /// Nothing notices.
+    /// No test catches it.
     Survived,
 }
 
-/// Breaks the code and prints what survives.
+/// Tests the mutations and prints the survivors.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     build::require_root("mutants")?;
     setup::ensure(&[Group::Build, Group::Run, Group::Fuzz, Group::Mutants], Report::Changes)?;
@@ -79,32 +81,30 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let Some(first) = trees.first() else { bail!("no trees") };
     for (stage, passes) in [("inputs", first.inputs()?), ("kernel", first.kernel()?)] {
         if passes != Some(true) {
-            bail!(
-                "the tests of stage `{stage}` do not pass before anything is broken: run `cargo xtask test`"
-            );
+            bail!("the tests of stage `{stage}` fail without a mutation: run `cargo xtask test`");
         }
     }
 
-    let mut fates = try_all(&trees, &mutations)?;
-    // One at a time: these tests use both processors themselves.
+    let mut outcomes = try_all(&trees, &mutations)?;
+    // One at a time, because these tests use both processors themselves.
     let left: Vec<_> =
-        mutations.iter().zip(&mut fates).filter(|(_, fate)| **fate == Fate::Survived).collect();
+        mutations.iter().zip(&mut outcomes).filter(|(_, outcome)| **outcome == Outcome::Survived).collect();
     let count = left.len();
-    for (number, (mutation, fate)) in left.into_iter().enumerate() {
-        *fate = first.broken(mutation, |tree| {
-            Ok(if tree.kernel()? == Some(true) { Fate::Survived } else { Fate::CaughtByKernel })
+    for (number, (mutation, outcome)) in left.into_iter().enumerate() {
+        *outcome = first.broken(mutation, |tree| {
+            Ok(if tree.kernel()? == Some(true) { Outcome::Survived } else { Outcome::CaughtByKernel })
         })?;
-        println!("kernel {}/{count}: {} {}", number + 1, fate.shown(), mutation.name);
+        println!("kernel {}/{count}: {} {}", number + 1, outcome.shown(), mutation.name);
     }
-    conclude(&mutations, &fates, is_complete)
+    conclude(&mutations, &outcomes, is_complete)
 }
 
-/// Takes out each of the checks behind a verdict, and prints what the wire oracle sees then.
+/// Removes each of the checks behind a verdict, and prints the findings of the wire oracle.
 fn wire(only: &[String]) -> Result<ExitCode> {
     let work = workspace::metadata()?.target_directory.join("mutants");
     let tree = Tree::copy(work.join("0"))?;
     if let Some(trouble) = tree.wire()?.first() {
-        bail!("the test `wire` does not pass before anything is taken out: {trouble}");
+        bail!("the test `wire` fails before any check is removed: {trouble}");
     }
     let mut is_blind = false;
     let is_wanted = |repair: &&Repair| only.is_empty() || only.iter().any(|part| repair.name.contains(part));
@@ -112,7 +112,7 @@ fn wire(only: &[String]) -> Result<ExitCode> {
         let troubles = repair.without(&tree.directory, || tree.wire())?;
         let is_seen = troubles.iter().any(|trouble| trouble.contains(repair.seen));
         is_blind |= !is_seen;
-        println!("{} {}", if is_seen { "noticed:" } else { "NOT noticed:" }, repair.name);
+        println!("{} {}", if is_seen { "caught:" } else { "NOT caught:" }, repair.name);
         for trouble in troubles {
             println!("    {trouble}");
         }
@@ -120,54 +120,54 @@ fn wire(only: &[String]) -> Result<ExitCode> {
     Ok(if is_blind { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Puts every broken tree to the inputs.
-fn try_all(trees: &[Tree], mutations: &[Mutation]) -> Result<Vec<Fate>> {
+/// Runs the unit tests and the inputs on every mutation.
+fn try_all(trees: &[Tree], mutations: &[Mutation]) -> Result<Vec<Outcome>> {
     let queue = Mutex::new(mutations.iter().enumerate());
     let next = || queue.lock().ok().and_then(|mut queue| queue.next());
-    let worker = |tree: &Tree| -> Result<Vec<(usize, Fate)>> {
-        let mut fates = Vec::new();
+    let worker = |tree: &Tree| -> Result<Vec<(usize, Outcome)>> {
+        let mut outcomes = Vec::new();
         while let Some((number, mutation)) = next() {
-            let fate = tree.broken(mutation, |tree| {
+            let outcome = tree.broken(mutation, |tree| {
                 Ok(match tree.inputs()? {
-                    None => Fate::Unbuildable,
-                    Some(false) => Fate::CaughtByInputs,
-                    Some(true) => Fate::Survived,
+                    None => Outcome::Unbuildable,
+                    Some(false) => Outcome::CaughtByInputs,
+                    Some(true) => Outcome::Survived,
                 })
             })?;
-            println!("inputs {}/{}: {} {}", number + 1, mutations.len(), fate.shown(), mutation.name);
-            fates.push((number, fate));
+            println!("inputs {}/{}: {} {}", number + 1, mutations.len(), outcome.shown(), mutation.name);
+            outcomes.push((number, outcome));
         }
-        Ok(fates)
+        Ok(outcomes)
     };
     let found = thread::scope(|scope| {
         let workers: Vec<_> = trees.iter().map(|tree| scope.spawn(move || worker(tree))).collect();
         let mut found = BTreeMap::new();
         for worker in workers {
-            let Ok(fates) = worker.join() else { bail!("a worker has panicked, see above") };
-            found.extend(fates?);
+            let Ok(outcomes) = worker.join() else { bail!("a worker panicked, see above") };
+            found.extend(outcomes?);
         }
         Ok(found)
     })?;
     Ok(found.into_values().collect())
 }
 
-/// Prints the numbers, and fails if something survives that is not on record.
-fn conclude(mutations: &[Mutation], fates: &[Fate], is_complete: bool) -> Result<ExitCode> {
+/// Prints the numbers, and fails if a survivor is not on record.
+fn conclude(mutations: &[Mutation], outcomes: &[Outcome], is_complete: bool) -> Result<ExitCode> {
     let record = Record::read()?;
-    let count = |wanted: Fate| fates.iter().filter(|fate| **fate == wanted).count();
+    let count = |wanted: Outcome| outcomes.iter().filter(|outcome| **outcome == wanted).count();
     println!(
-        "\n{} ways to break the decision code: {} do not compile, {} are noticed by the unit tests and the fuzz targets' inputs, \
-         {} more by the model, the tables or the verifier, {} by nothing",
-        fates.len(),
-        count(Fate::Unbuildable),
-        count(Fate::CaughtByInputs),
-        count(Fate::CaughtByKernel),
-        count(Fate::Survived)
+        "\n{} mutations of the decision code: {} do not compile, {} are caught by the unit tests and the fuzz targets' \
+         inputs, {} by the model, the tables or the verifier, {} survive",
+        outcomes.len(),
+        count(Outcome::Unbuildable),
+        count(Outcome::CaughtByInputs),
+        count(Outcome::CaughtByKernel),
+        count(Outcome::Survived)
     );
     let survivors: Vec<_> = mutations
         .iter()
-        .zip(fates)
-        .filter(|(_, fate)| **fate == Fate::Survived)
+        .zip(outcomes)
+        .filter(|(_, outcome)| **outcome == Outcome::Survived)
         .map(|(mutation, _)| mutation)
         .collect();
     let new: Vec<_> = survivors.iter().filter(|mutation| !record.has(mutation)).collect();
@@ -177,38 +177,38 @@ fn conclude(mutations: &[Mutation], fates: &[Fate], is_complete: bool) -> Result
     let mut failed = !new.is_empty();
     if is_complete {
         for row in record.without(&survivors) {
-            println!("on record, but it does not survive: {row}");
+            println!("on record, but does not survive: {row}");
             failed = true;
         }
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-impl Fate {
+impl Outcome {
     const fn shown(self) -> &'static str {
         match self {
             Self::Unbuildable => "does not compile:",
-            Self::CaughtByInputs | Self::CaughtByKernel => "noticed:",
-            Self::Survived => "NOT noticed:",
+            Self::CaughtByInputs | Self::CaughtByKernel => "caught:",
+            Self::Survived => "NOT caught:",
         }
     }
 }
 
-/// A copy of the repository, to be broken.
+/// A copy of the repository for mutations.
 struct Tree {
     directory: PathBuf,
 }
 
 impl Tree {
-    /// Copies every file that is, or could be, committed. What was built in the copy before is kept.
+    /// Copies every file that is, or could be, committed. An earlier copy keeps its build directory.
     fn copy(directory: PathBuf) -> Result<Self> {
         let mut list = Command::new("git");
         list.current_dir(workspace::root()).args(["ls-files", "--cached", "--others", "--exclude-standard"]);
         for name in process::read(&mut list)?.lines() {
             let (from, to) = (workspace::root().join(name), directory.join(name));
-            // A file that was deleted and not yet committed is still in the list.
+            // The list still contains a deleted file until the deletion is committed.
             let Ok(content) = fs::read(&from) else { continue };
-            // A new time would have cargo build again what depends on it.
+            // A new modification time would make cargo rebuild the dependents.
             if fs::read(&to).is_ok_and(|there| there == content) {
                 continue;
             }
@@ -219,17 +219,18 @@ impl Tree {
         Ok(Self { directory })
     }
 
-    /// Does something while the tree is broken.
-    fn broken(&self, mutation: &Mutation, check: impl FnOnce(&Self) -> Result<Fate>) -> Result<Fate> {
+    /// Runs a check while the mutation is applied.
+    fn broken(&self, mutation: &Mutation, check: impl FnOnce(&Self) -> Result<Outcome>) -> Result<Outcome> {
         let file = self.directory.join(&mutation.file);
         let whole = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         fs::write(&file, mutation.applied(&whole)?)?;
-        let fate = check(self);
+        let outcome = check(self);
         fs::write(&file, whole)?;
-        fate
+        outcome
     }
 
-    /// Whether the fuzz targets pass on all their inputs, and the unit tests; none if they do not compile.
+    /// Returns whether the fuzz targets pass on all their inputs, and the unit tests pass; `None` if they do
+    /// not compile.
     fn inputs(&self) -> Result<Option<bool>> {
         let fuzz = self.directory.join("tests/fuzz/Cargo.toml");
         let test = |more: &[&str]| self.cargo(&["test", "--lib", "--manifest-path"], &fuzz, more);
@@ -241,7 +242,8 @@ impl Tree {
         Ok(Some(test(&[])? && self.cargo(&["test", "--lib", "--manifest-path"], &common, &units)?))
     }
 
-    /// Whether the model and the tables agree with the programs, and pings work; none if they do not compile.
+    /// Returns whether the model and the tables agree with the programs, and pings work; `None` if they do
+    /// not compile.
     fn kernel(&self) -> Result<Option<bool>> {
         let manifest = self.directory.join("Cargo.toml");
         let tests = ["--package", "portmap-tests", "--test", "reference", "--test", "verdicts"];
@@ -250,11 +252,11 @@ impl Tree {
         if !test(&["--no-run"])? {
             return Ok(None);
         }
-        // The programs' lengths are on record, too, and tell nothing here.
-        if !test(&["--", "--skip", "as_long_as_on_record"])? {
+        // Every mutation changes the number of instructions, which says nothing about its effect.
+        if !test(&["--", "--skip", "instructions_"])? {
             return Ok(Some(false));
         }
-        // The programs were asked for their verdicts; what they do to a packet shows in real ones.
+        // Those tests compare verdicts; real packets show the programs' changes to a packet.
         let daemon = self.cargo(&["build", "--workspace", "--bins", "--manifest-path"], &manifest, &[])?;
         let run = |test: &[&str]| {
             let test = [&["--package", "portmap-tests", "--test"], test].concat();
@@ -263,9 +265,9 @@ impl Tree {
         Ok(Some(daemon && run(&["shared_memory"])? && run(&["tools", "--", "echo::"])?))
     }
 
-    /// What the wire oracle sees that must not be, a line for each kind; nothing if its tests pass.
+    /// Returns the findings of the wire oracle, a line for each kind; none if its tests pass.
     fn wire(&self) -> Result<Vec<String>> {
-        /// Letters of a line that people read.
+        /// Characters of a line that are printed.
         const SHOWN: usize = 160;
         let manifest = self.directory.join("Cargo.toml");
         let daemon = self.cargo(&["build", "--workspace", "--bins", "--manifest-path"], &manifest, &[])?;
@@ -292,7 +294,7 @@ impl Tree {
         Ok(seen)
     }
 
-    /// Whether a cargo command succeeds in time.
+    /// Returns whether a cargo command succeeds in time.
     fn cargo(&self, first: &[&str], manifest: &Path, rest: &[&str]) -> Result<bool> {
         let mut command = self.command(first, manifest, rest);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -301,7 +303,7 @@ impl Tree {
         Ok(status.success())
     }
 
-    /// A cargo command in this tree, which is ended if it takes too long.
+    /// Returns a cargo command in this tree, with a time limit.
     fn command(&self, first: &[&str], manifest: &Path, rest: &[&str]) -> Command {
         let mut command = Command::new("timeout");
         command.args([PATIENCE, "cargo"]).args(first).arg(manifest).args(rest);

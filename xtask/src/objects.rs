@@ -1,10 +1,6 @@
-//! The committed BPF objects: made from their sources, and compared with them.
+//! The committed BPF objects: building them, and comparing them with their sources.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -20,13 +16,17 @@ use crate::{
     workspace,
 };
 
-/// Names of the program that takes debug information out of an object, of which the kernel needs none but BTF.
-const STRIP: [&str; 2] = ["/usr/lib/llvm-22/bin/llvm-objcopy", "llvm-objcopy"];
+/// Names of the program that edits objects.
+const OBJCOPY: [&str; 2] = ["/usr/lib/llvm-22/bin/llvm-objcopy", "llvm-objcopy"];
+
+/// Section of a committed object that names its compiler: `readelf -p .comment` shows it, the kernel does not
+/// load it.
+const COMMENT: &str = ".comment";
 
 /// Names and contents of objects.
 type Objects = Vec<(&'static str, Vec<u8>)>;
 
-/// Builds the objects from their sources and puts them where they are committed.
+/// Builds the objects from their sources and writes them to the directory that is committed.
 pub(crate) fn make() -> Result<()> {
     setup::ensure(&[Group::Build], Report::Changes)?;
     let root = workspace::root();
@@ -44,8 +44,8 @@ pub(crate) fn make() -> Result<()> {
     Ok(())
 }
 
-/// Whether this machine needs a compiler for BPF: the committed objects are of other sources, for other machines, or not
-/// wanted.
+/// Returns whether a build needs a BPF toolchain: the committed objects are out of date, for another
+/// architecture, or the environment selects a build from source.
 pub(crate) fn must_be_built() -> bool {
     let root = workspace::root();
     let digest = committed::digest(&root).ok();
@@ -54,16 +54,17 @@ pub(crate) fn must_be_built() -> bool {
         || committed::Record::read(&root).is_none_or(|record| digest != Some(record.sources))
 }
 
-/// Compares the committed objects with what their sources make. Returns why that was not possible, if it was not.
+/// Builds the objects and compares them with the committed ones, byte for byte. Returns the reason if that is
+/// impossible on this machine.
 pub(crate) fn check() -> Result<Option<String>> {
-    const REMEDY: &str = "run `cargo xtask objects` and commit what it makes";
+    const REMEDY: &str = "run `cargo xtask objects` and commit the objects";
     let root = workspace::root();
     let recorded = committed::Record::read(&root)
         .with_context(|| format!("no record in {}: {REMEDY}", committed::DIRECTORY))?;
     let sources = committed::digest(&root).context("cannot read the programs' sources")?;
     if recorded.sources != sources {
         bail!(
-            "{} is of other sources ({} instead of {sources}): {REMEDY}",
+            "{} is out of date (sources {}, expected {sources}): {REMEDY}",
             committed::DIRECTORY,
             recorded.sources
         );
@@ -74,19 +75,19 @@ pub(crate) fn check() -> Result<Option<String>> {
     let (record, objects) = build(&root)?;
     if record.compiler != recorded.compiler {
         let (here, there) = (record.compiler, recorded.compiler);
-        return Ok(Some(format!("they were made by {there}, and here is {here}")));
+        return Ok(Some(format!("compiled by {there}, but this machine has {here}")));
     }
     for (name, bytes) in objects {
         let file = committed::file(&root, name);
         let found = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
         if found != bytes {
-            bail!("{} is not what its sources make, byte for byte: {REMEDY}", file.display());
+            bail!("{} differs from a build of its sources: {REMEDY}", file.display());
         }
     }
     Ok(None)
 }
 
-/// The objects as their sources make them here.
+/// Builds the objects on this machine.
 fn build(root: &Path) -> Result<(committed::Record, Objects)> {
     let toolchain = toolchain::find().context("no BPF toolchain: run `cargo xtask setup build`")?;
     let target = workspace::metadata()?.target_directory;
@@ -94,17 +95,24 @@ fn build(root: &Path) -> Result<(committed::Record, Objects)> {
     let build =
         Build { toolchain: &toolchain, package: "portmap-ebpf", host, workspace: root, target: &target };
     process::run_silently(&mut build.command())?;
-    let objects = committed::NAMES.iter().map(|name| Ok((*name, stripped(&build.object(name))?)));
+    let compiler = toolchain::compiler(&toolchain);
+    let objects = committed::NAMES.iter().map(|name| Ok((*name, finished(&build.object(name), &compiler)?)));
     let objects = objects.collect::<Result<_>>()?;
     let sources = committed::digest(root).context("cannot read the programs' sources")?;
-    Ok((committed::Record { sources, compiler: toolchain::compiler(&toolchain) }, objects))
+    Ok((committed::Record { sources, compiler }, objects))
 }
 
-/// An object without what only debuggers read.
-fn stripped(object: &Path) -> Result<Vec<u8>> {
-    let small: PathBuf = object.with_extension("stripped");
-    let program = STRIP.iter().find(|name| Command::new(name).arg("--version").output().is_ok());
-    let program = program.with_context(|| format!("none of {STRIP:?} runs: install Debian's llvm-22"))?;
-    process::run_silently(Command::new(program).arg("--strip-debug").arg(object).arg(&small))?;
+/// Returns an object without debug information, of which the kernel needs only BTF, and with its compiler's
+/// name.
+fn finished(object: &Path, compiler: &str) -> Result<Vec<u8>> {
+    let (small, comment) = (object.with_extension("stripped"), object.with_extension("comment"));
+    fs::write(&comment, format!("{compiler}\0"))
+        .with_context(|| format!("cannot write {}", comment.display()))?;
+    let program = OBJCOPY.iter().find(|name| Command::new(name).arg("--version").output().is_ok());
+    let program = program.with_context(|| format!("none of {OBJCOPY:?} runs: install Debian's llvm-22"))?;
+    let section = format!("{COMMENT}={}", comment.display());
+    process::run_silently(
+        Command::new(program).args(["--strip-debug", "--add-section", &section]).args([object, &small]),
+    )?;
     fs::read(&small).with_context(|| format!("cannot read {}", small.display()))
 }

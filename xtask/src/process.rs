@@ -1,4 +1,4 @@
-//! Running other programs, with errors that say what was run.
+//! Running other programs, with the command line in errors.
 
 use std::{
     env,
@@ -9,10 +9,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// Where administrators' programs are, which the search path of an ordinary user may leave out.
+/// Directories of system programs, which the search path of an ordinary user may lack.
 const SYSTEM_DIRECTORIES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
-/// Runs the command with this terminal's output and fails unless it succeeds.
+/// Runs the command with the output of this process. Fails unless the command succeeds.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot run `{}`", shown(command)))?;
     if !status.success() {
@@ -21,18 +21,18 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs the command and returns what it prints to its standard output.
+/// Runs the command and returns its standard output.
 pub(crate) fn read(command: &mut Command) -> Result<String> {
     let output = finish(command)?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs the command in silence; if it fails, the error carries everything it printed.
+/// Runs the command without output. If it fails, the error contains its output.
 pub(crate) fn run_silently(command: &mut Command) -> Result<()> {
     finish(command).map(|_| ())
 }
 
-/// The file that a program's name stands for, system directories included.
+/// Returns the path of a program, searching system directories as well.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
@@ -41,21 +41,21 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// A command for a program that may be in a system directory.
+/// Returns a command for a program that may be in a system directory.
 pub(crate) fn command(program: &str) -> Command {
     Command::new(find(program).unwrap_or_else(|| PathBuf::from(program)))
 }
 
-/// A command of one rustup toolchain, whichever toolchain runs this program.
+/// Returns a command of a rustup toolchain, independent of the toolchain that runs this program.
 pub(crate) fn in_toolchain(name: &str) -> Command {
     let mut command = Command::new("rustup");
     command.args(["run", name]).env_remove("RUSTUP_TOOLCHAIN").env_remove("RUSTC").env_remove("CARGO");
-    // Where a message of rustup comes from in its source helps nobody here.
+    // A backtrace of rustup would only obscure its message.
     command.env_remove("RUST_BACKTRACE");
     command
 }
 
-/// The command line as a person would type it.
+/// Returns the command line for messages.
 pub(crate) fn shown(command: &Command) -> String {
     let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
     let words: Vec<_> =

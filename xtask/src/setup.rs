@@ -1,4 +1,4 @@
-//! Finding the tools that the tasks need, and installing those that are missing.
+//! Tools of the other tasks: finding them, and installing missing ones.
 
 use std::fmt::Display;
 
@@ -15,33 +15,33 @@ mod tools;
 pub(crate) enum Group {
     /// A compiler and a linker for BPF.
     Build,
-    /// What the demonstration, the benchmarks and the tests run.
+    /// Programs that the demonstration, the benchmarks and the tests run.
     Run,
-    /// What boots another kernel.
+    /// Programs that boot another kernel in a virtual machine.
     Vm,
-    /// What the benchmark of limits compares portmap with.
+    /// Programs that the benchmark of rate limits compares portmap with.
     Peers,
-    /// Lints of the BPF programs.
+    /// Lints for the BPF programs.
     BpfLints,
-    /// What reads the licences of dependencies and the advisories about them.
+    /// Checks of dependencies: licences, advisories, unused ones.
     Dependencies,
-    /// What builds and runs the fuzz targets.
+    /// Programs that build and run the fuzz targets.
     Fuzz,
-    /// What breaks the decision code on purpose.
+    /// Mutation tests.
     Mutants,
 }
 
-/// How much of a set-up is told.
+/// Verbosity of the set-up.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Report {
-    /// What is there as well as what is installed.
+    /// Print tools that are found and tools that are installed.
     Everything,
-    /// Only what is installed.
+    /// Print tools that are installed.
     Changes,
 }
 
 impl Report {
-    /// Tells of something that needs no change.
+    /// Prints a tool that is found.
     fn found(self, what: impl Display) {
         if self == Self::Everything {
             println!("found {what}");
@@ -49,19 +49,19 @@ impl Report {
     }
 }
 
-/// Tells of something that is about to be installed.
+/// Prints a tool that is about to be installed.
 fn installing(what: impl Display) {
     println!("installing {what}");
 }
 
-/// What to set up.
+/// Tools to set up.
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// Groups of tools; all of them by default.
     groups: Vec<Group>,
 }
 
-/// Sets up the groups asked for, and goes on with the others if one fails.
+/// Sets up the groups, continuing after a failure.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let groups =
         if arguments.groups.is_empty() { Group::value_variants() } else { arguments.groups.as_slice() };
@@ -78,7 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Sees to it that every tool of the groups is there.
+/// Ensures that every tool of the groups is installed.
 pub(crate) fn ensure(groups: &[Group], report: Report) -> Result<()> {
     for group in groups {
         match group {
@@ -87,7 +87,10 @@ pub(crate) fn ensure(groups: &[Group], report: Report) -> Result<()> {
             Group::Vm => tools::ensure(&tools::VM, report)?,
             Group::Peers => tools::ensure(&tools::PEERS, report)?,
             Group::BpfLints => bpf::ensure_lints(report)?,
-            Group::Dependencies => crates::ensure(&crates::DENY, report)?,
+            Group::Dependencies => {
+                crates::ensure(&crates::DENY, report)?;
+                crates::ensure(&crates::SHEAR, report)?;
+            }
             Group::Fuzz => {
                 tools::ensure(&tools::FUZZ, report)?;
                 crates::ensure(&crates::FUZZ, report)?;
@@ -98,7 +101,7 @@ pub(crate) fn ensure(groups: &[Group], report: Report) -> Result<()> {
     Ok(())
 }
 
-/// Brings the lists of Debian packages up to date, once in a run of this program.
+/// Updates the lists of Debian packages, once in a run of this program.
 pub(crate) fn update_package_lists() -> Result<()> {
     if !apt::usable() {
         bail!("the lists of Debian packages are missing or too old: run, as root, `apt-get update`");

@@ -1,4 +1,4 @@
-//! The soak, which goes on for minutes beside the other tests.
+//! The soak test, which runs for minutes in parallel with the other tests.
 
 use std::{
     env,
@@ -16,22 +16,22 @@ pub(crate) const PROGRAM: &str = "soak";
 /// Its only test.
 pub(crate) const TEST: &str = "soak_random_operations_keep_desired_state";
 
-/// How long it takes, where nobody says otherwise: as long as most of the tests beside it.
+/// Its default duration: about that of the other tests.
 const SECONDS: &str = "180";
 const VARIABLE: &str = "PORTMAP_SOAK_SECONDS";
 
-/// How the soak is run.
+/// The soak test of a run.
 pub(crate) struct Soak<'a> {
     /// Its program.
     pub program: &'a Path,
     /// Where `cargo test` would run it.
     pub directory: &'a Path,
-    /// What tells it from others'.
+    /// The mark of the run.
     pub mark: &'a Mark,
 }
 
 impl Soak<'_> {
-    /// Runs it to its end.
+    /// Runs it.
     pub(crate) fn run(&self) -> Result<Output> {
         let mut command = Command::new(self.program);
         command.current_dir(self.directory).env("CARGO_MANIFEST_DIR", self.directory).stdin(Stdio::null());
@@ -45,9 +45,9 @@ impl Soak<'_> {
     }
 }
 
-/// Prints what the soak has printed: its result, and what went wrong apart from its test.
+/// Prints the output of the soak test, and returns its numbers and a failure apart from its test.
 pub(crate) fn report(output: &Output) -> (Counts, Option<String>) {
-    println!("the soak beside the other tests:");
+    println!("the soak test, in parallel with the other tests:");
     let mut counts = Counts::default();
     for text in [&output.stdout, &output.stderr] {
         for line in String::from_utf8_lossy(text).lines() {
@@ -56,6 +56,6 @@ pub(crate) fn report(output: &Output) -> (Counts, Option<String>) {
         }
     }
     let is_explained = counts.failed > 0 || (output.status.success() && counts.passed > 0);
-    let trouble = (!is_explained).then(|| format!("the soak came to no result: {}", output.status));
+    let trouble = (!is_explained).then(|| format!("the soak test ended without a result: {}", output.status));
     (counts, trouble)
 }

@@ -1,4 +1,4 @@
-//! All tests: on this machine's kernel, and under other kernels in virtual machines.
+//! Tests: on this machine's kernel, and on other kernels in virtual machines.
 
 use std::{
     fmt::Write as _,
@@ -28,50 +28,51 @@ use crate::{
 /// The member whose integration tests run under every kernel.
 const TESTS: &str = "portmap-tests";
 
-/// Seconds for which each fuzz target looks for new inputs.
+/// Seconds of fuzzing for each target.
 const FUZZ_SECONDS: u64 = 12;
 
-/// Test programs about what hardly depends on the kernel: what commands print, how they fail, and what is in files. What
-/// they rest on, the programs' verdicts and counters, others test under every kernel.
+/// Test programs that hardly depend on the kernel: output and errors of commands, contents of files. Other
+/// test programs cover the verdicts and counters behind them on every kernel.
 const HERE_ONLY: [&str; 7] = ["commands", "demo", "drops", "explain", "metrics", "server", "state"];
 
-/// Test programs of which one or the other fails after most mistakes, and that take seconds.
+/// Test programs that catch most mistakes within seconds.
 const QUICK: [&str; 7] = ["commands", "drops", "explain", "paths", "reference", "verdicts", "wire"];
 
-/// One in how many cases that are alike is tried on emulated machines, which are about ten times slower: what takes minutes there
-/// has been done in full outside. And in a hurry.
+/// Tests with many similar cases try one in this number with `--quick` and on emulated machines, which are
+/// about ten times slower; the full test on this machine tries all of them.
 const SAMPLE: u32 = 24;
 
-/// What programs of others see, which start slowly on emulated machines: under the earliest kernel, and here under the
-/// latest.
+/// Test programs with tools such as iperf3, which start slowly on emulated machines: they run on the oldest
+/// kernel and on this machine's.
 const EARLIEST_AND_HERE: [&str; 1] = ["tools"];
 
-/// Tests that run at a time for each CPU of this machine.
+/// Concurrent tests for each CPU of this machine.
 const TESTS_PER_CPU: usize = 2;
 
-/// The same in a virtual machine, which has two CPUs.
+/// Concurrent tests in a virtual machine, which has two CPUs.
 const GUEST_THREADS: usize = 2 * TESTS_PER_CPU;
 
-/// How often a machine is started again because its emulator failed.
+/// Restarts of a machine whose emulator failed.
 const RESTARTS: u32 = 2;
 
-/// What to test.
+/// Which tests to run, and where.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Run what finds most mistakes within three minutes: unit tests, and on this machine's kernel verdicts, paths and commands,
-    /// of many cases alike one in 24. No virtual machine, no soak, no fuzzing.
+    /// Run the tests that catch most mistakes, within three minutes: unit tests, and on this machine's kernel
+    /// verdicts, paths and commands, with one in 24 of many similar cases. No virtual machine, no soak test,
+    /// no fuzzing.
     #[arg(long, conflicts_with_all = ["kernel", "no_vm"])]
     quick: bool,
     /// Run on this machine's kernel only.
     #[arg(long, conflicts_with = "kernel")]
     no_vm: bool,
-    /// Line of kernels to run under, in a virtual machine; may be repeated. All of them by default.
+    /// Kernel series to run in a virtual machine; may be repeated. All series by default.
     #[arg(long, value_enum)]
     kernel: Vec<Kernel>,
-    /// Seconds without a word of its tests after which a virtual machine is stopped. While it goes on, it is not.
+    /// Seconds without output of its tests after which a virtual machine is stopped.
     #[arg(long, default_value_t = 600, value_name = "SECONDS")]
     patience: u64,
-    /// Seconds that all of this may take: a virtual machine that still runs then is stopped.
+    /// Seconds after the start of this command at which a virtual machine that still runs is stopped.
     #[arg(long, default_value_t = 4800, value_name = "SECONDS")]
     timeout: u64,
     /// Names, or parts of names, of the tests to run, and other arguments of the test programs.
@@ -79,11 +80,11 @@ pub(crate) struct Arguments {
     filter: Vec<String>,
 }
 
-/// How the tests went under one kernel.
+/// The outcome of the tests on one kernel.
 struct Run {
     kernel: String,
     counts: Counts,
-    /// What went wrong apart from failed tests.
+    /// A failure apart from failed tests.
     trouble: Option<String>,
 }
 
@@ -92,14 +93,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let deadline = Instant::now() + Duration::from_secs(arguments.timeout);
     build::require_root("test")?;
     setup::ensure(&[Group::Build, Group::Run], Report::Changes)?;
-    // The tests run the programs that this leaves in the target directory.
+    // The tests run the programs in the target directory.
     process::run(workspace::cargo().args(["build", "--workspace", "--bins"]))?;
 
     if arguments.quick {
         let mark = Mark::new()?;
         let (counts, trouble) = run_with_cargo(&mark, Selection::Quick, &arguments.filter)?;
         let runs = [Run { kernel: this_kernel()?, counts, trouble }];
-        let failed = print_summary(&runs, &[], &["all but the quick ones".to_owned()]);
+        let failed = print_summary(&runs, &[], &["tests without `--quick`".to_owned()]);
         return Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS });
     }
     let programs = programs()?;
@@ -107,9 +108,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut here = run_here(&programs, &mark, &arguments.filter)?;
     let left = mark.leftovers();
     if !left.is_empty() {
-        here.trouble = Some(format!("the tests left behind: {}", left.join("; ")));
+        here.trouble = Some(format!("leftovers of the tests: {}", left.join("; ")));
     }
-    // Names select tests, and the fuzz targets are none.
+    // Names select tests; the fuzz targets are not tests.
     let fuzzed = if arguments.filter.is_empty() { fuzz::all(FUZZ_SECONDS) } else { Vec::new() };
     let mut runs = vec![here];
     let mut not_run = Vec::new();
@@ -119,7 +120,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             Err(reason) => not_run.push(format!("kernel {}: {reason:#}", kernel.line())),
         }
     }
-    // A kernel that was asked for by name is not an extra that may be missing.
+    // A kernel that the command line names must be available.
     let demanded = !arguments.kernel.is_empty() && !not_run.is_empty();
     let failed = print_summary(&runs, &fuzzed, &not_run);
     Ok(if failed || demanded { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -129,7 +130,8 @@ fn kernels(arguments: &Arguments) -> Vec<Kernel> {
     if arguments.kernel.is_empty() { Kernel::value_variants().to_vec() } else { arguments.kernel.clone() }
 }
 
-/// Every test of the workspace, on the running kernel. The soak is run beside the others, unless some are asked for by name.
+/// Runs every test of the workspace on this machine's kernel. Without a filter, the soak test runs in
+/// parallel with the others.
 fn run_here(programs: &Programs, mark: &Mark, filter: &[String]) -> Result<Run> {
     let kernel = this_kernel()?;
     println!("testing on this machine, kernel {kernel}");
@@ -138,27 +140,28 @@ fn run_here(programs: &Programs, mark: &Mark, filter: &[String]) -> Result<Run> 
         return Ok(Run { kernel, counts, trouble });
     }
     let program = programs.files.iter().find(|file| is_test(file, soak::PROGRAM));
-    let soak = Soak { program: program.context("there is no soak")?, directory: &programs.directory, mark };
+    let soak =
+        Soak { program: program.context("there is no soak test")?, directory: &programs.directory, mark };
     let others = ["--skip".to_owned(), soak::TEST.to_owned()];
     let (others, soaked) = thread::scope(|scope| {
         let soaked = scope.spawn(|| soak.run());
         (run_with_cargo(mark, Selection::All, &others), soaked.join())
     });
     let (mut counts, trouble) = others?;
-    let soaked = soaked.map_err(|_panic| anyhow::anyhow!("the soak could not be waited for"))??;
+    let soaked = soaked.map_err(|_panic| anyhow::anyhow!("the thread of the soak test panicked"))??;
     let (soaked, of_the_soak) = soak::report(&soaked);
     counts += soaked;
     Ok(Run { kernel, counts, trouble: trouble.or(of_the_soak) })
 }
 
-/// The running kernel's release.
+/// Returns the running kernel's release.
 fn this_kernel() -> Result<String> {
     let release =
         fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's release")?;
     Ok(release.trim().to_owned())
 }
 
-/// Which tests cargo runs.
+/// The tests that cargo runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Selection {
     All,
@@ -166,7 +169,7 @@ enum Selection {
     Quick,
 }
 
-/// Has cargo run the tests, as far as there is no filter: the numbers, and what went wrong apart from failed tests.
+/// Runs tests with cargo. Returns the numbers, and a failure apart from failed tests.
 fn run_with_cargo(mark: &Mark, selection: Selection, filter: &[String]) -> Result<(Counts, Option<String>)> {
     let mut command = workspace::cargo();
     // Tests mostly wait, for the kernel or for an answer that must not come.
@@ -197,16 +200,16 @@ fn run_with_cargo(mark: &Mark, selection: Selection, filter: &[String]) -> Resul
     Ok((counts, (!explained).then(|| format!("`{}` failed: {status}", process::shown(&command)))))
 }
 
-/// The programs of the tests that are run under every kernel.
+/// The test programs that run on every kernel.
 struct Programs {
-    /// Where `cargo test` would run them.
+    /// The working directory of `cargo test`.
     directory: PathBuf,
     files: Vec<PathBuf>,
-    /// Where cargo has built them.
+    /// Cargo's target directory.
     target_directory: PathBuf,
 }
 
-/// Builds those programs.
+/// Builds the test programs.
 fn programs() -> Result<Programs> {
     let metadata = workspace::metadata()?;
     let package = metadata
@@ -219,14 +222,14 @@ fn programs() -> Result<Programs> {
     Ok(Programs { directory, files, target_directory: metadata.target_directory })
 }
 
-/// Finds out whether tests can be run under a kernel, and how.
+/// Prepares the tests on a kernel. Fails if they cannot run.
 fn prepare(kernel: Kernel, programs: &Programs, arguments: &Arguments) -> Result<(Image, Batch)> {
     if arguments.no_vm {
         anyhow::bail!("--no-vm");
     }
     setup::ensure(&[Group::Vm], Report::Changes)?;
     let left_out = left_out(kernel);
-    println!("not run under {}: {} (see CONTRIBUTING.md)", kernel.line(), left_out.join(", "));
+    println!("not run on {}: {} (see CONTRIBUTING.md)", kernel.line(), left_out.join(", "));
     let is_run = |program: &&PathBuf| !left_out.iter().any(|name| is_test(program, name));
     Ok((
         Image::find(kernel)?,
@@ -240,30 +243,30 @@ fn prepare(kernel: Kernel, programs: &Programs, arguments: &Arguments) -> Result
     ))
 }
 
-/// The test programs that are not run under a kernel.
+/// Returns the test programs that do not run on a kernel.
 fn left_out(kernel: Kernel) -> Vec<&'static str> {
     let more: &[&str] = if kernel == Kernel::V6_1 { &[] } else { &EARLIEST_AND_HERE };
     HERE_ONLY.iter().chain(more).copied().collect()
 }
 
-/// Whether a file is the test program with this name: cargo appends a hyphen and a hash.
+/// Returns whether a file is the test program with this name, to which cargo appends a hyphen and a hash.
 fn is_test(program: &Path, name: &str) -> bool {
     let file = program.file_name().unwrap_or_default().to_string_lossy();
     file.rsplit_once('-').is_some_and(|(stem, _hash)| stem == name)
 }
 
-/// The test programs to run in one virtual machine.
+/// The tests of one virtual machine.
 struct Batch {
-    /// Where `cargo test` would run them.
+    /// The working directory of `cargo test`.
     directory: PathBuf,
     programs: Vec<PathBuf>,
     filter: Vec<String>,
     used: Vec<PathBuf>,
-    /// How long its tests may say nothing.
+    /// Time limit without output.
     patience: Duration,
 }
 
-/// A shell script that runs the test programs as `cargo test` would, one after the other.
+/// Returns a shell script that runs the test programs like `cargo test`, one after the other.
 fn script(directory: &Path, binaries: &[PathBuf], filter: &[String]) -> String {
     let filter: Vec<_> = filter.iter().map(|word| quoted(word)).collect();
     let filter = filter.join(" ");
@@ -276,7 +279,8 @@ fn script(directory: &Path, binaries: &[PathBuf], filter: &[String]) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(
             script,
-            "echo Running {file}\n{file} --test-threads={GUEST_THREADS} {filter} || {{ echo {file} ended with status $?; status=1; }}"
+            "echo Running {file}\n{file} --test-threads={GUEST_THREADS} {filter} || \
+             {{ echo {file} ended with status $?; status=1; }}"
         );
     }
     script.push_str("exit $status\n");
@@ -285,7 +289,7 @@ fn script(directory: &Path, binaries: &[PathBuf], filter: &[String]) -> String {
 
 fn run_in_vm(image: &Image, batch: &Batch, deadline: Instant) -> Run {
     println!(
-        "\ntesting in a virtual machine, kernel {}; of many cases alike, one in 24 or 96",
+        "\ntesting in a virtual machine, kernel {}; one in 24 or 96 of many similar cases",
         image.release
     );
     let mut counts = Counts::default();
@@ -307,7 +311,7 @@ fn run_in_vm(image: &Image, batch: &Batch, deadline: Instant) -> Run {
         match outcome {
             Err(error) if restarts < RESTARTS && error.is::<StaleBreakpoint>() => {
                 restarts += 1;
-                println!("{error:#}\nthe test programs that had no result are run in another machine");
+                println!("{error:#}\nanother machine runs the test programs that had no result");
             }
             outcome => break trouble(outcome, &counts, batch.programs.len()),
         }
@@ -315,12 +319,12 @@ fn run_in_vm(image: &Image, batch: &Batch, deadline: Instant) -> Run {
     Run { kernel: image.release.clone(), counts, trouble }
 }
 
-/// How many test programs have come to a result.
+/// Returns the number of test programs with a result.
 fn ended(counts: &Counts) -> usize {
     usize::try_from(counts.suites).unwrap_or(usize::MAX)
 }
 
-/// What went wrong apart from failed tests.
+/// Returns a failure apart from failed tests.
 fn trouble(outcome: Result<u8>, counts: &Counts, programs: usize) -> Option<String> {
     match outcome {
         Err(error) => Some(format!("{error:#}")),
@@ -328,26 +332,29 @@ fn trouble(outcome: Result<u8>, counts: &Counts, programs: usize) -> Option<Stri
             Some(format!("{} test programs ended without a result", programs - ended(counts)))
         }
         Ok(status) if status != 0 && counts.failed == 0 => {
-            Some(format!("the guest ended with status {status}"))
+            Some(format!("the guest failed with status {status}"))
         }
         Ok(_) => None,
     }
 }
 
-/// Prints a table, what was not run, and the totals; says whether anything failed.
+/// Prints a table, the tests that did not run, and the totals. Returns whether a test failed.
 fn print_summary(runs: &[Run], fuzzed: &[fuzz::Outcome], not_run: &[String]) -> bool {
     let mut total = Counts::default();
     println!("\n{:<32} {:>6} {:>7} {:>7} {:>8}", "kernel", "suites", "passed", "failed", "ignored");
     for Run { kernel, counts, trouble } in runs {
-        let Counts { suites, passed, failed, ignored } = counts;
+        let Counts { suites, passed, failed, ignored, not_run: _ } = counts;
         println!("{kernel:<32} {suites:>6} {passed:>7} {failed:>7} {ignored:>8}");
-        total += *counts;
-        // A crash counts as a failed test, so that no total looks clean that is not.
+        total += counts.clone();
+        // A crash counts as a failed test, so that the total shows it.
         total.failed += u32::from(trouble.is_some());
     }
-    for Run { kernel, trouble, .. } in runs {
+    for Run { kernel, counts, trouble } in runs {
         if let Some(trouble) = trouble {
-            println!("failed under {kernel}: {trouble}");
+            println!("failed on {kernel}: {trouble}");
+        }
+        for test in &counts.not_run {
+            println!("not run on {kernel}: {test}");
         }
     }
     for outcome in fuzzed {
@@ -368,7 +375,7 @@ fn quoted_path(path: &Path) -> String {
     quoted(&path.to_string_lossy())
 }
 
-/// The word as a shell takes it literally.
+/// Quotes a word for a shell.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
@@ -378,7 +385,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn programs_are_known_by_their_names() {
+    fn test_programs_are_recognised_by_their_names() {
         assert!(is_test(Path::new("/deps/drops-0123abcd"), "drops"));
         for other in ["/deps/raindrops-0123abcd", "/deps/drops", "/deps/drops-and-more-0123abcd"] {
             assert!(!is_test(Path::new(other), "drops"), "{other}");
@@ -386,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn the_script_runs_every_program_with_the_filter() {
+    fn script_runs_every_test_program_with_the_filter() {
         let programs = ["/target/a".into(), "/target/b".into()];
         let script = script(Path::new("/it's here/tests"), &programs, &["some test".to_owned()]);
         assert!(script.starts_with("cd '/it'\\''s here/tests' || exit\n"), "{script}");

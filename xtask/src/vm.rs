@@ -1,7 +1,7 @@
 //! Virtual machines that boot a Debian kernel over a read-only view of the running system.
 //!
-//! The guest's root is the host's root under a writable layer in memory, so everything that is installed or built
-//! here is there, too, at the same path, and nothing that the guest does to it lasts.
+//! The guest's root is an overlay: the host's root below a writable layer in memory. The guest finds
+//! everything that is installed or built on the host at the same path, and its changes are discarded.
 
 use std::{path::Path, process::ExitCode, time::Duration};
 
@@ -22,19 +22,19 @@ use crate::{
     workspace,
 };
 
-/// A line of kernels that the tests cover.
+/// A kernel series that the tests cover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kernel {
-    /// Programs are attached by TCX links.
+    /// The oldest tested series with TCX links.
     #[value(name = "6.12")]
     V6_12,
-    /// There is no TCX: programs are attached to a clsact qdisc.
+    /// A series without TCX, where filters of a clsact qdisc attach programs.
     #[value(name = "6.1")]
     V6_1,
 }
 
 impl Kernel {
-    /// The Debian package that depends on the newest kernel of the line.
+    /// Returns the Debian package that depends on the newest kernel of the series.
     fn metapackage(self) -> &'static str {
         match self {
             Self::V6_12 => "linux-image-6.12-amd64",
@@ -42,7 +42,7 @@ impl Kernel {
         }
     }
 
-    /// How versions of the line begin.
+    /// Returns the prefix of the series' versions.
     pub(crate) fn line(self) -> &'static str {
         match self {
             Self::V6_12 => "6.12",
@@ -51,21 +51,21 @@ impl Kernel {
     }
 }
 
-/// What to run where.
+/// The kernel and the command.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Line of kernels.
+    /// Kernel series.
     #[arg(long, value_enum, default_value = "6.12")]
     kernel: Kernel,
     /// Seconds after which the machine is stopped.
     #[arg(long, default_value_t = 900, value_name = "SECONDS")]
     timeout: u64,
-    /// Shell command to run as root in the machine; its output and its exit status are passed on.
+    /// Shell command to run as root in the machine; its output and its exit status become those of this task.
     #[arg(required = true, last = true)]
     command: Vec<String>,
 }
 
-/// Runs one command in a machine and passes on what it prints and how it ends.
+/// Runs one command in a machine and passes on its output and exit status.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     setup::ensure(&[Group::Vm], Report::Changes)?;
     let image = Image::find(arguments.kernel)?;
@@ -78,17 +78,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::from(status))
 }
 
-/// What a machine is booted for.
+/// The job of a machine.
 pub(crate) struct Job<P> {
     /// Shell script, run as root.
     pub script: String,
-    /// Directories that the script must find, even where the guest would rather have its own.
+    /// Directories of the host that the guest must not cover with its own.
     pub used: Vec<P>,
-    /// When the machine is stopped.
+    /// Time limits.
     pub limits: Limits,
 }
 
-/// Boots a machine, hands on each line that the job prints, and returns the job's exit status.
+/// Boots a machine, passes on each line of the job's output, and returns the job's exit status.
 pub(crate) fn boot<P: AsRef<Path>>(
     image: &Image,
     job: &Job<P>,

@@ -1,4 +1,4 @@
-//! What cargo knows about this workspace.
+//! Cargo's metadata of this workspace.
 
 use std::{
     env,
@@ -16,7 +16,7 @@ use crate::process;
 pub(crate) struct Metadata {
     /// The members of the workspace.
     pub packages: Vec<Package>,
-    /// Where cargo builds.
+    /// Cargo's target directory.
     pub target_directory: PathBuf,
 }
 
@@ -27,6 +27,19 @@ pub(crate) struct Package {
     pub name: String,
     /// Its `Cargo.toml`.
     pub manifest_path: PathBuf,
+    /// Its libraries, binaries and tests.
+    pub targets: Vec<Target>,
+}
+
+/// A target of a package.
+#[derive(Deserialize)]
+pub(crate) struct Target {
+    /// Its name.
+    pub name: String,
+    /// Its kinds, such as `lib`, `bin` or `test`.
+    pub kind: Vec<String>,
+    /// The file with its root module.
+    pub src_path: PathBuf,
 }
 
 /// A message of `cargo build --message-format=json`.
@@ -37,20 +50,15 @@ struct Message {
     executable: Option<PathBuf>,
 }
 
-#[derive(Deserialize)]
-struct Target {
-    kind: Vec<String>,
-}
-
-/// The directory of the workspace's `Cargo.toml`.
+/// Returns the workspace's directory.
 pub(crate) fn root() -> PathBuf {
-    // Cargo names the directory at run time, too, in case the tree was moved since this program was built.
+    // The variable at run time is right even if the tree was moved after the build.
     let member =
         env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     member.parent().map_or(member.clone(), Path::to_path_buf)
 }
 
-/// A cargo command in the workspace's directory.
+/// Returns a cargo command in the workspace's directory.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new("cargo");
     command.current_dir(root());
@@ -60,10 +68,10 @@ pub(crate) fn cargo() -> Command {
 /// Reads the workspace's metadata.
 pub(crate) fn metadata() -> Result<Metadata> {
     let text = process::read(cargo().args(["metadata", "--format-version", "1", "--no-deps"]))?;
-    serde_json::from_str(&text).context("cannot understand the output of `cargo metadata`")
+    serde_json::from_str(&text).context("cannot parse the output of `cargo metadata`")
 }
 
-/// The integration-test binaries of a member, built in the same way as `cargo test --workspace` does.
+/// Builds the integration tests of a member like `cargo test --workspace`, and returns their programs.
 pub(crate) fn integration_tests(package: &Package) -> Result<Vec<PathBuf>> {
     let mut command = cargo();
     command.args(["test", "--workspace", "--no-run", "--quiet", "--message-format=json"]);
@@ -71,7 +79,7 @@ pub(crate) fn integration_tests(package: &Package) -> Result<Vec<PathBuf>> {
     let mut binaries = Vec::new();
     for line in text.lines().filter(|line| line.starts_with('{')) {
         let message: Message = serde_json::from_str(line)
-            .with_context(|| format!("cannot understand this line of `cargo test --no-run`: {line}"))?;
+            .with_context(|| format!("cannot parse this line of `cargo test --no-run`: {line}"))?;
         let Message { target: Some(target), manifest_path: Some(manifest), executable: Some(file) } = message
         else {
             continue;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, Write as _},
+    io,
     net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     time::Duration,
@@ -13,6 +13,7 @@ use nix::{
     sys::socket::{SockaddrStorage, bind},
 };
 use portmap_tests::{
+    not_run,
     sandbox::{FAR, FAR6, Netns, OUTSIDE, OUTSIDE6},
     service::any,
     wait,
@@ -79,7 +80,7 @@ fn iperf3_runs_over_every_protocol_it_knows() {
     if has_protocol(libc::SOCK_STREAM, libc::IPPROTO_SCTP) {
         protocols.push("-n 2M --sctp");
     } else {
-        say_missing("SCTP");
+        not_run("over SCTP, which this kernel lacks");
     }
     // A server in a container on its own port for the outside and the other container, and one outside
     // for containers.
@@ -121,7 +122,7 @@ fn iperf3_runs_over_every_protocol_it_knows() {
 #[test]
 fn udp_lite_works_on_every_path() {
     if !has_protocol(libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE) {
-        say_missing("UDP-Lite");
+        not_run("this kernel has no UDP-Lite");
         return;
     }
     let world = World::new();
@@ -162,11 +163,6 @@ fn udp_lite_works_on_every_path() {
 /// Returns whether the kernel supports a protocol. The probe loads its module, if it is one.
 fn has_protocol(kind: libc::c_int, protocol: libc::c_int) -> bool {
     open(libc::AF_INET, kind, protocol).is_ok()
-}
-
-/// Reports what could not be tested. Bypasses the test harness, which hides the output of successful tests.
-fn say_missing(protocol: &str) {
-    writeln!(io::stderr(), "not tested: this kernel has no {protocol}").expect("a terminal or a file");
 }
 
 /// Returns a UDP-Lite socket, which works like a UDP socket.

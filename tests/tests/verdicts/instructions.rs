@@ -1,20 +1,21 @@
-//! How long the programs are, and how long the verifier takes over them, against what is on record.
+//! The programs' sizes, and the instructions that the verifier processes for them, compared with the record.
 
 use std::fs;
 
 use aya::{EbpfLoader, programs::SchedClassifier};
 use portmap::{kernel::btf, object};
 use portmap_common::names;
+use portmap_tests::not_run;
 
 /// The record.
 const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/instructions.md");
 
-/// A line of the record's table for one program on one kernel.
+/// Formats a row of the record's table for one program on one kernel.
 fn line(kernel: &str, program: &str, translated: u32, verified: u32) -> String {
     format!("| {kernel} | `{program}` | {translated} | {verified} |")
 }
 
-/// The numbers of this kernel, in the record's form.
+/// Measures the programs on this kernel and returns rows in the record's format.
 fn measure(kernel: &str) -> Vec<String> {
     let layout = btf::skb_layout().expect("the kernel has type information").pack();
     let mut loaded = EbpfLoader::new()
@@ -30,17 +31,17 @@ fn measure(kernel: &str) -> Vec<String> {
             let info = program.info().expect("it is loaded");
             // Eight bytes each.
             let translated = info.size_translated().expect("root may see it") / 8;
-            let verified = info.verified_instruction_count().expect("Linux 5.16 and later say it");
+            let verified = info.verified_instruction_count().expect("Linux 5.16 and later report it");
             line(kernel, name, translated, verified)
         })
         .collect()
 }
 
-/// The version of the running kernel's sources, and of the package if it is Debian's: the releases of those
-/// do not tell one from the next.
+/// Returns the version of the running kernel, and for Debian's kernels that of the package: their release
+/// strings stay the same from one update to the next.
 fn kernel_version() -> String {
     let read = |name: &str| {
-        fs::read_to_string(format!("/proc/sys/kernel/{name}")).expect("every kernel says what it is")
+        fs::read_to_string(format!("/proc/sys/kernel/{name}")).expect("every kernel has its version there")
     };
     let build = read("version");
     let package = build.split_once(" Debian ").and_then(|(_, rest)| rest.split_whitespace().next());
@@ -51,18 +52,18 @@ fn kernel_version() -> String {
 }
 
 #[test]
-fn the_programs_are_as_long_as_on_record() {
+fn instructions_are_as_many_as_on_record() {
     let kernel = &kernel_version();
     let record = fs::read_to_string(RECORD).expect("the record");
     let measured = measure(kernel);
     let text = measured.join("\n");
     println!("measured:\n{text}");
     if !record.contains(&format!("Compiled by {}.", object::COMPILER)) {
-        println!("not compared: the record is of another compiler than {}", object::COMPILER);
+        not_run(format_args!("the programs are compiled by {}, which is not on record", object::COMPILER));
         return;
     }
     if !record.contains(&format!("| {kernel} |")) {
-        println!("not compared: Linux {kernel} is not on record");
+        not_run(format_args!("Linux {kernel} is not on record"));
         return;
     }
     let recorded: Vec<&str> =

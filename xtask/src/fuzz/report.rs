@@ -1,8 +1,8 @@
-//! What the fuzz targets print, and what people are told.
+//! Reports of fuzz targets.
 
 use std::fmt::{self, Display};
 
-/// The numbers that a target prints at its end.
+/// The statistics that a target prints at its end.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Numbers {
     executions: u64,
@@ -11,7 +11,7 @@ pub(super) struct Numbers {
 }
 
 impl Numbers {
-    /// The numbers in what a target has printed.
+    /// Reads the statistics in the output of a target.
     pub(super) fn read(text: &str) -> Option<Self> {
         let last = |mark: &str| {
             let rest = &text[text.rfind(mark)? + mark.len()..];
@@ -28,11 +28,11 @@ impl Numbers {
 impl Display for Numbers {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { executions, per_second, coverage } = self;
-        write!(formatter, "{executions} runs ({per_second} a second), {coverage} places reached, no failure")
+        write!(formatter, "{executions} runs ({per_second} a second), {coverage} edges covered, no failure")
     }
 }
 
-/// What a target that failed has to say, and what to do with the input.
+/// Returns the failure of a target, and the commands that reproduce and keep the input.
 pub(super) fn finding(target: &str, text: &str) -> String {
     // A replay names each file before it runs it; a search writes the input into a file.
     let written =
@@ -46,7 +46,7 @@ pub(super) fn finding(target: &str, text: &str) -> String {
     if let Some(file) = written.or(replayed) {
         lines.push(format!("input: {file}"));
         lines.extend(
-            base64.map(|text| format!("       or, elsewhere: echo {text} | base64 --decode > INPUT")),
+            base64.map(|text| format!("       on another machine: echo {text} | base64 --decode > INPUT")),
         );
         lines.push(format!("reproduce it: cargo xtask fuzz {target} {file}"));
         if !file.contains("/fixtures/") {
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_numbers_count() {
+    fn report_reads_the_last_statistics() {
         let text = "#2 INITED cov: 5 ft: 6\n#900 DONE   cov: 1972 ft: 4204 corp: 1/2b\n\
             stat::number_of_executed_units: 900\nstat::average_exec_per_sec:     30\n";
         assert_eq!(Numbers::read(text), Some(Numbers { executions: 900, per_second: 30, coverage: 1972 }));
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_finding_names_the_input_and_what_to_do() {
+    fn report_of_a_finding_names_the_input_and_commands() {
         let text = "INFO: Seed: 1\nthread '<unnamed>' (7) panicked at src/check.rs:1:2:\nspecified: Left\n\
             note: run with `RUST_BACKTRACE=1`\nTest unit written to /a/crash-1\nBase64: AAEC\n";
         let finding = finding("verdict", text);
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fixture_that_fails_is_named() {
+    fn report_names_a_fixture_that_fails() {
         let text = "Running: /a\nExecuted /a in 0 ms\nRunning: /fixtures/b\nthread panicked at x\nno\n";
         let finding = finding("verdict", text);
         assert!(

@@ -7,22 +7,22 @@ use anyhow::{Result, bail};
 use super::installing;
 use crate::process;
 
-/// The outcome of the one update of the package lists in a run of this program.
+/// The outcome of the update of the package lists, which happens at most once in a run of this program.
 static UPDATE: OnceLock<Result<(), String>> = OnceLock::new();
 
-/// Whether this process may install packages.
+/// Returns whether this process can install packages.
 pub(super) fn usable() -> bool {
     nix::unistd::geteuid().is_root() && process::find("apt-get").is_some()
 }
 
-/// Brings the lists of packages up to date, once.
+/// Updates the package lists, once.
 pub(super) fn update() -> Result<()> {
     let outcome = UPDATE
         .get_or_init(|| process::run_silently(apt_get().arg("update")).map_err(|error| format!("{error:#}")));
     outcome.clone().map_err(anyhow::Error::msg)
 }
 
-/// Installs those packages that are missing; `purpose` says what for.
+/// Installs missing packages; error messages name the purpose.
 pub(super) fn install(packages: &[String], purpose: &str) -> Result<()> {
     let missing: Vec<_> = packages.iter().filter(|package| !installed(package)).cloned().collect();
     if missing.is_empty() {

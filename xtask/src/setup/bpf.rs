@@ -1,4 +1,4 @@
-//! The compiler and the linker of the BPF programs.
+//! The compiler and the linker for BPF.
 
 use std::process::Command;
 
@@ -7,13 +7,10 @@ use anyhow::{Context as _, Result, bail};
 use super::{Report, apt, installing};
 use crate::{process, toolchain};
 
-/// The linker's release, which can use every LLVM that the supported compilers come with.
-const LINKER_VERSION: &str = "0.13.0";
-
-/// Debian's compiler for browsers, recent enough for BPF, with the sources of `core` and cargo.
+/// Debian's recent compiler (packaged for browsers), cargo, and the sources of `core`.
 const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
-/// Sees to it that a toolchain can build the BPF programs.
+/// Ensures that a toolchain can build the BPF programs.
 pub(super) fn ensure_compiler(report: Report) -> Result<()> {
     if let Some(name) = toolchain::find()
         && toolchain::linker_runs()
@@ -36,14 +33,15 @@ pub(super) fn ensure_compiler(report: Report) -> Result<()> {
     }
     if !toolchain::linker_runs() {
         bail!(
-            "bpf-linker was installed but does not run: expected cargo's directory of binaries in PATH, such as ~/.cargo/bin"
+            "bpf-linker was installed but does not run: expected cargo's directory of binaries in PATH, such as \
+             ~/.cargo/bin"
         );
     }
     report.found(format_args!("BPF toolchain {name}, with bpf-linker"));
     Ok(())
 }
 
-/// Sees to it that the toolchain of the BPF programs has clippy.
+/// Ensures that the toolchain of the BPF programs has clippy.
 pub(super) fn ensure_lints(report: Report) -> Result<()> {
     let name = toolchain::find().context("no BPF toolchain: run `cargo xtask setup build`")?;
     if let Ok(version) = version_line(&name, "cargo-clippy") {
@@ -56,11 +54,12 @@ pub(super) fn ensure_lints(report: Report) -> Result<()> {
     apt::install(&["rust-web-clippy".to_owned()], "lints of the BPF programs")
 }
 
-/// Makes the distribution's compiler a rustup toolchain and returns its name.
+/// Links the distribution's compiler as a rustup toolchain and returns its name.
 fn link_distribution_compiler() -> Result<&'static str> {
+    let [rustc, _] = toolchain::PINNED;
     if !apt::usable() {
         bail!(
-            "no toolchain can build the BPF programs: run `rustup toolchain install nightly --component rust-src`, \
+            "no toolchain can build the BPF programs: run `rustup toolchain install {rustc} --component rust-src`, \
              or this command as root on Debian"
         );
     }
@@ -70,15 +69,17 @@ fn link_distribution_compiler() -> Result<&'static str> {
     process::run_silently(Command::new("rustup").args(["toolchain", "link", name, "/usr"]))?;
     if toolchain::find().as_deref() != Some(name) {
         bail!(
-            "toolchain {name} has no sources of `core`: expected them in /usr/lib/rustlib/src/rust, from package rust-web-src"
+            "toolchain {name} has no sources of `core`: expected them in /usr/lib/rustlib/src/rust, from package \
+             rust-web-src"
         );
     }
     Ok(name)
 }
 
-/// Builds the linker with the LLVM release of the toolchain's compiler, whose bitcode it must read.
+/// Builds the linker with the LLVM release of the toolchain's compiler, because it must read its bitcode.
 fn install_linker(name: &str) -> Result<()> {
     let llvm = llvm_release(name)?;
+    let [_, linker] = toolchain::PINNED;
     let packages = [
         "g++".to_owned(),
         format!("llvm-{llvm}-dev"),
@@ -91,20 +92,20 @@ fn install_linker(name: &str) -> Result<()> {
     if !apt::usable() {
         bail!(
             "bpf-linker is missing: install LLVM {llvm} with its headers, then run `cargo install bpf-linker \
-             --version {LINKER_VERSION} --no-default-features --features llvm-{llvm}`"
+             --version {linker} --no-default-features --features llvm-{llvm}`"
         );
     }
     apt::install(&packages, "building bpf-linker")?;
-    installing(format_args!("bpf-linker {LINKER_VERSION} with LLVM {llvm} (takes about a minute)"));
+    installing(format_args!("bpf-linker {linker} with LLVM {llvm} (takes about a minute)"));
     process::run_silently(
         Command::new("cargo")
-            .args(["install", "bpf-linker", "--locked", "--version", LINKER_VERSION])
+            .args(["install", "bpf-linker", "--locked", "--version", linker])
             .args(["--no-default-features", "--features", &format!("llvm-{llvm}")])
             .env("LLVM_PREFIX", format!("/usr/lib/llvm-{llvm}")),
     )
 }
 
-/// The major release of the LLVM that the toolchain's compiler contains.
+/// Returns the major release of the LLVM in the toolchain's compiler.
 fn llvm_release(name: &str) -> Result<String> {
     let text = process::read(process::in_toolchain(name).args(["rustc", "--version", "--verbose"]))?;
     text.lines()

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::{Report, apt};
 use crate::process;
 
-/// A program and the Debian package that has it.
+/// A program and its Debian package.
 pub(super) struct Tool {
     program: &'static str,
     package: &'static str,
@@ -17,7 +17,7 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
     Tool { program, package }
 }
 
-/// What the demonstration, the benchmarks and the tests run.
+/// Programs that the demonstration, the benchmarks and the tests run.
 pub(super) const RUN: [Tool; 21] = [
     tool("bpftool", "bpftool"),
     tool("curl", "curl"),
@@ -42,7 +42,7 @@ pub(super) const RUN: [Tool; 21] = [
     tool("unshare", "util-linux"),
 ];
 
-/// What boots another kernel.
+/// Programs that boot another kernel.
 pub(super) const VM: [Tool; 7] = [
     tool(BUSYBOX, "busybox-static"),
     tool("cpio", "cpio"),
@@ -53,16 +53,16 @@ pub(super) const VM: [Tool; 7] = [
     tool("xz", "xz-utils"),
 ];
 
-/// What the benchmark of limits compares portmap with.
+/// Programs that the benchmark of rate limits compares portmap with.
 pub(super) const PEERS: [Tool; 1] = [tool("/usr/lib/cni/bandwidth", "containernetworking-plugins")];
 
-/// What builds libFuzzer.
+/// Programs that build libFuzzer.
 pub(super) const FUZZ: [Tool; 1] = [tool("c++", "g++")];
 
-/// The one program that a virtual machine runs before it has any library.
+/// The program that a virtual machine runs before it has any library.
 const BUSYBOX: &str = "busybox";
 
-/// Sees to it that all the tools are there.
+/// Ensures that all the tools are installed.
 pub(super) fn ensure(tools: &[Tool], report: Report) -> Result<()> {
     let mut packages = Vec::new();
     for Tool { program, package } in tools {
@@ -76,7 +76,7 @@ pub(super) fn ensure(tools: &[Tool], report: Report) -> Result<()> {
     apt::install(&packages, "running programs and tests")
 }
 
-/// Whether a program needs no libraries: it does not name the loader that would find them.
+/// Returns whether a program is linked statically: it does not name a dynamic loader.
 fn is_static(program: &Path) -> bool {
     const LOADERS: [&[u8]; 2] = [b"/ld-linux", b"/ld-musl"];
     fs::read(program).is_ok_and(|content| {

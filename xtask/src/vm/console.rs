@@ -1,6 +1,6 @@
-//! Text from a serial line, made fit for a log.
+//! Cleaning of text from a serial line for logs.
 
-/// The line without carriage returns and terminal control sequences.
+/// Returns the line without carriage returns and terminal control sequences.
 pub(super) fn clean(line: &str) -> String {
     let mut clean = String::with_capacity(line.len());
     let mut characters = line.chars();
@@ -15,7 +15,7 @@ pub(super) fn clean(line: &str) -> String {
     clean
 }
 
-/// Passes over the rest of a sequence that an escape character began.
+/// Skips the rest of a sequence that began with an escape character.
 fn skip_sequence(characters: &mut std::str::Chars<'_>) {
     if characters.next() == Some('[') {
         // Parameters come before one final character from `@` to `~`.
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_sequences_vanish_and_text_stays() {
+    fn console_removes_control_sequences() {
         assert_eq!(clean("\u{1b}[31mtest\u{1b}[0m a\tb\r"), "test a\tb");
         assert_eq!(clean("\u{1b}cplain \u{1b}[2J\u{1b}[1;1Htext é"), "plain text é");
         assert_eq!(clean("cut \u{1b}[3"), "cut ");

@@ -1,4 +1,5 @@
-# Second stage of the guest, in its final root: runs /guest/job and says on the first serial line how it ended.
+# Second stage of the guest, in its final root: runs /guest/job and prints its exit status on the first serial
+# line.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb
 output=/dev/ttyS0
 
@@ -9,7 +10,7 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
-# The host's sockets and locks lead nowhere. /tmp stays: the tree that is tested may be there.
+# The host's sockets and locks in /run are useless here. /tmp remains, because it may contain the tested tree.
 [ -e /guest/keep-run ] || mount -t tmpfs tmpfs /run
 
 while read -r module; do
@@ -17,20 +18,20 @@ while read -r module; do
 done < /guest/modules
 ip link set lo up
 
-# A pipe, so that programs do not take the serial line for a terminal.
+# A pipe, because programs would treat the serial line as a terminal.
 mkfifo /guest/output
 cat /guest/output > $output &
 reader=$!
 bash /guest/job < /dev/null > /guest/output 2>&1
 status=$?
 
-# A process that the job left behind may hold its output open for ever.
+# An orphan of the job may hold the output open forever.
 for _ in {1..20}; do
     kill -0 $reader 2> /dev/null || break
     sleep 0.1
 done
-# Switching off ends the host's files before the machine. This process needs none of them to wait, and must not end,
-# because that would be a panic.
+# The power-off unmounts the host's files first. This process waits without them, and must not exit, because
+# the kernel would panic.
 mkfifo /guest/never
 exec 3<> /guest/never
 read -r -t 0.01 -u 3 _

@@ -1,4 +1,4 @@
-//! Kernels from Debian packages, unpacked once into the user's cache.
+//! Kernels from Debian packages, which are unpacked into the user's cache.
 
 use std::{
     env, fs,
@@ -13,9 +13,9 @@ use crate::{process, setup};
 
 /// An unpacked kernel package.
 pub(crate) struct Image {
-    /// Directory that has the package's `boot` and `lib/modules`.
+    /// Directory with the package's `boot` and `lib/modules`.
     pub root: PathBuf,
-    /// What `uname -r` says under this kernel.
+    /// The kernel's release (`uname -r`).
     pub release: String,
 }
 
@@ -26,7 +26,7 @@ struct Package {
 }
 
 impl Image {
-    /// The newest kernel of the line, from the cache or else from the archive.
+    /// Returns the newest kernel of the series, from the cache or else from the archive.
     pub(crate) fn find(kernel: Kernel) -> Result<Self> {
         if env::consts::ARCH != "x86_64" {
             bail!("virtual machines need an x86_64 machine, this one is {}", env::consts::ARCH);
@@ -40,12 +40,12 @@ impl Image {
                 }
                 Self::read(root)
             }
-            // Without package lists, a kernel that was downloaded earlier will do.
+            // Without package lists, fall back to a cached kernel.
             Err(error) => newest_cached(kernel, &cache).ok_or(error),
         }
     }
 
-    /// The kernel itself.
+    /// Returns the path of the kernel.
     pub(super) fn kernel(&self) -> PathBuf {
         self.root.join("boot").join(format!("vmlinuz-{}", self.release))
     }
@@ -76,7 +76,7 @@ fn cache() -> Result<PathBuf> {
     Ok(base.join("portmap/kernels"))
 }
 
-/// The package that the line's metapackage stands for.
+/// Returns the package on which the series' metapackage depends.
 fn resolve(kernel: Kernel) -> Result<Package> {
     let metapackage = kernel.metapackage();
     if process::find("apt-cache").is_none() {
@@ -85,7 +85,7 @@ fn resolve(kernel: Kernel) -> Result<Package> {
     if let Ok(package) = look_up(metapackage) {
         return Ok(package);
     }
-    // Package lists are missing or too old to know the metapackage.
+    // Package lists are missing, or too old to contain the metapackage.
     setup::update_package_lists()?;
     look_up(metapackage)
 }
@@ -106,7 +106,7 @@ fn look_up(metapackage: &str) -> Result<Package> {
     Ok(Package { name, version })
 }
 
-/// Downloads and unpacks a package beside its final place, and moves it there as the last step.
+/// Downloads and unpacks a package next to its final directory, then renames it.
 fn download(package: &Package, cache: &Path, root: &Path) -> Result<()> {
     let Package { name, version } = package;
     println!("downloading kernel {name} {version}");
@@ -115,7 +115,7 @@ fn download(package: &Package, cache: &Path, root: &Path) -> Result<()> {
     let mut fetch = Command::new("apt-get");
     fetch.args(["download", &format!("{name}={version}")]).current_dir(work.path());
     if process::run_silently(&mut fetch).is_err() {
-        // The archive drops a version when it has a newer one.
+        // The archive removes a version when a newer one is released.
         setup::update_package_lists()?;
         process::run_silently(&mut fetch)?;
     }
@@ -128,13 +128,13 @@ fn download(package: &Package, cache: &Path, root: &Path) -> Result<()> {
     let release = Image::read(tree.clone())?.release;
     process::run_silently(process::command("depmod").arg("--basedir").arg(&tree).arg(release))?;
     match fs::rename(&tree, root) {
-        // Another run was faster.
+        // A concurrent run was faster.
         Err(_) if root.exists() => Ok(()),
         result => result.with_context(|| format!("cannot move the kernel to {}", root.display())),
     }
 }
 
-/// The kernel of the line that was downloaded last.
+/// Returns the most recently downloaded kernel of the series.
 fn newest_cached(kernel: Kernel, cache: &Path) -> Option<Image> {
     let prefix = format!("linux-image-{}.", kernel.line());
     fs::read_dir(cache)

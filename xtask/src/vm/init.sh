@@ -1,5 +1,6 @@
 #!/bin/busybox sh
-# First process of the guest, in the initramfs: lays a writable layer over the host's files and goes there.
+# First process of the guest, in the initramfs: mounts a writable overlay over the host's files and switches
+# to it.
 busybox=/bin/busybox
 
 stop() {
@@ -14,7 +15,7 @@ for module in $($busybox cat /modules/order); do
     $busybox insmod "/modules/$module" || stop "module $module does not load"
 done
 
-# The host's files do not change while the guest runs, so it may remember what it has read.
+# The host's files do not change while the guest runs, so the guest may cache them.
 shared=trans=virtio,version=9p2000.L,ro,msize=1048576,cache=loose
 $busybox mount -t 9p -o $shared host /lower || stop "no view of the host's files"
 $busybox mount -t 9p -o $shared kernel /kernel || stop "no view of the kernel's modules"

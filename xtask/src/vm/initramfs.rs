@@ -1,5 +1,4 @@
-//! The archive that the guest's kernel starts from: a shell, the modules that make the host's files visible, and
-//! the job.
+//! The guest's initramfs: a shell, the modules that mount the host's files, and the job.
 
 use std::{
     collections::HashSet,
@@ -14,10 +13,10 @@ use anyhow::{Context as _, Result, bail};
 use super::{Image, Job};
 use crate::process;
 
-/// Modules without which there is no root to go to.
+/// Modules that mounting the root needs.
 const ROOT_MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
 
-/// Modules that portmap and its tests use; the guest says which of them the kernel lacks.
+/// Modules that portmap and its tests use; the guest prints those that the kernel lacks.
 const JOB_MODULES: [&str; 10] = [
     "veth",
     "sch_ingress",
@@ -31,11 +30,11 @@ const JOB_MODULES: [&str; 10] = [
     "sctp",
 ];
 
-/// An initramfs and what its guest says when the job is over.
+/// An initramfs, and the guest's marker of the end of the job.
 pub(super) struct Initramfs {
     /// The archive.
     pub file: PathBuf,
-    /// Word before the exit status, unlike anything a job prints.
+    /// Precedes the exit status in the output; no job prints it.
     pub marker: String,
 }
 
@@ -73,13 +72,14 @@ pub(super) fn build<P: AsRef<Path>>(image: &Image, job: &Job<P>, work: &Path) ->
     Ok(Initramfs { file, marker })
 }
 
-/// A word that no job prints by chance: it has the random name of the working directory in it.
+/// Returns a marker that no job prints by chance, because it contains the random name of the working
+/// directory.
 fn marker(work: &Path) -> String {
     let name = work.file_name().unwrap_or(work.as_os_str()).to_string_lossy();
     format!("@@{name}:exit@@")
 }
 
-/// Unpacks the modules of the root, and what they depend on, and returns the order to load them in.
+/// Unpacks the root's modules and their dependencies, and returns the order of loading.
 fn add_modules(image: &Image, directory: &Path) -> Result<String> {
     let mut order = String::new();
     let mut seen = HashSet::new();
@@ -93,7 +93,7 @@ fn add_modules(image: &Image, directory: &Path) -> Result<String> {
         .with_context(|| {
             format!("kernel {} cannot boot over the host's files: it has no module {module}", image.release)
         })?;
-        // A line is `insmod FILE` or, for what the kernel has built in, `builtin NAME`.
+        // A line is `insmod FILE` or, for built-in modules, `builtin NAME`.
         for file in plan.lines().filter_map(|line| line.strip_prefix("insmod ")).map(str::trim) {
             if seen.insert(file.to_owned()) {
                 let name = add_module(Path::new(file), directory)?;
@@ -105,7 +105,7 @@ fn add_modules(image: &Image, directory: &Path) -> Result<String> {
     Ok(order)
 }
 
-/// Copies one module, without its compression, and returns its file name.
+/// Copies a module, decompressed, and returns its file name.
 fn add_module(file: &Path, directory: &Path) -> Result<String> {
     let name = file.file_name().context("a module has a file name")?.to_string_lossy().into_owned();
     let Some(plain) = name.strip_suffix(".xz") else {
@@ -117,7 +117,7 @@ fn add_module(file: &Path, directory: &Path) -> Result<String> {
     Ok(plain.to_owned())
 }
 
-/// Writes the tree as an archive of the form that kernels read.
+/// Packs the tree into an archive in the kernel's format.
 fn pack(tree: &Path, file: &Path) -> Result<()> {
     let mut list = Command::new("find").arg(".").current_dir(tree).stdout(Stdio::piped()).spawn()?;
     let names = list.stdout.take().context("find has a pipe for its output")?;

@@ -1,16 +1,16 @@
-//! The guest kernel's own messages: what in them is a fault of the kernel.
+//! Faults in the log of the guest's kernel.
 
 use std::{fs, path::PathBuf};
 
 use super::console;
 
-/// Words by which a kernel begins the report of a fault.
+/// Words at the beginning of a kernel's fault report.
 const FAULTS: [&str; 6] =
     ["Kernel panic", "Oops: ", "BUG: ", "kernel BUG at", "self-detected stall", "detected stalls on CPUs"];
 
-/// How many lines of the log explain a guest that ended too early.
+/// Lines of the log that are shown if the guest ended early without a fault.
 const EXPLAINING_LINES: usize = 25;
-/// Number of messages of a fault that are shown: registers, and calls with those of an interrupt.
+/// Lines of a fault report that are shown: registers and call traces.
 const FAULT_LINES: usize = 90;
 
 /// A file that collects the kernel's messages.
@@ -20,23 +20,24 @@ pub(super) struct KernelLog {
 }
 
 impl KernelLog {
-    /// Whether the fault is one of the emulator: it ran a breakpoint that the kernel had already taken out again.
+    /// Returns whether the emulator caused the fault: it ran a stale `int3` of the kernel's `text_poke`.
     ///
-    /// While a kernel changes its own code it puts a breakpoint (`int3`, byte `cc`) in the place, and takes it out when
-    /// every CPU has seen the change. An emulator that translates the place on one CPU while another writes to it may
-    /// keep the translation with the breakpoint, and the kernel then knows of none. The report has the code in memory,
-    /// with the byte after the breakpoint in angle brackets: a breakpoint of the kernel's own would be before it.
+    /// A kernel that patches its own code writes a breakpoint (`int3`, byte `cc`) and removes it when every
+    /// CPU has seen the change. An emulator that translates the code on one CPU while another writes to it
+    /// may keep the translation with the breakpoint. The kernel then reports a breakpoint that it does not
+    /// have. The report shows the code in memory, with the byte after the breakpoint in angle brackets: for a
+    /// breakpoint in memory, `cc` precedes it.
     pub(super) fn is_stale_breakpoint(&self) -> bool {
         let mut report = self.lines().into_iter().skip_while(|line| !line.contains("Oops: int3"));
         report.find_map(|line| byte_before_fault(&line)).is_some_and(|byte| byte != "cc")
     }
 
-    /// The first message of a fault.
+    /// Returns the first line of a fault report.
     pub(super) fn fault(&self) -> Option<String> {
         self.lines().into_iter().find(|line| is_fault(line))
     }
 
-    /// The messages that explain an end, one a line: those of the first fault, with the calls that led there, or the last.
+    /// Returns the lines that explain the end of the guest: the first fault report, or the last lines.
     pub(super) fn end(&self) -> String {
         let lines = self.lines();
         let last = lines.len().saturating_sub(EXPLAINING_LINES);
@@ -54,7 +55,7 @@ fn is_fault(line: &str) -> bool {
     FAULTS.iter().any(|fault| line.contains(fault))
 }
 
-/// The byte before the one in angle brackets, in a line with a fault's code.
+/// Returns the byte before the one in angle brackets, in a report's line of code.
 fn byte_before_fault(line: &str) -> Option<String> {
     let (_, code) = line.split_once("Code: ")?;
     let (before, _) = code.split_once('<')?;
@@ -66,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_breakpoint_that_memory_does_not_have_is_the_emulators() {
+    fn kernel_log_tells_a_stale_breakpoint_of_the_emulator() {
         let directory = tempfile::tempdir().unwrap();
         let log = KernelLog { file: directory.path().join("log") };
         let report = |fault: &str, code: &str| {
@@ -83,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_told_from_other_messages() {
+    fn kernel_log_tells_faults_from_other_messages() {
         for fault in [
             "[    9.1] Kernel panic - not syncing: Attempted to kill init!",
             "[    9.1] Oops: 0002 [#1] PREEMPT SMP",

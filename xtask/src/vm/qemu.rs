@@ -1,4 +1,4 @@
-//! The machine itself: starting it, following what it says, and stopping it in time.
+//! QEMU: starting a machine, reading its output, and stopping it in time.
 
 use std::{
     ffi::OsString,
@@ -21,27 +21,26 @@ use crate::process;
 
 const QEMU: &str = "qemu-system-x86_64";
 
-/// What runs a machine where hardware virtualisation does not.
+/// The accelerator without hardware virtualisation.
 const EMULATION: &str = "tcg,thread=multi";
-/// What is emulated, without what only costs time: a fifth level of page tables to walk, and protection of the kernel from
-/// user memory.
+/// The emulated CPU, without features that only cost time: a fifth level of page tables, SMAP and SMEP.
 const EMULATED_CPU: &str = "max,la57=off,smap=off,smep=off";
 
-/// How often the kernel's messages are looked through while the job says nothing.
+/// Interval of reading the kernel's log while the job prints nothing.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long a machine may take to switch itself off after the job.
+/// Time limit of the power-off after the job.
 const SWITCH_OFF: Duration = Duration::from_secs(5);
 
-/// How long the trial of hardware virtualisation may take; with it, a kernel is up in a second or two.
+/// Time limit of the trial of hardware virtualisation, with which a kernel boots in a second or two.
 const TRIAL: Duration = Duration::from_secs(10);
 
-/// Panics end the machine; stalls are judged by the time that emulation on a busy host takes; mitigations would
-/// only slow it down.
+/// A panic ends the machine, stall timeouts allow for emulation on a busy host, and mitigations are off
+/// because they cost time.
 const KERNEL_ARGUMENTS: &str = "console=ttyS1 loglevel=5 panic=-1 mitigations=off \
      rcupdate.rcu_cpu_stall_timeout=60 sysctl.kernel.watchdog_thresh=60";
 
-/// The emulator, not the kernel, is to blame for the end of a machine.
+/// The emulator, not the guest's kernel, caused the end of a machine.
 #[derive(Debug)]
 pub(crate) struct StaleBreakpoint(String);
 
@@ -53,29 +52,29 @@ impl fmt::Display for StaleBreakpoint {
 
 impl std::error::Error for StaleBreakpoint {}
 
-/// When a machine is stopped that has not come to its end.
+/// Time limits after which a machine is stopped.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// How long its job may say nothing. A machine that goes on is not stopped, however busy the one is that emulates it.
+    /// Time without output of the job; none for no limit.
     pub silence: Option<Duration>,
-    /// How long it may take, whatever it says.
+    /// Total time.
     pub end: Duration,
 }
 
 impl Limits {
-    /// Why a machine is to be stopped that has run for so long and said nothing for so long.
+    /// Returns the reason to stop a machine, by its total time and its time without output.
     fn exceeded(self, run: Duration, silent: Duration) -> Option<String> {
         match self.silence {
-            _ if run >= self.end => Some(format!("after {} s: its job had not ended by then", run.as_secs())),
+            _ if run >= self.end => Some(format!("after {} s, before the end of its job", run.as_secs())),
             Some(limit) if silent >= limit => {
-                Some(format!("after {} s in which its job said nothing", silent.as_secs()))
+                Some(format!("after {} s without output of its job", silent.as_secs()))
             }
             _ => None,
         }
     }
 }
 
-/// A running machine; it is stopped when dropped.
+/// A running machine, which is stopped on drop.
 pub(super) struct Machine {
     process: Child,
     lines: Receiver<String>,
@@ -86,18 +85,18 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Starts a machine whose files of its own are in the working directory.
+    /// Starts a machine that keeps its files in the working directory.
     pub(super) fn start(image: &Image, initramfs: &Initramfs, work: &Path) -> Result<Self> {
         let kernel_log = KernelLog { file: work.join("kernel.log") };
         let accelerator = accelerator(image);
-        // The machine must not outlive this program, however that ends.
+        // The machine must not outlive this process, even if that is killed.
         let mut command = process::command("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(process::command(QEMU).get_program());
         let cpu = if accelerator == EMULATION { EMULATED_CPU } else { "max" };
         command.args(["-M", "q35", "-cpu", cpu, "-smp", "2", "-m", "2048"]);
         command.args(["-accel", accelerator]);
         command.args(["-display", "none", "-vga", "none", "-nic", "none", "-monitor", "none", "-no-reboot"]);
-        // The job has a serial line of its own, so that no kernel message tears its lines apart.
+        // The job has a serial line of its own, so that kernel messages do not interrupt its lines.
         command.args(["-serial", "stdio", "-serial"]).arg(option("file:", &kernel_log.file, ""));
         command.arg("-kernel").arg(image.kernel()).arg("-initrd").arg(&initramfs.file);
         command.args(["-append", KERNEL_ARGUMENTS]);
@@ -129,7 +128,7 @@ impl Machine {
         })
     }
 
-    /// Follows the machine to its end and returns the job's exit status.
+    /// Waits for the end of the job, passing on its output, and returns its exit status.
     pub(super) fn watch(mut self, limits: Limits, each_line: &mut dyn FnMut(&str)) -> Result<u8> {
         let start = Instant::now();
         let mut last_word = start;
@@ -169,9 +168,9 @@ impl Machine {
         }
     }
 
-    /// Why the machine ended, or must end, before its job.
+    /// Returns the reason why the machine ended, or must end, before its job.
     fn early_end(&mut self) -> anyhow::Error {
-        // A report that has begun is of use when it is whole.
+        // Wait for the complete report.
         self.wait_for_end();
         let mut text = match self.kernel_log.fault() {
             Some(fault) => format!("kernel {} reported a fault: {fault}", self.release),
@@ -195,21 +194,21 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // Both fail only if it has ended already.
+        // Both fail only if the process has ended.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// An option with a path in it, in which QEMU wants commas doubled.
+/// Returns an option with a path, in which commas must be doubled.
 fn option(before: &str, path: &Path, after: &str) -> OsString {
     format!("{before}{}{after}", path.display().to_string().replace(',', ",,")).into()
 }
 
-/// Hardware virtualisation if a kernel gets along with it, else emulation.
+/// Returns hardware virtualisation if the kernel boots with it, else emulation.
 fn accelerator(image: &Image) -> &'static str {
     static CHOICE: OnceLock<bool> = OnceLock::new();
-    // The device may be there and yet be of no use, which only a trial shows.
+    // The device may exist and not work, so only a trial is conclusive.
     if *CHOICE.get_or_init(|| Path::new("/dev/kvm").exists() && kvm_works(image).unwrap_or(false)) {
         "kvm"
     } else {
@@ -217,8 +216,8 @@ fn accelerator(image: &Image) -> &'static str {
     }
 }
 
-/// Boots the kernel without anything else: it panics for want of a root, which ends the machine. Where virtualisation
-/// does not work, QEMU says so and stops, or the machine comes to no end.
+/// Boots the kernel without a root file system: it panics, which ends the machine. If virtualisation does not
+/// work, QEMU prints an error or the machine does not end.
 fn kvm_works(image: &Image) -> Result<bool> {
     let errors = tempfile::NamedTempFile::new()?;
     let mut command = process::command("setpriv");
@@ -247,7 +246,7 @@ fn kvm_works(image: &Image) -> Result<bool> {
         }
         thread::sleep(Duration::from_millis(20));
     };
-    // It fails if the machine has ended.
+    // This fails if the machine has ended.
     let _ = trial.kill();
     trial.wait()?;
     Ok(status.is_some_and(|status| status.success()))
@@ -258,13 +257,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_machine_is_stopped_when_it_does_not_go_on() {
+    fn limits_stop_a_machine_that_is_silent_or_late() {
         let limits = Limits { silence: Some(Duration::from_mins(1)), end: Duration::from_mins(10) };
         let is_stopped =
             |run, silent| limits.exceeded(Duration::from_secs(run), Duration::from_secs(silent)).is_some();
         assert!(!is_stopped(599, 59));
-        assert!(is_stopped(60, 60), "it says nothing");
-        assert!(is_stopped(600, 0), "it says something without end");
+        assert!(is_stopped(60, 60), "silent");
+        assert!(is_stopped(600, 0), "too late");
         let limits = Limits { silence: None, ..limits };
         assert!(limits.exceeded(Duration::from_secs(599), Duration::from_secs(599)).is_none());
     }

@@ -1,9 +1,10 @@
-//! What containers cost: time to add, list, change and remove them, the daemon's memory and files, by their number.
+//! Scaling with the number of containers: time to add, list, change and remove them, memory and files of the
+//! daemon.
 
 use std::{
     fmt::Write as _,
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -24,17 +25,17 @@ use portmap_tests::{
     daemon::Daemon,
     sandbox::{Netns, Sandbox},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     machine::Machine,
-    text::{grouped, number, table},
+    text::{grouped, number, table, wrapped},
 };
 
 /// Static ports of each container, and its ephemeral ones.
 const PORTS: u16 = 16;
 const BLOCK: u16 = 32;
-/// How many interfaces get a program by each attach mode.
+/// Interfaces that get a program in each attach mode.
 const ATTACHMENTS: usize = 50;
 const FLAGS: [&str; 8] = [
     "--ports",
@@ -47,54 +48,79 @@ const FLAGS: [&str; 8] = [
     "none",
 ];
 
-/// Measures what containers cost, by their number.
+/// Measures the scaling with the number of containers.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// A tenth of the containers.
+    /// Use a tenth of the containers.
     #[arg(long)]
     quick: bool,
     /// Directory for raw data and report.
     #[arg(long, value_name = "DIR", default_value = "docs/benchmarks/containers")]
     output: PathBuf,
+    /// Write the report again from the findings in the output directory, without measuring.
+    #[arg(long, conflicts_with = "quick")]
+    redraw: bool,
 }
 
-/// What the daemon has in use, and how long it takes to answer, with so many containers.
-#[derive(Debug, Serialize)]
+/// Resources and response times of the daemon with a number of containers.
+#[derive(Debug, Serialize, Deserialize)]
 struct Level {
     containers: usize,
     /// Resident memory in bytes.
     resident: u64,
     /// Open files.
     files: usize,
-    /// Milliseconds of each question.
+    /// Response times in milliseconds.
     list: f64,
     stats: f64,
     doctor: f64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Findings {
     machine: Machine,
     levels: Vec<Level>,
-    /// Milliseconds of each of them, in the order in which they were done.
+    /// Milliseconds of each command, in the order of execution.
     add: Vec<f64>,
     update: Vec<f64>,
     delete: Vec<f64>,
-    /// Milliseconds until a daemon is ready that finds all of them.
+    /// Milliseconds until a daemon that restores all containers is ready.
     ready: f64,
-    /// Milliseconds until it has checked all of them.
+    /// Milliseconds until it has checked all containers.
     checked: f64,
-    /// Milliseconds of a teardown of all of them.
+    /// Milliseconds of a teardown of all containers.
     teardown: f64,
-    /// Milliseconds in which the kernel deletes a veth pair, one after the other.
+    /// Milliseconds of the kernel's deletion of a veth pair, one after the other.
     veth: Vec<f64>,
-    /// Milliseconds of putting a program into a hook, by attach mode.
-    attach: Vec<(&'static str, Vec<f64>)>,
+    /// Milliseconds of attaching a program, by attach mode.
+    attach: Vec<(String, Vec<f64>)>,
 }
 
-/// Measures.
+/// Measures, or reads earlier findings, and writes the report.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let count = if arguments.quick { 100 } else { 1000 };
+    let file = arguments.output.join("findings.json");
+    let findings = if arguments.redraw {
+        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} has no findings", file.display()))?
+    } else {
+        let findings = measure(if arguments.quick { 100 } else { 1000 })?;
+        fs::create_dir_all(&arguments.output)
+            .with_context(|| format!("cannot make {}", arguments.output.display()))?;
+        let json = serde_json::to_string(&findings).context("cannot write the findings as JSON")?;
+        write(&file, json + "\n")?;
+        findings
+    };
+    let report = wrapped(&report(&findings)?);
+    write(&arguments.output.join("report.md"), report.clone())?;
+    println!("{report}");
+    Ok(())
+}
+
+fn write(file: &Path, contents: String) -> Result<()> {
+    fs::write(file, contents).with_context(|| format!("cannot write {}", file.display()))
+}
+
+fn measure(count: usize) -> Result<Findings> {
     let sandbox = Sandbox::new();
     sandbox.sh(Netns::Host, "echo 2000 9000 > /proc/sys/net/ipv4/ip_local_port_range");
     let daemon = sandbox.daemon_with(&FLAGS);
@@ -125,14 +151,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     daemon.wait_checked();
     let checked = milliseconds(start.elapsed());
     let found = client.list()?.len();
-    ensure!(found == count, "{found} containers are found again: expected {count}");
+    ensure!(found == count, "{found} containers are restored: expected {count}");
     let delete =
         (0..count).map(|number| Ok(timed(|| client.delete(&name(number)))?.0)).collect::<Result<_>>()?;
     levels.push(level(&daemon, &client)?);
     let veth = veths(&sandbox)?;
     // While the programs are pinned.
     let attach = [AttachMode::Tcx, AttachMode::Clsact]
-        .map(|attach_mode| Ok((attach_mode.name(), attach(&sandbox, attach_mode)?)))
+        .map(|attach_mode| Ok((attach_mode.name().to_owned(), attach(&sandbox, attach_mode)?)))
         .into_iter()
         .collect::<Result<_>>()?;
     for number in 0..count {
@@ -141,7 +167,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let teardown = timed(|| client.teardown())?.0;
     daemon.wait();
-    let findings = Findings {
+    Ok(Findings {
         machine: Machine::read()?,
         levels,
         add,
@@ -152,35 +178,28 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         teardown,
         veth,
         attach,
-    };
-    fs::create_dir_all(&arguments.output)
-        .with_context(|| format!("cannot make {}", arguments.output.display()))?;
-    let report = report(&findings)?;
-    let json = serde_json::to_string(&findings).context("cannot write the findings as JSON")?;
-    for (name, contents) in [("findings.json", json + "\n"), ("report.md", report.clone())] {
-        let file = arguments.output.join(name);
-        fs::write(&file, contents).with_context(|| format!("cannot write {}", file.display()))?;
-    }
-    println!("{report}");
-    Ok(())
+    })
 }
 
-/// How long the kernel takes to delete a veth pair between two namespaces, for each of several.
+/// Measures the deletion of veth pairs between two namespaces by the kernel.
 fn veths(sandbox: &Sandbox) -> Result<Vec<f64>> {
     sandbox.sh(Netns::Host, "ip netns add other");
     let times = (0..ATTACHMENTS)
         .map(|_| {
-            let make = "ip link add one type veth peer name two netns other; ip link set one up; ip -n other link set two up";
+            let make = "ip link add one type veth peer name two netns other
+                        ip link set one up
+                        ip -n other link set two up";
             sandbox.sh(Netns::Host, make);
-            // The command's own time is a millisecond or two of it.
-            timed(|| Ok::<_, portmap::error::Error>(sandbox.sh(Netns::Host, "ip link del one"))).map(|(time, _)| time)
+            // This includes the command, which takes one or two milliseconds.
+            timed(|| Ok::<_, portmap::error::Error>(sandbox.sh(Netns::Host, "ip link del one")))
+                .map(|(time, _)| time)
         })
         .collect();
     sandbox.sh(Netns::Host, "ip netns del other");
     times
 }
 
-/// How long it takes to put a program into the hook of an interface that has none, for each of several.
+/// Measures attaching a program to interfaces that have none.
 fn attach(sandbox: &Sandbox, attach_mode: AttachMode) -> Result<Vec<f64>> {
     let pins = Pins::new(sandbox.path("/sys/fs/bpf/portmap"));
     let name = attach_mode.name();
@@ -236,14 +255,21 @@ fn median(values: &[f64]) -> f64 {
 
 fn report(findings: &Findings) -> Result<String> {
     let Findings { machine, levels, add, update, delete, ready, checked, teardown, veth, attach } = findings;
-    let mut text = String::from("# What containers cost\n\n");
+    let mut text = String::from("# Scaling with the number of containers\n\n");
     writeln!(
         text,
-        "{}, {} CPUs, Linux {}. Each container has {PORTS} static ports and a block of {BLOCK}, and the host's IPv4 and IPv6 \
-         address. Times are those of a client on the daemon's socket, one command after the other.\n",
+        "{}, {} CPUs, Linux {}. Each container has {PORTS} static ports, a block of {BLOCK} ephemeral ports, and the \
+         host's IPv4 and IPv6 address. A client on the daemon's socket measures the times, one command after the \
+         other.\n",
         machine.cpu, machine.cpus, machine.kernel
     )?;
-    let mut rows = table(&["", "median, ms", "first tenth", "last tenth", "all, s"]);
+    let mut rows = table(&[
+        "command",
+        "median, ms",
+        "median of the first tenth, ms",
+        "median of the last tenth, ms",
+        "all containers, s",
+    ]);
     let tenth = add.len() / 10;
     for (what, times) in [("add", add), ("update --ports", update), ("del", delete)] {
         let (first, last) = (times.get(..tenth).unwrap_or_default(), times.get(times.len() - tenth..));
@@ -256,7 +282,8 @@ fn report(findings: &Findings) -> Result<String> {
         ]);
     }
     writeln!(text, "{rows}\n")?;
-    let mut rows = table(&["containers", "resident, MB", "files", "list, ms", "stats, ms", "doctor, ms"]);
+    let mut rows =
+        table(&["containers", "resident, MB", "open files", "list, ms", "stats, ms", "doctor, ms"]);
     for level in levels {
         #[expect(clippy::cast_precision_loss, reason = "far from 2^52")]
         rows.add_row([
@@ -268,11 +295,12 @@ fn report(findings: &Findings) -> Result<String> {
             number(level.doctor),
         ]);
     }
-    writeln!(text, "{rows}\n\nThe last line is the next daemon, after all of them have been removed.\n")?;
+    writeln!(text, "{rows}\n\nThe last row is the restarted daemon after the removal of all containers.\n")?;
     writeln!(
         text,
-        "A daemon that finds {} containers is ready after {} ms, and has checked them after {} ms. A teardown removes them in \
-         {} ms. The kernel alone deletes a veth pair in {} ms (median of {ATTACHMENTS}, one after the other).\n",
+        "A daemon that restores {} containers is ready after {} ms and has checked them after {} ms. A teardown \
+         removes them in {} ms. The kernel alone deletes a veth pair in {} ms (median of \
+         {ATTACHMENTS}, one after the other).\n",
         add.len(),
         grouped(*ready),
         grouped(*checked),
@@ -282,9 +310,9 @@ fn report(findings: &Findings) -> Result<String> {
     let [links, filters] = attach.as_slice() else { return Ok(text) };
     writeln!(
         text,
-        "Putting one program into a hook takes {} ms by a pinned link ({}), because the kernel waits until all CPUs have seen \
-         it, and {} ms by a filter of the qdisc {}, that qdisc included (median of {ATTACHMENTS}). A container has three, or \
-         two without IPv6.",
+        "Attaching one program takes {} ms with a pinned link ({}), because the kernel waits until every CPU has seen \
+         it, and {} ms with a filter of the qdisc {}, including that qdisc (medians of {ATTACHMENTS}). A container has \
+         three programs, or two without IPv6.",
         number(median(&links.1)),
         links.0,
         number(median(&filters.1)),

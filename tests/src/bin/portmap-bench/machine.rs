@@ -1,4 +1,4 @@
-//! The machine: what it is, and how much it disturbs a measurement.
+//! The machine: its description, and disturbances of a measurement.
 
 use std::fs;
 
@@ -10,20 +10,20 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-/// What a reader needs to know to compare numbers.
+/// The description of a machine, for comparing numbers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub(crate) cpu: String,
     pub(crate) cpus: usize,
     pub(crate) kernel: String,
     pub(crate) spectre_v2: String,
-    /// The CPU on which everything is measured; none if all are.
+    /// The CPU of the measurements; none if they use all CPUs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) measured_on: Option<usize>,
 }
 
 impl Machine {
-    /// Looks at the machine.
+    /// Reads the description.
     pub(crate) fn read() -> Result<Self> {
         let allowed = sched_getaffinity(Pid::from_raw(0)).context("cannot read the CPU affinity")?;
         Ok(Self {
@@ -38,12 +38,13 @@ impl Machine {
         })
     }
 
-    /// Whether it is emulated in software: QEMU then names its processor after itself.
+    /// Returns whether the machine is emulated in software: QEMU then names the processor after itself.
     pub(crate) fn is_emulated(&self) -> bool {
         self.cpu.contains("QEMU")
     }
 
-    /// Looks at the machine and ties this process to the last CPU it may use; the first ones have most interrupts.
+    /// Reads the description and pins this process to its last CPU, because the first ones handle most
+    /// interrupts.
     pub(crate) fn take_cpu() -> Result<Self> {
         let machine = Self::read()?;
         let allowed = sched_getaffinity(Pid::from_raw(0)).context("cannot read the CPU affinity")?;
@@ -52,15 +53,16 @@ impl Machine {
             .context("this process may use no CPU")?;
         let mut one = CpuSet::new();
         one.set(cpu).with_context(|| format!("CPU {cpu} is out of range"))?;
-        sched_setaffinity(Pid::from_raw(0), &one).with_context(|| format!("cannot stay on CPU {cpu}"))?;
+        sched_setaffinity(Pid::from_raw(0), &one)
+            .with_context(|| format!("cannot pin this process to CPU {cpu}"))?;
         ask_for_priority();
         Ok(Self { measured_on: Some(cpu), ..machine })
     }
 
-    /// What has disturbed this CPU and this thread so far.
+    /// Returns the disturbances of this CPU and this thread so far.
     pub(crate) fn disturbance(&self) -> Result<Disturbance> {
         let stat = read("/proc/stat")?;
-        let cpu = self.measured_on.context("this process is tied to no CPU")?;
+        let cpu = self.measured_on.context("this process is not pinned to a CPU")?;
         let name = format!("cpu{cpu}");
         let line = stat.lines().find(|line| line.split(' ').next() == Some(&name));
         // user nice system idle iowait irq softirq steal
@@ -76,18 +78,18 @@ impl Machine {
     }
 }
 
-/// Asks to be run before others. It is a courtesy: without it, more rounds are lost.
+/// Raises the priority of this process, if possible: without it, more rounds are disturbed.
 fn ask_for_priority() {
     // SAFETY: a system call that takes three integers.
     let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
 }
 
-/// What takes a CPU away while it is measured.
+/// Interruptions of a measurement.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Disturbance {
-    /// Time that the hypervisor gave to others, in ticks.
+    /// Steal time (the hypervisor ran another machine), in ticks.
     pub(crate) steal: u64,
-    /// How often the kernel gave the CPU to another task.
+    /// Context switches to other tasks.
     pub(crate) switches: u64,
 }
 

@@ -1,18 +1,19 @@
-//! Benchmarks: what a packet costs, and how well limits on rates are kept.
+//! Benchmarks: the cost of a packet, the accuracy of rate limits, and the scaling with the number of
+//! containers.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod canvas;
 mod classifier;
 mod containers;
 mod machine;
-mod paper;
 mod shaping;
 mod text;
 
-/// Measures what portmap's classifier costs per packet, against Apache Mesos' lists of u32 filters; or something else that
-/// is named.
+/// Measures the cost of portmap's classifier per packet, compared with Apache Mesos' lists of u32 filters,
+/// unless a subcommand names another benchmark.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench", bin_name = "cargo xtask bench", args_conflicts_with_subcommands = true)]
 struct Arguments {
@@ -24,9 +25,9 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Measures how well limits on rates are kept, and how much neighbours feel of each other.
+    /// Measure the accuracy of rate limits, and the isolation of neighbours.
     Shaping(shaping::Arguments),
-    /// Measures how long it takes to add, list, change and remove containers, and what the daemon needs, by their number.
+    /// Measure the time of commands and the memory of the daemon by the number of containers.
     Containers(containers::Arguments),
 }
 
@@ -42,4 +43,16 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
 }

@@ -8,11 +8,11 @@ use portmap_tests::sandbox::Sandbox;
 
 use crate::screen::Screen;
 
-/// Shows on real traffic what portmap does, in namespaces of its own that leave no trace.
+/// Shows portmap on real traffic, in namespaces that end with this program.
 #[derive(Parser)]
 #[command(name = "portmap-demo")]
 struct Command {
-    /// Leave the sandbox up and say how to look around in it
+    /// Keep the sandbox, and print the commands to enter it
     #[arg(long)]
     keep: bool,
 }
@@ -24,7 +24,7 @@ fn main() {
     let daemon = scenes::play(&screen, &sandbox);
     if command.keep {
         scenes::how_to_look_around(&screen, &sandbox);
-        // Neither is to end with this process.
+        // Both must outlive this process.
         std::mem::forget((daemon, sandbox));
     } else {
         scenes::clean_up(&screen, &sandbox, daemon);

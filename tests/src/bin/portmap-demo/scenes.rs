@@ -1,4 +1,4 @@
-//! What the demonstration shows, scene by scene.
+//! The scenes of the demonstration.
 
 use std::{
     net::{Ipv4Addr, UdpSocket},
@@ -20,12 +20,12 @@ const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const WEB: Netns<'_> = Netns::Container("web");
 const API: Netns<'_> = Netns::Container("api");
 const BATCH: Netns<'_> = Netns::Container("batch");
-/// A port of each that serves, and one of the host.
+/// The ports of the services in containers and on the host.
 const WEB_PORT: u16 = 31000;
 const API_PORT: u16 = 31010;
 const HOST_PORT: u16 = 8080;
 
-/// How often something is done whose time is shown.
+/// Repetitions of a timed command.
 const TIMES: usize = 9;
 
 const FLAGS: [&str; 8] = [
@@ -40,7 +40,7 @@ const FLAGS: [&str; 8] = [
     "none",
 ];
 
-/// Plays all scenes; the daemon that it returns still runs.
+/// Plays all scenes and returns the running daemon.
 pub(crate) fn play(screen: &Screen, sandbox: &Sandbox) -> Daemon {
     let daemon = set_the_stage(screen, sandbox);
     let services = [
@@ -51,10 +51,10 @@ pub(crate) fn play(screen: &Screen, sandbox: &Sandbox) -> Daemon {
     ];
     let services =
         services.map(|(place, port, name)| Service::start(sandbox, place, Transport::Tcp, port, name));
-    what_reaches_what(screen, sandbox);
+    connections(screen, sandbox);
     drop(services);
     own_ports(screen, sandbox);
-    what_is_dropped(screen, sandbox);
+    drops(screen, sandbox);
     in_the_kernel(screen, sandbox);
     many_ports(screen, sandbox);
     daemon
@@ -76,7 +76,7 @@ fn set_the_stage(screen: &Screen, sandbox: &Sandbox) -> Daemon {
     daemon
 }
 
-fn what_reaches_what(screen: &Screen, sandbox: &Sandbox) {
+fn connections(screen: &Screen, sandbox: &Sandbox) {
     screen.title("Each port leads to its owner, from everywhere, by every address of the host");
     for (from, name, to) in [
         (Netns::Outside, "outside", (HOST, WEB_PORT)),
@@ -110,7 +110,7 @@ fn own_ports(screen: &Screen, sandbox: &Sandbox) {
     }
 }
 
-fn what_is_dropped(screen: &Screen, sandbox: &Sandbox) {
+fn drops(screen: &Screen, sandbox: &Sandbox) {
     screen
         .title("What the root of a container sends without owning it goes nowhere, and is counted by reason");
     let socket = sandbox.inside(WEB, || PacketSocket::open("eth0"));
@@ -119,7 +119,7 @@ fn what_is_dropped(screen: &Screen, sandbox: &Sandbox) {
         ("from a port of api", Frame { from_port: API_PORT, ..good.clone() }, "source_port"),
         ("from the host's port 22", Frame { from_port: 22, ..good.clone() }, "source_port"),
         ("from another address", Frame { from: FAR, ..good.clone() }, "source_address"),
-        ("to everybody", Frame { to: Ipv4Addr::BROADCAST, ..good.clone() }, "destination"),
+        ("to the broadcast address", Frame { to: Ipv4Addr::BROADCAST, ..good.clone() }, "destination"),
         ("an ARP announcement", Frame { ether_type: 0x0806, ..good.clone() }, "arp"),
         ("into a VLAN", Frame { vlan: Some(7), ..good.clone() }, "vlan"),
         ("a fragment with hidden ports", Frame { fragment: 0x2001, ..good.clone() }, "fragment"),
@@ -171,7 +171,7 @@ fn many_ports(screen: &Screen, sandbox: &Sandbox) {
     screen.arrives("outside  connects to 10.0.0.1:29999", &format!("{} answers", answer.from));
 }
 
-/// Removes everything and shows that it is gone.
+/// Removes everything and shows that nothing is left.
 pub(crate) fn clean_up(screen: &Screen, sandbox: &Sandbox, daemon: Daemon) {
     screen.title("And it goes without a trace");
     screen.command("portmap teardown", &sandbox.ok(&["teardown"]));
@@ -180,7 +180,7 @@ pub(crate) fn clean_up(screen: &Screen, sandbox: &Sandbox, daemon: Daemon) {
         .command("ls /run/netns; ip -brief link", &sandbox.sh(Netns::Host, "ls /run/netns; ip -brief link"));
 }
 
-/// Says how to get into a sandbox that stays.
+/// Prints the commands to enter a sandbox that outlives this process.
 pub(crate) fn how_to_look_around(screen: &Screen, sandbox: &Sandbox) {
     let portmap = binary("portmap");
     let portmap = portmap.display();

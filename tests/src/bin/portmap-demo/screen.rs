@@ -1,11 +1,11 @@
-//! What the demonstration prints, in colour on a terminal.
+//! Output of the demonstration, in colour on a terminal.
 
 use std::{
     env,
     io::{self, IsTerminal as _},
 };
 
-/// Where the demonstration is seen.
+/// The terminal, or another output without colour.
 pub(crate) struct Screen {
     colour: bool,
 }
@@ -28,24 +28,24 @@ impl Screen {
         println!("\n{}", self.paint(BOLD, text));
     }
 
-    /// A command as it would be typed, and what it prints.
+    /// Prints a command line and its output.
     pub(crate) fn command(&self, command: &str, output: &str) {
         println!("  {}", self.paint(DIM, &format!("$ {command}")));
         say(output);
     }
 
-    /// A packet's way and its end.
+    /// Prints a packet's path and its destination.
     pub(crate) fn arrives(&self, way: &str, end: &str) {
         println!("  {way:<44} {}", self.paint(GREEN, end));
     }
 
-    /// A packet's way and why it ends.
+    /// Prints a packet's path and the reason of its drop.
     pub(crate) fn dropped(&self, way: &str, reason: &str) {
         println!("  {way:<44} {}", self.paint(RED, &format!("dropped: {reason}")));
     }
 }
 
-/// Prints lines as they are.
+/// Prints lines, indented.
 pub(crate) fn say(text: &str) {
     for line in text.lines() {
         println!("  {line}");

@@ -1,4 +1,4 @@
-//! Who owns which ports, and which ports packets go to.
+//! Owners of ports, and destination ports of packets.
 
 use portmap::model::PortRange;
 use portmap_common::{
@@ -10,7 +10,7 @@ use crate::classifier::statistics::Random;
 
 /// Numbers of containers that are measured.
 pub(crate) const CONTAINERS: [u16; 4] = [1, 10, 100, 1_000];
-/// The most of them.
+/// The largest number of containers.
 pub(crate) const MOST_CONTAINERS: u16 = 1_000;
 /// Ranges of each container: three of static ports and one ephemeral block.
 pub(crate) const RANGES: usize = 4;
@@ -23,13 +23,13 @@ const EPHEMERAL_LENGTH: u16 = 32;
 /// Ports that no container ever owns.
 const HOST_FIRST: u16 = 16_384;
 
-/// Where the packets of a trial go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+/// The destination ports of a trial's packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Mix {
-    /// To ports of containers, every one as often as every other.
+    /// Ports of containers, uniformly distributed.
     Owned,
-    /// To ports of the host.
+    /// Ports of the host.
     Unowned,
 }
 
@@ -44,13 +44,13 @@ impl Mix {
     }
 }
 
-/// The slots of the first `containers` containers.
+/// Returns the slots of the first `containers` containers.
 pub(crate) fn slots(containers: u16) -> impl Iterator<Item = u16> {
     1..=containers
 }
 
-/// The ranges of a container, ascending. Each one is aligned and as long as a power of two, so that one u32 filter
-/// covers it.
+/// Returns the ranges of a container, ascending. Each range is aligned and its length is a power of two, so
+/// that one u32 filter covers it.
 pub(crate) fn ranges(slot: u16) -> [PortRange; RANGES] {
     let index = slot - 1;
     let aligned = |first: u16, length: u16| PortRange::new(first, first + length - 1).expect("ascending");
@@ -60,7 +60,7 @@ pub(crate) fn ranges(slot: u16) -> [PortRange; RANGES] {
     [fixed(0), fixed(1), fixed(2), aligned(EPHEMERAL_FIRST + index * EPHEMERAL_LENGTH, EPHEMERAL_LENGTH)]
 }
 
-/// The whole port table of the first `containers` containers.
+/// Returns the port table of the first `containers` containers.
 pub(crate) fn table(containers: u16) -> Vec<PortEntry> {
     let mut table = vec![PortEntry::default(); PORTS];
     for slot in slots(containers) {
@@ -71,12 +71,12 @@ pub(crate) fn table(containers: u16) -> Vec<PortEntry> {
     table
 }
 
-/// What the port table says of a port that the container in `slot` owns.
+/// Returns the entry of a port that the container in `slot` owns.
 pub(crate) const fn entry(slot: u16) -> PortEntry {
     PortEntry { ifindex: veth_ifindex(slot), slot, flags: 0 }
 }
 
-/// `length` random ports of a mix.
+/// Returns `length` random ports of a mix.
 pub(crate) fn sequence(containers: u16, mix: Mix, length: usize, random: &mut Random) -> Vec<u16> {
     let ports: Vec<u16> = match mix {
         Mix::Owned => {

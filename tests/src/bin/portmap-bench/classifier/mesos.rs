@@ -1,15 +1,17 @@
-//! What the `network/port_mapping` isolator of Apache Mesos puts at the ingress of the host's public interface.
+//! The filters of Apache Mesos' `network/port_mapping` isolator at the ingress of the host's public
+//! interface.
 //!
-//! One u32 filter for each power-of-two range of ports, all in one list that is walked from its start: five keys
-//! (a header without options, the MAC address in two parts, the host's address, the masked port), priority 770,
-//! and a redirect to the container's veth. In front of them, at priorities 258 and 514, are the filters that copy
-//! ARP and ICMP to the containers; a UDP packet fails the only filter of the second and never meets the first.
+//! Mesos installs one u32 filter for each power-of-two range of ports, all in one list that the kernel walks
+//! from its start: five keys (a header without options, the MAC address in two parts, the host's address, the
+//! masked port), priority 770, and a redirect to the container's veth. Filters with priorities 258 and 514
+//! precede them, which copy ARP and ICMP to the containers. A UDP packet is matched against the ICMP filter
+//! only.
 //!
-//! Three departures, none of which makes the list slower. Mesos installs filters one by one through netlink, and
-//! reads back all of them before each; `tc -batch` installs the same ones in less time. Its handles end at 2,048
-//! filters, so the longest list here is one that it could not have installed. And it copies ARP by a `basic`
-//! filter, which not every kernel has and which a u32 filter without a condition replaces; an action list of the
-//! kernel ends after 32 copies.
+//! This benchmark differs in three points, none of which makes the list slower. Mesos installs filters one by
+//! one through netlink and reads all of them back before each; `tc -batch` installs the same filters in less
+//! time. Mesos has handles for 2,048 filters, so it could not install the longest list here. Mesos copies ARP
+//! with a `basic` filter, which some kernels lack; a u32 filter without a condition replaces it, with at most
+//! 32 copies, the kernel's limit for a list of actions.
 
 use std::{
     fmt::Write as _,
@@ -24,9 +26,9 @@ use crate::classifier::{
     world::{HOST, HOST_MAC, host_veth},
 };
 
-/// Most filters at one priority for which Mesos has handles (0x800 to 0xfff).
+/// Filters at one priority for which Mesos has handles (0x800 to 0xfff).
 pub(crate) const MOST_FILTERS: usize = 2_048;
-/// Most actions of one filter (`TCA_ACT_MAX_PRIO`).
+/// Limit of actions of one filter (`TCA_ACT_MAX_PRIO`).
 const MOST_COPIES: u16 = 32;
 
 /// Installs the list for the first `containers` containers.
@@ -39,7 +41,11 @@ pub(crate) fn install(interface: &str, containers: u16) -> Result<()> {
         .spawn()
         .context("cannot run tc, which is part of iproute2")?;
     let commands = commands(interface, containers);
-    tc.stdin.take().context("tc has an input")?.write_all(commands.as_bytes()).context("cannot tell tc")?;
+    tc.stdin
+        .take()
+        .context("tc has an input")?
+        .write_all(commands.as_bytes())
+        .context("cannot write to tc")?;
     let output = tc.wait_with_output().context("cannot wait for tc")?;
     ensure!(
         output.status.success(),
@@ -79,7 +85,7 @@ fn commands(interface: &str, containers: u16) -> String {
     text
 }
 
-/// Packets that the actions of an interface's filters have handled.
+/// Returns the number of packets that the actions of an interface's filters have handled.
 pub(crate) fn hits(interface: &str) -> Result<u64> {
     let output = Command::new("tc")
         .args(["-s", "filter", "show", "dev", interface, "ingress"])

@@ -1,21 +1,22 @@
-//! How long it takes to give ports to a container: by stores into the mapped table, and by a system call for each.
+//! Time to publish a container's ports: by stores into the mapped table, and by one system call for each
+//! port.
 
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData};
 use portmap_common::{names, tables::PortEntry};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::classifier::{layout, statistics, world::World};
 
-/// Numbers of ports that are published at once.
+/// Numbers of ports to publish.
 const PORTS: [u16; 2] = [1_024, 10_000];
 const REPEAT: usize = 101;
 const FIRST: u16 = 20_000;
 
-/// Microseconds to publish so many ports.
-#[derive(Clone, Copy, Debug, Serialize)]
+/// Times to publish a number of ports, in microseconds.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Published {
     pub(crate) ports: u16,
     pub(crate) mapped_median: f64,
@@ -52,7 +53,7 @@ pub(crate) fn run(world: &World) -> Result<Vec<Published>> {
         .collect()
 }
 
-/// Microseconds of each of several changes of owner.
+/// Measures several changes of owner, in microseconds.
 fn repeat(mut publish: impl FnMut(PortEntry) -> Result<()>) -> Result<Vec<f64>> {
     let owners = [layout::entry(1), layout::entry(2)];
     owners

@@ -1,4 +1,4 @@
-//! The report for people, and the files with raw data.
+//! The report, the summary and the files with raw data.
 
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -11,8 +11,11 @@ use crate::{
         test_runs::{Probe, Run},
         trials::{Measured, Variant},
     },
-    text::{grouped, number, table},
+    text::{grouped, number, table, wrapped},
 };
+
+/// The file with the summary.
+const SUMMARY: &str = "summary.json";
 
 /// Writes every single measurement, kept or dropped.
 pub(crate) fn write_raw(
@@ -48,18 +51,29 @@ pub(crate) fn write_raw(
             )?;
         }
     }
-    write(&directory.join("receive-path.csv"), path)?;
-    write(&directory.join("programs.csv"), programs)
+    write_file(&directory.join("receive-path.csv"), path)?;
+    write_file(&directory.join("programs.csv"), programs)
 }
 
-/// Writes the summary, for programs and for people.
+/// Reads the summary that an earlier run has written.
+pub(crate) fn read_summary(directory: &Path) -> Result<Summary> {
+    let file = directory.join(SUMMARY);
+    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is not a summary", file.display()))
+}
+
+/// Writes the report as Markdown.
+pub(crate) fn write(directory: &Path, summary: &Summary) -> Result<()> {
+    write_file(&directory.join("report.md"), wrapped(&text(summary)?))
+}
+
+/// Writes the summary as JSON.
 pub(crate) fn write_summary(directory: &Path, summary: &Summary) -> Result<()> {
     let json = serde_json::to_string_pretty(summary).context("cannot write the summary as JSON")?;
-    write(&directory.join("summary.json"), json + "\n")?;
-    write(&directory.join("report.md"), text(summary)?)
+    write_file(&directory.join(SUMMARY), json + "\n")
 }
 
-fn write(file: &Path, contents: String) -> Result<()> {
+fn write_file(file: &Path, contents: String) -> Result<()> {
     fs::write(file, contents).with_context(|| format!("cannot write {}", file.display()))
 }
 
@@ -90,27 +104,27 @@ fn receive_path(text: &mut String, summary: &Summary) -> Result<()> {
     writeln!(
         text,
         "## On the receive path\n\n\
-         Nanoseconds per packet, from where it is made to where the stack drops it right behind the classifier: \
+         Time per packet in nanoseconds, from its creation to its drop by the stack right behind the classifier: \
          median (minimum) of rounds.\n"
     )?;
     let mut levels = table(&[
         "ports",
         "containers",
         "u32 filters",
-        "no classifier",
-        "empty program",
-        "delivery only",
-        "portmap",
-        "Mesos u32",
+        "no classifier, ns",
+        "empty program, ns",
+        "delivery only, ns",
+        "portmap, ns",
+        "Mesos u32, ns",
     ]);
     let mut costs = table(&[
         "ports",
         "containers",
-        "portmap costs",
-        "u32 costs",
+        "portmap costs, ns",
+        "u32 costs, ns",
         "u32 / portmap",
-        "portmap's verdict",
-        "u32's verdict",
+        "portmap's verdict, ns",
+        "u32's verdict, ns",
         "u32 / portmap",
     ]);
     for case in &summary.receive_path {
@@ -138,21 +152,21 @@ fn receive_path(text: &mut String, summary: &Summary) -> Result<()> {
     writeln!(
         text,
         "¹ Mesos itself stops at 2,048 filters at one priority, the kernel at 4,095.\n\n\
-         *owned*: uniform over all ports of containers, and the packet changes into the container's namespace: by \
+         *owned*: uniform over all ports of containers. The packet enters the container's namespace, by \
          `bpf_redirect_peer` for portmap and *delivery only*, by mirred and the veth pair for Mesos. *unowned*: \
-         ports of the host, for which the whole list is walked. Every packet was seen to end where it must, in \
-         every trial.\n\n\
-         Costs: medians of differences in the same round, with 95 % confidence intervals. *costs* is over no \
-         classifier, delivery included; *verdict* is over the least program that does the same with the packet, \
-         which is the empty one for unowned and *delivery only* for owned ports.\n\n{costs}\n"
+         ports of the host, for which the kernel walks the whole list. Every packet of every trial was verified \
+         to arrive at its destination.\n\n\
+         Costs are medians of differences within a round, with 95 % confidence intervals. *costs* are relative to no \
+         classifier and include delivery; a *verdict* is relative to the smallest program that does the same with the \
+         packet: the empty one for unowned ports, *delivery only* for owned ones.\n\n{costs}\n"
     )?;
     let (kept, dropped) = rounds(&summary.receive_path);
     let repeated: u32 = summary.receive_path.iter().map(|case| case.repeated_trials).sum();
     writeln!(
         text,
-        "Rounds: {} of each case. A trial with steal time was repeated ({repeated} of them); {} cases of {} found no \
-         trial without and were dropped (at least {:.0} % of each case kept). Steal time seen: {} ticks; other \
-         tasks took the CPU {} times.\n",
+        "Rounds: {} of each case. Trials with steal time were repeated ({repeated} trials). {} of {} rounds of a case \
+         had steal time in every attempt and were dropped (at least {:.0} % of each case were kept). Steal \
+         time: {} ticks; switches to other tasks: {}.\n",
         (kept + dropped) / summary.receive_path.len(),
         dropped,
         kept + dropped,
@@ -167,13 +181,13 @@ fn again(text: &mut String, summary: &Summary) -> Result<()> {
     let again = summary.again;
     writeln!(
         text,
-        "A/A: {} of {} comparisons of a variant with itself have 0 in their interval (chance leaves out one in \
-         twenty); the largest difference is {:.2} ns.{}\n",
+        "A/A test: {} of {} comparisons of a variant with itself have 0 in their interval (one in twenty misses it by \
+         chance); the largest difference is {:.2} ns.{}\n",
         again.hold_zero,
         again.checks,
         again.largest,
         if again.is_too_noisy() {
-            " **The machine is too noisy: do not trust differences of this size.**"
+            " **The machine is too noisy: differences of this size are not significant.**"
         } else {
             ""
         }
@@ -183,7 +197,7 @@ fn again(text: &mut String, summary: &Summary) -> Result<()> {
 
 fn programs(text: &mut String, summary: &Summary) -> Result<()> {
     writeln!(text, "## Programs alone (BPF_PROG_TEST_RUN)\n")?;
-    let mut table = table(&["program and packet", "ns per run", "ns over the empty program"]);
+    let mut table = table(&["program and packet", "run, ns", "over the empty program, ns"]);
     for program in &summary.programs {
         table.add_row([program.name.clone(), level(&program.nanoseconds), interval(&program.cost)]);
     }
@@ -192,9 +206,9 @@ fn programs(text: &mut String, summary: &Summary) -> Result<()> {
 }
 
 fn publish(text: &mut String, summary: &Summary) -> Result<()> {
-    writeln!(text, "## Giving ports to a container\n")?;
+    writeln!(text, "## Publishing the ports of a container\n")?;
     let mut table =
-        table(&["ports", "µs by the mapped table", "µs by one system call each", "system calls / mapped"]);
+        table(&["ports", "mapped table, µs", "one system call each, µs", "system calls / mapped"]);
     for published in &summary.publish {
         table.add_row([
             grouped(f64::from(published.ports)),

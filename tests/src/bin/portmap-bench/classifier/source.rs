@@ -1,10 +1,10 @@
-//! The benchmark's own BPF object: the source of packets, and the programs that are the least to compare with.
+//! The benchmark's own BPF object: the packet source, and the smallest programs for comparison.
 //!
-//! Packets are XDP live frames (`BPF_PROG_TEST_RUN`): the kernel itself makes them, on this CPU, and receives them
-//! on any interface, batch by batch as a driver does. No driver and no sender take part, so that time per packet
-//! is nothing but the receive path. The time is taken where a batch of frames begins, so that the kernel's
-//! preparations, which wait for other CPUs, are not part of it, and one batch that an interrupt or another task
-//! made longer is only one of many.
+//! Packets are XDP live frames (`BPF_PROG_TEST_RUN`): the kernel creates them on this CPU and receives them
+//! on any interface, in batches like a driver. No driver and no sender take part, so the time per packet is
+//! that of the receive path. The program takes the time at the start of each batch. This excludes the
+//! kernel's preparations, which wait for other CPUs, and an interrupt or another task disturbs only one of
+//! many batches.
 
 use std::net::Ipv4Addr;
 
@@ -21,19 +21,19 @@ use crate::classifier::world::{HOST, HOST_MAC};
 
 /// Length of the sequence of packets in the object's map.
 pub(crate) const SEQUENCE: usize = 32_768;
-/// Frames that the kernel receives at a time, as many as a driver's poll takes from its ring.
+/// Frames of a batch, the same number as in a driver's poll.
 pub(crate) const BATCH: u32 = 64;
-/// Batches whose times the object's map keeps.
+/// Capacity of the object's map of times, in batches.
 const BATCHES: u16 = 16_384;
-/// Most packets whose times are kept.
+/// Capacity of the map of times, in packets.
 pub(crate) const MOST_PACKETS: u32 = BATCHES as u32 * BATCH;
 
-/// Name of the program that does nothing.
+/// Name of the empty program.
 pub(crate) const EMPTY: &str = "bench_empty";
 /// Name of the program that delivers without a verdict.
 pub(crate) const DELIVER: &str = "bench_deliver";
 
-/// Who sends.
+/// Source address and port of the packets.
 pub(crate) const SENDER: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 0, 0, 2), 40_000);
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("BPF_OBJECTS"), "/packet-source"));
@@ -61,12 +61,12 @@ impl Source {
         Ok(Self { object, frame: dead_end_frame() })
     }
 
-    /// A program for a tc hook.
+    /// Returns a program for a tc hook.
     pub(crate) fn classifier(&mut self, name: &'static str) -> Result<&mut SchedClassifier> {
         Ok(self.object.program_mut(name).context(name)?.try_into()?)
     }
 
-    /// Sets the packets' destination ports, and who owns each of them.
+    /// Sets the packets' destination ports and their owners.
     pub(crate) fn set_ports(&mut self, ports: &[u16], table: &[PortEntry]) -> Result<()> {
         let packets: Vec<[u16; 2]> =
             ports.iter().map(|port| [port.to_be(), table[usize::from(*port)].slot]).collect();
@@ -77,8 +77,8 @@ impl Source {
         Array::<_, [[u16; 2]; SEQUENCE]>::try_from(map)?.set(0, packets, 0).context("cannot set the packets")
     }
 
-    /// Has the kernel receive packets on an interface, from this place of the sequence on. Both numbers are of
-    /// whole batches.
+    /// Makes the kernel receive packets on an interface, starting at a place in the sequence. Both numbers
+    /// are multiples of a batch.
     pub(crate) fn send(&mut self, ifindex: u32, place: u32, packets: u32) -> Result<()> {
         debug_assert!(place.is_multiple_of(BATCH) && packets.is_multiple_of(BATCH));
         let map = self.object.map_mut("bench_cursor").context("bench_cursor")?;
@@ -94,12 +94,12 @@ impl Source {
         };
         program
             .test_run(options)
-            .with_context(|| format!("the kernel makes no live frames for interface {ifindex}"))?;
+            .with_context(|| format!("the kernel refuses live frames for interface {ifindex}"))?;
         Ok(())
     }
 
-    /// Nanoseconds per packet of the batches that were just sent, without the first ones, which bring code and
-    /// data into the caches.
+    /// Returns the nanoseconds per packet of the batches that were just sent, without the first ones, which
+    /// warm up the caches.
     pub(crate) fn times(&self, place: u32, packets: u32) -> Result<Vec<f64>> {
         let map = self.object.map("bench_times").context("bench_times")?;
         let times = Array::<_, [u64; BATCHES as usize]>::try_from(map)?
@@ -117,8 +117,8 @@ fn per_packet(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / f64::from(BATCH)
 }
 
-/// `xdp_md` (`linux/bpf.h`): the frame starts at 0 and ends at its length, the metadata is none, the interface is
-/// given; queue and egress interface stay 0.
+/// Returns an `xdp_md` (`linux/bpf.h`) for a frame without metadata on an interface; queue and egress
+/// interface are 0.
 fn context(length: u32, ifindex: u32) -> [u8; 24] {
     let mut context = [0; 24];
     context[4..8].copy_from_slice(&length.to_ne_bytes());
@@ -126,14 +126,14 @@ fn context(length: u32, ifindex: u32) -> [u8; 24] {
     context
 }
 
-/// A UDP packet for the host that ends at the first thing which the stack behind the hook checks and no classifier
-/// looks at: the checksum of its IPv4 header. That is the same short way for all variants, and the kernel counts
-/// it, separately for each network namespace.
+/// Returns a UDP packet for the host with a wrong IPv4 header checksum. No classifier reads the checksum, and
+/// the stack checks it first, so the path behind the classifier is short and the same for all variants. The
+/// kernel counts these drops in each network namespace.
 fn dead_end_frame() -> Vec<u8> {
     const HEADER_CHECKSUM: usize = 14 + 10;
     let mut frame = Frame::udp(SENDER, (HOST, 0));
     frame.to_mac = HOST_MAC;
-    // The shortest Ethernet frame has 60 bytes.
+    // The minimum size of an Ethernet frame is 60 bytes.
     frame.payload = vec![0; 60 - 14 - 20 - 8];
     let mut bytes = frame.bytes();
     bytes[HEADER_CHECKSUM] ^= 0xff;

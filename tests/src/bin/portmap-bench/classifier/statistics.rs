@@ -1,6 +1,6 @@
-//! Random numbers from a seed, and what can be said about noisy measurements.
+//! Random numbers from a seed, and estimates from noisy measurements.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Resamples of a bootstrap.
 const RESAMPLES: usize = 1_000;
@@ -22,13 +22,13 @@ impl Random {
         word ^ word >> 31
     }
 
-    /// A number less than `bound`.
+    /// Returns a number less than `bound`.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         let product = u128::from(self.next()) * bound as u128;
         usize::try_from(product >> 64).expect("less than the bound")
     }
 
-    /// Puts elements in random order.
+    /// Shuffles elements.
     pub(crate) fn shuffle<T>(&mut self, elements: &mut [T]) {
         for place in (1..elements.len()).rev() {
             elements.swap(place, self.below(place + 1));
@@ -36,8 +36,8 @@ impl Random {
     }
 }
 
-/// A value and the interval that holds it with 95 % confidence.
-#[derive(Clone, Copy, Debug, Serialize)]
+/// A value with its 95 % confidence interval.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Estimate {
     pub(crate) value: f64,
     pub(crate) low: f64,
@@ -45,18 +45,18 @@ pub(crate) struct Estimate {
 }
 
 impl Estimate {
-    /// Whether the interval has zero in it.
+    /// Returns whether the interval contains zero.
     pub(crate) fn holds_zero(&self) -> bool {
         self.low <= 0.0 && self.high >= 0.0
     }
 }
 
-/// The least value.
+/// Returns the minimum.
 pub(crate) fn minimum(values: &[f64]) -> f64 {
     values.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
-/// The value in the middle.
+/// Returns the median.
 pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
@@ -68,8 +68,8 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// An estimate of `statistic` of `rounds` by percentile bootstrap: rounds are drawn with replacement, each as a
-/// whole, so that what was measured side by side stays together.
+/// Estimates `statistic` of `rounds` by percentile bootstrap. It resamples whole rounds, because the
+/// measurements of a round belong together.
 pub(crate) fn bootstrap<T: Copy>(
     rounds: &[T],
     random: &mut Random,
@@ -89,7 +89,7 @@ pub(crate) fn bootstrap<T: Copy>(
     Estimate { value: statistic(rounds), low: values[tail], high: values[RESAMPLES - 1 - tail] }
 }
 
-/// The median of the differences between two measurements of each round.
+/// Estimates the median of the differences between two measurements of each round.
 pub(crate) fn difference<T: Copy>(
     rounds: &[T],
     random: &mut Random,
@@ -98,7 +98,7 @@ pub(crate) fn difference<T: Copy>(
     bootstrap(rounds, random, |rounds| median_difference(rounds, &of))
 }
 
-/// The median of the differences, without an interval.
+/// Returns the median of the differences, without an interval.
 pub(crate) fn median_difference<T>(rounds: &[T], of: impl Fn(&T) -> (f64, f64)) -> f64 {
     let differences: Vec<f64> = rounds
         .iter()

@@ -1,9 +1,9 @@
-//! What the measurements say: costs, ratios, and whether they reach what portmap aims at.
+//! Costs and ratios that follow from the measurements, and whether they meet the goals.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::classifier::{
     layout::{self, Mix},
@@ -15,19 +15,19 @@ use crate::classifier::{
 };
 use crate::machine::Machine;
 
-/// Rounds without disturbance that a result must rest on.
+/// The least number of undisturbed rounds for a result.
 const LEAST_ROUNDS: usize = 5;
 
-/// Everything that is reported.
-#[derive(Debug, Serialize)]
+/// All reported results.
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Summary {
     pub(crate) machine: Machine,
-    /// How programs are attached.
-    pub(crate) mechanism: &'static str,
+    /// The attach mode of the programs.
+    pub(crate) mechanism: String,
     pub(crate) seed: u64,
-    /// Steal time that was seen while measuring, in ticks.
+    /// Steal time during the measurement, in ticks.
     pub(crate) steal_ticks: u64,
-    /// How often other tasks took the CPU while measuring.
+    /// Context switches to other tasks during the measurement.
     pub(crate) switches: u64,
     pub(crate) receive_path: Vec<PathCase>,
     pub(crate) programs: Vec<ProgramCost>,
@@ -37,14 +37,14 @@ pub(crate) struct Summary {
 }
 
 /// Nanoseconds per packet.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Level {
     pub(crate) minimum: f64,
     pub(crate) median: f64,
 }
 
 /// The receive path with a number of containers and a mix of ports.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct PathCase {
     pub(crate) containers: u16,
     pub(crate) mix: Mix,
@@ -52,27 +52,27 @@ pub(crate) struct PathCase {
     pub(crate) filters: usize,
     pub(crate) rounds: usize,
     pub(crate) dropped_rounds: usize,
-    /// Trials that were thrown away and made again.
+    /// Trials that were discarded and repeated.
     pub(crate) repeated_trials: u32,
     /// By variant.
-    pub(crate) nanoseconds: BTreeMap<&'static str, Level>,
-    /// Over no classifier.
+    pub(crate) nanoseconds: BTreeMap<String, Level>,
+    /// Relative to no classifier.
     pub(crate) empty: Estimate,
-    /// Over no classifier.
+    /// Relative to no classifier.
     pub(crate) deliver: Estimate,
-    /// Over no classifier.
+    /// Relative to no classifier.
     pub(crate) portmap: Estimate,
-    /// Over no classifier.
+    /// Relative to no classifier.
     pub(crate) u32: Estimate,
-    /// Over the least program that does the same with the packet: the empty one, or the one that delivers.
+    /// Relative to the smallest program that does the same with the packet: the empty or the delivering one.
     pub(crate) portmap_verdict: Estimate,
-    /// Over that program.
+    /// Relative to that program.
     pub(crate) u32_verdict: Estimate,
-    /// Cost of the list over that of portmap, both over no classifier.
+    /// Cost of the list divided by that of portmap, both relative to no classifier.
     pub(crate) ratio: Estimate,
-    /// The same, both over the empty program.
+    /// The same ratio, both relative to the empty program.
     pub(crate) ratio_over_empty: Estimate,
-    /// The same, both over the least program that does the same with the packet.
+    /// The same ratio, both relative to the smallest program that does the same with the packet.
     pub(crate) ratio_of_verdicts: Estimate,
     /// Second measurement minus the first.
     pub(crate) none_again: Estimate,
@@ -80,22 +80,22 @@ pub(crate) struct PathCase {
 }
 
 /// A program alone.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ProgramCost {
     pub(crate) name: String,
     pub(crate) owned_ports: Option<u16>,
     pub(crate) rounds: usize,
     pub(crate) dropped_rounds: usize,
     pub(crate) nanoseconds: Level,
-    /// Over the empty program.
+    /// Relative to the empty program.
     pub(crate) cost: Estimate,
 }
 
-/// Variants against themselves.
-#[derive(Clone, Copy, Debug, Serialize)]
+/// Comparisons of variants with themselves (A/A test).
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Again {
     pub(crate) checks: usize,
-    /// How many intervals have zero in them.
+    /// Number of intervals that contain zero.
     pub(crate) hold_zero: usize,
     /// The largest difference found, in nanoseconds.
     pub(crate) largest: f64,
@@ -109,8 +109,8 @@ impl Again {
     }
 }
 
-/// Something to reach.
-#[derive(Debug, Serialize)]
+/// A goal, and whether it is met.
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Goal {
     pub(crate) text: String,
     pub(crate) measured: String,
@@ -118,8 +118,13 @@ pub(crate) struct Goal {
 }
 
 impl Summary {
+    /// Compares the measurements with the goals again, whose texts or values may have changed since.
+    pub(crate) fn update_goals(&mut self) {
+        self.goals = goals(&self.receive_path, &self.programs, &self.publish);
+    }
+
     pub(crate) fn new(
-        (machine, mechanism, seed): (Machine, &'static str, u64),
+        (machine, attach_mode, seed): (Machine, &'static str, u64),
         measured: &[Measured],
         (probes, runs): (&[Probe], &[Vec<Run>]),
         publish: Vec<Published>,
@@ -142,7 +147,7 @@ impl Summary {
         let switches_programs: u64 = runs.iter().flatten().map(|run| run.disturbance.switches).sum();
         Ok(Self {
             machine,
-            mechanism,
+            mechanism: attach_mode.to_owned(),
             seed,
             steal_ticks: steal_path + steal_programs,
             switches: switches_path + switches_programs,
@@ -179,7 +184,7 @@ fn path_case(containers: u16, mix: Mix, measured: &[Measured], random: &mut Rand
     let nanoseconds = Variant::ALL
         .map(|variant| {
             let values: Vec<f64> = rounds.iter().map(|case| case.per_packet(variant)).collect();
-            (variant.name(), level(&values))
+            (variant.name().to_owned(), level(&values))
         })
         .into();
     let mut minus = |variant: Variant, base: Variant| {
@@ -282,7 +287,7 @@ fn goals(cases: &[PathCase], programs: &[ProgramCost], publish: &[Published]) ->
             met: most <= 12.0,
         },
         Goal {
-            text: "at most 2 ns apart from 1 to 65,535 owned ports".to_owned(),
+            text: "its costs with 1 to 65,535 owned ports differ by at most 2 ns".to_owned(),
             measured: format!("{spread:.1} ns"),
             met: spread <= 2.0,
         },
@@ -292,12 +297,12 @@ fn goals(cases: &[PathCase], programs: &[ProgramCost], publish: &[Published]) ->
             let case = case(cases, containers, mix);
             goals.push(Goal {
                 text: format!(
-                    "at least {least} times cheaper than {} u32 filters, {} ports",
+                    "costs at most 1/{least} of {} u32 filters, {} ports",
                     case.filters,
                     mix.name()
                 ),
                 measured: format!(
-                    "{:.0} times (verdicts alone {:.0})",
+                    "1/{:.0} (verdicts alone 1/{:.0})",
                     case.ratio.value, case.ratio_of_verdicts.value
                 ),
                 met: case.ratio.value >= least,

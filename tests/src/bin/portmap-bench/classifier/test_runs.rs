@@ -1,8 +1,8 @@
-//! Time of a program alone, by `BPF_PROG_TEST_RUN`: the kernel runs it again and again on one frame.
+//! Time of a program alone, by `BPF_PROG_TEST_RUN`: the kernel runs it repeatedly on one frame.
 //!
 //! The loop around the program costs as much as a short program, so only the difference to the empty program
-//! means something. Redirects are decided but not carried out, and everything a program touches stays in the
-//! nearest cache; the trials on the receive path have neither of these limits.
+//! is meaningful. The kernel does not execute redirects, and all data stays in the L1 cache. The trials on
+//! the receive path have neither of these limits.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
@@ -27,46 +27,46 @@ use crate::classifier::{
 };
 use crate::machine::{Disturbance, Machine};
 
-/// Numbers of owned ports at which the uplink's program is measured.
+/// Numbers of owned ports for measurements of the uplink's program.
 pub(crate) const OWNED_PORTS: [u16; 4] = [1, 1_024, 16_384, 65_535];
-/// Who sends IPv6 packets from outside.
+/// Source address of IPv6 packets from outside.
 const SENDER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
-/// Frames of a probe, to different ports and of both protocols.
+/// Frames of a probe, to different ports, with TCP and UDP.
 const FRAMES: u16 = 16;
 /// Runs on each frame.
 const REPEAT: u32 = 10_000;
-/// The container whose packets are measured; it is the first slot.
+/// The slot of the measured container, which is the first.
 const SLOT: u16 = 1;
-/// Another one, which has a limit, but such that it never drops anything.
+/// The slot of a container with a rate limit that never drops a packet.
 pub(crate) const LIMITED_SLOT: u16 = 2;
 
-/// Where the program that only delivers finds the owner.
+/// Offset in the frame at which the program that only delivers reads the owner.
 const OWNER: usize = 14 + 20 + 8;
 
 const NEXT: i32 = -1;
 const SHOT: i32 = 2;
 const REDIRECT: i32 = 7;
 
-/// A program, frames, and what it is to make of them.
+/// A program, frames, and the expected return code.
 #[derive(Debug)]
 pub(crate) struct Probe {
     pub(crate) name: String,
-    /// Whether it is the uplink's program and a packet that is portmap's to decide.
+    /// The number of owned ports, for the uplink's program with packets to a container.
     pub(crate) owned_ports: Option<u16>,
     program: Program,
     ifindex: u32,
     frames: Vec<Vec<u8>>,
     code: i32,
-    /// How many ports are owned.
+    /// The number of owned ports in the table.
     table: u16,
 }
 
-/// Which program is run.
+/// The program of a probe.
 #[derive(Clone, Copy, Debug)]
 enum Program {
-    /// One of the benchmark's own, by its name.
+    /// A program of the benchmark, by its name.
     Least(&'static str),
-    /// One of portmap's, by its name.
+    /// A program of portmap, by its name.
     Portmap(&'static str),
 }
 
@@ -77,12 +77,12 @@ pub(crate) struct Run {
     pub(crate) disturbance: Disturbance,
 }
 
-/// Netns of the empty program among the probes.
+/// Place of the empty program among the probes.
 pub(crate) const EMPTY: usize = 0;
-/// Netns of its second measurement.
+/// Place of its second measurement.
 pub(crate) const EMPTY_AGAIN: usize = 1;
 
-/// All probes.
+/// Returns all probes.
 pub(crate) fn probes() -> Vec<Probe> {
     let uplink = Classifier::Portmap.ifindex();
     let inbound = |port: u16| (SENDER, (HOST, port));
@@ -164,17 +164,17 @@ pub(crate) fn probes() -> Vec<Probe> {
     probes
 }
 
-/// A port that the container in a slot owns if [`table`] has it.
+/// Returns a port that the container in a slot owns in a [`table`] of all ports.
 fn own_port(slot: u16) -> u16 {
     (1..=u16::MAX).find(|port| owner(*port) == slot).expect("every slot owns a port")
 }
 
-/// The owner of a port in [`table`]: neighbours belong to different containers.
+/// Returns the owner of a port in [`table`]: adjacent ports belong to different containers.
 fn owner(port: u16) -> u16 {
     1 + port % (SLOTS - 1)
 }
 
-/// The table in which ports 1 to `owned` are owned.
+/// Returns the table in which containers own ports 1 to `owned`.
 fn table(owned: u16) -> Vec<PortEntry> {
     let mut table = vec![PortEntry::default(); PORTS];
     for port in 1..=owned {
@@ -183,13 +183,13 @@ fn table(owned: u16) -> Vec<PortEntry> {
     table
 }
 
-/// The frame's port, spread over all that are owned.
+/// Returns the destination port of a frame: the frames spread over all owned ports.
 fn spread(owned: u16, number: u16) -> u16 {
     let place = u32::from(number) * u32::from(owned - 1) / u32::from(FRAMES - 1);
     1 + u16::try_from(place).expect("less than the number of ports")
 }
 
-/// Frames with these addresses, source first; every other one is TCP.
+/// Returns frames with these addresses, source first, alternating TCP and UDP.
 fn frames(addresses: impl Fn(u16) -> ((Ipv4Addr, u16), (Ipv4Addr, u16))) -> Vec<Vec<u8>> {
     (0..FRAMES)
         .map(|number| {
@@ -203,7 +203,7 @@ fn frames(addresses: impl Fn(u16) -> ((Ipv4Addr, u16), (Ipv4Addr, u16))) -> Vec<
         .collect()
 }
 
-/// An IPv4 frame as one of IPv6, to the host's address.
+/// Converts an IPv4 frame into an IPv6 frame to the host's address.
 fn as_ipv6(frame: &[u8]) -> Vec<u8> {
     const IPV4_HEADER: usize = 20;
     let (ethernet, packet) = frame.split_at(14);
@@ -212,7 +212,7 @@ fn as_ipv6(frame: &[u8]) -> Vec<u8> {
     let mut bytes = ethernet[..12].to_vec();
     bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
     bytes.extend(length.to_be_bytes());
-    // The protocol, and as many hops as it takes.
+    // Next header and hop limit.
     bytes.extend([packet[9], 64]);
     bytes.extend(SENDER6.octets());
     bytes.extend(HOST6.octets());
@@ -273,7 +273,7 @@ fn run_probe(program: &SchedClassifier, machine: &Machine, probe: &Probe) -> Res
     loop {
         attempts += 1;
         let before = machine.disturbance()?;
-        // The kernel reports whole nanoseconds only.
+        // The kernel reports whole nanoseconds, which is too coarse.
         let start = Instant::now();
         probe.frames.iter().try_for_each(|frame| run(frame, REPEAT))?;
         let time = start.elapsed();
@@ -285,7 +285,7 @@ fn run_probe(program: &SchedClassifier, machine: &Machine, probe: &Probe) -> Res
     }
 }
 
-/// `__sk_buff` as far as a test run reads it (`linux/bpf.h`): all but `ifindex` stay zero.
+/// Returns the part of `__sk_buff` that a test run reads (`linux/bpf.h`): all fields but `ifindex` are zero.
 fn context(ifindex: u32) -> [u8; 192] {
     const OFFSET_OF_IFINDEX: usize = 40;
     let mut context = [0; 192];

@@ -1,17 +1,18 @@
 //! Time per packet on the whole receive path, with each classifier in it.
 //!
-//! A round measures every case, that is a number of containers and a mix of ports, and in each case every variant,
-//! all in random order. A variant's cost is its difference to another one in the same round, so that whatever
-//! changes from round to round (other tenants of the machine, the clock of the CPU) cancels out. A trial is the
-//! median of its batches of packets, so that interrupts and other tasks, which meet few of them, do not count. A
-//! trial with steal time is repeated at once; a case in a round that finds none without is dropped.
+//! A round measures every case (a number of containers and a mix of ports), and in each case every variant,
+//! in random order. The cost of a variant is its difference to another one in the same round, so that changes
+//! between rounds (other tenants of the machine, the clock of the CPU) cancel out. The result of a trial is
+//! the median of its batches, so that interrupts and other tasks, which disturb few batches, do not count. A
+//! trial with steal time is repeated at once. If every attempt has steal time, the case is dropped from the
+//! round.
 //!
-//! Frames carry the uplink's MAC address, because portmap hands over no others, and end right behind the
-//! classifier: on the host or in the container, at the check of the IP header. A packet to a container's port takes
-//! more than a verdict: it changes namespace, which portmap does by redirecting to the peer, and Mesos by sending
-//! through the veth pair and a CPU's backlog queue, and which meets more of the kernel's data the more containers
-//! there are. That is part of what packets cost; a program that finds the owner in the packet itself, and does
-//! nothing but the same redirect, shows which part.
+//! Frames carry the uplink's MAC address, because portmap redirects no others, and end right behind the
+//! classifier: at the check of the IP header, on the host or in the container. A packet to a container's port
+//! costs more than a verdict, because it changes namespace: portmap redirects to the peer, Mesos sends
+//! through the veth pair and a CPU's backlog queue. This delivery touches more of the kernel's data the more
+//! containers there are. To show its part of the cost, one variant reads the owner from the packet and only
+//! redirects.
 
 use std::time::Duration;
 
@@ -21,25 +22,25 @@ use serde::Serialize;
 
 use crate::classifier::{
     layout::{self, Mix},
-    proof::{self, Ends},
     source::{BATCH, MOST_PACKETS, SEQUENCE, Source},
     statistics::{self, Random},
+    verify::{self, Sinks},
     world::{Classifier, World},
 };
 use crate::machine::Machine;
 
-/// Packets by which the way through a classifier is proved.
-const PROOF: u32 = 8_192;
-/// Trials that are made until one is undisturbed.
+/// Packets that verify the path through a classifier.
+const VERIFIED: u32 = 8_192;
+/// Attempts to make an undisturbed trial.
 pub(crate) const ATTEMPTS: u32 = 6;
 
-/// What a trial measures.
+/// The classifier of a trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Variant {
     /// No classifier.
     None,
-    /// The same once more: the difference shows what the method cannot tell from zero.
+    /// No classifier again: the difference is the noise of the method.
     NoneAgain,
     /// The empty program.
     Empty,
@@ -47,7 +48,7 @@ pub(crate) enum Variant {
     Deliver,
     /// portmap.
     Portmap,
-    /// The same once more.
+    /// portmap again.
     PortmapAgain,
     /// Mesos' list.
     U32,
@@ -87,11 +88,11 @@ impl Variant {
     }
 }
 
-/// How much is measured.
+/// The extent of the measurements.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) rounds: usize,
-    /// How long a trial takes, if the packets that it must have take no longer.
+    /// Duration of a trial, unless its least number of packets takes longer.
     pub(crate) trial: Duration,
     pub(crate) least_packets: u32,
 }
@@ -117,13 +118,13 @@ pub(crate) struct Measured {
     pub(crate) packets: [u32; Variant::ALL.len()],
     /// Nanoseconds per packet in the median batch, by variant.
     pub(crate) nanoseconds: [f64; Variant::ALL.len()],
-    /// Steal time that was seen, in ticks.
+    /// Steal time in ticks.
     pub(crate) steal: u64,
-    /// How often another task took the CPU.
+    /// Context switches to other tasks.
     pub(crate) switches: u64,
-    /// Trials that were thrown away because there was steal time meanwhile.
+    /// Trials that were discarded because of steal time.
     pub(crate) repeated: u32,
-    /// Whether one of the kept trials is such a one.
+    /// Whether a kept trial has steal time.
     pub(crate) disturbed: bool,
 }
 
@@ -134,12 +135,12 @@ impl Measured {
     }
 }
 
-/// Makes the cases, proves that packets take the right way in each of them, and finds out how many of them fill a
-/// trial.
+/// Prepares the cases, verifies the path of packets in each of them, and determines the number of packets of
+/// a trial.
 pub(crate) fn prepare(
     world: &World,
     source: &mut Source,
-    ends: &Ends,
+    sinks: &Sinks,
     plan: &Plan,
     random: &mut Random,
 ) -> Result<Vec<Case>> {
@@ -148,13 +149,13 @@ pub(crate) fn prepare(
         for mix in Mix::ALL {
             let table = layout::table(containers);
             let ports = layout::sequence(containers, mix, SEQUENCE, random);
-            let mut case = Case { containers, mix, table, ports, packets: [PROOF; _] };
+            let mut case = Case { containers, mix, table, ports, packets: [VERIFIED; _] };
             world.publish(&case.table);
             source.set_ports(&case.ports, &case.table)?;
             for variant in Variant::ALL {
                 let classifier = variant.classifier(containers);
-                let sent = (&*case.ports, &*case.table, PROOF);
-                proof::prove(world, source, ends, (classifier, mix), sent)
+                let sent = (&*case.ports, &*case.table, VERIFIED);
+                verify::verify(world, source, sinks, (classifier, mix), sent)
                     .with_context(|| format!("with {containers} containers"))?;
                 source.send(classifier.ifindex(), 0, plan.least_packets)?;
                 let times = source.times(0, plan.least_packets)?;
@@ -166,11 +167,12 @@ pub(crate) fn prepare(
     Ok(cases)
 }
 
-/// Packets that fill a trial, whole batches of them, if one takes so many nanoseconds.
+/// Returns the number of packets that fill a trial, a multiple of a batch, for a time per packet in
+/// nanoseconds.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "the cast saturates, which is fine"
+    reason = "the cast saturates, as intended"
 )]
 fn packets(plan: &Plan, nanoseconds: f64) -> u32 {
     let fit = plan.trial.as_secs_f64() * 1e9 / nanoseconds;
@@ -179,7 +181,7 @@ fn packets(plan: &Plan, nanoseconds: f64) -> u32 {
 
 /// Measures all rounds.
 pub(crate) fn run(
-    (world, source, ends): (&World, &mut Source, &Ends),
+    (world, source, sinks): (&World, &mut Source, &Sinks),
     machine: &Machine,
     cases: &[Case],
     plan: &Plan,
@@ -191,7 +193,7 @@ pub(crate) fn run(
     for round in 0..plan.rounds {
         random.shuffle(&mut order);
         for case in &order {
-            measured.push(measure((world, source, ends), machine, case, round, random)?);
+            measured.push(measure((world, source, sinks), machine, case, round, random)?);
         }
         progress(round + 1);
     }
@@ -199,7 +201,7 @@ pub(crate) fn run(
 }
 
 fn measure(
-    (world, source, ends): (&World, &mut Source, &Ends),
+    (world, source, sinks): (&World, &mut Source, &Sinks),
     machine: &Machine,
     case: &Case,
     round: usize,
@@ -225,11 +227,11 @@ fn measure(
         let classifier = variant.classifier(case.containers);
         let packets = case.packets[variant as usize];
         for attempt in 1.. {
-            let ended = ends.now()?;
+            let arrived = sinks.now()?;
             let before = machine.disturbance()?;
             source.send(classifier.ifindex(), start, packets)?;
             let disturbance = machine.disturbance()?.since(before);
-            ends.check(ended, classifier, case.mix, u64::from(packets))?;
+            sinks.check(arrived, classifier, case.mix, u64::from(packets))?;
             measured.steal += disturbance.steal;
             measured.switches += disturbance.switches;
             measured.nanoseconds[variant as usize] = statistics::median(&source.times(start, packets)?);

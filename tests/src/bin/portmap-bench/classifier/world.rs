@@ -1,7 +1,8 @@
 //! A host with containers and one uplink for each variant, in namespaces that end with this process.
 //!
-//! All uplinks have the same address, so that the same frame fits each of them. All containers' ends are in one
-//! namespace: what is measured ends before anything there could tell it from a namespace for each.
+//! All uplinks have the same MAC address, so that one frame fits all of them. One namespace holds the `eth0`
+//! of all containers, which makes no difference: the measured path ends before the kernel uses state of the
+//! namespace.
 
 use std::{
     fs,
@@ -49,22 +50,22 @@ pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 pub(crate) const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 /// The host's gateway.
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
-/// MAC address of every interface.
+/// The MAC address of every interface.
 pub(crate) const HOST_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 1];
 
 const BPFFS: &str = "/sys/fs/bpf";
 const MTU: u32 = 1500;
 const FIRST_UPLINK: u32 = 100;
-/// Index of the first container's `eth0`, and of the first uplink's other end, in their namespace.
+/// Index of the first container's `eth0`, and of the first uplink's peer, in their namespace.
 const FIRST_ETH0: u32 = 10_000;
 const FIRST_PEER: u32 = 100;
 
-/// What is at the ingress of an uplink.
+/// The classifier at the ingress of an uplink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Classifier {
-    /// Nothing.
+    /// No classifier.
     None,
-    /// A program that does nothing.
+    /// An empty program.
     Empty,
     /// A program that delivers without a verdict.
     Deliver,
@@ -86,7 +87,7 @@ impl Classifier {
         Self::U32(layout::CONTAINERS[3]),
     ];
 
-    /// The uplink that has it.
+    /// Returns the name of its uplink.
     pub(crate) fn interface(self) -> String {
         match self {
             Self::None => "none".to_owned(),
@@ -97,16 +98,16 @@ impl Classifier {
         }
     }
 
-    /// The index of that uplink.
+    /// Returns the index of its uplink.
     pub(crate) fn ifindex(self) -> u32 {
         let place = Self::ALL.into_iter().position(|other| other == self).expect("one of all");
         FIRST_UPLINK + u32::try_from(place).expect("a few")
     }
 }
 
-/// The namespaces and what is in them.
+/// The namespaces, maps and programs.
 pub(crate) struct World {
-    /// Where containers' `eth0` are, called as [`eth0`] says.
+    /// The namespace of all containers' `eth0`.
     pub(crate) containers: Namespace,
     pub(crate) maps: Maps,
     /// Port to owner.
@@ -115,21 +116,21 @@ pub(crate) struct World {
     pub(crate) attach_mode: AttachMode,
 }
 
-/// Name of a container's `eth0`, which it shares its namespace with many others.
+/// Returns the name of a container's `eth0`, which is in a namespace with all others.
 pub(crate) fn eth0(slot: u16) -> String {
     format!("c{slot}")
 }
 
-/// Name of the host's end of a container's veth pair.
+/// Returns the name of a container's host veth.
 pub(crate) fn host_veth(slot: u16) -> String {
     format!("v{slot}")
 }
 
-/// Moves this process into namespaces of its own: nothing that follows can reach the machine's interfaces, routes
-/// and settings. The process must have a single thread.
+/// Moves this process into new namespaces, to protect the machine's interfaces, routes and settings. The
+/// process must have a single thread.
 pub(crate) fn leave_the_host() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
-        .context("cannot make namespaces, which takes root")?;
+        .context("cannot create namespaces: run as root")?;
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
         .context("cannot make the mounts private")?;
@@ -138,10 +139,10 @@ pub(crate) fn leave_the_host() -> Result<()> {
 }
 
 impl World {
-    /// Makes everything. The process must have left the host.
+    /// Builds everything. The process must be in its own namespaces.
     pub(crate) fn build(source: &mut Source) -> Result<Self> {
         let netlink = Netlink::open()?;
-        // The spawned thread's namespace outlives it: it is held by its open file.
+        // The open file keeps the namespace after the end of its thread.
         let containers = std::thread::spawn(|| -> Result<Namespace> {
             unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
             Ok(Namespace::current()?)
@@ -177,7 +178,7 @@ impl World {
         Ok(world)
     }
 
-    /// Tells the programs of the host and of all containers.
+    /// Fills the maps with the host's configuration and all endpoints.
     fn fill_fixed_maps(&mut self) -> Result<()> {
         self.maps.set_config(&Config {
             host_ip: Address4::new(HOST.octets()),
@@ -201,13 +202,13 @@ impl World {
             };
             self.maps.set_endpoint(slot, endpoint)?;
         }
-        // Ahead of the clock by as much as can be.
+        // With the largest tolerance, so that it never drops a packet.
         let limit = GcraState::new(MAX_RATE, 1 << 60, true);
         self.maps.set_limit(LIMITED_SLOT, limit)?;
         Ok(())
     }
 
-    /// Puts every classifier at its uplink.
+    /// Attaches every classifier to its uplink.
     fn attach(&self, netlink: &Netlink, source: &mut Source) -> Result<()> {
         let hook = AttachPoint {
             attach_mode: self.attach_mode,
@@ -227,7 +228,7 @@ impl World {
         Ok(())
     }
 
-    /// Gives every port the owner that a table says.
+    /// Publishes the owners of all ports.
     pub(crate) fn publish(&self, table: &[PortEntry]) {
         for (port, owner) in (0..=u16::MAX).zip(table) {
             self.ports.set(port, *owner);
@@ -257,7 +258,7 @@ fn attach_own(
     Ok(())
 }
 
-/// Keeps the calling thread's namespace from sending anything by itself.
+/// Disables IPv6 in the calling thread's namespace, so that it sends no packets of its own.
 fn without_ipv6() -> portmap::error::Result<()> {
     let sysctls = Sysctls::open()?;
     for interface in ["all", "default"] {
@@ -267,7 +268,7 @@ fn without_ipv6() -> portmap::error::Result<()> {
     Ok(())
 }
 
-/// Makes a veth pair between the host and the containers' namespace; the host's end is up.
+/// Creates a veth pair between the host and the containers' namespace; the host's end is up.
 fn pair(
     netlink: &Netlink,
     containers: &Namespace,
@@ -291,7 +292,7 @@ fn pair(
     Ok(())
 }
 
-/// A file of `/proc/net` that stays with the namespace in which it was opened.
+/// A file of `/proc/net`, which belongs to the namespace in which it was opened.
 #[derive(Debug)]
 pub(crate) struct NamespaceFile(fs::File);
 
@@ -305,7 +306,7 @@ impl NamespaceFile {
         ))
     }
 
-    /// Reads it afresh.
+    /// Reads the current content.
     pub(crate) fn read(&self) -> Result<String> {
         let mut text = String::new();
         let mut file = &self.0;

@@ -1,4 +1,4 @@
-//! Packets that are lost while a limit changes.
+//! Packet loss while a limit changes.
 
 use std::{
     net::{IpAddr, Ipv4Addr, UdpSocket},
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Plan;
 
-/// What changes, and the arguments of `portmap update`. All limits are far above what is sent.
+/// The changes, and the arguments of `portmap update`. All limits are far above the rate of the sender.
 const CHANGES: [(&str, [&str; 2]); 6] = [
     ("first limit on what it sends", ["--egress-rate", "500mbit"]),
     ("another limit on what it sends", ["--egress-rate", "300mbit"]),
@@ -22,13 +22,13 @@ const CHANGES: [(&str, [&str; 2]); 6] = [
     ("another limit on what it receives", ["--ingress-rate", "300mbit"]),
     ("no limit on what it receives any more", ["--ingress-rate", "0"]),
 ];
-/// Time from one datagram to the next, at least.
+/// Least time between two datagrams.
 const PAUSE: Duration = Duration::from_micros(200);
-/// For how long datagrams are sent before and after a change.
+/// Duration of sending before and after a change.
 const AROUND: Duration = Duration::from_millis(200);
 const PORT: u16 = 31_000;
 
-/// What was lost by a change, in all its repetitions.
+/// The losses of a change in all its repetitions.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Finding {
     pub(crate) change: String,
@@ -51,7 +51,7 @@ pub(crate) fn measure(plan: Plan) -> Result<Vec<Finding>> {
         |(change, _): (&str, _)| Finding { change: change.to_owned(), times, sent: 0, lost: 0, gap: 0.0 };
     let mut findings = CHANGES.map(none);
     for _ in 0..times {
-        // A container that has never had a limit.
+        // A new container, which has never had a limit.
         sandbox.ok(&["add", "a", "--ports", "31000"]);
         for ((_, update), finding) in CHANGES.into_iter().zip(&mut findings) {
             let is_egress = update[0].starts_with("--egress");
@@ -70,7 +70,7 @@ pub(crate) fn measure(plan: Plan) -> Result<Vec<Finding>> {
     Ok(findings.into())
 }
 
-/// How many datagrams were sent while something was done, how many of them did not arrive, and how long it took.
+/// Sends datagrams during a change. Returns how many were sent, how many were lost, and the duration.
 fn sent_and_lost(
     sandbox: &Sandbox,
     from_container: bool,
@@ -81,12 +81,12 @@ fn sent_and_lost(
     let (from, to) = if from_container { (container, outside) } else { (outside, container) };
     let open = |place, address: IpAddr, port| sandbox.inside(place, move || UdpSocket::bind((address, port)));
     let receiver = open(to.0, to.1, PORT).context("the receiver's port is taken")?;
-    // Who has nothing for so long has got everything.
+    // After this time without a datagram, all have arrived.
     receiver.set_read_timeout(Some(AROUND * 2))?;
     let sender = open(from.0, Ipv4Addr::UNSPECIFIED.into(), 0)?;
     sender.connect((to.1, PORT))?;
     let stop = AtomicBool::new(false);
-    let ended = |_panic| anyhow!("a thread has ended by itself");
+    let ended = |_panic| anyhow!("a thread panicked");
     thread::scope(|scope| {
         let receiving = scope.spawn(|| {
             let mut arrived = 0;

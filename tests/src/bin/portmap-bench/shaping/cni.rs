@@ -1,4 +1,4 @@
-//! Containers by the reference plugins of the Container Network Interface: `ptp`, and `bandwidth` behind it.
+//! Containers of the reference plugins of the Container Network Interface: `ptp`, chained with `bandwidth`.
 
 use std::{io::Write as _, path::Path, process::Stdio};
 
@@ -6,13 +6,13 @@ use anyhow::{Context as _, Result, ensure};
 use portmap_tests::sandbox::{Netns, Sandbox};
 use serde_json::{Value, json};
 
-/// Where Debian's package `containernetworking-plugins` has them.
+/// Directory of Debian's package `containernetworking-plugins`.
 const PLUGINS: &str = "/usr/lib/cni";
 const VERSION: &str = "0.4.0";
-/// Bits that may be sent at once. The plugin wants to be told; this is a few dozen full frames.
+/// Burst in bits, which the plugin requires: a few dozen full frames.
 const BURST: u64 = 400_000;
 
-/// Why there can be no such containers here; none if there can.
+/// Returns the reason why the plugins cannot run here, if there is one.
 pub(crate) fn why_not() -> Option<String> {
     let missing = ["ptp", "host-local", "bandwidth"]
         .into_iter()
@@ -20,10 +20,10 @@ pub(crate) fn why_not() -> Option<String> {
     missing.map(|plugin| format!("{PLUGINS}/{plugin} is missing: install containernetworking-plugins"))
 }
 
-/// Makes a container, with a limit in bits per second on what it sends.
+/// Creates a container, with an egress limit in bits per second.
 pub(crate) fn add(sandbox: &Sandbox, name: &str, limit: Option<u64>) -> Result<()> {
     sandbox.sh(Netns::Host, &format!("ip netns add {name}"));
-    // Outside must know the way back; the containers have addresses of their own.
+    // These containers have addresses of their own, so outside needs a route.
     sandbox.sh(Netns::Outside, "ip route replace 10.22.0.0/24 via 10.0.0.1");
     let conf = json!({
         "cniVersion": VERSION, "name": "bench", "type": "ptp", "ipMasq": false,
@@ -57,6 +57,6 @@ fn call(sandbox: &Sandbox, name: &str, plugin: &str, conf: &Value) -> Result<Val
     process.stdin.take().context("it is piped")?.write_all(conf.to_string().as_bytes())?;
     let output = process.wait_with_output()?;
     let text = String::from_utf8_lossy(&output.stdout);
-    ensure!(output.status.success(), "the CNI plugin {plugin} fails: {text}");
+    ensure!(output.status.success(), "the CNI plugin {plugin} failed: {text}");
     Ok(serde_json::from_str(&text)?)
 }

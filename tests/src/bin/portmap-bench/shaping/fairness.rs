@@ -1,4 +1,4 @@
-//! How fairly containers share a link, one of which has more connections than the others.
+//! Fairness between containers that share a link, of which one has more connections than the others.
 
 use std::{
     thread,
@@ -18,32 +18,32 @@ const CONTAINERS: [u16; 3] = [2, 10, 100];
 /// Connections of the first container; the others have one each.
 const CONNECTIONS: u16 = 8;
 
-/// What containers got of a link.
+/// The throughput of containers that share a link.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Finding {
-    /// What the link's packets wait in.
+    /// The qdisc of the link.
     pub(crate) queue: String,
     pub(crate) containers: u16,
-    /// Bits of payload per second that arrived from each, the one with more connections first.
+    /// Received payload of each container in bits per second; the one with more connections is the first.
     pub(crate) rates: Vec<f64>,
 }
 
 impl Finding {
-    /// Jain's index: 1 if all get the same, one over their number if one gets everything.
+    /// Jain's index: 1 if all have the same throughput, one over their number if one has all of it.
     pub(crate) fn jain(&self) -> f64 {
         let (sum, squares) =
             self.rates.iter().fold((0.0, 0.0), |(sum, squares), rate| (sum + rate, squares + rate * rate));
         if squares == 0.0 { 0.0 } else { sum * sum / (f64::from(self.containers) * squares) }
     }
 
-    /// How much more than an equal part the first container gets.
+    /// The throughput of the first container relative to a fair share.
     pub(crate) fn first(&self) -> f64 {
         let sum: f64 = self.rates.iter().sum();
         if sum == 0.0 { 0.0 } else { self.rates[0] * f64::from(self.containers) / sum }
     }
 }
 
-/// Measures how containers share the link, by what its packets wait in.
+/// Measures how containers share the link, by its qdisc.
 pub(crate) fn measure(plan: Plan, leaf: &str, missing: &mut Vec<String>) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for (queue, name) in [

@@ -1,4 +1,4 @@
-//! How long a victim's requests take while a container sends as much as it can.
+//! Latency of a victim while a container sends at full speed.
 
 use std::{thread, time::Duration};
 
@@ -14,21 +14,21 @@ use super::{
     traffic::{Bulk, Transport, rate_outside, round_trips},
 };
 
-/// How the container that sends is held back.
+/// The limit on the sending container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Scenario {
-    /// Nobody sends.
+    /// No container sends.
     Idle,
-    /// It is not.
+    /// No limit.
     NoLimit,
-    /// HTB with one queue.
+    /// HTB with one queue (bfifo).
     Htb,
-    /// The same, and what is sent in one piece is no longer than 16 KiB instead of 64.
+    /// HTB with one queue, and GSO packets of at most 16 KiB instead of 64.
     HtbSmallGso,
     /// HTB and `fq_codel`.
     HtbFqCodel,
-    /// It is not, but each container has a flow of the uplink.
+    /// No limit, but each container has a flow of the uplink.
     UniqueFlows,
     /// The CNI plugin `bandwidth`: TBF.
     Cni,
@@ -47,11 +47,11 @@ impl Scenario {
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
-            Self::Idle => "nobody sends",
+            Self::Idle => "idle link",
             Self::NoLimit => "no limit",
-            Self::Htb => "HTB alone",
-            Self::HtbSmallGso => "HTB alone, GSO up to 16 KiB",
-            Self::HtbFqCodel => "HTB and fq_codel",
+            Self::Htb => "HTB, one queue",
+            Self::HtbSmallGso => "HTB, one queue, GSO ≤ 16 KiB",
+            Self::HtbFqCodel => "HTB with fq_codel",
             Self::UniqueFlows => "no limit, unique flows",
             Self::Cni => "CNI bandwidth plugin",
         }
@@ -62,20 +62,20 @@ impl Scenario {
     }
 }
 
-/// Times of round trips in microseconds.
+/// Round-trip times in microseconds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Finding {
     pub(crate) scenario: Scenario,
-    /// Whether the victim is in the container that sends, rather than in another one.
+    /// Whether the victim is in the sending container instead of another one.
     pub(crate) is_same: bool,
     pub(crate) round_trips: usize,
     pub(crate) median: f64,
     pub(crate) p99: f64,
-    /// Bits per second that the container sends.
+    /// Throughput of the sending container in bits per second.
     pub(crate) sent: f64,
 }
 
-/// Measures every scenario that this kernel can play.
+/// Measures every scenario that this kernel supports.
 pub(crate) fn measure(plan: Plan, leaf: &str, missing: &mut Vec<String>) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for scenario in Scenario::ALL {

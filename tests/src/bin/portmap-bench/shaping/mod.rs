@@ -1,10 +1,13 @@
-//! Benchmarks of limits on rates: how exactly they are kept, how long a victim's requests take while others send as much
-//! as they can, how fairly containers share an uplink, and what a change costs.
+//! Benchmarks of rate limits: their accuracy, the latency of a victim while other containers send at full
+//! speed, the fairness of a shared uplink, and the packet loss of a change.
 //!
-//! All of it is real traffic between namespaces. The uplink is a veth pair, which has no speed of its own, so where one is
-//! to be saturated the host has an HTB qdisc there that is as fast as the link is said to be.
+//! All traffic is real and flows between namespaces. The uplink is a veth pair, which has no speed of its
+//! own; scenarios that saturate the link have an HTB qdisc on the host that limits it to the link's speed.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -25,56 +28,62 @@ mod traffic;
 
 use crate::machine::Machine;
 
-/// What precedes the findings in the output of a process that prints them.
+/// Precedes the findings in the output of a process that prints them.
 const FINDINGS: &str = "findings: ";
 
-/// Bits per second of the link that is saturated, where the machine is a real one and where it is emulated in software.
+/// Speed of the saturated link in bits per second, on real and on emulated machines.
 const LINK: u64 = 1_000_000_000;
 const EMULATED_LINK: u64 = 100_000_000;
 
-/// Measures how well limits on rates are kept, and how much neighbours feel of each other.
+/// Measures the accuracy of rate limits, and the isolation of neighbours.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Takes a minute instead of several; short measurements of slow rates are coarse.
+    /// Take a minute instead of several; short measurements of low rates are coarse.
     #[arg(long)]
     quick: bool,
     /// Directory for raw data, report and plots.
     #[arg(long, value_name = "DIR", default_value = "docs/benchmarks/shaping")]
     output: PathBuf,
-    /// Prints the findings in one line, for a report that is written elsewhere.
+    /// Print the findings in one line, for a report that another process writes.
     #[arg(long, hide = true)]
     print: bool,
-    /// Output of a process that has printed its findings, to be in the report, too.
+    /// Output of a process that printed its findings, which the report includes.
     #[arg(long, hide = true, value_name = "FILE")]
     with: Vec<PathBuf>,
+    /// Write the report and the plots again from the findings in the output directory, without measuring.
+    #[arg(long, conflicts_with_all = ["quick", "print", "with"])]
+    redraw: bool,
 }
 
-/// What has been found on one kernel.
+/// The findings on one kernel.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Findings {
     machine: Machine,
-    /// Bits per second of the link that is saturated.
+    /// Speed of the saturated link in bits per second.
     link: u64,
-    /// What packets wait in behind a limit.
+    /// The leaf qdisc below a limit.
     leaf: String,
     rates: Vec<rates::Finding>,
     latency: Vec<latency::Finding>,
     fairness: Vec<fairness::Finding>,
     changes: Vec<changes::Finding>,
-    /// What could not be measured, and why.
+    /// Measurements that were not possible, each with the reason.
     missing: Vec<String>,
 }
 
-/// How much time is taken.
+/// The duration of the measurements.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     is_quick: bool,
-    /// Bits per second of the link that is saturated.
+    /// Speed of the saturated link in bits per second.
     link: u64,
 }
 
-/// Measures, prints and writes.
+/// Measures, or reads earlier findings, and writes the report and the plots.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.redraw {
+        return write(&arguments.output, &report::read(&arguments.output)?);
+    }
     let here = measure(arguments.quick)?;
     if arguments.print {
         println!("{FINDINGS}{}", serde_json::to_string(&here)?);
@@ -89,10 +98,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     fs::create_dir_all(&arguments.output)
         .with_context(|| format!("cannot make {}", arguments.output.display()))?;
-    report::write(&arguments.output, &findings)?;
-    plot::draw(&arguments.output, &findings)?;
-    print!("{}", report::text(&findings)?);
-    println!("\nRaw data, report and plots: {}", arguments.output.display());
+    report::write_findings(&arguments.output, &findings)?;
+    write(&arguments.output, &findings)
+}
+
+fn write(directory: &Path, findings: &[Findings]) -> Result<()> {
+    report::write(directory, findings)?;
+    plot::draw(directory, findings)?;
+    print!("{}", report::text(findings)?);
+    println!("\nRaw data, report and plots: {}", directory.display());
     Ok(())
 }
 
@@ -113,7 +127,7 @@ fn measure(is_quick: bool) -> Result<Findings> {
     Ok(Findings { machine, link, leaf, rates, latency, fairness, changes, missing })
 }
 
-/// What packets wait in behind a limit on this kernel.
+/// Returns the leaf qdisc that the daemon installs below a limit on this kernel.
 fn leaf() -> String {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
@@ -125,26 +139,27 @@ fn daemon_with(sandbox: &Sandbox, flags: &[&str]) -> Daemon {
     sandbox.daemon_with(&[&DAEMON_FLAGS[..], flags].concat())
 }
 
-/// What packets wait in that the link has no time for.
+/// The qdisc of the saturated link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LinkQueue {
-    /// A thousand packets, first in, first out, as in a network interface.
+    /// A FIFO of a thousand packets, as in a network interface.
     Fifo,
-    /// `fq_codel` with a flow for each connection, as many systems have it.
+    /// `fq_codel` with a flow for each connection, the default of many systems.
     Connections,
-    /// portmap's, which the daemon puts there.
+    /// portmap's, which the daemon installs.
     Containers,
 }
 
-/// Gives the uplink a speed in bits per second.
+/// Limits the uplink to a speed in bits per second.
 fn limit_link(sandbox: &Sandbox, link: u64, queue: LinkQueue) {
-    // As much as the link carries in a tenth of a millisecond, or two frames, is sent at once.
+    // A burst is a tenth of a millisecond of the link, or two frames.
     let burst = (link / 8 / 10_000).max(3028);
     sandbox.sh(
         Netns::Host,
         &format!(
             "tc qdisc add dev uplink root handle 10: htb default 1
-             tc class add dev uplink parent 10: classid 10:1 htb rate {link}bit burst {burst} cburst {burst} quantum 1514"
+             tc class add dev uplink parent 10: classid 10:1 \
+               htb rate {link}bit burst {burst} cburst {burst} quantum 1514"
         ),
     );
     match queue {
@@ -158,6 +173,6 @@ fn limit_link(sandbox: &Sandbox, link: u64, queue: LinkQueue) {
     }
 }
 
-/// Flags of a daemon that puts its queue into the link.
+/// Flags of a daemon that installs its qdisc on the link.
 const UNIQUE_FLOWS: [&str; 3] =
     ["--egress-unique-flow-per-container", "--egress-flow-classifier-parent", "10:1"];

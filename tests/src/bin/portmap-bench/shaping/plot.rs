@@ -1,60 +1,91 @@
-//! The plots: errors of rates, and times of round trips.
+//! The figures: deviations of rates, and round-trip times.
 
 use std::path::Path;
 
 use anyhow::Result;
-use plotters::{
-    coord::Shift,
-    prelude::*,
-    style::{
-        FontStyle,
-        text_anchor::{HPos, Pos, VPos},
-    },
-};
+use plotters::{coord::Shift, prelude::*, style::text_anchor::HPos};
 
-use super::{Findings, latency::Scenario, traffic::Transport};
+use super::{
+    Findings,
+    latency::{Finding, Scenario},
+    rates,
+    traffic::Transport,
+};
 use crate::{
-    paper::{Drawn, FAINT, FONT, INK, Sheet, heading},
-    text::number,
+    canvas::{
+        BLUE, Drawn, FAINT, FONT, Figure, HEADING, INK, ORANGE, SKY, VERMILION, WIDTH, bold_style, heading,
+        text_style,
+    },
+    text::{grouped, number},
 };
 
-const BAND: RGBColor = RGBColor(232, 244, 234);
-const OTHER: RGBColor = RGBColor(31, 97, 168);
-const SAME: RGBColor = RGBColor(192, 57, 43);
-
-/// Room for the heading of a plot.
-const HEADING: u32 = 84;
+/// The goal for rates.
+const BAND: RGBColor = RGBColor(236, 240, 244);
+/// Space for a legend.
+const LEGEND: u32 = 30;
 
 /// Draws both as SVG and PNG.
 pub(crate) fn draw(directory: &Path, findings: &[Findings]) -> Result<()> {
     let panels = u32::try_from(findings.len())?;
-    let rates = Sheet { name: "rates", size: (1200, HEADING + 380 * panels) };
+    let rates = Figure { name: "rates", height: HEADING + LEGEND + 230 * panels };
     rates.draw(directory, |area| draw_rates(area, findings), |area| draw_rates(area, findings))?;
-    let rows: usize = findings.iter().map(|one| 1 + one.latency.len() / 2).sum();
-    let latency = Sheet { name: "latency", size: (1200, HEADING + 60 + 40 * u32::try_from(rows)?) };
+    let latency = Figure { name: "latency", height: u32::try_from(latency_bottom(findings))? + 56 };
     latency.draw(directory, |area| draw_latency(area, findings), |area| draw_latency(area, findings))
 }
 
-/// One line of points for each kind of traffic; limits that no traffic reaches have none.
+/// One line of points for each kind of traffic. Points of several flows are hollow.
 const KINDS: [(Transport, u16, RGBColor); 4] = [
-    (Transport::Tcp, 1, RGBColor(31, 97, 168)),
-    (Transport::Tcp, 16, RGBColor(120, 170, 220)),
-    (Transport::Udp, 1, RGBColor(192, 57, 43)),
-    (Transport::Udp, 16, RGBColor(230, 150, 130)),
+    (Transport::Tcp, 1, BLUE),
+    (Transport::Tcp, 16, SKY),
+    (Transport::Udp, 1, VERMILION),
+    (Transport::Udp, 16, ORANGE),
 ];
 
+fn point<B: DrawingBackend>(
+    area: &DrawingArea<B, Shift>,
+    at: (i32, i32),
+    color: RGBColor,
+    is_hollow: bool,
+) -> Drawn<B> {
+    area.draw(&Circle::new(at, 5, color.filled()))?;
+    if is_hollow { area.draw(&Circle::new(at, 3, WHITE.filled())) } else { Ok(()) }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "limits are round numbers")]
+fn megabits(limit: u64) -> f64 {
+    limit as f64 / 1e6
+}
+
 fn draw_rates<B: DrawingBackend>(area: &DrawingArea<B, Shift>, findings: &[Findings]) -> Drawn<B> {
-    const MOST: f64 = 4.0;
-    let subtitle = "what arrives outside of a container that sends as much as it can; the goal is 2 %";
-    heading(area, "How exactly limits are kept", subtitle)?;
-    let (_, below) = area.split_vertically(HEADING);
+    const MOST: f64 = 2.5;
+    let all = || findings.iter().flat_map(|one| &one.rates);
+    let worst = all().filter_map(rates::Finding::error).map(f64::abs).fold(0.0, f64::max);
+    // Rounded up, so that the title is true.
+    let worst = (worst * 10.0).ceil() / 10.0;
+    let limits = || all().filter_map(|finding| finding.limit).map(megabits);
+    let title = format!(
+        "Limits from {} to {} Mbit/s are kept within {worst:.1} %",
+        grouped(limits().fold(f64::INFINITY, f64::min)),
+        grouped(limits().fold(0.0, f64::max)),
+    );
+    heading(
+        area,
+        &title,
+        "Throughput outside of a container that sends at full speed; shaded: the goal, ±2 %",
+    )?;
+    let (head, below) = area.split_vertically(HEADING + LEGEND);
+    for ((transport, flows, color), x) in KINDS.into_iter().zip((92..).step_by(150)) {
+        let y = i32::try_from(HEADING).unwrap_or_default() + 10;
+        point(&head, (x, y), color, flows > 1)?;
+        let name = format!("{}, {flows} flow{}", transport.name(), if flows == 1 { "" } else { "s" });
+        head.draw_text(&name, &text_style(HPos::Left, 13, INK), (x + 12, y))?;
+    }
     for (panel, one) in below.split_evenly((findings.len(), 1)).iter().zip(findings) {
-        let caption = format!("Linux {}", one.machine.kernel);
         let mut chart = ChartBuilder::on(panel)
-            .margin(16)
-            .margin_right(190)
-            .caption(caption, (FONT, 18).into_font().color(&INK))
-            .x_label_area_size(46)
+            .margin(8)
+            .margin_right(24)
+            .caption(kernel(one), (FONT, 14).into_font().color(&INK))
+            .x_label_area_size(40)
             .y_label_area_size(70)
             .build_cartesian_2d((0.7..8000.0_f64).log_scale(), -MOST..MOST)?;
         chart.draw_series([Rectangle::new([(0.7, -2.0), (8000.0, 2.0)], BAND.filled())])?;
@@ -63,78 +94,140 @@ fn draw_rates<B: DrawingBackend>(area: &DrawingArea<B, Shift>, findings: &[Findi
             .bold_line_style(FAINT)
             .light_line_style(TRANSPARENT)
             .axis_style(INK)
-            .y_labels(9)
+            .y_labels(5)
             .x_label_formatter(&|value| number(*value).trim_end_matches(".0").to_owned())
-            .y_label_formatter(&|value| format!("{value:+.0} %"))
-            .x_desc("limit, Mbit/s")
-            .label_style((FONT, 15).into_font().color(&INK))
+            .y_label_formatter(&|value| format!("{value:+.0}"))
+            .x_desc("limit, Mbit/s (log scale)")
+            .y_desc("deviation, %")
+            .axis_desc_style((FONT, 14).into_font().color(&INK))
+            .label_style((FONT, 13).into_font().color(&INK))
             .draw()?;
         for (transport, flows, color) in KINDS {
-            #[expect(clippy::cast_precision_loss, reason = "limits are round numbers")]
-            let points: Vec<(f64, f64)> = one
-                .rates
-                .iter()
-                .filter(|finding| (finding.transport, finding.flows) == (transport, flows))
-                .filter_map(|finding| {
-                    Some((finding.limit? as f64 / 1e6, finding.error()?.clamp(-MOST, MOST)))
-                })
+            let of_kind =
+                one.rates.iter().filter(|finding| (finding.transport, finding.flows) == (transport, flows));
+            let points: Vec<(f64, f64)> = of_kind
+                .filter_map(|finding| Some((megabits(finding.limit?), finding.error()?.clamp(-MOST, MOST))))
                 .collect();
-            chart
-                .draw_series(LineSeries::new(points.clone(), color.stroke_width(2)))?
-                .label(format!("{}, {flows} flow{}", transport.name(), if flows == 1 { "" } else { "s" }))
-                .legend(move |at| Circle::new((at.0 + 8, at.1), 5, color.filled()));
-            chart.draw_series(points.into_iter().map(|point| Circle::new(point, 5, color.filled())))?;
+            chart.draw_series(LineSeries::new(points.clone(), color.stroke_width(2)))?;
+            chart.draw_series(points.iter().map(|point| Circle::new(*point, 5, color.filled())))?;
+            if flows > 1 {
+                chart.draw_series(points.iter().map(|point| Circle::new(*point, 3, WHITE.filled())))?;
+            }
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::Coordinate(860, 20))
-            .label_font((FONT, 15).into_font().color(&INK))
-            .draw()?;
     }
     area.present()
 }
 
-/// From the median to the 99th percentile of each scenario, on a logarithmic scale.
+/// The kernel, and whether its machine is emulated.
+fn kernel(findings: &Findings) -> String {
+    let emulated = if findings.machine.is_emulated() { ", emulated machine" } else { "" };
+    format!("Linux {}{emulated}", findings.machine.kernel)
+}
+
+/// Left and right end of the time axis.
+const AXIS: (i32, i32) = (230, 776);
+/// The first kernel's name.
+const TOP: i32 = HEADING.cast_signed() + 44;
+const ROW: i32 = 30;
+
+/// The scenarios of a kernel, each with the round trips from another container and from the same one.
+fn rows(findings: &Findings) -> impl Iterator<Item = (Scenario, Vec<&Finding>)> {
+    Scenario::ALL.into_iter().filter_map(|scenario| {
+        let row: Vec<_> = findings.latency.iter().filter(|finding| finding.scenario == scenario).collect();
+        (!row.is_empty()).then_some((scenario, row))
+    })
+}
+
+/// Where the rows end and the axis is.
+fn latency_bottom(findings: &[Findings]) -> i32 {
+    findings.iter().fold(TOP, |y, one| rows(one).fold(y + ROW, |y, _| y + ROW)) - ROW / 2
+}
+
+/// Draws a bar from the median to the 99th percentile of each scenario, on a logarithmic axis.
 fn draw_latency<B: DrawingBackend>(area: &DrawingArea<B, Shift>, findings: &[Findings]) -> Drawn<B> {
-    const NAMES: i32 = 250;
-    const RIGHT: i32 = 1080;
+    let title = isolation(findings).map_or_else(
+        || "Round trips while a container saturates the link".to_owned(),
+        |times| {
+            format!("Limiting a container cuts its neighbours' median round trip {}-fold", grouped(times))
+        },
+    );
     heading(
         area,
-        "What neighbours feel",
-        "round trips of one byte while a container saturates a link: median to 99th percentile; blue: from another container, red: from the same",
+        &title,
+        "Round trips of one byte while a container saturates the link: from the median (dot) to the 99th percentile",
     )?;
-    let all = findings.iter().flat_map(|one| &one.latency);
-    let (least, most) = all.fold((f64::INFINITY, 0.0_f64), |(least, most), finding| {
-        (least.min(finding.median), most.max(finding.p99))
-    });
-    let (least, most) = ((least * 0.8).ln(), (most * 1.2).ln());
-    #[expect(clippy::cast_possible_truncation, reason = "it is a place on the sheet")]
-    let x = |time: f64| NAMES + ((time.ln() - least) / (most - least) * f64::from(RIGHT - NAMES)) as i32;
-    let mut y = 110;
-    let middle = |horizontal| Pos::new(horizontal, VPos::Center);
-    let small = (FONT, 15).into_font().color(&INK);
+    let legend_y = TOP - 36;
+    for (x, color, name) in
+        [(AXIS.0, BLUE, "from another container"), (AXIS.0 + 210, VERMILION, "from the same container")]
+    {
+        point(area, (x, legend_y), color, color == VERMILION)?;
+        area.draw_text(name, &text_style(HPos::Left, 13, INK), (x + 12, legend_y))?;
+    }
+    let bottom = latency_bottom(findings);
+    let x = time_axis(area, findings, bottom)?;
+    let mut y = TOP;
     for one in findings {
-        let bold = (FONT, 17).into_font().style(FontStyle::Bold).color(&INK).pos(middle(HPos::Left));
-        let link = format!("Linux {}, link of {} Mbit/s", one.machine.kernel, one.link / 1_000_000);
-        area.draw_text(&link, &bold, (28, y))?;
-        y += 36;
-        for scenario in Scenario::ALL {
-            let mut row = one.latency.iter().filter(|finding| finding.scenario == scenario).peekable();
-            if row.peek().is_none() {
-                continue;
-            }
-            area.draw_text(scenario.name(), &small.clone().pos(middle(HPos::Left)), (48, y))?;
+        let link = format!("{}, link of {} Mbit/s", kernel(one), grouped(megabits(one.link)));
+        area.draw(&Rectangle::new(
+            [(0, y - 12), (i32::try_from(WIDTH).unwrap_or(i32::MAX), y + 12)],
+            WHITE.filled(),
+        ))?;
+        area.draw_text(&link, &bold_style(13, INK), (16, y))?;
+        y += ROW;
+        for (scenario, row) in rows(one) {
+            area.draw_text(scenario.name(), &text_style(HPos::Left, 13, INK), (28, y))?;
             for finding in row {
-                let (color, at) = if finding.is_same { (SAME, y + 7) } else { (OTHER, y - 7) };
+                let (color, at) = if finding.is_same { (VERMILION, y + 6) } else { (BLUE, y - 6) };
                 let (from, to) = (x(finding.median), x(finding.p99));
-                area.draw(&PathElement::new([(from, at), (to, at)], color.stroke_width(5)))?;
-                area.draw(&Circle::new((from, at), 5, color.filled()))?;
-                let text = format!("{} – {} µs", number(finding.median), number(finding.p99));
-                let style = (FONT, 13).into_font().color(&color).pos(middle(HPos::Left));
-                area.draw_text(&text, &style, (to + 12, at))?;
+                area.draw(&PathElement::new([(from, at), (to, at)], color.stroke_width(4)))?;
+                point(area, (from, at), color, finding.is_same)?;
             }
-            y += 40;
+            y += ROW;
         }
     }
     area.present()
+}
+
+/// By how much HTB divides the median round trip of a neighbour on the first machine.
+fn isolation(findings: &[Findings]) -> Option<f64> {
+    let latency = &findings.first()?.latency;
+    let median = |scenario| {
+        let mut of = latency.iter().filter(|finding| finding.scenario == scenario && !finding.is_same);
+        of.next().map(|finding| finding.median)
+    };
+    Some(median(Scenario::NoLimit)? / median(Scenario::Htb)?)
+}
+
+/// Draws the axis with a line for each power of ten, and returns the place of a time in microseconds.
+fn time_axis<B: DrawingBackend>(
+    area: &DrawingArea<B, Shift>,
+    findings: &[Findings],
+    bottom: i32,
+) -> Result<impl Fn(f64) -> i32 + use<B>, DrawingAreaErrorKind<B::ErrorType>> {
+    let times = || findings.iter().flat_map(|one| &one.latency);
+    let least = times().map(|finding| finding.median).fold(f64::INFINITY, f64::min).max(1.0);
+    let most = times().map(|finding| finding.p99).fold(10.0, f64::max);
+    let (start, end) = (least.log10().floor(), most.log10().ceil());
+    #[expect(clippy::cast_possible_truncation, reason = "it is a place in the figure")]
+    let x = move |time: f64| {
+        AXIS.0 + ((time.log10() - start) / (end - start) * f64::from(AXIS.1 - AXIS.0)).round() as i32
+    };
+    let mut power = start;
+    while power <= end {
+        let time = 10_f64.powf(power);
+        let at = x(time);
+        area.draw(&PathElement::new([(at, TOP - 16), (at, bottom)], FAINT.stroke_width(1)))?;
+        area.draw(&PathElement::new([(at, bottom), (at, bottom + 5)], INK.stroke_width(1)))?;
+        let label = match time {
+            time if time < 1e3 => format!("{time:.0} µs"),
+            time if time < 1e6 => format!("{:.0} ms", time / 1e3),
+            time => format!("{:.0} s", time / 1e6),
+        };
+        area.draw_text(&label, &text_style(HPos::Center, 13, INK), (at, bottom + 16))?;
+        power += 1.0;
+    }
+    area.draw(&PathElement::new([(AXIS.0, bottom), (AXIS.1, bottom)], INK.stroke_width(1)))?;
+    let middle = AXIS.0.midpoint(AXIS.1);
+    area.draw_text("round-trip time (log scale)", &text_style(HPos::Center, 14, INK), (middle, bottom + 38))?;
+    Ok(x)
 }

@@ -1,4 +1,4 @@
-//! How exactly a limit is kept.
+//! Accuracy of rate limits.
 
 use std::{thread, time::Duration};
 
@@ -16,7 +16,7 @@ const LIMITS: [u64; 7] =
     [1_000_000, 10_000_000, 100_000_000, 500_000_000, 1_000_000_000, 2_500_000_000, 5_000_000_000];
 const FLOWS: [u16; 2] = [1, 16];
 
-/// A limit, and what arrived.
+/// A limit and the measured throughput.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Finding {
     pub(crate) transport: Transport,
@@ -28,14 +28,14 @@ pub(crate) struct Finding {
 }
 
 impl Finding {
-    /// By how much of the limit more arrived, in per cent.
+    /// The deviation of the throughput from the limit, in per cent.
     pub(crate) fn error(&self) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "limits are round numbers")]
         self.limit.map(|limit| (self.measured / limit as f64 - 1.0) * 100.0)
     }
 }
 
-/// Measures what arrives from a container under every limit that this machine can reach.
+/// Measures the throughput of a container under every limit that this machine can reach.
 pub(crate) fn measure(plan: Plan, missing: &mut Vec<String>) -> Result<Vec<Finding>> {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
@@ -48,7 +48,7 @@ pub(crate) fn measure(plan: Plan, missing: &mut Vec<String>) -> Result<Vec<Findi
             let most = one(&sandbox, transport, flows, None, window)?;
             findings.push(Finding { transport, flows, limit: None, measured: most });
             for limit in LIMITS {
-                // Near what the machine can do, it is not the limit that is measured.
+                // Near the machine's maximum, the limit is not the bottleneck.
                 #[expect(clippy::cast_precision_loss, reason = "limits are round numbers")]
                 if limit as f64 > most * 0.6 {
                     missing.push(format!(
@@ -60,7 +60,8 @@ pub(crate) fn measure(plan: Plan, missing: &mut Vec<String>) -> Result<Vec<Findi
                     break;
                 }
                 sandbox.ok(&["update", "bulk", "--egress-rate", &format!("{limit}bit")]);
-                // Slow ones take longer: to find their rate behind a queue of a second, and to have packets counted.
+                // Low rates take longer: the sender adapts to a queue of a second, and more packets must be
+                // counted.
                 let slow = if limit < 10_000_000 { 3 } else { 1 };
                 let measured = one(&sandbox, transport, flows, Some(limit), window * slow)?;
                 findings.push(Finding { transport, flows, limit: Some(limit), measured });
@@ -77,7 +78,7 @@ fn one(
     limit: Option<u64>,
     window: Duration,
 ) -> Result<f64> {
-    // A queue that holds less than a socket may send drops what is too much; a longer one stops the sender.
+    // A queue shorter than the socket's buffer drops excess packets; a longer one blocks the sender.
     let at_most = limit.filter(|limit| *limit < 50_000_000).map(|limit| limit + limit / 3);
     let _bulk = Bulk::start((sandbox, Netns::Container("bulk")), transport, flows, 9000, at_most)?;
     thread::sleep(window.max(Duration::from_secs(2)));

@@ -1,45 +1,62 @@
-//! The report for people, and the file with raw data.
+//! The report, and the file with raw data.
 
 use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context as _, Result};
 
 use super::{Findings, changes, fairness, latency, latency::Scenario, rates, traffic::Transport};
-use crate::text::{grouped, number, table};
+use crate::text::{grouped, number, table, wrapped};
 
-/// The goals, and what they are held against.
+/// The goals: deviation of a rate in per cent, and the 99th percentile of round trips relative to an idle
+/// link.
 const MOST_ERROR: f64 = 2.0;
 const MOST_TIMES_IDLE: f64 = 2.0;
 
-/// Writes the findings, for programs and for people.
-pub(crate) fn write(directory: &Path, findings: &[Findings]) -> Result<()> {
+/// The file with the findings.
+const FINDINGS: &str = "findings.json";
+
+/// Reads the findings that an earlier run has written.
+pub(crate) fn read(directory: &Path) -> Result<Vec<Findings>> {
+    let file = directory.join(FINDINGS);
+    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} has no findings", file.display()))
+}
+
+/// Writes the findings as JSON.
+pub(crate) fn write_findings(directory: &Path, findings: &[Findings]) -> Result<()> {
     let json = serde_json::to_string_pretty(findings).context("cannot write the findings as JSON")?;
-    for (name, contents) in [("findings.json", json + "\n"), ("report.md", text(findings)?)] {
-        let file = directory.join(name);
-        fs::write(&file, contents).with_context(|| format!("cannot write {}", file.display()))?;
-    }
-    Ok(())
+    write_file(&directory.join(FINDINGS), json + "\n")
+}
+
+/// Writes the report as Markdown.
+pub(crate) fn write(directory: &Path, findings: &[Findings]) -> Result<()> {
+    write_file(&directory.join("report.md"), wrapped(&text(findings)?))
+}
+
+fn write_file(file: &Path, contents: String) -> Result<()> {
+    fs::write(file, contents).with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// The report as Markdown.
 pub(crate) fn text(findings: &[Findings]) -> Result<String> {
     let mut text = String::from(
-        "# Limits on rates\n\n\
-         ![By how much limits are missed, by kernel and traffic](rates.svg)\n\n\
-         ![Round trips while a container saturates a link, by what holds it back](latency.svg)\n",
+        "# Rate limits\n\n\
+         ![Deviation of rates from their limits, by kernel and traffic](rates.svg)\n\n\
+         ![Round-trip times while a container saturates the link, by the limit on that container](latency.svg)\n",
     );
     for one in findings {
         let machine = &one.machine;
         writeln!(
             text,
-            "\n## Linux {}\n\n{}, {} CPUs; behind a limit packets wait in {}.{}\n",
+            "\n## Linux {}\n\n{}, {} CPUs; leaf qdisc of a limit: {}.{}\n",
             machine.kernel,
             machine.cpu,
             machine.cpus,
             one.leaf,
             if machine.is_emulated() {
-                " This machine is emulated in software: its processor is many times slower than its clock, so rates beyond \
-                 some hundred Mbit/s are out of reach and times of round trips have a high floor. Ratios hold, times do not."
+                " This machine is emulated in software: its processor is many times slower than its clock, so it does \
+                 not reach rates above some hundred Mbit/s, and round-trip times have a high floor. \
+                 Ratios are meaningful, absolute times are not."
             } else {
                 ""
             }
@@ -49,7 +66,7 @@ pub(crate) fn text(findings: &[Findings]) -> Result<String> {
         fairness_of(&mut text, &one.fairness)?;
         changes_of(&mut text, &one.changes)?;
         if !one.missing.is_empty() {
-            writeln!(text, "Not measured here:\n")?;
+            writeln!(text, "Not measured:\n")?;
             for reason in &one.missing {
                 writeln!(text, "- {reason}")?;
             }
@@ -62,35 +79,43 @@ pub(crate) fn text(findings: &[Findings]) -> Result<String> {
 fn rates_of(text: &mut String, findings: &[rates::Finding]) -> Result<()> {
     writeln!(
         text,
-        "How exactly a limit is kept: what arrives outside, headers of every segment included, over what the limit allows.\n"
+        "Accuracy of a limit: deviation of the throughput outside of the container, headers of every segment included, \
+         from the limit.\n"
     )?;
-    let columns: Vec<(Transport, u16)> = [Transport::Tcp, Transport::Udp]
+    let kinds: Vec<(Transport, u16)> = [Transport::Tcp, Transport::Udp]
         .into_iter()
         .flat_map(|transport| [1, 16].map(|flows| (transport, flows)))
         .collect();
+    let name = |(transport, flows): (Transport, u16)| {
+        format!("{}, {flows} flow{}", transport.name(), if flows == 1 { "" } else { "s" })
+    };
+    let find = |limit: Option<u64>, (transport, flows): (Transport, u16)| {
+        findings
+            .iter()
+            .find(|finding| (finding.limit, finding.transport, finding.flows) == (limit, transport, flows))
+    };
     let mut header = vec!["limit, Mbit/s".to_owned()];
-    for (transport, flows) in &columns {
-        header.push(format!("{}, {flows} flow{}", transport.name(), if *flows == 1 { "" } else { "s" }));
-    }
+    header.extend(kinds.iter().map(|kind| format!("{}, %", name(*kind))));
     let mut rows = table(&header.iter().map(String::as_str).collect::<Vec<_>>());
-    let mut limits: Vec<Option<u64>> = findings.iter().map(|finding| finding.limit).collect();
-    limits.sort_unstable_by_key(|limit| limit.unwrap_or(u64::MAX));
+    let mut limits: Vec<u64> = findings.iter().filter_map(|finding| finding.limit).collect();
+    limits.sort_unstable();
     limits.dedup();
     for limit in limits {
         #[expect(clippy::cast_precision_loss, reason = "limits are round numbers")]
-        let mut row = vec![limit.map_or("none".to_owned(), |limit| grouped(limit as f64 / 1e6))];
-        for (transport, flows) in &columns {
-            let finding = findings.iter().find(|finding| {
-                (finding.limit, finding.transport, finding.flows) == (limit, *transport, *flows)
-            });
-            row.push(finding.map_or("–".to_owned(), |finding| match finding.error() {
-                Some(error) => format!("{error:+.2} %"),
-                None => format!("{} Mbit/s", grouped(finding.measured / 1e6)),
-            }));
+        let mut row = vec![grouped(limit as f64 / 1e6)];
+        for kind in &kinds {
+            let error = find(Some(limit), *kind).and_then(rates::Finding::error);
+            row.push(error.map_or("–".to_owned(), |error| format!("{error:+.2}")));
         }
         rows.add_row(row);
     }
-    writeln!(text, "{rows}\n")?;
+    let unlimited: Vec<_> = kinds
+        .iter()
+        .filter_map(|kind| {
+            Some(format!("{} Mbit/s ({})", grouped(find(None, *kind)?.measured / 1e6), name(*kind)))
+        })
+        .collect();
+    writeln!(text, "{rows}\n\nThroughput without a limit: {}.\n", unlimited.join("; "))?;
     Ok(())
 }
 
@@ -98,18 +123,18 @@ fn rates_of(text: &mut String, findings: &[rates::Finding]) -> Result<()> {
 fn latency_of(text: &mut String, link: u64, findings: &[latency::Finding]) -> Result<()> {
     writeln!(
         text,
-        "Round trips of one byte over TCP to the outside, while a container sends on four connections over a link of \
-         {} Mbit/s; limits are half of that. *Neighbour*: the victim is in another container; *same*: in the one that \
-         sends.\n",
+        "Round trips of one byte over TCP to an outside host, while a container sends on four \
+         connections over a link of {} Mbit/s; limits are half of that. *Neighbour*: the victim is in another \
+         container. *Same*: the victim is in the sending container.\n",
         link / 1_000_000
     )?;
     let mut rows = table(&[
-        "held back by",
-        "neighbour, median µs",
-        "99 %, µs",
-        "times idle",
-        "same, median µs",
-        "99 %, µs",
+        "sender",
+        "neighbour: median, µs",
+        "99th percentile, µs",
+        "relative to idle",
+        "same: median, µs",
+        "99th percentile, µs",
         "sent, Mbit/s",
     ]);
     for scenario in Scenario::ALL {
@@ -127,8 +152,8 @@ fn latency_of(text: &mut String, link: u64, findings: &[latency::Finding]) -> Re
     }
     writeln!(
         text,
-        "{rows}\n\nThe kernel hands over up to 64 KiB of a stream in one piece (GSO), which takes this link {:.1} ms; whoever \
-         comes behind it in a queue for all waits that long, limit or not. The faster the link, the shorter.\n",
+        "{rows}\n\nA GSO packet carries up to 64 KiB, which occupy this link for {:.1} ms. Every packet behind it in a \
+         shared queue waits that long, with or without a limit; on a faster link it waits less.\n",
         65_536.0 * 8.0 * 1000.0 / link as f64
     )?;
     Ok(())
@@ -138,7 +163,7 @@ fn find(findings: &[latency::Finding], scenario: Scenario, is_same: bool) -> Opt
     findings.iter().find(|finding| (finding.scenario, finding.is_same) == (scenario, is_same))
 }
 
-/// The 99th percentile over that of an idle machine.
+/// The 99th percentile relative to that of an idle link.
 fn times_idle(findings: &[latency::Finding], finding: &latency::Finding) -> Option<f64> {
     let idle = find(findings, Scenario::Idle, finding.is_same)?;
     Some(finding.p99 / idle.p99)
@@ -147,14 +172,14 @@ fn times_idle(findings: &[latency::Finding], finding: &latency::Finding) -> Opti
 fn fairness_of(text: &mut String, findings: &[fairness::Finding]) -> Result<()> {
     writeln!(
         text,
-        "Containers that share the link; the first has eight connections, the others one each. Jain's index is 1 if all \
-         get the same.\n"
+        "Fairness between containers that share the link: the first has eight connections, the others one each. Jain's \
+         index is 1 if all containers have the same throughput.\n"
     )?;
     let mut rows = table(&[
-        "the link's queue",
+        "qdisc of the link",
         "containers",
         "Jain's index",
-        "first container's part, times an equal one",
+        "throughput of the first, relative to a fair share",
     ]);
     for finding in findings {
         rows.add_row([
@@ -169,13 +194,13 @@ fn fairness_of(text: &mut String, findings: &[fairness::Finding]) -> Result<()> 
 }
 
 fn changes_of(text: &mut String, findings: &[changes::Finding]) -> Result<()> {
-    writeln!(text, "Datagrams that are lost when the limit of a running container changes, at most.\n")?;
+    writeln!(text, "Datagrams lost while the limit of a running container changes.\n")?;
     let mut rows =
-        table(&["change", "made", "sent each time", "lost at most", "ms in which so many are sent"]);
+        table(&["change", "repetitions", "sent, datagrams", "lost at most, datagrams", "longest gap, ms"]);
     for finding in findings {
         rows.add_row([
             finding.change.clone(),
-            format!("{} times", finding.times),
+            finding.times.to_string(),
             finding.sent.to_string(),
             finding.lost.to_string(),
             number(finding.gap),
@@ -195,7 +220,7 @@ fn goals(text: &mut String, findings: &[Findings]) -> Result<()> {
         let worst =
             errors.fold(0.0, |worst: f64, error| if error.abs() > worst.abs() { error } else { worst });
         rows.add_row([
-            "a limit is kept within 2 %".to_owned(),
+            "rates deviate from their limits by at most 2 %".to_owned(),
             kernel.clone(),
             format!("{worst:+.2} % at worst"),
             met(worst.abs() <= MOST_ERROR),
@@ -205,11 +230,11 @@ fn goals(text: &mut String, findings: &[Findings]) -> Result<()> {
             if let Some(times) = finding.and_then(|finding| times_idle(&one.latency, finding)) {
                 rows.add_row([
                     format!(
-                        "99 % of a neighbour's round trips take at most twice as long as idle: {}",
+                        "the 99th percentile of a neighbour's round trips is at most twice that of an idle link: {}",
                         scenario.name()
                     ),
                     kernel.clone(),
-                    format!("{times:.1} times"),
+                    format!("{times:.1}-fold"),
                     met(times <= MOST_TIMES_IDLE),
                 ]);
             }

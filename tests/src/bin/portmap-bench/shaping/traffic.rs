@@ -1,4 +1,4 @@
-//! Traffic: as much as can be sent, and requests that wait for their answers.
+//! Traffic: streams at full speed, and requests with replies.
 
 use std::{
     fs,
@@ -16,9 +16,9 @@ use anyhow::{Context as _, Result, ensure};
 use portmap_tests::sandbox::{Netns, OUTSIDE, Sandbox};
 use serde::{Deserialize, Serialize};
 
-/// How long a thread waits before it looks whether it is to stop.
+/// Interval at which a thread checks whether it must stop.
 const BLINK: Duration = Duration::from_millis(100);
-/// Bytes that are written or read at once.
+/// Bytes of a write or a read.
 const CHUNK: usize = 1 << 18;
 /// Bytes of payload in a datagram.
 const DATAGRAM: usize = 1448;
@@ -47,20 +47,20 @@ impl Transport {
     }
 }
 
-/// Streams that send as much as they can from one place to the outside; they end when this is dropped.
+/// Streams that send at full speed from a namespace to the outside. They end on drop.
 #[derive(Debug)]
 pub(crate) struct Bulk {
-    /// Bytes of payload that were read.
+    /// Received bytes of payload.
     payload: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
-    /// Sockets to which datagrams go that nobody reads.
+    /// Destination sockets of datagrams, which no thread reads.
     sinks: Vec<UdpSocket>,
 }
 
 impl Bulk {
-    /// Starts so many streams to a port of the outside. Datagrams are not sent faster than at `at_most` bits per second in
-    /// all, so that a queue that is short does not make them a load for nothing.
+    /// Starts a number of streams to a port outside. `at_most` limits the sum of all datagrams, in bits per
+    /// second, because datagrams that a short queue drops only cost CPU time.
     pub(crate) fn start(
         (sandbox, from): (&Sandbox, Netns<'_>),
         transport: Transport,
@@ -133,7 +133,7 @@ impl Bulk {
         }));
     }
 
-    /// Bytes of payload that have been read from all streams so far.
+    /// Returns the bytes of payload received from all streams so far.
     pub(crate) fn payload(&self) -> u64 {
         self.payload.load(Ordering::Relaxed)
     }
@@ -148,19 +148,19 @@ impl Drop for Bulk {
     }
 }
 
-/// What has come to the outside so far, by the counters of its network namespace.
+/// Counters of the packets that have arrived outside, from the network namespace.
 #[derive(Clone, Copy, Debug)]
 struct Arrived {
     at: Instant,
-    /// Packets, of which each can be several segments in one piece.
+    /// Packets; a GRO packet with several segments counts as one.
     packets: u64,
-    /// Bytes of those, from the IP header on.
+    /// Bytes from the IP header on.
     bytes: u64,
 }
 
 impl Arrived {
     fn read(sandbox: &Sandbox) -> Result<Self> {
-        // This thread's, which is in the other namespace while it reads.
+        // The file of this thread, which reads it inside the other namespace.
         let read = |file: &str| fs::read_to_string(format!("/proc/thread-self/net/{file}"));
         let (snmp, netstat) = sandbox.inside(Netns::Outside, || (read("snmp"), read("netstat")));
         let (snmp, netstat, at) = (snmp?, netstat?, Instant::now());
@@ -171,7 +171,8 @@ impl Arrived {
         })
     }
 
-    /// The same when the next packet has come, so that what is measured begins and ends with one.
+    /// Reads the counters right after the arrival of a packet, so that a measurement begins and ends with
+    /// one.
     fn next(sandbox: &Sandbox) -> Result<Self> {
         let before = Self::read(sandbox)?;
         let patience = Instant::now() + Duration::from_secs(1);
@@ -185,17 +186,19 @@ impl Arrived {
     }
 }
 
-/// A number in `/proc/net/snmp` or `/proc/net/netstat`: a line of names, then one of values.
+/// Returns a counter of `/proc/net/snmp` or `/proc/net/netstat`, which have a line of names, then one of
+/// values.
 fn field(text: &str, group: &str, name: &str) -> Result<u64> {
     let mut lines = text.lines().filter(|line| line.starts_with(group));
-    let (names, values) = lines.next().zip(lines.next()).with_context(|| format!("no {group} is counted"))?;
+    let (names, values) =
+        lines.next().zip(lines.next()).with_context(|| format!("the kernel has no counters {group}"))?;
     let place = names.split(' ').position(|other| other == name);
     let value = place.and_then(|place| values.split(' ').nth(place)?.parse().ok());
-    value.with_context(|| format!("no {name} is counted"))
+    value.with_context(|| format!("the kernel has no counter {name}"))
 }
 
-/// Bytes per second that come to the outside for so long, as they are on the wire, with the Ethernet headers of every
-/// segment.
+/// Measures the throughput outside during a window, in bytes per second on the wire, including the Ethernet
+/// headers of every segment.
 pub(crate) fn rate_outside(sandbox: &Sandbox, transport: Transport, window: Duration) -> Result<f64> {
     let before = Arrived::next(sandbox)?;
     thread::sleep(window);
@@ -203,8 +206,8 @@ pub(crate) fn rate_outside(sandbox: &Sandbox, transport: Transport, window: Dura
     let packets = after.packets - before.packets;
     let bytes = after.bytes - before.bytes;
     let on_wire = match transport {
-        // Segments that came in one piece have but one header of those that each of them had. Streams that send as much
-        // as they can fill all of them.
+        // A GRO packet has one header in place of those of its segments. At full speed, all segments have
+        // full size.
         Transport::Tcp => {
             let payload = bytes - packets * (SEGMENT_HEADERS - ETHERNET);
             payload + packets.max(payload / SEGMENT) * SEGMENT_HEADERS
@@ -215,7 +218,7 @@ pub(crate) fn rate_outside(sandbox: &Sandbox, transport: Transport, window: Dura
     Ok(on_wire as f64 / (after.at - before.at).as_secs_f64())
 }
 
-/// A connection from a place to the outside: both ends.
+/// Returns both ends of a connection from a namespace to the outside.
 fn connect(sandbox: &Sandbox, from: Netns<'_>, port: u16) -> Result<(TcpStream, TcpStream)> {
     let listener = sandbox.inside(Netns::Outside, || TcpListener::bind((OUTSIDE, port)))?;
     let client = sandbox.inside(from, || TcpStream::connect((OUTSIDE, port)));
@@ -224,7 +227,7 @@ fn connect(sandbox: &Sandbox, from: Netns<'_>, port: u16) -> Result<(TcpStream, 
     Ok((client, server))
 }
 
-/// How long requests of one byte from a place to the outside take to be answered, for so long.
+/// Measures round trips of one byte from a namespace to the outside, for a duration.
 pub(crate) fn round_trips(
     sandbox: &Sandbox,
     from: Netns<'_>,
@@ -245,10 +248,10 @@ pub(crate) fn round_trips(
         client.write_all(&[1])?;
         client.read_exact(&mut [0])?;
         times.push(sent.elapsed());
-        // Often enough to be many, seldom enough to be no load.
+        // Enough requests for percentiles, few enough to add no load.
         thread::sleep(Duration::from_millis(1));
     }
     drop(client);
-    ensure!(echo.join().is_ok(), "the echo has ended by itself");
+    ensure!(echo.join().is_ok(), "the echo thread panicked");
     Ok(times)
 }

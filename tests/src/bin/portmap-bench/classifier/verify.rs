@@ -1,4 +1,4 @@
-//! The proof that packets take the way that is measured: every one is accounted for.
+//! Verification that packets take the path that is measured: every packet is accounted for.
 
 use std::{
     collections::HashMap,
@@ -16,32 +16,33 @@ use crate::classifier::{
     world::{Classifier, NamespaceFile, World, eth0},
 };
 
-/// How long nothing may come to its end before packets count as lost.
+/// Time without an arrival after which missing packets count as lost.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Packets that are sent at a time: fewer than wait for a CPU anywhere (`net.core.netdev_max_backlog`), whatever else it does.
+/// Packets that are sent at a time: fewer than a CPU's backlog holds (`net.core.netdev_max_backlog`).
 const PACE: u32 = 8 * BATCH;
 
-/// How often packets are sent again before their loss is believed to be the classifier's.
-const TRIES: u32 = 5;
+/// Attempts before a loss is attributed to the classifier.
+const ATTEMPTS: u32 = 5;
 
-/// Where packets have ended, by namespace: the kernel counts those whose header checksum is wrong.
+/// Counters of the packets that arrived, by namespace: the kernel counts packets with a wrong header
+/// checksum.
 #[derive(Debug)]
-pub(crate) struct Ends {
+pub(crate) struct Sinks {
     host: NamespaceFile,
     containers: NamespaceFile,
     interfaces: NamespaceFile,
 }
 
-/// Packets that ended on the host and in containers.
+/// Packets that arrived on the host and in containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ended {
+pub(crate) struct Arrived {
     pub(crate) host: u64,
     pub(crate) containers: u64,
 }
 
-impl Ended {
-    /// What is to be expected of packets of a mix that go through a classifier.
+impl Arrived {
+    /// Returns where packets of a mix must arrive behind a classifier.
     fn expected(classifier: Classifier, mix: Mix, packets: u64) -> Self {
         let delivers = !matches!(classifier, Classifier::None | Classifier::Empty);
         if delivers && mix == Mix::Owned {
@@ -52,7 +53,7 @@ impl Ended {
     }
 }
 
-impl Ends {
+impl Sinks {
     pub(crate) fn open(world: &World) -> Result<Self> {
         Ok(Self {
             host: NamespaceFile::open("netstat")?,
@@ -61,35 +62,41 @@ impl Ends {
         })
     }
 
-    pub(crate) fn now(&self) -> Result<Ended> {
-        Ok(Ended { host: checksum_errors(&self.host)?, containers: checksum_errors(&self.containers)? })
+    pub(crate) fn now(&self) -> Result<Arrived> {
+        Ok(Arrived { host: checksum_errors(&self.host)?, containers: checksum_errors(&self.containers)? })
     }
 
-    /// Fails unless exactly `packets` packets have ended since `before`, and where they must.
-    pub(crate) fn check(&self, before: Ended, classifier: Classifier, mix: Mix, packets: u64) -> Result<()> {
-        let expected = Ended::expected(classifier, mix, packets);
+    /// Fails unless exactly `packets` packets have arrived since `before`, at the expected place.
+    pub(crate) fn check(
+        &self,
+        before: Arrived,
+        classifier: Classifier,
+        mix: Mix,
+        packets: u64,
+    ) -> Result<()> {
+        let expected = Arrived::expected(classifier, mix, packets);
         let mut progress = (Instant::now(), before);
-        let ended = loop {
+        let arrived = loop {
             let now = self.now()?;
-            let ended =
-                Ended { host: now.host - before.host, containers: now.containers - before.containers };
+            let arrived =
+                Arrived { host: now.host - before.host, containers: now.containers - before.containers };
             if now != progress.1 {
                 progress = (Instant::now(), now);
             }
-            // The kernel may leave the last packets in a CPU's backlog to a thread of its own.
-            if ended.host + ended.containers >= packets || progress.0.elapsed() > PATIENCE {
-                break ended;
+            // A kernel thread may process the last packets of a CPU's backlog.
+            if arrived.host + arrived.containers >= packets || progress.0.elapsed() > PATIENCE {
+                break arrived;
             }
             thread::sleep(Duration::from_millis(1));
         };
         ensure!(
-            ended == expected,
-            "{} packets to {} ports through {}: {} ended on the host and {} in containers, expected {} and {}",
+            arrived == expected,
+            "{} packets to {} ports through {}: {} arrived on the host and {} in containers, expected {} and {}",
             packets,
             mix.name(),
             classifier.interface(),
-            ended.host,
-            ended.containers,
+            arrived.host,
+            arrived.containers,
             expected.host,
             expected.containers
         );
@@ -120,54 +127,52 @@ fn checksum_errors(file: &NamespaceFile) -> Result<u64> {
     count.context("/proc/net/netstat has no InCsumErrors")
 }
 
-/// Proves that packets take their way, as [`attempt`] does. A busy machine loses some, and anybody's packets at that: before a
-/// loss is believed it is tried again, and said so.
-pub(crate) fn prove(
+/// Verifies the path of packets with [`attempt`]. A busy machine may drop any packet, so a loss is reported
+/// and verified again before it counts.
+pub(crate) fn verify(
     world: &World,
     source: &mut Source,
-    ends: &Ends,
+    sinks: &Sinks,
     case: (Classifier, Mix),
-    what: (&[u16], &[PortEntry], u32),
+    sequence: (&[u16], &[PortEntry], u32),
 ) -> Result<()> {
-    for again in (0..TRIES).rev() {
-        match attempt(world, source, ends, case, what) {
+    for again in (0..ATTEMPTS).rev() {
+        match attempt(world, source, sinks, case, sequence) {
             Err(error) if again > 0 => {
-                eprintln!(
-                    "{error:#}; the machine may be busy: the proof is tried again, {again} times at most"
-                );
+                eprintln!("{error:#}; the machine may be busy: verifying again, {again} times at most");
             }
             result => return result,
         }
     }
-    unreachable!("the last try returns")
+    unreachable!("the last attempt returns")
 }
 
-/// Sends `packets` packets of the sequence `ports` through a classifier, a few at a time, and checks all counters: where they
-/// ended, what each container received, and what the classifier itself counted.
+/// Sends `packets` packets of the sequence `ports` through a classifier, a few at a time, and checks all
+/// counters: those of the sinks, of each container's `eth0`, and of the classifier.
 fn attempt(
     world: &World,
     source: &mut Source,
-    ends: &Ends,
+    sinks: &Sinks,
     (classifier, mix): (Classifier, Mix),
     (ports, table, packets): (&[u16], &[PortEntry], u32),
 ) -> Result<()> {
     ensure!(packets as usize <= SEQUENCE, "{packets} packets: expected at most {SEQUENCE}");
-    let (ended, received) = (ends.now()?, ends.received()?);
+    let (arrived, received) = (sinks.now()?, sinks.received()?);
     let counted = Counted::read(world, classifier)?;
     let sent = u64::from(packets);
     for place in (0..packets).step_by(PACE as usize) {
         let now = PACE.min(packets - place);
         source.send(classifier.ifindex(), place, now)?;
-        ends.check(ended, classifier, mix, u64::from(place + now))?;
+        sinks.check(arrived, classifier, mix, u64::from(place + now))?;
     }
 
     let mut expected: HashMap<u16, u64> = HashMap::new();
-    if Ended::expected(classifier, mix, sent).containers > 0 {
+    if Arrived::expected(classifier, mix, sent).containers > 0 {
         for port in &ports[..packets as usize] {
             *expected.entry(table[usize::from(*port)].slot).or_default() += 1;
         }
     }
-    let now = ends.received()?;
+    let now = sinks.received()?;
     for slot in layout::slots(layout::MOST_CONTAINERS) {
         let name = eth0(slot);
         let since = now.get(&name).zip(received.get(&name)).map(|(now, before)| now - before);
@@ -181,7 +186,7 @@ fn attempt(
     counted.check(world, classifier, &expected, sent)
 }
 
-/// What a classifier has counted itself.
+/// The counters of a classifier.
 enum Counted {
     Nothing,
     Portmap { by_slot: Vec<u64>, host_port: u64 },
@@ -202,7 +207,7 @@ impl Counted {
         })
     }
 
-    /// Fails unless the counters have grown by what each container received, and by the rest for the host.
+    /// Fails unless the counters have grown by the packets of each container, and by the rest for the host.
     fn check(
         &self,
         world: &World,

@@ -1,0 +1,59 @@
+//! Lines of at most [`MOST`] columns.
+
+use anyhow::Result;
+
+use super::{
+    files::{self, File, Format},
+    hits::{self, Hit},
+};
+
+/// Columns that a line may have. rustfmt breaks code earlier, but leaves comments and string literals alone.
+const MOST: usize = 120;
+
+/// Fails if a line is too long, and lists all of those.
+pub(super) fn check() -> Result<()> {
+    let hits: Vec<Hit> = files::read()?.iter().flat_map(hits).collect();
+    hits::none("lines that are too long", &hits)
+}
+
+fn hits(file: &File) -> Vec<Hit> {
+    let format = files::format(&file.path);
+    let lines = file.text.lines().enumerate();
+    lines
+        .filter(|(_, line)| !may_be_long(line, format))
+        .filter_map(|(number, line)| {
+            let columns = line.chars().count();
+            let message = format!("{columns} columns: wrap the line, {MOST} is the limit");
+            (columns > MOST).then(|| Hit { file: file.path.clone(), line: number + 1, message })
+        })
+        .collect()
+}
+
+/// Whether the line cannot be wrapped: a row of a table, or an address on the web.
+fn may_be_long(line: &str, format: Option<Format>) -> bool {
+    let is_row = format == Some(Format::Markdown) && line.trim_start().starts_with('|');
+    is_row || line.contains("https://") || line.contains("http://")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(path: &str, text: &str) -> Vec<usize> {
+        hits(&File { path: path.to_owned(), text: text.to_owned() }).iter().map(|hit| hit.line).collect()
+    }
+
+    #[test]
+    fn columns_counts_characters_and_names_each_line() {
+        let (long, right) = ("é".repeat(121), "é".repeat(120));
+        assert_eq!(lines("a.rs", &format!("{right}\n{long}\n\n{long}\n")), [2, 4]);
+    }
+
+    #[test]
+    fn columns_excepts_tables_of_markdown_and_addresses() {
+        let row = format!("| {} |\n", "x".repeat(130));
+        assert_eq!(lines("a.md", &row), [0; 0]);
+        assert_eq!(lines("a.rs", &row), [1]);
+        assert_eq!(lines("a.toml", &format!("# https://example.org/{}\n", "x".repeat(130))), [0; 0]);
+    }
+}
