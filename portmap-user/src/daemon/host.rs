@@ -288,11 +288,11 @@ pub(super) fn teardown_but(state_dir: &StateDir, bpffs_dir: &Path, keep_director
     let place = place.inspect_err(|_| {
         // Nothing that somebody else uses is touched, and nothing left of this attempt.
         if store.host() == Ok(None) && store.containers() == Ok(Vec::new()) {
-            let _ = store.remove_but(keep_directory);
+            let _ = store.remove_files(keep_directory);
         }
     })?;
     let torn_down = teardown_locked(&store, &place, bpffs_dir)?;
-    store.remove_but(keep_directory)?;
+    store.remove_files(keep_directory)?;
     Ok(torn_down)
 }
 
