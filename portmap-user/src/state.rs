@@ -160,11 +160,11 @@ impl Store {
 
     /// Removes the store's files, and the directory if it is empty then.
     pub fn remove(&self) -> Result<()> {
-        self.remove_but(false)
+        self.remove_files(false)
     }
 
     /// Removes the store's files, and unless `keep_directory` the directory if it is empty then.
-    pub fn remove_but(&self, keep_directory: bool) -> Result<()> {
+    pub fn remove_files(&self, keep_directory: bool) -> Result<()> {
         // The lock file while its lock is held: the next process creates a new one.
         for file in [self.directory.quarantine(), self.directory.socket(), self.directory.lock()] {
             remove(&file)?;

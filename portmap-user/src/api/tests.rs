@@ -30,7 +30,12 @@ fn container() -> Container {
     }
 }
 
-const CONTAINER: &str = r#""name":"web","slot":3,"netns":"/run/netns/web","pid":null,"host_veth":"pm3","ip":"10.0.0.1","ip6":"::1","ports":[[31000,31009],[31500,31500]],"ephemeral_ports":[32768,33791],"egress":{"rate":1,"ceil":2,"burst":3,"leaf":"fq_codel"},"ingress":null,"loopback":"private","state":"ready""#;
+const CONTAINER: &str = concat!(
+    r#""name":"web","slot":3,"netns":"/run/netns/web","pid":null,"host_veth":"pm3","#,
+    r#""ip":"10.0.0.1","ip6":"::1","ports":[[31000,31009],[31500,31500]],"#,
+    r#""ephemeral_ports":[32768,33791],"egress":{"rate":1,"ceil":2,"burst":3,"#,
+    r#""leaf":"fq_codel"},"ingress":null,"loopback":"private","state":"ready""#
+);
 
 #[test]
 fn api_json_of_requests_is_pinned() {
@@ -59,7 +64,12 @@ fn api_json_of_requests_is_pinned() {
             owner: None,
         },
         &format!(
-            r#"{{"name":"web","netns":"/run/netns/x","pid":4,"ports":[[31000,31009]],"take":true,"inherit_sysctls":true,"ephemeral_ports_per_container":64,"traffic":{spec},"ends_with_asker":true}}"#
+            concat!(
+                r#"{{"name":"web","netns":"/run/netns/x","pid":4,"ports":[[31000,31009]],"take":true,"#,
+                r#""inherit_sysctls":true,"ephemeral_ports_per_container":64,"traffic":{spec},"#,
+                r#""ends_with_asker":true}}"#
+            ),
+            spec = spec
         ),
     );
     pin(&UpdateRequest::default(), r#"{"traffic":{}}"#);
@@ -116,7 +126,14 @@ fn api_json_of_stats_is_pinned() {
     };
     pin(
         &stats,
-        r#"{"containers":[{"name":"web","slot":3,"traffic":{"rx_outside":{"packets":1,"bytes":60}},"drops":{"rx":{"rate":2},"tx":{}},"egress":[{"kind":"htb","bytes":1,"packets":2,"drops":3,"overlimits":4,"requeues":5,"backlog":6,"qlen":7},{"kind":"fq_codel","bytes":1,"packets":2,"drops":3,"overlimits":4,"requeues":5,"backlog":6,"qlen":7,"ecn_marks":8}],"ingress":[]}],"host":{"passed":{"uplink":{"rate":2}},"drops":{"rx":{"rate":2},"tx":{}}}}"#,
+        concat!(
+            r#"{"containers":[{"name":"web","slot":3,"traffic":{"rx_outside":{"packets":1,"#,
+            r#""bytes":60}},"drops":{"rx":{"rate":2},"tx":{}},"egress":[{"kind":"htb","bytes":1,"#,
+            r#""packets":2,"drops":3,"overlimits":4,"requeues":5,"backlog":6,"qlen":7},"#,
+            r#"{"kind":"fq_codel","bytes":1,"packets":2,"drops":3,"overlimits":4,"requeues":5,"#,
+            r#""backlog":6,"qlen":7,"ecn_marks":8}],"ingress":[]}],"#,
+            r#""host":{"passed":{"uplink":{"rate":2}},"drops":{"rx":{"rate":2},"tx":{}}}}"#
+        ),
     );
 }
 
@@ -144,7 +161,11 @@ fn api_json_of_drops_is_pinned() {
     };
     pin(
         &DropStreamItem::Sample(sample),
-        r#"{"time":"t","name":"web","reason":"rate","source":"127.0.0.1","source_port":1,"destination":null,"destination_port":null,"protocol":"tcp","length":60,"suppressed":2}"#,
+        concat!(
+            r#"{"time":"t","name":"web","reason":"rate","source":"127.0.0.1","source_port":1,"#,
+            r#""destination":null,"destination_port":null,"protocol":"tcp","length":60,"#,
+            r#""suppressed":2}"#
+        ),
     );
     pin(&DropStreamItem::Missed { missed: 3 }, r#"{"missed":3}"#);
 }
@@ -178,7 +199,14 @@ fn api_json_of_explain_is_pinned() {
     };
     pin(
         &explanation,
-        r#"{"packet":{"protocol":"47","source":"127.0.0.1","source_port":null,"destination":"::1","destination_port":80},"steps":[{"hook":"pm3, ingress","program":"pm_veth_in","verdict":"drop","reason":"port","target":null,"text":"dropped","agrees":false,"decision_code":{"verdict":"drop","reason":"port","target":null,"text":"dropped"}}],"verdict":"drop","reason":"port","target":null,"text":"dropped","agrees":false}"#,
+        concat!(
+            r#"{"packet":{"protocol":"47","source":"127.0.0.1","source_port":null,"#,
+            r#""destination":"::1","destination_port":80},"steps":[{"hook":"pm3, ingress","#,
+            r#""program":"pm_veth_in","verdict":"drop","reason":"port","target":null,"#,
+            r#""text":"dropped","agrees":false,"decision_code":{"verdict":"drop","reason":"port","#,
+            r#""target":null,"text":"dropped"}}],"verdict":"drop","reason":"port","target":null,"#,
+            r#""text":"dropped","agrees":false}"#
+        ),
     );
 }
 

@@ -49,11 +49,11 @@ pub(super) fn teardown_but(state_dir: &StateDir, bpffs_dir: &Path, keep_director
     let ownership = ownership.inspect_err(|_| {
         // Whatever another daemon uses is left alone, and this attempt leaves nothing behind.
         if store.host() == Ok(None) && store.containers() == Ok(Vec::new()) {
-            let _ = store.remove_but(keep_directory);
+            let _ = store.remove_files(keep_directory);
         }
     })?;
     let torn_down = teardown_locked(&store, &ownership, bpffs_dir)?;
-    store.remove_but(keep_directory)?;
+    store.remove_files(keep_directory)?;
     Ok(torn_down)
 }
 

@@ -257,11 +257,7 @@ fn no_route(netlink: &Netlink, family: AddressFamily, error: io::Error) -> Error
     let is_v6 = family == AddressFamily::Inet6;
     if error.raw_os_error() != Some(EEXIST) {
         let version = if is_v6 { "IPv6 " } else { "" };
-        return Failure {
-            operation: format!("cannot set the {version}default route"),
-            source: Some(Box::new(error)),
-        }
-        .into();
+        return Failure::caused_by(format!("cannot set the {version}default route"), error).into();
     }
     let found = default_routes(netlink, family).unwrap_or_default();
     let existing = found.first().map_or_else(String::new, |route| {

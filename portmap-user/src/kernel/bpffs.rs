@@ -50,7 +50,7 @@ pub fn check_mounted(directory: &Path) -> Result<()> {
 pub fn unpin(path: &Path) -> Result<()> {
     match failpoint::hit("unpin").and_then(|()| fs::remove_file(path)) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(Error::failure(format!("cannot remove the pin {}: {error}", path.display())))
+            Err(error).context(|| format!("cannot remove the pin {}", path.display()))
         }
         _ => Ok(()),
     }
@@ -94,7 +94,7 @@ pub fn remove_directories(pins: &Pins) -> Result<()> {
                 // --bpffs-dir may be the root of the bpffs, which is a mount point.
                 && error.kind() != ErrorKind::ResourceBusy =>
             {
-                return Err(Error::failure(format!("cannot remove {}: {error}", directory.display())));
+                return Err(error).context(|| format!("cannot remove {}", directory.display()));
             }
             _ => {}
         }

@@ -125,6 +125,11 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// A failure with its cause.
+    pub fn caused_by(operation: impl Into<String>, source: impl StdError + Send + Sync + 'static) -> Self {
+        Self { operation: operation.into(), source: Some(Box::new(source)) }
+    }
+
     /// A failure without a deeper cause.
     pub fn new(operation: impl Into<String>) -> Self {
         Self { operation: operation.into(), source: None }
@@ -163,9 +168,7 @@ pub trait Context<T> {
 
 impl<T, E: StdError + Send + Sync + 'static> Context<T> for std::result::Result<T, E> {
     fn context<D: fmt::Display>(self, operation: impl FnOnce() -> D) -> Result<T> {
-        self.map_err(|error| {
-            Failure { operation: operation().to_string(), source: Some(Box::new(error)) }.into()
-        })
+        self.map_err(|error| Failure::caused_by(operation().to_string(), error).into())
     }
 }
 

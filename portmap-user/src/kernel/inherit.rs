@@ -19,7 +19,7 @@ use nix::{
 use super::namespace::Namespace;
 use crate::{
     failpoint,
-    kernel::error::{Context as _, Error, Result},
+    kernel::error::{Context as _, Result},
     model::SavedSysctl,
 };
 
@@ -142,9 +142,8 @@ pub fn apply(settings: &[(String, String)]) -> Result<()> {
     };
     let refused: Vec<_> = settings.iter().filter(|(setting, value)| write(setting, value).is_err()).collect();
     for (setting, value) in refused {
-        write(setting, value).map_err(|error| {
-            Error::failure(format!("cannot set {ROOT}/{setting} to {value:?}, the host's value: {error}"))
-        })?;
+        write(setting, value)
+            .context(|| format!("cannot set {ROOT}/{setting} to {value:?}, the host's value"))?;
     }
     Ok(())
 }

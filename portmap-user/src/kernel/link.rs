@@ -176,10 +176,9 @@ pub fn create_veth(netlink: &Netlink, pair: &VethPair<'_>) -> Result<()> {
             container: pair.container_name.to_owned(),
             netns: pair.container.path().to_owned(),
         },
-        _ => Error::from(Failure {
-            operation: format!("cannot create the veth pair {}", pair.host_name),
-            source: Some(Box::new(error)),
-        }),
+        _ => {
+            Error::from(Failure::caused_by(format!("cannot create the veth pair {}", pair.host_name), error))
+        }
     })?;
     // The kernel accepts an alias only for an existing interface.
     let message = LinkUnspec::new_with_index(pair.host_index).alias(pair.alias).build();

@@ -18,7 +18,7 @@ use portmap_common::{
 
 use crate::{
     failpoint,
-    kernel::error::{Context as _, Error, Result},
+    kernel::error::{Context as _, Failure, Result},
     locks::{Rank, Ranked},
     model::Reach,
     paths::Pins,
@@ -207,7 +207,7 @@ impl Maps {
     /// Resets all counters of a slot for its next container.
     pub fn reset_counters(&self, slot: u16) -> Result<()> {
         let cpus = aya::util::nr_cpus().map_err(|(file, error)| {
-            Error::failure(format!("cannot read the number of CPUs from {file}: {error}"))
+            Failure::caused_by(format!("cannot read the number of CPUs from {file}"), error)
         })?;
         let zeros = PerCpuValues::try_from(vec![Counters::default(); cpus])
             .context(|| writing(names::MAP_COUNTERS))?;

@@ -53,10 +53,10 @@ impl Namespace {
         let failed = |error: io::Error| match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
             Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP => NamespaceError::Missing(path.to_owned()),
             Errno::ESRCH => NamespaceError::ProcessEnded(path.to_owned()),
-            _ => NamespaceError::Io(Failure {
-                operation: format!("cannot open the network namespace {}", path.display()),
-                source: Some(Box::new(error)),
-            }),
+            _ => NamespaceError::Io(Failure::caused_by(
+                format!("cannot open the network namespace {}", path.display()),
+                error,
+            )),
         };
         failpoint::hit("open a namespace").map_err(failed)?;
         // O_PATH first, because opening a pipe blocks, and opening a device may have side effects.
@@ -111,10 +111,9 @@ impl Namespace {
         failpoint::hit("create a namespace's file").and_then(|()| options.open(&path).map(drop)).map_err(
             |error| match error.kind() {
                 io::ErrorKind::AlreadyExists => NamespaceError::NameTaken(path.clone()),
-                _ => NamespaceError::Io(Failure {
-                    operation: format!("cannot create {}", path.display()),
-                    source: Some(Box::new(error)),
-                }),
+                _ => {
+                    NamespaceError::Io(Failure::caused_by(format!("cannot create {}", path.display()), error))
+                }
             },
         )?;
         let doing = || format!("cannot mount the network namespace on {}", path.display());
@@ -175,10 +174,10 @@ impl Namespace {
         setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
             Errno::EINVAL => NamespaceError::NotANetns(self.path.clone()).into(),
             Errno::EPERM => NamespaceError::NotPermitted(self.path.clone()).into(),
-            _ => Error::from(Failure {
-                operation: format!("cannot enter the network namespace {}", self.path.display()),
-                source: Some(Box::new(errno)),
-            }),
+            _ => Error::from(Failure::caused_by(
+                format!("cannot enter the network namespace {}", self.path.display()),
+                errno,
+            )),
         })
     }
 

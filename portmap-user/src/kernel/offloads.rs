@@ -6,7 +6,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use crate::{
     failpoint,
-    kernel::error::{Error, Result},
+    kernel::error::{Error, Failure, Result},
 };
 
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
@@ -34,7 +34,10 @@ pub fn disable_tunnel_segmentation(interface: &str) -> Result<()> {
 /// Features that the kernel lacks, or cannot change, are ignored.
 pub fn disable(interface: &str, is_selected: impl Fn(&str) -> bool) -> Result<()> {
     let failed = |error: io::Error| {
-        Error::failure(format!("cannot disable offloads of {interface} (`ethtool -K`): {error}"))
+        Error::from(Failure::caused_by(
+            format!("cannot disable offloads of {interface} (`ethtool -K`)"),
+            error,
+        ))
     };
     failpoint::hit("turn offloads off").map_err(failed)?;
     let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)

@@ -87,9 +87,7 @@ impl Sysctls {
     /// Reads `ip_local_reserved_ports`, which the kernel does not assign automatically.
     pub fn reserved_ports(&self) -> Result<PortSet> {
         let value = self.read(RESERVED_PORTS)?;
-        value
-            .parse()
-            .map_err(|error| Error::failure(format!("cannot parse {ROOT}/{RESERVED_PORTS}: {error}")))
+        value.parse().context(|| format!("cannot parse {ROOT}/{RESERVED_PORTS}"))
     }
 
     /// Adds ports to `ip_local_reserved_ports`, without a moment in which others are missing from it.

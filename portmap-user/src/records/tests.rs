@@ -5,9 +5,23 @@ use serde::de::DeserializeOwned;
 use super::*;
 use crate::model::Loopback as ModelLoopback;
 
-const CONTAINER: &str = r#"{"name":"web","slot":3,"netns":"/run/netns/web","namespace":{"device":4,"inode":4026531840,"cookie":7},"owns_netns":false,"pid":12,"owner":{"pid":13,"started":99},"ports":[[31000,31009],[31500,31500]],"ephemeral_ports":[32768,33791],"ipv6":true,"wishes":{"egress_rate":0,"cpus":1.5,"loopback":"private"},"egress":null,"ingress":{"rate":1,"ceil":2,"burst":3,"leaf":"bfifo"},"inherit_sysctls":true,"before":{"lo_mac":[0,0,0,0,0,0],"lo_mtu":65536,"local_ports":[32768,60999],"had_clsact":false,"lo_up":true,"lo_has_address":true,"sysctls":[{"name":"core/somaxconn","before":"4096","set":"128"}]},"phase":"ready"}"#;
+const CONTAINER: &str = concat!(
+    r#"{"name":"web","slot":3,"netns":"/run/netns/web","namespace":{"device":4,"#,
+    r#""inode":4026531840,"cookie":7},"owns_netns":false,"pid":12,"owner":{"pid":13,"#,
+    r#""started":99},"ports":[[31000,31009],[31500,31500]],"ephemeral_ports":[32768,33791],"#,
+    r#""ipv6":true,"wishes":{"egress_rate":0,"cpus":1.5,"loopback":"private"},"egress":null,"#,
+    r#""ingress":{"rate":1,"ceil":2,"burst":3,"leaf":"bfifo"},"inherit_sysctls":true,"#,
+    r#""before":{"lo_mac":[0,0,0,0,0,0],"lo_mtu":65536,"local_ports":[32768,60999],"#,
+    r#""had_clsact":false,"lo_up":true,"lo_has_address":true,"#,
+    r#""sysctls":[{"name":"core/somaxconn","before":"4096","set":"128"}]},"phase":"ready"}"#
+);
 
-const HOST: &str = r#"{"boot":"b","namespace":{"device":4,"inode":4026531840,"cookie":null},"bpffs_dir":"/sys/fs/bpf/portmap","uplink":"eth0","reserved":[[31000,32000]],"sysctls":[{"name":"ipv4/ip_forward","before":"0","set":"1"}],"clsact":["lo"],"uplink_queue":4294967295}"#;
+const HOST: &str = concat!(
+    r#"{"boot":"b","namespace":{"device":4,"inode":4026531840,"cookie":null},"#,
+    r#""bpffs_dir":"/sys/fs/bpf/portmap","uplink":"eth0","reserved":[[31000,32000]],"#,
+    r#""sysctls":[{"name":"ipv4/ip_forward","before":"0","set":"1"}],"clsact":["lo"],"#,
+    r#""uplink_queue":4294967295}"#
+);
 
 const RESTING: &str = r#"[{"name":"web","block":[32768,33791],"since":{"secs":5,"nanos":6}}]"#;
 
@@ -48,7 +62,11 @@ fn state_file_json_of_the_quarantine_is_pinned() {
 
 #[test]
 fn state_file_of_version_3_has_defaults() {
-    let container = r#"{"name":"a","slot":1,"netns":"/run/netns/a","namespace":{"device":4,"inode":5},"owns_netns":true,"pid":null,"ports":[],"ephemeral_ports":[32768,33791],"ipv6":false,"wishes":{},"egress":null,"ingress":null,"before":null,"phase":"deleting"}"#;
+    let container = concat!(
+        r#"{"name":"a","slot":1,"netns":"/run/netns/a","namespace":{"device":4,"inode":5},"#,
+        r#""owns_netns":true,"pid":null,"ports":[],"ephemeral_ports":[32768,33791],"ipv6":false,"#,
+        r#""wishes":{},"egress":null,"ingress":null,"before":null,"phase":"deleting"}"#
+    );
     let record: model::ContainerRecord = read(container);
     assert_eq!((record.owner, record.inherit_sysctls), (None, false));
     assert_eq!(record.namespace.expect("an identity").cookie, None);
