@@ -67,6 +67,7 @@ ip link set lo up
 ip link add uplink address 02:00:00:00:01:01 type veth peer name eth0 address 02:00:00:00:01:02 netns outside
 ip address add 10.0.0.1/24 dev uplink
 ip address add 2001:db8:0:1::1/64 dev uplink nodad
+echo 0 > /proc/sys/net/ipv6/conf/uplink/accept_dad
 ip link set uplink up
 ip -n outside link set lo up
 ip -n outside address add 10.0.0.2/24 dev eth0
