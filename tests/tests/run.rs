@@ -45,10 +45,9 @@ fn run_forwards_signals() {
     let mut child = run(&sandbox, &script);
     for (count, name) in names.iter().enumerate() {
         signal(&sandbox, name);
-        wait::until("the signal to be seen", || {
-            let seen = fs::read_to_string(sandbox.path("/run/seen")).unwrap_or_default();
-            seen.lines().eq(names[..=count].iter().copied())
-        });
+        let seen = || fs::read_to_string(sandbox.path("/run/seen")).unwrap_or_default();
+        wait::until(&format!("the script to see {name}"), || seen().lines().last() == Some(name));
+        assert!(seen().lines().eq(names[..=count].iter().copied()), "after {name}: {}", seen());
     }
     signal(&sandbox, "TERM");
     assert_eq!(child.wait().expect("it ends").code(), Some(9));

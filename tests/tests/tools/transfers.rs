@@ -101,7 +101,11 @@ fn iperf3_runs_over_every_protocol_it_knows() {
                 let command = format!("iperf3 -J -p {port} {protocol} {reverse} -c {address}");
                 let run = || sandbox.command(from, "sh").args(["-c", &command]).output().expect("a shell");
                 // A server that has not released the previous client refuses the next one.
-                let output = (0..5).map(|_| run()).find(|output| output.status.success()).unwrap_or_else(run);
+                let output = wait::for_value("the iperf3 server to be free", || {
+                    let output = run();
+                    let is_busy = String::from_utf8_lossy(&output.stdout).contains("the server is busy");
+                    (!is_busy).then_some(output)
+                });
                 let text = String::from_utf8_lossy(&output.stdout).into_owned();
                 let what = format!("{from:?}: {command}: {text}");
                 assert!(output.status.success(), "{what}");
