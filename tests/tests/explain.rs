@@ -309,7 +309,7 @@ fn explain_detects_a_disagreeing_program() {
     let output = sandbox.portmap(&question);
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("gives no answer"), "{text}");
+    assert!(text.contains("reports no verdict"), "{text}");
     // Without a program there is an error; with the right one they agree again.
     sandbox.sh(Netns::Host, &format!("rm {directory}/pm_uplink_in"));
     let errors = sandbox.fails(&question, 1);
