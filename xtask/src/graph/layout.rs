@@ -147,7 +147,7 @@ fn sort(groups: &Groups, rows: &mut [Vec<Cell>]) {
     #[expect(clippy::cast_precision_loss, reason = "a row has few cells")]
     let place = |at: usize, row: &[Cell]| at as f64 / row.len() as f64;
     for pass in 0..PASSES {
-        for (row, other) in sweep(pass, rows.len()) {
+        for (row, other) in rows_of_pass(pass, rows.len()) {
             let mut sorted: Vec<(f64, Cell)> = rows[row]
                 .iter()
                 .enumerate()
@@ -180,7 +180,7 @@ fn middles(groups: &Groups, texts: &Texts, rows: &[Vec<Cell>]) -> (Vec<Vec<f64>>
     let mut middles: Vec<Vec<f64>> =
         widths.iter().map(|row| apart(&vec![width / 2.0; row.len()], row, width)).collect();
     for pass in 0..PASSES {
-        for (row, _) in sweep(pass, rows.len()) {
+        for (row, _) in rows_of_pass(pass, rows.len()) {
             let desired: Vec<f64> = rows[row]
                 .iter()
                 .enumerate()
@@ -247,7 +247,7 @@ fn apart(desired: &[f64], widths: &[f64], width: f64) -> Vec<f64> {
 }
 
 /// The order of the rows in a pass, each with the row that was before it: downwards and upwards by turns.
-fn sweep(pass: usize, rows: usize) -> Vec<(usize, usize)> {
+fn rows_of_pass(pass: usize, rows: usize) -> Vec<(usize, usize)> {
     let downwards = (1..rows).map(|row| (row, row - 1));
     if pass.is_multiple_of(2) {
         downwards.collect()

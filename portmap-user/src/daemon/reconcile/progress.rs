@@ -44,7 +44,8 @@ impl Progress {
         let (checked, found) = self.get();
         let text = || {
             format!(
-                "{checked} of {found} containers of the earlier daemon are checked; the others are in service as they were"
+                "{checked} of {found} containers of the earlier daemon are checked; the others are in service as they \
+                 were"
             )
         };
         (checked < found).then(|| Finding::new("takeover", Health::Notice, text()))
