@@ -1,4 +1,5 @@
-//! Reconciliation: making the kernel agree with the records, at the start, after events, and every ten seconds.
+//! Reconciliation: brings the kernel's state into agreement with the records, at start, after events, and
+//! every ten seconds.
 
 mod container;
 pub(super) mod doctor;

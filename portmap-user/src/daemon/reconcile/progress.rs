@@ -4,17 +4,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::api::{Finding, Health};
 
-/// How many of the containers that the daemon found have been checked.
+/// The progress of the takeover, in containers.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     found: AtomicUsize,
     checked: AtomicUsize,
-    /// How many of those had drifted from their records.
+    /// Checked containers that had drifted from their records.
     drifted: AtomicUsize,
 }
 
 impl Progress {
-    /// No container has been checked yet.
+    /// The progress at the start: no container has been checked.
     pub(super) fn new(found: usize) -> Self {
         Self { found: found.into(), ..Self::default() }
     }
@@ -24,7 +24,7 @@ impl Progress {
         self.checked.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a container as drifted, and returns how many were before it.
+    /// Counts a container as drifted, and returns the number of those before it.
     pub(super) fn note_drifted(&self) -> usize {
         self.drifted.fetch_add(1, Ordering::Relaxed)
     }
@@ -34,18 +34,17 @@ impl Progress {
         self.drifted.load(Ordering::Relaxed)
     }
 
-    /// Numbers of containers: checked, and found.
+    /// The numbers of checked and of found containers.
     pub(super) fn get(&self) -> (usize, usize) {
         (self.checked.load(Ordering::Relaxed), self.found.load(Ordering::Relaxed))
     }
 
-    /// The finding of `doctor`, as long as checks are outstanding.
+    /// The finding for `doctor`, until all containers are checked.
     pub(super) fn finding(&self) -> Option<Finding> {
         let (checked, found) = self.get();
         let text = || {
             format!(
-                "{checked} of {found} containers of the earlier daemon are checked; the others are in service as they \
-                 were"
+                "{checked} of {found} containers of the earlier daemon have been checked; all are in service"
             )
         };
         (checked < found).then(|| Finding::new("takeover", Health::Notice, text()))

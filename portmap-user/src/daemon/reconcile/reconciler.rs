@@ -14,6 +14,6 @@ pub(in crate::daemon) struct Reconciler {
     pub(super) host: Arc<Host>,
     pub(super) containers: Arc<Containers>,
     pub(super) operations: Arc<Operations>,
-    /// How many containers of an earlier daemon have been checked.
+    /// The progress of the takeover of an earlier daemon's containers.
     pub(super) progress: Progress,
 }

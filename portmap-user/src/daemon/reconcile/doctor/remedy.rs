@@ -1,4 +1,4 @@
 //! The remedy that most findings name.
 
-/// How the operator repairs the host's side or a container.
+/// The remedy for drift of the host side or of a container.
 pub(super) const REPAIR: &str = "`portmap doctor --repair` repairs it";
