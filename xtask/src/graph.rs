@@ -12,8 +12,10 @@ mod groups;
 mod imports;
 mod items;
 mod layers;
+mod layout;
 mod modules;
 mod picture;
+mod reduction;
 
 use self::{groups::Groups, imports::Imports};
 

@@ -2,7 +2,7 @@
 //! because Linux drops them everywhere else. All other packets pass. This hook is not a security boundary,
 //! and it counts nothing.
 
-use super::{Applied, Hook, VerdictSink};
+use super::hook::{Applied, Hook, VerdictSink};
 use crate::{
     frame::Frame,
     packet::{

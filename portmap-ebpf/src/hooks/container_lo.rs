@@ -7,7 +7,7 @@
 
 use portmap_common::{flow_state::SCOPE_LOOPBACK, slot::slot_of_loopback, tables::LOOPBACK_PRIVATE};
 
-use super::{Applied, Hook, VerdictSink};
+use super::hook::{Applied, Hook, VerdictSink};
 use crate::{
     frame::Frame,
     packet::{

@@ -3,7 +3,7 @@
 
 use portmap_common::{marks::HANDLED_MARK, reason::Reason, slot::HOST_SLOT};
 
-use super::{Applied, Hook, VerdictSink};
+use super::hook::{Applied, Hook, VerdictSink};
 use crate::{
     frame::Frame,
     packet::{

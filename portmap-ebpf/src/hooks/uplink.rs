@@ -3,7 +3,7 @@
 
 use portmap_common::{reason::Reason, slot::HOST_SLOT, tables::PortEntry};
 
-use super::{Applied, Hook, VerdictSink};
+use super::hook::{Applied, Hook, VerdictSink};
 use crate::{
     frame::Frame,
     icmp_id,

@@ -8,7 +8,7 @@ use portmap_common::{
     slot::HOST_SLOT,
 };
 
-use super::{Applied, Hook, VerdictSink};
+use super::hook::{Applied, Hook, VerdictSink};
 use crate::{
     frame::Frame,
     icmp_id,

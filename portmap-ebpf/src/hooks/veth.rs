@@ -9,7 +9,7 @@ use portmap_common::{
     tables::Mac,
 };
 
-use super::{Applied, Hook, VerdictSink};
+use super::hook::{Applied, Hook, VerdictSink};
 use crate::{
     frame::Frame,
     icmp_id, neighbours,

@@ -3,6 +3,7 @@
 use portmap_common::reason::Reason;
 
 use super::{
+    icmp_message::IcmpMessage,
     ip::{IpHeader, IpVersion, L4Location},
     l4::{L4Info, L4Kind, Ports, has_ports, high, ports_of},
 };
@@ -10,24 +11,6 @@ use crate::frame::Frame;
 
 /// Minimum length in bytes of an ICMP message.
 const HEADER: usize = 8;
-
-/// Classes of ICMP messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IcmpMessage {
-    /// An echo request.
-    EchoRequest,
-    /// An echo reply.
-    EchoReply,
-    /// An error about a packet, which it contains.
-    Error {
-        /// Whether only routers have reason to send it, not the packet's receiver.
-        by_router: bool,
-    },
-    /// IPv6 neighbour discovery.
-    Neighbour,
-    /// Anything else.
-    Other,
-}
 
 /// Parses the ICMP message of a packet.
 #[inline(always)]

@@ -7,7 +7,7 @@ use portmap_common::{
     tables::{Address6, Config, Listener},
 };
 
-use super::icmp::IcmpMessage;
+use super::icmp_message::IcmpMessage;
 use crate::{frame::Frame, tables::FragmentKey};
 
 /// An IP version.

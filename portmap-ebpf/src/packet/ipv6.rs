@@ -8,7 +8,7 @@ use portmap_common::{
 
 use super::{
     ethernet,
-    icmp::IcmpMessage,
+    icmp_message::IcmpMessage,
     ip::{FragmentPosition, InnerHeader, IpHeader, IpVersion, L4Location, end_of_packet},
     l4::has_ports,
 };

@@ -7,6 +7,7 @@
 pub mod ethernet;
 pub mod frag_cache;
 pub mod icmp;
+pub mod icmp_message;
 pub mod ip;
 mod ipv4;
 pub(crate) mod ipv6;

@@ -10,7 +10,7 @@ use std::{
 use comfy_table::CellAlignment;
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{Output, print};
+use super::output::{self, Output};
 use crate::{
     api::{DropCount, DropSample, DropStreamItem},
     client::Client,
@@ -22,11 +22,11 @@ const TIME_OF_DAY: std::ops::Range<usize> = 11..23;
 
 /// Prints the counts of dropped packets.
 pub(super) fn print(output: Output, drops: &[DropCount]) -> Result<()> {
-    print::print(output, drops, || {
+    output::print(output, drops, || {
         if drops.is_empty() {
             return "no packets were dropped".to_owned();
         }
-        let mut table = print::plain();
+        let mut table = output::plain();
         table.add_row(["NAME", "DIRECTION", "REASON", "PACKETS", "WHY"]);
         for DropCount { name, direction, reason, packets, text } in drops {
             table.add_row([name, direction.name(), reason, &packets.to_string(), text]);
@@ -34,7 +34,7 @@ pub(super) fn print(output: Output, drops: &[DropCount]) -> Result<()> {
         if let Some(packets) = table.column_mut(3) {
             packets.set_cell_alignment(CellAlignment::Right);
         }
-        print::text(table)
+        output::text(table)
     })
 }
 
@@ -43,12 +43,12 @@ pub(super) fn print(output: Output, drops: &[DropCount]) -> Result<()> {
 pub(super) fn follow(client: &Client, output: Output, name: Option<&str>) -> Result<()> {
     let print_header = || match output {
         Output::Table => {
-            print::line(&columns(["TIME", "NAME", "REASON", "PROTOCOL", "LENGTH", "SUPPRESSED", "PACKET"]))
+            output::line(&columns(["TIME", "NAME", "REASON", "PROTOCOL", "LENGTH", "SUPPRESSED", "PACKET"]))
         }
         Output::Json => Ok(true),
     };
     Ok(client.follow_drops(name, reader_closed(), print_header, |item| {
-        print::line(&match output {
+        output::line(&match output {
             Output::Table => row(item),
             Output::Json => serde_json::to_string(item).context(|| "cannot encode JSON")?,
         })

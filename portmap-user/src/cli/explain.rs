@@ -7,7 +7,10 @@ use std::{
 
 use clap::Args;
 
-use super::{Output, drops::endpoint, print};
+use super::{
+    drops::endpoint,
+    output::{self, Output},
+};
 use crate::{
     api::{ExplainRequest, ExplainedPacket, Explanation},
     error::{Error, Result},
@@ -79,7 +82,7 @@ impl FromStr for Target {
 
 /// Prints the verdicts. An error if a loaded program and the decision code disagree.
 pub(super) fn print(output: Output, explanation: &Explanation) -> Result<()> {
-    print::print(output, explanation, || described(explanation))?;
+    output::print(output, explanation, || described(explanation))?;
     let disagreement =
         explanation.steps.iter().find_map(|step| step.decision_code.as_ref().map(|code| (step, code)));
     match disagreement {
@@ -97,7 +100,7 @@ fn described(explanation: &Explanation) -> String {
     let (source, destination) = (endpoint(source, source_port), endpoint(destination, destination_port));
     let mut text = format!("{protocol} {source} > {destination}\n\n");
     if !explanation.steps.is_empty() {
-        let mut table = print::plain();
+        let mut table = output::plain();
         table.add_row(["HOOK", "PROGRAM", "VERDICT"]);
         for step in &explanation.steps {
             table.add_row([&step.hook, &step.program, &step.outcome.text]);
@@ -105,7 +108,7 @@ fn described(explanation: &Explanation) -> String {
                 table.add_row(["", "(decision code)", &code.text]);
             }
         }
-        text += &print::text(table);
+        text += &output::text(table);
         text += "\n\n";
     }
     if explanation.agrees {

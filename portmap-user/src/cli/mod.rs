@@ -2,6 +2,7 @@
 
 mod drops;
 mod explain;
+mod output;
 mod print;
 mod process;
 mod wrap;
@@ -12,10 +13,11 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use nix::unistd::geteuid;
 
+use self::output::Output;
 use crate::{
     api::{AddRequest, Finding, Health, UpdateRequest},
     client::{CallError, Client},
@@ -40,15 +42,6 @@ pub struct Command {
     output: Output,
     #[command(subcommand)]
     verb: Verb,
-}
-
-/// Output format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// Tables, for people.
-    Table,
-    /// JSON, for programs; stable.
-    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -243,7 +236,7 @@ pub fn run(command: Command) -> ExitCode {
     match command.execute() {
         Ok(code) => code,
         Err(error) => {
-            print::error(&error);
+            output::error(&error);
             ExitCode::from(error.kind.exit_code())
         }
     }
@@ -302,7 +295,7 @@ impl Command {
                 // Into memory first, because the generator panics on write errors.
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "portmap", &mut script);
-                print::bytes(&script)?;
+                output::bytes(&script)?;
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -1,23 +1,18 @@
-//! Output of the commands.
+//! Tables of the daemon's answers.
 
-use std::io::{self, Write as _};
+use comfy_table::{CellAlignment, Table};
 
-use comfy_table::{CellAlignment, Table, presets};
-use serde::Serialize;
-
-use super::{Output, wrap};
+use super::{
+    output::{Output, plain, print, text},
+    wrap,
+};
 use crate::{
     api::{Changed, Container, ContainerStats, DropStats, Finding, Health, Reasons, Stats, Traffic},
-    error::{Context as _, Error, Result},
+    error::Result,
     log,
     model::{Limit, QueueStats},
     sizes,
 };
-
-/// Prints an error on standard error.
-pub(super) fn error(error: &Error) {
-    log::line(format_args!("portmap: {error}"));
-}
 
 /// Prints a command's warnings on standard error, one line each.
 pub(super) fn warnings(changed: &Changed) {
@@ -188,48 +183,6 @@ pub(super) fn torn_down(output: Output, removed: bool) -> Result<()> {
     print(output, &removed, || {
         if removed { "everything is removed" } else { "there was nothing to remove" }.to_owned()
     })
-}
-
-pub(super) fn print(
-    output: Output,
-    value: &(impl Serialize + ?Sized),
-    table: impl FnOnce() -> String,
-) -> Result<()> {
-    let text = match output {
-        Output::Json => serde_json::to_string(value).context(|| "cannot encode JSON")?,
-        Output::Table => table(),
-    };
-    // The table pads its last column.
-    let lines = text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
-    line(&lines).map(drop)
-}
-
-/// Prints one or more lines. Returns false if the reader has closed standard output.
-pub(super) fn line(text: &str) -> Result<bool> {
-    bytes(format!("{text}\n").as_bytes())
-}
-
-/// Prints text unchanged. Returns false if the reader has closed standard output.
-pub(super) fn bytes(text: &[u8]) -> Result<bool> {
-    let mut output = io::stdout();
-    match output.write_all(text).and_then(|()| output.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        other => other.map(|()| true).context(|| "cannot print"),
-    }
-}
-
-pub(super) fn plain() -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table
-}
-
-/// The table as text, its columns two spaces apart.
-pub(super) fn text(mut table: Table) -> String {
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    table.to_string()
 }
 
 fn right_align_numbers(table: &mut Table) {

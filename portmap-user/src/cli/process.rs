@@ -18,7 +18,7 @@ use nix::{
     unistd::{Pid, getpid, getppid},
 };
 
-use super::print;
+use super::{output, print};
 use crate::{
     api::{AddRequest, Container},
     client::{CallError, Client},
@@ -57,7 +57,7 @@ pub(super) fn run(client: &Client, request: AddRequest, command: &[OsString]) ->
         let is_torn_down = matches!(error, CallError::Unreachable(_)) && !container.netns.exists();
         if !is_torn_down {
             let name = &container.name;
-            print::error(&Error::failure(format!(
+            output::error(&Error::failure(format!(
                 "container {name:?} is not removed: {error}; portmapd removes it at its next start, and `portmap del \
                  {name}` at once"
             )));
@@ -85,7 +85,7 @@ fn name_of(words: &[OsString]) -> String {
 
 /// Prints why a command cannot be run, and returns a shell's exit code for it.
 fn cannot_run(command: &[OsString], error: &io::Error) -> ExitCode {
-    print::error(&Error::failure(format!("cannot run {}: {error}", name_of(command))));
+    output::error(&Error::failure(format!("cannot run {}: {error}", name_of(command))));
     ExitCode::from(if error.kind() == ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN })
 }
 
@@ -145,7 +145,7 @@ fn forward(child: &Child, signal: Signal) {
     if let Ok(pid) = i32::try_from(child.id())
         && let Err(error) = kill(Pid::from_raw(pid), signal)
     {
-        print::error(&Error::failure(format!("cannot forward {signal} to the command: {error}")));
+        output::error(&Error::failure(format!("cannot forward {signal} to the command: {error}")));
     }
 }
 

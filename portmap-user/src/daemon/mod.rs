@@ -2,11 +2,11 @@
 //!
 //! | wing | job |
 //! |---|---|
-//! | [`registry`] | owns the containers' entries, the pool of ephemeral ports, and the table of ports |
-//! | [`container`] | adds, changes and removes one container |
-//! | [`host`] | the state of the host, and what the daemon changes there |
-//! | [`reconcile`] | makes the kernel agree with the records: start, events, resyncs, `doctor` |
-//! | [`observe`] | statistics, metrics, drops, `explain` |
+//! | `registry` | owns the containers' entries, the pool of ephemeral ports, and the table of ports |
+//! | `container` | adds, changes and removes one container |
+//! | `host` | the state of the host, and what the daemon changes there |
+//! | `reconcile` | makes the kernel agree with the records: start, events, resyncs, `doctor` |
+//! | `observe` | statistics, metrics, drops, `explain` |
 //! | [`http`] | the daemon's interface |
 
 mod container;

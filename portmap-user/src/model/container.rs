@@ -2,7 +2,14 @@
 
 use std::path::PathBuf;
 
-use super::{Limit, NetnsId, PortRange, PortSet, Process, SavedSysctl, TrafficSpec};
+use super::{
+    host::SavedSysctl,
+    limit::Limit,
+    netns::NetnsId,
+    ports::{PortRange, PortSet},
+    process::Process,
+    traffic::TrafficSpec,
+};
 
 /// Lifecycle phase of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{NetnsId, PortSet};
+use super::{netns::NetnsId, ports::PortSet};
 
 /// Everything that the daemon has changed on the host, for a teardown to undo.
 #[derive(Clone, Debug, PartialEq, Eq)]

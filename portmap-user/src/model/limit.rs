@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use portmap_common::gcra::{MAX_RATE, MIN_RATE};
 
-use super::Cpus;
+use super::cpus::Cpus;
 use crate::{
     error::{Error, Result},
     sizes::{self, HumanBytes},

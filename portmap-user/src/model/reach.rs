@@ -11,7 +11,7 @@ use portmap_common::tables::{
     Address4, Address6, Config, HOST_ACCESS_LIMITED, HOST_ACCESS_WORDS, LOOPBACK_PRIVATE, Listener,
 };
 
-use super::PortSet;
+use super::ports::PortSet;
 use crate::error::{Error, Result};
 
 /// Scope of a container's loopback addresses, 127.0.0.0/8 and `::1`.

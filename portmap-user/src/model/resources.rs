@@ -2,7 +2,7 @@
 
 use tracing::info;
 
-use super::PortSet;
+use super::ports::PortSet;
 use crate::error::{Error, Result};
 
 /// Resources of a Mesos agent that portmap ignores.

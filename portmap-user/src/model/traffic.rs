@@ -1,6 +1,6 @@
 //! What a client requests for a container's traffic.
 
-use super::{Cpus, Loopback};
+use super::{cpus::Cpus, reach::Loopback};
 
 /// Requested properties of a container's traffic. The daemon's flags decide those that are `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,7 +1,5 @@
 //! Applying a verdict: the only place that counts, redirects and returns a code to the kernel.
 
-use core::arch::asm;
-
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
@@ -11,10 +9,9 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use portmap_common::{
-    counters::{Counters, PacketCount},
     marks::HANDLED_MARK,
     queue,
-    reason::{HostHook, REASON_PLACES, ReasonCounts},
+    reason::HostHook,
     slot::loopback_mac,
     tables::{PortEntry, QUEUE_LOCAL, QUEUE_OUTSIDE},
 };
@@ -25,7 +22,9 @@ use portmap_ebpf::{
 };
 
 use super::{
+    counters::{count_for, count_reason},
     drop, maps,
+    metadata::{set_mark, set_priority, set_tc_index},
     skb::{is_dry_run, mtu_allows},
 };
 
@@ -264,65 +263,9 @@ fn report_dry_run(context: &TcContext, verdict: &Verdict) {
     }
 }
 
-/// Sets `skb->mark`.
-#[inline(always)]
-pub(super) fn set_mark(context: &TcContext, mark: u32) {
-    // SAFETY: the kernel passes a valid context, to which there is no other reference now.
-    unsafe { (*context.as_ptr().cast::<__sk_buff>()).mark = mark };
-}
-
-/// Sets `skb->tc_index`.
-#[inline(always)]
-fn set_tc_index(context: &TcContext, index: u32) {
-    // SAFETY: the kernel passes a valid context, to which there is no other reference now.
-    unsafe { (*context.as_ptr().cast::<__sk_buff>()).tc_index = index };
-}
-
-/// Sets `skb->priority`.
-#[inline(always)]
-fn set_priority(context: &TcContext, priority: u32) {
-    // SAFETY: the kernel passes a valid context, to which there is no other reference now.
-    unsafe { (*context.as_ptr().cast::<__sk_buff>()).priority = priority };
-}
-
 /// Converts the result of a redirect helper to the program's return code.
 #[expect(clippy::cast_possible_truncation, reason = "the helpers return one of the few TC_ACT codes")]
 #[inline(always)]
 const fn code(returned: i64) -> i32 {
     returned as i32
-}
-
-#[inline(always)]
-fn count_for(slot: u16, bytes: u32, path: impl FnOnce(&mut Counters) -> &mut PacketCount) {
-    if let Some(counters) = maps::counters(slot) {
-        // SAFETY: the entry belongs to this CPU, and a tc program is neither preempted nor interrupted by
-        // another one, so there is no other reference to it.
-        path(unsafe { &mut *counters }).count(bytes);
-    }
-}
-
-#[inline(always)]
-fn count_reason(counts: *mut ReasonCounts, reason: u32) {
-    // SAFETY: the pointer is to a map's entry.
-    let count = unsafe { reason_counter(counts, reason) };
-    // SAFETY: the entry belongs to this CPU, see `count_for`.
-    unsafe { *count += 1 };
-}
-
-/// Returns the counter of a reason.
-///
-/// # Safety
-///
-/// `counts` must point to a whole [`ReasonCounts`].
-#[inline(always)]
-pub(super) unsafe fn reason_counter(counts: *mut ReasonCounts, reason: u32) -> *mut u64 {
-    let mut index = u64::from(reason);
-    // The compiler can prove the bound and would remove the mask, but the verifier cannot prove it.
-    // SAFETY: the instruction changes only the register.
-    unsafe { asm!("{index} &= {mask}", index = inout(reg) index, mask = const REASON_PLACES - 1) };
-    #[expect(clippy::cast_possible_truncation, reason = "it is less than REASON_PLACES")]
-    let index = index as usize;
-    // SAFETY: ReasonCounts is REASON_PLACES counters in the order of the reasons' numbers, and `index` is
-    // less.
-    unsafe { counts.cast::<u64>().add(index) }
 }

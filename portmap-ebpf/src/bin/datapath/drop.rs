@@ -13,11 +13,7 @@ use portmap_common::{
 };
 use portmap_ebpf::{Frame as _, sample};
 
-use super::{
-    apply::{reason_counter, set_mark},
-    maps,
-    skb::Skb,
-};
+use super::{counters::reason_counter, maps, metadata::set_mark, skb::Skb};
 
 /// Continues in the program that counts and drops the packet. The mark contains the reason, for that program
 /// and for the kernel's tracers.

@@ -6,11 +6,15 @@
 #[cfg(target_arch = "bpf")]
 mod apply;
 #[cfg(target_arch = "bpf")]
+mod counters;
+#[cfg(target_arch = "bpf")]
 mod drop;
 #[cfg(target_arch = "bpf")]
 mod gcra;
 #[cfg(target_arch = "bpf")]
 mod maps;
+#[cfg(target_arch = "bpf")]
+mod metadata;
 #[cfg(target_arch = "bpf")]
 mod offload;
 #[cfg(target_arch = "bpf")]

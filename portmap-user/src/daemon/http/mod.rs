@@ -20,13 +20,11 @@ use self::{
 };
 use super::{
     Daemon,
-    container::owner,
     reconcile::{events, takeover},
     shutdown::Shutdown,
 };
 use crate::{
     error::{Context as _, Error, Result},
-    model::Process,
     settings::Settings,
 };
 
@@ -134,7 +132,7 @@ pub async fn serve(
     task::spawn(events::watch(shutdown.clone(), move |events| reconciling.reconcile(events)));
     task::spawn(takeover::take_over_all(daemon.reconciler.clone(), shutdown.clone()));
     for (name, owner) in daemon.owned() {
-        watch_owner(&daemon, shutdown, name, owner);
+        shared.watch_owner(name, owner);
     }
     let serve_by_socket = |unix| {
         task::spawn(accept(unix, by_socket.clone(), routes::by_socket(shared.clone()), shutdown.clone()))
@@ -167,12 +165,6 @@ pub async fn serve(
 async fn grace_period(shutdown: &Shutdown) {
     shutdown.idle().await;
     time::sleep(GRACE).await;
-}
-
-/// Removes a container when the process ends that owns it.
-fn watch_owner(daemon: &Arc<Daemon>, shutdown: &Shutdown, name: String, owner: Process) {
-    let daemon = daemon.clone();
-    owner::watch(shutdown, name, owner, move |name, owner| daemon.delete_owned(name, owner));
 }
 
 #[cfg(test)]

@@ -37,6 +37,7 @@ use crate::{
     },
     error::{Context as _, Error, Kind, Result},
     failpoint,
+    model::Process,
 };
 
 /// How long a client on TCP waits for metrics.
@@ -73,6 +74,12 @@ impl Shared {
             tcp_places: Arc::new(Semaphore::new(BY_TCP)),
             followers: Arc::new(Semaphore::new(FOLLOWERS)),
         }
+    }
+
+    /// Removes a container when the process that owns it ends.
+    pub(super) fn watch_owner(&self, name: String, owner: Process) {
+        let daemon = self.daemon.clone();
+        owner::watch(&self.shutdown, name, owner, move |name, owner| daemon.delete_owned(name, owner));
     }
 }
 
@@ -167,12 +174,12 @@ async fn add(
             );
         }
     }
-    let shutdown = shared.shutdown.clone();
+    let owners = shared.clone();
     run(&shared, format!("add {:?}", request.name), move |daemon| {
         let (name, owner) = (request.name.clone(), request.owner);
         let added = daemon.add(&request)?;
         if let Some(owner) = owner {
-            super::watch_owner(daemon, &shutdown, name, owner);
+            owners.watch_owner(name, owner);
         }
         Ok(added)
     })

@@ -3,7 +3,7 @@
 use portmap_common::tables::Endpoint;
 use tracing::{info, warn};
 
-use super::Reconciler;
+use super::reconciler::Reconciler;
 use crate::{
     daemon::container::{
         attach::{hooks_inside, veth_hook},

@@ -3,7 +3,7 @@
 use portmap_common::slot::veth_ifindex;
 use tracing::{info, warn};
 
-use super::Reconciler;
+use super::reconciler::Reconciler;
 use crate::{
     daemon::{
         container::{limits, lookup, netns},

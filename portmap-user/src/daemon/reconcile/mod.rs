@@ -1,4 +1,5 @@
-//! Reconciliation: making the kernel agree with the records, at the start, after events, and every ten seconds.
+//! Reconciliation: brings the kernel's state into agreement with the records, at start, after events, and
+//! every ten seconds.
 
 mod container;
 pub(super) mod doctor;
@@ -6,115 +7,11 @@ pub(super) mod events;
 mod first_start;
 mod host;
 mod orphans;
+mod pass;
+mod progress;
+mod reconciler;
 pub(super) mod startup;
 mod state_files;
 pub(super) mod takeover;
 
-use std::{collections::HashMap, sync::Arc};
-
-use portmap_common::slot::veth_ifindex;
-use tracing::warn;
-
-use self::{events::HostEvents, takeover::Progress};
-use super::{
-    container::{Containers, attach::veth_hook, limits},
-    env::Env,
-    host::Host,
-    operations::Operations,
-    registry::Registry,
-};
-use crate::{
-    error::Result,
-    kernel::{
-        link::{self, Interface},
-        netlink::Netlink,
-        programs,
-    },
-    model::ContainerRecord,
-};
-
-/// Reconciles the host and the containers.
-pub(super) struct Reconciler {
-    env: Arc<Env>,
-    registry: Arc<Registry>,
-    host: Arc<Host>,
-    containers: Arc<Containers>,
-    operations: Arc<Operations>,
-    /// How many containers of an earlier daemon have been checked.
-    progress: Progress,
-}
-
-impl Reconciler {
-    /// Reconciles what the events concern: the state of the host, its own interfaces, and containers.
-    ///
-    /// # Errors
-    ///
-    /// The first failure at the host. Containers are reconciled all the same, and their failures are logged.
-    pub(super) fn reconcile(&self, events: &HostEvents) -> Result<()> {
-        // After a teardown there is nothing to reconcile.
-        let Ok(_operation) = self.operations.begin() else { return Ok(()) };
-        let netlink = Netlink::open()?;
-        let refreshed =
-            if events.resync || events.host_changed { self.refresh_host(&netlink) } else { Ok(()) };
-        self.reconcile_all(&netlink, events).and(refreshed)
-    }
-
-    fn reconcile_all(&self, netlink: &Netlink, events: &HostEvents) -> Result<()> {
-        let own = [link::LOOPBACK, self.host.state().uplink_index];
-        let is_host_suspect = own.iter().any(|index| events.tc_removed_on.contains(index));
-        let must_check_host = (events.resync || is_host_suspect) && self.env.settings.reconcile;
-        // The links that hold programs inside namespaces are lost with their pins.
-        let are_pins_lost = must_check_host && self.env.pins.check().is_err();
-        let reconciled = if must_check_host { self.reconcile_host(netlink) } else { Ok(()) };
-        let all = if events.resync { link::all(netlink)? } else { Vec::new() };
-        let all: HashMap<u32, Interface> =
-            all.into_iter().map(|interface| (interface.index, interface)).collect();
-        for record in self.registry.snapshot().ready() {
-            let index = veth_ifindex(record.slot);
-            let is_suspect = events.resync || events.tc_removed_on.contains(&index);
-            if !is_suspect && !events.veths.contains(&index) {
-                continue;
-            }
-            let found = if events.resync { None } else { link::find_by_index(netlink, index)? };
-            let veth = found.as_ref().or(all.get(&index)).filter(|veth| veth.name == record.host_veth());
-            let is_well = !are_pins_lost
-                && veth.is_some_and(|veth| veth.is_up)
-                && (!is_suspect || self.is_host_side_well(netlink, record));
-            if veth.is_none() || (self.env.settings.reconcile && !is_well) {
-                self.reconcile_one(netlink, &record.name, false);
-            }
-        }
-        if events.resync {
-            for name in self.unchecked() {
-                self.note_takeover(&name, self.take_over_if_unchecked(&name));
-            }
-        }
-        reconciled
-    }
-
-    /// Whether a container's host veth has its program, and the host's side of its limits is in place.
-    fn is_host_side_well(&self, netlink: &Netlink, record: &ContainerRecord) -> bool {
-        let pins = &self.env.settings.pins;
-        programs::is_attached(netlink, pins, &veth_hook(pins, record)).unwrap_or(false)
-            && limits::check_host_side(&self.env, netlink, record).is_ok()
-    }
-
-    /// Repairs everything that can be repaired: the host, then every container with its limits.
-    ///
-    /// # Errors
-    ///
-    /// After a teardown. What cannot be repaired is logged, and `doctor` finds it afterwards.
-    pub(super) fn repair(&self) -> Result<()> {
-        let _operation = self.operations.begin()?;
-        let netlink = Netlink::open()?;
-        for result in [self.refresh_host(&netlink), self.reconcile_host(&netlink)] {
-            if let Err(error) = result {
-                warn!("cannot repair the host: {error}");
-            }
-        }
-        for record in self.registry.snapshot().ready() {
-            self.reconcile_one(&netlink, &record.name, true);
-        }
-        Ok(())
-    }
-}
+pub(super) use self::reconciler::Reconciler;

@@ -5,7 +5,7 @@ use std::fs;
 use portmap_common::{gcra::GcraState, slot::SLOTS, tables::Endpoint};
 use tracing::warn;
 
-use super::Reconciler;
+use super::reconciler::Reconciler;
 use crate::{
     daemon::leftovers::{slot_of, slot_of_ours},
     error::{Context as _, Result},

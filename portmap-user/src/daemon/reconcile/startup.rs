@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::{Reconciler, first_start::FirstStart, takeover::Progress};
+use super::{first_start::FirstStart, progress::Progress, reconciler::Reconciler};
 use crate::{
     api::Health,
     daemon::{

@@ -1,6 +1,6 @@
 //! Restoring state files that were removed under a running daemon, which has all of them in memory.
 
-use super::Reconciler;
+use super::reconciler::Reconciler;
 use crate::error::Result;
 
 impl Reconciler {

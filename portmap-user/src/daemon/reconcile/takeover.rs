@@ -17,9 +17,8 @@ use std::{
 use tokio::task;
 use tracing::{debug, info, warn};
 
-use super::{Reconciler, container::ContainerStatus};
+use super::{container::ContainerStatus, reconciler::Reconciler};
 use crate::{
-    api::{Finding, Health},
     daemon::{
         container::{limits, lookup},
         registry::{Entry, Refusal},
@@ -36,38 +35,6 @@ const MOST_NAMED: usize = 10;
 const STRIDE: usize = 250;
 /// Threads for each CPU: a check mostly waits for the kernel's lock of all interfaces (RTNL).
 const THREADS_PER_CPU: usize = 2;
-
-/// How many of the containers that the daemon found have been checked.
-#[derive(Debug, Default)]
-pub(super) struct Progress {
-    found: AtomicUsize,
-    checked: AtomicUsize,
-    /// How many of those had drifted from their records.
-    drifted: AtomicUsize,
-}
-
-impl Progress {
-    /// No container has been checked yet.
-    pub(super) fn new(found: usize) -> Self {
-        Self { found: found.into(), ..Self::default() }
-    }
-
-    /// Numbers of containers: checked, and found.
-    fn get(&self) -> (usize, usize) {
-        (self.checked.load(Ordering::Relaxed), self.found.load(Ordering::Relaxed))
-    }
-
-    /// The finding of `doctor`, as long as checks are outstanding.
-    pub(super) fn finding(&self) -> Option<Finding> {
-        let (checked, found) = self.get();
-        let text = || {
-            format!(
-                "{checked} of {found} containers of the earlier daemon are checked; the others are in service as they were"
-            )
-        };
-        (checked < found).then(|| Finding::new("takeover", Health::Notice, text()))
-    }
-}
 
 impl Reconciler {
     /// Checks the container called `name` if it is of an earlier daemon and has not been checked. The caller holds its lock.
@@ -87,7 +54,7 @@ impl Reconciler {
             return result;
         }
         self.registry.set_unchecked(name, false);
-        self.progress.checked.fetch_add(1, Ordering::Relaxed);
+        self.progress.note_checked();
         result
     }
 
@@ -186,7 +153,7 @@ impl Reconciler {
 
     /// Logs the drift of a container; of the first few by a line each.
     fn log_drift(&self, name: &str, what: &str) {
-        if self.progress.drifted.fetch_add(1, Ordering::Relaxed) < MOST_NAMED {
+        if self.progress.note_drifted() < MOST_NAMED {
             warn!("container {name:?}: {what}");
         } else {
             debug!("container {name:?}: {what}");
@@ -228,7 +195,7 @@ impl Reconciler {
             }
         });
         let (checked, found) = self.progress.get();
-        let drifted = self.progress.drifted.load(Ordering::Relaxed);
+        let drifted = self.progress.drifted();
         let seconds = start.elapsed().as_secs_f64();
         info!("checked {checked} of {found} containers in {seconds:.1} s, {drifted} had drifted");
         notify_supervisor(&format!("{found} containers were taken over"));

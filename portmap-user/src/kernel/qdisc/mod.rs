@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod as_tc;
 pub mod htb;
+mod list;
 mod stats;
 
 use std::io;
@@ -15,7 +16,12 @@ use netlink_packet_route::{
 use nix::libc::{EINVAL, ENODEV, ENOENT};
 use portmap_common::queue;
 
-pub use self::{htb::Class, stats::stats_of};
+use self::list::{classes, handle, is_limiter, message, minor};
+pub use self::{
+    htb::Class,
+    list::{Qdisc, of_interface},
+    stats::stats_of,
+};
 use super::{
     namespace::Namespace,
     netlink::{Netlink, Request},
@@ -32,33 +38,6 @@ const LOCAL: u16 = minor(queue::LOCAL);
 /// Handles of their leaf qdiscs, `2:` and `3:`.
 const LEAF: u16 = 2;
 const LOCAL_LEAF: u16 = 3;
-
-const fn minor(handle: u32) -> u16 {
-    (handle & 0xffff) as u16
-}
-
-const fn handle(handle: u32) -> TcHandle {
-    TcHandle { major: (handle >> 16) as u16, minor: minor(handle) }
-}
-
-/// A qdisc of an interface.
-#[derive(Clone, Debug)]
-pub struct Qdisc {
-    /// Its kind, `htb` for example.
-    pub kind: String,
-    /// Its handle; 0 for the kernel's default qdisc.
-    pub handle: TcHandle,
-    /// Handle of its parent.
-    pub parent: TcHandle,
-    message: TcMessage,
-}
-
-impl Qdisc {
-    /// Whether it is the interface's root qdisc.
-    pub fn is_root(&self) -> bool {
-        self.parent == TcHandle::ROOT
-    }
-}
 
 /// Leaf qdisc of a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,57 +89,6 @@ const FREE: Class = Class {
     ceil_burst: 1 << 30,
     quantum: 60_000,
 };
-
-fn message(index: u32) -> TcMessage {
-    TcMessage::with_index(index.cast_signed())
-}
-
-/// Lists the qdiscs of an interface.
-pub fn of_interface(netlink: &Netlink, index: u32) -> Result<Vec<Qdisc>> {
-    let messages = netlink
-        .list(&RouteNetlinkMessage::GetQueueDiscipline(message(index)), |answer| match answer {
-            // Older kernels list the qdiscs of all interfaces.
-            RouteNetlinkMessage::NewQueueDiscipline(message)
-                if message.header.index == index.cast_signed() =>
-            {
-                Some(message)
-            }
-            _ => None,
-        })
-        .context(|| format!("cannot list the qdiscs of interface {index}"))?;
-    Ok(messages
-        .into_iter()
-        .map(|message| Qdisc {
-            kind: kind(&message).to_owned(),
-            handle: message.header.handle,
-            parent: message.header.parent,
-            message,
-        })
-        .collect())
-}
-
-fn kind(message: &TcMessage) -> &str {
-    let kind = message.attributes.iter().find_map(|attribute| match attribute {
-        TcAttribute::Kind(kind) => Some(kind.as_str()),
-        _ => None,
-    });
-    kind.unwrap_or_default()
-}
-
-/// Lists the classes of an interface.
-fn classes(netlink: &Netlink, index: u32) -> Result<Vec<TcMessage>> {
-    netlink
-        .list(&RouteNetlinkMessage::GetTrafficClass(message(index)), |answer| match answer {
-            RouteNetlinkMessage::NewTrafficClass(message) => Some(message),
-            _ => None,
-        })
-        .context(|| format!("cannot list the classes of interface {index}"))
-}
-
-/// Whether a qdisc is the root qdisc that [`shape`] installs.
-fn is_limiter(qdisc: &Qdisc) -> bool {
-    qdisc.is_root() && qdisc.kind == htb::KIND && qdisc.handle == handle(queue::ROOT)
-}
 
 /// Limits what an interface sends. An existing limit is changed in place, and loses neither packets nor
 /// counters. The first limit replaces the root qdisc: if the interface is up, the packets in the former one

@@ -2,7 +2,7 @@
 
 use netlink_packet_route::tc::{TcAttribute, TcFqCodelXstats, TcHandle, TcMessage, TcStats2, TcXstats};
 
-use super::{Qdisc, classes, handle, is_limiter, of_interface};
+use super::list::{Qdisc, classes, handle, is_limiter, kind, of_interface};
 use crate::{
     kernel::{error::Result, netlink::Netlink},
     model::QueueStats,
@@ -41,7 +41,7 @@ impl Qdisc {
 }
 
 fn read(message: &TcMessage) -> QueueStats {
-    let mut stats = QueueStats { kind: super::kind(message).to_owned(), ..QueueStats::default() };
+    let mut stats = QueueStats { kind: kind(message).to_owned(), ..QueueStats::default() };
     let groups = message.attributes.iter().filter_map(|attribute| match attribute {
         TcAttribute::Stats2(groups) => Some(groups),
         _ => None,

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{PortRange, PortSet};
+use super::ports::{PortRange, PortSet};
 use crate::error::{Error, Result};
 
 /// Minimum number of ephemeral ports of a container.

@@ -1,10 +1,12 @@
 //! `doctor`: compares the actual state with the desired one, and says what differs.
 
+mod remedy;
 mod uplink;
 
 use portmap_common::{slot::veth_ifindex, tables::Endpoint};
 
-use super::Reconciler;
+use self::remedy::REPAIR;
+use super::reconciler::Reconciler;
 use crate::{
     api::{Finding, Health},
     daemon::{
@@ -27,9 +29,6 @@ use crate::{
     },
     model::ContainerRecord,
 };
-
-/// How the operator repairs the host's side or a container.
-const REPAIR: &str = "`portmap doctor --repair` repairs it";
 
 impl Reconciler {
     /// Compares the actual state of the host and all containers with the desired one.

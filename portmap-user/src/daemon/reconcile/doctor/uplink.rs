@@ -2,10 +2,10 @@
 
 use netlink_packet_route::AddressFamily;
 
-use super::{REPAIR, Reconciler};
+use super::remedy::REPAIR;
 use crate::{
     api::{Finding, Health},
-    daemon::host::HostState,
+    daemon::{host::HostState, reconcile::reconciler::Reconciler},
     error::{Error, Result},
     kernel::{
         address, clsact,
