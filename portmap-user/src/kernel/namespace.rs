@@ -191,7 +191,14 @@ impl Namespace {
     ) -> Result<T, E> {
         on_own_thread(|| {
             self.enter()?;
-            work(&NetSession::open()?)
+            let session = NetSession::open()?;
+            // A visit that only reads the cookie is saved later. A failure here is repeated by that visit.
+            if self.cookie.get().is_none()
+                && let Ok(cookie) = session.cookie()
+            {
+                let _ = self.cookie.set(cookie);
+            }
+            work(&session)
         })
     }
 
@@ -207,8 +214,8 @@ impl Namespace {
             return Ok(None);
         }
         self.run(|session| {
-            let cookie = session.cookie()?;
-            let id = NetnsId { cookie: Some(*self.cookie.get_or_init(|| cookie)), ..self.file_id()? };
+            let cookie = self.cookie.get().copied().map_or_else(|| session.cookie(), Ok)?;
+            let id = NetnsId { cookie: Some(cookie), ..self.file_id()? };
             if id.is_same(recorded) { work(session).map(Some) } else { Ok(None) }
         })
     }
