@@ -262,7 +262,7 @@ impl Daemon {
         let _config = self.env.maps.config()?;
         step("the kernel's netlink");
         failpoint::hit("ask whether the kernel answers")
-            .context(|| "the kernel does not answer".to_owned())?;
+            .context(|| "the kernel does not respond".to_owned())?;
         link::find(&Netlink::open()?, "lo")?;
         Ok(())
     }
