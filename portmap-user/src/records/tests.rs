@@ -9,7 +9,7 @@ const CONTAINER: &str = r#"{"name":"web","slot":3,"netns":"/run/netns/web","name
 
 const HOST: &str = r#"{"boot":"b","namespace":{"device":4,"inode":4026531840,"cookie":null},"bpffs_dir":"/sys/fs/bpf/portmap","uplink":"eth0","reserved":[[31000,32000]],"sysctls":[{"name":"ipv4/ip_forward","before":"0","set":"1"}],"clsact":["lo"],"uplink_queue":4294967295}"#;
 
-const RESTING: &str = r#"[{"name":"web","block":[32768,33791],"since":{"secs":5,"nanos":6}}]"#;
+const QUARANTINE: &str = r#"[{"name":"web","block":[32768,33791],"since":{"secs":5,"nanos":6}}]"#;
 
 fn read<T: Recorded>(json: &str) -> T
 where
@@ -41,8 +41,8 @@ fn state_file_json_of_the_host_is_pinned() {
 
 #[test]
 fn state_file_json_of_the_quarantine_is_pinned() {
-    let quarantine: Vec<Quarantined> = read(RESTING);
-    assert_eq!(written(&quarantine), RESTING);
+    let quarantine: Vec<Quarantined> = read(QUARANTINE);
+    assert_eq!(written(&quarantine), QUARANTINE);
     assert_eq!(quarantine[0].since, Duration::new(5, 6));
 }
 

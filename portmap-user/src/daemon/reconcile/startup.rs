@@ -148,8 +148,8 @@ fn restored_pool(settings: &Settings, store: &Store, records: &[ContainerRecord]
         let _ = pool.reserve(record.ephemeral_ports);
     }
     let now = clock::since_boot()?;
-    for resting in store.quarantine()? {
-        pool.continue_quarantine(resting, now);
+    for quarantined in store.quarantine()? {
+        pool.continue_quarantine(quarantined, now);
     }
     Ok(pool)
 }
