@@ -292,8 +292,11 @@ impl Recorded for Vec<Quarantined> {
     type Form = Vec<QuarantinedBlock>;
 
     fn to_form(&self) -> Vec<QuarantinedBlock> {
-        let form =
-            |Quarantined { name, block, since }: Quarantined| QuarantinedBlock { name, block: block.into(), since };
+        let form = |Quarantined { name, block, since }: Quarantined| QuarantinedBlock {
+            name,
+            block: block.into(),
+            since,
+        };
         self.iter().cloned().map(form).collect()
     }
 

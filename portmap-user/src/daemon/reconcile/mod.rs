@@ -1,4 +1,5 @@
-//! Reconciliation: making the kernel agree with the records, at the start, after events, and every ten seconds.
+//! Reconciliation: brings the kernel's state into agreement with the records, at start, after events, and
+//! every ten seconds.
 
 mod container;
 pub(super) mod doctor;
@@ -40,16 +41,18 @@ pub(super) struct Reconciler {
     host: Arc<Host>,
     containers: Arc<Containers>,
     operations: Arc<Operations>,
-    /// How many containers of an earlier daemon have been checked.
+    /// The progress of the takeover of an earlier daemon's containers.
     progress: Progress,
 }
 
 impl Reconciler {
-    /// Reconciles what the events concern: the state of the host, its own interfaces, and containers.
+    /// Reconciles everything that the events concern: the state of the host, its own interfaces, and
+    /// containers.
     ///
     /// # Errors
     ///
-    /// The first failure at the host. Containers are reconciled all the same, and their failures are logged.
+    /// The first failure on the host. It does not stop the reconciliation of containers, whose failures are
+    /// logged.
     pub(super) fn reconcile(&self, events: &HostEvents) -> Result<()> {
         // After a teardown there is nothing to reconcile.
         let Ok(_operation) = self.operations.begin() else { return Ok(()) };
@@ -63,7 +66,7 @@ impl Reconciler {
         let own = [link::LOOPBACK, self.host.state().uplink_index];
         let is_host_suspect = own.iter().any(|index| events.tc_removed_on.contains(index));
         let must_check_host = (events.resync || is_host_suspect) && self.env.settings.reconcile;
-        // The links that hold programs inside namespaces are lost with their pins.
+        // The kernel detaches the programs inside namespaces together with their pinned links.
         let are_pins_lost = must_check_host && self.env.pins.check().is_err();
         let reconciled = if must_check_host { self.reconcile_host(netlink) } else { Ok(()) };
         let all = if events.resync { link::all(netlink)? } else { Vec::new() };
@@ -92,18 +95,18 @@ impl Reconciler {
         reconciled
     }
 
-    /// Whether a container's host veth has its program, and the host's side of its limits is in place.
+    /// Whether a container's host veth has its program, and the host side of its limits is in place.
     fn is_host_side_well(&self, netlink: &Netlink, record: &ContainerRecord) -> bool {
         let pins = &self.env.settings.pins;
         programs::is_attached(netlink, pins, &veth_hook(pins, record)).unwrap_or(false)
             && limits::check_host_side(&self.env, netlink, record).is_ok()
     }
 
-    /// Repairs everything that can be repaired: the host, then every container with its limits.
+    /// Repairs the host, then every container with its limits.
     ///
     /// # Errors
     ///
-    /// After a teardown. What cannot be repaired is logged, and `doctor` finds it afterwards.
+    /// After a teardown. Failures of repairs are logged, and `doctor` reports the remaining drift.
     pub(super) fn repair(&self) -> Result<()> {
         let _operation = self.operations.begin()?;
         let netlink = Netlink::open()?;
