@@ -66,14 +66,16 @@ pub(super) fn name_settings(notices: &mut Vec<String>) -> Result<()> {
         let name = sysctl::of_interface("ipv4", "lo", setting);
         if sysctls.read(&name)? == "1" {
             notices.push(format!(
-                "/proc/sys/net/{name} is 1 and stays unchanged: its previous value is unknown, the kernel's default is 0"
+                "/proc/sys/net/{name} is 1 and stays unchanged: its previous value is unknown, the kernel's \
+                 default is 0"
             ));
         }
     }
     let reserved = sysctls.reserved_ports()?;
     if !reserved.is_empty() {
         notices.push(format!(
-            "/proc/sys/net/ipv4/ip_local_reserved_ports contains {} ports and stays unchanged: it is unknown which of them portmap added",
+            "/proc/sys/net/ipv4/ip_local_reserved_ports contains {} ports and stays unchanged: it is unknown \
+             which of them portmap added",
             reserved.count()
         ));
     }

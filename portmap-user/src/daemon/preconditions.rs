@@ -30,7 +30,8 @@ pub(super) fn check_namespace(netlink: &Netlink) -> Result<()> {
     // The namespace of a deleted container keeps the MAC address of its loopback device, but has no `eth0`.
     if slot.is_some() && link::find(netlink, ETH0)?.is_some() {
         return Err(Error::usage(
-            "this is the network namespace of a portmap container (see the MAC address of its `lo`): run this in the host's",
+            "this is the network namespace of a portmap container (see the MAC address of its `lo`): run \
+             this in the host's",
         ));
     }
     Ok(())

@@ -159,8 +159,8 @@ impl Shutdown {
         // Another thread may hold the log's lock while it waits for the log's reader.
         let _ = thread::Builder::new().spawn(move || {
             error!(
-                "exiting {DEADLINE:?} after the shutdown request with unfinished operations: {what}; the next start \
-                 completes them or rolls them back"
+                "exiting {DEADLINE:?} after the shutdown request with unfinished operations: {what}; the \
+                 next start completes them or rolls them back"
             );
             let _ = logged.send(());
         });

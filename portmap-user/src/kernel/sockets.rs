@@ -342,7 +342,8 @@ mod tests {
 
     #[test]
     fn sockets_proc_line_is_parsed() {
-        let line = "   0: 0100007F:7918 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12345 1 0";
+        let line = "   0: 0100007F:7918 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 \
+                    12345 1 0";
         let (socket, state) = listed(&PROTOCOLS[0], line).expect("a socket");
         let expected = Socket {
             protocol: "TCP",

@@ -35,8 +35,8 @@ pub(in crate::daemon) fn check_request(request: &AddRequest) -> Result<()> {
     check_name(&request.name)?;
     if request.inherit_sysctls && request.netns.is_none() && request.pid.is_none() {
         return Err(Error::usage(
-            "--inherit-sysctls needs an existing namespace: expected --netns or --pid with it; a namespace that portmap \
-             creates always inherits the host's settings",
+            "--inherit-sysctls needs an existing namespace: expected --netns or --pid with it; a namespace \
+             that portmap creates always inherits the host's settings",
         ));
     }
     if request.netns.is_some() && request.pid.is_some() {
@@ -60,7 +60,8 @@ pub(in crate::daemon) fn check_request(request: &AddRequest) -> Result<()> {
 fn check_name(name: &str) -> Result<()> {
     if [HOST, OUTSIDE].contains(&name) {
         return Err(Error::usage(format!(
-            "{name:?} cannot be a container's name, because it is a reserved name of commands: expected another one"
+            "{name:?} cannot be a container's name, because it is a reserved name of commands: expected \
+             another one"
         )));
     }
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
@@ -70,8 +71,8 @@ fn check_name(name: &str) -> Result<()> {
     }
     let name: String = name.chars().take(LONGEST_NAME + 1).collect();
     Err(Error::usage(format!(
-        "{name:?} cannot be a container's name: expected a letter or digit followed by letters, digits, '_', '.' or '-', at \
-         most {LONGEST_NAME} characters"
+        "{name:?} cannot be a container's name: expected a letter or digit followed by letters, digits, '_', \
+         '.' or '-', at most {LONGEST_NAME} characters"
     )))
 }
 

@@ -291,7 +291,8 @@ fn check_shape(
     };
     if (class.rate, class.ceil) != (limit.rate, limit.ceil) || leaf != expected_leaf {
         return Err(Error::failure(format!(
-            "the qdisc of {interface} has rate {} B/s, ceil {} and leaf {leaf}, expected {}, {} and {expected_leaf}: {repair}",
+            "the qdisc of {interface} has rate {} B/s, ceil {} and leaf {leaf}, expected {}, {} and \
+             {expected_leaf}: {repair}",
             class.rate, class.ceil, limit.rate, limit.ceil,
         )));
     }
@@ -315,7 +316,8 @@ pub(in crate::daemon) fn warn_of_degraded_limits(shaping: &Shaping, leaf: Leaf, 
         .any(|policy| policy.per_cpu == Some(crate::model::PerCpu::Auto));
     if is_auto && state.speed_per_cpu().is_none() {
         warn!(
-            "the link speed of {} is unknown, so the rate `auto` limits no container: set --network-link-speed, or a rate",
+            "the link speed of {} is unknown, so the rate `auto` limits no container: set \
+             --network-link-speed, or a rate",
             state.uplink
         );
     }

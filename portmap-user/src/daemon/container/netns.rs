@@ -45,8 +45,8 @@ pub(super) fn free_index(inside: &NetSession) -> Result<u32> {
     let netlink = &inside.netlink;
     if link::find(netlink, ETH0)?.is_some() {
         return Err(Error::conflict(format!(
-            "the network namespace already has an interface {ETH0}, the name of the container's interface: rename or remove it \
-             (`ip link set {ETH0} name …`), or pass another namespace"
+            "the network namespace already has an interface {ETH0}, the name of the container's interface: \
+             rename or remove it (`ip link set {ETH0} name …`), or pass another namespace"
         )));
     }
     let mut index = LOOPBACK + 1;

@@ -72,23 +72,24 @@ impl Ownership {
                 format!(", pid {} with the state in {},", owner.pid, owner.state_dir.display())
             });
             return Err(Error::conflict(format!(
-                "another portmapd{who} runs in this network namespace: stop it, or start this one in another namespace"
+                "another portmapd{who} runs in this network namespace: stop it, or start this one in another \
+                 namespace"
             )));
         };
         let socket = match netns_lock::take()? {
             Attempt::Taken(socket) => Some(socket),
             Attempt::Foreign => {
                 warn!(
-                    "an unprivileged process has the abstract socket @portmap: a second portmapd with another /run would not \
-                     detect this one"
+                    "an unprivileged process has the abstract socket @portmap: a second portmapd with \
+                     another /run would not detect this one"
                 );
                 None
             }
             Attempt::Held(pid) => {
                 let who = pid.map_or_else(String::new, |pid| format!(", pid {pid},"));
                 return Err(Error::conflict(format!(
-                    "another portmapd{who} with another /run runs in this network namespace: stop it, or start this one in \
-                     another namespace"
+                    "another portmapd{who} with another /run runs in this network namespace: stop it, or \
+                     start this one in another namespace"
                 )));
             }
         };
@@ -128,7 +129,8 @@ impl Ownership {
             let lock = file_lock::directory(&path).context(|| format!("cannot lock {}", path.display()))?;
             let lock = lock.ok_or_else(|| {
                 Error::conflict(format!(
-                    "another portmapd or a teardown uses the pins in {}: stop it, or name another --bpffs-dir",
+                    "another portmapd or a teardown uses the pins in {}: stop it, or name another \
+                     --bpffs-dir",
                     bpffs.display()
                 ))
             })?;

@@ -32,8 +32,8 @@ pub(in crate::daemon) fn check_ports(settings: &Settings, sysctls: &Sysctls) -> 
         let both = ports.intersection(&host_range.into()).difference(&reserved);
         if !both.is_empty() {
             return Err(Error::usage(format!(
-                "{flag}: the ports {both} are in the host's own ephemeral range: choose others, or move that range \
-                 ({host_range}) in /proc/sys/net/ipv4/ip_local_port_range"
+                "{flag}: the ports {both} are in the host's own ephemeral range: choose others, or move that \
+                 range ({host_range}) in /proc/sys/net/ipv4/ip_local_port_range"
             )));
         }
     }
@@ -46,8 +46,8 @@ pub(in crate::daemon) fn check_same_namespace(record: &HostRecord, namespace: Ne
         return Ok(());
     }
     Err(Error::conflict(format!(
-        "the state belongs to the network namespace {}, this is {namespace}: run this command there (nsenter --net=…), or \
-         name another --state-dir; if that namespace no longer exists, remove the directory",
+        "the state belongs to the network namespace {}, this is {namespace}: run this command there (nsenter \
+         --net=…), or name another --state-dir; if that namespace no longer exists, remove the directory",
         record.namespace
     )))
 }
@@ -76,7 +76,8 @@ impl Setup<'_> {
             check_same_namespace(earlier, state.namespace)?;
             if earlier.bpffs_dir != settings.pins.bpffs() {
                 return Err(Error::conflict(format!(
-                    "the state in {} belongs to pins in {}: start with that --bpffs-dir, or run `portmap teardown` first",
+                    "the state in {} belongs to pins in {}: start with that --bpffs-dir, or run `portmap \
+                     teardown` first",
                     store.directory().path().display(),
                     earlier.bpffs_dir.display()
                 )));

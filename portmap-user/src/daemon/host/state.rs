@@ -112,7 +112,8 @@ impl HostState {
         let name = &uplink.name;
         if !uplink.is_ethernet || uplink.mac == Mac::default() || uplink.index == LOOPBACK {
             return Err(Error::usage(format!(
-                "the uplink {name} is not an Ethernet interface: expected one with a MAC address, see `ip link`"
+                "the uplink {name} is not an Ethernet interface: expected one with a MAC address, see `ip \
+                 link`"
             )));
         }
         let (v4, v6) = shared_addresses(netlink, &uplink, &routes, settings.ipv6)?;

@@ -54,8 +54,8 @@ pub(in crate::daemon) fn install(
         RootQdisc::Ours => {}
         RootQdisc::Foreign(qdisc) => {
             return Err(Error::conflict(format!(
-                "{} has the qdisc {qdisc}, which another tool has installed: remove it, name a class of it by \
-                 --egress-flow-classifier-parent, or start without --egress-unique-flow-per-container",
+                "{} has the qdisc {qdisc}, which another tool has installed: remove it, name a class of it \
+                 by --egress-flow-classifier-parent, or start without --egress-unique-flow-per-container",
                 state.uplink
             )));
         }

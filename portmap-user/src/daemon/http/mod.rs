@@ -52,8 +52,8 @@ pub fn bind(settings: &Settings) -> Result<Listeners> {
     let length = socket.as_os_str().as_bytes().len();
     if length > LONGEST_SOCKET {
         return Err(Error::usage(format!(
-            "the path {} is too long for a socket, {length} bytes: expected at most {LONGEST_SOCKET}; name a shorter \
-             --state-dir",
+            "the path {} is too long for a socket, {length} bytes: expected at most {LONGEST_SOCKET}; name a \
+             shorter --state-dir",
             socket.display()
         )));
     }
@@ -69,8 +69,8 @@ pub fn bind(settings: &Settings) -> Result<Listeners> {
             tcp.set_nonblocking(true).context(binding)?;
             if !address.ip().is_loopback() {
                 warn!(
-                    "--listen {address}: any client that reaches this address can read /metrics, with the names, limits \
-                     and traffic of all containers"
+                    "--listen {address}: any client that reaches this address can read /metrics, with the \
+                     names, limits and traffic of all containers"
                 );
             }
             Some(tcp)

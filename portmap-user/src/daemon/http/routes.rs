@@ -164,7 +164,8 @@ async fn add(
         } else {
             let name = &request.name;
             warn!(
-                "container {name:?} remains if its `portmap run` is killed, because that runs in another pid namespace"
+                "container {name:?} remains if its `portmap run` is killed, because that runs in another pid \
+                 namespace"
             );
         }
     }

@@ -41,7 +41,8 @@ impl Reconciler {
         let (env, netlink, state) = (&self.env, Netlink::open()?, self.host.state());
         let mut findings = vec![attach_mode_finding(env.attach_mode)];
         if let Err(error) = env.pins.check() {
-            let advice = "with a mounted bpffs the daemon restores them within ten seconds, `portmap doctor --repair` at once";
+            let advice = "with a mounted bpffs the daemon restores them within ten seconds, `portmap doctor \
+                --repair` at once";
             findings.push(Finding::new("pins", Health::Problem, format!("{error}: {advice}")));
         }
         findings.push(finding(
@@ -152,7 +153,8 @@ impl Reconciler {
         let inside = lookup::visit(record, |inside| self.check_inside(inside, record, eth0))?;
         inside.ok_or_else(|| {
             Error::failure(format!(
-                "{} no longer refers to its network namespace, so nothing inside can be checked or repaired; it is in service",
+                "{} no longer refers to its network namespace, so nothing inside can be checked or repaired; \
+                 it is in service",
                 record.netns.display()
             ))
         })
@@ -168,7 +170,8 @@ impl Reconciler {
         let range = inside.sysctls()?.local_port_range()?;
         if range != record.ephemeral_ports {
             return Err(Error::failure(format!(
-                "ip_local_port_range inside is {range}, expected {}: connections from other ports are dropped; {REPAIR}",
+                "ip_local_port_range inside is {range}, expected {}: connections from other ports are \
+                 dropped; {REPAIR}",
                 record.ephemeral_ports
             )));
         }
@@ -185,7 +188,8 @@ impl Reconciler {
         let lacking = self.env.managed_ports().difference(&sysctls.reserved_ports()?);
         if !lacking.is_empty() {
             return Err(Error::failure(format!(
-                "ip_local_reserved_ports lacks {lacking}, so the host may assign them to its own sockets: {REPAIR}"
+                "ip_local_reserved_ports lacks {lacking}, so the host may assign them to its own sockets: \
+                 {REPAIR}"
             )));
         }
         for setting in LO_SETTINGS {
@@ -218,7 +222,8 @@ fn attach_mode_finding(attach_mode: AttachMode) -> Finding {
         AttachMode::Clsact => Finding::new(
             "attachment",
             Health::Notice,
-            "the kernel has no TCX (Linux 6.6 and later have it): programs are filters of clsact qdiscs, which other tools can remove",
+            "the kernel has no TCX (Linux 6.6 and later have it): programs are filters of clsact qdiscs, \
+             which other tools can remove",
         ),
     }
 }

@@ -32,7 +32,8 @@ fn check(netlink: &Netlink, state: &HostState) -> Result<Finding> {
     }
     if !uplink.has_carrier {
         return Err(Error::failure(format!(
-            "{name} has no carrier, so containers reach only the host: check its cable and the other end of the link"
+            "{name} has no carrier, so containers reach only the host: check its cable and the other end of \
+             the link"
         )));
     }
     let routes = address::default_routes(netlink, AddressFamily::Inet)?;
