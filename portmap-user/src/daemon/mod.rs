@@ -5,8 +5,8 @@
 //! |---|---|
 //! | [`registry`] | owns the containers' entries, the pool of ephemeral ports, and the table of ports |
 //! | [`container`] | adds, changes and removes one container |
-//! | [`host`] | the state of the host, and what the daemon changes there |
-//! | [`reconcile`] | makes the kernel agree with the records: start, events, resyncs, `doctor` |
+//! | [`host`] | reads the state of the host, and changes the host |
+//! | [`reconcile`] | brings the kernel's state into agreement with the records: start, events, resyncs, `doctor` |
 //! | [`observe`] | statistics, metrics, drops, `explain` |
 //! | [`http`] | the daemon's interface |
 

@@ -355,7 +355,7 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// [`Refusal::Taken`] if another container has it.
+    /// [`Refusal::Taken`] if another container uses the namespace.
     pub(super) fn claim_netns(&self, name: &str, id: NetnsId) -> Result<(), Refusal> {
         let mut state = self.state.lock();
         let has_it = |record: &&ContainerRecord| record.namespace.is_some_and(|own| own.is_same(id));
@@ -464,7 +464,7 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// If its record cannot be removed; then the container stays known.
+    /// If its record cannot be removed; then the container stays in the registry.
     pub(super) fn forget(&self, record: &ContainerRecord) -> Result<()> {
         let (mut state, store) = (self.state.lock(), &self.env.store);
         if record.phase == Phase::Adding {

@@ -26,7 +26,7 @@ pub(in crate::daemon) struct Changed {
     pub(in crate::daemon) warnings: Vec<String>,
 }
 
-/// Refuses a request that is invalid by itself, without looking at other containers.
+/// Refuses a request that is invalid regardless of the present containers.
 ///
 /// # Errors
 ///

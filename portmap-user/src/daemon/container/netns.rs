@@ -186,7 +186,7 @@ pub(in crate::daemon) fn ensure_link(
     Ok(true)
 }
 
-/// Names what [`ensure`] would change.
+/// Lists the differences that [`ensure`] would repair.
 pub(in crate::daemon) fn differences(
     inside: &NetSession,
     state: &HostState,

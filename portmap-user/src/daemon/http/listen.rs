@@ -49,7 +49,7 @@ pub(super) struct Limits {
     pub(super) idle_timeout: Duration,
     /// Time in which the client must read a part of a pending response.
     pub(super) write_timeout: Duration,
-    /// Age at which a connection is closed after the present request, which then has the same time again.
+    /// Age at which the daemon closes the connection. A request in progress then has the same time again.
     pub(super) max_age: Option<Duration>,
 }
 

@@ -159,7 +159,7 @@ pub async fn serve(
         () = by_socket.drained() => shutdown.idle().await,
         () = grace_period(shutdown) => info!("shutting down with an unfinished client connection"),
     }
-    info!("stopping; the programs stay attached, and packets flow");
+    info!("stopping; containers in service stay in service");
     socket.remove();
     daemon.finish_teardown()
 }

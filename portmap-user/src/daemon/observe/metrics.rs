@@ -186,7 +186,7 @@ impl Metrics {
         }
     }
 
-    /// All of them, with their names. The prefix comes before each.
+    /// Registers all metrics under their names. The registry adds the prefix.
     fn registry(self, leaf: Leaf) -> Registry {
         let mut registry = Registry::with_prefix("portmap");
         let about = vec![("version", env!("CARGO_PKG_VERSION")), ("leaf", leaf.name())];

@@ -62,7 +62,7 @@ impl Progress {
         let (checked, found) = self.get();
         let text = || {
             format!(
-                "{checked} of {found} containers of the earlier daemon have been checked; all are in service"
+                "{checked} of {found} containers of the earlier daemon have been checked; the others stay in service"
             )
         };
         (checked < found).then(|| Finding::new("takeover", Health::Notice, text()))
