@@ -240,7 +240,7 @@ fn looks_like_path(span: &str, tree: &Tree<'_>) -> bool {
     if !is_in_charset || span.starts_with(['/', '.', '-']) {
         return false;
     }
-    let is_source = span.ends_with(".rs") && span.len() > ".rs".len();
+    let is_source = span.strip_suffix(".rs").is_some_and(|stem| !stem.is_empty());
     let is_in_tree = span.split_once('/').is_some_and(|(first, _)| (tree.exists)(first) && first != "target");
     is_source || is_in_tree || span.ends_with('/')
 }

@@ -36,9 +36,9 @@ fn hits(file: &File) -> Vec<Hit> {
 /// Whether the line cannot be wrapped: a row of a table, a raw string of Rust, which a line break would
 /// change, or an address on the web.
 fn may_be_long(line: &str, format: Option<Format>) -> bool {
-    let is_row = format == Some(Format::Markdown) && line.trim_start().starts_with('|');
-    let is_raw = format == Some(Format::Rust) && line.contains("r#\"");
-    is_row || is_raw || line.contains("https://") || line.contains("http://")
+    let is_table_row = format == Some(Format::Markdown) && line.trim_start().starts_with('|');
+    let is_raw_string = format == Some(Format::Rust) && line.contains("r#\"");
+    is_table_row || is_raw_string || line.contains("https://") || line.contains("http://")
 }
 
 #[cfg(test)]
