@@ -8,7 +8,7 @@ pub const RING_BYTES: usize = 256 * 1024;
 /// Most samples per slot in one [`SAMPLE_WINDOW`].
 pub const MAX_SAMPLES_PER_WINDOW: u32 = 32;
 
-/// Length in nanoseconds of the window after which a slot's limit starts anew.
+/// Length in nanoseconds of the window in which [`MAX_SAMPLES_PER_WINDOW`] applies.
 pub const SAMPLE_WINDOW: u64 = 1_000_000_000;
 
 /// One dropped packet.

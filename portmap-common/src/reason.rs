@@ -65,23 +65,30 @@ reasons! {
     6 Ipv6 ipv6 "The packet is IPv6, and the host has no IPv6 address to share."
     7 Malformed malformed "The packet is shorter than its headers claim, or contradicts itself."
     8 Protocol protocol "The protocol has no ports: it is none of TCP, UDP, UDP-Lite, SCTP, DCCP and ICMP."
-    9 Icmp icmp "The ICMP message is neither about a container's packet nor an echo that a container may send."
-    10 Fragment fragment "The packet is a fragment other than the first, and the fragment cache has no valid entry of its datagram."
+    9 Icmp icmp
+        "The ICMP message is neither about a container's packet nor an echo that a container may send."
+    10 Fragment fragment
+        "The packet is a fragment other than the first, and the fragment cache has no valid entry of its datagram."
     11 SourceAddress source_address "The source is not an address that the sender may use."
     12 SourcePort source_port "The source port is not owned by the sending container."
-    13 Destination destination "The destination is a multicast, broadcast or other address that the sender cannot reach."
+    13 Destination destination
+        "The destination is a multicast, broadcast or other address that the sender cannot reach."
     14 NoRoute no_route "The destination is not on the uplink's network and the host has no gateway."
     15 SourceMac source_mac "The source MAC address is not the sender's."
     16 ExtensionHeaders extension_headers "The packet has more IPv6 extension headers than are parsed."
     17 Neighbour neighbour "The packet is IPv6 neighbour discovery, which only the host handles."
-    18 Quoted quoted "The ICMP error embeds a packet that its receiver cannot have sent or its sender cannot have received."
+    18 Quoted quoted
+        "The ICMP error embeds a packet that its receiver cannot have sent or its sender cannot have received."
     19 EchoBusy echo_busy "All candidate identifiers of the echo request are in use."
-    20 TooBig too_big "The frame or one of its segments exceeds the uplink's MTU, or it has too many segments."
+    20 TooBig too_big
+        "The frame or one of its segments exceeds the uplink's MTU, or it has too many segments."
     21 Rate rate "The container exceeds its egress rate limit."
-    22 Loopback loopback "The packet is from or to a loopback address that its sender or its receiver keeps private."
+    22 Loopback loopback
+        "The packet is from or to a loopback address that its sender or its receiver keeps private."
     23 Listener listener "The packet is to the daemon's TCP listener, which containers must not reach."
     24 HostAccess host_access "The port is one of the host's that containers may not reach."
-    25 Neighbours neighbours "The destination is a neighbour on the uplink's network, and the sender has used too many new ones."
+    25 Neighbours neighbours
+        "The destination is a neighbour on the uplink's network, and the sender has used too many new ones."
     ; 6 unused
 }
 

@@ -20,7 +20,7 @@ pub const fn veth_ifindex(slot: u16) -> u32 {
     VETH_IFINDEX_BASE + slot as u32
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "what is cast is less than SLOTS")]
+#[expect(clippy::cast_possible_truncation, reason = "the value is less than SLOTS")]
 /// Returns the slot of the host veth with this interface index, or the host's slot if the index is not a host
 /// veth's.
 pub const fn slot_of_veth(ifindex: u32) -> u16 {

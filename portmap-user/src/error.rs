@@ -52,7 +52,7 @@ impl Kind {
     }
 }
 
-/// An error: its kind and one line that names the value, what was expected, and what to do.
+/// An error: its kind, and one line that names the value, the expectation and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Error {
     /// Its category.
@@ -102,7 +102,7 @@ impl fmt::Display for Error {
 
 impl StdError for Error {}
 
-/// Adds what was being done to an error.
+/// Adds the failed operation to an error.
 pub trait Context<T> {
     /// Turns the error into a failure whose message starts with the operation.
     fn context<D: fmt::Display>(self, operation: impl FnOnce() -> D) -> Result<T>;

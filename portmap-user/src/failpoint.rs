@@ -1,9 +1,9 @@
 //! Failpoints: a test can have the process killed at any step, or have the step fail or hang.
 //!
 //! Every step that changes or queries the kernel or the state directory passes a failpoint. The environment
-//! variable [`VARIABLE`] names a file with an order: `kill N`, `fail N` or `hang N` injects a fault at the Nth
-//! failpoint from then on. The process writes its progress back into the file: an order with a smaller number,
-//! or `at STEP` once the fault has been injected.
+//! variable [`VARIABLE`] names a file with an order: `kill N`, `fail N` or `hang N` injects a fault at the
+//! Nth failpoint from then on. The process writes its progress back into the file: an order with a smaller
+//! number, or `at STEP` once the fault has been injected.
 //!
 //! Background reconciliation and read-only requests suppress failpoints, because they would make the numbers
 //! non-deterministic.

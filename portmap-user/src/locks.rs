@@ -1,5 +1,6 @@
-//! Locks with an order. A thread that holds one must take only locks of a higher rank; then no two threads can ever wait for each
-//! other. A debug build checks that at every lock and panics at a violation, whether or not another thread waits.
+//! Locks with an order. A thread that holds one must take only locks of a higher rank; then no two threads
+//! can ever wait for each other. A debug build checks that at every lock and panics at a violation, whether
+//! or not another thread waits.
 
 use std::{
     fmt,
@@ -10,20 +11,25 @@ use std::{
 /// All locks of the daemon under which another one is taken, in the order in which a thread may take them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
-    /// `Operations::accepting`: held for reading by every operation, so that a teardown waits for all of them.
+    /// `Operations::accepting`: held for reading by every operation, so that a teardown waits for all of
+    /// them.
     Accepting,
-    /// `Host::refresh`: held by the thread that compares the host's state with the kernel, and has containers follow.
+    /// `Host::refresh`: held by the thread that compares the host's state with the kernel, and has containers
+    /// follow.
     HostRefresh,
-    /// `Host::ownership`: the claim that no other daemon works here; held while pins are restored, and by a teardown.
+    /// `Host::ownership`: the claim that no other daemon works here; held while pins are restored, and by a
+    /// teardown.
     Ownership,
-    /// The lock of one container, in `Operations::containers`: held while it is added, changed, checked or removed.
+    /// The lock of one container, in `Operations::containers`: held while it is added, changed, checked or
+    /// removed.
     Container,
-    /// `Registry::state`: who owns what. Held to change that and its records on disk; work that may take long, such as a netlink
-    /// request or a visit to a namespace, is done before or after.
+    /// `Registry::state`: who owns what. Held to change that and its records on disk; work that may take
+    /// long, such as a netlink request or a visit to a namespace, is done before or after.
     Registry,
     /// The index of the containers' locks; held to look one up.
     ContainerIndex,
-    /// The maps that are accessed by system calls, inside `Maps`: held for one system call, or to list the few keys of one map.
+    /// The maps that are accessed by system calls, inside `Maps`: held for one system call, or to list the
+    /// few keys of one map.
     Maps,
     /// `Host::state`: held to copy a pointer.
     HostState,
@@ -37,8 +43,8 @@ pub enum Rank {
 
 /// A mutex with a rank.
 ///
-/// A panic while one is held leaves no half-done change behind, because every change is a single step; so a poisoned lock
-/// is taken like any other.
+/// A panic while one is held leaves no half-done change behind, because every change is a single step; so a
+/// poisoned lock is taken like any other.
 pub struct Ranked<T> {
     rank: Rank,
     mutex: Mutex<T>,

@@ -154,7 +154,7 @@ mod tests {
         let (reader, writer) = unistd::pipe().expect("a pipe");
         drop(reader);
         let lines = Lines::new(writer);
-        Writer(&lines).write_all(b"nobody reads this\n").expect("no error");
+        Writer(&lines).write_all(b"without a reader\n").expect("no error");
         assert_eq!(lines.state.lock().dropped, 0);
     }
 }

@@ -82,13 +82,13 @@ fn tcp_serves_monitoring_only() {
     expect_refusal(&answer, 405, "usage", "no method POST");
     // The Host header of a browser, for a web page whose name resolves to this host's address.
     for host in ["rebound.example:5051", "127.0.0.1.rebound.example", ""] {
-        expect_refusal(&get(&sandbox, "/metrics", host), 421, "not_permitted", "no address");
+        expect_refusal(&get(&sandbox, "/metrics", host), 421, "not_permitted", "expected an address");
     }
     expect_refusal(
         &get(&sandbox, "http://rebound.example/metrics", local),
         421,
         "not_permitted",
-        "no address",
+        "expected an address",
     );
     assert_eq!(sandbox.json(&["list"]).as_array().map(Vec::len), Some(1));
     assert!(!daemon.logged(&["--listen", "/metrics"]), "{}", daemon.log());
@@ -195,7 +195,7 @@ fn health_checks_what_commands_need() {
     let daemon = listening(&sandbox);
     sandbox.arm_fault(Fault::Fail, 1);
     let answer = get(&sandbox, "/healthz", "127.0.0.1");
-    expect_refusal(&answer, 503, "unhealthy", "the kernel does not answer");
+    expect_refusal(&answer, 503, "unhealthy", "the kernel does not respond");
     assert!(sandbox.fault_fired().is_some());
     assert!(get(&sandbox, "/healthz", "127.0.0.1").ends_with("ok\n"));
     sandbox.arm_fault(Fault::Hang, 1);

@@ -17,6 +17,7 @@ use crate::{
     toolchain, workspace,
 };
 
+mod citations;
 mod columns;
 mod files;
 mod hits;
@@ -41,10 +42,11 @@ enum Outcome {
 /// The name of a check, and its function.
 type Check = (&'static str, fn() -> Result<Outcome>);
 
-const CHECKS: [Check; 13] = [
+const CHECKS: [Check; 14] = [
     ("format", format),
     ("retired words", || wording::check().map(passed)),
     ("line lengths", || columns::check().map(passed)),
+    ("citations", || citations::check().map(passed)),
     ("module graph", || graph::check().map(passed)),
     ("workspace lints in every manifest", || manifests::check().map(passed)),
     ("unused dependencies", unused_dependencies),

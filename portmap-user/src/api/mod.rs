@@ -220,11 +220,11 @@ pub enum Health {
 /// One finding of `doctor`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// What was checked.
+    /// The object of the check.
     pub subject: String,
     /// The result.
     pub health: Health,
-    /// What was found, and how to repair it if it is not healthy.
+    /// The observation, and the remedy unless it is healthy.
     pub text: String,
 }
 

@@ -89,8 +89,8 @@ mod tests {
             assert_eq!(short(text), text);
             assert_eq!(paragraph(text), text);
         }
-        let message = "the queue of eth0 that limits it is gone: run `portmap update web` to put it back; \
-                       what it sends faster than its limit is dropped at the host";
+        let message = "the qdisc of eth0 that limits it is missing: run `portmap update web` to restore it; \
+                       the host drops the excess that it sends";
         assert_eq!(paragraph(message), message);
     }
 

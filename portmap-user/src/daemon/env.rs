@@ -1,4 +1,4 @@
-//! What stays the same as long as the daemon runs.
+//! The daemon's environment: everything that does not change while it runs.
 
 use portmap_common::tables::{Config, QUEUE_LOCAL, QUEUE_OUTSIDE};
 
@@ -12,22 +12,22 @@ use crate::{
     state::Store,
 };
 
-/// The settings, and the handles of the kernel and the disk that every part of the daemon works with. Each handle may be used by
-/// any thread; those that need a lock have it inside.
+/// The settings, and the handles to the kernel and the disk that all wings share. Every handle is
+/// thread-safe; those that need a lock contain it.
 pub(super) struct Env {
-    /// What the operator asked for.
+    /// The operator's settings.
     pub(super) settings: Settings,
-    /// How programs are attached to interfaces that are not the daemon's own.
+    /// The attach mode at interfaces that the daemon has not created.
     pub(super) attach_mode: AttachMode,
     /// The qdisc in which packets over a limit wait.
     pub(super) leaf: Leaf,
     /// The host's sysctls that a new network namespace gets.
     pub(super) inheritance: Inheritance,
-    /// The records in the state directory.
+    /// The state directory.
     pub(super) store: Store,
-    /// The maps that are read and written by system calls.
+    /// The maps that the daemon accesses by system calls.
     pub(super) maps: Maps,
-    /// Refuses `bind()` to ports that are not the container's, with `--bind-guard`.
+    /// The bind guard, if `--bind-guard` is given.
     pub(super) guard: Option<Guard>,
     /// The pinned programs and maps.
     pub(super) pins: OpenPins,
@@ -39,7 +39,7 @@ impl Env {
         self.settings.ports.union(&self.settings.ephemeral_ports)
     }
 
-    /// Whether the uplink has a qdisc in which each container has a flow of its own.
+    /// Whether the uplink has the qdisc with one flow per container.
     pub(super) fn has_flows(&self) -> bool {
         self.settings.shaping.flows.is_some() && self.leaf == Leaf::FqCodel
     }
@@ -49,12 +49,12 @@ impl Env {
         self.settings.reach.apply_to(host.config(self.has_flows()))
     }
 
-    /// Whether a container's loopback addresses are its own: as requested for it, or else as the daemon's flag says.
+    /// The loopback mode of a container: the requested one, else that of the daemon's flag.
     pub(super) fn loopback(&self, record: &ContainerRecord) -> Loopback {
         record.traffic.loopback.unwrap_or(self.settings.reach.loopback)
     }
 
-    /// The flags of a container's ports in the maps: whether its packets take the way by its queue, and what its loopback is.
+    /// The flags of a container's ports in the maps: which packets pass its qdisc, and its loopback mode.
     pub(super) fn port_flags(&self, record: &ContainerRecord) -> u16 {
         let queues = match &record.ingress {
             None => 0,

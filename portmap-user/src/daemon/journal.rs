@@ -1,14 +1,14 @@
-//! A line in the log for each change that a command makes or is refused, with the container's name.
+//! The log of commands: one line for each change of a container, completed or refused.
 
 use tracing::{info, warn};
 
 use super::container::add::LONGEST_NAME;
 use crate::{api::Container, error::Result};
 
-/// Longest part of an error in the log, in characters: it may name every port of a request.
+/// Longest error in the log, in characters. An error can list every port of a request.
 const LONGEST_REASON: usize = 500;
 
-/// Logs the outcome of a command on a container; `done` describes a success. Returns the result.
+/// Logs the result of a command on a container and returns it. `done` describes a success.
 pub(super) fn note<T>(
     name: &str,
     what: &str,
@@ -23,7 +23,7 @@ pub(super) fn note<T>(
     result
 }
 
-/// A container's slot, ports and limits, after the word for what was done to it.
+/// Describes a container after a change: the verb `done`, then slot, ports and limits.
 pub(super) fn form(done: &str, container: &Container) -> String {
     let or_none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
     let limit = |limit: &Option<crate::model::Limit>| {
@@ -39,7 +39,7 @@ pub(super) fn form(done: &str, container: &Container) -> String {
     )
 }
 
-/// The beginning of a text.
+/// Returns at most the first `longest` characters of a text.
 fn cut(text: &str, longest: usize) -> String {
     match text.char_indices().nth(longest) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -1,10 +1,11 @@
-//! A lock for each container: commands on one container run one after the other, on different containers side by side.
+//! A lock per container name: commands on one container are serialized, those on different containers run in
+//! parallel.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::locks::{Rank, Ranked};
 
-/// A lock for each name that a thread holds, or waits for.
+/// The locks of all names that a thread holds or waits for.
 pub(super) struct KeyedLock(Ranked<BTreeMap<String, Arc<Ranked<()>>>>);
 
 impl Default for KeyedLock {
@@ -14,16 +15,17 @@ impl Default for KeyedLock {
 }
 
 impl KeyedLock {
-    /// Waits for the lock of `name`, and holds it during `work`.
+    /// Runs `work` while holding the lock of `name`.
     pub(super) fn with<T>(&self, name: &str, work: impl FnOnce() -> T) -> T {
         let new = || Arc::new(Ranked::new(Rank::Container, ()));
         let lock = self.0.lock().entry(name.to_owned()).or_insert_with(new).clone();
-        // A holder that panicked left the container as a failure leaves it, which the next holder copes with.
+        // A holder that panicked has left the container as a failed command does. The next holder handles
+        // that state.
         let held = lock.lock();
         let result = work();
         drop(held);
         let mut all = self.0.lock();
-        // One reference is in the map and one is here; a third one belongs to a thread that waits.
+        // The map and this function have one reference each. A third one belongs to a waiting thread.
         if Arc::strong_count(&lock) == 2 {
             all.remove(name);
         }

@@ -1,4 +1,5 @@
-//! Leftovers without a record: recognised by portmap's names and removed, or named where they cannot be told from others' work.
+//! Leftovers without a record. Teardown recognises them by portmap's names and removes them, or reports them
+//! if another tool could have made them.
 
 use portmap_common::slot::veth_ifindex;
 
@@ -14,19 +15,19 @@ use crate::{
     },
 };
 
-/// The slot in the name of a host veth.
+/// Returns the slot in the name of a host veth.
 pub(super) fn slot_of(name: &str) -> Option<u16> {
     name.strip_prefix("pm")?.parse().ok()
 }
 
-/// The slot of an interface that is a host veth in every respect: name, index and alias. An interface that differs in any is
-/// another tool's.
+/// Returns the slot of an interface whose name, index and alias are those of a host veth. An interface that
+/// differs in one of them belongs to another tool.
 pub(super) fn slot_of_ours(interface: &Interface) -> Option<u16> {
     let slot = slot_of(&interface.name).filter(|slot| interface.index == veth_ifindex(*slot));
     slot.filter(|_| interface.alias.as_ref().is_some_and(|alias| alias.starts_with(ALIAS)))
 }
 
-/// Removes host veths that are left.
+/// Removes leftover host veths.
 pub(super) fn remove_interfaces(netlink: &Netlink, notices: &mut Vec<String>) -> Result<()> {
     let mut failures = Failures::default();
     for interface in link::all(netlink)?.into_iter().filter(|interface| slot_of_ours(interface).is_some()) {
@@ -39,7 +40,7 @@ pub(super) fn remove_interfaces(netlink: &Netlink, notices: &mut Vec<String>) ->
         let path = namespace::path_of(name);
         if path.exists() {
             notices.push(format!(
-                "{} may have been made for it, or by another tool: run `ip netns del {name}` if nothing needs it",
+                "{} belongs to this container or to another tool: run `ip netns del {name}` if it is unused",
                 path.display()
             ));
         }
@@ -47,7 +48,7 @@ pub(super) fn remove_interfaces(netlink: &Netlink, notices: &mut Vec<String>) ->
     failures.into_result()
 }
 
-/// Removes filters that are left at the host's interfaces: no others have our handle and priority.
+/// Removes leftover filters from the host's interfaces. Only portmap's filters have its handle and priority.
 pub(super) fn remove_filters(netlink: &Netlink) -> Result<()> {
     let mut failures = Failures::default();
     for interface in link::all(netlink)? {
@@ -58,21 +59,23 @@ pub(super) fn remove_filters(netlink: &Netlink) -> Result<()> {
     failures.into_result()
 }
 
-/// Names the sysctls that portmap changes and that may still have its values.
+/// Reports the sysctls that portmap changes and that may still have its values.
 pub(super) fn name_settings(notices: &mut Vec<String>) -> Result<()> {
     let sysctls = Sysctls::open()?;
     for setting in LO_SETTINGS {
         let name = sysctl::of_interface("ipv4", "lo", setting);
         if sysctls.read(&name)? == "1" {
             notices.push(format!(
-                "/proc/sys/net/{name} is 1 and stays so: its previous value is unknown, the kernel's default is 0"
+                "/proc/sys/net/{name} is 1 and stays unchanged: its previous value is unknown, the kernel's \
+                 default is 0"
             ));
         }
     }
     let reserved = sysctls.reserved_ports()?;
     if !reserved.is_empty() {
         notices.push(format!(
-            "/proc/sys/net/ipv4/ip_local_reserved_ports has {} ports and stays so: which of them portmap added is unknown",
+            "/proc/sys/net/ipv4/ip_local_reserved_ports contains {} ports and stays unchanged: it is unknown \
+             which of them portmap added",
             reserved.count()
         ));
     }

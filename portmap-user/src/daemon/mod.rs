@@ -1,4 +1,5 @@
-//! The daemon. Each directory below is a wing with one job; this file is the facade over them.
+//! The daemon. Each directory below is a wing with one job; this file contains the facade that delegates to
+//! them.
 //!
 //! | wing | job |
 //! |---|---|
@@ -48,9 +49,9 @@ use crate::{
     settings::Settings,
 };
 
-/// A running daemon: its operations, each of which blocks.
+/// A running daemon, with its operations. All of them block.
 ///
-/// The order of all locks behind it is that of [`crate::locks::Rank`].
+/// [`crate::locks::Rank`] defines the order of the locks.
 pub struct Daemon {
     env: Arc<Env>,
     registry: Arc<Registry>,
@@ -61,22 +62,23 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a daemon: checks everything, takes over what an earlier one left, then does the rest.
+    /// Starts a daemon: checks the preconditions, takes over the state of an earlier daemon, sets up the
+    /// host.
     ///
     /// # Errors
     ///
-    /// The first failure. Containers that were in service stay in service; a host without any is left as it was.
+    /// The first failure. Containers in service stay in service; a first start is rolled back.
     pub fn start(settings: Settings) -> Result<Self> {
         let startup::Started { env, registry, host, containers, operations, reconciler } =
             startup::start(settings)?;
         Ok(Self { env, registry, host, containers, operations, reconciler })
     }
 
-    /// Adds a container. Either all of it happens or nothing.
+    /// Adds a container. A failure is rolled back.
     ///
     /// # Errors
     ///
-    /// If the request makes no sense, other containers or the host have what it needs, or a step fails.
+    /// If the request is invalid, the host or other containers own a resource that it needs, or a step fails.
     pub fn add(&self, request: &AddRequest) -> Result<Changed> {
         let checked =
             add::check_request(request).and_then(|()| limits::check_allowed(&self.env, &request.traffic));
@@ -86,11 +88,11 @@ impl Daemon {
         journal::note(&request.name, "added", added, |added| journal::form("added", &added.container))
     }
 
-    /// Changes a container's static ports, and its limits. Either all of it happens or nothing.
+    /// Changes a container's static ports and its limits. A failure is rolled back.
     ///
     /// # Errors
     ///
-    /// If there is no such container, other containers or the host have the ports, or a step fails.
+    /// If there is no such container, the host or other containers own one of the ports, or a step fails.
     pub fn update(&self, name: &str, request: &UpdateRequest) -> Result<Changed> {
         let updated = limits::check_allowed(&self.env, &request.traffic)
             .and_then(|()| self.on_container(name, || self.containers.update(name, request.clone())))
@@ -98,7 +100,7 @@ impl Daemon {
         journal::note(name, "updated", updated, |updated| journal::form("updated", &updated.container))
     }
 
-    /// Removes a container and everything that was made for it.
+    /// Removes a container with everything that portmap made for it.
     ///
     /// # Errors
     ///
@@ -113,7 +115,8 @@ impl Daemon {
         journal::note(name, "removed", removed, |()| "removed".to_owned())
     }
 
-    /// Removes a container if it belongs to this process. False if it does not, or there is no such container.
+    /// Removes a container if this process owns it. Returns false if it does not, or if there is no such
+    /// container.
     fn delete_owned(&self, name: &str, owner: Process) -> Result<bool> {
         let is_owned =
             || self.registry.snapshot().get(name).is_some_and(|entry| entry.record.owner == Some(owner));
@@ -127,17 +130,17 @@ impl Daemon {
         })
     }
 
-    /// All containers that end with a process.
+    /// The containers that a process owns, each with its owner.
     fn owned(&self) -> Vec<(String, Process)> {
         let containers = self.registry.snapshot();
         containers.records().filter_map(|record| Some((record.name.clone(), record.owner?))).collect()
     }
 
-    /// Removes all containers and everything else. No operation is accepted afterwards.
+    /// Removes all containers and restores the host. The daemon accepts no operation afterwards.
     ///
     /// # Errors
     ///
-    /// All that could not be removed, after everything else has been.
+    /// All failures. A failure does not stop the teardown.
     pub fn teardown(&self) -> Result<bool> {
         self.operations.stop_accepting();
         let ownership = self.host.ownership();
@@ -145,7 +148,7 @@ impl Daemon {
         Ok(teardown::teardown_locked(&self.env.store, &ownership, bpffs)?.anything)
     }
 
-    /// Removes the state directory if there has been a teardown; the daemon's last act.
+    /// Removes the state directory after a teardown, as the daemon's last step.
     fn finish_teardown(&self) -> Result<()> {
         if self.operations.has_stopped() { self.env.store.remove() } else { Ok(()) }
     }
@@ -210,16 +213,16 @@ impl Daemon {
         self.registry.snapshot().names_by_slot()
     }
 
-    /// Where the maps and programs are pinned.
+    /// The paths of the pins.
     fn pins(&self) -> &Pins {
         &self.env.settings.pins
     }
 
-    /// The fate of a packet. Nothing is counted and nothing changed.
+    /// The verdicts on a packet at each hook, without side effects.
     ///
     /// # Errors
     ///
-    /// If the request makes no sense, or names no container in service.
+    /// If the request is invalid, or its sender is not in service.
     pub fn explain(&self, request: &ExplainRequest) -> Result<Explanation> {
         if ![HOST, OUTSIDE].contains(&request.from.as_str()) {
             self.reconciler.take_over_if_unchecked(&request.from)?;
@@ -231,28 +234,28 @@ impl Daemon {
     ///
     /// # Errors
     ///
-    /// If the kernel cannot be asked at all.
+    /// If the kernel refuses a netlink socket.
     pub fn doctor(&self) -> Result<Vec<Finding>> {
         self.reconciler.doctor()
     }
 
-    /// Repairs what can be repaired, then compares the actual state with the desired one.
+    /// Repairs all drift that can be repaired, then compares the actual state with the desired one.
     ///
     /// # Errors
     ///
-    /// After a teardown, or if the kernel cannot be asked at all.
+    /// After a teardown, or if the kernel refuses a netlink socket.
     pub fn repair(&self) -> Result<Vec<Finding>> {
         self.reconciler.repair()?;
         self.reconciler.doctor()
     }
 
-    /// Reconciles what these events concern.
+    /// Reconciles the host and the containers that these events concern.
     fn reconcile(&self, events: &HostEvents) -> Result<()> {
         self.reconciler.reconcile(events)
     }
 
-    /// Waits for each part that commands wait for, one after the other. `step` is told which is next, so that `/healthz` can name
-    /// the one that does not answer.
+    /// Waits for each part that commands depend on, one after the other. Passes the name of each to `step`
+    /// first, so that `/healthz` can report the part that hangs.
     fn probe(&self, step: impl Fn(&'static str)) -> Result<()> {
         step("the registry of containers");
         self.registry.probe();
@@ -262,13 +265,13 @@ impl Daemon {
         let _config = self.env.maps.config()?;
         step("the kernel's netlink");
         failpoint::hit("ask whether the kernel answers")
-            .context(|| "the kernel does not answer".to_owned())?;
+            .context(|| "the kernel does not respond".to_owned())?;
         link::find(&Netlink::open()?, "lo")?;
         Ok(())
     }
 
-    /// Does a command's work on a container under its lock, after the container has been taken over; again if containers that have
-    /// ended had what it needs.
+    /// Runs a command on a container under its lock, after the takeover of that container. Retries the
+    /// command if it needs a resource of containers that have ended in the meantime.
     fn on_container<T>(&self, name: &str, work: impl Fn() -> Result<T, Refusal>) -> Result<T> {
         let _operation = self.operations.begin()?;
         self.reconciler.after_takeover(|| {

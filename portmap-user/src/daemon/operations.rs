@@ -1,4 +1,4 @@
-//! Which operations may run: any number side by side, one at a time on each container, and none after a teardown.
+//! Admission of operations: any number in parallel, one at a time on each container, none after a teardown.
 
 use std::sync::RwLockReadGuard;
 
@@ -10,7 +10,8 @@ use crate::{
 
 /// Admits operations.
 pub(super) struct Operations {
-    /// Whether the daemon still accepts operations. Each holds it for reading, so that a teardown waits for all of them.
+    /// Whether the daemon accepts operations. Every operation holds the lock for reading, so a teardown waits
+    /// for all of them.
     accepting: RankedRw<bool>,
     containers: KeyedLock,
 }
@@ -22,7 +23,7 @@ impl Default for Operations {
 }
 
 impl Operations {
-    /// Begins an operation, which holds off a teardown as long as the returned value lives.
+    /// Begins an operation. A teardown waits until the returned guard is dropped.
     ///
     /// # Errors
     ///
@@ -32,11 +33,11 @@ impl Operations {
         if *accepting {
             Ok(accepting)
         } else {
-            Err(Error::conflict("portmap has been torn down here: start portmapd again"))
+            Err(Error::conflict("portmap has been torn down on this host: start portmapd again"))
         }
     }
 
-    /// Waits until no operation runs, and admits none afterwards.
+    /// Waits until no operation runs, and refuses all later ones.
     pub(super) fn stop_accepting(&self) {
         *self.accepting.write() = false;
     }
@@ -46,7 +47,7 @@ impl Operations {
         !*self.accepting.read()
     }
 
-    /// Does `work` on a container while no other operation works on it.
+    /// Runs `work` while no other operation works on the container.
     pub(super) fn on<T>(&self, container: &str, work: impl FnOnce() -> T) -> T {
         self.containers.with(container, work)
     }

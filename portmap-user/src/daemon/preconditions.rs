@@ -1,4 +1,4 @@
-//! What must hold before a daemon or a teardown touches anything.
+//! Preconditions that a start and a teardown check before they change anything.
 
 use nix::unistd::geteuid;
 use portmap_common::slot::slot_of_loopback;
@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// Fails unless this process may do what the daemon does.
+/// Fails unless this process has the daemon's privileges.
 pub(super) fn check_root() -> Result<()> {
     if geteuid().is_root() {
         return Ok(());
@@ -23,13 +23,15 @@ pub(super) fn check_root() -> Result<()> {
     ))
 }
 
-/// Refuses the network namespace of a container: interfaces and pins with portmap's names there belong to the host's daemon.
+/// Refuses the network namespace of a container, because the interfaces and pins with portmap's names belong
+/// to the host's daemon.
 pub(super) fn check_namespace(netlink: &Netlink) -> Result<()> {
     let slot = link::find_by_index(netlink, LOOPBACK)?.and_then(|lo| slot_of_loopback(lo.mac));
-    // A namespace that used to be a container's keeps the address of its loopback device.
+    // The namespace of a deleted container keeps the MAC address of its loopback device, but has no `eth0`.
     if slot.is_some() && link::find(netlink, ETH0)?.is_some() {
         return Err(Error::usage(
-            "this network namespace is that of a container of portmap (see the address of its `lo`): run this in the host's",
+            "this is the network namespace of a portmap container (see the MAC address of its `lo`): run \
+             this in the host's",
         ));
     }
     Ok(())

@@ -1,7 +1,8 @@
-//! The registry: the only owner of the containers' entries, of the pool of ephemeral ports, and of the table that says which
-//! container owns which port.
+//! The registry: the only owner of the containers' entries, of the pool of ephemeral ports, and of the port
+//! map.
 //!
-//! Changes are made under its lock and published as a snapshot. Readers take the snapshot, so that no reader waits for a change.
+//! A writer changes the entries under the registry's lock and publishes a snapshot. Readers use the snapshot,
+//! so they never wait for a writer.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,13 +27,13 @@ use crate::{
     },
 };
 
-/// All containers, and who owns which port.
+/// All containers, and the owner of each port.
 pub(super) struct Registry {
     env: Arc<Env>,
-    /// `pm_ports`. Words are atomics; this value alone writes them, under the lock of `state`.
+    /// The port map `pm_ports`, an array of atomics. Only the registry writes it, under the lock of `state`.
     ports: PortTable,
     state: Ranked<State>,
-    /// The containers as the last change left them.
+    /// The containers after the last change.
     published: RankedRw<Arc<Snapshot>>,
 }
 
@@ -41,48 +42,48 @@ struct State {
     containers: Snapshot,
 }
 
-/// The containers at a moment, by name.
+/// The containers at one point in time, by name.
 #[derive(Clone, Default)]
 pub(super) struct Snapshot(BTreeMap<Arc<str>, Arc<Entry>>);
 
-/// A container, as far as the daemon's memory knows more than its record.
+/// A container: its record, and the state that the daemon keeps in memory only.
 #[derive(Clone)]
 pub(super) struct Entry {
     /// Its desired state, as on disk.
     pub(super) record: ContainerRecord,
-    /// Ports that a command is about to give it.
+    /// Ports that a running update reserves for it.
     pending_ports: PortSet,
-    /// It has lost its interface, and the daemon cannot make another.
+    /// Its interface is missing, and the daemon cannot recreate it.
     pub(super) is_broken: bool,
-    /// An earlier daemon made it, and this one has not checked it yet.
+    /// An earlier daemon added it, and this one has not checked it yet.
     pub(super) is_unchecked: bool,
 }
 
-/// What a new container gets, before it has a slot and a block.
+/// A new container before it has a slot and a block of ephemeral ports.
 pub(super) struct Admission {
     pub(super) name: String,
-    /// The network namespace that it is given; none if the daemon makes one.
+    /// The path of an existing network namespace; `None` if the daemon creates one.
     pub(super) netns: Option<PathBuf>,
     pub(super) pid: Option<u32>,
     pub(super) owner: Option<Process>,
     pub(super) ports: PortSet,
-    /// Size of its block of ephemeral ports; none for the daemon's default.
+    /// Size of its block of ephemeral ports; `None` for the daemon's default.
     pub(super) block: Option<u16>,
     pub(super) ipv6: bool,
     pub(super) traffic: TrafficSpec,
     pub(super) egress: Option<Limit>,
     pub(super) ingress: Option<Limit>,
     pub(super) inherit_sysctls: bool,
-    /// Ports of which the host has sockets: blocks that contain any are passed over.
+    /// Ports of the host's sockets. The pool skips blocks that contain one of them.
     pub(super) host_ports: PortSet,
-    /// Slots whose interface name or index another tool's interface has.
+    /// Slots whose interface name or index an interface of another tool has.
     pub(super) foreign_slots: BTreeSet<u16>,
 }
 
-/// Why the registry refuses something.
+/// The reason for which the registry refuses a request.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
-    /// Containers own what is asked for. Containers that have ended without the daemon noticing may be among them.
+    /// Other containers own a requested resource. Some of them may have ended without the daemon noticing.
     #[error("{0}")]
     Taken(Error),
     /// Anything else.
@@ -95,7 +96,7 @@ impl Refusal {
         Self::Taken(Error::conflict(message))
     }
 
-    /// The same refusal with one more sentence.
+    /// Appends a sentence to the message.
     pub(super) fn and(self, more: &str) -> Self {
         let add = |error: Error| Error::new(error.kind, format!("{error}; {more}"));
         match self {
@@ -119,29 +120,29 @@ impl From<Refusal> for Error {
     }
 }
 
-/// A port whose owner in the port map is not the desired one.
+/// A port whose owner in the port map differs from the records.
 pub(super) struct WrongPort {
     pub(super) port: u16,
-    /// The container that owns it in the map, or that should.
+    /// The name of the desired owner, or else of the owner in the map.
     pub(super) container: Option<String>,
-    /// The slot that owns it in the map.
+    /// The slot of the owner in the map.
     pub(super) slot: u16,
-    /// The container that should own it.
+    /// The desired owner; `None` for the host.
     pub(super) expected: Option<ContainerRecord>,
 }
 
 impl Entry {
-    /// A container whose record has just been written.
+    /// An entry for a container whose record this daemon has written.
     pub(super) fn new(record: ContainerRecord, is_broken: bool) -> Self {
         Self { record, pending_ports: PortSet::default(), is_broken, is_unchecked: false }
     }
 
-    /// A container of an earlier daemon.
+    /// An entry for a container of an earlier daemon.
     pub(super) fn restored(record: ContainerRecord) -> Self {
         Self { is_unchecked: true, ..Self::new(record, false) }
     }
 
-    /// Its state, as users see it.
+    /// The container's state in the API.
     pub(super) fn state(&self) -> ContainerState {
         match self.record.phase {
             Phase::Adding => ContainerState::Adding,
@@ -158,7 +159,7 @@ impl Snapshot {
         self.0.get(name)
     }
 
-    /// The record of the container called `name`.
+    /// The entry of the container called `name`.
     ///
     /// # Errors
     ///
@@ -177,12 +178,12 @@ impl Snapshot {
         self.entries().map(|entry| &entry.record)
     }
 
-    /// The records of the containers that must be in service.
+    /// The records of the containers whose desired state is in service.
     pub(super) fn ready(&self) -> impl Iterator<Item = &ContainerRecord> {
         self.records().filter(|record| record.phase == Phase::Ready)
     }
 
-    /// The record of a container that must be in service.
+    /// The record of a container whose desired state is in service.
     pub(super) fn ready_record(&self, name: &str) -> Option<ContainerRecord> {
         self.get(name).map(|entry| &entry.record).filter(|record| record.phase == Phase::Ready).cloned()
     }
@@ -192,12 +193,12 @@ impl Snapshot {
         self.records().map(|record| (record.slot, record.name.clone())).collect()
     }
 
-    /// The slots that containers have.
+    /// The slots of all containers.
     pub(super) fn slots(&self) -> BTreeSet<u16> {
         self.records().map(|record| record.slot).collect()
     }
 
-    /// All ports of the containers that must be in service.
+    /// All ports of the containers whose desired state is in service.
     pub(super) fn owned_ports(&self) -> PortSet {
         let ranges: Vec<PortRange> =
             self.ready().flat_map(|record| record.all_ports().ranges().to_vec()).collect();
@@ -209,7 +210,7 @@ impl Snapshot {
         self.0.len()
     }
 
-    /// The lowest slot that no container has, and that is not among the `foreign` ones.
+    /// The lowest slot that no container has, without the `foreign` ones.
     fn free_slot(&self, foreign: &BTreeSet<u16>) -> Result<u16, Refusal> {
         let taken = self.slots();
         (1..SLOTS)
@@ -219,7 +220,7 @@ impl Snapshot {
 }
 
 impl Registry {
-    /// A registry of the containers that an earlier daemon has left.
+    /// A registry of the containers of an earlier daemon.
     pub(super) fn new(
         env: Arc<Env>,
         ports: PortTable,
@@ -234,7 +235,7 @@ impl Registry {
         Self { env, ports, state: Ranked::new(Rank::Registry, State { pool, containers }), published }
     }
 
-    /// The containers as the last change left them.
+    /// The containers after the last change.
     pub(super) fn snapshot(&self) -> Arc<Snapshot> {
         self.published.read().clone()
     }
@@ -244,7 +245,7 @@ impl Registry {
         self.ports.get(port)
     }
 
-    /// Waits for the lock, for `/healthz`.
+    /// Waits for the lock, as a check for `/healthz`.
     pub(super) fn probe(&self) {
         drop(self.state.lock());
     }
@@ -253,7 +254,7 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// [`Refusal::Taken`] if another container has them.
+    /// [`Refusal::Taken`] if another container has the name or one of the ports.
     pub(super) fn check_available(&self, name: &str, ports: &PortSet) -> Result<(), Refusal> {
         self.check_new(&self.snapshot(), name, ports)
     }
@@ -267,7 +268,7 @@ impl Registry {
         self.check_static_ports(containers, name, ports)
     }
 
-    /// The lowest slot that is free, but for the `foreign` ones.
+    /// The lowest free slot, without the `foreign` ones.
     ///
     /// # Errors
     ///
@@ -276,7 +277,7 @@ impl Registry {
         self.snapshot().free_slot(foreign)
     }
 
-    /// Refuses static ports that the container `name` cannot have.
+    /// Refuses static ports that the container `name` cannot own.
     fn check_static_ports(&self, containers: &Snapshot, name: &str, ports: &PortSet) -> Result<(), Refusal> {
         if ports.contains(0) {
             return Err(Error::usage("port 0 cannot be owned: expected ports between 1 and 65535").into());
@@ -305,16 +306,17 @@ impl Registry {
         Ok(())
     }
 
-    /// Gives a new container its slot and its ports, and records that it is being made: whatever happens now, the next daemon can
-    /// undo.
+    /// Assigns a slot and ports to a new container, and writes its record in state `adding`, so that the next
+    /// daemon can roll back an interrupted `add`.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Taken`] if other containers have what it needs; an error if its record cannot be written.
+    /// [`Refusal::Taken`] if other containers own a resource that it needs; an error if its record cannot be
+    /// written.
     pub(super) fn admit(&self, admission: Admission) -> Result<ContainerRecord, Refusal> {
         let now = clock::since_boot()?;
         let mut state = self.state.lock();
-        // Others may have come since the checks.
+        // Another container may have been admitted since the checks.
         self.check_new(&state.containers, &admission.name, &admission.ports)?;
         let slot = state.containers.free_slot(&admission.foreign_slots)?;
         state.pool.skip_blocks_with(admission.host_ports);
@@ -349,17 +351,17 @@ impl Registry {
         Ok(record)
     }
 
-    /// Reserves a network namespace for the container `name`: each can become one container only.
+    /// Reserves a network namespace for the container `name`, because a namespace can be one container only.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Taken`] if another container has it.
+    /// [`Refusal::Taken`] if another container uses the namespace.
     pub(super) fn claim_netns(&self, name: &str, id: NetnsId) -> Result<(), Refusal> {
         let mut state = self.state.lock();
         let has_it = |record: &&ContainerRecord| record.namespace.is_some_and(|own| own.is_same(id));
         if let Some(other) = state.containers.records().find(has_it) {
             return Err(Refusal::taken(format!(
-                "{} is the network namespace of container {:?} already: expected one of its own",
+                "{} is already the network namespace of container {:?}: expected another one",
                 other.netns.display(),
                 other.name
             )));
@@ -368,7 +370,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Puts a container into service: its ports lead to it, and ports that it had and has no more lead to the host.
+    /// Puts a container into service: makes it the owner of its ports, and the host the owner of ports that
+    /// it no longer has.
     pub(super) fn publish(&self, record: ContainerRecord) -> Arc<Entry> {
         let mut state = self.state.lock();
         let (owner, ports) = (self.port_entry(&record), record.all_ports());
@@ -383,7 +386,7 @@ impl Registry {
         self.insert(&mut state, Entry::new(record, false))
     }
 
-    /// Writes the flags of a container's ports.
+    /// Rewrites the flags of a container's ports.
     pub(super) fn publish_flags(&self, record: &ContainerRecord) {
         let _state = self.state.lock();
         let owner = self.port_entry(record);
@@ -434,7 +437,7 @@ impl Registry {
         })
     }
 
-    /// Takes a container out of service: its ports lead to the host.
+    /// Takes a container out of service: makes the host the owner of its ports.
     pub(super) fn withdraw(&self, record: &ContainerRecord) {
         let _state = self.state.lock();
         let is_own = |port: &u16| self.ports.get(*port).slot == record.slot;
@@ -443,7 +446,7 @@ impl Registry {
         }
     }
 
-    /// Records that the container `name` is being removed. Returns its record.
+    /// Writes the record of the container `name` in state `deleting`, and returns it.
     ///
     /// # Errors
     ///
@@ -456,11 +459,12 @@ impl Registry {
         Ok(record)
     }
 
-    /// Forgets a container of which nothing is left. Its block goes into quarantine, unless the container was never in service.
+    /// Forgets a deprovisioned container. Its block is quarantined, unless the container was never in
+    /// service.
     ///
     /// # Errors
     ///
-    /// If its record cannot be removed; then the container stays known.
+    /// If its record cannot be removed; then the container stays in the registry.
     pub(super) fn forget(&self, record: &ContainerRecord) -> Result<()> {
         let (mut state, store) = (self.state.lock(), &self.env.store);
         if record.phase == Phase::Adding {
@@ -469,15 +473,13 @@ impl Registry {
         } else {
             let mut pool = state.pool.clone();
             pool.release(&record.name, record.ephemeral_ports, clock::since_boot()?);
-            // The quarantine is written first, so that no daemon finds neither the container nor the quarantine of its ports.
+            // The quarantine is written first. A crash in between must not leave ports without owner and
+            // quarantine.
             let written = store.set_quarantine(pool.quarantined());
             store.remove_container(&record.name)?;
-            // The removed record may have made the room that the quarantine needs.
+            // On a full file system, the removal of the record can make room for the quarantine.
             if let Err(error) = written.or_else(|_full| store.set_quarantine(pool.quarantined())) {
-                warn!(
-                    "the next daemon will not know of the quarantine of ports {}: {error}",
-                    record.ephemeral_ports
-                );
+                warn!("the quarantine of ports {} ends with this daemon: {error}", record.ephemeral_ports);
             }
             state.pool = pool;
         }
@@ -486,7 +488,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Reserves the ports that an update is about to give a container in service. Returns its record.
+    /// Reserves the ports of an update of a container in service. Returns the container's record.
     ///
     /// # Errors
     ///
@@ -513,12 +515,12 @@ impl Registry {
         Ok(record)
     }
 
-    /// Gives up the ports that an update has reserved.
+    /// Releases the ports that an update has reserved.
     pub(super) fn cancel_update(&self, name: &str) {
         self.change(&mut self.state.lock(), name, |entry| entry.pending_ports = PortSet::default());
     }
 
-    /// The ports of `ports` that the container `name` does not have yet.
+    /// Those of `ports` that the container `name` does not own yet.
     ///
     /// # Errors
     ///
@@ -530,7 +532,7 @@ impl Registry {
         Ok(ports.difference(had))
     }
 
-    /// Replaces the record of a container whose ports stay.
+    /// Replaces the record of a container whose ports do not change.
     pub(super) fn set_record(&self, record: ContainerRecord) {
         let name = record.name.clone();
         self.change(&mut self.state.lock(), &name, |entry| entry.record = record);
@@ -541,23 +543,23 @@ impl Registry {
         self.insert(&mut self.state.lock(), entry);
     }
 
-    /// Notes whether a container has lost its interface for good.
+    /// Sets whether a container's interface is missing and cannot be recreated.
     pub(super) fn set_broken(&self, name: &str, is_broken: bool) {
         self.change(&mut self.state.lock(), name, |entry| entry.is_broken = is_broken);
     }
 
-    /// Notes whether a container of an earlier daemon still has to be checked.
+    /// Sets whether a container of an earlier daemon must still be checked.
     pub(super) fn set_unchecked(&self, name: &str, is_unchecked: bool) {
         self.change(&mut self.state.lock(), name, |entry| entry.is_unchecked = is_unchecked);
     }
 
-    /// Writes the records again that are missing on disk. Returns whether there were any.
+    /// Rewrites records that are missing on disk. Returns true if any was missing.
     ///
     /// # Errors
     ///
-    /// If a record cannot be written; the others are.
+    /// All failures. A failure does not stop the others from being written.
     pub(super) fn restore_records(&self) -> Result<bool> {
-        // Files and entries change together, under this lock.
+        // The lock keeps files and entries consistent.
         let (state, mut failures, mut were_lost) = (self.state.lock(), Failures::default(), false);
         for record in state.containers.ready() {
             if !self.env.store.has_container(&record.name) {
@@ -569,7 +571,7 @@ impl Registry {
         Ok(were_lost)
     }
 
-    /// The entry of a container's ports in the port map.
+    /// The value of a container's ports in the port map.
     fn port_entry(&self, record: &ContainerRecord) -> PortEntry {
         let flags = self.env.port_flags(record);
         PortEntry { ifindex: veth_ifindex(record.slot), slot: record.slot, flags }
@@ -589,7 +591,7 @@ impl Registry {
         }
     }
 
-    /// Copies a pointer for each container, so that readers never wait for the lock of the state.
+    /// Publishes the entries to the readers. The copy takes one pointer per container.
     fn publish_snapshot(&self, state: &State) {
         *self.published.write() = Arc::new(state.containers.clone());
     }

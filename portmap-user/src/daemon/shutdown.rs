@@ -1,4 +1,5 @@
-//! Shutting down: signals request it, the daemon waits for operations in flight, and a deadline ends it whatever hangs.
+//! Shutdown: a signal requests it, the daemon waits for operations in flight, and a deadline ends a daemon
+//! that hangs.
 
 use std::{
     collections::BTreeMap,
@@ -15,12 +16,13 @@ use tracing::{error, info};
 
 use crate::error::{Context as _, Result};
 
-/// How long operations may take after a shutdown was requested. The next start completes or rolls back what is cut off.
+/// Time that operations have after the request. The next start completes or rolls back those that are cut
+/// off.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// How long the last line of the log may take, because its reader may hang, too.
+/// Time for the last line of the log, because its reader may hang, too.
 const LAST_LINE_DEADLINE: Duration = Duration::from_secs(1);
 
-/// The daemon's shutdown; a handle, of which every part has one.
+/// A handle to the daemon's shutdown, which all parts share.
 #[derive(Clone, Debug)]
 pub struct Shutdown(Arc<Shared>);
 
@@ -28,9 +30,9 @@ pub struct Shutdown(Arc<Shared>);
 struct Shared {
     ending: watch::Sender<bool>,
     operations: Mutex<Operations>,
-    /// Number of operations that run.
+    /// Number of operations in flight.
     running: watch::Sender<usize>,
-    /// Starts the time that is left.
+    /// Starts the deadline.
     alarm: mpsc::Sender<()>,
 }
 
@@ -49,9 +51,10 @@ pub struct Running {
 }
 
 impl Shutdown {
-    /// Takes all signals over that would end this process, from now on. To be called before any other thread is started.
+    /// Handles the signals that would otherwise end this process. Must be called before any other thread is
+    /// started.
     ///
-    /// SIGTERM, SIGINT and SIGQUIT ask the daemon to end; SIGHUP, SIGUSR1 and SIGUSR2 have no meaning, and do nothing.
+    /// SIGTERM, SIGINT and SIGQUIT request a shutdown; SIGHUP, SIGUSR1 and SIGUSR2 are ignored.
     pub fn on_signals() -> Result<Self> {
         let starting = || "cannot wait for signals".to_owned();
         let signals: SigSet = [
@@ -64,7 +67,7 @@ impl Shutdown {
         ]
         .into_iter()
         .collect();
-        // Threads inherit it; no other thread may be interrupted, or killed, by them.
+        // All later threads inherit the mask, so these signals interrupt or kill none of them.
         signals.thread_block().context(starting)?;
         let (alarm, rings) = mpsc::channel();
         let shutdown = Self::new(alarm);
@@ -73,7 +76,7 @@ impl Shutdown {
             .name("signals".to_owned())
             .spawn(move || on_signals.handle(&signals))
             .context(starting)?;
-        // It starts now, because at the deadline the kernel may have no thread to give.
+        // The thread starts now, because a later attempt could fail for lack of resources.
         thread::Builder::new()
             .name("limit".to_owned())
             .spawn(move || {
@@ -99,39 +102,39 @@ impl Shutdown {
         while let Ok(signal) = signals.wait() {
             match signal {
                 Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT => {
-                    info!("asked to end by {signal}");
+                    info!("shutdown requested by {signal}");
                     self.begin();
                 }
-                _ => info!("{signal} changes nothing: settings are read at a start only"),
+                _ => info!("{signal} is ignored: the daemon reads its settings only at start"),
             }
         }
     }
 
-    /// Begins the end, unless it has begun.
+    /// Requests the shutdown. Idempotent.
     pub fn begin(&self) {
         if !self.0.ending.send_replace(true) {
-            // It fails in tests, which have nobody who waits for it.
+            // In tests there may be no receiver.
             let _ = self.0.alarm.send(());
         }
     }
 
-    /// Whether the end has begun.
+    /// Whether a shutdown has been requested.
     pub fn has_begun(&self) -> bool {
         *self.0.ending.borrow()
     }
 
-    /// The same, to be waited for.
+    /// A receiver that changes to true when a shutdown is requested.
     pub fn subscribe(&self) -> watch::Receiver<bool> {
         self.0.ending.subscribe()
     }
 
-    /// Waits until the end has begun.
+    /// Waits until a shutdown is requested.
     pub async fn begun(&self) {
-        // It cannot fail as long as this value has the other end.
+        // This cannot fail, because `self` contains the sender.
         let _ = self.subscribe().wait_for(|ending| *ending).await;
     }
 
-    /// Notes that an operation runs, which is waited for.
+    /// Registers an operation, which the shutdown waits for.
     pub fn operation(&self, what: impl Into<String>) -> Running {
         let number = {
             let mut operations = self.operations();
@@ -149,23 +152,23 @@ impl Shutdown {
         let _ = self.0.running.subscribe().wait_for(|running| *running == 0).await;
     }
 
-    /// Ends the process although something still runs.
+    /// Ends the process although operations are in flight.
     fn cut_off(&self) -> ! {
         let what = self.what_runs();
-        let (said, has_said) = mpsc::channel();
-        // The log's lock may be held by a thread that waits for its reader.
+        let (logged, has_logged) = mpsc::channel();
+        // Another thread may hold the log's lock while it waits for the log's reader.
         let _ = thread::Builder::new().spawn(move || {
             error!(
-                "ending although not all is done {DEADLINE:?} after the daemon was asked to end: {what}; the next start \
-                 completes or undoes it"
+                "exiting {DEADLINE:?} after the shutdown request with unfinished operations: {what}; the \
+                 next start completes them or rolls them back"
             );
-            let _ = said.send(());
+            let _ = logged.send(());
         });
-        let _ = has_said.recv_timeout(LAST_LINE_DEADLINE);
+        let _ = has_logged.recv_timeout(LAST_LINE_DEADLINE);
         process::exit(1);
     }
 
-    /// What runs, in words.
+    /// Describes the operations in flight.
     fn what_runs(&self) -> String {
         let operations = self.operations();
         let mut text = String::new();
@@ -173,10 +176,10 @@ impl Shutdown {
             let gap = if text.is_empty() { "" } else { ", " };
             let _ = write!(text, "{gap}{what} (for {} s)", since.elapsed().as_secs());
         }
-        if text.is_empty() { "no operation, but the daemon itself does not go on".to_owned() } else { text }
+        if text.is_empty() { "no operation; the daemon itself hangs".to_owned() } else { text }
     }
 
-    // A panic while it is held leaves no half-done change.
+    // A poisoned lock is taken, because every change is a single step.
     fn operations(&self) -> MutexGuard<'_, Operations> {
         self.0.operations.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -209,11 +212,11 @@ mod tests {
         tokio::task::yield_now().await;
         assert!(!waits.is_finished());
         drop(doctor);
-        waits.await.expect("it comes to its end");
+        waits.await.expect("no panic");
         assert!(!end.has_begun() && rings.try_recv().is_err());
         end.begin();
         end.begin();
         end.begun().await;
-        assert!(rings.try_recv().is_ok() && rings.try_recv().is_err(), "the time that is left starts once");
+        assert!(rings.try_recv().is_ok() && rings.try_recv().is_err(), "the deadline starts once");
     }
 }

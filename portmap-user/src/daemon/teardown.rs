@@ -1,4 +1,4 @@
-//! Teardown: removing everything that a daemon has made, with or without a daemon.
+//! Teardown: removes everything that a daemon has made, with or without a running daemon.
 
 use std::path::Path;
 
@@ -15,25 +15,27 @@ use crate::{
     state::Store,
 };
 
-/// What a teardown has found.
+/// The result of a teardown.
 #[derive(Debug, Default)]
 pub struct TornDown {
-    /// Whether there was anything to remove.
+    /// Whether anything had to be removed.
     pub anything: bool,
-    /// What was removed without a record of it, and what cannot be restored for want of one.
+    /// Leftovers that were removed although they had no record, and settings that cannot be restored without
+    /// one.
     pub notices: Vec<String>,
 }
 
-/// Removes everything that a daemon with this state directory has made. `bpffs_dir` is where its pins are if its records are lost.
+/// Removes everything that a daemon with this state directory has made. `bpffs_dir` is the directory of its
+/// pins, for the case that its records are lost.
 ///
 /// # Errors
 ///
-/// If a daemon still works with the state directory, or something cannot be removed; everything else is.
+/// If a daemon still uses the state directory; all failures of the removal, which does not stop at a failure.
 pub fn teardown(state_dir: &StateDir, bpffs_dir: &Path) -> Result<TornDown> {
     teardown_but(state_dir, bpffs_dir, false)
 }
 
-/// Like [`teardown`], but the state directory itself can stay.
+/// Like [`teardown`], but can keep the empty state directory.
 pub(super) fn teardown_but(state_dir: &StateDir, bpffs_dir: &Path, keep_directory: bool) -> Result<TornDown> {
     check_root()?;
     check_namespace(&Netlink::open()?)?;
@@ -47,7 +49,7 @@ pub(super) fn teardown_but(state_dir: &StateDir, bpffs_dir: &Path, keep_director
         Ok(ownership)
     });
     let ownership = ownership.inspect_err(|_| {
-        // Whatever another daemon uses is left alone, and this attempt leaves nothing behind.
+        // The state of another daemon stays, and this attempt must leave nothing behind.
         if store.host() == Ok(None) && store.containers() == Ok(Vec::new()) {
             let _ = store.remove_files(keep_directory);
         }
@@ -57,7 +59,7 @@ pub(super) fn teardown_but(state_dir: &StateDir, bpffs_dir: &Path, keep_director
     Ok(torn_down)
 }
 
-/// Removes everything but the state directory, which the caller has locked.
+/// Removes everything except the state directory, which the caller has locked.
 pub(super) fn teardown_locked(store: &Store, ownership: &Ownership, bpffs_dir: &Path) -> Result<TornDown> {
     let (netlink, mut failures) = (Netlink::open()?, Failures::default());
     let host = store.host()?.or_else(|| ownership.host().cloned());
@@ -73,7 +75,8 @@ pub(super) fn teardown_locked(store: &Store, ownership: &Ownership, bpffs_dir: &
         setup::check_same_namespace(host, Namespace::current()?.id()?)?;
         failures.note(setup::undo(&netlink, &pins, attach_mode, host));
     }
-    // One request for all veths takes hardly longer than for one. The loop removes whatever it leaves.
+    // Deleting all veths in one request takes hardly longer than deleting one. The loop below removes the
+    // rest.
     failures.note(deprovision::delete_veths(&netlink, &containers));
     for record in &containers {
         match deprovision::deprovision(&netlink, attach_mode, &pins, record) {
@@ -93,7 +96,8 @@ pub(super) fn teardown_locked(store: &Store, ownership: &Ownership, bpffs_dir: &
     failures.note(remove_pins(&pins));
     failures.note(pin_migration::remove_earlier(pins.bpffs()));
     failures.into_result()?;
-    // In this order: a record in the ownership file stands in for a lost one in the state directory.
+    // The ownership file must be removed first, because its record replaces a missing one in the state
+    // directory.
     ownership.remove()?;
     store.remove_host()?;
     Ok(TornDown { anything, notices })

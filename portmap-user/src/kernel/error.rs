@@ -20,7 +20,7 @@ pub enum Error {
     /// A directory is not a cgroup of the right kind.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
-    /// An interface has the name or index of one that was to be created.
+    /// An existing interface has the name or the index of a new one.
     #[error(
         "cannot create {host} with {container} in {}: an interface with one of these names or indices exists already",
         netns.display()
@@ -160,7 +160,7 @@ impl Error {
     }
 }
 
-/// Adds what was being done to an error of a library or a system call.
+/// Adds the failed operation to an error of a library or a system call.
 pub trait Context<T> {
     /// Wraps the error in a [`Failure`] of this operation.
     fn context<D: fmt::Display>(self, operation: impl FnOnce() -> D) -> Result<T>;

@@ -24,8 +24,8 @@ use crate::{
     paths::Pins,
 };
 
-/// The maps of one daemon that are accessed by system calls. Any thread may use them: their lock is held for a
-/// single system call.
+/// The maps of one daemon that are accessed by system calls. Any thread may use them: their lock is held for
+/// a single system call.
 pub struct Maps {
     tables: Ranked<Tables>,
 }

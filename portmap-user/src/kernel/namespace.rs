@@ -202,8 +202,8 @@ impl Namespace {
         })
     }
 
-    /// Runs `work` inside the namespace if it is the `recorded` one, which the same visit finds out. `None` if it is
-    /// another.
+    /// Runs `work` inside the namespace if it is the `recorded` one, which the same visit finds out. `None`
+    /// if it is another.
     pub fn run_if<T: Send, E: From<Error> + Send>(
         &self,
         recorded: NetnsId,

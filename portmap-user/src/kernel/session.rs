@@ -14,7 +14,8 @@ use crate::{
     kernel::error::{Context as _, Result},
 };
 
-/// A netlink socket and the settings of a network namespace: the one that the thread was in which opened the session.
+/// A netlink socket and the settings of a network namespace: the one that the thread was in which opened the
+/// session.
 pub struct NetSession {
     /// The netlink socket.
     pub netlink: Netlink,
@@ -33,7 +34,8 @@ impl NetSession {
 
     /// The namespace's settings, whose directories are opened when they are first needed.
     ///
-    /// Only the thread that opened the session may call this: `/proc/sys/net` shows the namespace of the thread that looks.
+    /// Only the thread that opened the session may call this: `/proc/sys/net` shows the namespace of the
+    /// thread that looks.
     ///
     /// # Errors
     ///
@@ -46,7 +48,8 @@ impl NetSession {
         Ok(self.sysctls.get_or_init(|| opened))
     }
 
-    /// The namespace's cookie, which no other namespace has before the next boot (`SO_NETNS_COOKIE`, Linux 5.14).
+    /// The namespace's cookie, which no other namespace has before the next boot (`SO_NETNS_COOKIE`, Linux
+    /// 5.14).
     ///
     /// # Errors
     ///

@@ -88,10 +88,10 @@ pub struct Container {
     phase: Phase,
 }
 
-/// An element of `resting.json`: a block of ephemeral ports in quarantine.
+/// An element of the file [`crate::paths::StateDir::quarantine`]: a block of ephemeral ports in quarantine.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Resting {
+pub struct QuarantinedBlock {
     #[serde(default)]
     name: Option<String>,
     block: (u16, u16),
@@ -289,16 +289,19 @@ impl Recorded for model::ContainerRecord {
 }
 
 impl Recorded for Vec<Quarantined> {
-    type Form = Vec<Resting>;
+    type Form = Vec<QuarantinedBlock>;
 
-    fn to_form(&self) -> Vec<Resting> {
-        let form =
-            |Quarantined { name, block, since }: Quarantined| Resting { name, block: block.into(), since };
+    fn to_form(&self) -> Vec<QuarantinedBlock> {
+        let form = |Quarantined { name, block, since }: Quarantined| QuarantinedBlock {
+            name,
+            block: block.into(),
+            since,
+        };
         self.iter().cloned().map(form).collect()
     }
 
-    fn from_form(form: Vec<Resting>) -> Result<Self> {
-        let quarantined = |Resting { name, block, since }: Resting| {
+    fn from_form(form: Vec<QuarantinedBlock>) -> Result<Self> {
+        let quarantined = |QuarantinedBlock { name, block, since }: QuarantinedBlock| {
             Ok(Quarantined { name, block: block.try_into()?, since })
         };
         form.into_iter().map(quarantined).collect()

@@ -23,7 +23,7 @@ const HOST: &str = concat!(
     r#""uplink_queue":4294967295}"#
 );
 
-const RESTING: &str = r#"[{"name":"web","block":[32768,33791],"since":{"secs":5,"nanos":6}}]"#;
+const QUARANTINE: &str = r#"[{"name":"web","block":[32768,33791],"since":{"secs":5,"nanos":6}}]"#;
 
 fn read<T: Recorded>(json: &str) -> T
 where
@@ -55,8 +55,8 @@ fn state_file_json_of_the_host_is_pinned() {
 
 #[test]
 fn state_file_json_of_the_quarantine_is_pinned() {
-    let quarantine: Vec<Quarantined> = read(RESTING);
-    assert_eq!(written(&quarantine), RESTING);
+    let quarantine: Vec<Quarantined> = read(QUARANTINE);
+    assert_eq!(written(&quarantine), QUARANTINE);
     assert_eq!(quarantine[0].since, Duration::new(5, 6));
 }
 

@@ -197,8 +197,8 @@ impl<'a> Decider<'a> {
         }
         let (packet, shared) = self.packet()?;
         let is_local = packet.destination == shared || is_loopback(packet.destination);
-        let may_have = |address| address == shared || (is_local && is_loopback(address));
-        if !may_have(packet.source) {
+        let is_allowed_source = |address| address == shared || (is_local && is_loopback(address));
+        if !is_allowed_source(packet.source) {
             return None;
         }
         let is_own = |port| self.world.port(port).slot == slot;
@@ -218,7 +218,7 @@ impl<'a> Decider<'a> {
                 return Some(Expected::Request(EchoRequest { owner, peer, next_hop, message }));
             }
             Content::Error { by_router: false, source, destination, quote: Inner::Ports(from, to) }
-                if may_have(destination) && source == packet.destination && is_own(to) =>
+                if is_allowed_source(destination) && source == packet.destination && is_own(to) =>
             {
                 from
             }

@@ -1,4 +1,5 @@
-//! Failures at every step: the operation returns an error and is rolled back, or its next attempt completes it.
+//! Failures at every step: the operation returns an error and is rolled back, or its next attempt completes
+//! it.
 
 use portmap_tests::{
     cgroup::Cgroup,

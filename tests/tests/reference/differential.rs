@@ -139,8 +139,9 @@ impl<'a> Differential<'a> {
             if failures.len() < MAX_SHOWN && !failures.contains_key(&kind) {
                 let row = spec_model::rows(case.hook)[row].packet;
                 let text = format!(
-                    "{what}\n{case:?}\n  model:  {expected:?} ({row})\n  code:   {decided:?}\n  kernel: {by_kernel:?}\n  \
-                     state changes of the model: {entries:?}\n  of the code: {written:?}\n  tried: {tried:?}\n  \
+                    "{what}\n{case:?}\n  model:  {expected:?} ({row})\n  code:   {decided:?}\n  \
+                     kernel: {by_kernel:?}\n  state changes of the model: {entries:?}\n  \
+                     of the code: {written:?}\n  tried: {tried:?}\n  \
                      charged to the limit: {to_spend}, by the code {spent}\n",
                 );
                 failures.insert(kind, text);

@@ -1,4 +1,4 @@
-//! Lines of at most [`MOST`] columns.
+//! Lines of at most [`MOST`] columns. Fenced code in Markdown is excepted, because it contains real output.
 
 use anyhow::Result;
 
@@ -18,9 +18,13 @@ pub(super) fn check() -> Result<()> {
 
 fn hits(file: &File) -> Vec<Hit> {
     let format = files::format(&file.path);
+    let mut is_fenced = false;
     let lines = file.text.lines().enumerate();
     lines
-        .filter(|(_, line)| !may_be_long(line, format))
+        .filter(|(_, line)| {
+            is_fenced ^= format == Some(Format::Markdown) && line.trim_start().starts_with("```");
+            !is_fenced && !may_be_long(line, format)
+        })
         .filter_map(|(number, line)| {
             let columns = line.chars().count();
             let message = format!("{columns} columns: wrap the line, {MOST} is the limit");
@@ -29,10 +33,12 @@ fn hits(file: &File) -> Vec<Hit> {
         .collect()
 }
 
-/// Whether the line cannot be wrapped: a row of a table, or an address on the web.
+/// Whether the line cannot be wrapped: a row of a table, a raw string of Rust, which a line break would
+/// change, or an address on the web.
 fn may_be_long(line: &str, format: Option<Format>) -> bool {
-    let is_row = format == Some(Format::Markdown) && line.trim_start().starts_with('|');
-    is_row || line.contains("https://") || line.contains("http://")
+    let is_table_row = format == Some(Format::Markdown) && line.trim_start().starts_with('|');
+    let is_raw_string = format == Some(Format::Rust) && line.contains("r#\"");
+    is_table_row || is_raw_string || line.contains("https://") || line.contains("http://")
 }
 
 #[cfg(test)]
@@ -50,10 +56,18 @@ mod tests {
     }
 
     #[test]
-    fn columns_excepts_tables_of_markdown_and_addresses() {
+    fn columns_excepts_fenced_code_of_markdown() {
+        let long = "x".repeat(130);
+        assert_eq!(lines("a.md", &format!("```\n{long}\n```\n{long}\n")), [4]);
+        assert_eq!(lines("a.rs", &format!("// ```\n// {long}\n// ```\n")), [2]);
+    }
+
+    #[test]
+    fn columns_excepts_tables_raw_strings_and_addresses() {
         let row = format!("| {} |\n", "x".repeat(130));
         assert_eq!(lines("a.md", &row), [0; 0]);
         assert_eq!(lines("a.rs", &row), [1]);
+        assert_eq!(lines("a.rs", &format!("const JSON: &str = r#\"{row}\"#;")), [0; 0]);
         assert_eq!(lines("a.toml", &format!("# https://example.org/{}\n", "x".repeat(130))), [0; 0]);
     }
 }

@@ -45,7 +45,8 @@ const MOVED: Edit =
 /// Allows a checksum at any offset.
 const CHECKSUM_ANYWHERE: Edit = Edit {
     file: OFFLOAD,
-    from: "transport != 0\n                && offset >= transport + PROTECTED\n                && offset < MAX_OFFSET\n                && (!is_gso || start == transport)",
+    from: "transport != 0\n                && offset >= transport + PROTECTED\n                \
+           && offset < MAX_OFFSET\n                && (!is_gso || start == transport)",
     to: "true",
 };
 
@@ -56,7 +57,8 @@ pub(super) const ALL: [Repair; 9] = [
         seen: "packets are counted",
         edits: &[Edit {
             file: SKB,
-            from: "skb.mark == DRY_RUN_MARK && unsafe { (&raw const skb.hwtstamp).read_volatile() } == DRY_RUN_HWTSTAMP",
+            from: "skb.mark == DRY_RUN_MARK && \
+                   unsafe { (&raw const skb.hwtstamp).read_volatile() } == DRY_RUN_HWTSTAMP",
             to: "skb.mark == DRY_RUN_MARK",
         }],
     },
@@ -86,8 +88,10 @@ pub(super) const ALL: [Repair; 9] = [
             UFO,
             Edit {
                 file: OFFLOAD,
-                from: "transport != 0\n                && offset >= transport + PROTECTED\n                && offset < MAX_OFFSET",
-                to: "(is_gso && transport == 0 && offset >= 40) || transport != 0 && offset >= transport + PROTECTED && offset < MAX_OFFSET",
+                from: "transport != 0\n                && offset >= transport + PROTECTED\n                \
+                       && offset < MAX_OFFSET",
+                to: "(is_gso && transport == 0 && offset >= 40) || transport != 0 && \
+                     offset >= transport + PROTECTED && offset < MAX_OFFSET",
             },
             Edit {
                 file: SEGMENTS,

@@ -36,7 +36,11 @@ unsafe fn fetch_add(word: *mut u64, number: u64) -> u64 {
     let mut number = number;
     // SAFETY: the instruction changes the eight bytes at `word` and the register, nothing else.
     unsafe {
-        asm!("{number} = atomic_fetch_add((u64 *)({word} + 0), {number})", word = in(reg) word, number = inout(reg) number);
+        asm!(
+            "{number} = atomic_fetch_add((u64 *)({word} + 0), {number})",
+            word = in(reg) word,
+            number = inout(reg) number,
+        );
     }
     number
 }

@@ -16,27 +16,27 @@ use crate::{
     model::ContainerRecord,
 };
 
-/// Longest name of a container: the identifiers of other container systems fit.
+/// Longest name of a container. The identifiers of other container systems fit.
 pub(in crate::daemon) const LONGEST_NAME: usize = 128;
 
 /// A container that a command has changed.
 pub(in crate::daemon) struct Changed {
     pub(in crate::daemon) entry: Arc<Entry>,
-    /// What the operator should know, a sentence each.
+    /// Warnings for the operator, one sentence each.
     pub(in crate::daemon) warnings: Vec<String>,
 }
 
-/// Refuses a request that makes no sense, whatever containers there are.
+/// Refuses a request that is invalid regardless of the present containers.
 ///
 /// # Errors
 ///
-/// Names the value and what is expected.
+/// Names the value and the expectation.
 pub(in crate::daemon) fn check_request(request: &AddRequest) -> Result<()> {
     check_name(&request.name)?;
     if request.inherit_sysctls && request.netns.is_none() && request.pid.is_none() {
         return Err(Error::usage(
-            "--inherit-sysctls is for a namespace that another tool made: expected --netns or --pid with it, namespaces that \
-             portmap makes have the host's settings anyway",
+            "--inherit-sysctls needs an existing namespace: expected --netns or --pid with it; a namespace \
+             that portmap creates always inherits the host's settings",
         ));
     }
     if request.netns.is_some() && request.pid.is_some() {
@@ -55,60 +55,63 @@ pub(in crate::daemon) fn check_request(request: &AddRequest) -> Result<()> {
     Ok(())
 }
 
-/// A name becomes part of file names and of what `ip` shows, and must not mean another sender or receiver to commands.
+/// Refuses a name that is unsuitable for file names and interface aliases, or that is a reserved name of
+/// commands.
 fn check_name(name: &str) -> Result<()> {
     if [HOST, OUTSIDE].contains(&name) {
         return Err(Error::usage(format!(
-            "{name:?} cannot be a container's name, because it is a reserved name of commands: expected another one"
+            "{name:?} cannot be a container's name, because it is a reserved name of commands: expected \
+             another one"
         )));
     }
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
     let starts_well = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-    if starts_well && name.len() <= LONGEST_NAME && name.bytes().all(is_plain) {
+    if starts_well && name.len() <= LONGEST_NAME && name.bytes().all(is_allowed) {
         return Ok(());
     }
     let name: String = name.chars().take(LONGEST_NAME + 1).collect();
     Err(Error::usage(format!(
-        "{name:?} cannot be a container's name: expected a letter or digit followed by letters, digits, '_', '.' or '-', at \
-         most {LONGEST_NAME} in all"
+        "{name:?} cannot be a container's name: expected a letter or digit followed by letters, digits, '_', \
+         '.' or '-', at most {LONGEST_NAME} characters"
     )))
 }
 
 impl Containers {
-    /// Adds a container whose request has been checked: admits it, provisions it, publishes its ports. A failure is rolled back.
+    /// Adds a container: admits it, provisions it, publishes its ports. The caller has checked the request. A
+    /// failure is rolled back.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Taken`] if other containers have what it needs.
+    /// [`Refusal::Taken`] if other containers own a resource that it needs.
     pub(in crate::daemon) fn add(&self, request: AddRequest) -> Result<Changed, Refusal> {
         let netlink = Netlink::open()?;
         let (mut record, warnings) = self.admit(&netlink, request)?;
         if let Err(refusal) = self.provision(&netlink, &mut record) {
             return Err(match self.remove(&netlink, &record) {
                 Ok(()) => refusal,
-                Err(left) => refusal.and(&format!("and undoing it failed: {left}")),
+                Err(left) => refusal.and(&format!("and the rollback failed: {left}")),
             });
         }
         Ok(Changed { entry: self.registry.publish(record), warnings })
     }
 
-    /// Removes a container and everything that was made for it.
+    /// Removes a container with everything that portmap made for it.
     ///
     /// # Errors
     ///
-    /// If there is no such container, or something cannot be removed; then another attempt can follow.
+    /// If there is no such container, or a removal fails; then the command can be retried.
     pub(in crate::daemon) fn delete(&self, name: &str) -> Result<()> {
         let record = self.registry.begin_removal(name)?;
         self.remove(&Netlink::open()?, &record)
     }
 
-    /// Checks everything that can be checked, then reserves a slot and ports.
+    /// Checks the request against the host and other containers, then reserves a slot and ports.
     fn admit(
         &self,
         netlink: &Netlink,
         request: AddRequest,
     ) -> Result<(ContainerRecord, Vec<String>), Refusal> {
-        // Without `..`, so that a field that is added to requests is not forgotten here.
+        // Without `..`, so that a new field of the request is a compile error here.
         let AddRequest {
             name,
             netns,
@@ -145,7 +148,8 @@ impl Containers {
         Ok((record, warnings))
     }
 
-    /// Slots that a new container would get if another tool's interface did not have their name or index.
+    /// Free slots below the next usable one that cannot be used, because an interface of another tool has
+    /// their name or index.
     fn foreign_slots(&self, netlink: &Netlink) -> Result<BTreeSet<u16>, Refusal> {
         let mut foreign = BTreeSet::new();
         loop {

@@ -1,4 +1,4 @@
-//! The interfaces of a container, and where programs are attached to them.
+//! The interfaces of a container, and the programs that are attached to them.
 
 use portmap_common::names::{PROG_CONTAINER_ETH0, PROG_CONTAINER_LO, PROG_VETH_INGRESS};
 
@@ -15,10 +15,10 @@ use crate::{
 /// Name of a container's end of its veth pair.
 pub(in crate::daemon) const ETH0: &str = "eth0";
 
-/// How the alias of a host veth begins.
+/// Prefix of the alias of a host veth.
 pub(in crate::daemon) const ALIAS: &str = "portmap:";
 
-/// The alias of a host veth, which `ip link` shows: it names the container to people and to `doctor`.
+/// The alias of a host veth. It names the container in the output of `ip link` and for `doctor`.
 pub(in crate::daemon) fn alias(name: &str) -> String {
     format!("{ALIAS}{name}")
 }
@@ -30,13 +30,14 @@ pub(in crate::daemon) fn veth_hook(pins: &Pins, record: &ContainerRecord) -> Att
     AttachPoint { link, interface, ingress: true, program: PROG_VETH_INGRESS, attach_mode }
 }
 
-/// How programs are attached inside a container's namespace, where `best` is the best that the kernel has. A link can be updated
-/// without entering the namespace, which may be impossible for a namespace that another tool made.
+/// The attach mode inside a container's namespace; `best` is the kernel's best mode. A link can be updated
+/// without entering the namespace. That matters for an existing namespace, because the daemon may lose access
+/// to it.
 const fn mode_inside(best: AttachMode, record: &ContainerRecord) -> AttachMode {
     if record.owns_netns { AttachMode::Clsact } else { best }
 }
 
-/// The hook at a container's loopback device, for use inside its namespace.
+/// The hook at a container's loopback device, for a session in its namespace.
 pub(super) fn loopback_hook(best: AttachMode, pins: &Pins, record: &ContainerRecord) -> AttachPoint {
     AttachPoint {
         link: pins.link(&format!("{}-lo", record.host_veth())),
@@ -47,7 +48,7 @@ pub(super) fn loopback_hook(best: AttachMode, pins: &Pins, record: &ContainerRec
     }
 }
 
-/// The hook at a container's end of its veth pair, for use inside its namespace. Only IPv6 needs it.
+/// The hook at a container's `eth0`, for a session in its namespace. Only IPv6 needs it.
 fn eth0_hook(best: AttachMode, pins: &Pins, record: &ContainerRecord) -> AttachPoint {
     AttachPoint {
         link: pins.link(&format!("{}-eth0", record.host_veth())),
@@ -71,11 +72,11 @@ pub(in crate::daemon) fn hooks_inside(
     hooks
 }
 
-/// Attaches the programs inside a container's namespace, to which the socket belongs.
+/// Attaches the programs inside a container's namespace. `inside` must be a socket of that namespace.
 ///
 /// # Errors
 ///
-/// The kernel's refusal of the first program that it refuses.
+/// If the kernel refuses a program; the following ones are not attached.
 pub(super) fn attach_inside(
     inside: &Netlink,
     best: AttachMode,

@@ -1,4 +1,5 @@
-//! Deprovisioning: removing what the kernel has of a container. Idempotent, so it serves `del`, failed commands and recovery alike.
+//! Deprovisioning: removes a container's objects from the kernel. Idempotent, so `del`, rollback and recovery
+//! share it.
 
 use std::collections::BTreeMap;
 
@@ -16,11 +17,12 @@ use crate::{
     paths::Pins,
 };
 
-/// Removes a container's interfaces, links and namespace, as far as they exist and are its own.
+/// Removes a container's interfaces and links, and its namespace if portmap created it. Restores an existing
+/// namespace.
 ///
 /// # Errors
 ///
-/// All that could not be removed, after everything else has been.
+/// All failures. A failure does not stop the removal of the rest.
 pub(in crate::daemon) fn deprovision(
     netlink: &Netlink,
     attach_mode: AttachMode,
@@ -41,16 +43,17 @@ pub(in crate::daemon) fn deprovision(
     } else {
         let restored =
             lookup::visit(record, |inside| netns::restore(inside, attach_mode, pins, record)).map(|_| ());
-        // The namespace belongs to the tool that made it, and is no reason to keep the container.
+        // This is only a warning, because a namespace of another tool must not keep the container from being
+        // removed.
         if let Err(error) = restored {
             let (name, netns) = (&record.name, record.netns.display());
-            warn!("container {name:?}: {netns} keeps settings that portmap made: {error}");
+            warn!("container {name:?}: cannot restore all settings of {netns}: {error}");
         }
     }
     failures.into_result()
 }
 
-/// Deletes the host veths of several containers in one request, and with them the other ends.
+/// Deletes the veth pairs of several containers in one request.
 ///
 /// # Errors
 ///
@@ -67,7 +70,7 @@ pub(in crate::daemon) fn delete_veths(netlink: &Netlink, records: &[ContainerRec
     Ok(())
 }
 
-/// Deletes the host veth, and with it the other end.
+/// Deletes a container's veth pair.
 fn delete_veth(netlink: &Netlink, record: &ContainerRecord) -> Result<()> {
     match lookup::veth(netlink, record)? {
         Some(interface) => Ok(link::delete(netlink, interface.index, &interface.name)?),

@@ -1,8 +1,8 @@
-//! Limits on a container's traffic: which apply, and enforcing them.
+//! Rate limits of containers: which limits apply, and their enforcement.
 //!
-//! Excess traffic that a container sends waits in a qdisc at its `eth0`, without loss. The root inside can remove that qdisc, so the
-//! program at the host veth polices the excess (`pm_limits`). Traffic that a container receives waits in a qdisc at its host veth,
-//! through which the programs send it.
+//! Egress is shaped by a qdisc at the container's `eth0`, without loss. Because root in the container can
+//! remove that qdisc, the program at the host veth also polices the traffic (`pm_limits`). Ingress is shaped
+//! by a qdisc at the host veth, through which the programs send the packets.
 
 use portmap_common::{gcra::GcraState, slot::veth_ifindex, tables::Endpoint};
 use tracing::warn;
@@ -19,16 +19,17 @@ use crate::{
     settings::Shaping,
 };
 
-/// Tolerance of the policer in nanoseconds: the qdisc's packets are late when the CPU is busy, and then arrive together.
+/// Tolerance of the policer in nanoseconds, because the qdisc releases packets late and in batches when the
+/// CPU is busy.
 const SLACK: u64 = 50_000_000;
-/// Tolerance of the policer in bytes, besides that and the burst: the qdisc sends a packet as long as any of the limit is left, and
-/// the largest packet is 64 KiB before it gets headers for all segments.
+/// Tolerance of the policer in bytes, in addition to that time and the burst. The qdisc sends a whole packet
+/// on the last token, and the largest packet has 64 KiB before segmentation adds headers.
 const OVERSHOOT: u64 = 2 * 65_536;
 
-/// The warning where a container has no working qdisc.
-const HOST_ONLY: &str = "excess traffic that it sends is dropped at the host, because it has no queue";
+/// The warning for a container without a working qdisc at its `eth0`.
+const HOST_ONLY: &str = "the host drops the excess that it sends, because its qdisc cannot be installed";
 
-/// Bytes that a class sends before another class's turn, within the kernel's bounds for sane values.
+/// The HTB quantum in bytes, within the bounds beyond which the kernel warns.
 fn quantum(rate: u64) -> u32 {
     u32::try_from((rate / 10).clamp(2 * 1514, 60_000)).unwrap_or(u32::MAX)
 }
@@ -51,7 +52,7 @@ fn policer_of(limit: &Limit, shaping: &Shaping) -> GcraState {
     GcraState::new(limit.rate, slack, shaping.limits_local)
 }
 
-/// The limits on sending and receiving that a container gets, for what was requested and the host's state.
+/// The egress and ingress limits that apply to a container with this request, on a host in this state.
 pub(in crate::daemon) fn for_traffic(
     env: &Env,
     state: &HostState,
@@ -64,7 +65,7 @@ pub(in crate::daemon) fn for_traffic(
     )
 }
 
-/// Refuses a request for limits that the daemon's flags forbid.
+/// Refuses limits that the daemon's flags forbid.
 ///
 /// # Errors
 ///
@@ -74,20 +75,20 @@ pub(in crate::daemon) fn check_allowed(env: &Env, traffic: &TrafficSpec) -> Resu
     env.settings.shaping.ingress.check_asked(Direction::Ingress, traffic.ingress_rate)
 }
 
-/// The policer of a container at its host veth; the default, which polices nothing, without a limit.
+/// The policer of a container at its host veth. Without a limit it is the default, which polices nothing.
 pub(in crate::daemon) fn policer(env: &Env, record: &ContainerRecord) -> GcraState {
     record.egress.as_ref().map(|limit| policer_of(limit, &env.settings.shaping)).unwrap_or_default()
 }
 
-/// Limits what a container sends, at its `eth0`; `inside` is a socket of its namespace.
+/// Applies the egress limit at a container's `eth0`. `inside` must be a socket of its namespace.
 pub(super) fn limit_egress(env: &Env, inside: &Netlink, record: &ContainerRecord, eth0: u32) -> Result<()> {
     let local_is_free = !env.settings.shaping.limits_local;
     limit_interface(env, inside, eth0, record.egress.as_ref(), local_is_free)
 }
 
-/// Limits what a container receives, at its host veth.
+/// Applies the ingress limit at a container's host veth.
 pub(super) fn limit_ingress(env: &Env, netlink: &Netlink, record: &ContainerRecord) -> Result<()> {
-    // Local packets that are not limited never pass this qdisc.
+    // Exempt local packets never pass this qdisc, so it needs no class for them.
     limit_interface(env, netlink, veth_ifindex(record.slot), record.ingress.as_ref(), false)
 }
 
@@ -108,11 +109,11 @@ fn limit_interface(
 }
 
 impl Containers {
-    /// Applies the limits of a container in service. None of its packets is lost, unless it had no qdisc before, or one of its own
-    /// that rejects portmap's classes.
+    /// Applies the limits of a container in service. No packet is lost, unless the container had no qdisc
+    /// before, or has installed one that is incompatible.
     ///
-    /// The qdisc inside is last, and its failure is only a warning, which is returned: otherwise the container's root could refuse
-    /// limits.
+    /// Returns a warning if the qdisc at `eth0` cannot be installed. That is no error, because otherwise root
+    /// in the container could reject limits.
     pub(in crate::daemon) fn apply_limits(
         &self,
         netlink: &Netlink,
@@ -121,8 +122,8 @@ impl Containers {
         let env = &self.env;
         limit_ingress(env, netlink, record)?;
         self.publish_flags(record)?;
-        // The policer must not be stricter than the qdisc at any moment: a lower limit reaches the qdisc first, a higher one the
-        // policer.
+        // The policer must never be stricter than the qdisc, so a lower limit is applied to the qdisc first,
+        // and a higher one to the policer first.
         let (before, after) = (env.maps.limit(record.slot)?, policer(env, record));
         let is_lower = after.ns_per_byte > before.ns_per_byte;
         let eth0 = env.maps.endpoint(record.slot)?.eth0_ifindex;
@@ -130,7 +131,7 @@ impl Containers {
             if !is_lower {
                 env.maps.set_limit(record.slot, after)?;
             }
-            Ok(limit_egress(env, &inside.netlink, record, eth0).or_else(|_unfit| {
+            Ok(limit_egress(env, &inside.netlink, record, eth0).or_else(|_incompatible| {
                 qdisc::clear(&inside.netlink, eth0)?;
                 limit_egress(env, &inside.netlink, record, eth0)
             }))
@@ -145,7 +146,8 @@ impl Containers {
         Ok(warning)
     }
 
-    /// Applies the limits of a container that stays in service even if that fails; then the host alone polices it.
+    /// Applies the limits of a container. If that fails, the container stays in service and only the host
+    /// polices it.
     pub(in crate::daemon) fn apply_limits_or_police(
         &self,
         netlink: &Netlink,
@@ -173,7 +175,7 @@ impl Containers {
         Ok(true)
     }
 
-    /// Has the programs send packets for a container through its qdisc, or past it.
+    /// Rewrites the flags that direct packets to a container through its qdisc or past it.
     fn publish_flags(&self, record: &ContainerRecord) -> Result<()> {
         let (flags, maps) = (self.env.port_flags(record), &self.env.maps);
         let endpoint = maps.endpoint(record.slot)?;
@@ -185,7 +187,7 @@ impl Containers {
     }
 }
 
-/// The qdiscs of a container that has limits, as they are in the kernel: none for a direction without a limit.
+/// The qdiscs of a container's limits, as read from the kernel; `None` for a direction without a limit.
 pub(in crate::daemon) struct Queues {
     pub(in crate::daemon) egress: Option<Result<Queue>>,
     pub(in crate::daemon) ingress: Option<Result<Queue>>,
@@ -193,7 +195,7 @@ pub(in crate::daemon) struct Queues {
 
 /// The qdisc that enforces a limit.
 pub(in crate::daemon) struct Queue {
-    /// Its class, and the kind of qdisc in which packets wait; none if another qdisc has replaced it.
+    /// Its class and the kind of its leaf qdisc; `None` if another qdisc has replaced it.
     shape: Option<(Class, String)>,
     /// Counters of the qdiscs and classes of the interface.
     pub(in crate::daemon) stats: Vec<QueueStats>,
@@ -206,7 +208,7 @@ impl Queue {
 }
 
 impl Queues {
-    /// Reads a container's qdiscs, with one visit to its namespace if it has a limit on sending.
+    /// Reads a container's qdiscs. Enters its namespace only if it has an egress limit.
     pub(in crate::daemon) fn read(env: &Env, netlink: &Netlink, record: &ContainerRecord) -> Self {
         let egress = record.egress.as_ref().map(|_limit| {
             let eth0 = env.maps.endpoint(record.slot)?.eth0_ifindex;
@@ -216,7 +218,7 @@ impl Queues {
         Self { egress, ingress }
     }
 
-    /// Compares them, and the policer, with the container's limits.
+    /// Compares the qdiscs and the policer with the container's limits.
     ///
     /// # Errors
     ///
@@ -231,7 +233,7 @@ impl Queues {
         check_policer(env, record)
     }
 
-    /// Whether the qdisc of each direction enforces its limit; none for a direction without a limit.
+    /// Whether the qdisc of each direction enforces its limit; `None` for a direction without a limit.
     pub(in crate::daemon) fn in_place(&self, env: &Env, record: &ContainerRecord) -> [Option<bool>; 2] {
         let is_in_place = |limit: &Option<Limit>, queue: &Option<Result<Queue>>| {
             let (limit, queue) = (limit.as_ref()?, queue.as_ref()?);
@@ -242,7 +244,7 @@ impl Queues {
     }
 }
 
-/// Compares the host's side of a container's limits with them.
+/// Compares the ingress qdisc and the policer of a container with its limits.
 ///
 /// # Errors
 ///
@@ -263,7 +265,7 @@ fn check_policer(env: &Env, record: &ContainerRecord) -> Result<()> {
     if env.maps.limit(record.slot)?.ns_per_byte == policer(env, record).ns_per_byte {
         return Ok(());
     }
-    Err(Error::failure(format!("pm_limits does not have its limit: {}", repair(record))))
+    Err(Error::failure(format!("its policer in pm_limits has another rate: {}", repair(record))))
 }
 
 fn check_egress(
@@ -273,7 +275,7 @@ fn check_egress(
     found: Option<(Class, String)>,
 ) -> Result<()> {
     check_shape(env, record, "eth0", limit, found)
-        .map_err(|error| Error::failure(format!("{error}; the host drops excess traffic that it sends")))
+        .map_err(|error| Error::failure(format!("{error}; the host drops the excess that it sends")))
 }
 
 fn check_shape(
@@ -285,11 +287,12 @@ fn check_shape(
 ) -> Result<()> {
     let (repair, expected_leaf) = (repair(record), env.leaf.name());
     let Some((class, leaf)) = found else {
-        return Err(Error::failure(format!("the queue of {interface} that limits it is gone: {repair}")));
+        return Err(Error::failure(format!("the qdisc of {interface} that limits it is missing: {repair}")));
     };
     if (class.rate, class.ceil) != (limit.rate, limit.ceil) || leaf != expected_leaf {
         return Err(Error::failure(format!(
-            "the queue of {interface} has {} B/s (at most {}) and {leaf}, expected {} ({}) and {expected_leaf}: {repair}",
+            "the qdisc of {interface} has rate {} B/s, ceil {} and leaf {leaf}, expected {}, {} and \
+             {expected_leaf}: {repair}",
             class.rate, class.ceil, limit.rate, limit.ceil,
         )));
     }
@@ -300,12 +303,11 @@ fn repair(record: &ContainerRecord) -> String {
     format!("run `portmap update {}` to restore it", record.name)
 }
 
-/// Warns of what limits will lack on this host.
+/// Warns if limits work with restrictions on this host.
 pub(in crate::daemon) fn warn_of_degraded_limits(shaping: &Shaping, leaf: Leaf, state: &HostState) {
     if leaf != Leaf::FqCodel {
         warn!(
-            "this kernel has no fq_codel: excess traffic waits in one queue ({}), which all flows of a container share, and \
-             no packet is marked",
+            "this kernel has no fq_codel: all flows of a container share one queue ({}), without ECN marks",
             leaf.name()
         );
     }
@@ -314,7 +316,8 @@ pub(in crate::daemon) fn warn_of_degraded_limits(shaping: &Shaping, leaf: Leaf, 
         .any(|policy| policy.per_cpu == Some(crate::model::PerCpu::Auto));
     if is_auto && state.speed_per_cpu().is_none() {
         warn!(
-            "the link speed of {} is unknown, so `auto` limits no container: give it with --network-link-speed, or name a rate",
+            "the link speed of {} is unknown, so the rate `auto` limits no container: set \
+             --network-link-speed, or a rate",
             state.uplink
         );
     }

@@ -1,4 +1,4 @@
-//! Finding what belongs to a container in the kernel.
+//! Lookup of a container's objects in the kernel.
 
 use portmap_common::slot::veth_ifindex;
 
@@ -13,13 +13,14 @@ use crate::{
     model::ContainerRecord,
 };
 
-/// The host veth of a container; none if it was deleted with its namespace, or another tool's interface has its index.
+/// The host veth of a container; `None` if it has been deleted, or if an interface of another tool has its
+/// index.
 pub(in crate::daemon) fn veth(netlink: &Netlink, record: &ContainerRecord) -> Result<Option<Interface>> {
     let found = link::find_by_index(netlink, veth_ifindex(record.slot))?;
     Ok(found.filter(|interface| interface.name == record.host_veth()))
 }
 
-/// Does `work` inside the container's namespace, in a single visit. Nothing if its file no longer stands for the namespace on
+/// Runs `work` in the container's namespace. Returns `None` if the path no longer refers to the namespace on
 /// record.
 ///
 /// # Errors
@@ -34,29 +35,29 @@ pub(in crate::daemon) fn visit<T: Send>(
     namespace.run_if(recorded, work)
 }
 
-/// Like [`visit`], where nothing can be done without the namespace.
+/// Like [`visit`], for callers that need the namespace.
 ///
 /// # Errors
 ///
-/// Also if the file no longer stands for the namespace on record.
+/// Also if the path no longer refers to the namespace on record.
 pub(in crate::daemon) fn visit_existing<T: Send>(
     record: &ContainerRecord,
     work: impl FnOnce(&NetSession) -> Result<T> + Send,
 ) -> Result<T> {
     visit(record, work)?.ok_or_else(|| {
         Error::failure(format!(
-            "{} no longer stands for the network namespace of container {:?}",
+            "{} no longer refers to the network namespace of container {:?}",
             record.netns.display(),
             record.name
         ))
     })
 }
 
-/// The container's namespace, if its file still stands for the one on record.
+/// The container's namespace; `None` if the path no longer refers to the namespace on record.
 ///
 /// # Errors
 ///
-/// If that cannot be told.
+/// If the path cannot be opened or identified.
 pub(in crate::daemon) fn open_netns(record: &ContainerRecord) -> Result<Option<Namespace>> {
     let Some(recorded) = record.namespace else { return Ok(None) };
     let Some(namespace) = Namespace::try_open(&record.netns)? else { return Ok(None) };

@@ -1,6 +1,6 @@
-//! Containers: adding, changing and removing one.
+//! Operations on one container: add, update, delete.
 //!
-//! The caller holds the container's lock. `add` and `update` either happen as a whole or are rolled back.
+//! The caller must hold the container's lock. A failed `add` or `update` is rolled back.
 
 pub(super) mod add;
 pub(super) mod attach;

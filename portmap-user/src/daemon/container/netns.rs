@@ -1,6 +1,7 @@
-//! Inside a container's network namespace: what portmap sets there, keeps equal to the host, and restores.
+//! The inside of a container's network namespace: portmap configures it, keeps it equal to the host, and
+//! restores it.
 //!
-//! Each function works in the namespace of the session that it is given.
+//! Each function works in the namespace of its session.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -25,8 +26,8 @@ use crate::{
     paths::Pins,
 };
 
-/// IPv6 sysctls of a container's `eth0`. Only the host speaks to routers and neighbours: the container neither generates nor
-/// requests addresses, and does not probe whether its address is a duplicate.
+/// IPv6 sysctls of a container's `eth0`. They disable address generation, router solicitation and duplicate
+/// address detection, because only the host talks to routers and neighbours.
 const ETH0_IPV6: [(&str, &str); 5] = [
     ("accept_dad", "0"),
     ("accept_ra", "0"),
@@ -35,13 +36,17 @@ const ETH0_IPV6: [(&str, &str); 5] = [
     ("router_solicitations", "0"),
 ];
 
-/// The lowest index that no interface has; usually the one after the loopback device's. A conflict if there is an `eth0`.
+/// Returns the lowest free interface index.
+///
+/// # Errors
+///
+/// A conflict if an `eth0` exists.
 pub(super) fn free_index(inside: &NetSession) -> Result<u32> {
     let netlink = &inside.netlink;
     if link::find(netlink, ETH0)?.is_some() {
         return Err(Error::conflict(format!(
-            "the network namespace has an interface {ETH0} already, which is what the container's is called: rename or remove \
-             it (`ip link set {ETH0} name …`), or pass another namespace"
+            "the network namespace already has an interface {ETH0}, the name of the container's interface: \
+             rename or remove it (`ip link set {ETH0} name …`), or pass another namespace"
         )));
     }
     let mut index = LOOPBACK + 1;
@@ -51,7 +56,7 @@ pub(super) fn free_index(inside: &NetSession) -> Result<u32> {
     Ok(index)
 }
 
-/// The values that [`set_up`] will change, for [`restore`].
+/// Reads the values that [`set_up`] changes, for [`restore`].
 pub(super) fn snapshot(inside: &NetSession) -> Result<SavedNetns> {
     let (netlink, sysctls) = (&inside.netlink, inside.sysctls()?);
     let lo = link::find_by_index(netlink, LOOPBACK)?
@@ -70,22 +75,23 @@ pub(super) fn snapshot(inside: &NetSession) -> Result<SavedNetns> {
     })
 }
 
-/// Reverse-path filtering is off: a packet may arrive by another interface than the route to its source.
+/// Reverse-path filtering is off, because packets arrive on another interface than the route to their source
+/// uses.
 const RP_FILTER: &str = "0";
 
-/// The one sysctl that [`set_up`] changes and that does not belong to an interface of portmap's.
+/// The only sysctl that [`set_up`] changes outside portmap's own interfaces.
 fn all_rp_filter() -> String {
     sysctl::of_interface("ipv4", "all", "rp_filter")
 }
 
-/// The sysctls of a container's namespace, with the required values. Kernels without IPv6 lack some.
+/// The sysctls of a container's namespace with their required values. Kernels without IPv6 lack some of them.
 fn settings(record: &ContainerRecord) -> Vec<(String, &'static str)> {
-    // Packets from the host and from other containers have the container's own address as their source, and may
-    // be for 127.0.0.0/8.
+    // Packets from the host and from other containers have the container's own address as their source, and
+    // their destination may be in 127.0.0.0/8.
     let mut all = ["accept_local", "route_localnet"]
         .map(|setting| (sysctl::of_interface("ipv4", ETH0, setting), "1"))
         .to_vec();
-    // The route back to such a source is not by eth0; the larger of both values counts.
+    // The route back to such a source does not use eth0. The kernel applies the larger of both values.
     all.extend(
         [all_rp_filter(), sysctl::of_interface("ipv4", ETH0, "rp_filter")].map(|name| (name, RP_FILTER)),
     );
@@ -97,7 +103,7 @@ fn settings(record: &ContainerRecord) -> Vec<(String, &'static str)> {
     all
 }
 
-/// Configures a new container's namespace: the host's address and the container's ports.
+/// Configures the namespace of a new container.
 pub(super) fn set_up(
     inside: &NetSession,
     state: &HostState,
@@ -111,15 +117,15 @@ pub(super) fn set_up(
     sysctls.set_local_port_range(record.ephemeral_ports)?;
     link::change_loopback(netlink, Some(loopback_mac(record.slot)), state.mtu)?;
     link::set_up(netlink, LOOPBACK, "lo")?;
-    // The host cannot see how a tunnel's inner packet will be segmented.
+    // The programs on the host cannot check how the inner packet of a tunnel will be segmented.
     offloads::disable_tunnel_segmentation(ETH0)?;
     link::set_up(netlink, eth0, ETH0)?;
     ensure(inside, state, record, eth0)?;
     Ok(())
 }
 
-/// Ensures that the namespace has the host's MAC address, MTU, addresses and default routes, and the required sysctls. Idempotent;
-/// returns true if anything changed.
+/// Ensures that the namespace has the host's MAC address, MTU, addresses and default routes, and the required
+/// sysctls. Idempotent; returns true if anything changed.
 pub(in crate::daemon) fn ensure(
     inside: &NetSession,
     state: &HostState,
@@ -140,7 +146,8 @@ pub(in crate::daemon) fn ensure(
         changed = true;
     }
     changed |= ensure_link(netlink, state, eth0, ETH0)?;
-    // The loopback device needs the uplink's MTU, too, because its packets for the host or for other containers leave by eth0.
+    // The loopback device needs the uplink's MTU, too, because its packets to the host and to other
+    // containers leave by eth0.
     if link::find_by_index(netlink, LOOPBACK)?.is_none_or(|lo| lo.mtu != state.mtu) {
         link::change_loopback(netlink, None, state.mtu)?;
         changed = true;
@@ -163,7 +170,8 @@ pub(in crate::daemon) fn ensure(
     Ok(changed)
 }
 
-/// Ensures that an end of a container's veth pair has the host's MAC address and MTU. Returns true if anything changed.
+/// Ensures that an end of a container's veth pair has the host's MAC address and MTU. Returns true if
+/// anything changed.
 pub(in crate::daemon) fn ensure_link(
     netlink: &Netlink,
     state: &HostState,
@@ -178,7 +186,7 @@ pub(in crate::daemon) fn ensure_link(
     Ok(true)
 }
 
-/// Names what [`ensure`] would change.
+/// Lists the differences that [`ensure`] would repair.
 pub(in crate::daemon) fn differences(
     inside: &NetSession,
     state: &HostState,
@@ -220,7 +228,7 @@ fn no_eth0(record: &ContainerRecord) -> Error {
     Error::failure(format!("container {:?} has no {ETH0} any more", record.name))
 }
 
-/// Replaces an address by another. Returns whether they differ.
+/// Replaces an address by another. Returns true if they differ.
 fn replace_address<A: Into<IpAddr> + Copy + PartialEq>(
     netlink: &Netlink,
     eth0: u32,
@@ -230,7 +238,8 @@ fn replace_address<A: Into<IpAddr> + Copy + PartialEq>(
     if old == new {
         return Ok(false);
     }
-    // The old address is deleted first: a new one of the same prefix would become its secondary, and be deleted with it.
+    // The old address must be deleted first. Otherwise a new address of the same prefix becomes its secondary
+    // address, which the kernel deletes together with it.
     if let Some(old) = old {
         address::delete(netlink, eth0, old.address.into(), old.prefix_length)?;
     }
@@ -246,7 +255,7 @@ fn default_route(netlink: &Netlink, family: AddressFamily, index: u32) -> Result
     Ok(routes.into_iter().find(|route| route.interface == index))
 }
 
-/// Restores what [`set_up`] changed and what was not deleted with `eth0`.
+/// Restores the settings that [`set_up`] changed, apart from those that were deleted with `eth0`.
 pub(super) fn restore(
     inside: &NetSession,
     attach_mode: AttachMode,
@@ -256,7 +265,8 @@ pub(super) fn restore(
     let (netlink, mut failures) = (&inside.netlink, Failures::default());
     failures.note(programs::detach(netlink, &loopback_hook(attach_mode, pins, record)));
     if let Some(before) = &record.before {
-        // The kernel refuses an all-zero address, which a loopback device starts with; then portmap's stays.
+        // The kernel refuses the all-zero address of a new loopback device, so portmap's address stays in
+        // that case.
         let mac = (before.lo_mac != Mac::default()).then_some(before.lo_mac);
         failures.note(link::change_loopback(netlink, mac, before.lo_mtu));
         if before.lo_up == Some(false) {
@@ -266,7 +276,8 @@ pub(super) fn restore(
             }
         }
         let sysctls = inside.sysctls()?;
-        // The kernel refuses a port range that overlaps the privileged ports, so one of both orders works.
+        // The kernel refuses a port range that overlaps the privileged ports. The range is set before or
+        // after those, because one of the two orders works.
         let set_range = || sysctls.set_local_port_range(before.local_ports);
         let is_range_set = set_range().is_ok();
         failures.note(inherit::restore(&before.sysctls));

@@ -1,5 +1,5 @@
-//! Containers that end with a process: `portmap run`. That process removes its container itself; if it is killed, the daemon does.
-//! The owner is on record, so the next daemon watches it, too.
+//! Containers that end with a process: `portmap run`. The process removes its container itself; the daemon
+//! removes it if the process is killed. The record names the owner, so the next daemon watches it, too.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,23 +17,21 @@ use crate::{
     model::Process,
 };
 
-/// How long until a failed step is retried.
+/// Interval of retries.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The process with this number, as an owner.
+/// Finds the process with this pid, as the owner of a container.
 ///
 /// # Errors
 ///
 /// If there is no such process.
 pub(in crate::daemon) fn find(pid: u32) -> Result<Process> {
     let found = Process::find(pid)?;
-    found.ok_or_else(|| {
-        Error::usage(format!("the process {pid}, with which the container is to end, has ended"))
-    })
+    found.ok_or_else(|| Error::usage(format!("process {pid}, the owner of the new container, has ended")))
 }
 
-/// Removes the container called `name` when its owner has ended. `delete` removes it if the owner still owns it, and returns false
-/// if it does not.
+/// Removes the container `name` when its owner has ended. `delete` must remove it only if `owner` still owns
+/// it, and returns false otherwise.
 pub(in crate::daemon) fn watch(
     shutdown: &Shutdown,
     name: String,
@@ -41,7 +39,7 @@ pub(in crate::daemon) fn watch(
     delete: impl Fn(&str, Process) -> Result<bool> + Send + Sync + 'static,
 ) {
     let (shutdown, delete) = (shutdown.clone(), Arc::new(delete));
-    // The caller may be a thread of the blocking pool.
+    // `Handle::current` also works on the threads of the blocking pool.
     Handle::current().spawn(async move {
         while !has_ended(owner).await {}
         loop {
@@ -53,14 +51,16 @@ pub(in crate::daemon) fn watch(
                     delete(&name, owner)
                 })
             };
-            match removing.await.context(|| "it failed unexpectedly".to_owned()).flatten() {
+            match removing.await.context(|| "the removal failed unexpectedly".to_owned()).flatten() {
                 Ok(true) => {
                     info!("container {name:?} removed: process {}, its owner, has ended", owner.pid);
                     return;
                 }
                 Ok(false) => return,
                 Err(error) => {
-                    warn!("container {name:?}, whose owner has ended, cannot be removed: {error}; retrying");
+                    warn!(
+                        "container {name:?}: its owner has ended, but it cannot be removed: {error}; retrying"
+                    );
                     time::sleep(RETRY_INTERVAL).await;
                 }
             }
@@ -68,11 +68,11 @@ pub(in crate::daemon) fn watch(
     });
 }
 
-/// Waits until the process has ended; false if the wait failed and must be retried.
+/// Waits until the process has ended. Returns false if the wait failed and must be retried.
 async fn has_ended(process: Process) -> bool {
     let waiting = async {
         let Some(pidfd) = process.open()? else { return Ok(()) };
-        // SAFETY: the value owns its descriptor, which is the same as long as the value lives.
+        // SAFETY: the value owns its descriptor, which does not change while the value lives.
         let pidfd = unsafe { AsyncFd::<Pidfd>::register_with_interest(pidfd, Interest::READABLE) };
         let pidfd = pidfd.context(|| format!("cannot wait for process {}", process.pid))?;
         pidfd.readable().await.map(drop).context(|| format!("cannot wait for process {}", process.pid))

@@ -1,4 +1,4 @@
-//! Provisioning: making a container's namespace, interfaces, programs and limits; and removing them.
+//! Provisioning: creates a container's namespace, interfaces, programs and limits.
 
 use portmap_common::{gcra::GcraState, slot::veth_ifindex, tables::Endpoint};
 
@@ -21,21 +21,21 @@ use crate::{
     model::{ContainerRecord, Phase},
 };
 
-/// A namespace that is about to become a container.
+/// The namespace of a new container.
 struct NewNetns {
     namespace: Namespace,
-    /// An index that no interface in it has.
+    /// A free interface index in it.
     free_index: u32,
 }
 
 impl Containers {
-    /// Provisions a container that has been admitted. [`Containers::remove`] removes whatever a failure leaves behind.
+    /// Provisions an admitted container. After a failure, the caller must call [`Containers::remove`].
     pub(super) fn provision(&self, netlink: &Netlink, record: &mut ContainerRecord) -> Result<(), Refusal> {
         let mut new = self.netns_for(record)?;
         self.env.store.set_container(record)?;
         if record.owns_netns {
-            // The namespace is on record before it gets its name, so that no daemon takes another tool's namespace of this name for
-            // it.
+            // The namespace is recorded before it gets its name, so that no daemon mistakes another tool's
+            // namespace of this name for it.
             new.namespace = new.namespace.give_name(&record.name)?;
         }
         self.env.maps.reset_counters(record.slot)?;
@@ -44,7 +44,7 @@ impl Containers {
         Ok(self.env.store.set_container(record)?)
     }
 
-    /// Makes or opens the container's namespace and enters it into the record.
+    /// Creates or opens the container's namespace, and records its identity.
     fn netns_for(&self, record: &mut ContainerRecord) -> Result<NewNetns, Refusal> {
         if record.owns_netns {
             let namespace = Namespace::create()?;
@@ -61,7 +61,7 @@ impl Containers {
         let id = namespace.id()?;
         if id.is_same(self.host.state().namespace) {
             return Err(Error::usage(format!(
-                "{} is the host's own network namespace: expected one of its own for the container",
+                "{} is the host's own network namespace: expected another one for the container",
                 record.netns.display()
             ))
             .into());
@@ -72,7 +72,7 @@ impl Containers {
         Ok(NewNetns { namespace, free_index: free_index? })
     }
 
-    /// Connects a container that has lost its interfaces with the host again.
+    /// Recreates the missing interfaces of a container.
     pub(in crate::daemon) fn reconnect(
         &self,
         netlink: &Netlink,
@@ -100,22 +100,23 @@ impl Containers {
                 mtu: state.mtu,
             },
         )?;
-        // Otherwise the kernel sends router solicitations and neighbour discovery by it, which the program at the other end drops.
+        // Otherwise the kernel sends router solicitations and neighbour discovery through the veth pair.
         self.host.sysctls.write_if_present(&sysctl::of_interface("ipv6", &host_veth, "disable_ipv6"), "1")?;
         env.maps.set_endpoint(record.slot, endpoint(env, record, *eth0))?;
         env.maps.set_limit(record.slot, limits::policer(env, record))?;
         if let Some(guard) = &env.guard {
             guard.add(record.slot, namespace.cookie()?)?;
         }
-        // The program must be attached before the link comes up: not a single packet may pass without it.
+        // The program must be attached before the link is up, because no packet may pass without it.
         let pins = &env.settings.pins;
         programs::attach(netlink, pins, &veth_hook(pins, record))?;
         link::set_up(netlink, veth_ifindex(record.slot), &host_veth)?;
         let inherited = self.inherited(record);
         namespace.run(|inside| {
             if !inherited.is_empty() {
-                // The port range first, where the kernel allows that, because the privileged ports may reach up to its start.
-                // `netns::set_up` sets it again.
+                // The inherited privileged ports may extend to the start of the container's port range, and
+                // the kernel refuses an overlap with the old range. So the range is set first;
+                // `netns::set_up` sets it again and reports failures.
                 let _ = inside.sysctls()?.set_local_port_range(record.ephemeral_ports);
                 inherit::apply(&inherited)?;
             }
@@ -125,16 +126,17 @@ impl Containers {
             netns::set_up(inside, &state, record, *eth0)?;
             attach_inside(&inside.netlink, env.attach_mode, pins, record)
         })?;
-        // When both ends of the pair are up, a qdisc works at once. One that is installed earlier would start only when the kernel's
-        // link watcher has seen the other end (`linkwatch_do_dev`), and lose all packets until then.
+        // This must follow the set-up of both ends. A qdisc that is installed earlier loses all packets until
+        // the kernel's link watcher has noticed the other end (`linkwatch_do_dev`).
         if record.ingress.is_some() {
             limits::limit_ingress(env, netlink, record)?;
         }
         Ok(())
     }
 
-    /// The host's sysctls that a container's namespace inherits, with their values: all that differ from a new namespace's, if the
-    /// namespace is made for the container or the operator asked for it. The settings that portmap makes itself come afterwards.
+    /// The host's sysctls that a container's namespace inherits, with their values: all that differ from
+    /// those of a new namespace. An existing namespace inherits them on request only. Portmap's own settings
+    /// are applied after them.
     fn inherited(&self, record: &ContainerRecord) -> Vec<(String, String)> {
         if !record.owns_netns && !record.inherit_sysctls {
             return Vec::new();
@@ -142,8 +144,8 @@ impl Containers {
         self.env.inheritance.differing(record.ephemeral_ports.first())
     }
 
-    /// Removes whatever exists of a container, then forgets it. Idempotent. After a failure the rest is removed all the same, and
-    /// the record stays for another attempt.
+    /// Takes a container out of service, deprovisions it and forgets it. Idempotent. A failure does not stop
+    /// the removal of the rest, and the record stays for another attempt.
     pub(in crate::daemon) fn remove(&self, netlink: &Netlink, record: &ContainerRecord) -> Result<()> {
         let env = &self.env;
         self.registry.withdraw(record);
@@ -159,7 +161,7 @@ impl Containers {
     }
 }
 
-/// The contents of `pm_endpoints` for a container, apart from the generation.
+/// The entry of a container in `pm_endpoints`, without the generation.
 pub(in crate::daemon) fn endpoint(env: &Env, record: &ContainerRecord, eth0: u32) -> Endpoint {
     Endpoint {
         host_ifindex: veth_ifindex(record.slot),

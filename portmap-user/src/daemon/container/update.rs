@@ -1,4 +1,4 @@
-//! Changing a container in service.
+//! Update of a container in service.
 
 use tracing::warn;
 
@@ -12,14 +12,15 @@ use crate::{
 };
 
 impl Containers {
-    /// Changes a container's static ports and its limits. With nothing to change, everything that limits its traffic is restored.
+    /// Changes a container's static ports and its limits. An empty request reinstalls its qdiscs and its
+    /// policer.
     ///
-    /// Either all of it happens or nothing. New ports are published before old ones are withdrawn; ports in both sets are not
-    /// touched.
+    /// A failure is rolled back. New ports are published before old ones are withdrawn; ports in both sets
+    /// are not touched.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Taken`] if other containers have any of the ports.
+    /// [`Refusal::Taken`] if other containers own one of the ports.
     pub(in crate::daemon) fn update(&self, name: &str, request: UpdateRequest) -> Result<Changed, Refusal> {
         let mut warnings = self.check_host_sockets(name, request.ports.as_ref(), request.take)?;
         let before = self.registry.begin_update(name, request.ports.as_ref())?;
@@ -41,7 +42,8 @@ impl Containers {
         }
     }
 
-    /// The warnings for new ports that the host uses. Ports that the container has already are the host's no more.
+    /// Returns the warnings for new ports that processes of the host use. Ports that the container already
+    /// owns are not checked.
     fn check_host_sockets(
         &self,
         name: &str,
@@ -49,15 +51,16 @@ impl Containers {
         take: bool,
     ) -> Result<Vec<String>, Refusal> {
         let Some(ports) = ports else { return Ok(Vec::new()) };
-        // Refusals by the registry come first, because the operator cannot override them.
+        // The registry is asked first, because the operator cannot override its refusals.
         let new = self.registry.new_ports(name, ports)?;
         Ok(HostSockets::read(&self.host.state(), &new).check(&new, take)?)
     }
 
-    /// Applies the new limits and writes the new record, which is the commit point. Returns a warning, if there is one.
+    /// Applies the new limits, then writes the new record, which is the commit point. May return a warning.
     fn commit(&self, before: &ContainerRecord, after: &ContainerRecord) -> Result<Option<String>> {
         let netlink = Netlink::open()?;
-        // A daemon that is killed before the record is written leaves the old one, whose limits the next daemon applies again.
+        // If the daemon is killed before it writes the record, the next daemon applies the limits of the old
+        // one.
         let limited = ContainerRecord { ports: before.ports.clone(), ..after.clone() };
         let applied = self
             .apply_limits(&netlink, &limited)
@@ -65,9 +68,9 @@ impl Containers {
         if applied.is_err()
             && let Err(left) = self.apply_limits(&netlink, before)
         {
-            warn!("container {:?}: its limits are neither the old nor the new ones: {left}", before.name);
+            warn!("container {:?}: the rollback of its limits failed: {left}", before.name);
         }
-        // Publishing cannot fail, and the next daemon publishes whatever is on record.
+        // Publishing the ports cannot fail. After a crash, the next daemon publishes the recorded ports.
         applied
     }
 }

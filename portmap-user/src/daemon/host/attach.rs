@@ -1,4 +1,4 @@
-//! Where programs are attached at the host's own interfaces.
+//! The attach points of programs at the host's own interfaces.
 
 use portmap_common::names::{PROG_LO_INGRESS, PROG_UPLINK_EGRESS, PROG_UPLINK_INGRESS};
 
@@ -13,7 +13,7 @@ pub(in crate::daemon) fn uplink_hooks(
     pins: &Pins,
     uplink: &str,
 ) -> [AttachPoint; 2] {
-    // An interface's name can have dots, a name in a bpffs cannot.
+    // The pin does not have the interface's name, because that can contain dots, which a bpffs refuses.
     [(true, PROG_UPLINK_INGRESS, "uplink"), (false, PROG_UPLINK_EGRESS, "uplink-out")].map(
         |(ingress, program, link)| AttachPoint {
             interface: uplink.to_owned(),
@@ -25,8 +25,8 @@ pub(in crate::daemon) fn uplink_hooks(
     )
 }
 
-/// All hooks at the host's own interfaces. That of the loopback device comes first, because a container's packet for the host
-/// needs it as soon as such a packet can arrive.
+/// All hooks at the host's own interfaces. The loopback device is the first, because packets from containers
+/// to the host need its program from the start.
 pub(in crate::daemon) fn hooks(attach_mode: AttachMode, pins: &Pins, uplink: &str) -> [AttachPoint; 3] {
     let (interface, link) = ("lo".to_owned(), pins.link("lo"));
     let lo = AttachPoint { interface, ingress: true, program: PROG_LO_INGRESS, attach_mode, link };

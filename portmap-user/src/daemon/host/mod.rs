@@ -1,4 +1,4 @@
-//! The host: its state, and what the daemon does to it.
+//! The host: its state, and the daemon's changes to it.
 
 pub(super) mod attach;
 mod ownership;
@@ -18,20 +18,20 @@ use crate::{
     locks::{Held, Rank, Ranked, RankedRw},
 };
 
-/// The host, as the daemon knows and owns it.
+/// The host, as this daemon has read and claimed it.
 pub(super) struct Host {
     /// The host's own settings.
     pub(super) sysctls: Sysctls,
-    /// Replaced as a whole when the host changes.
+    /// The state of the host. A change replaces the whole value.
     state: RankedRw<Arc<HostState>>,
-    /// Held by the thread that compares the state with the kernel, and has containers follow.
+    /// Held by the thread that compares the state with the kernel and updates the containers.
     refresh: Ranked<()>,
-    /// No other daemon works in the same network namespace, or with the same pins.
+    /// The claim on the network namespace and on the pins.
     ownership: Ranked<Ownership>,
 }
 
 impl Host {
-    /// A host in this state, which belongs to this daemon.
+    /// A host in this state, which this daemon has claimed.
     pub(super) fn new(sysctls: Sysctls, state: HostState, ownership: Ownership) -> Self {
         Self {
             sysctls,
@@ -51,12 +51,12 @@ impl Host {
         *self.state.write() = Arc::new(state);
     }
 
-    /// Waits until no other thread refreshes the state.
+    /// Waits until no other thread refreshes the state, and keeps others from it until the guard is dropped.
     pub(super) fn begin_refresh(&self) -> Held<MutexGuard<'_, ()>> {
         self.refresh.lock()
     }
 
-    /// What says that this daemon alone works here.
+    /// The claim on the network namespace and on the pins.
     pub(super) fn ownership(&self) -> Held<MutexGuard<'_, Ownership>> {
         self.ownership.lock()
     }

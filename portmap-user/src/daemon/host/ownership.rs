@@ -1,5 +1,5 @@
-//! Ownership of a network namespace and of a directory of pins: one daemon's at a time, whatever state directories others are
-//! given.
+//! Ownership of a network namespace and of a directory of pins: one daemon at a time, even if daemons have
+//! different state directories.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -26,37 +26,41 @@ use crate::{
     records,
 };
 
-/// Holds a file for each network namespace in which a daemon has run, for root only. It is outside all state directories, because
-/// a second daemon would be given another one.
+/// Directory with a file per network namespace that a daemon owns, accessible to root only. It is outside all
+/// state directories, because a second daemon may have another one.
 const DIRECTORY: &str = "/run/portmap-places";
 
-/// The daemon of a network namespace.
+/// The daemon that owns a network namespace.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Owner {
     pid: u32,
     state_dir: PathBuf,
-    /// A copy of its record of the host, in case the state directory is lost.
+    /// A copy of its record of the host, for the case that the state directory is lost.
     #[serde(default, with = "records::optional")]
     host: Option<HostRecord>,
 }
 
-/// A network namespace, and pins, that no other daemon or teardown works with as long as this value exists.
+/// The claim on a network namespace and on pins. No other daemon or teardown can use them while this value
+/// exists.
 #[derive(Debug)]
 pub(in crate::daemon) struct Ownership {
     path: PathBuf,
     file: Flock<File>,
-    /// The same claim towards daemons that see another `/run`. None if another user has taken the name.
+    /// The claim against daemons with another `/run`. `None` if an unprivileged process has taken the name.
     _socket: Option<UnixListener>,
-    /// Of the directories of pins.
+    /// The locked directories of pins.
     pins: Vec<(PathBuf, Flock<File>)>,
     owner: Owner,
 }
 
 impl Ownership {
-    /// Takes a network namespace. A conflict if another daemon is at work in it, or if it belongs to the state in another
-    /// directory.
+    /// Claims a network namespace.
+    ///
+    /// # Errors
+    ///
+    /// A conflict if another daemon runs in it, or if it belongs to the state in another directory.
     pub(in crate::daemon) fn take(namespace: NetnsId, state_dir: &StateDir) -> Result<Self> {
-        let doing = || format!("cannot make {DIRECTORY}");
+        let doing = || format!("cannot create {DIRECTORY}");
         failpoint::hit("take a network namespace").context(doing)?;
         DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY).context(doing)?;
         let cookie = namespace.cookie.unwrap_or_default();
@@ -68,23 +72,24 @@ impl Ownership {
                 format!(", pid {} with the state in {},", owner.pid, owner.state_dir.display())
             });
             return Err(Error::conflict(format!(
-                "another portmapd{who} is at work in this network namespace: stop it, or start this one in another namespace"
+                "another portmapd{who} runs in this network namespace: stop it, or start this one in another \
+                 namespace"
             )));
         };
         let socket = match netns_lock::take()? {
             Attempt::Taken(socket) => Some(socket),
             Attempt::Foreign => {
                 warn!(
-                    "a process that is not root has the abstract socket @portmap: a second portmapd that sees another /run would \
-                     not notice this one"
+                    "an unprivileged process has the abstract socket @portmap: a second portmapd with \
+                     another /run would not detect this one"
                 );
                 None
             }
             Attempt::Held(pid) => {
                 let who = pid.map_or_else(String::new, |pid| format!(", pid {pid},"));
                 return Err(Error::conflict(format!(
-                    "another portmapd{who} with another /run is at work in this network namespace: stop it, or start this \
-                     one in another namespace"
+                    "another portmapd{who} with another /run runs in this network namespace: stop it, or \
+                     start this one in another namespace"
                 )));
             }
         };
@@ -107,8 +112,12 @@ impl Ownership {
         Ok(ownership)
     }
 
-    /// Takes the pins below a directory; those that have been made anew are taken anew. A conflict if another daemon works with
-    /// them.
+    /// Claims the pins below a directory. Claims directories again that have been recreated since the last
+    /// call.
+    ///
+    /// # Errors
+    ///
+    /// A conflict if another daemon uses them.
     pub(in crate::daemon) fn take_pins(&mut self, bpffs: &Path) -> Result<()> {
         let mut directories: Vec<PathBuf> = pin_migration::earlier(bpffs)?.iter().map(Pins::root).collect();
         directories.push(Pins::new(bpffs).root());
@@ -120,7 +129,8 @@ impl Ownership {
             let lock = file_lock::directory(&path).context(|| format!("cannot lock {}", path.display()))?;
             let lock = lock.ok_or_else(|| {
                 Error::conflict(format!(
-                    "another portmapd, or a teardown, is at work with the pins in {}: stop it, or name another --bpffs-dir",
+                    "another portmapd or a teardown uses the pins in {}: stop it, or name another \
+                     --bpffs-dir",
                     bpffs.display()
                 ))
             })?;
@@ -129,37 +139,39 @@ impl Ownership {
         Ok(())
     }
 
-    /// Keeps a copy of the record of the host. A failure is only logged, because the state directory has the record.
+    /// Copies the record of the host to the ownership file. A failure is only logged, because the state
+    /// directory has the record.
     pub(in crate::daemon) fn note(&mut self, host: &HostRecord) {
         if self.owner.host.as_ref() != Some(host) {
             self.owner.host = Some(host.clone());
             if let Err(error) = self.write() {
-                warn!("{error}: if the state is lost, a teardown does not know what was before");
+                warn!("{error}: if the state is lost, a teardown cannot restore the host");
             }
         }
     }
 
-    /// The record of the host by a daemon whose state directory may be lost.
+    /// The copy of the record of the host.
     pub(in crate::daemon) fn host(&self) -> Option<&HostRecord> {
         self.owner.host.as_ref()
     }
 
-    /// Takes the network namespace again if its file has been removed. Returns whether it had.
+    /// Claims the network namespace again if the ownership file has been removed. Returns true if it had
+    /// been.
     pub(in crate::daemon) fn restore(&mut self) -> Result<bool> {
         if file_lock::is_at(&self.file, &self.path) {
             return Ok(false);
         }
-        let doing = || format!("cannot make {} again", self.path.display());
+        let doing = || format!("cannot recreate {}", self.path.display());
         DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY).context(doing)?;
         let lock = file_lock::file(&self.path, || false).context(doing)?;
         self.file = lock.ok_or_else(|| {
-            Error::conflict(format!("{} is another daemon's or teardown's now", self.path.display()))
+            Error::conflict(format!("another daemon or a teardown has claimed {}", self.path.display()))
         })?;
         self.write()?;
         Ok(true)
     }
 
-    /// Gives the network namespace up.
+    /// Releases the network namespace.
     pub(in crate::daemon) fn remove(&self) -> Result<()> {
         let doing = || format!("cannot remove {}", self.path.display());
         failpoint::hit("give a network namespace up").context(doing)?;
@@ -167,12 +179,12 @@ impl Ownership {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context(doing),
             _ => {}
         }
-        // It stays if it holds files of other network namespaces.
+        // This fails if the directory contains files of other network namespaces, and then it stays.
         let _ = fs::remove_dir(DIRECTORY);
         Ok(())
     }
 
-    /// Writes in place, because the lock is the file's.
+    /// Writes in place, because a new file would not be locked.
     fn write(&mut self) -> Result<()> {
         let doing = || format!("cannot write {}", self.path.display());
         let text = serde_json::to_vec(&self.owner).context(doing)?;
@@ -187,9 +199,9 @@ fn read(path: &Path) -> Option<Owner> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
-/// Whether the state of a daemon is still there, and about this network namespace.
+/// Whether the state of another daemon exists and belongs to this network namespace.
 fn is_kept(owner: &Owner, namespace: NetnsId) -> bool {
-    /// The part of the file that matters here, in every version.
+    /// The part of the file that all versions share.
     #[derive(Deserialize)]
     struct Kept {
         record: Record,

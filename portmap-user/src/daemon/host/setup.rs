@@ -1,4 +1,5 @@
-//! What the daemon changes at the host: sysctls, reserved ports, programs at `lo` and the uplink; and undoing that.
+//! The daemon's changes to the host, and their removal: sysctls, reserved ports, programs at `lo` and the
+//! uplink.
 
 use super::{
     HostState, Ownership,
@@ -19,20 +20,20 @@ use crate::{
     state::Store,
 };
 
-/// Sysctls of the host's loopback device that containers' packets need: those arrive there with the host's own address or one of
-/// 127.0.0.0/8 as source and destination.
+/// Sysctls of the host's loopback device that must be 1. Packets from containers arrive there with the host's
+/// own address or one of 127.0.0.0/8 as source and destination.
 pub(in crate::daemon) const LO_SETTINGS: [&str; 2] = ["accept_local", "route_localnet"];
 
-/// Refuses ports that the host gives out by itself.
+/// Refuses ports that the host assigns to its own sockets.
 pub(in crate::daemon) fn check_ports(settings: &Settings, sysctls: &Sysctls) -> Result<()> {
     let (host_range, reserved) = (sysctls.local_port_range()?, sysctls.reserved_ports()?);
     for (flag, ports) in [("--ports", &settings.ports), ("--ephemeral-ports", &settings.ephemeral_ports)] {
-        // Reserved ports are safe although the range contains them.
+        // The host never assigns reserved ports of its range.
         let both = ports.intersection(&host_range.into()).difference(&reserved);
         if !both.is_empty() {
             return Err(Error::usage(format!(
-                "{flag}: the host gives out the ports {both} itself: choose others, or move the host's range \
-                 ({host_range}) in /proc/sys/net/ipv4/ip_local_port_range"
+                "{flag}: the ports {both} are in the host's own ephemeral range: choose others, or move that \
+                 range ({host_range}) in /proc/sys/net/ipv4/ip_local_port_range"
             )));
         }
     }
@@ -45,13 +46,13 @@ pub(in crate::daemon) fn check_same_namespace(record: &HostRecord, namespace: Ne
         return Ok(());
     }
     Err(Error::conflict(format!(
-        "the state belongs to the network namespace {}, this is {namespace}: run this command there (nsenter --net=…), or \
-         name another --state-dir; if that one has ended, remove the directory",
+        "the state belongs to the network namespace {}, this is {namespace}: run this command there (nsenter \
+         --net=…), or name another --state-dir; if that namespace no longer exists, remove the directory",
         record.namespace
     )))
 }
 
-/// The desired changes to a host in one state.
+/// The desired changes to a host in this state.
 pub(in crate::daemon) struct Setup<'a> {
     pub(in crate::daemon) netlink: &'a Netlink,
     pub(in crate::daemon) settings: &'a Settings,
@@ -61,21 +62,22 @@ pub(in crate::daemon) struct Setup<'a> {
 }
 
 impl Setup<'_> {
-    /// Records the changes before any of them is made, and keeps what was recorded before. Takes the programs off an uplink that
-    /// is in use no more.
+    /// Records the changes before they are made, in addition to those already on record. Detaches the
+    /// programs from an uplink that is no longer used.
     ///
     /// # Errors
     ///
     /// If the records belong to another host, or to other pins, or cannot be written.
     pub(in crate::daemon) fn record(&self, store: &Store, ownership: &mut Ownership) -> Result<HostRecord> {
         let Self { netlink, settings, sysctls, state, attach_mode } = *self;
-        // Where the state directory is lost, the ownership file still has the record.
+        // If the state directory is lost, the ownership file still contains the record.
         let earlier = store.host()?.or_else(|| ownership.host().cloned());
         if let Some(earlier) = &earlier {
             check_same_namespace(earlier, state.namespace)?;
             if earlier.bpffs_dir != settings.pins.bpffs() {
                 return Err(Error::conflict(format!(
-                    "the state in {} belongs to pins in {}: start with that --bpffs-dir, or run `portmap teardown` first",
+                    "the state in {} belongs to pins in {}: start with that --bpffs-dir, or run `portmap \
+                     teardown` first",
                     store.directory().path().display(),
                     earlier.bpffs_dir.display()
                 )));
@@ -83,7 +85,7 @@ impl Setup<'_> {
             // An uplink that has only been renamed keeps its programs.
             let old = link::find(netlink, &earlier.uplink)?;
             if earlier.uplink != state.uplink && old.is_some() {
-                // A program leaves the old uplink before it is attached to the new one.
+                // A program must be detached from the old uplink before it is attached to the new one.
                 for hook in uplink_hooks(attach_mode, &settings.pins, &earlier.uplink) {
                     programs::detach(netlink, &hook)?;
                 }
@@ -126,11 +128,11 @@ impl Setup<'_> {
         Ok(record)
     }
 
-    /// Makes the changes that have been recorded.
+    /// Makes the recorded changes.
     ///
     /// # Errors
     ///
-    /// The first that cannot be made.
+    /// The first failure.
     pub(in crate::daemon) fn apply(&self) -> Result<()> {
         self.reserve_ports()?;
         for setting in LO_SETTINGS {
@@ -144,7 +146,7 @@ impl Setup<'_> {
         Ok(())
     }
 
-    /// Makes those changes again that have been undone.
+    /// Ensures that all changes are in place. Idempotent.
     pub(in crate::daemon) fn ensure(&self) -> RepairReport {
         let mut report = RepairReport::default();
         report.note("ip_local_reserved_ports", self.reserve_ports());
@@ -174,8 +176,8 @@ impl Setup<'_> {
         self.settings.ports.union(&self.settings.ephemeral_ports)
     }
 
-    /// Reserves the managed ports, so that the host gives out none of them by itself, whatever its range is. Returns whether any
-    /// was not reserved.
+    /// Reserves the managed ports, so that the host never assigns them to its own sockets. Returns true if
+    /// any was not reserved.
     fn reserve_ports(&self) -> Result<bool> {
         let (before, ours) = (self.sysctls.reserved_ports()?, self.managed_ports());
         let is_lacking = !ours.difference(&before).is_empty();
@@ -186,7 +188,7 @@ impl Setup<'_> {
     }
 }
 
-/// What a reconciliation has repaired, and what it could not.
+/// The repairs of a reconciliation, and its failures.
 #[derive(Default)]
 pub(in crate::daemon) struct RepairReport {
     pub(in crate::daemon) repaired: Vec<String>,
@@ -194,7 +196,7 @@ pub(in crate::daemon) struct RepairReport {
 }
 
 impl RepairReport {
-    /// Notes whether something had to be repaired. A failure is kept, and the rest is repaired all the same.
+    /// Adds the result of one repair: true if it was necessary.
     pub(in crate::daemon) fn note(
         &mut self,
         what: impl Into<String>,
@@ -208,11 +210,11 @@ impl RepairReport {
     }
 }
 
-/// Undoes the recorded changes: takes the programs off the host's interfaces and restores its sysctls.
+/// Undoes the recorded changes: detaches the programs from the host's interfaces and restores its sysctls.
 ///
 /// # Errors
 ///
-/// All that could not be undone, after everything else has been.
+/// All failures. A failure does not stop the rest.
 pub(in crate::daemon) fn undo(
     netlink: &Netlink,
     pins: &Pins,
@@ -231,7 +233,7 @@ pub(in crate::daemon) fn undo(
     failures.into_result()
 }
 
-/// Restores the sysctls that still have the values that the daemon set.
+/// Restores the sysctls that still have the daemon's values.
 fn restore_sysctls(host: &HostRecord) -> Result<()> {
     let (mut failures, sysctls) = (Failures::default(), Sysctls::open()?);
     if !host.reserved.is_empty() {

@@ -1,5 +1,5 @@
-//! Sockets of the host's own processes on managed ports: a listener keeps its port unless the operator takes it, a connection keeps
-//! its block of ephemeral ports.
+//! Sockets of the host's own processes on managed ports. A listener keeps its port, unless the operator takes
+//! it (`--take`). A connection keeps its whole block of ephemeral ports.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,19 +15,19 @@ use crate::{
     model::{PortRange, PortSet},
 };
 
-/// Most programs that are named one by one.
+/// Most programs that a list names.
 const MOST_PROGRAMS: usize = 16;
-/// Most port ranges and process ids that are named for one program.
+/// Most port ranges and pids that a list names for one program.
 const MOST_NAMED: usize = 12;
 
-/// The host's sockets on the ports of a command, as they were when it began.
+/// The host's sockets on the ports of a command, read at its start.
 pub(in crate::daemon) struct HostSockets {
     sockets: Vec<Socket>,
-    /// Why the kernel's answer is missing.
+    /// The error, if the kernel's sockets could not be read.
     unknown: Option<Error>,
 }
 
-/// Names the host's programs that use managed ports, a finding for each.
+/// Reports the host's programs that use managed ports, with one finding each.
 pub(in crate::daemon) fn findings(state: &HostState, managed: &PortSet, owned: &PortSet) -> Vec<Finding> {
     const SUBJECT: &str = "host listeners";
     let sockets = HostSockets::read(state, managed);
@@ -78,13 +78,14 @@ impl HostSockets {
         ports_of(self.sockets.iter())
     }
 
-    /// The warnings for a container that is given `ports`. A conflict if a process of the host listens on one of them and the
-    /// operator does not `take` it.
+    /// Returns the warnings for a container with these ports.
+    ///
+    /// # Errors
+    ///
+    /// A conflict if a process of the host listens on one of them, unless `take` is set.
     pub(in crate::daemon) fn check(&self, ports: &PortSet, take: bool) -> Result<Vec<String>> {
         if let Some(error) = &self.unknown {
-            return Ok(vec![format!(
-                "{error}: processes of the host may use ports that the container has now"
-            )]);
+            return Ok(vec![format!("{error}: processes of the host may use ports of the container")]);
         }
         let on_these: Vec<Socket> =
             self.sockets.iter().filter(|socket| ports.contains(socket.port)).cloned().collect();
@@ -96,16 +97,16 @@ impl HostSockets {
             .collect();
         if !listening.is_empty() && !take {
             return Err(Error::conflict(format!(
-                "the host uses {}: stop that, ask for other ports, or take them from it with --take",
+                "the host uses {}: stop these programs, choose other ports, or take the ports with --take",
                 at_most(&listening, "; ", "programs")
             )));
         }
         let taken = listening
             .iter()
-            .map(|use_of| format!("taken from the host: {use_of}, which receives nothing there"));
+            .map(|use_of| format!("taken from the host: {use_of}, which no longer receives packets there"));
         let cut = uses.iter().filter(|(_, usage)| !usage.connected.is_empty()).map(|(name, usage)| {
             format!(
-                "connections of {} from {} end, because the container has that port",
+                "connections of {} from {} will break, because the container owns the port",
                 usage.who(name),
                 named(&usage.connected)
             )
@@ -118,23 +119,24 @@ impl HostSockets {
     }
 }
 
-/// Whether a container receives packets for an address: it is the shared one, a wildcard, or a loopback address.
+/// Whether a socket with this address competes with a container's: the shared address, a wildcard or a
+/// loopback address.
 fn is_shared(state: &HostState, address: IpAddr) -> bool {
     address.is_unspecified() || address.is_loopback() || state.shares(address)
 }
 
-/// The ports that the processes of one program use.
+/// The ports of one program's processes.
 #[derive(Default)]
 struct Use {
     pids: BTreeSet<u32>,
-    /// Ports on which they listen, by protocol.
+    /// Ports of listeners, by protocol.
     listening: BTreeMap<&'static str, PortSet>,
-    /// Ports from which they are connected.
+    /// Local ports of connections, by protocol.
     connected: BTreeMap<&'static str, PortSet>,
 }
 
 impl Use {
-    /// The program and its processes.
+    /// Describes the program and its processes.
     fn who(&self, name: &str) -> String {
         let pids: Vec<String> = self.pids.iter().map(u32::to_string).collect();
         match pids.as_slice() {
@@ -149,7 +151,7 @@ impl Use {
         all.fold(PortSet::default(), |all, ports| all.union(ports))
     }
 
-    /// These ports, and the consequence where containers own the ports `owned`.
+    /// Describes these ports, and the consequence if containers own `owned`.
     fn in_view_of(&self, owned: &PortSet) -> String {
         let mut text = String::new();
         if !self.listening.is_empty() {
@@ -161,18 +163,18 @@ impl Use {
         }
         let taken = self.ports().intersection(owned);
         if taken.is_empty() {
-            text.push_str(": `add` passes these ports over or refuses them");
+            text.push_str(": `add` skips or refuses these ports");
         } else {
-            let _ = write!(text, ": what arrives at {} goes to containers", ranges(&taken));
+            let _ = write!(text, ": packets to {} go to containers", ranges(&taken));
         }
         text
     }
 }
 
-/// Sockets by whether they listen, and what they speak.
+/// Sockets by state (listening or not) and protocol.
 type Kinds<'a> = BTreeMap<(bool, &'static str), Vec<&'a Socket>>;
 
-/// Sockets by the name of the program that has them.
+/// Groups sockets by program.
 fn by_program(sockets: &[Socket]) -> BTreeMap<String, Use> {
     if sockets.is_empty() {
         return BTreeMap::new();
@@ -180,12 +182,11 @@ fn by_program(sockets: &[Socket]) -> BTreeMap<String, Use> {
     let inodes: BTreeSet<u64> =
         sockets.iter().map(|socket| socket.inode).filter(|inode| *inode != 0).collect();
     let owners = sockets::owners(inodes);
-    // Sets are made once, of all ports: one socket after the other would take time that grows with the square.
+    // Each port set is built once from all its ports, because adding ports one by one takes quadratic time.
     let mut all: BTreeMap<String, (BTreeSet<u32>, Kinds<'_>)> = BTreeMap::new();
     for socket in sockets {
         let owner = owners.get(&socket.inode);
-        let name =
-            owner.map_or_else(|| "a process that cannot be seen".to_owned(), |owner| owner.name.clone());
+        let name = owner.map_or_else(|| "an unknown process".to_owned(), |owner| owner.name.clone());
         let (pids, used) = all.entry(name).or_default();
         pids.extend(owner.map(|owner| owner.pid));
         used.entry((socket.listens, socket.protocol)).or_default().push(socket);
@@ -207,7 +208,7 @@ fn ports_of<'a>(sockets: impl Iterator<Item = &'a Socket>) -> PortSet {
     ranges.collect::<Vec<_>>().into()
 }
 
-/// Ports of several protocols.
+/// Renders the ports of several protocols.
 fn named(ports: &BTreeMap<&'static str, PortSet>) -> String {
     let each = ports.iter().map(|(protocol, ports)| {
         let port = if ports.count() == 1 { "port" } else { "ports" };
@@ -216,7 +217,7 @@ fn named(ports: &BTreeMap<&'static str, PortSet>) -> String {
     each.collect::<Vec<_>>().join(" and ")
 }
 
-/// The first ranges of a set, and how many there are besides.
+/// Renders the first ranges of a set, and the number of the others.
 fn ranges(ports: &PortSet) -> String {
     let all: Vec<String> = ports.ranges().iter().map(PortRange::to_string).collect();
     at_most(&all, ",", "ranges")
@@ -242,13 +243,13 @@ mod tests {
             vec![socket("TCP", 31000, true), socket("UDP", 31001, true), socket("TCP", 31002, false)];
         let sockets = HostSockets { sockets, unknown: None };
         let ports = |text: &str| text.parse::<PortSet>().expect("ports");
-        let error = sockets.check(&ports("31000-31009"), false).expect_err("somebody listens");
+        let error = sockets.check(&ports("31000-31009"), false).expect_err("a listener has one of the ports");
         assert_eq!(error.kind, crate::error::Kind::Conflict);
-        assert!(error.message.contains("TCP port 31000 and UDP port 31001 by a process"), "{error}");
+        assert!(error.message.contains("TCP port 31000 and UDP port 31001 by an unknown process"), "{error}");
         let warnings = sockets.check(&ports("31000-31009"), true).expect("they are taken");
         assert!(warnings[0].contains("31001") && warnings[1].contains("31002"), "{warnings:?}");
         assert_eq!(sockets.check(&ports("31003"), false), Ok(Vec::new()));
-        assert_eq!(sockets.check(&ports("31002"), false).expect("nobody listens").len(), 1);
+        assert_eq!(sockets.check(&ports("31002"), false).expect("no listener has the port").len(), 1);
         assert_eq!(sockets.ports(), ports("31000-31002"));
     }
 

@@ -1,4 +1,5 @@
-//! The state of the host: its uplink, and the addresses that containers share with it. One value, replaced as a whole.
+//! The state of the host: its uplink, and the addresses that it shares with the containers. It is one value,
+//! which a change replaces as a whole.
 
 use std::{
     collections::BTreeSet,
@@ -27,7 +28,7 @@ use crate::{
     settings::Settings,
 };
 
-/// The state of the host, as one look at the kernel found it.
+/// The state of the host at one point in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::daemon) struct HostState {
     /// The daemon's network namespace.
@@ -46,20 +47,21 @@ pub(in crate::daemon) struct HostState {
     pub v6: Option<SharedAddress<Ipv6Addr>>,
     /// MAC address of the host's loopback device.
     pub lo_mac: Mac,
-    /// Broadcast addresses of all networks of the host, besides those of the one that is shared.
+    /// Broadcast addresses of all networks of the host except the shared one.
     pub broadcasts: BTreeSet<Ipv4Addr>,
-    /// Bytes per second of the uplink, as the operator or else its driver says; none if neither does.
+    /// Speed of the uplink in bytes per second: the operator's setting, else the driver's; `None` if both are
+    /// missing.
     pub link_speed: Option<u64>,
 }
 
-/// An address that containers share with the host, and the way from it to elsewhere.
+/// An address that containers share with the host, with its network and gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::daemon) struct SharedAddress<A> {
     /// The address.
     pub address: A,
     /// Length of its network's prefix in bits.
     pub prefix_length: u8,
-    /// The next hop to everywhere else, if there is one.
+    /// The next hop to other networks, if the host has a default route.
     pub gateway: Option<A>,
 }
 
@@ -74,14 +76,15 @@ impl<A> SharedAddress<A> {
     }
 }
 
-/// A secret of this process: the keys of the standard library's hashes come from the kernel.
+/// A secret of this process. The standard library gets the keys of its hashes from the kernel's random
+/// numbers.
 static SECRET: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()));
 
 /// Smallest MTU of a link on which Linux speaks IPv6 (RFC 8200, section 5).
 const SMALLEST_IPV6_MTU: u32 = 1280;
 
 impl HostState {
-    /// Reads the state of the host for the first time, and warns of what containers will lack.
+    /// Reads the state of the host at the start, and warns of restrictions for the containers.
     ///
     /// # Errors
     ///
@@ -92,8 +95,8 @@ impl HostState {
         Ok(state)
     }
 
-    /// Reads the state of the host. `previous` is the state in use: its uplink stays as long as it can be shared, and the speed
-    /// of a link that is down is the one that it had.
+    /// Reads the state of the host. `previous` is the state in use: its uplink is kept while it can be
+    /// shared, and its speed is kept while the link is down.
     ///
     /// # Errors
     ///
@@ -109,7 +112,8 @@ impl HostState {
         let name = &uplink.name;
         if !uplink.is_ethernet || uplink.mac == Mac::default() || uplink.index == LOOPBACK {
             return Err(Error::usage(format!(
-                "the uplink {name} is no Ethernet interface: expected one with a MAC address, see `ip link`"
+                "the uplink {name} is not an Ethernet interface: expected one with a MAC address, see `ip \
+                 link`"
             )));
         }
         let (v4, v6) = shared_addresses(netlink, &uplink, &routes, settings.ipv6)?;
@@ -134,13 +138,13 @@ impl HostState {
         })
     }
 
-    /// Bytes per second of the uplink for each CPU of the host, if both can be known.
+    /// Speed of the uplink in bytes per second and CPU of the host, if it is known.
     pub(in crate::daemon) fn speed_per_cpu(&self) -> Option<u64> {
         let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
         Some(self.link_speed? / u64::try_from(cpus).unwrap_or(1))
     }
 
-    /// Whether an address is one of those that containers share.
+    /// Whether an address is a shared one.
     pub(in crate::daemon) fn shares(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(v4) => v4 == self.v4.address,
@@ -148,7 +152,7 @@ impl HostState {
         }
     }
 
-    /// What the programs have to know of it, for `pm_config`.
+    /// The part of the state that the programs need, as `pm_config`.
     pub(in crate::daemon) fn config(&self, has_flows: bool) -> Config {
         let mask = u32::MAX.checked_shl(32 - u32::from(self.v4.prefix_length)).unwrap_or_default();
         let mut config = Config {
@@ -172,7 +176,7 @@ impl HostState {
         config
     }
 
-    /// The shared addresses with their prefixes, for people.
+    /// Renders the shared addresses with their prefixes.
     pub(in crate::daemon) fn addresses(&self) -> String {
         let v4 = format!("{}/{}", self.v4.address, self.v4.prefix_length);
         match &self.v6 {
@@ -182,7 +186,7 @@ impl HostState {
     }
 }
 
-/// The addresses of the uplink that can be shared.
+/// The uplink's addresses that can be shared.
 fn shared_addresses(
     netlink: &Netlink,
     uplink: &Interface,
@@ -213,7 +217,7 @@ fn shared_addresses(
     Ok((v4, Some(SharedAddress::new(v6, gateway))))
 }
 
-/// The gateway of the preferred default route by an interface.
+/// The gateway of an interface's preferred default route.
 fn gateway<A>(
     routes: &[DefaultRoute],
     interface: &Interface,
@@ -223,25 +227,26 @@ fn gateway<A>(
     routes.filter_map(|route| route.gateway).find_map(right_version)
 }
 
-/// Those that the shared network has not, as many as programs can know.
+/// The broadcast addresses without those of the shared network, as many as `pm_broadcasts` can contain.
 fn other_broadcasts(mut all: BTreeSet<Ipv4Addr>, shared: &SharedAddress<Ipv4Addr>) -> BTreeSet<Ipv4Addr> {
     for own in address::ends(shared.address, shared.prefix_length) {
         all.remove(&own);
     }
     if all.len() > BROADCASTS {
-        warn!("the host has {} broadcast addresses: of {BROADCASTS} is known that they are", all.len());
+        warn!(
+            "the host has {} broadcast addresses, but pm_broadcasts has room for {BROADCASTS} only",
+            all.len()
+        );
     }
     all.into_iter().take(BROADCASTS).collect()
 }
 
-/// Warns of what containers will lack.
+/// Warns of restrictions for the containers.
 fn warn_of_limits(state: &HostState, ipv6: bool) {
     let uplink = &state.uplink;
     if state.v4.gateway.is_none() {
         let SharedAddress { address, prefix_length, .. } = state.v4;
-        warn!(
-            "no default route leaves by {uplink}: containers reach no further than {address}/{prefix_length}"
-        );
+        warn!("no default route uses {uplink}: containers reach only {address}/{prefix_length}");
     }
     match &state.v6 {
         None if ipv6 && state.mtu < SMALLEST_IPV6_MTU => {
@@ -252,16 +257,14 @@ fn warn_of_limits(state: &HostState, ipv6: bool) {
         }
         None if ipv6 => info!("{uplink} has no global IPv6 address, so containers have none"),
         Some(SharedAddress { address, prefix_length, gateway: None }) => {
-            warn!(
-                "no IPv6 default route leaves by {uplink}: containers reach no further than {address}/{prefix_length}"
-            );
+            warn!("no IPv6 default route uses {uplink}: containers reach only {address}/{prefix_length}");
         }
         _ => {}
     }
 }
 
-/// The interface of this name, or that of the preferred default route. One that is in use is kept: under another name if
-/// its own has gone, and although another default route has come to be preferred.
+/// Finds the interface with this name, or else that of the preferred default route. The interface in use is
+/// kept if it has been renamed, or if another default route is preferred now.
 fn find_uplink(
     netlink: &Netlink,
     wanted: Option<&str>,
@@ -272,13 +275,14 @@ fn find_uplink(
         let renamed = || in_use.map_or(Ok(None), |index| link::find_by_index(netlink, index));
         let found = link::find(netlink, name)?.map_or_else(renamed, |found| Ok(Some(found)))?;
         return found.ok_or_else(|| {
-            Error::usage(format!("there is no interface {name:?}: `ip link` shows those that exist"))
+            Error::usage(format!("no such interface: {name:?}; `ip link` lists the existing ones"))
         });
     }
     let route = routes.iter().find(|route| Some(route.interface) == in_use).or(routes.first());
     let route = route.ok_or_else(|| {
-        Error::usage("there is no default route to find the uplink by: name the uplink with --uplink")
+        Error::usage("no uplink: the host has no default route; name the uplink with --uplink")
     })?;
-    link::find_by_index(netlink, route.interface)?
-        .ok_or_else(|| Error::failure(format!("the default route's interface {} is gone", route.interface)))
+    link::find_by_index(netlink, route.interface)?.ok_or_else(|| {
+        Error::failure(format!("the default route's interface {} does not exist any more", route.interface))
+    })
 }

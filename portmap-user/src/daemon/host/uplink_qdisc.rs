@@ -1,6 +1,6 @@
-//! The uplink's qdisc in which every container has a flow of its own, so that no container feels how much another sends.
+//! The uplink's qdisc with one flow per container, which shares the bandwidth fairly between containers.
 //!
-//! The programs write the flow into each packet; there are no filters, so no packet is ever without a flow.
+//! The programs set the flow of each packet. There are no filters, so no packet is ever unclassified.
 
 use netlink_packet_route::tc::TcHandle;
 use tracing::{info, warn};
@@ -18,14 +18,14 @@ use crate::{
     state::Store,
 };
 
-/// Installs the qdisc, or removes one that the settings no longer ask for.
+/// Installs the qdisc, or removes it if the settings do not ask for it any more.
 ///
-/// It replaces the kernel's default, which may be `mq` on an interface with several queues: flows are then fair, but all pass one
-/// lock.
+/// It replaces the kernel's default qdisc. If that is `mq`, because the interface has several queues, then
+/// all of them share one lock afterwards.
 ///
 /// # Errors
 ///
-/// A conflict if another tool has installed a qdisc there; that one stays.
+/// A conflict if another tool has installed a qdisc there, which stays.
 pub(in crate::daemon) fn install(
     netlink: &Netlink,
     store: &Store,
@@ -37,8 +37,7 @@ pub(in crate::daemon) fn install(
     let wanted = match settings.shaping.flows {
         Some(_) if leaf != Leaf::FqCodel => {
             warn!(
-                "this kernel has no fq_codel, so containers have no flows of their own at {} \
-                 (--egress-unique-flow-per-container)",
+                "this kernel has no fq_codel: --egress-unique-flow-per-container has no effect at {}",
                 state.uplink
             );
             None
@@ -55,8 +54,8 @@ pub(in crate::daemon) fn install(
         RootQdisc::Ours => {}
         RootQdisc::Foreign(qdisc) => {
             return Err(Error::conflict(format!(
-                "{} has the qdisc {qdisc}, which another tool has installed: remove it, name a class of it by \
-                 --egress-flow-classifier-parent, or start without --egress-unique-flow-per-container",
+                "{} has the qdisc {qdisc}, which another tool has installed: remove it, name a class of it \
+                 by --egress-flow-classifier-parent, or start without --egress-unique-flow-per-container",
                 state.uplink
             )));
         }
@@ -64,13 +63,14 @@ pub(in crate::daemon) fn install(
             record.uplink_queue = Some(parent.into());
             store.set_host(record)?;
             qdisc::install_uplink_fq(netlink, state.uplink_index, parent)?;
-            info!("a qdisc with a flow for each container replaces {qdisc} at {}", state.uplink);
+            info!("fq_codel with one flow per container replaces {qdisc} at {}", state.uplink);
         }
     }
     Ok(())
 }
 
-/// Installs the qdisc again if the kernel's default has replaced it; another tool's qdisc stays. Returns whether it did.
+/// Reinstalls the qdisc if the kernel's default has replaced it. A qdisc of another tool stays. Returns true
+/// if it did.
 pub(in crate::daemon) fn ensure(netlink: &Netlink, state: &HostState, parent: TcHandle) -> Result<bool> {
     let is_default = matches!(qdisc::at_parent(netlink, state.uplink_index, parent)?, RootQdisc::Default(_));
     if is_default {
@@ -79,7 +79,7 @@ pub(in crate::daemon) fn ensure(netlink: &Netlink, state: &HostState, parent: Tc
     Ok(is_default)
 }
 
-/// Removes the qdisc from the uplink on record, if it has it.
+/// Removes the recorded qdisc from the recorded uplink, if there is one.
 pub(in crate::daemon) fn restore_default(netlink: &Netlink, record: &HostRecord) -> Result<()> {
     let Some(parent) = record.uplink_queue else { return Ok(()) };
     match link::find(netlink, &record.uplink)? {

@@ -1,4 +1,4 @@
-//! One connection: what it is in the middle of, and a stream that does not wait without end for whoever reads.
+//! One client connection: its phase, and a stream with a write timeout.
 
 use std::{
     future::Future as _,
@@ -19,90 +19,97 @@ use tokio::{
     time::{self, Instant, Sleep},
 };
 
-/// Who is at the other end.
+/// The client of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Peer {
-    /// Somebody in the network.
+    /// A client on TCP.
     Address(IpAddr),
-    /// A process of this machine; none if it cannot be seen from here.
+    /// A process on this machine; `None` if it is in a pid namespace that the daemon cannot see.
     Process(Option<u32>),
 }
 
-/// What is known of a connection.
+/// The state of a connection.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) peer: Peer,
     phase: AtomicU8,
-    /// Its place among all connections by the time of its last answer: the smallest has been waiting for longest.
-    pub(super) last: AtomicU64,
-    /// Asks it to close.
+    /// The gate's clock at the last response. The smallest value is that of the longest idle connection.
+    pub(super) last_response: AtomicU64,
+    /// Requests the connection to close.
     pub(super) close: Notify,
 }
 
-/// It waits for a request, or its answer is under way.
-const WAITING: u8 = 0;
-/// A request is being answered.
-const ANSWERING: u8 = 1;
-/// It is told of what happens, without end.
-const FOLLOWING: u8 = 2;
+/// No request is in progress. The last response may still be on its way to the client.
+const IDLE: u8 = 0;
+/// The daemon executes a request.
+const BUSY: u8 = 1;
+/// The response is a stream without end.
+const STREAMING: u8 = 2;
 
 impl Connection {
-    pub(super) fn new(peer: Peer, last: u64) -> Self {
-        Self { peer, phase: AtomicU8::new(WAITING), last: AtomicU64::new(last), close: Notify::new() }
+    pub(super) fn new(peer: Peer, now: u64) -> Self {
+        Self { peer, phase: AtomicU8::new(IDLE), last_response: AtomicU64::new(now), close: Notify::new() }
     }
 
-    /// A request has come.
-    pub(super) fn begin(&self) {
-        self.phase.store(ANSWERING, Ordering::Relaxed);
+    /// Marks the connection busy with a request.
+    pub(super) fn begin_request(&self) {
+        self.phase.store(BUSY, Ordering::Relaxed);
     }
 
-    /// There is an answer.
-    pub(super) fn answered(&self) {
-        let _ = self.phase.compare_exchange(ANSWERING, WAITING, Ordering::Relaxed, Ordering::Relaxed);
+    /// Marks the connection idle, unless its response is a stream.
+    pub(super) fn end_request(&self) {
+        let _ = self.phase.compare_exchange(BUSY, IDLE, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// The answer has no end.
-    pub(super) fn follow(&self) {
-        self.phase.store(FOLLOWING, Ordering::Relaxed);
+    /// Marks the response as a stream without end.
+    pub(super) fn begin_stream(&self) {
+        self.phase.store(STREAMING, Ordering::Relaxed);
     }
 
-    /// Whether it can be closed without harm to anybody but whoever has not asked yet, or does not read.
-    pub(super) fn is_waiting(&self) -> bool {
-        self.phase.load(Ordering::Relaxed) == WAITING
+    /// Whether no request is in progress. Closing an idle connection can only cut off a response that its
+    /// client does not read.
+    pub(super) fn is_idle(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == IDLE
     }
 
-    fn is_following(&self) -> bool {
-        self.phase.load(Ordering::Relaxed) == FOLLOWING
+    fn is_streaming(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == STREAMING
     }
 }
 
-/// A stream on which writing fails when nothing has been read at the other end for a while. Whoever follows may pause.
-pub(super) struct Patient<S> {
+/// A stream whose writes time out when the client reads nothing. A client of an endless stream may pause.
+pub(super) struct TimedWrites<S> {
     stream: S,
     connection: Arc<Connection>,
-    limit: Duration,
-    waiting: Option<Pin<Box<Sleep>>>,
+    timeout: Duration,
+    /// Ends when the pending write times out.
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Patient<S> {
-    pub(super) fn new(stream: S, connection: Arc<Connection>, limit: Duration) -> Self {
-        Self { stream, connection, limit, waiting: None }
+impl<S> TimedWrites<S> {
+    pub(super) fn new(stream: S, connection: Arc<Connection>, timeout: Duration) -> Self {
+        Self { stream, connection, timeout, deadline: None }
     }
 
-    /// What becomes of a write with this result.
-    fn judge<T>(&mut self, written: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
-        if written.is_ready() || self.connection.is_following() {
-            self.waiting = None;
+    /// Fails a write that has been pending for too long; returns any other result unchanged.
+    fn with_deadline<T>(
+        &mut self,
+        written: Poll<io::Result<T>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() || self.connection.is_streaming() {
+            self.deadline = None;
             return written;
         }
-        let limit = self.limit;
-        let waiting = self.waiting.get_or_insert_with(|| Box::pin(time::sleep_until(Instant::now() + limit)));
-        ready!(waiting.as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the answer is not read")))
+        let timeout = self.timeout;
+        let deadline =
+            self.deadline.get_or_insert_with(|| Box::pin(time::sleep_until(Instant::now() + timeout)));
+        ready!(deadline.as_mut().poll(context));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read the response")))
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for TimedWrites<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -112,11 +119,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for TimedWrites<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write(context, bytes);
-        this.judge(written, context)
+        this.with_deadline(written, context)
     }
 
     fn poll_write_vectored(
@@ -126,7 +133,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write_vectored(context, slices);
-        this.judge(written, context)
+        this.with_deadline(written, context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -149,22 +156,22 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_does_not_read_is_given_up_and_who_follows_is_not() {
+    async fn write_times_out_unless_the_response_is_a_stream() {
         let connection = Arc::new(Connection::new(Peer::Process(None), 0));
         let (near, mut far) = tokio::io::duplex(8);
-        let mut near = Patient::new(near, connection.clone(), Duration::from_millis(20));
-        connection.begin();
-        near.write_all(b"12345678").await.expect("there is room");
-        let error = near.write_all(b"9").await.expect_err("nobody reads");
+        let mut near = TimedWrites::new(near, connection.clone(), Duration::from_millis(20));
+        connection.begin_request();
+        near.write_all(b"12345678").await.expect("the buffer has room");
+        let error = near.write_all(b"9").await.expect_err("the client does not read");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        connection.follow();
-        connection.answered();
-        assert!(!connection.is_waiting(), "it still follows");
+        connection.begin_stream();
+        connection.end_request();
+        assert!(!connection.is_idle(), "the stream goes on");
         let writing = tokio::spawn(async move { near.write_all(b"9").await });
         time::sleep(Duration::from_millis(60)).await;
         let mut text = [0; 9];
         far.read_exact(&mut text).await.expect("read");
-        writing.await.expect("it ends").expect("written");
+        writing.await.expect("no panic").expect("written");
         assert_eq!(&text, b"123456789");
     }
 }

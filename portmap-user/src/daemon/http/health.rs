@@ -1,4 +1,5 @@
-//! `/healthz`: one probe at a time, shared by all clients, and an answer within a limit whatever hangs.
+//! `/healthz`: one probe at a time, shared by all clients, and a response within a time limit even if a part
+//! of the daemon hangs.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -16,73 +17,80 @@ use crate::{
     error::{Error, Kind, Result},
 };
 
-/// How long a look may take before something counts as hanging.
-const LIMIT: Duration = Duration::from_secs(2);
+/// Time limit of a probe. A part of the daemon that takes longer counts as hanging.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How a look has ended; none as long as it goes on.
+/// The result of a probe; `None` while it runs.
 type Outcome = Option<Result<()>>;
 
-/// The look that goes on, if one does.
+/// The last probe.
 #[derive(Default)]
 pub(super) struct Health {
-    current: Mutex<Option<Look>>,
+    last: Mutex<Option<Probe>>,
 }
 
+/// A probe of the daemon's parts.
 #[derive(Clone)]
-struct Look {
-    since: Instant,
-    /// What it waits for.
+struct Probe {
+    started: Instant,
+    /// The part that it waits for.
     step: Arc<Mutex<&'static str>>,
     outcome: watch::Receiver<Outcome>,
 }
 
 impl Health {
-    /// Whether all that commands wait for answers.
-    pub(super) async fn ask(&self, daemon: &Arc<Daemon>) -> Result<()> {
+    /// Checks that every part of the daemon that commands depend on responds.
+    ///
+    /// # Errors
+    ///
+    /// Names the part that fails, or that does not respond in time.
+    pub(super) async fn check(&self, daemon: &Arc<Daemon>) -> Result<()> {
         let daemon = daemon.clone();
-        self.look(LIMIT, move |step| daemon.probe(step)).await
+        self.check_within(TIMEOUT, move |step| daemon.probe(step)).await
     }
 
-    async fn look(
+    async fn check_within(
         &self,
-        limit: Duration,
+        timeout: Duration,
         probe: impl FnOnce(&dyn Fn(&'static str)) -> Result<()> + Send + 'static,
     ) -> Result<()> {
-        let mut look = self.join(probe);
-        // One that has hung for long is not waited for again.
-        let outcome = time::timeout_at(look.since + limit, look.outcome.wait_for(Option::is_some)).await;
+        let mut running = self.join(probe);
+        // The time limit counts from the start of the probe, so a request that joins a hanging probe does not
+        // wait.
+        let outcome =
+            time::timeout_at(running.started + timeout, running.outcome.wait_for(Option::is_some)).await;
         match outcome {
             Ok(Ok(outcome)) => outcome
                 .clone()
                 .unwrap_or(Ok(()))
-                .map_err(|error| Error::new(Kind::Unhealthy, format!("not all is well: {}", error.message))),
-            Ok(Err(_gone)) => Err(Error::new(Kind::Unhealthy, "looking at the daemon's parts has failed")),
+                .map_err(|error| Error::new(Kind::Unhealthy, format!("unhealthy: {}", error.message))),
+            Ok(Err(_gone)) => Err(Error::new(Kind::Unhealthy, "the health probe failed unexpectedly")),
             Err(_elapsed) => {
-                let step = *look.step.lock().unwrap_or_else(PoisonError::into_inner);
-                let seconds = look.since.elapsed().as_secs();
-                Err(Error::new(Kind::Unhealthy, format!("for {seconds} s there is no answer from {step}")))
+                let step = *running.step.lock().unwrap_or_else(PoisonError::into_inner);
+                let seconds = running.started.elapsed().as_secs();
+                Err(Error::new(Kind::Unhealthy, format!("no response from {step} for {seconds} s")))
             }
         }
     }
 
-    /// The look that goes on, or a new one.
-    fn join(&self, probe: impl FnOnce(&dyn Fn(&'static str)) -> Result<()> + Send + 'static) -> Look {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(look) = current.as_ref().filter(|look| look.outcome.borrow().is_none()) {
-            // If the sender has gone without an outcome, the thread has panicked.
-            if look.outcome.has_changed().is_ok() {
-                return look.clone();
+    /// Returns the running probe, or starts one.
+    fn join(&self, probe: impl FnOnce(&dyn Fn(&'static str)) -> Result<()> + Send + 'static) -> Probe {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = last.as_ref().filter(|probe| probe.outcome.borrow().is_none()) {
+            // A thread that panics drops the sender without an outcome.
+            if running.outcome.has_changed().is_ok() {
+                return running.clone();
             }
         }
         let (sender, outcome) = watch::channel(None);
-        let step = Arc::new(Mutex::new("a thread to look with"));
-        let look = Look { since: Instant::now(), step: step.clone(), outcome };
-        *current = Some(look.clone());
+        let step = Arc::new(Mutex::new("the thread pool"));
+        let started = Probe { started: Instant::now(), step: step.clone(), outcome };
+        *last = Some(started.clone());
         task::spawn_blocking(move || {
-            let say = |name| *step.lock().unwrap_or_else(PoisonError::into_inner) = name;
-            sender.send_replace(Some(probe(&say)));
+            let set_step = |name| *step.lock().unwrap_or_else(PoisonError::into_inner) = name;
+            sender.send_replace(Some(probe(&set_step)));
         });
-        look
+        started
     }
 }
 
@@ -93,29 +101,30 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_hangs_is_named_and_holds_one_thread_only() {
+    async fn health_names_the_hanging_part_and_blocks_one_thread() {
         let health = Health::default();
         let (go_on, waits) = mpsc::channel::<()>();
         let (begun, has_begun) = mpsc::channel::<()>();
-        let first = health.look(Duration::from_millis(50), move |step| {
+        let first = health.check_within(Duration::from_millis(50), move |step| {
             step("the registry");
-            begun.send(()).expect("somebody waits");
+            begun.send(()).expect("the test waits");
             let _ = waits.recv();
             Ok(())
         });
-        let error = first.await.expect_err("it hangs");
-        has_begun.recv().expect("it begins");
+        let error = first.await.expect_err("the probe hangs");
+        has_begun.recv().expect("the probe starts");
         assert!(error.kind == Kind::Unhealthy, "{error}");
-        let again = health.look(LIMIT, |_| panic!("no second look as long as one goes on"));
+        let again = health.check_within(TIMEOUT, |_| panic!("a probe runs already"));
         let waiting = async {
-            let look = health.current.lock().expect("nobody panics").clone().expect("a look");
-            assert_eq!(*look.step.lock().expect("nobody panics"), "the registry");
-            go_on.send(()).expect("it waits");
+            let running = health.last.lock().expect("no panic").clone().expect("a probe");
+            assert_eq!(*running.step.lock().expect("no panic"), "the registry");
+            go_on.send(()).expect("the probe waits");
         };
         let (again, ()) = tokio::join!(again, waiting);
-        assert_eq!(again, Ok(()), "it has seen the end of the first one");
-        let failed = health.look(LIMIT, |_| Err(Error::failure("no netlink"))).await.expect_err("it fails");
+        assert_eq!(again, Ok(()), "the second request gets the first probe's result");
+        let failed = health.check_within(TIMEOUT, |_| Err(Error::failure("no netlink"))).await;
+        let failed = failed.expect_err("the probe fails");
         assert!(failed.kind == Kind::Unhealthy && failed.message.contains("no netlink"), "{failed}");
-        assert_eq!(health.look(LIMIT, |_| Ok(())).await, Ok(()));
+        assert_eq!(health.check_within(TIMEOUT, |_| Ok(())).await, Ok(()));
     }
 }

@@ -1,6 +1,6 @@
-//! Accepting connections within bounds: on their number, on what they send before they ask, and on their time. A
-//! connection more than there is room for takes the place of the one that has been waiting for longest, so nobody can
-//! keep others out by connections that ask nothing.
+//! Accepts connections within limits on their number, on the size of a request's head, and on time. At the
+//! limit, a new connection evicts the one that has been idle for longest, so a client cannot lock out others
+//! with idle connections.
 
 use std::{
     future,
@@ -27,50 +27,52 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::connection::{Connection, Patient, Peer};
+use super::connection::{Connection, Peer, TimedWrites};
 use crate::daemon::shutdown::Shutdown;
 
-/// How long nobody is accepted when there are no files or no memory for it.
-const BREATH: Duration = Duration::from_millis(100);
-/// How often that is told.
-const TELL: Duration = Duration::from_mins(1);
+/// Pause before the next attempt when a connection cannot be accepted, such as for lack of file descriptors.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// Shortest time between two log lines about that.
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
-/// What connections of one socket may take.
+/// The limits on the connections of one socket.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
-    /// Connections at a time.
+pub(super) struct Limits {
+    /// Concurrent connections.
     pub(super) connections: usize,
-    /// Those of one address.
-    pub(super) of_one: usize,
+    /// Concurrent connections from one address.
+    pub(super) per_address: usize,
     /// Bytes of a request's head.
-    pub(super) head: usize,
-    /// Time from the last answer, or the beginning, to the end of the next request's head.
-    pub(super) quiet: Duration,
-    /// Time in which something of an answer must be read.
-    pub(super) unread: Duration,
-    /// Time after which a connection ends when its request has been answered, and as much again for that.
-    pub(super) life: Option<Duration>,
+    pub(super) head_bytes: usize,
+    /// Time from the last response, or from the start of the connection, to the end of the next request's
+    /// head.
+    pub(super) idle_timeout: Duration,
+    /// Time in which the client must read a part of a pending response.
+    pub(super) write_timeout: Duration,
+    /// Age at which the daemon closes the connection. A request in progress then has the same time again.
+    pub(super) max_age: Option<Duration>,
 }
 
 /// Most header lines of a request.
-const HEADERS: usize = 64;
+const MAX_HEADERS: usize = 64;
 
 /// The connections of one socket.
 #[derive(Debug)]
 pub(super) struct Gate {
-    bounds: Bounds,
+    limits: Limits,
     open: Mutex<Vec<Arc<Connection>>>,
-    /// Tells that a connection has ended.
+    /// Notified when a connection has ended.
     ended: Notify,
+    /// A logical clock, which orders the connections by their last response.
     clock: AtomicU64,
 }
 
 impl Gate {
-    pub(super) fn new(bounds: Bounds) -> Arc<Self> {
-        Arc::new(Self { bounds, open: Mutex::default(), ended: Notify::new(), clock: AtomicU64::new(0) })
+    pub(super) fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self { limits, open: Mutex::default(), ended: Notify::new(), clock: AtomicU64::new(0) })
     }
 
-    /// Lets a connection in, as soon as there is room for it.
+    /// Admits a connection as soon as the limits allow it.
     async fn admit(&self, peer: Peer) -> Arc<Connection> {
         loop {
             match self.try_admit(peer) {
@@ -85,34 +87,36 @@ impl Gate {
         }
     }
 
-    /// Lets a connection in, or names the one that must go first; none if all are in the middle of something.
+    /// Admits a connection, or returns the one to evict first: `None` if none of them is idle.
     fn try_admit(&self, peer: Peer) -> Result<Arc<Connection>, Option<Arc<Connection>>> {
         let mut open = self.open();
         let is_of_peer = |connection: &Connection| match peer {
             Peer::Address(_) => connection.peer == peer,
-            // All who may use the socket are the operator.
+            // Every client of the Unix socket acts for the operator.
             Peer::Process(_) => false,
         };
         let of_peer = open.iter().filter(|connection| is_of_peer(connection)).count();
-        let must_be_of_peer = of_peer >= self.bounds.of_one;
-        if open.len() >= self.bounds.connections || must_be_of_peer {
-            let waiting = open
+        let must_be_of_peer = of_peer >= self.limits.per_address;
+        if open.len() >= self.limits.connections || must_be_of_peer {
+            let idle = open
                 .iter()
-                .filter(|connection| connection.is_waiting() && (!must_be_of_peer || is_of_peer(connection)));
-            return Err(waiting.min_by_key(|connection| connection.last.load(Ordering::Relaxed)).cloned());
+                .filter(|connection| connection.is_idle() && (!must_be_of_peer || is_of_peer(connection)));
+            let last_response =
+                |connection: &&Arc<Connection>| connection.last_response.load(Ordering::Relaxed);
+            return Err(idle.min_by_key(last_response).cloned());
         }
         let connection = Arc::new(Connection::new(peer, self.tick()));
         open.push(connection.clone());
         Ok(connection)
     }
 
-    fn leave(&self, connection: &Arc<Connection>) {
+    fn remove(&self, connection: &Arc<Connection>) {
         self.open().retain(|other| !Arc::ptr_eq(other, connection));
         self.ended.notify_one();
     }
 
-    /// Waits until no connection is left.
-    pub(super) async fn empty(&self) {
+    /// Waits until all connections have ended.
+    pub(super) async fn drained(&self) {
         while !self.open().is_empty() {
             self.ended.notified().await;
         }
@@ -122,18 +126,18 @@ impl Gate {
         self.clock.fetch_add(1, Ordering::Relaxed)
     }
 
-    // A panic while it is held leaves no half-done change.
+    // A poisoned lock is taken, because every change of the list is a single step.
     fn open(&self) -> MutexGuard<'_, Vec<Arc<Connection>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A socket that accepts.
+/// A listening socket.
 pub(super) trait Listener {
-    /// What it accepts.
+    /// The stream of an accepted connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// The next connection.
+    /// Waits for the next connection.
     async fn next(&self) -> io::Result<(Self::Stream, Peer)>;
 }
 
@@ -152,15 +156,15 @@ impl Listener for UnixListener {
     async fn next(&self) -> io::Result<(Self::Stream, Peer)> {
         let (stream, _) = self.accept().await?;
         let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
-        // In a namespace of processes that this one does not see, its number is 0.
+        // The kernel reports pid 0 for a process in a pid namespace that is invisible from here.
         let pid = pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
         Ok((stream, Peer::Process(pid)))
     }
 }
 
-/// Accepts and serves connections until the daemon is about to end.
+/// Accepts and serves connections until shutdown begins.
 pub(super) async fn accept(listener: impl Listener, gate: Arc<Gate>, router: Router, shutdown: Shutdown) {
-    let mut told: Option<Instant> = None;
+    let mut last_logged: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             () = shutdown.begun() => return,
@@ -169,16 +173,16 @@ pub(super) async fn accept(listener: impl Listener, gate: Arc<Gate>, router: Rou
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Of one connection, which has gone already.
+                // These errors concern a single connection, which its client has closed already.
                 if !matches!(
                     error.kind(),
                     ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted
                 ) {
-                    if told.is_none_or(|told| told.elapsed() > TELL) {
-                        told = Some(Instant::now());
-                        warn!("cannot accept connections: {error}: trying again");
+                    if last_logged.is_none_or(|last| last.elapsed() > LOG_INTERVAL) {
+                        last_logged = Some(Instant::now());
+                        warn!("cannot accept connections: {error}; retrying");
                     }
-                    time::sleep(BREATH).await;
+                    time::sleep(RETRY_INTERVAL).await;
                 }
                 continue;
             }
@@ -189,26 +193,26 @@ pub(super) async fn accept(listener: impl Listener, gate: Arc<Gate>, router: Rou
         };
         let (gate, router, shutdown) = (gate.clone(), router.clone(), shutdown.clone());
         task::spawn(async move {
-            // Also when serving panics.
-            let _place = Place { gate: gate.clone(), connection: connection.clone() };
+            // Dropping the permit removes the connection even if serving it panics.
+            let _permit = Permit { gate: gate.clone(), connection: connection.clone() };
             serve(stream, &gate, connection, router, &shutdown).await;
         });
     }
 }
 
-/// The place that a connection has.
-struct Place {
+/// The permit of an admitted connection, which removes it from the gate.
+struct Permit {
     gate: Arc<Gate>,
     connection: Arc<Connection>,
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
-        self.gate.leave(&self.connection);
+        self.gate.remove(&self.connection);
     }
 }
 
-/// Serves one connection to its end. What goes wrong on it is the other end's business.
+/// Serves one connection to its end. Errors are ignored, because they affect only its client.
 async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     gate: &Arc<Gate>,
@@ -216,34 +220,34 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     router: Router,
     shutdown: &Shutdown,
 ) {
-    let bounds = gate.bounds;
-    let io = TokioIo::new(Patient::new(stream, connection.clone(), bounds.unread));
+    let limits = gate.limits;
+    let io = TokioIo::new(TimedWrites::new(stream, connection.clone(), limits.write_timeout));
     let router = TowerToHyperService::new(router);
     let service = service_fn({
         let (connection, gate) = (connection.clone(), gate.clone());
         move |mut request: Request<Incoming>| {
-            connection.begin();
+            connection.begin_request();
             request.extensions_mut().insert(connection.clone());
-            let answer = hyper::service::Service::call(&router, request);
+            let response = hyper::service::Service::call(&router, request);
             let (connection, gate) = (connection.clone(), gate.clone());
             async move {
-                let answer = answer.await;
-                connection.last.store(gate.tick(), Ordering::Relaxed);
-                connection.answered();
-                answer
+                let response = response.await;
+                connection.last_response.store(gate.tick(), Ordering::Relaxed);
+                connection.end_request();
+                response
             }
         }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(bounds.quiet)
-        .max_buf_size(bounds.head)
-        .max_headers(HEADERS);
+        .header_read_timeout(limits.idle_timeout)
+        .max_buf_size(limits.head_bytes)
+        .max_headers(MAX_HEADERS);
     let served = http.serve_connection(io, service);
     tokio::pin!(served);
-    let life = async {
-        match bounds.life {
-            Some(life) => time::sleep(life).await,
+    let max_age = || async {
+        match limits.max_age {
+            Some(age) => time::sleep(age).await,
             None => future::pending().await,
         }
     };
@@ -251,18 +255,13 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         _ = served.as_mut() => return,
         () = connection.close.notified() => return,
         () = shutdown.begun() => {}
-        () = life => {}
+        () = max_age() => {}
     }
-    // What is being answered is answered to its end.
+    // A request in progress still gets its response.
     served.as_mut().graceful_shutdown();
     tokio::select! {
         _ = served.as_mut() => {}
-        () = async {
-            match bounds.life {
-                Some(life) => time::sleep(life).await,
-                None => future::pending().await,
-            }
-        } => {}
+        () = max_age() => {}
     }
 }
 
@@ -271,13 +270,13 @@ mod tests {
     use super::*;
 
     fn gate() -> Arc<Gate> {
-        Gate::new(Bounds {
+        Gate::new(Limits {
             connections: 3,
-            of_one: 2,
-            head: 8192,
-            quiet: Duration::from_secs(1),
-            unread: Duration::from_secs(1),
-            life: None,
+            per_address: 2,
+            head_bytes: 8192,
+            idle_timeout: Duration::from_secs(1),
+            write_timeout: Duration::from_secs(1),
+            max_age: None,
         })
     }
 
@@ -286,34 +285,34 @@ mod tests {
     }
 
     #[test]
-    fn who_has_been_waiting_for_longest_goes_first() {
+    fn connections_at_the_limit_evict_the_longest_idle_one() {
         let gate = gate();
-        let first = gate.try_admit(peer(1)).expect("there is room");
-        let second = gate.try_admit(peer(2)).expect("there is room");
-        let third = gate.try_admit(peer(3)).expect("there is room");
-        let victim = |peer| gate.try_admit(peer).expect_err("there is no room");
+        let first = gate.try_admit(peer(1)).expect("below the limit");
+        let second = gate.try_admit(peer(2)).expect("below the limit");
+        let third = gate.try_admit(peer(3)).expect("below the limit");
+        let victim = |peer| gate.try_admit(peer).expect_err("at the limit");
         assert!(victim(peer(4)).is_some_and(|victim| Arc::ptr_eq(&victim, &first)));
-        first.begin();
+        first.begin_request();
         assert!(victim(peer(4)).is_some_and(|victim| Arc::ptr_eq(&victim, &second)));
-        first.last.store(gate.tick(), Ordering::Relaxed);
-        first.answered();
+        first.last_response.store(gate.tick(), Ordering::Relaxed);
+        first.end_request();
         assert!(victim(peer(4)).is_some_and(|victim| Arc::ptr_eq(&victim, &second)));
         for connection in [&first, &second, &third] {
-            connection.begin();
+            connection.begin_request();
         }
-        assert!(victim(peer(4)).is_none(), "all are in the middle of something");
-        gate.leave(&second);
-        gate.try_admit(peer(4)).expect("there is room again");
+        assert!(victim(peer(4)).is_none(), "none is idle");
+        gate.remove(&second);
+        gate.try_admit(peer(4)).expect("below the limit again");
     }
 
     #[test]
-    fn one_address_does_not_have_all_places() {
+    fn connections_of_one_address_are_limited() {
         let gate = gate();
-        let other = gate.try_admit(peer(2)).expect("there is room");
-        let own = gate.try_admit(peer(1)).expect("there is room");
-        own.begin();
-        let waiting = gate.try_admit(peer(1)).expect("there is room");
-        let victim = gate.try_admit(peer(1)).expect_err("it has two").expect("one of them waits");
-        assert!(Arc::ptr_eq(&victim, &waiting) && !Arc::ptr_eq(&victim, &other));
+        let other = gate.try_admit(peer(2)).expect("below the limit");
+        let own = gate.try_admit(peer(1)).expect("below the limit");
+        own.begin_request();
+        let idle = gate.try_admit(peer(1)).expect("below the limit");
+        let victim = gate.try_admit(peer(1)).expect_err("it has two").expect("one of them is idle");
+        assert!(Arc::ptr_eq(&victim, &idle) && !Arc::ptr_eq(&victim, &other));
     }
 }

@@ -1,4 +1,4 @@
-//! The daemon's HTTP interface: all of it on the Unix socket, health and metrics on TCP.
+//! The HTTP interface: all endpoints on the Unix socket, health and metrics on TCP.
 
 mod connection;
 mod health;
@@ -14,7 +14,7 @@ use tokio::{task, time};
 use tracing::{info, warn};
 
 use self::{
-    listen::{Bounds, Gate, accept},
+    listen::{Gate, Limits, accept},
     routes::Shared,
     socket::Socket,
 };
@@ -28,44 +28,47 @@ use crate::{
     settings::Settings,
 };
 
-/// Grace period at shutdown for clients that are slow to read an answer.
+/// Grace period at shutdown for clients that are slow to read a response.
 const GRACE: Duration = Duration::from_secs(1);
-/// Longest path of a Unix socket, without the zero at its end.
+/// Longest path of a Unix socket in bytes, without the terminating zero.
 const LONGEST_SOCKET: usize = 107;
-/// Fewer open files than this are worth a warning.
+/// A limit on open files below which the daemon warns.
 const FEW_FILES: u64 = 256;
 
-/// The sockets for requests, as far as they can be checked and taken before the daemon touches the host.
+/// The listening sockets, as far as they can be checked and bound before the daemon changes the host.
 #[derive(Debug)]
 pub struct Listeners {
     tcp: Option<TcpListener>,
     socket: PathBuf,
-    /// Files that this process may have open.
+    /// Limit on the open files of this process.
     files: u64,
 }
 
-/// Binds the address of `--listen`, and checks that the Unix socket can be made. No request is answered yet.
+/// Binds the address of `--listen`, and checks the path of the Unix socket. Accepts no connection yet.
 pub fn bind(settings: &Settings) -> Result<Listeners> {
     let socket = settings.state_dir.socket();
     let length = socket.as_os_str().as_bytes().len();
     if length > LONGEST_SOCKET {
         return Err(Error::usage(format!(
-            "the path {} is too long for a socket, {length} bytes: expected at most {LONGEST_SOCKET}; name a shorter \
-             --state-dir",
+            "the path {} is too long for a socket, {length} bytes: expected at most {LONGEST_SOCKET}; name a \
+             shorter --state-dir",
             socket.display()
         )));
     }
     let files = raise_limit_of_files();
     let tcp = match settings.listen {
         Some(address) => {
-            let binding =
-                || format!("cannot listen on {address} (--listen; another address, or none, will do)");
+            let binding = || {
+                format!(
+                    "cannot listen on {address} (--listen): expected a free address of this host, or `none`"
+                )
+            };
             let tcp = TcpListener::bind(address).context(binding)?;
             tcp.set_nonblocking(true).context(binding)?;
             if !address.ip().is_loopback() {
                 warn!(
-                    "--listen {address}: any client that reaches this address can read /metrics, with the names, limits \
-                     and traffic of all containers"
+                    "--listen {address}: any client that reaches this address can read /metrics, with the \
+                     names, limits and traffic of all containers"
                 );
             }
             Some(tcp)
@@ -75,28 +78,26 @@ pub fn bind(settings: &Settings) -> Result<Listeners> {
     Ok(Listeners { tcp, socket, files })
 }
 
-/// Raises the limit of open files of this process as far as allowed, and returns it.
+/// Raises the limit on open files of this process to its maximum, and returns the limit.
 fn raise_limit_of_files() -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return FEW_FILES };
     if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_err() {
-        warn!("only {soft} files can be open at a time: the limit cannot be raised to {hard}");
+        warn!("the limit on open files is {soft} and cannot be raised to {hard}");
         return soft;
     }
     if hard < FEW_FILES {
-        warn!(
-            "only {hard} files can be open at a time: there will be few connections and operations at a time"
-        );
+        warn!("the limit on open files is {hard}, so few connections and operations can run at a time");
     }
     hard
 }
 
-/// A share of the files, as a number of connections or operations. Most of the files are left for the daemon's own work: netlink,
-/// namespaces, maps, state.
+/// A share of the open files, as a number of connections or operations. The daemon keeps most of them for its
+/// own work: netlink, namespaces, maps, state.
 fn part(files: u64, divisor: u64, least: usize, most: usize) -> usize {
     usize::try_from(files / divisor).unwrap_or(most).clamp(least, most)
 }
 
-/// Serves until a signal or a teardown. `ready` is called when requests are answered.
+/// Serves requests until a signal or a teardown. Calls `ready` as soon as it accepts connections.
 pub async fn serve(
     daemon: Daemon,
     listeners: Listeners,
@@ -107,22 +108,22 @@ pub async fn serve(
     let daemon = Arc::new(daemon);
     let (mut socket, unix) = Socket::bind(socket)?;
     let shared = Shared::new(daemon.clone(), shutdown.clone(), part(files, 32, 4, 64));
-    let by_socket = Gate::new(Bounds {
+    let by_socket = Gate::new(Limits {
         connections: part(files, 4, 8, 256),
-        of_one: usize::MAX,
-        head: 16 << 10,
-        quiet: Duration::from_secs(30),
-        unread: Duration::from_mins(1),
-        life: None,
+        per_address: usize::MAX,
+        head_bytes: 16 << 10,
+        idle_timeout: Duration::from_secs(30),
+        write_timeout: Duration::from_mins(1),
+        max_age: None,
     });
-    let places = part(files, 16, 4, 64);
-    let by_tcp = Gate::new(Bounds {
-        connections: places,
-        of_one: places / 2,
-        head: 8 << 10,
-        quiet: Duration::from_secs(5),
-        unread: Duration::from_secs(10),
-        life: Some(Duration::from_mins(1)),
+    let tcp_connections = part(files, 16, 4, 64);
+    let by_tcp = Gate::new(Limits {
+        connections: tcp_connections,
+        per_address: tcp_connections / 2,
+        head_bytes: 8 << 10,
+        idle_timeout: Duration::from_secs(5),
+        write_timeout: Duration::from_secs(10),
+        max_age: Some(Duration::from_mins(1)),
     });
     if let Some(tcp) = tcp {
         let tcp = tokio::net::TcpListener::from_std(tcp).context(|| "cannot serve TCP".to_owned())?;
@@ -144,24 +145,24 @@ pub async fn serve(
     loop {
         tokio::select! {
             () = shutdown.begun() => break,
-            again = socket.bind_again() => {
-                // No client can connect to the socket that has lost its name.
+            rebound = socket.rebind() => {
+                // The old socket has no path any more, so no client can connect to it.
                 serving.abort();
-                serving = serve_by_socket(again);
+                serving = serve_by_socket(rebound);
             }
         }
     }
     let _ = serving.await;
     tokio::select! {
-        () = by_socket.empty() => shutdown.idle().await,
+        () = by_socket.drained() => shutdown.idle().await,
         () = grace_period(shutdown) => info!("shutting down with an unfinished client connection"),
     }
-    info!("stopping; the datapath stays as it is");
+    info!("stopping; containers in service stay in service");
     socket.remove();
     daemon.finish_teardown()
 }
 
-/// Waits until no operation is in flight, and clients have had time to read their answers.
+/// Waits until no operation is in flight, and clients have had time to read their responses.
 async fn grace_period(shutdown: &Shutdown) {
     shutdown.idle().await;
     time::sleep(GRACE).await;

@@ -1,4 +1,4 @@
-//! Refusals: whatever the reason, the body is `{"kind":…,"message":…}`.
+//! Refused requests. The body of every error response is `{"kind":…,"message":…}`.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ use tokio::time;
 
 use crate::error::{Error, Kind};
 
-/// Longest body of a request: 65,535 lone ports fit.
-const BODY: usize = 1 << 20;
-/// How long it may take to come.
-const BODY_TIME: Duration = Duration::from_secs(10);
+/// Longest body of a request, in bytes. A list of 65,535 single ports fits.
+const MAX_BODY: usize = 1 << 20;
+/// Time in which the complete body must arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An error with the status that HTTP has for it.
+/// An error with its HTTP status.
 #[derive(Debug)]
 pub(super) struct Refusal(StatusCode, Error);
 
@@ -38,43 +38,43 @@ impl IntoResponse for Error {
     }
 }
 
-/// There is no such path.
+/// Refuses an unknown path.
 pub(super) async fn no_such_path(uri: Uri) -> Refusal {
-    let message = format!("there is nothing at {}", shortened(uri.path()));
+    let message = format!("no such endpoint: {}", shortened(uri.path()));
     Refusal(StatusCode::NOT_FOUND, Error::new(Kind::NotFound, message))
 }
 
-/// The same on TCP, which has little.
+/// Refuses a path that the TCP listener does not serve.
 pub(super) async fn not_by_tcp(uri: Uri) -> Refusal {
     let path = shortened(uri.path());
     let message =
-        format!("there is nothing at {path}: TCP has /healthz and /metrics, the Unix socket has all");
+        format!("no such endpoint: {path}; TCP has /healthz and /metrics, the Unix socket has all endpoints");
     Refusal(StatusCode::NOT_FOUND, Error::new(Kind::NotFound, message))
 }
 
-/// The path is there for other methods.
+/// Refuses a method that the path does not have.
 pub(super) async fn no_such_method(method: Method, uri: Uri) -> Refusal {
     let message = format!("{} has no method {}", shortened(uri.path()), shortened(method.as_str()));
     Refusal(StatusCode::METHOD_NOT_ALLOWED, Error::usage(message))
 }
 
-/// The beginning of what somebody has sent.
+/// Returns at most the first 200 characters of a text that a client has sent.
 fn shortened(text: &str) -> String {
-    const MOST: usize = 200;
-    match text.char_indices().nth(MOST) {
+    const MAX_CHARS: usize = 200;
+    match text.char_indices().nth(MAX_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
 }
 
-/// Lets requests pass that are meant for this host: a name in `Host` that is no address may be one that a web page has
-/// had a browser look up, to read here in its user's place ("DNS rebinding").
+/// Refuses requests whose `Host` header contains a name other than `localhost`. A web page can point a name
+/// of its own at this address and read the responses through the user's browser (DNS rebinding).
 pub(super) async fn to_an_address(request: Request, next: Next) -> Response {
     match is_for_address(request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(host) => {
             let message = format!(
-                "the Host {:?} is no address: ask by this host's address, or localhost",
+                "the Host header {:?} is no address: expected an address of this host, or localhost",
                 shortened(&host)
             );
             Refusal(StatusCode::MISDIRECTED_REQUEST, Error::new(Kind::NotPermitted, message)).into_response()
@@ -82,7 +82,8 @@ pub(super) async fn to_an_address(request: Request, next: Next) -> Response {
     }
 }
 
-/// Whether all that names the host is an address or localhost; if not, what does.
+/// Checks that every name of the host in a request is an address or localhost. The error is the first other
+/// name, and empty if the request names no host.
 fn is_for_address(uri: &Uri, headers: &HeaderMap) -> Result<(), String> {
     let named = headers.get_all(header::HOST).iter().map(|host| String::from_utf8_lossy(host.as_bytes()));
     let named = named.chain(uri.authority().map(|authority| authority.as_str().into()));
@@ -96,7 +97,7 @@ fn is_for_address(uri: &Uri, headers: &HeaderMap) -> Result<(), String> {
     if count > 0 { Ok(()) } else { Err(String::new()) }
 }
 
-/// Whether this is an address or localhost, perhaps with a port.
+/// Whether a `Host` is an address or localhost, with or without a port.
 fn is_address(host: &str) -> bool {
     let has_port = |text: &str| text.parse::<u16>().is_ok();
     if let Some(rest) = host.strip_prefix('[') {
@@ -108,10 +109,10 @@ fn is_address(host: &str) -> bool {
     port && (name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::Ipv4Addr>().is_ok())
 }
 
-/// A request's body, which must be JSON, within a size and a time.
-pub(super) struct Given<T>(pub(super) T);
+/// A request's body: JSON, within the limits on size and time.
+pub(super) struct JsonBody<T>(pub(super) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Given<T> {
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = Refusal;
 
     async fn from_request(request: Request<Body>, _state: &S) -> Result<Self, Refusal> {
@@ -125,23 +126,24 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Given<T> {
                 Error::usage("the request's Content-Type is not application/json"),
             ));
         }
-        let Ok(body) = time::timeout(BODY_TIME, body::to_bytes(request.into_body(), BODY)).await else {
-            let message = format!("the request's body is not complete after {BODY_TIME:?}");
+        let Ok(body) = time::timeout(BODY_TIMEOUT, body::to_bytes(request.into_body(), MAX_BODY)).await
+        else {
+            let message = format!("the request's body is not complete after {BODY_TIMEOUT:?}");
             return Err(Refusal(StatusCode::REQUEST_TIMEOUT, Error::usage(message)));
         };
         let body = body.map_err(|error| {
             if is_too_long(&error) {
-                let message = format!("the request's body is longer than {BODY} bytes");
+                let message = format!("the request's body is longer than {MAX_BODY} bytes");
                 Refusal(StatusCode::PAYLOAD_TOO_LARGE, Error::usage(message))
             } else {
                 Refusal(
                     StatusCode::BAD_REQUEST,
-                    Error::usage(format!("the request's body breaks off: {error}")),
+                    Error::usage(format!("the request's body is incomplete: {error}")),
                 )
             }
         })?;
         serde_json::from_slice(&body).map(Self).map_err(|error| {
-            let message = format!("the request makes no sense: {}", shortened(&error.to_string()));
+            let message = format!("cannot decode the request: {}", shortened(&error.to_string()));
             Refusal(StatusCode::BAD_REQUEST, Error::usage(message))
         })
     }
@@ -163,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_told_from_addresses() {
+    fn host_header_names_are_distinguished_from_addresses() {
         for host in
             ["127.0.0.1", "10.0.0.1:5051", "localhost", "LocalHost:5051", "[::1]", "[2001:db8::1]:5051"]
         {
@@ -184,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_long_is_shortened() {
+    fn long_texts_are_shortened() {
         assert_eq!(shortened("short"), "short");
         assert_eq!(shortened(&"ä".repeat(1000)).chars().count(), 201);
     }

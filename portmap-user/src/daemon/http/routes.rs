@@ -1,4 +1,4 @@
-//! The routes. Everything is on the Unix socket; TCP has health and metrics.
+//! The routes: all of them on the Unix socket, health and metrics on TCP.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use tokio::{
 use super::{
     connection::{Connection, Peer},
     health::Health,
-    refusal::{Given, no_such_method, no_such_path, not_by_tcp, to_an_address},
+    refusal::{JsonBody, no_such_method, no_such_path, not_by_tcp, to_an_address},
 };
 use tracing::warn;
 
@@ -40,39 +40,40 @@ use crate::{
     model::Process,
 };
 
-/// How long a client on TCP waits for metrics.
-const METRICS_TIME: Duration = Duration::from_secs(10);
-/// Most clients that follow drops at a time.
-const FOLLOWERS: usize = 64;
-/// Operations by TCP at a time.
-const BY_TCP: usize = 2;
+/// Time limit of a request for metrics on TCP.
+const METRICS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most concurrent streams of drops.
+const MAX_DROP_STREAMS: usize = 64;
+/// Most concurrent operations for clients on TCP.
+const MAX_TCP_OPERATIONS: usize = 2;
 
-/// What every handler needs.
+/// The state that all handlers share.
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) daemon: Arc<Daemon>,
     pub(super) shutdown: Shutdown,
-    /// Broadcasts samples of drops to the clients that follow them.
+    /// Broadcasts samples of drops to the streams.
     drop_stream: Arc<Broadcaster>,
     health: Arc<Health>,
-    /// Places for operations, each of which has files and a thread of its own.
-    places: Arc<Semaphore>,
-    /// Those of clients on TCP.
-    tcp_places: Arc<Semaphore>,
-    followers: Arc<Semaphore>,
+    /// Limits concurrent operations, because each one needs files and a thread of its own.
+    operations: Arc<Semaphore>,
+    /// Limits concurrent operations for clients on TCP.
+    tcp_operations: Arc<Semaphore>,
+    /// Limits concurrent streams of drops.
+    drop_streams: Arc<Semaphore>,
 }
 
 impl Shared {
-    /// What handlers have, with so many operations at a time.
+    /// The state at the start; `operations` is the limit on concurrent operations.
     pub(super) fn new(daemon: Arc<Daemon>, shutdown: Shutdown, operations: usize) -> Self {
         Self {
             daemon,
             shutdown,
             drop_stream: Arc::default(),
             health: Arc::default(),
-            places: Arc::new(Semaphore::new(operations)),
-            tcp_places: Arc::new(Semaphore::new(BY_TCP)),
-            followers: Arc::new(Semaphore::new(FOLLOWERS)),
+            operations: Arc::new(Semaphore::new(operations)),
+            tcp_operations: Arc::new(Semaphore::new(MAX_TCP_OPERATIONS)),
+            drop_streams: Arc::new(Semaphore::new(MAX_DROP_STREAMS)),
         }
     }
 
@@ -83,7 +84,7 @@ impl Shared {
     }
 }
 
-/// What is served on TCP.
+/// The routes of the TCP listener.
 pub(super) fn by_tcp(shared: Shared) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
@@ -94,7 +95,7 @@ pub(super) fn by_tcp(shared: Shared) -> Router {
         .with_state(shared)
 }
 
-/// What is served on the Unix socket.
+/// The routes of the Unix socket.
 pub(super) fn by_socket(shared: Shared) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
@@ -117,43 +118,43 @@ pub(super) fn by_socket(shared: Shared) -> Router {
 
 // Requests that only read are excluded from failpoints, because tests poll them all the time (`failpoint`).
 
-/// Runs an operation of the daemon on a thread that may block. It goes on if its client disconnects.
+/// Runs an operation of the daemon on a thread that may block. It completes even if its client disconnects.
 async fn run<T: Serialize + Send + 'static>(
     shared: &Shared,
     what: impl Into<String>,
     operation: impl FnOnce(&Arc<Daemon>) -> Result<T> + Send + 'static,
 ) -> Result<Json<T>> {
-    let place = shared.places.clone().acquire_owned().await;
-    run_in(shared, what.into(), place.ok(), operation).await
+    let permit = shared.operations.clone().acquire_owned().await;
+    run_with(shared, what.into(), permit.ok(), operation).await
 }
 
-/// The same with a place of its own.
-async fn run_in<T: Serialize + Send + 'static>(
+/// Runs an operation and holds this permit, if there is one, until it ends.
+async fn run_with<T: Serialize + Send + 'static>(
     shared: &Shared,
     what: String,
-    place: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
     operation: impl FnOnce(&Arc<Daemon>) -> Result<T> + Send + 'static,
 ) -> Result<Json<T>> {
     let (daemon, running) = (shared.daemon.clone(), shared.shutdown.operation(what));
     let result = task::spawn_blocking(move || {
-        let _until_done = (place, running);
+        let _until_done = (permit, running);
         operation(&daemon)
     });
     result.await.context(|| "the operation failed unexpectedly".to_owned())?.map(Json)
 }
 
 async fn healthz(State(shared): State<Shared>) -> Result<&'static str> {
-    shared.health.ask(&shared.daemon).await.map(|()| "ok\n")
+    shared.health.check(&shared.daemon).await.map(|()| "ok\n")
 }
 
-// These two read the daemon's memory only, and do not wait for operations that hang.
+// These two read only the daemon's memory, so they need no permit and do not wait for operations that hang.
 
 async fn list(State(shared): State<Shared>) -> Result<Json<Vec<Container>>> {
-    run_in(&shared, "list".to_owned(), None, |daemon| Ok(daemon.list())).await
+    run_with(&shared, "list".to_owned(), None, |daemon| Ok(daemon.list())).await
 }
 
 async fn show(State(shared): State<Shared>, Path(name): Path<String>) -> Result<Json<Container>> {
-    run_in(&shared, format!("show {name:?}"), None, move |daemon| {
+    run_with(&shared, format!("show {name:?}"), None, move |daemon| {
         failpoint::suppressed(|| daemon.show(&name))
     })
     .await
@@ -162,7 +163,7 @@ async fn show(State(shared): State<Shared>, Path(name): Path<String>) -> Result<
 async fn add(
     State(shared): State<Shared>,
     Extension(connection): Extension<Arc<Connection>>,
-    Given(mut request): Given<AddRequest>,
+    JsonBody(mut request): JsonBody<AddRequest>,
 ) -> Result<Json<Changed>> {
     if request.remove_with_client {
         if let Peer::Process(Some(pid)) = connection.peer {
@@ -170,7 +171,8 @@ async fn add(
         } else {
             let name = &request.name;
             warn!(
-                "container {name:?} stays if its `portmap run` is killed: that is in another pid namespace"
+                "container {name:?} remains if its `portmap run` is killed, because that runs in another pid \
+                 namespace"
             );
         }
     }
@@ -193,7 +195,7 @@ async fn remove(State(shared): State<Shared>, Path(name): Path<String>) -> Resul
 async fn update(
     State(shared): State<Shared>,
     Path(name): Path<String>,
-    Given(request): Given<UpdateRequest>,
+    JsonBody(request): JsonBody<UpdateRequest>,
 ) -> Result<Json<Changed>> {
     run(&shared, format!("update {name:?}"), move |daemon| daemon.update(&name, &request)).await
 }
@@ -218,20 +220,20 @@ async fn metrics(State(shared): State<Shared>) -> Result<Response> {
         .map(|Json(text)| in_open_metrics(text))
 }
 
-/// On TCP few requests run at a time, because clients there must not keep commands from their work.
+/// Few requests for metrics run at a time on TCP, because these clients must not delay commands.
 async fn metrics_by_tcp(State(shared): State<Shared>) -> Result<Response> {
-    let answer = async {
-        let place = shared.tcp_places.clone().acquire_owned().await.ok();
-        run_in(&shared, "metrics (by TCP)".to_owned(), place, |daemon| {
+    let response = async {
+        let permit = shared.tcp_operations.clone().acquire_owned().await.ok();
+        run_with(&shared, "metrics (by TCP)".to_owned(), permit, |daemon| {
             failpoint::suppressed(|| daemon.metrics())
         })
         .await
     };
-    let Ok(answer) = time::timeout(METRICS_TIME, answer).await else {
-        let message = format!("there are no metrics after {METRICS_TIME:?}: /healthz says what hangs");
+    let Ok(response) = time::timeout(METRICS_TIMEOUT, response).await else {
+        let message = format!("no metrics after {METRICS_TIMEOUT:?}: /healthz names the part that hangs");
         return Err(Error::new(Kind::Unhealthy, message));
     };
-    answer.map(|Json(text)| in_open_metrics(text))
+    response.map(|Json(text)| in_open_metrics(text))
 }
 
 fn in_open_metrics(text: String) -> Response {
@@ -252,15 +254,15 @@ async fn drops(State(shared): State<Shared>, whose: WhoseQuery) -> Result<Json<V
     run(&shared, "drops", move |daemon| failpoint::suppressed(|| daemon.drops(name.as_deref()))).await
 }
 
-/// A stream of one line of JSON for each drop.
+/// Streams one line of JSON for each sample of a drop.
 async fn follow_drops(
     State(shared): State<Shared>,
     Extension(connection): Extension<Arc<Connection>>,
     whose: WhoseQuery,
 ) -> Result<Response> {
     let Query(Whose { name }) = whose.map_err(|rejection| Error::usage(rejection.body_text()))?;
-    let place = shared.followers.clone().try_acquire_owned().map_err(|_full| {
-        Error::conflict(format!("{FOLLOWERS} clients follow drops already: end one of them"))
+    let permit = shared.drop_streams.clone().try_acquire_owned().map_err(|_full| {
+        Error::conflict(format!("{MAX_DROP_STREAMS} clients follow drops, the maximum: end one of them"))
     })?;
     if let Some(name) = name.clone() {
         let _known = run(&shared, "drops", move |daemon| daemon.check_drops_of(&name)).await?;
@@ -271,8 +273,8 @@ async fn follow_drops(
     };
     let (stream, ending) = (shared.drop_stream.clone(), shared.shutdown.subscribe());
     let subscription = stream.subscribe(shared.daemon.pins(), names, name, ending)?;
-    connection.follow();
-    let lines = Body::from_stream(subscription.lines(place));
+    connection.begin_stream();
+    let lines = Body::from_stream(subscription.lines(permit));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response())
 }
 
@@ -286,12 +288,12 @@ async fn repair(State(shared): State<Shared>) -> Result<Json<Vec<Finding>>> {
 
 async fn explain(
     State(shared): State<Shared>,
-    Given(request): Given<ExplainRequest>,
+    JsonBody(request): JsonBody<ExplainRequest>,
 ) -> Result<Json<Explanation>> {
     run(&shared, "explain", move |daemon| failpoint::suppressed(|| daemon.explain(&request))).await
 }
 
-/// Removes everything and ends the daemon.
+/// Removes all containers, restores the host, and ends the daemon.
 async fn teardown(State(shared): State<Shared>) -> Result<Json<bool>> {
     let removed = run(&shared, "teardown", |daemon| daemon.teardown()).await?;
     shared.shutdown.begin();

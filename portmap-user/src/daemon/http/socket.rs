@@ -1,4 +1,4 @@
-//! The Unix socket's name, which somebody may remove under a running daemon; nobody would find it any more.
+//! The Unix socket. If another process removes its path, no client can connect, so the daemon recreates it.
 
 use std::{
     fs,
@@ -13,10 +13,10 @@ use tracing::warn;
 
 use crate::error::{Context as _, Result};
 
-/// How often it is looked for.
-const PERIOD: Duration = Duration::from_secs(5);
+/// Interval of the checks that the socket still has its path.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A socket, by the name that it was given.
+/// A Unix socket with its path.
 #[derive(Debug)]
 pub(super) struct Socket {
     path: PathBuf,
@@ -25,7 +25,8 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// Makes it, in the place of what a daemon has left that was killed: the lock says that none is there.
+    /// Binds the socket. A file at its path was left by a killed daemon, because no other one holds the lock
+    /// of the state directory; it is replaced.
     pub(super) fn bind(path: PathBuf) -> Result<(Self, UnixListener)> {
         let binding = || format!("cannot listen on {}", path.display());
         match fs::remove_file(&path) {
@@ -38,23 +39,23 @@ impl Socket {
         Ok((Self { path, id }, listener))
     }
 
-    /// Waits until it has lost its name, and makes another one.
-    pub(super) async fn bind_again(&mut self) -> UnixListener {
-        let mut is_told = false;
+    /// Waits until the socket has lost its path, and binds another one.
+    pub(super) async fn rebind(&mut self) -> UnixListener {
+        let mut is_logged = false;
         loop {
-            time::sleep(PERIOD).await;
+            time::sleep(CHECK_INTERVAL).await;
             match id(&self.path) {
                 Ok(id) if id == self.id => {}
                 _ => match Self::bind(self.path.clone()) {
                     Ok((socket, listener)) => {
-                        warn!("made {} again, which was gone", self.path.display());
+                        warn!("{} was missing: recreated", self.path.display());
                         *self = socket;
                         return listener;
                     }
-                    // The directory may come back first.
-                    Err(error) if !is_told => {
-                        is_told = true;
-                        warn!("no command finds this daemon: {error}: trying again");
+                    // The directory may be missing, too, until the daemon restores its state files.
+                    Err(error) if !is_logged => {
+                        is_logged = true;
+                        warn!("commands cannot reach this daemon: {error}; retrying");
                     }
                     Err(_) => {}
                 },
@@ -62,7 +63,7 @@ impl Socket {
         }
     }
 
-    /// Removes it, if it is still this one.
+    /// Removes the file, unless another one has replaced it.
     pub(super) fn remove(self) {
         if id(&self.path).is_ok_and(|id| id == self.id) {
             let _ = fs::remove_file(&self.path);

@@ -1,11 +1,11 @@
-//! Containers as users see them.
+//! Containers in the API.
 
 use crate::{
     api::Container,
     daemon::{env::Env, host::HostState, registry::Entry},
 };
 
-/// A container as users see it.
+/// Describes a container for the API.
 pub(in crate::daemon) fn describe(env: &Env, state: &HostState, entry: &Entry) -> Container {
     let record = &entry.record;
     Container {

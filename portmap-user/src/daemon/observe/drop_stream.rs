@@ -1,5 +1,5 @@
-//! The stream of drop samples. The ring buffer can have one reader only: a task that runs as long as there are subscriptions and
-//! broadcasts every sample to all of them.
+//! The stream of drop samples. A ring buffer has a single reader, so one task reads it while there are
+//! subscriptions, and broadcasts each sample to all of them.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,10 +27,10 @@ use crate::{
     paths::Pins,
 };
 
-/// Looks the names of all containers up, by slot.
+/// Returns the names of all containers by slot.
 pub(in crate::daemon) type Names = Arc<dyn Fn() -> BTreeMap<u16, String> + Send + Sync>;
 
-/// Samples that wait for the slowest subscription; it misses further ones.
+/// Most samples that wait for the slowest subscription, which misses further ones.
 const BACKLOG: usize = 1024;
 
 /// A sample on its way to the subscriptions.
@@ -43,12 +43,12 @@ struct Sample {
 /// Broadcasts samples to subscriptions.
 #[derive(Default)]
 pub(in crate::daemon) struct Broadcaster {
-    /// The sender of the reading task, as long as it runs.
+    /// The sender of the reading task, while it runs.
     sender: Mutex<Option<broadcast::Sender<Arc<Sample>>>>,
 }
 
 impl Broadcaster {
-    /// Subscribes to the drops of all containers and of outside, or of the one with this name.
+    /// Subscribes to all drops, or to those with this name of a container or of outside.
     ///
     /// # Errors
     ///
@@ -66,7 +66,7 @@ impl Broadcaster {
             sender.subscribe()
         } else {
             let ring = EventRing::open(pins)?;
-            // SAFETY: the ring owns its descriptor, which is the same as long as the ring lives.
+            // SAFETY: the ring owns its descriptor, which does not change while the ring lives.
             let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
             let ring = ring.context(|| "cannot wait for samples of drops".to_owned())?;
             let (sender, receiver) = broadcast::channel(BACKLOG);
@@ -77,7 +77,7 @@ impl Broadcaster {
         Ok(Subscription { receiver, ending, name, since, suppressed: HashMap::new() })
     }
 
-    /// Reads samples as long as there are subscriptions.
+    /// Reads samples while there are subscriptions.
     async fn read(
         self: Arc<Self>,
         names: Names,
@@ -88,7 +88,7 @@ impl Broadcaster {
             tokio::select! {
                 () = sender.closed() => {
                     let mut running = self.sender();
-                    // Unless another subscription has just been made.
+                    // Another subscription may have been added in the meantime.
                     if sender.receiver_count() == 0 {
                         *running = None;
                         return;
@@ -98,15 +98,15 @@ impl Broadcaster {
                 _ = ring.readable() => {}
             }
             if let Err(error) = broadcast_available(&names, &sender, &mut ring).await {
-                warn!("samples of drops cannot be read: {error}");
-                // Without a sender, the streams of the subscriptions end.
+                warn!("cannot read samples of drops: {error}");
+                // Dropping the sender ends the streams of all subscriptions.
                 *self.sender() = None;
                 return;
             }
         }
     }
 
-    // A panic while it is held leaves no half-done change.
+    // A poisoned lock is taken, because every change is a single step.
     fn sender(&self) -> MutexGuard<'_, Option<broadcast::Sender<Arc<Sample>>>> {
         self.sender.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -129,7 +129,7 @@ async fn broadcast_available(
     }
     let slots = names();
     for event in events {
-        // It fails if no receiver is left, which the caller notices.
+        // This fails without receivers, which the caller detects.
         let _ = sender.send(Arc::new(Sample { moment: event.time, text: describe(&event, &slots)? }));
     }
     Ok(())
@@ -140,14 +140,14 @@ pub(in crate::daemon) struct Subscription {
     receiver: broadcast::Receiver<Arc<Sample>>,
     ending: watch::Receiver<bool>,
     name: Option<String>,
-    /// Its beginning, by the monotonic clock; older samples were in the ring buffer before.
+    /// Its start, by the monotonic clock. Older samples in the ring buffer are skipped.
     since: u64,
     /// For each name, the count of suppressed packets in the last sample.
     suppressed: HashMap<String, u64>,
 }
 
 impl Subscription {
-    /// The stream's items, as lines of JSON. `permit` is held as long as the stream lives.
+    /// Returns the stream's items as lines of JSON. The stream holds `permit` until it is dropped.
     pub(in crate::daemon) fn lines<T: Send>(
         self,
         permit: T,
@@ -160,7 +160,7 @@ impl Subscription {
         })
     }
 
-    /// The next item; none when the daemon is about to end.
+    /// Waits for the next item; `None` at shutdown.
     async fn next(&mut self) -> Option<DropStreamItem> {
         loop {
             let received = tokio::select! {
@@ -169,7 +169,7 @@ impl Subscription {
             };
             match received {
                 Ok(sample) => {
-                    if let Some(sample) = self.own(&sample) {
+                    if let Some(sample) = self.filter(&sample) {
                         return Some(DropStreamItem::Sample(sample));
                     }
                 }
@@ -179,14 +179,15 @@ impl Subscription {
         }
     }
 
-    /// A sample as this subscription sees it, if it does.
-    fn own(&mut self, sample: &Sample) -> Option<DropSample> {
+    /// Returns a sample with the count of suppressed packets since the last one, if the subscription includes
+    /// it.
+    fn filter(&mut self, sample: &Sample) -> Option<DropSample> {
         let Sample { moment, text } = sample;
         if *moment < self.since || self.name.as_ref().is_some_and(|name| *name != text.name) {
             return None;
         }
         let before = self.suppressed.insert(text.name.clone(), text.suppressed);
-        // A smaller count is that of another container with the same name.
+        // The count decreases if a new container has the name.
         let suppressed =
             before.map_or(0, |before| text.suppressed.checked_sub(before).unwrap_or(text.suppressed));
         Some(DropSample { suppressed, ..text.clone() })
@@ -226,7 +227,7 @@ mod tests {
     fn drop_stream_counts_suppressed_packets_between_samples() {
         let (_sender, _ending, mut subscription) = subscription(None);
         let mut seen = |moment, name, suppressed| {
-            subscription.own(&sample(moment, name, suppressed)).map(|sample| sample.suppressed)
+            subscription.filter(&sample(moment, name, suppressed)).map(|sample| sample.suppressed)
         };
         assert_eq!(seen(9, "a", 1), None, "it is older than the subscription");
         assert_eq!(seen(10, "a", 100), Some(0));
@@ -238,8 +239,8 @@ mod tests {
     #[test]
     fn drop_stream_filters_by_name() {
         let (_sender, _ending, mut subscription) = subscription(Some("a"));
-        assert!(subscription.own(&sample(10, "b", 0)).is_none());
-        assert!(subscription.own(&sample(10, "a", 0)).is_some());
+        assert!(subscription.filter(&sample(10, "b", 0)).is_none());
+        assert!(subscription.filter(&sample(10, "a", 0)).is_some());
     }
 
     #[tokio::test]

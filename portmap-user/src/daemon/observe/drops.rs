@@ -1,4 +1,4 @@
-//! Drops: their counts, and the description of a sample.
+//! Counts of drops, and the decoding of samples.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,8 @@ use crate::{
     model::Protocol,
 };
 
-/// The drops, by container, direction and reason; with a name, only those of that container or of [`OUTSIDE`].
+/// The counts of drops by container, direction and reason; with a name, only those of that container or of
+/// [`OUTSIDE`].
 ///
 /// # Errors
 ///
@@ -66,16 +67,17 @@ fn add_drops(found: &mut Vec<DropCount>, name: &str, drops: &Drops) {
     }
 }
 
-/// A sample in words. `suppressed` is still the number since the container was added.
+/// Decodes a sample. Its `suppressed` counts from the addition of the container.
 pub(super) fn describe(event: &DropEvent, slots: &BTreeMap<u16, String>) -> Result<DropSample> {
     let name = match slots.get(&event.slot) {
         _ if event.slot == HOST_SLOT => OUTSIDE.to_owned(),
         Some(name) => name.clone(),
-        // It has been deleted meanwhile.
+        // The container has been deleted since.
         None => format!("slot {}", event.slot),
     };
     let reason = Reason::ALL.get(usize::from(event.reason));
-    // `::` is a fine source of an IPv6 packet, but nothing has it as source and destination.
+    // The programs report zeros if they cannot parse the IP header. `::` is a valid source, but no packet has
+    // it as its source and destination.
     let is_readable = [event.source, event.destination] != [Address6::default(); 2];
     let protocol =
         if is_readable { Protocol(event.protocol).to_string() } else { format!("{:#06x}", event.ether_type) };

@@ -1,6 +1,7 @@
 //! `/metrics`: all counters, in the text format of `OpenMetrics`.
 //!
-//! Names follow Prometheus' conventions: units in the name, receive and transmit apart, totals left to the reader.
+//! Names follow Prometheus' conventions: units in the name, receive and transmit as separate metrics, no
+//! totals.
 
 use std::sync::atomic::AtomicU64;
 
@@ -19,7 +20,7 @@ use crate::{
     model::{ContainerRecord, Phase, QueueStats},
 };
 
-/// The media type of the answer.
+/// The media type of the response.
 pub(in crate::daemon) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -30,7 +31,7 @@ struct Of {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Path {
     container: String,
-    /// The other end: outside, the host, or another container.
+    /// The other end of the traffic: outside, the host, or another container.
     peer: &'static str,
 }
 
@@ -62,7 +63,7 @@ struct Direction {
 struct Queue {
     container: String,
     direction: &'static str,
-    /// `bw_limit` is what limits the rate, `bloat_reduction` what packets wait in, as Mesos names them.
+    /// `bw_limit` for the class that limits the rate, `bloat_reduction` for its leaf, as in Mesos.
     qdisc: &'static str,
 }
 
@@ -106,7 +107,7 @@ struct QueueMetrics {
     length: Level<Queue>,
 }
 
-/// All metrics as they are now.
+/// Reads and encodes all metrics.
 ///
 /// # Errors
 ///
@@ -118,7 +119,7 @@ pub(in crate::daemon) fn all(env: &Env, containers: &Snapshot) -> Result<String>
     has("tcx", env.attach_mode == AttachMode::Tcx);
     for record in containers.records() {
         let queues = Queues::read(env, &netlink, record);
-        // A container that is being added or removed has no qdisc yet, or none any more.
+        // During `add` and `del` the qdiscs can be missing.
         if record.phase == Phase::Ready {
             metrics.read_limits(record, queues.in_place(env, record));
         }
@@ -185,30 +186,34 @@ impl Metrics {
         }
     }
 
-    /// All of them, with their names. The prefix comes before each.
+    /// Registers all metrics under their names. The registry adds the prefix.
     fn registry(self, leaf: Leaf) -> Registry {
         let mut registry = Registry::with_prefix("portmap");
         let about = vec![("version", env!("CARGO_PKG_VERSION")), ("leaf", leaf.name())];
-        registry.register("build", "This daemon, and what packets over a limit wait in", Info::new(about));
-        registry.register("kernel_feature", "Whether the kernel has what portmap would use", self.features);
+        registry.register(
+            "build",
+            "The daemon's version, and the leaf qdisc of rate limits",
+            Info::new(about),
+        );
+        registry.register("kernel_feature", "Whether the kernel has an optional feature", self.features);
         let per_container = registry.sub_registry_with_prefix("container");
-        self.received.register(per_container, "receive", "delivered to a container, by where they are from");
-        self.transmitted.register(per_container, "transmit", "a container sent, by where they went");
-        self.own.register(per_container, "own", "that stayed inside a container");
+        self.received.register(per_container, "receive", "delivered to a container, by origin");
+        self.transmitted.register(per_container, "transmit", "sent by a container, by destination");
+        self.own.register(per_container, "own", "within a container");
         per_container.register(
             "dropped_packets",
-            "Packets dropped, by direction as the container sees it, and reason",
+            "Packets dropped, by direction from the container's view, and by reason",
             self.dropped,
         );
         per_container.register_with_unit(
             "limit",
-            "Limit on a container's rate",
+            "Rate limit of a container",
             Unit::Other("bytes_per_second".to_owned()),
             self.limits,
         );
         per_container.register(
             "limit_queue_in_place",
-            "Whether the queue that holds a limit is in place; if not, the host drops what exceeds the limit",
+            "Whether the qdisc of a limit is in place; without it the host drops the excess",
             self.in_place,
         );
         self.queues.register(per_container.sub_registry_with_prefix("qdisc"));
@@ -248,12 +253,16 @@ impl QueueMetrics {
     }
 
     fn register(self, registry: &mut Registry) {
-        self.sent.register(registry, "sent", "that a queue has sent");
-        registry.register("drops", "Packets that a queue has dropped", self.drops);
-        registry.register("overlimits", "Times that a packet had to wait for the rate", self.overlimits);
-        registry.register("requeues", "Times that a packet came back from the device", self.requeues);
+        self.sent.register(registry, "sent", "sent by a qdisc");
+        registry.register("drops", "Packets dropped by a qdisc", self.drops);
+        registry.register("overlimits", "Times that a packet exceeded the rate", self.overlimits);
+        registry.register(
+            "requeues",
+            "Packets requeued because the device could not send them",
+            self.requeues,
+        );
         registry.register("ecn_marks", "Packets marked instead of dropped", self.marks);
-        registry.register("backlog_bytes", "Bytes that wait", self.backlog);
-        registry.register("queue_packets", "Packets that wait", self.length);
+        registry.register("backlog_bytes", "Bytes in the queue", self.backlog);
+        registry.register("queue_packets", "Packets in the queue", self.length);
     }
 }

@@ -1,6 +1,7 @@
-//! Observation: what the kernel has counted, and what a packet's fate would be.
+//! Observation: statistics, metrics, drops, and `explain`.
 //!
-//! These functions read the maps, the kernel, and a snapshot of the registry. They take no lock that commands hold.
+//! These functions read the maps, the kernel and a snapshot of the registry. They take no lock that commands
+//! hold.
 
 pub(super) mod containers;
 pub(super) mod drop_stream;

@@ -42,7 +42,7 @@ pub(in crate::daemon) fn one(env: &Env, containers: &Snapshot, name: &str) -> Re
     of_container(env, record, Queues::read(env, &Netlink::open()?, record))
 }
 
-/// The statistics of a container whose qdiscs have been read. Qdiscs that could not be read have none.
+/// The statistics of a container with these qdiscs. Qdiscs that could not be read have no counters.
 pub(super) fn of_container(env: &Env, record: &ContainerRecord, queues: Queues) -> Result<ContainerStats> {
     let (egress, ingress) = (counters(record, queues.egress), counters(record, queues.ingress));
     let (name, slot) = (record.name.clone(), record.slot);
@@ -61,7 +61,7 @@ fn counters(record: &ContainerRecord, queue: Option<Result<Queue>>) -> Vec<Queue
     match queue {
         Some(Ok(queue)) => queue.stats,
         Some(Err(error)) => {
-            // A container that is being removed has no namespace any more.
+            // During `del` the namespace can be missing.
             if record.phase == Phase::Ready {
                 warn!("container {:?}: {error}", record.name);
             }

@@ -1,4 +1,4 @@
-//! Reconciling one container: making the kernel agree with its record, whatever is missing.
+//! Reconciliation of one container with its record.
 
 use portmap_common::tables::Endpoint;
 use tracing::{info, warn};
@@ -20,14 +20,14 @@ use crate::{
     model::ContainerRecord,
 };
 
-/// How a reconciliation found a container that must be in service.
+/// The state in which a reconciliation found a container that must be in service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ContainerStatus {
-    /// In service, after these repairs.
+    /// Its interfaces exist; the repairs are listed.
     Present(Vec<String>),
-    /// Without its interfaces, which it has again.
+    /// Its interfaces were missing and have been recreated.
     Detached,
-    /// Its namespace has ended.
+    /// Its namespace no longer exists.
     NetnsGone,
 }
 
@@ -51,7 +51,8 @@ impl Reconciler {
         let eth0 = veth.peer.unwrap_or_default();
         match lookup::visit(record, |inside| self.reconcile_inside(inside, record, eth0))? {
             Some(inside) => repaired.extend(inside),
-            // A process gave the namespace, for example, and has ended while others in the namespace have not.
+            // For example, the process whose pid identified the namespace has ended, and others still run in
+            // it.
             None => self.reconcile_unreachable(netlink, record)?,
         }
         Ok(ContainerStatus::Present(repaired))
@@ -68,7 +69,7 @@ impl Reconciler {
         if !veth.is_up {
             link::set_up(netlink, veth.index, &veth.name)?;
         }
-        repaired.note(!veth.is_up, "its interface, which was down");
+        repaired.note(!veth.is_up, "its host veth, which was down");
         let state = self.host.state();
         let is_changed = netns::ensure_link(netlink, &state, veth.index, &veth.name)?;
         repaired.note(is_changed, "the host veth's MAC address or MTU");
@@ -117,7 +118,7 @@ impl Reconciler {
         Ok(repaired.0)
     }
 
-    /// Reconciles a container whose namespace can no longer be entered.
+    /// Reconciles the host side of a container whose namespace can no longer be entered.
     fn reconcile_unreachable(&self, netlink: &Netlink, record: &ContainerRecord) -> Result<()> {
         let pins = &self.env.settings.pins;
         programs::attach(netlink, pins, &veth_hook(pins, record))?;
@@ -125,19 +126,19 @@ impl Reconciler {
             programs::replace_by_link(pins, &hook)?;
         }
         warn!(
-            "container {:?}: {} no longer stands for its network namespace; it stays in service as it is",
+            "container {:?}: {} no longer refers to its network namespace; it stays in service",
             record.name,
             record.netns.display()
         );
         Ok(())
     }
 
-    /// Reconciles the container called `name`, with all of its limits if `with_limits`, else with the host's side of them. Removes
-    /// it if its namespace has ended.
+    /// Reconciles the container `name`: with `with_limits` all its limits, otherwise only their host side.
+    /// Removes it if its namespace no longer exists.
     pub(super) fn reconcile_one(&self, netlink: &Netlink, name: &str, with_limits: bool) {
         self.operations.on(name, || {
             if let Err(error) = self.take_over_first(name) {
-                warn!("container {name:?} cannot be taken over: {error}");
+                warn!("container {name:?}: takeover failed: {error}");
             }
             // A command may have removed it while this thread waited for the lock.
             let Some(record) = self.registry.snapshot().ready_record(name) else { return };
@@ -150,9 +151,9 @@ impl Reconciler {
                 }
                 Ok(ContainerStatus::Detached) => info!("container {name:?}: recreated its missing veth pair"),
                 Ok(ContainerStatus::NetnsGone) => {
-                    info!("container {name:?} has ended with its network namespace");
+                    info!("container {name:?} ended with its network namespace");
                     if let Err(error) = self.containers.delete(name) {
-                        warn!("container {name:?} has ended, but not all of it can be removed: {error}");
+                        warn!("container {name:?} has ended, but it cannot be removed completely: {error}");
                     }
                     return;
                 }
@@ -178,7 +179,7 @@ impl Reconciler {
             _ if with_limits => self.containers.apply_limits_or_police(netlink, record)?,
             ContainerStatus::Present(repaired) => {
                 if self.containers.ensure_host_side_limits(netlink, record)? {
-                    repaired.push("the host's side of its limits".to_owned());
+                    repaired.push("the host side of its limits".to_owned());
                 }
             }
             ContainerStatus::Detached => {}

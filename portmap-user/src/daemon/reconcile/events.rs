@@ -1,4 +1,5 @@
-//! Watching the host: the kernel notifies the daemon of changes to interfaces, addresses, routes, qdiscs and filters.
+//! Host events: the kernel notifies the daemon of changes to interfaces, addresses, routes, qdiscs and
+//! filters.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -19,7 +20,7 @@ use crate::{
     failpoint,
 };
 
-/// The notifications that concern containers.
+/// The netlink groups whose notifications can concern containers.
 const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Tc,
     MulticastGroup::Link,
@@ -29,20 +30,22 @@ const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Ipv6Route,
 ];
 
-/// How long the daemon collects notifications before it reconciles: they arrive in groups.
+/// Debounce: time in which the daemon collects notifications before it reconciles, because they arrive in
+/// bursts.
 const DEBOUNCE: Duration = Duration::from_millis(50);
-/// Back-off: the next reconciliation waits this many times the duration of the last one. The kernel also notifies of what a
-/// container's root does to its end of a veth pair; the back-off keeps that from taking more than a tenth of a CPU.
+/// Back-off: the next reconciliation waits this many times the duration of the last one. Root in a container
+/// can cause events at any rate by changing its end of the veth pair; the back-off limits their cost to a
+/// tenth of a CPU.
 const BACKOFF_FACTOR: u32 = 9;
-/// Interval of full resyncs, because the kernel sends no notification of pins and sysctls. Also the longest back-off.
+/// Interval of full resyncs, because changes of pins and sysctls cause no events. Also the longest back-off.
 const RESYNC_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What has changed since the last reconciliation.
+/// The changes since the last reconciliation.
 #[derive(Debug, Default)]
 pub(in crate::daemon) struct HostEvents {
-    /// Everything must be checked: a resync is due, or notifications were lost.
+    /// Everything must be checked, because a resync is due or notifications were lost.
     pub(super) resync: bool,
-    /// Something of the host other than the host veths has changed.
+    /// A link, address or route of the host has changed, other than a host veth.
     pub(super) host_changed: bool,
     /// Host veths that have changed or have been deleted, by index.
     pub(super) veths: BTreeSet<u32>,
@@ -79,13 +82,14 @@ impl HostEvents {
             | RouteNetlinkMessage::DelAddress(_)
             | RouteNetlinkMessage::NewRoute(_)
             | RouteNetlinkMessage::DelRoute(_) => self.host_changed = true,
-            // New qdiscs, classes and filters.
+            // Added qdiscs, classes and filters need no reconciliation.
             _ => {}
         }
     }
 }
 
-/// Watches the host until the daemon ends, and calls `reconcile` with what has changed. A watch that fails is started again.
+/// Watches the host while the daemon runs, and calls `reconcile` with the changes. Restarts a watch that
+/// fails.
 pub(in crate::daemon) async fn watch(
     shutdown: Shutdown,
     reconcile: impl Fn(&HostEvents) -> Result<()> + Send + Sync + 'static,
@@ -96,7 +100,7 @@ pub(in crate::daemon) async fn watch(
         let why = ended
             .err()
             .map_or_else(|| "the kernel has closed the connection".to_owned(), |error| error.message);
-        error!("changes of the host, and containers that end, go unnoticed for {RESYNC_INTERVAL:?}: {why}");
+        error!("cannot watch host events: {why}; retrying in {RESYNC_INTERVAL:?}");
         time::sleep(RESYNC_INTERVAL).await;
     }
 }
@@ -135,7 +139,7 @@ async fn watch_once(
         });
         let error = reconciled.await.context(opening)?.err();
         back_off_until = Instant::now() + (started.elapsed() * BACKOFF_FACTOR).min(RESYNC_INTERVAL);
-        // An error that persists is logged once.
+        // A persistent error is logged once.
         if let Some(error) = error.as_ref().filter(|error| last_error.as_ref() != Some(*error)) {
             warn!("{error}");
         }

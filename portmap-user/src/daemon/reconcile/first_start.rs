@@ -1,4 +1,4 @@
-//! A first start that fails is rolled back, and leaves the host as it was.
+//! Rollback of a first start that fails.
 
 use std::{fs, path::PathBuf};
 
@@ -10,16 +10,16 @@ use crate::{
     settings::Settings,
 };
 
-/// A start on a host without anything of an earlier daemon.
+/// A start on a host without any state of an earlier daemon.
 pub(super) struct FirstStart {
     state_dir: StateDir,
     bpffs: PathBuf,
-    /// Whether the state directory existed, perhaps empty.
+    /// Whether the state directory existed. If so, the rollback keeps it.
     had_directory: bool,
 }
 
 impl FirstStart {
-    /// None if an earlier daemon has left anything, which then stays as it is.
+    /// Returns `None` if an earlier daemon has left any state, which a failed start must not remove.
     pub(super) fn detect(settings: &Settings) -> Option<Self> {
         let (state_dir, bpffs) = (settings.state_dir.clone(), settings.pins.bpffs().to_owned());
         let is_empty =
@@ -32,14 +32,16 @@ impl FirstStart {
         is_first.then_some(Self { state_dir, bpffs, had_directory })
     }
 
-    /// Removes whatever the failed start has made. Returns its error, with that of the roll-back if anything is left.
+    /// Rolls back the failed start. Returns its error, together with that of the rollback if anything is
+    /// left.
     pub(super) fn roll_back(&self, error: Error) -> Error {
         let rolled_back = teardown_but(&self.state_dir, &self.bpffs, self.had_directory);
         let is_left = self.state_dir.host().exists() || Pins::new(&self.bpffs).root().exists();
         match rolled_back {
-            // The same obstacle, such as another daemon, is named once.
+            // Start and rollback can fail for the same reason, such as another daemon, which is reported
+            // once.
             Err(left) if is_left && error.message != left.message => {
-                Error::new(error.kind, format!("{error}; and undoing it failed: {left}"))
+                Error::new(error.kind, format!("{error}; and the rollback failed: {left}"))
             }
             _ => error,
         }

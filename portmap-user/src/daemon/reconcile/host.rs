@@ -1,4 +1,4 @@
-//! Reconciling the host's side, and following the host's state.
+//! Reconciliation of the host side, and updates after a change of the host.
 
 use portmap_common::slot::veth_ifindex;
 use tracing::{info, warn};
@@ -19,12 +19,12 @@ use crate::{
 };
 
 impl Reconciler {
-    /// Reads the state of the host again, and has the programs and the containers follow: addresses, MAC address, MTU, next hop, link
-    /// speed. Another uplink gets the programs, and its qdisc.
+    /// Reads the state of the host, and applies changes to the programs and the containers: addresses, MAC
+    /// address, MTU, next hop, link speed. Moves the programs and the qdisc to a new uplink.
     ///
     /// # Errors
     ///
-    /// If the address cannot be shared now; then everything stays as it was.
+    /// If the address cannot be shared now; then nothing is changed.
     pub(super) fn refresh_host(&self, netlink: &Netlink) -> Result<()> {
         let _refresh = self.host.begin_refresh();
         let (env, before) = (&self.env, self.host.state());
@@ -32,7 +32,8 @@ impl Reconciler {
         if *before == now {
             return Ok(());
         }
-        // Before `pm_config` sends the programs to this map.
+        // The programs read this map as soon as `pm_config` contains the number of its entries, so it is
+        // written first.
         env.maps.set_broadcasts(&now.broadcasts)?;
         let concerns_programs_only =
             HostState { broadcasts: now.broadcasts.clone(), ..(*before).clone() } == now;
@@ -54,21 +55,22 @@ impl Reconciler {
         self.host.replace_state(now);
         for entry in self.registry.snapshot().entries() {
             let name = &entry.record.name;
-            // A container that is being added may have begun with the state before.
+            // The lock waits for an `add` that may have started with the old state.
             self.operations.on(name, || {
                 let record = self.registry.snapshot().ready_record(name);
                 if let Some(record) = record
-                    && let Err(error) = self.follow_host(netlink, &record)
+                    && let Err(error) = self.apply_host_state(netlink, &record)
                 {
-                    warn!("container {name:?} does not follow the host: {error}");
+                    warn!("container {name:?}: cannot apply the change of the host: {error}");
                 }
             });
         }
         Ok(())
     }
 
-    /// Gives a container the host's present addresses, routes, MAC address and MTU, and the limits of its present link speed.
-    fn follow_host(&self, netlink: &Netlink, record: &ContainerRecord) -> Result<()> {
+    /// Applies the present state of the host to a container: addresses, routes, MAC address, MTU, and limits
+    /// that depend on the link speed.
+    fn apply_host_state(&self, netlink: &Netlink, record: &ContainerRecord) -> Result<()> {
         let (env, state) = (&self.env, self.host.state());
         netns::ensure_link(netlink, &state, veth_ifindex(record.slot), &record.host_veth())?;
         let eth0 = env.maps.endpoint(record.slot)?.eth0_ifindex;
@@ -88,10 +90,10 @@ impl Reconciler {
     ///
     /// # Errors
     ///
-    /// All that could not be repaired, after everything else has been.
+    /// All failures. A failure does not stop the rest.
     pub(super) fn reconcile_host(&self, netlink: &Netlink) -> Result<()> {
         let (env, state) = (&self.env, self.host.state());
-        // Everything else needs the pins.
+        // The pins come first, because all other repairs need them.
         let were_pins_lost = self.restore_pins()?;
         let were_records_lost = self.restore_state();
         let mut report = self.setup(netlink, &state).ensure();
@@ -101,12 +103,12 @@ impl Reconciler {
             report.note("the bind guard", guard.ensure());
         }
         if let (true, Some(parent)) = (env.has_flows(), env.settings.shaping.flows) {
-            report.note("the uplink's queue", uplink_qdisc::ensure(netlink, &state, parent));
+            report.note("the uplink's qdisc", uplink_qdisc::ensure(netlink, &state, parent));
         }
         report.note("pm_config, pm_broadcasts and pm_host_access", self.restore_config(&state));
         let RepairReport { repaired, failures } = report;
         if !repaired.is_empty() {
-            info!("repaired at the host: {}", repaired.join(", "));
+            info!("repaired on the host: {}", repaired.join(", "));
         }
         self.registry.publish_all();
         failures.into_result()
@@ -122,7 +124,7 @@ impl Reconciler {
         }
     }
 
-    /// Pins programs and maps again whose pins have been removed. Returns whether there were any.
+    /// Restores missing pins of programs and maps. Returns true if any was missing.
     fn restore_pins(&self) -> Result<bool> {
         let were_lost = self.env.pins.restore()?;
         if were_lost {
@@ -131,7 +133,7 @@ impl Reconciler {
         Ok(were_lost)
     }
 
-    /// Rewrites the maps that describe the host if they differ. Returns whether any did.
+    /// Rewrites the maps that describe the host if they differ. Returns true if any did.
     fn restore_config(&self, state: &HostState) -> Result<bool> {
         let (maps, config) = (&self.env.maps, self.env.config(state));
         let have_others_changed =

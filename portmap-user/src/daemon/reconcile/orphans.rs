@@ -1,4 +1,4 @@
-//! Removing orphans: interfaces, links and map entries of containers that have no record.
+//! Removal of orphans: interfaces, links and map entries of containers without a record.
 
 use std::fs;
 
@@ -13,8 +13,9 @@ use crate::{
 };
 
 impl Reconciler {
-    /// Removes what looks like a container's in every respect and belongs to none: name, index and alias of an interface,
-    /// the name of a link's pin, an entry in a map. An interface that differs in any respect is another tool's and stays.
+    /// Removes interfaces with the name, index and alias of a host veth, pinned links with the name of a
+    /// container's, and map entries, if no container owns them. An interface that differs in one of the three
+    /// belongs to another tool and stays.
     ///
     /// # Errors
     ///
@@ -24,7 +25,7 @@ impl Reconciler {
         let mut orphans = Vec::new();
         for interface in link::all(netlink)? {
             if slot_of_ours(&interface).is_some_and(|slot| !owned.contains(&slot)) {
-                warn!("removing {}, the interface of a container that has no record", interface.name);
+                warn!("removing {}, the interface of a container without a record", interface.name);
                 orphans.push(interface.index);
             }
         }

@@ -1,4 +1,4 @@
-//! Starting: the host is made ready, and the containers of an earlier daemon are known again.
+//! Start of the daemon: sets up the host and restores the registry from the records of an earlier daemon.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ use crate::{
     state::Store,
 };
 
-/// The parts of a daemon that has started.
+/// The parts of a started daemon.
 pub(in crate::daemon) struct Started {
     pub(in crate::daemon) env: Arc<Env>,
     pub(in crate::daemon) registry: Arc<Registry>,
@@ -48,8 +48,8 @@ pub(in crate::daemon) struct Started {
     pub(in crate::daemon) reconciler: Arc<Reconciler>,
 }
 
-/// Starts a daemon: checks everything, takes over what an earlier one left, then does the rest. A start that fails leaves
-/// containers in service that were in service, and a host that had none as it was.
+/// Starts a daemon: checks the preconditions, takes over the state of an earlier daemon, sets up the host. If
+/// it fails, containers in service stay in service, and a first start is rolled back.
 ///
 /// # Errors
 ///
@@ -97,7 +97,7 @@ fn start_over(netlink: &Netlink, settings: Settings) -> Result<Started> {
     let pins = OpenPins::open(&settings.pins)?;
     let inheritance = Inheritance::probe()?;
     let env = Arc::new(Env { settings, attach_mode, leaf, inheritance, store, maps, guard, pins });
-    // Everything that programs read is in place before the first program is replaced.
+    // The maps must be complete before the first program is replaced.
     env.maps.set_host_ports(&env.settings.reach)?;
     env.maps.set_broadcasts(&state.broadcasts)?;
     env.maps.set_config(&env.config(&state))?;
@@ -117,7 +117,8 @@ fn start_over(netlink: &Netlink, settings: Settings) -> Result<Started> {
     });
     registry.publish_all();
     if is_upgrade {
-        // Programs of the earlier layout read maps that no daemon fills any more.
+        // Programs of the earlier layout read maps that this daemon does not write, so all are replaced
+        // before it is ready.
         reconciler.take_over_all(|| false);
     }
     reconciler.remove_orphans(netlink)?;
@@ -137,24 +138,25 @@ fn start_over(netlink: &Netlink, settings: Settings) -> Result<Started> {
     Ok(Started { env, registry, host, containers, operations, reconciler })
 }
 
-/// The pool of ephemeral ports, without the blocks of the containers on record and those in quarantine.
+/// The pool of ephemeral ports, with the blocks of recorded containers reserved and those in quarantine.
 fn restored_pool(settings: &Settings, store: &Store, records: &[ContainerRecord]) -> Result<EphemeralPool> {
     let mut pool = EphemeralPool::new(settings.ephemeral_ports.clone(), settings.quarantine);
     for record in records.iter().filter(|record| record.phase == Phase::Ready) {
         check_still_managed(settings, record, &mut pool)?;
     }
     for record in records.iter().filter(|record| record.phase != Phase::Ready) {
-        // No other container may get the block before this one is removed. It cannot, if the block is not managed any more.
+        // No other container may get the block before this one is removed. An error means that the block is
+        // not managed any more, so no container can get it.
         let _ = pool.reserve(record.ephemeral_ports);
     }
     let now = clock::since_boot()?;
-    for resting in store.quarantine()? {
-        pool.continue_quarantine(resting, now);
+    for quarantined in store.quarantine()? {
+        pool.continue_quarantine(quarantined, now);
     }
     Ok(pool)
 }
 
-/// Refuses settings under which a container in service could not have been added.
+/// Refuses settings that exclude ports of a container in service.
 fn check_still_managed(
     settings: &Settings,
     record: &ContainerRecord,
@@ -172,7 +174,7 @@ fn check_still_managed(
         .map_err(|error| Error::conflict(format!("container {:?}: {error}: {advice}", record.name)))
 }
 
-/// Attaches the bind guard, or removes that of an earlier daemon.
+/// Attaches the bind guard, or removes the one of an earlier daemon.
 fn attach_guard(env: &Env, registry: &Registry) -> Result<()> {
     let Some(guard) = &env.guard else { return Ok(guard::remove(&env.settings.pins)?) };
     let slots = registry.snapshot().slots();

@@ -1,11 +1,11 @@
-//! Restoring state files that were removed under a running daemon, which has all of them in memory.
+//! Restoration of state files that were removed while the daemon runs, from its memory.
 
 use super::reconciler::Reconciler;
 use crate::error::Result;
 
 impl Reconciler {
-    /// Writes the files again that are missing: the ownership file, the record of the host, the records of containers. Returns
-    /// whether there were any.
+    /// Rewrites missing files: the ownership file, the record of the host, the records of containers. Returns
+    /// true if any was missing.
     ///
     /// # Errors
     ///

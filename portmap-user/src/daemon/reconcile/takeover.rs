@@ -1,8 +1,8 @@
-//! Taking over the containers of an earlier daemon.
+//! Takeover of the containers of an earlier daemon.
 //!
-//! They are in service all the time, because the port map and the programs need no daemon. So a daemon is ready as soon as the host's
-//! own side is, and checks the containers behind that, several at a time. A command on a container that has not been checked yet has
-//! it checked first.
+//! They are in service all the time, because the port map and the programs need no daemon. Therefore the
+//! daemon is ready as soon as the host side is, and checks the containers in the background, several at a
+//! time. A command on an unchecked container checks it first.
 
 use std::{
     num::NonZero,
@@ -29,16 +29,16 @@ use crate::{
     model::{ContainerRecord, Phase},
 };
 
-/// Number of drifted containers that the log names; the others are only counted.
+/// Most drifted containers that the log names. The others are only counted.
 const MOST_NAMED: usize = 10;
-/// Number of containers between two lines about the progress.
+/// Number of containers between two reports of the progress.
 const STRIDE: usize = 250;
-/// Threads for each CPU: a check mostly waits for the kernel's lock of all interfaces (RTNL).
+/// Threads per CPU. More than one, because a check mostly waits for the kernel's RTNL lock.
 const THREADS_PER_CPU: usize = 2;
 
 impl Reconciler {
-    /// Checks the container called `name` if it is of an earlier daemon and has not been checked. The caller holds its lock.
-    /// Afterwards there may be no such container any more.
+    /// Takes over the container `name` unless that has been done. The caller must hold the container's lock.
+    /// The container may not exist afterwards.
     ///
     /// # Errors
     ///
@@ -58,7 +58,7 @@ impl Reconciler {
         result
     }
 
-    /// Checks the container called `name` if that is outstanding, for a caller that does not hold its lock.
+    /// Like [`Self::take_over_first`], for a caller that does not hold the container's lock.
     ///
     /// # Errors
     ///
@@ -68,8 +68,8 @@ impl Reconciler {
         if is_unchecked { self.operations.on(name, || self.take_over_first(name)) } else { Ok(()) }
     }
 
-    /// Does `work`. If other containers own what it needs, those that may have ended before this daemon started are checked, and
-    /// `work` is done again.
+    /// Runs `work`. If it needs a resource that other containers own, takes over all unchecked containers,
+    /// because some may have ended before this daemon started, and runs it again.
     ///
     /// # Errors
     ///
@@ -99,7 +99,7 @@ impl Reconciler {
             .collect()
     }
 
-    /// Takes a container over, or removes one that was incomplete, or whose namespace has ended.
+    /// Takes over a container. Removes it if it is incomplete, or if its namespace no longer exists.
     fn take_over(&self, before: &ContainerRecord) -> Result<()> {
         let (env, netlink) = (&self.env, Netlink::open()?);
         if before.phase != Phase::Ready {
@@ -114,13 +114,14 @@ impl Reconciler {
             record.ingress = ingress;
         }
         if record.namespace.is_some_and(|recorded| recorded.cookie.is_none()) {
-            // An earlier version wrote the record. A failure here fails again in the reconciliation, which reports it.
+            // An earlier version wrote the record without a cookie. The reconciliation below reports a
+            // failure of this lookup.
             let same = lookup::open_netns(&record).ok().flatten();
             record.namespace = same.and_then(|same| same.id().ok()).or(record.namespace);
         }
         let is_broken = match self.reconcile_container(&netlink, &record) {
             Ok(ContainerStatus::NetnsGone) => {
-                self.log_drift(&record.name, "has ended with its network namespace");
+                self.log_drift(&record.name, "ended with its network namespace");
                 return self.containers.remove(&netlink, &record);
             }
             Ok(ContainerStatus::Detached) => {
@@ -128,13 +129,13 @@ impl Reconciler {
                 false
             }
             Ok(ContainerStatus::Present(repaired)) => {
-                // Programs are replaced at every start.
+                // This is no drift, because every start replaces the programs.
                 debug!("container {:?}: repaired {}", record.name, repaired.join(", "));
                 false
             }
             Err(error) => {
                 self.log_drift(&record.name, &format!("cannot be repaired: {error}"));
-                // With its interface, its packets go on as they did.
+                // A container that still has its interface stays in service.
                 lookup::veth(&netlink, &record)?.is_none()
             }
         };
@@ -151,7 +152,7 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Logs the drift of a container; of the first few by a line each.
+    /// Logs the drift of a container, as a warning for the first few.
     fn log_drift(&self, name: &str, what: &str) {
         if self.progress.note_drifted() < MOST_NAMED {
             warn!("container {name:?}: {what}");
@@ -160,14 +161,14 @@ impl Reconciler {
         }
     }
 
-    /// Logs a container that could not be taken over.
+    /// Logs a failed takeover.
     pub(super) fn note_takeover(&self, name: &str, checked: Result<()>) {
         if let Err(error) = checked {
-            self.log_drift(name, &format!("cannot be taken over: {error}"));
+            self.log_drift(name, &format!("takeover failed: {error}"));
         }
     }
 
-    /// Checks all outstanding containers, several at a time, until `is_ending`.
+    /// Takes over all unchecked containers, several at a time, until `is_ending` returns true.
     pub(super) fn take_over_all(&self, is_ending: impl Fn() -> bool + Sync) {
         let (names, next, start) = (self.unchecked(), AtomicUsize::new(0), Instant::now());
         if self.progress.get().1 == 0 {
@@ -202,12 +203,12 @@ impl Reconciler {
     }
 }
 
-/// Reports the status to a service manager, if one listens.
+/// Reports the status to the service manager, if there is one.
 fn notify_supervisor(status: &str) {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(status)]);
 }
 
-/// Checks all containers of the earlier daemon while commands run.
+/// Takes over all containers of the earlier daemon in the background.
 pub(in crate::daemon) async fn take_over_all(reconciler: Arc<Reconciler>, shutdown: Shutdown) {
     let running = shutdown.operation("checking the containers of the earlier daemon");
     let checked = task::spawn_blocking(move || {
@@ -215,6 +216,6 @@ pub(in crate::daemon) async fn take_over_all(reconciler: Arc<Reconciler>, shutdo
         reconciler.take_over_all(|| shutdown.has_begun());
     });
     if let Err(panic) = checked.await {
-        warn!("containers of the earlier daemon are not checked: {panic}");
+        warn!("the takeover of the earlier daemon's containers failed: {panic}");
     }
 }

@@ -77,7 +77,7 @@ fn set_the_stage(screen: &Screen, sandbox: &Sandbox) -> Daemon {
 }
 
 fn connections(screen: &Screen, sandbox: &Sandbox) {
-    screen.title("Each port leads to its owner, from everywhere, by every address of the host");
+    screen.title("Packets to a port reach its owner, from everywhere and by every address of the host");
     for (from, name, to) in [
         (Netns::Outside, "outside", (HOST, WEB_PORT)),
         (Netns::Outside, "outside", (HOST, API_PORT)),
@@ -98,7 +98,7 @@ fn connections(screen: &Screen, sandbox: &Sandbox) {
 }
 
 fn own_ports(screen: &Screen, sandbox: &Sandbox) {
-    screen.title("A socket that asks for any port gets one of its container's own");
+    screen.title("bind(0) returns a port of the container");
     for (place, name) in [(WEB, "web"), (API, "api"), (BATCH, "batch"), (Netns::Host, "host")] {
         let ports = sandbox.inside(place, || {
             let sockets: Vec<_> =
@@ -111,8 +111,7 @@ fn own_ports(screen: &Screen, sandbox: &Sandbox) {
 }
 
 fn drops(screen: &Screen, sandbox: &Sandbox) {
-    screen
-        .title("What the root of a container sends without owning it goes nowhere, and is counted by reason");
+    screen.title("Forged packets of root in a container are dropped and counted by reason");
     let socket = sandbox.inside(WEB, || PacketSocket::open("eth0"));
     let good = Frame { from_mac: HOST_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, WEB_PORT), (OUTSIDE, 53)) };
     for (what, frame, reason) in [
@@ -134,7 +133,7 @@ fn drops(screen: &Screen, sandbox: &Sandbox) {
 }
 
 fn in_the_kernel(screen: &Screen, sandbox: &Sandbox) {
-    screen.title("All of it is one map, read by one lookup for each packet");
+    screen.title("All owners are in one map, with one lookup per packet");
     for (port, comment) in
         [(WEB_PORT, "a port of web"), (62500, "an ephemeral port of api"), (22, "a port of the host")]
     {
@@ -173,7 +172,7 @@ fn many_ports(screen: &Screen, sandbox: &Sandbox) {
 
 /// Removes everything and shows that nothing is left.
 pub(crate) fn clean_up(screen: &Screen, sandbox: &Sandbox, daemon: Daemon) {
-    screen.title("And it goes without a trace");
+    screen.title("Teardown leaves no trace");
     screen.command("portmap teardown", &sandbox.ok(&["teardown"]));
     daemon.wait();
     screen

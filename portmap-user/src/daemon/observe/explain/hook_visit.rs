@@ -1,4 +1,4 @@
-//! Hooks on a packet's way, and their verdicts.
+//! Hooks on a packet's path, and their verdicts.
 
 use std::fmt;
 

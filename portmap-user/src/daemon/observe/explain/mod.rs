@@ -53,7 +53,7 @@ impl Explainer<'_> {
     ///
     /// # Errors
     ///
-    /// If the request makes no sense, or names no container in service.
+    /// If the request is invalid, or its sender is not in service.
     pub(in crate::daemon) fn explain(&self, request: &ExplainRequest) -> Result<Explanation> {
         // Program and decision code read the maps one after the other. If a port's owner or the host's
         // address changes in between, they differ once.

@@ -1,4 +1,4 @@
-//! `doctor`: compares the actual state with the desired one, and says what differs.
+//! `doctor`: compares the actual state with the desired one, and reports the differences.
 
 mod remedy;
 mod uplink;
@@ -35,22 +35,19 @@ impl Reconciler {
     ///
     /// # Errors
     ///
-    /// If the kernel cannot be asked at all.
+    /// If the kernel refuses a netlink socket.
     pub(in crate::daemon) fn doctor(&self) -> Result<Vec<Finding>> {
         let (env, netlink, state) = (&self.env, Netlink::open()?, self.host.state());
         let mut findings = vec![attach_mode_finding(env.attach_mode)];
         if let Err(error) = env.pins.check() {
-            let advice = "they come back within ten seconds where a bpffs is mounted, at once by `portmap doctor --repair`";
-            findings.push(Finding::new(
-                "pins",
-                Health::Problem,
-                format!("{error}: {advice}, or start portmapd again"),
-            ));
+            let advice = "with a mounted bpffs the daemon restores them within ten seconds, `portmap doctor \
+                --repair` at once";
+            findings.push(Finding::new("pins", Health::Problem, format!("{error}: {advice}")));
         }
         findings.push(finding(
             "host settings",
             self.check_settings(),
-            "containers reach the host by lo, and it gives out none of their ports",
+            "containers reach the host by lo, and the host reserves their ports",
         ));
         findings.push(uplink::finding(&netlink, &state));
         findings.push(finding(
@@ -65,7 +62,7 @@ impl Reconciler {
         }
         findings.push(leaf_finding(env.leaf));
         findings.extend(self.progress.finding());
-        findings.push(finding("port map", self.check_port_map(), "every port belongs to its owner"));
+        findings.push(finding("port map", self.check_port_map(), "every port has its owner"));
         let owned = self.registry.snapshot().owned_ports();
         findings.extend(sockets::findings(&state, &env.managed_ports(), &owned));
         if let Some(guard) = &env.guard {
@@ -82,7 +79,8 @@ impl Reconciler {
                 findings.extend(found);
                 continue;
             }
-            // A command may be changing it. A problem that persists while none does is real.
+            // A running command may cause the difference, so the check is repeated under the container's
+            // lock.
             self.operations.on(&record.name, || {
                 if let Some(now) = self.registry.snapshot().ready_record(&record.name) {
                     findings.extend(self.container_findings(&netlink, &now));
@@ -99,7 +97,7 @@ impl Reconciler {
         let mut findings = vec![finding(&format!("container {name}"), checked, "in service")];
         if record.egress.is_some() || record.ingress.is_some() {
             let checked = Queues::read(&self.env, netlink, record).check(&self.env, record);
-            findings.push(finding(&format!("limits of {name}"), checked, "enforced by its queues"));
+            findings.push(finding(&format!("limits of {name}"), checked, "enforced by its qdiscs"));
         }
         findings
     }
@@ -111,8 +109,8 @@ impl Reconciler {
         Err(Error::failure(format!("{} is not attached to {}: {REPAIR}", hook.program, hook.interface)))
     }
 
-    /// Compares the port map with the records. While a command gives a container other ports, or removes it, either owner may be
-    /// right; so a difference is checked again while no command works on that container.
+    /// Compares the port map with the records. A running command may cause a difference, so the check is
+    /// repeated under the lock of the container.
     fn check_port_map(&self) -> Result<()> {
         let Some(wrong) = self.registry.wrong_port() else { return Ok(()) };
         let wrong = match &wrong.container {
@@ -134,9 +132,11 @@ impl Reconciler {
         let (env, veth) = (&self.env, record.host_veth());
         let delete = format!("run `portmap del {}`", record.name);
         let interface = link::find_by_index(netlink, veth_ifindex(record.slot))?
-            .ok_or_else(|| Error::failure(format!("its interface {veth} is gone: {REPAIR}")))?;
+            .ok_or_else(|| Error::failure(format!("its interface {veth} is missing: {REPAIR}")))?;
         if interface.alias.as_deref() != Some(&alias(&record.name)) {
-            return Err(Error::failure(format!("{veth} is not its interface: {delete}")));
+            return Err(Error::failure(format!(
+                "{veth} is an interface of another container or tool: {delete}"
+            )));
         }
         if !interface.is_up {
             return Err(Error::failure(format!("{veth} is down: {REPAIR}")));
@@ -152,7 +152,8 @@ impl Reconciler {
         let inside = lookup::visit(record, |inside| self.check_inside(inside, record, eth0))?;
         inside.ok_or_else(|| {
             Error::failure(format!(
-                "{} no longer stands for its network namespace, in which nothing can be repaired; it is in service",
+                "{} no longer refers to its network namespace, so nothing inside can be checked or repaired; \
+                 it is in service",
                 record.netns.display()
             ))
         })
@@ -163,12 +164,13 @@ impl Reconciler {
         if let Some(guard) = &env.guard
             && !guard.knows(record.slot, inside.cookie()?)
         {
-            return Err(Error::failure(format!("the bind guard does not know it: {REPAIR}")));
+            return Err(Error::failure(format!("the bind guard has no entry for it: {REPAIR}")));
         }
         let range = inside.sysctls()?.local_port_range()?;
         if range != record.ephemeral_ports {
             return Err(Error::failure(format!(
-                "ip_local_port_range inside is {range}, expected {}: connections from other ports are dropped; {REPAIR}",
+                "ip_local_port_range inside is {range}, expected {}: connections from other ports are \
+                 dropped; {REPAIR}",
                 record.ephemeral_ports
             )));
         }
@@ -185,7 +187,8 @@ impl Reconciler {
         let lacking = self.env.managed_ports().difference(&sysctls.reserved_ports()?);
         if !lacking.is_empty() {
             return Err(Error::failure(format!(
-                "ip_local_reserved_ports lacks {lacking}, so that the host may give them out: {REPAIR}"
+                "ip_local_reserved_ports lacks {lacking}, so the host may assign them to its own sockets: \
+                 {REPAIR}"
             )));
         }
         for setting in LO_SETTINGS {
@@ -205,7 +208,7 @@ fn leaf_finding(leaf: Leaf) -> Finding {
         Leaf::Bfifo => Finding::new(
             "queues",
             Health::Notice,
-            "this kernel has no fq_codel: excess traffic waits in one queue (bfifo), which all flows of a container share",
+            "this kernel has no fq_codel: all flows of a container share one queue (bfifo)",
         ),
     }
 }
@@ -218,7 +221,8 @@ fn attach_mode_finding(attach_mode: AttachMode) -> Finding {
         AttachMode::Clsact => Finding::new(
             "attachment",
             Health::Notice,
-            "the kernel has no TCX (Linux 6.6 and later have): filters of the clsact qdisc, which other tools can remove",
+            "the kernel has no TCX (Linux 6.6 and later have it): programs are filters of clsact qdiscs, \
+             which other tools can remove",
         ),
     }
 }

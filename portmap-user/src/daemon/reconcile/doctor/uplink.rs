@@ -1,4 +1,5 @@
-//! What `doctor` checks at the host's own interfaces: the uplink itself, and the programs there.
+//! The checks of `doctor` at the host's own interfaces: the uplink's state, the host's addresses, and the
+//! programs.
 
 use netlink_packet_route::AddressFamily;
 
@@ -17,7 +18,7 @@ use crate::{
 
 const SUBJECT: &str = "uplink";
 
-/// Whether packets can leave and arrive by the uplink.
+/// Checks that packets can leave and arrive by the uplink.
 pub(super) fn finding(netlink: &Netlink, state: &HostState) -> Finding {
     check(netlink, state).unwrap_or_else(|error| Finding::new(SUBJECT, Health::Problem, error.message))
 }
@@ -26,12 +27,12 @@ fn check(netlink: &Netlink, state: &HostState) -> Result<Finding> {
     let (name, uplink) = (&state.uplink, find(netlink, state)?);
     if !uplink.is_up {
         return Err(Error::failure(format!(
-            "{name} is down, so containers reach nothing beyond the host: `ip link set {name} up`"
+            "{name} is down, so containers reach only the host: run `ip link set {name} up`"
         )));
     }
     if !uplink.has_carrier {
         return Err(Error::failure(format!(
-            "{name} has no carrier, so containers reach nothing beyond the host: look at its cable, or at the other end of \
+            "{name} has no carrier, so containers reach only the host: check its cable and the other end of \
              the link"
         )));
     }
@@ -43,7 +44,7 @@ fn check(netlink: &Netlink, state: &HostState) -> Result<Finding> {
             SUBJECT,
             Health::Notice,
             format!(
-                "no default route with a gateway leaves by {name}, so containers reach only its own network: \
+                "{name} has no default route with a gateway, so containers reach only its own network: run \
                  `ip route add default via GATEWAY dev {name}`"
             ),
         ),
@@ -52,17 +53,22 @@ fn check(netlink: &Netlink, state: &HostState) -> Result<Finding> {
 
 fn find(netlink: &Netlink, state: &HostState) -> Result<Interface> {
     link::find_by_index(netlink, state.uplink_index)?.ok_or_else(|| {
-        Error::failure(format!("the uplink {} is gone: containers follow when it is back", state.uplink))
+        Error::failure(format!(
+            "the uplink {} does not exist: the daemon attaches to it again when it returns",
+            state.uplink
+        ))
     })
 }
 
 impl Reconciler {
-    /// Compares the host's present state with the one that the programs and the containers have.
+    /// Compares the host's present state with the state that the daemon has applied to the programs and the
+    /// containers.
     pub(super) fn check_host_state(&self, netlink: &Netlink, state: &HostState) -> Result<()> {
         let env = &self.env;
-        // An uplink that is down has lost its routes, and perhaps addresses; containers keep theirs until it is up.
+        // An uplink that is down has no routes and may have lost addresses, but containers keep theirs until
+        // it is up again.
         if find(netlink, state)?.is_up {
-            // An address that cannot be shared now cannot be repaired, so the error is reported as it is.
+            // An address that cannot be shared has no other remedy than the one that the error names.
             let now = HostState::probe(netlink, &env.settings, Some(state))?;
             if (now.v4, now.v6, now.mac) != (state.v4, state.v6, state.mac) {
                 return Err(Error::failure(format!(
@@ -72,12 +78,10 @@ impl Reconciler {
             }
         }
         if env.maps.config()? != env.config(state) {
-            return Err(Error::failure(format!("the map pm_config is not what the daemon wrote: {REPAIR}")));
+            return Err(Error::failure(format!("the map pm_config differs from the host: {REPAIR}")));
         }
         if env.maps.broadcasts()? != state.broadcasts {
-            return Err(Error::failure(format!(
-                "the map pm_broadcasts is not what the daemon wrote: {REPAIR}"
-            )));
+            return Err(Error::failure(format!("the map pm_broadcasts differs from the host: {REPAIR}")));
         }
         if env.maps.lacks_host_ports(&env.settings.reach)? {
             return Err(Error::failure(format!(
@@ -87,7 +91,7 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Whether a program is attached to an interface of the host, before all other programs.
+    /// Checks that a program is attached to an interface of the host, in front of all other programs.
     pub(super) fn check_host_hook(&self, netlink: &Netlink, hook: &AttachPoint) -> Result<()> {
         self.check_hook(netlink, hook)?;
         let ahead = programs::before_ours(netlink, &self.env.settings.pins, hook)?;
@@ -95,12 +99,12 @@ impl Reconciler {
             return Ok(());
         }
         let remedy = match self.env.attach_mode {
-            AttachMode::Tcx => "`portmap doctor --repair` puts ours first".to_owned(),
-            AttachMode::Clsact => format!("give it a preference above {}", clsact::PRIORITY),
+            AttachMode::Tcx => "`portmap doctor --repair` moves it to the front".to_owned(),
+            AttachMode::Clsact => format!("set its preference above {}", clsact::PRIORITY),
         };
         let (ahead, program) = (ahead.join(", "), hook.program);
         Err(Error::failure(format!(
-            "{ahead} runs before {program}, which does not see the packets that it ends: {remedy}"
+            "{ahead} runs before {program}, which does not see packets that it drops or redirects: {remedy}"
         )))
     }
 }
