@@ -1,0 +1,202 @@
+//! Admission: reserving a slot, ports, a block and a namespace for a container.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use super::{
+    entries::Registry,
+    refusal::Refusal,
+    snapshot::{Entry, Snapshot},
+};
+use crate::{
+    api::ContainerState,
+    error::{Error, Result},
+    kernel::{clock, namespace},
+    model::{ContainerRecord, Limit, NetnsId, Phase, PortSet, Process, TrafficSpec},
+};
+
+/// A new container before it has a slot and a block of ephemeral ports.
+pub(in crate::daemon) struct Admission {
+    pub(in crate::daemon) name: String,
+    /// The path of an existing network namespace; `None` if the daemon creates one.
+    pub(in crate::daemon) netns: Option<PathBuf>,
+    pub(in crate::daemon) pid: Option<u32>,
+    pub(in crate::daemon) owner: Option<Process>,
+    pub(in crate::daemon) ports: PortSet,
+    /// Size of its block of ephemeral ports; `None` for the daemon's default.
+    pub(in crate::daemon) block: Option<u16>,
+    pub(in crate::daemon) ipv6: bool,
+    pub(in crate::daemon) traffic: TrafficSpec,
+    pub(in crate::daemon) egress: Option<Limit>,
+    pub(in crate::daemon) ingress: Option<Limit>,
+    pub(in crate::daemon) inherit_sysctls: bool,
+    /// Ports of the host's sockets. The pool skips blocks that contain one of them.
+    pub(in crate::daemon) host_ports: PortSet,
+    /// Slots whose interface name or index an interface of another tool has.
+    pub(in crate::daemon) foreign_slots: BTreeSet<u16>,
+}
+
+impl Registry {
+    /// Fails unless a new container can have this name and these static ports.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Taken`] if another container has the name or one of the ports.
+    pub(in crate::daemon) fn check_available(&self, name: &str, ports: &PortSet) -> Result<(), Refusal> {
+        self.check_new(&self.snapshot(), name, ports)
+    }
+
+    fn check_new(&self, containers: &Snapshot, name: &str, ports: &PortSet) -> Result<(), Refusal> {
+        if containers.get(name).is_some() {
+            return Err(Refusal::taken(format!(
+                "a container is already called {name:?}: choose another name"
+            )));
+        }
+        self.check_static_ports(containers, name, ports)
+    }
+
+    /// The lowest free slot, without the `foreign` ones.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Taken`] if there is none.
+    pub(in crate::daemon) fn free_slot(&self, foreign: &BTreeSet<u16>) -> Result<u16, Refusal> {
+        self.snapshot().free_slot(foreign)
+    }
+
+    /// Refuses static ports that the container `name` cannot own.
+    fn check_static_ports(&self, containers: &Snapshot, name: &str, ports: &PortSet) -> Result<(), Refusal> {
+        if ports.contains(0) {
+            return Err(Error::usage("port 0 cannot be owned: expected ports between 1 and 65535").into());
+        }
+        let unmanaged = ports.difference(&self.env.settings.ports);
+        if !unmanaged.is_empty() {
+            let managed = if self.env.settings.ports.is_empty() {
+                "none; start it with --ports".to_owned()
+            } else {
+                self.env.settings.ports.to_string()
+            };
+            return Err(Error::usage(format!(
+                "the daemon does not manage the ports {unmanaged}: expected ports of {managed}"
+            ))
+            .into());
+        }
+        for entry in containers.entries().filter(|entry| entry.record.name != name) {
+            let taken = ports.intersection(&entry.record.ports.union(&entry.pending_ports));
+            if !taken.is_empty() {
+                return Err(Refusal::taken(format!(
+                    "the ports {taken} are owned by container {:?}",
+                    entry.record.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Assigns a slot and ports to a new container, and writes its record in state `adding`, so that the next
+    /// daemon can roll back an interrupted `add`.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Taken`] if other containers own a resource that it needs; an error if its record cannot be
+    /// written.
+    pub(in crate::daemon) fn admit(&self, admission: Admission) -> Result<ContainerRecord, Refusal> {
+        let now = clock::since_boot()?;
+        let mut state = self.state.lock();
+        // Another container may have been admitted since the checks.
+        self.check_new(&state.containers, &admission.name, &admission.ports)?;
+        let slot = state.containers.free_slot(&admission.foreign_slots)?;
+        state.pool.skip_blocks_with(admission.host_ports);
+        let block = admission.block.unwrap_or(self.env.settings.block);
+        let ephemeral_ports = state.pool.allocate_to(&admission.name, block, now).map_err(Refusal::Taken)?;
+        let owns_netns = admission.netns.is_none() && admission.pid.is_none();
+        let of_process = admission.pid.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")));
+        let netns = admission.netns.or(of_process).unwrap_or_else(|| namespace::path_of(&admission.name));
+        let record = ContainerRecord {
+            name: admission.name,
+            slot,
+            netns,
+            namespace: None,
+            owns_netns,
+            pid: admission.pid,
+            owner: admission.owner,
+            ports: admission.ports,
+            ephemeral_ports,
+            ipv6: admission.ipv6,
+            traffic: admission.traffic,
+            egress: admission.egress,
+            ingress: admission.ingress,
+            inherit_sysctls: admission.inherit_sysctls,
+            before: None,
+            phase: Phase::Adding,
+        };
+        if let Err(error) = self.env.store.set_container(&record) {
+            state.pool.cancel(ephemeral_ports);
+            return Err(error.into());
+        }
+        self.insert(&mut state, Entry::new(record.clone(), false));
+        Ok(record)
+    }
+
+    /// Reserves a network namespace for the container `name`, because a namespace can be one container only.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Taken`] if another container uses the namespace.
+    pub(in crate::daemon) fn claim_netns(&self, name: &str, id: NetnsId) -> Result<(), Refusal> {
+        let mut state = self.state.lock();
+        let has_it = |record: &&ContainerRecord| record.namespace.is_some_and(|own| own.is_same(id));
+        if let Some(other) = state.containers.records().find(has_it) {
+            return Err(Refusal::taken(format!(
+                "{} is already the network namespace of container {:?}: expected another one",
+                other.netns.display(),
+                other.name
+            )));
+        }
+        self.change(&mut state, name, |entry| entry.record.namespace = Some(id));
+        Ok(())
+    }
+
+    /// Reserves the ports of an update of a container in service. Returns the container's record.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Taken`] if another container has any of them; an error if the container is not in service.
+    pub(in crate::daemon) fn begin_update(
+        &self,
+        name: &str,
+        ports: Option<&PortSet>,
+    ) -> Result<ContainerRecord, Refusal> {
+        let mut state = self.state.lock();
+        let entry = state.containers.entry(name)?;
+        if entry.state() != ContainerState::Ready {
+            return Err(Error::conflict(format!(
+                "container {name:?} is {}: expected one in service",
+                entry.state().name()
+            ))
+            .into());
+        }
+        let record = entry.record.clone();
+        if let Some(ports) = ports {
+            self.check_static_ports(&state.containers, name, ports)?;
+        }
+        self.change(&mut state, name, |entry| entry.pending_ports = ports.cloned().unwrap_or_default());
+        Ok(record)
+    }
+
+    /// Releases the ports that an update has reserved.
+    pub(in crate::daemon) fn cancel_update(&self, name: &str) {
+        self.change(&mut self.state.lock(), name, |entry| entry.pending_ports = PortSet::default());
+    }
+
+    /// Those of `ports` that the container `name` does not own yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Taken`] if another container has any of them.
+    pub(in crate::daemon) fn new_ports(&self, name: &str, ports: &PortSet) -> Result<PortSet, Refusal> {
+        let containers = self.snapshot();
+        let had = &containers.entry(name)?.record.ports;
+        self.check_static_ports(&containers, name, ports)?;
+        Ok(ports.difference(had))
+    }
+}

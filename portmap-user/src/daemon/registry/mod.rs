@@ -1,0 +1,18 @@
+//! The registry: the only owner of the containers' entries, of the pool of ephemeral ports, and of the port
+//! map.
+//!
+//! A writer changes the entries under the registry's lock and publishes a snapshot. Readers use the snapshot,
+//! so they never wait for a writer.
+
+mod admission;
+mod entries;
+mod port_map;
+mod refusal;
+mod snapshot;
+
+pub(super) use self::{
+    admission::Admission,
+    entries::Registry,
+    refusal::Refusal,
+    snapshot::{Entry, Snapshot},
+};
