@@ -3,12 +3,12 @@
 //!
 //! | wing | job |
 //! |---|---|
-//! | [`registry`] | owns the containers' entries, the pool of ephemeral ports, and the table of ports |
-//! | [`container`] | adds, changes and removes one container |
-//! | [`host`] | reads the state of the host, and changes the host |
-//! | [`reconcile`] | brings the kernel's state into agreement with the records: start, events, resyncs, `doctor` |
-//! | [`observe`] | statistics, metrics, drops, `explain` |
-//! | [`http`] | the daemon's interface |
+//! | `registry` | owns the containers' entries, the pool of ephemeral ports, and the table of ports |
+//! | `container` | adds, changes and removes one container |
+//! | `host` | reads the state of the host, and changes the host |
+//! | `reconcile` | brings the kernel's state into agreement with the records: start, events, resyncs, `doctor` |
+//! | `observe` | statistics, metrics, drops, `explain` |
+//! | `http` | the daemon's interface |
 
 mod container;
 mod env;
