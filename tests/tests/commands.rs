@@ -309,7 +309,7 @@ fn http_invalid_requests_are_refused() {
     };
     for (request, body, status, expected) in [
         ("GET /healthz", "", "200", "ok"),
-        ("GET /nothing", "", "404", "nothing at /nothing"),
+        ("GET /nothing", "", "404", "no such endpoint: /nothing"),
         ("PUT /v1/containers", "{}", "405", "no method PUT"),
         ("POST /v1/containers", "{", "400", "usage"),
         ("POST /v1/containers", "{}", "400", "name"),

@@ -52,7 +52,7 @@ mod tests {
     use super::cut;
 
     #[test]
-    fn long_texts_are_cut_between_characters() {
+    fn journal_cuts_long_texts_between_characters() {
         assert_eq!(cut("äöü", 3), "äöü");
         assert_eq!(cut("äöüß", 3), "äöü…");
     }

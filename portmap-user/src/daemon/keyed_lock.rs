@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_name_has_one_holder_at_a_time() {
+    fn keyed_lock_has_one_holder_per_name() {
         let locks = KeyedLock::default();
         let (order, seen) = mpsc::channel();
         thread::scope(|scope| {

@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn operations_are_named_and_waited_for() {
+    async fn shutdown_waits_for_operations_and_names_them() {
         let (alarm, rings) = mpsc::channel();
         let end = Shutdown::new(alarm);
         end.idle().await;

@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn listeners_are_conflicts_unless_taken_and_connections_warnings() {
+    fn host_sockets_listeners_are_conflicts_unless_taken() {
         let sockets =
             vec![socket("TCP", 31000, true), socket("UDP", 31001, true), socket("TCP", 31002, false)];
         let sockets = HostSockets { sockets, unknown: None };
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn thousands_of_ports_are_a_short_line() {
+    fn host_sockets_of_thousands_of_ports_are_a_short_line() {
         let sockets: Vec<Socket> =
             (0..10_000).map(|number| socket("TCP", 20_000 + 2 * number, true)).collect();
         let uses = by_program(&sockets);

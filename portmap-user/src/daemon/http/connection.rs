@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn write_times_out_unless_the_response_is_a_stream() {
+    async fn connection_write_times_out_unless_streaming() {
         let connection = Arc::new(Connection::new(Peer::Process(None), 0));
         let (near, mut far) = tokio::io::duplex(8);
         let mut near = TimedWrites::new(near, connection.clone(), Duration::from_millis(20));

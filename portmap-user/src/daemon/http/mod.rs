@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn most_files_are_left_for_the_daemons_own_work() {
+    fn file_limit_leaves_most_files_to_the_daemon() {
         for files in [64, 256, 1024, 4096, 1 << 20] {
             let connections = part(files, 4, 8, 256) + part(files, 16, 4, 64);
             assert!(u64::try_from(connections).expect("few") <= files / 2, "{files}");

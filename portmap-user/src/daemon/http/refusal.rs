@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_are_shortened() {
+    fn refusal_shortens_long_texts() {
         assert_eq!(shortened("short"), "short");
         assert_eq!(shortened(&"ä".repeat(1000)).chars().count(), 201);
     }

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn samples_are_described() {
+    fn drop_sample_is_decoded() {
         let slots = BTreeMap::from([(3, "web".to_owned())]);
         let mapped = |last| Address6::new([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, last]);
         let event = DropEvent {

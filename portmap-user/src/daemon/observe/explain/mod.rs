@@ -259,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn families_must_match() {
+    fn explain_address_families_must_match() {
         let (four, six) = (IpAddr::from(OUTSIDE_V4), IpAddr::from(OUTSIDE_V6));
         assert!(check_families(Protocol::TCP, four, four).is_ok());
         assert!(check_families(Protocol::ICMP6, six, six).is_ok());
