@@ -7,6 +7,7 @@ use super::reconciler::Reconciler;
 use crate::{
     daemon::{
         container::{limits, lookup, netns},
+        env::Env,
         host::{
             HostState,
             setup::{RepairReport, Setup},
@@ -15,7 +16,7 @@ use crate::{
     },
     error::{Error, Result},
     kernel::netlink::Netlink,
-    model::ContainerRecord,
+    model::{ContainerRecord, Limit},
 };
 
 impl Reconciler {
@@ -59,7 +60,7 @@ impl Reconciler {
             self.operations.on(name, || {
                 let record = self.registry.snapshot().ready_record(name);
                 if let Some(record) = record
-                    && let Err(error) = self.apply_host_state(netlink, &record)
+                    && let Err(error) = self.apply_host_state(netlink, &before, &record)
                 {
                     warn!("container {name:?}: cannot apply the change of the host: {error}");
                 }
@@ -70,16 +71,17 @@ impl Reconciler {
 
     /// Applies the present state of the host to a container: addresses, routes, MAC address, MTU, and limits
     /// that depend on the link speed.
-    fn apply_host_state(&self, netlink: &Netlink, record: &ContainerRecord) -> Result<()> {
+    fn apply_host_state(
+        &self,
+        netlink: &Netlink,
+        before: &HostState,
+        record: &ContainerRecord,
+    ) -> Result<()> {
         let (env, state) = (&self.env, self.host.state());
         netns::ensure_link(netlink, &state, veth_ifindex(record.slot), &record.host_veth())?;
         let eth0 = env.maps.endpoint(record.slot)?.eth0_ifindex;
         lookup::visit_existing(record, |inside| netns::ensure(inside, &state, record, eth0))?;
-        let (egress, ingress) = limits::for_traffic(env, &state, &record.traffic);
-        if (&egress, &ingress) == (&record.egress, &record.ingress) {
-            return Ok(());
-        }
-        let limited = ContainerRecord { egress, ingress, ..record.clone() };
+        let Some(limited) = with_limits_of(env, before, &state, record) else { return Ok(()) };
         self.containers.apply_limits_or_police(netlink, &limited)?;
         env.store.set_container(&limited)?;
         self.registry.set_record(limited);
@@ -144,4 +146,25 @@ impl Reconciler {
         }
         Ok(has_changed || have_others_changed)
     }
+}
+
+/// The record with the limits that follow from another state of the host; `None` if they stay. A limit that does
+/// not follow from the state before stays, because it is of an earlier daemon with other flags.
+fn with_limits_of(
+    env: &Env,
+    before: &HostState,
+    now: &HostState,
+    record: &ContainerRecord,
+) -> Option<ContainerRecord> {
+    let (egress_before, ingress_before) = limits::for_traffic(env, before, &record.traffic);
+    let (egress, ingress) = limits::for_traffic(env, now, &record.traffic);
+    let follow = |had: &Option<Limit>, before: Option<Limit>, now: Option<Limit>| {
+        if *had == before { now } else { had.clone() }
+    };
+    let limited = ContainerRecord {
+        egress: follow(&record.egress, egress_before, egress),
+        ingress: follow(&record.ingress, ingress_before, ingress),
+        ..record.clone()
+    };
+    (limited != *record).then_some(limited)
 }
