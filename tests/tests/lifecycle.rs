@@ -3,6 +3,7 @@
 use std::{fs, net::Ipv4Addr};
 
 use portmap_tests::{
+    not_run,
     sandbox::{DAEMON_FLAGS, HOST, Netns, Sandbox},
     service::{Service, Transport, ask, expect_no_reply},
     wait,
@@ -118,6 +119,23 @@ fn teardown_keeps_foreign_programs_and_filters() {
     check_traffic(&sandbox);
     sandbox.ok(&["teardown"]);
     sandbox.expect_inventory(&before, "after it");
+}
+
+/// A tunnel module puts its fallback device into every new namespace, at the first free index. The test loads
+/// no module, because that would change the namespaces of all other tests.
+#[test]
+fn netns_with_fallback_tunnels_is_provisioned() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon();
+    let links = sandbox.sh(Netns::Host, "ip netns add probe; ip -n probe -o link; ip netns del probe");
+    if links.lines().count() < 2 {
+        not_run("no module for tunnels is loaded (`modprobe ipip`)");
+        return;
+    }
+    sandbox.ok(&["add", "a", "--ports", "31000"]);
+    let _service = Service::start(&sandbox, Netns::Container("a"), Transport::Tcp, 31000, "a");
+    check_traffic(&sandbox);
+    sandbox.ok(&["doctor"]);
 }
 
 #[test]

@@ -109,7 +109,7 @@ impl Daemon {
         let removed = self.operations.begin().and_then(|_operation| {
             self.operations.on(name, || {
                 self.reconciler.take_over_first(name)?;
-                self.containers.delete(name)
+                self.containers.delete(&Netlink::open()?, name)
             })
         });
         journal::note(name, "removed", removed, |()| "removed".to_owned())
@@ -126,7 +126,11 @@ impl Daemon {
         let _operation = self.operations.begin()?;
         self.operations.on(name, || {
             self.reconciler.take_over_first(name)?;
-            if is_owned() { self.containers.delete(name).map(|()| true) } else { Ok(false) }
+            if !is_owned() {
+                return Ok(false);
+            }
+            self.containers.delete(&Netlink::open()?, name)?;
+            Ok(true)
         })
     }
 

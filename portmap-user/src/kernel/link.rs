@@ -7,7 +7,7 @@ use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{InfoData, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkLayerType, LinkMessage},
 };
-use nix::libc::{EEXIST, ENODEV};
+use nix::libc::{EBUSY, EEXIST, ENODEV};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::{namespace::Namespace, netlink::Netlink};
@@ -171,7 +171,8 @@ pub fn create_veth(netlink: &Netlink, pair: &VethPair<'_>) -> Result<()> {
         .build();
     let request = RouteNetlinkMessage::NewLink(message);
     netlink.request(request, NLM_F_CREATE | NLM_F_EXCL).map_err(|error| match error.raw_os_error() {
-        Some(EEXIST) => Error::InterfaceExists {
+        // An index that is taken is EBUSY, a name EEXIST.
+        Some(EEXIST | EBUSY) => Error::InterfaceExists {
             host: pair.host_name.to_owned(),
             container: pair.container_name.to_owned(),
             netns: pair.container.path().to_owned(),

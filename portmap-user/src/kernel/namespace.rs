@@ -89,12 +89,16 @@ impl Namespace {
         Ok(Self::open(Path::new("/proc/thread-self/ns/net"))?)
     }
 
-    /// Creates a namespace without a name. It ends with this value unless it is given one.
-    pub fn create() -> Result<Self> {
+    /// Creates a namespace without a name, and runs `work` inside it. The namespace ends with this value unless it
+    /// is given a name.
+    pub fn create<T: Send, E: From<Error> + Send>(
+        work: impl FnOnce(&NetSession) -> Result<T, E> + Send,
+    ) -> Result<(Self, T), E> {
         Self::scratch(|session| {
             let own = Self::current()?;
             let _ = own.cookie.set(session.cookie()?);
-            Ok(Self { path: PathBuf::from(format!("/proc/self/fd/{}", own.file.as_raw_fd())), ..own })
+            let path = PathBuf::from(format!("/proc/self/fd/{}", own.file.as_raw_fd()));
+            Ok((Self { path, ..own }, work(session)?))
         })
     }
 
@@ -194,7 +198,7 @@ impl Namespace {
             let session = NetSession::open()?;
             // A visit that only reads the cookie is saved later. A failure here is repeated by that visit.
             if self.cookie.get().is_none()
-                && let Ok(cookie) = session.cookie()
+                && let Ok(cookie) = session.peek_cookie()
             {
                 let _ = self.cookie.set(cookie);
             }

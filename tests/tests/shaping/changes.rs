@@ -114,6 +114,12 @@ fn limit_defaults_follow_the_daemons_flags() {
         daemon_with(&sandbox, &[&flags[..], &["--ingress-isolate-existing-containers=false"]].concat());
     assert_eq!((rate("egress"), rate("ingress")), (Some(3 << 20), None));
     assert_eq!(sandbox.json(&["show", "asked"])["egress"]["rate"], 2 << 20);
+    // A change of the host moves no limit that does not follow from it.
+    sandbox.sh(Netns::Host, "ip link set uplink mtu 1400");
+    wait::until("the container to follow the host", || {
+        sandbox.sh(Netns::Container("a"), "ip link show eth0").contains("mtu 1400")
+    });
+    assert_eq!((rate("egress"), rate("ingress")), (Some(3 << 20), None));
     assert_eq!(sandbox.json(&["update", "asked", "--cpus", "1"])["egress"]["rate"], 2 << 20);
     sandbox.ok(&["add", "c"]);
     assert_eq!(sandbox.json(&["show", "c"])["ingress"]["rate"], 5 << 20);

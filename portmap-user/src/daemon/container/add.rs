@@ -86,6 +86,8 @@ impl Containers {
     pub(in crate::daemon) fn add(&self, request: AddRequest) -> Result<Changed, Refusal> {
         let netlink = Netlink::open()?;
         let (mut record, warnings) = self.admit(&netlink, request)?;
+        // Again, because the host's state may have changed before the registry knew the container.
+        (record.egress, record.ingress) = limits::for_traffic(&self.env, &self.host.state(), &record.traffic);
         if let Err(refusal) = self.provision(&netlink, &mut record) {
             return Err(match self.remove(&netlink, &record) {
                 Ok(()) => refusal,
@@ -100,9 +102,9 @@ impl Containers {
     /// # Errors
     ///
     /// If there is no such container, or a removal fails; then the command can be retried.
-    pub(in crate::daemon) fn delete(&self, name: &str) -> Result<()> {
+    pub(in crate::daemon) fn delete(&self, netlink: &Netlink, name: &str) -> Result<()> {
         let record = self.registry.begin_removal(name)?;
-        self.remove(&Netlink::open()?, &record)
+        self.remove(netlink, &record)
     }
 
     /// Checks the request against the host and other containers, then reserves a slot and ports.

@@ -127,16 +127,24 @@ impl Containers {
         let (before, after) = (env.maps.limit(record.slot)?, policer(env, record));
         let is_lower = after.ns_per_byte > before.ns_per_byte;
         let eth0 = env.maps.endpoint(record.slot)?.eth0_ifindex;
-        let applied = lookup::visit_existing(record, |inside| {
-            if !is_lower {
-                env.maps.set_limit(record.slot, after)?;
-            }
+        if !is_lower {
+            env.maps.set_limit(record.slot, after)?;
+        }
+        let applied = lookup::visit(record, |inside| {
             Ok(limit_egress(env, &inside.netlink, record, eth0).or_else(|_incompatible| {
                 qdisc::clear(&inside.netlink, eth0)?;
                 limit_egress(env, &inside.netlink, record, eth0)
             }))
-        })?;
-        let warning = applied.err().map(|error| format!("{HOST_ONLY}: {error}"));
+        });
+        let warning = match applied {
+            Ok(Some(applied)) => applied.err(),
+            Ok(None) => {
+                env.maps.set_limit(record.slot, before)?;
+                return Err(lookup::netns_gone(record));
+            }
+            Err(error) => Some(error),
+        };
+        let warning = warning.map(|error| format!("{HOST_ONLY}: {error}"));
         if let Some(warning) = &warning {
             warn!("container {:?}: {warning}", record.name);
         }
@@ -196,14 +204,17 @@ pub(in crate::daemon) struct Queues {
 /// The qdisc that enforces a limit.
 pub(in crate::daemon) struct Queue {
     /// Its class and the kind of its leaf qdisc; `None` if another qdisc has replaced it.
-    shape: Option<(Class, String)>,
+    shape: Result<Option<(Class, String)>>,
     /// Counters of the qdiscs and classes of the interface.
-    pub(in crate::daemon) stats: Vec<QueueStats>,
+    pub(in crate::daemon) stats: Result<Vec<QueueStats>>,
 }
 
 impl Queue {
-    fn read(netlink: &Netlink, index: u32) -> Result<Self> {
-        Ok(Self { shape: qdisc::shape_of(netlink, index)?, stats: qdisc::stats_of(netlink, index)? })
+    fn read(netlink: &Netlink, index: u32) -> Self {
+        Self {
+            shape: qdisc::shape_of(netlink, index).map_err(Error::from),
+            stats: qdisc::stats_of(netlink, index).map_err(Error::from),
+        }
     }
 }
 
@@ -212,9 +223,10 @@ impl Queues {
     pub(in crate::daemon) fn read(env: &Env, netlink: &Netlink, record: &ContainerRecord) -> Self {
         let egress = record.egress.as_ref().map(|_limit| {
             let eth0 = env.maps.endpoint(record.slot)?.eth0_ifindex;
-            lookup::visit_existing(record, |inside| Queue::read(&inside.netlink, eth0))
+            lookup::visit_existing(record, |inside| Ok(Queue::read(&inside.netlink, eth0)))
         });
-        let ingress = record.ingress.as_ref().map(|_limit| Queue::read(netlink, veth_ifindex(record.slot)));
+        let ingress =
+            record.ingress.as_ref().map(|_limit| Ok(Queue::read(netlink, veth_ifindex(record.slot))));
         Self { egress, ingress }
     }
 
@@ -225,10 +237,10 @@ impl Queues {
     /// Names the first difference.
     pub(in crate::daemon) fn check(self, env: &Env, record: &ContainerRecord) -> Result<()> {
         if let Some((limit, queue)) = record.egress.as_ref().zip(self.egress) {
-            check_egress(env, record, limit, queue?.shape)?;
+            check_egress(env, record, limit, queue?.shape?)?;
         }
         if let Some((limit, queue)) = record.ingress.as_ref().zip(self.ingress) {
-            check_shape(env, record, &record.host_veth(), limit, queue?.shape)?;
+            check_shape(env, record, &record.host_veth(), limit, queue?.shape?)?;
         }
         check_policer(env, record)
     }
@@ -237,7 +249,7 @@ impl Queues {
     pub(in crate::daemon) fn in_place(&self, env: &Env, record: &ContainerRecord) -> [Option<bool>; 2] {
         let is_in_place = |limit: &Option<Limit>, queue: &Option<Result<Queue>>| {
             let (limit, queue) = (limit.as_ref()?, queue.as_ref()?);
-            let found = queue.as_ref().ok().and_then(|queue| queue.shape.clone());
+            let found = queue.as_ref().ok().and_then(|queue| queue.shape.clone().ok()).flatten();
             Some(check_shape(env, record, "", limit, found).is_ok())
         };
         [is_in_place(&record.egress, &self.egress), is_in_place(&record.ingress, &self.ingress)]

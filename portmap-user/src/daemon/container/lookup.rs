@@ -44,13 +44,16 @@ pub(in crate::daemon) fn visit_existing<T: Send>(
     record: &ContainerRecord,
     work: impl FnOnce(&NetSession) -> Result<T> + Send,
 ) -> Result<T> {
-    visit(record, work)?.ok_or_else(|| {
-        Error::failure(format!(
-            "{} no longer refers to the network namespace of container {:?}",
-            record.netns.display(),
-            record.name
-        ))
-    })
+    visit(record, work)?.ok_or_else(|| netns_gone(record))
+}
+
+/// The error that a container's file no longer refers to the namespace on record.
+pub(super) fn netns_gone(record: &ContainerRecord) -> Error {
+    Error::failure(format!(
+        "{} no longer refers to the network namespace of container {:?}",
+        record.netns.display(),
+        record.name
+    ))
 }
 
 /// The container's namespace; `None` if the path no longer refers to the namespace on record.

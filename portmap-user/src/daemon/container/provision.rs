@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Failures, Result},
     kernel::{
         inherit,
-        link::{self, LOOPBACK, VethPair},
+        link::{self, VethPair},
         namespace::Namespace,
         netlink::Netlink,
         programs, sysctl,
@@ -47,29 +47,32 @@ impl Containers {
     /// Creates or opens the container's namespace, and records its identity.
     fn netns_for(&self, record: &mut ContainerRecord) -> Result<NewNetns, Refusal> {
         if record.owns_netns {
-            let namespace = Namespace::create()?;
+            // A new namespace may have interfaces: the fallback devices of the tunnel modules (`tunl0`, `sit0`).
+            let (namespace, free_index) = Namespace::create(netns::free_index)?;
             record.namespace = Some(namespace.id()?);
-            return Ok(NewNetns { namespace, free_index: LOOPBACK + 1 });
+            return Ok(NewNetns { namespace, free_index });
         }
         let namespace = Namespace::open(&record.netns).map_err(Error::from)?;
         let inherited = self.inherited(record);
-        let (free_index, before) = namespace.run(|inside| -> Result<_> {
+        let free_index = namespace.run(|inside| -> Result<u32, Refusal> {
+            let id = namespace.id()?;
+            if id.is_same(self.host.state().namespace) {
+                return Err(Error::usage(format!(
+                    "{} is the host's own network namespace: expected another one for the container",
+                    record.netns.display()
+                ))
+                .into());
+            }
+            // The claim comes before the snapshot: until then the values may be those of another container, which
+            // is about to restore them.
+            self.registry.claim_netns(&record.name, id)?;
             let mut before = netns::snapshot(inside)?;
             before.sysctls.extend(inherit::before(&inherited)?);
-            Ok((netns::free_index(inside), before))
+            record.before = Some(before);
+            record.namespace = Some(id);
+            Ok(netns::free_index(inside)?)
         })?;
-        let id = namespace.id()?;
-        if id.is_same(self.host.state().namespace) {
-            return Err(Error::usage(format!(
-                "{} is the host's own network namespace: expected another one for the container",
-                record.netns.display()
-            ))
-            .into());
-        }
-        self.registry.claim_netns(&record.name, id)?;
-        record.before = Some(before);
-        record.namespace = Some(id);
-        Ok(NewNetns { namespace, free_index: free_index? })
+        Ok(NewNetns { namespace, free_index })
     }
 
     /// Recreates the missing interfaces of a container.

@@ -6,7 +6,7 @@ use super::{Containers, add::Changed, limits};
 use crate::{
     api::UpdateRequest,
     daemon::{host::sockets::HostSockets, registry::Refusal},
-    error::Result,
+    error::{Error, Result},
     kernel::netlink::Netlink,
     model::{ContainerRecord, PortSet},
 };
@@ -30,7 +30,8 @@ impl Containers {
         if let Some(ports) = request.ports {
             after.ports = ports;
         }
-        match self.commit(&before, &after) {
+        match Netlink::open().map_err(Error::from).and_then(|netlink| self.commit(&netlink, &before, &after))
+        {
             Ok(warning) => {
                 warnings.extend(warning);
                 Ok(Changed { entry: self.registry.publish(after), warnings })
@@ -56,17 +57,37 @@ impl Containers {
         Ok(HostSockets::read(&self.host.state(), &new).check(&new, take)?)
     }
 
+    /// Gives a container in service the limits of another record, which has the same ports.
+    ///
+    /// # Errors
+    ///
+    /// If a step fails; then the container keeps its limits.
+    pub(in crate::daemon) fn change_limits(
+        &self,
+        netlink: &Netlink,
+        before: &ContainerRecord,
+        after: ContainerRecord,
+    ) -> Result<()> {
+        self.commit(netlink, before, &after)?;
+        self.registry.set_record(after);
+        Ok(())
+    }
+
     /// Applies the new limits, then writes the new record, which is the commit point. May return a warning.
-    fn commit(&self, before: &ContainerRecord, after: &ContainerRecord) -> Result<Option<String>> {
-        let netlink = Netlink::open()?;
+    fn commit(
+        &self,
+        netlink: &Netlink,
+        before: &ContainerRecord,
+        after: &ContainerRecord,
+    ) -> Result<Option<String>> {
         // If the daemon is killed before it writes the record, the next daemon applies the limits of the old
         // one.
         let limited = ContainerRecord { ports: before.ports.clone(), ..after.clone() };
         let applied = self
-            .apply_limits(&netlink, &limited)
+            .apply_limits(netlink, &limited)
             .and_then(|warning| self.env.store.set_container(after).map(|()| warning));
         if applied.is_err()
-            && let Err(left) = self.apply_limits(&netlink, before)
+            && let Err(left) = self.apply_limits(netlink, before)
         {
             warn!("container {:?}: the rollback of its limits failed: {left}", before.name);
         }

@@ -96,7 +96,8 @@ impl HostState {
     }
 
     /// Reads the state of the host. `previous` is the state in use: its uplink is kept while it can be
-    /// shared, and its speed is kept while the link is down.
+    /// shared, and its link speed while the kernel reports none: for a link that is down, or for another uplink
+    /// whose driver does not know its speed.
     ///
     /// # Errors
     ///
@@ -121,8 +122,7 @@ impl HostState {
         let lo = link::find_by_index(netlink, LOOPBACK)?
             .filter(|lo| lo.is_up)
             .ok_or_else(|| Error::usage("the loopback device is down: run `ip link set lo up`"))?;
-        let last_speed =
-            previous.filter(|last| last.uplink_index == uplink.index).and_then(|last| last.link_speed);
+        let last_speed = previous.and_then(|last| last.link_speed);
         Ok(Self {
             namespace: previous
                 .map_or_else(|| Namespace::current()?.id(), |previous| Ok(previous.namespace))?,

@@ -58,8 +58,8 @@ pub(super) fn of_container(env: &Env, record: &ContainerRecord, queues: Queues) 
 }
 
 fn counters(record: &ContainerRecord, queue: Option<Result<Queue>>) -> Vec<QueueStats> {
-    match queue {
-        Some(Ok(queue)) => queue.stats,
+    match queue.map(|queue| queue.and_then(|queue| queue.stats)) {
+        Some(Ok(stats)) => stats,
         Some(Err(error)) => {
             // During `del` the namespace can be missing.
             if record.phase == Phase::Ready {

@@ -152,7 +152,7 @@ impl Reconciler {
                 Ok(ContainerStatus::Detached) => info!("container {name:?}: recreated its missing veth pair"),
                 Ok(ContainerStatus::NetnsGone) => {
                     info!("container {name:?} ended with its network namespace");
-                    if let Err(error) = self.containers.delete(name) {
+                    if let Err(error) = self.containers.delete(netlink, name) {
                         warn!("container {name:?} has ended, but it cannot be removed completely: {error}");
                     }
                     return;

@@ -80,12 +80,12 @@ impl Reconciler {
         let (env, state) = (&self.env, self.host.state());
         netns::ensure_link(netlink, &state, veth_ifindex(record.slot), &record.host_veth())?;
         let eth0 = env.maps.endpoint(record.slot)?.eth0_ifindex;
-        lookup::visit_existing(record, |inside| netns::ensure(inside, &state, record, eth0))?;
-        let Some(limited) = with_limits_of(env, before, &state, record) else { return Ok(()) };
-        self.containers.apply_limits_or_police(netlink, &limited)?;
-        env.store.set_container(&limited)?;
-        self.registry.set_record(limited);
-        Ok(())
+        let inside = lookup::visit_existing(record, |inside| netns::ensure(inside, &state, record, eth0));
+        let limited = match with_limits_of(env, before, &state, record) {
+            Some(limited) => self.containers.change_limits(netlink, record, limited),
+            None => Ok(()),
+        };
+        inside.map(drop).and(limited)
     }
 
     /// Reconciles the host's own interfaces, sysctls, pins, maps and records.

@@ -11,7 +11,9 @@ use crate::{
     api::ContainerState,
     error::{Error, Result},
     kernel::{clock, namespace},
-    model::{ContainerRecord, Limit, NetnsId, Phase, PortSet, Process, TrafficSpec},
+    model::{
+        ContainerRecord, Limit, NetnsId, Phase, PortSet, Process, TrafficSpec, ephemeral::check_block_size,
+    },
 };
 
 /// A new container before it has a slot and a block of ephemeral ports.
@@ -107,6 +109,7 @@ impl Registry {
         let slot = state.containers.free_slot(&admission.foreign_slots)?;
         state.pool.skip_blocks_with(admission.host_ports);
         let block = admission.block.unwrap_or(self.env.settings.block);
+        check_block_size(block)?;
         let ephemeral_ports = state.pool.allocate_to(&admission.name, block, now).map_err(Refusal::Taken)?;
         let owns_netns = admission.netns.is_none() && admission.pid.is_none();
         let of_process = admission.pid.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")));
