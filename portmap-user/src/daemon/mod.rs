@@ -218,8 +218,8 @@ impl Daemon {
         &self.env.settings.pins
     }
 
-    /// The verdicts on a packet at each hook, without side effects. Takes over a sender that is not checked
-    /// yet first.
+    /// The verdicts on a packet at each hook, by dry runs. Takes its sender over first if that is not checked
+    /// yet.
     ///
     /// # Errors
     ///
