@@ -163,11 +163,11 @@ impl Daemon {
         containers.entries().map(|entry| describe(&self.env, &state, entry)).collect()
     }
 
-    /// One container.
+    /// One container. Takes it over first if it is not checked yet.
     ///
     /// # Errors
     ///
-    /// If there is no such container.
+    /// If there is no such container, or its takeover fails.
     pub fn show(&self, name: &str) -> Result<Container> {
         self.reconciler.take_over_if_unchecked(name)?;
         let containers = self.registry.snapshot();
@@ -183,11 +183,11 @@ impl Daemon {
         stats::all(&self.env, &self.registry.snapshot())
     }
 
-    /// The statistics of one container.
+    /// The statistics of one container. Takes it over first if it is not checked yet.
     ///
     /// # Errors
     ///
-    /// If there is no such container, or a map cannot be read.
+    /// If there is no such container, its takeover fails, or a map cannot be read.
     pub fn container_stats(&self, name: &str) -> Result<ContainerStats> {
         self.reconciler.take_over_if_unchecked(name)?;
         stats::one(&self.env, &self.registry.snapshot(), name)
@@ -222,11 +222,12 @@ impl Daemon {
         &self.env.settings.pins
     }
 
-    /// The verdicts on a packet at each hook, without side effects.
+    /// The verdicts on a packet at each hook, by dry runs. Takes its sender over first if that is not checked
+    /// yet.
     ///
     /// # Errors
     ///
-    /// If the request is invalid, or its sender is not in service.
+    /// If the request is invalid, its sender is not in service, or the sender's takeover fails.
     pub fn explain(&self, request: &ExplainRequest) -> Result<Explanation> {
         if ![HOST, OUTSIDE].contains(&request.from.as_str()) {
             self.reconciler.take_over_if_unchecked(&request.from)?;

@@ -1,10 +1,10 @@
 //! Loading, pinning and attaching of the classifier's programs.
 //!
 //! A program is attached by a pinned TCX link, where the kernel supports it, or by a filter of the clsact
-//! qdisc. Other tools cannot remove a link by accident. A filter is attached twenty times faster, because the
-//! kernel does not wait for an RCU grace period (`tcx_entry_sync`, 10 ms). So links are used on interfaces
-//! that portmap did not create. Both kinds replace an attached program atomically: no packet passes without
-//! one.
+//! qdisc. Other tools cannot remove a link by accident. A filter is attached in 0.3 ms instead of 13 ms,
+//! because the kernel does not wait for an RCU grace period (`tcx_entry_sync`). So links are used on
+//! interfaces that portmap did not create. Both kinds replace an attached program atomically: no packet
+//! passes without one.
 
 use std::{
     fs, io,

@@ -168,7 +168,7 @@ impl Containers {
         Ok(())
     }
 
-    /// Ensures that the host's side of a container's limits is in place. Returns true if anything changed.
+    /// Ensures that the host side of a container's limits is in place. Returns true if anything changed.
     pub(in crate::daemon) fn ensure_host_side_limits(
         &self,
         netlink: &Netlink,

@@ -147,7 +147,8 @@ async fn healthz(State(shared): State<Shared>) -> Result<&'static str> {
     shared.health.check(&shared.daemon).await.map(|()| "ok\n")
 }
 
-// These two read only the daemon's memory, so they need no permit and do not wait for operations that hang.
+// These two take no permit, so they do not wait for operations that hang: they read only the daemon's memory.
+// Exception: `show` of a container that is not checked yet takes it over first, under that container's lock.
 
 async fn list(State(shared): State<Shared>) -> Result<Json<Vec<Container>>> {
     run_with(&shared, "list".to_owned(), None, |daemon| Ok(daemon.list())).await

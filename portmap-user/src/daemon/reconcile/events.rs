@@ -33,9 +33,10 @@ const GROUPS: [MulticastGroup; 6] = [
 /// Debounce: time in which the daemon collects notifications before it reconciles, because they arrive in
 /// bursts.
 const DEBOUNCE: Duration = Duration::from_millis(50);
-/// Back-off: the next reconciliation waits this many times the duration of the last one. Root in a container
-/// can cause events at any rate by changing its end of the veth pair; the back-off limits their cost to a
-/// tenth of a CPU.
+/// Back-off: a reconciliation after events waits this many times the duration of the last one. Root in a
+/// container can cause events at any rate by changing its end of the veth pair; the back-off limits their
+/// cost to a tenth of a CPU. The bound holds for passes of up to 1.1 s, because no back-off is longer than
+/// [`RESYNC_INTERVAL`].
 const BACKOFF_FACTOR: u32 = 9;
 /// Interval of full resyncs, because changes of pins and sysctls cause no events. Also the longest back-off.
 const RESYNC_INTERVAL: Duration = Duration::from_secs(10);
