@@ -169,7 +169,7 @@ impl Daemon {
     ///
     /// If there is no such container, or its takeover fails.
     pub fn show(&self, name: &str) -> Result<Container> {
-        self.reconciler.take_over_if_unchecked(name)?;
+        self.take_over_first(name)?;
         let containers = self.registry.snapshot();
         Ok(describe(&self.env, &self.host.state(), containers.entry(name)?))
     }
@@ -189,7 +189,7 @@ impl Daemon {
     ///
     /// If there is no such container, its takeover fails, or a map cannot be read.
     pub fn container_stats(&self, name: &str) -> Result<ContainerStats> {
-        self.reconciler.take_over_if_unchecked(name)?;
+        self.take_over_first(name)?;
         stats::one(&self.env, &self.registry.snapshot(), name)
     }
 
@@ -230,7 +230,7 @@ impl Daemon {
     /// If the request is invalid, its sender is not in service, or the sender's takeover fails.
     pub fn explain(&self, request: &ExplainRequest) -> Result<Explanation> {
         if ![HOST, OUTSIDE].contains(&request.from.as_str()) {
-            self.reconciler.take_over_if_unchecked(&request.from)?;
+            self.take_over_first(&request.from)?;
         }
         Explainer { env: &self.env, registry: &self.registry, host: &self.host }.explain(request)
     }
@@ -285,6 +285,15 @@ impl Daemon {
                 work()
             })
         })
+    }
+
+    /// Takes over the container `name` unless that has been done, for a query about it.
+    fn take_over_first(&self, name: &str) -> Result<()> {
+        if self.registry.snapshot().get(name).is_none_or(|entry| !entry.is_unchecked) {
+            return Ok(());
+        }
+        let _operation = self.operations.begin()?;
+        self.reconciler.take_over_if_unchecked(name)
     }
 
     fn changed(&self, changed: add::Changed) -> Changed {
