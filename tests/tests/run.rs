@@ -12,10 +12,15 @@ use portmap_tests::{
 use serde_json::json;
 
 /// Starts `portmap run` with a script, and waits until the script creates `/run/started`.
+///
+/// No signal is ignored, whatever the tests were started by: a shell cannot trap a signal that it inherits as
+/// ignored, and a background job of a script ignores SIGINT and SIGQUIT.
 fn run(sandbox: &Sandbox, script: &str) -> Child {
     let _ = fs::remove_file(sandbox.path("/run/started"));
     let child = sandbox
-        .portmap_command(&["run", "--name", "job", "--", "sh", "-c", script])
+        .command(Netns::Host, "env")
+        .args(["--default-signal=INT,QUIT,HUP,USR1,USR2,TERM", binary("portmap").to_str().expect("a path")])
+        .args(["run", "--name", "job", "--", "sh", "-c", script])
         .stderr(Stdio::piped())
         .spawn()
         .expect("the command runs");
