@@ -136,15 +136,16 @@ impl Containers {
                 limit_egress(env, &inside.netlink, record, eth0)
             }))
         });
-        let warning = match applied {
-            Ok(Some(applied)) => applied.err(),
-            Ok(None) => {
-                env.maps.set_limit(record.slot, before)?;
-                return Err(lookup::netns_gone(record));
+        let applied = match applied.and_then(|visited| visited.ok_or_else(|| lookup::netns_gone(record))) {
+            Ok(applied) => applied,
+            Err(error) => {
+                if !is_lower {
+                    env.maps.set_limit(record.slot, before)?;
+                }
+                return Err(error);
             }
-            Err(error) => Some(error),
         };
-        let warning = warning.map(|error| format!("{HOST_ONLY}: {error}"));
+        let warning = applied.err().map(|error| format!("{HOST_ONLY}: {error}"));
         if let Some(warning) = &warning {
             warn!("container {:?}: {warning}", record.name);
         }
