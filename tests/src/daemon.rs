@@ -31,11 +31,6 @@ impl Daemon {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Returns whether one line of the log contains all of these parts.
-    pub fn logged(&self, parts: &[&str]) -> bool {
-        self.log().lines().any(|line| parts.iter().all(|part| line.contains(part)))
-    }
-
     /// Waits until the daemon is ready. Returns false if it exited instead.
     pub fn wait_ready(&mut self) -> bool {
         let mut line = String::new();

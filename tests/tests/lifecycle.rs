@@ -148,7 +148,7 @@ fn netns_existing_one_is_restored_by_delete() {
     sandbox.sh(Netns::Host, "ip -n existing link add eth0 type veth peer name peer");
     let with_eth0 = sandbox.sh(existing, "ip -o link");
     let errors = sandbox.fails(&["add", "a", "--netns", "/run/netns/existing"], 4);
-    assert!(errors.contains("eth0"), "{errors}");
+    assert!(errors.contains("already has an interface eth0"), "{errors}");
     assert_eq!(sandbox.sh(existing, "ip -o link"), with_eth0);
     sandbox.sh(Netns::Host, "ip -n existing link del eth0");
     // The loopback device keeps its new MAC address, because the kernel does not accept an all-zero
@@ -161,7 +161,7 @@ fn netns_existing_one_is_restored_by_delete() {
     let service = Service::start(&sandbox, existing, Transport::Tcp, 31000, "a");
     check_traffic(&sandbox);
     let errors = sandbox.fails(&["add", "b", "--netns", "/run/netns/existing"], 4);
-    assert!(errors.contains("container \"a\""), "{errors}");
+    assert!(errors.contains("already the network namespace of container \"a\""), "{errors}");
     check_traffic(&sandbox);
     drop(service);
     sandbox.ok(&["del", "a"]);
@@ -210,7 +210,7 @@ fn start_checks_a_container_before_its_command() {
     let mut daemon = sandbox.start_daemon(&DAEMON_FLAGS);
     assert!(daemon.wait_ready(), "{}", daemon.log());
     assert_eq!(sandbox.json(&["add", "d", "--ports", "31000"])["state"], "ready");
-    assert!(sandbox.fails(&["show", "b"], 3).contains("\"b\""));
+    assert!(sandbox.fails(&["show", "b"], 3).contains("no container is called \"b\""));
     assert_eq!(sandbox.json(&["update", "c", "--ports", "31001"])["state"], "ready");
     daemon.wait_checked();
     sandbox.ok(&["doctor"]);
@@ -230,7 +230,11 @@ fn start_removes_unfinished_containers() {
         fs::write(&path, text.replace("\"ready\"", &format!("\"{phase}\""))).expect("written");
     }
     let daemon = sandbox.daemon();
-    assert!(daemon.logged(&["container \"a\"", "adding", "remov"]), "{}", daemon.log());
+    assert!(
+        daemon.log().contains("container \"a\": removed: a previous daemon left it in state adding"),
+        "{}",
+        daemon.log()
+    );
     assert_eq!(sandbox.json(&["list"]), json!([]));
     assert_eq!(sandbox.sh(Netns::Host, "ls /run/netns"), "outside\n");
     assert_eq!(sandbox.sh(Netns::Host, "ip -o link").matches("pm").count(), 0);

@@ -139,7 +139,7 @@ fn run_without_daemon_is_cleaned_up_by_the_next() {
     let output = child.wait_with_output().expect("it ends");
     assert_eq!(output.status.code(), Some(7));
     let errors = String::from_utf8(output.stderr).expect("text");
-    assert!(errors.contains("container \"job\"") && errors.lines().count() == 1, "{errors}");
+    assert!(errors.contains("container \"job\" is not removed") && errors.lines().count() == 1, "{errors}");
     assert!(errors.contains("`portmap del job`"), "{errors}");
     let _daemon = sandbox.daemon_with(&DAEMON_FLAGS);
     wait::until("the container to be removed", || nothing_is_left(&sandbox));

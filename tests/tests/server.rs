@@ -91,10 +91,14 @@ fn tcp_serves_monitoring_only() {
         "expected an address",
     );
     assert_eq!(sandbox.json(&["list"]).as_array().map(Vec::len), Some(1));
-    assert!(!daemon.logged(&["--listen", "/metrics"]), "{}", daemon.log());
+    assert!(!daemon.log().contains("any client that reaches this address"), "{}", daemon.log());
     daemon.stop();
     let daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], &["--listen", "0.0.0.0:5051"]].concat());
-    assert!(daemon.logged(&["--listen 0.0.0.0:5051", "/metrics"]), "{}", daemon.log());
+    assert!(
+        daemon.log().contains("any client that reaches this address can read /metrics"),
+        "{}",
+        daemon.log()
+    );
 }
 
 #[test]
@@ -222,7 +226,7 @@ fn shutdown_is_bounded_and_names_what_hangs() {
     let log = daemon.log.clone();
     assert_eq!(daemon.signal_and_wait("TERM"), Some(1));
     let log = std::fs::read_to_string(log).expect("a log");
-    assert!(log.contains("SIGTERM") && log.contains("add \"b\" (for "), "{log}");
+    assert!(log.contains("shutdown requested by SIGTERM") && log.contains("add \"b\" (for "), "{log}");
     assert!(!add.wait().expect("it ends").success());
     assert!(sandbox.fault_fired().is_some());
     // The next daemon rolls the interrupted operation back.
@@ -237,7 +241,7 @@ fn signals_have_their_usual_meaning() {
     let daemon = sandbox.daemon();
     for signal in ["HUP", "USR1", "USR2"] {
         daemon.signal(signal);
-        wait::until("the signal to be logged", || daemon.log().contains(&format!("SIG{signal}")));
+        wait::until("the signal to be logged", || daemon.log().contains(&format!("SIG{signal} is ignored")));
         sandbox.ok(&["list"]);
     }
     assert_eq!(daemon.signal_and_wait("QUIT"), Some(0));
@@ -353,8 +357,11 @@ fn client_times_out_on_a_stopped_daemon() {
         let errors = String::from_utf8(output.stderr).expect("text");
         assert_eq!(output.status.code(), Some(5), "{arguments:?}: {errors}");
         let lines: Vec<_> = errors.lines().collect();
-        assert!(lines.len() == 2 && lines[0].contains("waiting"), "{arguments:?}: {errors}");
-        assert!(lines[1].contains("9 s"), "{arguments:?}: {errors}");
+        assert!(
+            lines.len() == 2 && lines[0].ends_with("does not respond: waiting"),
+            "{arguments:?}: {errors}"
+        );
+        assert!(lines[1].contains("has not responded for 9 s"), "{arguments:?}: {errors}");
     }
     daemon.resume();
     // The abandoned request has not been executed later.

@@ -141,7 +141,7 @@ fn uplink_without_carrier_is_kept() {
     let doctor = sandbox.portmap(&["doctor"]);
     let found = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert_eq!(doctor.status.code(), Some(7), "{found}");
-    assert!(found.matches("PROBLEM").count() == 1 && found.contains("no carrier"), "{found}");
+    assert!(found.matches("PROBLEM").count() == 1 && found.contains("uplink has no carrier"), "{found}");
     let sent = *b"sent without a carrier";
     client.write_all(&sent).expect("it waits");
     // The outside peer loses its IPv6 addresses with it.

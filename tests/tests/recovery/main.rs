@@ -103,7 +103,7 @@ fn reconcile_repairs_host_side_drift() {
     }
     wait::until("everything to be repaired", || is_healthy(&sandbox));
     check_traffic(&sandbox, HOST);
-    assert!(daemon.log().contains("repaired"), "{}", daemon.log());
+    assert!(daemon.log().contains("container \"a\": repaired"), "{}", daemon.log());
     // The limits that the host enforces, too.
     sandbox.ok(&["update", "a", "--egress-rate", "1gbit"]);
     for damage in ["tc qdisc del dev pm1 root", &no_limit()] {

@@ -20,7 +20,7 @@ fn mtu_large_or_small_carries_all_traffic() {
         let world =
             World::with(&format!("ip link set uplink mtu {mtu}; ip -n outside link set eth0 mtu {mtu}"));
         let has_ipv6 = mtu >= 1280;
-        let warned = world.daemon.log().contains("1280");
+        let warned = world.daemon.log().contains("IPv6 needs 1280, so containers have none");
         assert_eq!(warned, !has_ipv6, "{}", world.daemon.log());
         assert_eq!(world.sandbox.json(&["show", "a"])["ip6"].is_null(), !has_ipv6);
         let servers = [(A, A_PORT), (B, B_PORT), (Netns::Host, HOST_PORT), (Netns::Outside, HOST_PORT)]

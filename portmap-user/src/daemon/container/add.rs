@@ -86,7 +86,7 @@ impl Containers {
     pub(in crate::daemon) fn add(&self, request: AddRequest) -> Result<Changed, Refusal> {
         let netlink = Netlink::open()?;
         let (mut record, warnings) = self.admit(&netlink, request)?;
-        // Again, because the host's state may have changed before the registry knew the container.
+        // After the admission, because a later change of the host finds the container in the registry.
         (record.egress, record.ingress) = limits::for_traffic(&self.env, &self.host.state(), &record.traffic);
         if let Err(refusal) = self.provision(&netlink, &mut record) {
             return Err(match self.remove(&netlink, &record) {
@@ -131,7 +131,6 @@ impl Containers {
         let sockets = HostSockets::read(&state, &ports.union(&self.env.settings.ephemeral_ports));
         let warnings = sockets.check(&ports, take)?;
         let foreign_slots = self.foreign_slots(netlink)?;
-        let (egress, ingress) = limits::for_traffic(&self.env, &state, &traffic);
         let record = self.registry.admit(Admission {
             name,
             netns,
@@ -141,8 +140,6 @@ impl Containers {
             block,
             ipv6: state.v6.is_some(),
             traffic,
-            egress,
-            ingress,
             inherit_sysctls,
             host_ports: sockets.ports(),
             foreign_slots,

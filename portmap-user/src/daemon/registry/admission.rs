@@ -11,12 +11,10 @@ use crate::{
     api::ContainerState,
     error::{Error, Result},
     kernel::{clock, namespace},
-    model::{
-        ContainerRecord, Limit, NetnsId, Phase, PortSet, Process, TrafficSpec, ephemeral::check_block_size,
-    },
+    model::{ContainerRecord, NetnsId, Phase, PortSet, Process, TrafficSpec, ephemeral::check_block_size},
 };
 
-/// A new container before it has a slot and a block of ephemeral ports.
+/// A new container before it has a slot, a block of ephemeral ports and limits.
 pub(in crate::daemon) struct Admission {
     pub(in crate::daemon) name: String,
     /// The path of an existing network namespace; `None` if the daemon creates one.
@@ -28,8 +26,6 @@ pub(in crate::daemon) struct Admission {
     pub(in crate::daemon) block: Option<u16>,
     pub(in crate::daemon) ipv6: bool,
     pub(in crate::daemon) traffic: TrafficSpec,
-    pub(in crate::daemon) egress: Option<Limit>,
-    pub(in crate::daemon) ingress: Option<Limit>,
     pub(in crate::daemon) inherit_sysctls: bool,
     /// Ports of the host's sockets. The pool skips blocks that contain one of them.
     pub(in crate::daemon) host_ports: PortSet,
@@ -126,8 +122,8 @@ impl Registry {
             ephemeral_ports,
             ipv6: admission.ipv6,
             traffic: admission.traffic,
-            egress: admission.egress,
-            ingress: admission.ingress,
+            egress: None,
+            ingress: None,
             inherit_sysctls: admission.inherit_sysctls,
             before: None,
             phase: Phase::Adding,
