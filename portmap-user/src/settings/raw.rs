@@ -23,6 +23,9 @@ pub(super) const RESOURCES_HELP: &str = "Both kinds of ports in Mesos' syntax: \
 /// Value name of flags that are true or false.
 const BOOL: &str = "BOOL";
 
+/// Help of `--isolation`; not a doc comment, because the isolator's name would need backticks.
+const ISOLATION_HELP: &str = "Mesos' list of isolators; portmap is network/port_mapping and refuses others";
+
 /// Help of `--bind-guard`.
 const BIND_GUARD_HELP: &str = "Fail bind() in containers with EACCES for ports that are not the container's, for \
     processes of this cgroup (version 2), or none [default: none; without a value: all processes]";
@@ -39,8 +42,7 @@ pub struct RawSettings {
     /// The host's loopback interface; only checked, because Linux has one [default: lo]
     #[arg(long, value_name = "IF")]
     pub(super) lo_name: Option<String>,
-    /// Mesos' list of isolators; portmap is network/port_mapping and refuses others
-    #[arg(long, value_name = "ISOLATORS")]
+    #[arg(long, value_name = "ISOLATORS", help = ISOLATION_HELP)]
     pub(super) isolation: Option<String>,
     /// Static ports that containers can request, such as 31000-32000,33000
     #[arg(long, value_name = "RANGES", allow_hyphen_values = true)]
