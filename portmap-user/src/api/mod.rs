@@ -2,6 +2,7 @@
 
 mod drops;
 mod explain;
+pub mod monitor;
 mod wire;
 
 use std::{
@@ -17,7 +18,7 @@ pub use self::{
     drops::{Direction, DropCount, DropSample, DropStreamItem, OUTSIDE},
     explain::{ExplainRequest, ExplainedPacket, Explanation, HOST, Outcome, Step},
 };
-use crate::model::{Limit, Loopback, PortRange, PortSet, Process, QueueStats, TrafficSpec};
+use crate::model::{Limit, Loopback, PortRange, PortSet, PortUse, Process, QueueStats, TrafficSpec};
 
 /// Request to add a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -185,6 +186,9 @@ pub struct ContainerStats {
     /// Counters of those that shape what it receives.
     #[serde(with = "AsList::<wire::QueueStats>")]
     pub ingress: Vec<QueueStats>,
+    /// Use of its ephemeral ports; null if it could not be read.
+    #[serde(default, with = "AsOption::<wire::PortUse>")]
+    pub ephemeral_ports: Option<PortUse>,
 }
 
 /// Counters of packets that the programs passed to the host's stack or dropped.

@@ -52,6 +52,7 @@ mod process;
 pub mod protocol;
 mod queue;
 pub mod reach;
+mod reading;
 pub mod resources;
 mod tcp;
 mod traffic;
@@ -68,6 +69,7 @@ pub use self::{
     protocol::Protocol,
     queue::QueueStats,
     reach::{HostAccess, Loopback, Reach},
+    reading::{LinkErrors, PortUse, RttPercentiles, Snmp, TcpSummary},
     resources::Resources,
     tcp::{TcpInfo, TcpSocket, TcpState},
     traffic::TrafficSpec,
