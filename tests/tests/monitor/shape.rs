@@ -43,10 +43,11 @@ fn assert_same_shape(path: &str, found: &Value, golden: &Value) {
 
 #[test]
 fn monitor_has_every_key_of_the_golden_file() {
-    let limits = ["--egress-rate", "100mbit", "--ingress-rate", "50mbit"];
+    let limits = ["--egress-rate", "100mbit", "--ingress-rate", "50mbit", "--label", "executor_id=e7"];
+    let labels = ["--label", "framework_id=f1", "--label", "executor_name=web", "--label", "source=s"];
     let bursts = ["--egress-ceil-limit", "200mbit", "--egress-burst", "64KB"];
     let ingress = ["--ingress-ceil-limit", "80mbit", "--ingress-burst", "32KB", "--listen", "127.0.0.1:5051"];
-    let (sandbox, _daemon) = world(&[&ALL[..], &bursts, &ingress].concat(), &limits);
+    let (sandbox, _daemon) = world(&[&ALL[..], &bursts, &ingress].concat(), &[&limits[..], &labels].concat());
     // Percentiles need a connection.
     let listener = sandbox.inside(A, || TcpListener::bind(("0.0.0.0", 31000))).expect("a port");
     let client = sandbox.inside(Netns::Outside, || TcpStream::connect((HOST, 31000))).expect("a connection");
@@ -58,7 +59,8 @@ fn monitor_has_every_key_of_the_golden_file() {
     let found = monitor(&sandbox);
     assert_same_shape("", &Value::from(found.clone()), &Value::from(golden));
     let statistics = &found[0]["statistics"];
-    assert_eq!(found[0]["container_id"], "a");
+    let names = ["container_id", "executor_id", "executor_name", "framework_id", "source"];
+    assert_eq!(names.map(|name| found[0][name].clone()), ["a", "e7", "web", "f1", "s"]);
     for (key, expected) in [
         ("net_tx_rate_limit", 12_500_000),
         ("net_tx_burst_rate_limit", 25_000_000),

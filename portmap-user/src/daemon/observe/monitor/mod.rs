@@ -15,7 +15,7 @@ use crate::{
     api::monitor::{MonitoredContainer, Ports, Rtt, Statistics, TrafficControl},
     daemon::{container::limits::Queue, env::Env, registry::Snapshot},
     error::Result,
-    model::{ContainerRecord, Limit, QueueStats},
+    model::{ContainerRecord, Limit, QueueStats, labels},
 };
 
 /// The statistics of all containers in service.
@@ -75,19 +75,16 @@ fn of_container(
         net_traffic_control_statistics: traffic_control(record, readings),
         net_rate_statistics: rates.map(|rates| rates.of(&Key::of(record))),
     };
+    // Empty if the container lacks the label.
+    let label = |key| record.labels.get(key).unwrap_or_default().to_owned();
     Ok(MonitoredContainer {
         container_id: record.name.clone(),
-        executor_id: label(record, "executor_id"),
-        executor_name: label(record, "executor_name"),
-        framework_id: label(record, "framework_id"),
-        source: label(record, "source"),
+        executor_id: label(labels::EXECUTOR_ID),
+        executor_name: label(labels::EXECUTOR_NAME),
+        framework_id: label(labels::FRAMEWORK_ID),
+        source: label(labels::SOURCE),
         statistics,
     })
-}
-
-/// A label of a container; empty if it lacks the label.
-fn label(_record: &ContainerRecord, _key: &str) -> String {
-    String::new()
 }
 
 /// Rate, burst rate and burst size of a limit. The last two exist only with a burst rate above the rate.

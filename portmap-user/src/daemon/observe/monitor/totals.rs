@@ -1,8 +1,8 @@
 //! The totals of a container's traffic.
 
 use portmap_common::{
-    counters::PacketCount,
-    reason::{Reason, ReasonCounts},
+    counters::{Counters, PacketCount},
+    reason::{Drops, Reason, ReasonCounts},
 };
 
 use crate::{daemon::env::Env, error::Result, model::LinkErrors};
@@ -36,7 +36,10 @@ impl Totals {
     ///
     /// If a map cannot be read.
     pub(in crate::daemon) fn read(env: &Env, slot: u16, link: LinkErrors) -> Result<Self> {
-        let (counters, drops) = (env.maps.counters(slot)?, env.maps.drops(slot)?);
+        Ok(Self::of(&env.maps.counters(slot)?, &env.maps.drops(slot)?, link))
+    }
+
+    fn of(counters: &Counters, drops: &Drops, link: LinkErrors) -> Self {
         let sum = |paths: [PacketCount; 3]| paths.into_iter().fold(PacketCount::default(), PacketCount::plus);
         let rx = sum([counters.rx_outside, counters.rx_host, counters.rx_container]);
         let tx = sum([counters.tx_outside, counters.tx_host, counters.tx_container]);
@@ -50,9 +53,37 @@ impl Totals {
             }
         };
         // The host veth sends what the container receives.
-        Ok(Self {
+        Self {
             rx: flow(rx, &drops.rx, [link.tx_dropped, link.tx_errors]),
             tx: flow(tx, &drops.tx, [link.rx_dropped, link.rx_errors]),
-        })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_are_those_of_the_container_and_not_of_its_loopback() {
+        let path = |packets| PacketCount { packets, bytes: packets * 100 };
+        let counters = Counters {
+            rx_outside: path(1),
+            rx_host: path(2),
+            rx_container: path(4),
+            tx_outside: path(8),
+            tx_host: path(16),
+            tx_container: path(32),
+            own: path(64),
+            ..Counters::default()
+        };
+        let mut drops = Drops::default();
+        (drops.rx.malformed, drops.tx.malformed, drops.tx.arp) = (1, 2, 4);
+        let link = LinkErrors { rx_errors: 1000, rx_dropped: 2000, tx_errors: 3000, tx_dropped: 4000 };
+        let expected = Totals {
+            rx: Flow { packets: 7, bytes: 700, drops: 4001, errors: 3000 },
+            tx: Flow { packets: 56, bytes: 5600, drops: 2006, errors: 1000 },
+        };
+        assert_eq!(Totals::of(&counters, &drops, link), expected);
     }
 }
