@@ -1,5 +1,6 @@
 //! The daemon's settings: flags and the configuration file, validated as far as that needs no kernel.
 
+mod monitor;
 mod raw;
 
 use std::{
@@ -12,6 +13,7 @@ use std::{
 use netlink_packet_route::tc::TcHandle;
 use tracing::warn;
 
+pub use self::monitor::{Monitor, RateWindow};
 use self::raw::Ipv6;
 pub use self::raw::{RawSettings, normalized};
 use crate::{
@@ -63,6 +65,8 @@ pub struct Settings {
     pub shaping: Shaping,
     /// What containers may reach of the host and of each other.
     pub reach: Reach,
+    /// Statistics besides the counters.
+    pub monitor: Monitor,
 }
 
 /// The processes whose `bind()` is guarded.
@@ -194,6 +198,17 @@ impl RawSettings {
             )));
         }
         let shaping = self.shaping(resources.cpus)?;
+        let is_on = |flag: Option<bool>| flag.unwrap_or(false);
+        let monitor = Monitor {
+            socket_summary: is_on(self.network_enable_socket_statistics_summary),
+            socket_details: is_on(self.network_enable_socket_statistics_details),
+            snmp: is_on(self.network_enable_snmp_statistics),
+            rates: monitor::rates(
+                is_on(self.network_enable_rate_statistics),
+                self.network_rate_statistics_window,
+                self.network_rate_statistics_interval,
+            )?,
+        };
         let reach = Reach {
             loopback: self.loopback.unwrap_or_default(),
             host: self.host_access.map_or(Ok(HostAccess::All), |words| words.join(" ").parse())?,
@@ -202,6 +217,7 @@ impl RawSettings {
         Ok(Settings {
             shaping,
             reach,
+            monitor,
             uplink: self.uplink,
             lo_name: self.lo_name,
             ports,

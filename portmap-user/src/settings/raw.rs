@@ -119,6 +119,24 @@ pub struct RawSettings {
     /// Speed of the uplink, for auto [default: as the interface reports it]
     #[arg(long, value_name = "RATE")]
     pub(super) network_link_speed: Option<HumanBytes>,
+    /// Count each container's TCP sockets in /monitor/statistics
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(super) network_enable_socket_statistics_summary: Option<bool>,
+    /// Report percentiles of the round-trip times of each container's TCP connections
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(super) network_enable_socket_statistics_details: Option<bool>,
+    /// Report each container's protocol counters (/proc/net/snmp)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(super) network_enable_snmp_statistics: Option<bool>,
+    /// Report percentiles of each container's rates; needs the next two flags
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(super) network_enable_rate_statistics: Option<bool>,
+    /// How long a sample of the rates counts, such as 60secs
+    #[arg(long, value_name = "DURATION")]
+    pub(super) network_rate_statistics_window: Option<HumanDuration>,
+    /// Time between two samples of the rates, at least 20ms
+    #[arg(long, value_name = "DURATION")]
+    pub(super) network_rate_statistics_interval: Option<HumanDuration>,
     /// Whether limits also count traffic between containers and with the host [default: true]
     #[arg(long, value_name = BOOL, num_args = 0..=1, default_missing_value = "true")]
     pub(super) limit_local_traffic: Option<bool>,
@@ -127,7 +145,7 @@ pub struct RawSettings {
     pub(super) reconcile: Option<bool>,
     #[arg(long, value_name = "CGROUP", num_args = 0..=1, default_missing_value = "all", help = BIND_GUARD_HELP)]
     pub(super) bind_guard: Option<String>,
-    /// Address of the HTTP listener for monitoring (/healthz, /metrics), or none [default: 127.0.0.1:5051]
+    /// Address of the HTTP listener for monitoring (/healthz, /metrics, /monitor), or none [default: 127.0.0.1:5051]
     #[arg(long, value_name = "ADDR:PORT")]
     pub(super) listen: Option<String>,
     /// Serve containers at the HTTP listener, too; otherwise packets from containers to it are dropped
@@ -179,6 +197,9 @@ impl RawSettings {
             maximum_ingress_rate_limit, ingress_ceil_limit, ingress_burst,
             ingress_isolate_existing_containers, egress_unique_flow_per_container, egress_flow_classifier_parent,
             network_link_speed, limit_local_traffic, reconcile,
+            network_enable_socket_statistics_summary, network_enable_socket_statistics_details,
+            network_enable_snmp_statistics, network_enable_rate_statistics,
+            network_rate_statistics_window, network_rate_statistics_interval,
             bind_guard, listen, listen_to_containers,
             loopback, host_access
         )

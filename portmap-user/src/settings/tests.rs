@@ -194,3 +194,32 @@ fn settings_accept_former_names() {
         assert_eq!(settings.quarantine, Duration::from_secs(5), "{flags}");
     }
 }
+
+#[test]
+fn settings_of_statistics_are_validated() {
+    let of = |flags: &str| settings(&format!("--ephemeral-ports 61440-65535 {flags}"));
+    assert_eq!(of("").expect("settings").monitor, Monitor::default());
+    let all = "--network_enable_socket_statistics_summary --network_enable_socket_statistics_details=true \
+               --network-enable-snmp-statistics --network_enable_rate_statistics \
+               --network_rate_statistics_window=2secs --network_rate_statistics_interval=50ms";
+    let monitor = of(all).expect("settings").monitor;
+    let rates = RateWindow { window: Duration::from_secs(2), interval: Duration::from_millis(50) };
+    let expected = Monitor { socket_summary: true, socket_details: true, snmp: true, rates: Some(rates) };
+    assert_eq!(monitor, expected);
+    assert_eq!(rates.capacity(), 40);
+    assert_eq!(RateWindow { window: rates.interval * 2, ..rates }.capacity(), 3);
+    let rates = "--network-enable-rate-statistics";
+    let (window, interval) = ("--network-rate-statistics-window", "--network-rate-statistics-interval");
+    for (flags, part) in [
+        (rates.to_owned(), "needs --network-rate-statistics-window"),
+        (format!("{rates} {window} 1s"), "needs --network-rate-statistics-interval"),
+        (format!("{rates} {window} 1s {interval} 1s"), "expected more than the interval"),
+        (format!("{rates} {window} 1s {interval} 19ms"), "expected at least 20ms"),
+        (format!("{rates} {window} 3601s {interval} 1s"), "expected at most 3600"),
+    ] {
+        let error = of(&flags).expect_err(&flags).to_string();
+        assert!(error.contains(part), "{flags}: {error}");
+    }
+    // Without the first flag the others have no effect, as in Mesos.
+    assert_eq!(of(&format!("{window} 1s")).expect("settings").monitor.rates, None);
+}

@@ -6,6 +6,7 @@ mod life;
 mod limits;
 mod nc;
 mod ping;
+mod statistics;
 
 use portmap_tests::{
     daemon::Daemon,

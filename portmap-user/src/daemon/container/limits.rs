@@ -218,11 +218,19 @@ pub(in crate::daemon) struct Queue {
 }
 
 impl Queue {
-    fn read(netlink: &Netlink, index: u32) -> Self {
+    /// Reads the qdisc of an interface.
+    pub(in crate::daemon) fn read(netlink: &Netlink, index: u32) -> Self {
         Self {
             shape: qdisc::shape_of(netlink, index).map_err(Error::from),
             stats: qdisc::stats_of(netlink, index).map_err(Error::from),
         }
+    }
+}
+
+impl Queue {
+    /// Counters of its qdiscs and classes, if they could be read.
+    pub(in crate::daemon) fn counters(&self) -> Option<&[QueueStats]> {
+        self.stats.as_deref().ok()
     }
 }
 
