@@ -1,6 +1,7 @@
 //! Shared by the end-to-end tests, the demonstration and the benchmarks: sandboxes that simulate a host and
 //! its network, services inside them, and hand-made frames.
 
+pub mod background;
 pub mod cgroup;
 pub mod daemon;
 pub mod faults;

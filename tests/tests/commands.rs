@@ -267,6 +267,8 @@ fn settings_that_cannot_work_are_refused() {
         (&["--uplink", "nowhere"], 2, "no such interface: \"nowhere\""),
         (&["--uplink", "lo"], 2, "lo is not an Ethernet interface"),
         (&["--listen", "127.0.0.1:31000"], 2, "the daemon's own port"),
+        (&["--lo_name=uplink"], 2, "--lo-name \"uplink\" is not the loopback interface: expected \"lo\""),
+        (&["--isolation=cgroups/mem,network/port_mapping"], 2, "unsupported isolator \"cgroups/mem\""),
         (&["--bpffs-dir", "/run/bpf"], 1, "/run/bpf is not in a bpffs"),
         (&["--listen", "192.0.2.99:5051"], 1, "192.0.2.99:5051"),
     ] {
@@ -391,7 +393,7 @@ fn completions_are_printed() {
 #[test]
 fn resources_unused_parts_are_named() {
     let sandbox = Sandbox::new();
-    let resources = ["--resources", "ports:[100-200];ephemeral_ports:[50000-51023];cpus:4"];
+    let resources = ["--resources", "ports:[100-200];ephemeral_ports:[50000-51023];cpus:4;mem:1"];
     let daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], &resources].concat());
     let log = daemon.log();
     for (flag, ports) in
@@ -402,5 +404,5 @@ fn resources_unused_parts_are_named() {
             "{flag} {ports}: {log}"
         );
     }
-    assert!(log.contains("--resources: ignoring cpus"), "{log}");
+    assert!(log.contains("--resources: ignoring mem"), "{log}");
 }

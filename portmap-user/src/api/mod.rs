@@ -2,6 +2,7 @@
 
 mod drops;
 mod explain;
+pub mod monitor;
 mod wire;
 
 use std::{
@@ -18,7 +19,7 @@ pub use self::{
     explain::{ExplainRequest, ExplainedPacket, Explanation, HOST, Outcome, Step},
 };
 use crate::model::{
-    LabelChanges, Labels, Limit, Loopback, PortRange, PortSet, Process, QueueStats, TrafficSpec,
+    LabelChanges, Labels, Limit, Loopback, PortRange, PortSet, PortUse, Process, QueueStats, TrafficSpec,
 };
 
 /// Request to add a container.
@@ -196,6 +197,9 @@ pub struct ContainerStats {
     /// Counters of those that shape what it receives.
     #[serde(with = "AsList::<wire::QueueStats>")]
     pub ingress: Vec<QueueStats>,
+    /// Use of its ephemeral ports; null if it could not be read.
+    #[serde(default, with = "AsOption::<wire::PortUse>")]
+    pub ephemeral_ports: Option<PortUse>,
 }
 
 /// Counters of packets that the programs passed to the host's stack or dropped.

@@ -151,6 +151,16 @@ pub(super) struct QueueStats {
     ecn_marks: Option<u64>,
 }
 
+/// See [`model::PortUse`].
+#[derive(Serialize, Deserialize)]
+pub(super) struct PortUse {
+    in_use: u32,
+    total: u32,
+    peak: u32,
+    exhausted: u64,
+}
+
+mirror_struct!(PortUse { in_use, total, peak, exhausted });
 mirror_enum!(Loopback { Shared, Private });
 mirror_struct!(Limit { rate, ceil, burst, leaf });
 mirror_struct!(QueueStats { kind, bytes, packets, drops, overlimits, requeues, backlog, qlen, ecn_marks });

@@ -16,9 +16,13 @@ use portmap::{
 use tracing::error;
 use tracing_subscriber::{EnvFilter, fmt};
 
+/// End of `--help`.
+const AFTER_HELP: &str = "Flags are also accepted with underscores, as Mesos spells them, and those with BOOL as \
+    --no-FLAG. A flag that is given twice has its last value.";
+
 /// Lets many containers share this host's IP address, each with ports of its own.
 #[derive(Parser)]
-#[command(name = "portmapd", version, args_override_self = true)]
+#[command(name = "portmapd", version, args_override_self = true, after_help = AFTER_HELP)]
 struct Command {
     #[command(flatten)]
     settings: RawSettings,

@@ -31,7 +31,15 @@ use self::{
     container::{Containers, add, limits},
     env::Env,
     host::Host,
-    observe::{containers::describe, drops, explain::Explainer, metrics, stats},
+    observe::{
+        collect::Collector,
+        containers::describe,
+        drops,
+        explain::Explainer,
+        metrics,
+        monitor::{self, rates::Rates},
+        stats,
+    },
     operations::Operations,
     reconcile::{Reconciler, events::HostEvents, startup},
     registry::{Refusal, Registry},
@@ -39,7 +47,7 @@ use self::{
 use crate::{
     api::{
         AddRequest, Changed, Container, ContainerStats, DropCount, ExplainRequest, Explanation, Finding,
-        HOST, OUTSIDE, Stats, UpdateRequest,
+        HOST, OUTSIDE, Stats, UpdateRequest, monitor::MonitoredContainer,
     },
     error::{Context as _, Result},
     failpoint,
@@ -59,6 +67,9 @@ pub struct Daemon {
     containers: Arc<Containers>,
     operations: Arc<Operations>,
     reconciler: Arc<Reconciler>,
+    collector: Arc<Collector>,
+    /// Samples of the containers' rates, if they are wanted.
+    rates: Option<Arc<Rates>>,
 }
 
 impl Daemon {
@@ -71,7 +82,11 @@ impl Daemon {
     pub fn start(settings: Settings) -> Result<Self> {
         let startup::Started { env, registry, host, containers, operations, reconciler } =
             startup::start(settings)?;
-        Ok(Self { env, registry, host, containers, operations, reconciler })
+        let collector = Arc::new(Collector::new(env.clone(), registry.clone())?);
+        collector.watch();
+        let window = env.settings.monitor.rates;
+        let rates = window.map(|window| Rates::watch(window, env.clone(), registry.clone())).transpose()?;
+        Ok(Self { env, registry, host, containers, operations, reconciler, collector, rates })
     }
 
     /// Adds a container. A failure is rolled back.
@@ -180,7 +195,8 @@ impl Daemon {
     ///
     /// If a map cannot be read.
     pub fn stats(&self) -> Result<Stats> {
-        stats::all(&self.env, &self.registry.snapshot())
+        let containers = self.registry.snapshot();
+        stats::all(&self.env, &containers, &self.collector.newest(&containers))
     }
 
     /// The statistics of one container. Takes it over first if it is not checked yet.
@@ -190,12 +206,25 @@ impl Daemon {
     /// If there is no such container, its takeover fails, or a map cannot be read.
     pub fn container_stats(&self, name: &str) -> Result<ContainerStats> {
         self.take_over_first(name)?;
-        stats::one(&self.env, &self.registry.snapshot(), name)
+        let containers = self.registry.snapshot();
+        stats::one(&self.env, &containers, &self.collector.newest(&containers), name)
     }
 
     /// All metrics, in the text format of `OpenMetrics`.
     fn metrics(&self) -> Result<String> {
-        metrics::all(&self.env, &self.registry.snapshot())
+        let containers = self.registry.snapshot();
+        metrics::all(&self.env, &containers, &self.collector.newest(&containers))
+    }
+
+    /// The statistics of all containers in service, in the form of a Mesos agent.
+    ///
+    /// # Errors
+    ///
+    /// If a map cannot be read.
+    pub fn monitor(&self) -> Result<Vec<MonitoredContainer>> {
+        let containers = self.registry.snapshot();
+        let readings = self.collector.newest(&containers);
+        monitor::all(&self.env, &containers, &readings, self.rates.as_deref())
     }
 
     /// The drops, by container, direction and reason; with a name, only those of that container.

@@ -23,6 +23,22 @@ pub(super) fn check_root() -> Result<()> {
     ))
 }
 
+/// Refuses a name for the loopback interface that it does not have.
+///
+/// # Errors
+///
+/// Names both.
+pub(super) fn check_loopback(netlink: &Netlink, expected: Option<&str>) -> Result<()> {
+    let Some(expected) = expected else { return Ok(()) };
+    let name = link::find_by_index(netlink, LOOPBACK)?.map(|lo| lo.name).unwrap_or_default();
+    if name == expected {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "--lo-name {expected:?} is not the loopback interface: expected {name:?}, or no --lo-name"
+    )))
+}
+
 /// Refuses the network namespace of a container, because the interfaces and pins with portmap's names belong
 /// to the host's daemon.
 pub(super) fn check_namespace(netlink: &Netlink) -> Result<()> {

@@ -159,7 +159,8 @@ impl Namespace {
         Ok(self.file_id()?.is_same(recorded) && self.id()?.is_same(recorded))
     }
 
-    fn file_id(&self) -> Result<NetnsId> {
+    /// Its identity without the cookie.
+    pub(super) fn file_id(&self) -> Result<NetnsId> {
         let metadata = self.file.metadata().context(|| format!("cannot stat {}", self.path.display()))?;
         Ok(NetnsId { device: metadata.dev(), inode: metadata.ino(), cookie: None })
     }

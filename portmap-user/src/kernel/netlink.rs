@@ -7,6 +7,7 @@ use std::{
     cell::Cell,
     io,
     os::fd::{AsFd, AsRawFd as _, BorrowedFd},
+    time::Instant,
 };
 
 use netlink_packet_core::{
@@ -43,6 +44,8 @@ pub struct Netlink {
     socket: Socket,
     /// Sequence number of the last request.
     sequence: Cell<u32>,
+    /// When dumps are given up.
+    deadline: Cell<Option<Instant>>,
 }
 
 impl Netlink {
@@ -51,7 +54,13 @@ impl Netlink {
         let doing = || "cannot open a netlink socket";
         let mut socket = Socket::new(NETLINK_ROUTE).context(doing)?;
         socket.bind_auto().context(doing)?;
-        Ok(Self { socket, sequence: Cell::new(0) })
+        Ok(Self { socket, sequence: Cell::new(0), deadline: Cell::new(None) })
+    }
+
+    /// Makes requests fail that are unanswered at this time, which is checked between the kernel's messages. The
+    /// socket is of no further use then.
+    pub fn set_deadline(&self, deadline: Instant) {
+        self.deadline.set(Some(deadline));
     }
 
     /// Sends a request and waits for its acknowledgement. The error has the kernel's errno.
@@ -111,6 +120,9 @@ impl Netlink {
         let first = self.send(requests, common_flags)?;
         let mut received = Vec::with_capacity(ROOM);
         while unanswered > 0 {
+            if self.deadline.get().is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             received.clear();
             let length = self.socket.recv(&mut received, MSG_TRUNC)?;
             if length > received.len() {

@@ -1,5 +1,4 @@
-//! TCP sockets of the calling thread's network namespace with their measurements, and the local ports that
-//! sockets use.
+//! TCP sockets of the calling thread's network namespace with their measurements, and the ports of UDP sockets.
 
 use std::{io, io::ErrorKind, ops::ControlFlow, time::Instant};
 
@@ -72,27 +71,23 @@ pub fn visit(
     .context(doing)
 }
 
-/// Visits the local port of each TCP socket of any state and of each UDP socket that is in `range`. A port of
-/// several sockets is visited several times.
+/// Visits the local port of each UDP socket whose port is in `range`. A port of several sockets is visited several
+/// times.
 ///
 /// # Errors
 ///
-/// If the kernel has no `sock_diag` for TCP.
-pub fn visit_ports(range: PortRange, deadline: Instant, mut visitor: impl FnMut(u16)) -> Result<Ended> {
-    let doing = || "cannot list the ports of sockets";
-    failpoint::hit("list ports of sockets").context(doing)?;
-    let mut visit = |response: Response<'_>| {
+/// If the kernel refuses the request; not if it has no UDP.
+pub fn visit_udp_ports(range: PortRange, deadline: Instant, mut visitor: impl FnMut(u16)) -> Result<Ended> {
+    let doing = || "cannot list the ports of UDP sockets";
+    failpoint::hit("list ports of UDP sockets").context(doing)?;
+    let ended = each_udp(range, deadline, |response: Response<'_>| {
         // A kernel that ignores the filter returns others, too.
         if range.contains(response.local_port()) {
             visitor(response.local_port());
         }
         ControlFlow::Continue(())
-    };
-    let query = Query { states: &TcpState::ALL, ports: Some(range), info: false };
-    if each_tcp(query, deadline, &mut visit).context(doing)? != Ended::Complete {
-        return Ok(Ended::TimedOut);
-    }
-    match each_udp(range, deadline, visit) {
+    });
+    match ended {
         // The kernel's module for UDP is not there and cannot be loaded.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Ended::Complete),
         other => other.context(doing),
@@ -255,27 +250,34 @@ mod tests {
     }
 
     #[test]
-    fn ports_in_use_include_time_wait_and_udp() {
+    fn tcp_sockets_in_time_wait_keep_their_port() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
         let port = client.local_addr().expect("an address").port();
-        let uses = |port| {
-            let mut seen = Vec::new();
-            let ended = visit_ports(one(port), soon(), |port| seen.push(port));
-            assert_eq!(ended.expect("an answer"), Ended::Complete);
-            seen
-        };
-        assert_eq!(uses(port), [port]);
         // The side that closes first keeps the port.
         drop(client);
         drop(listener.accept().expect("a connection"));
-        assert_eq!(uses(port), [port]);
+        let query = Query { ports: Some(one(port)), ..Query::ALL };
+        let left = || sockets(query).iter().map(|socket| (socket.state, socket.inode)).collect::<Vec<_>>();
+        while left() != [(TcpState::TimeWait, 0)] {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn udp_ports_are_those_of_bound_sockets() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let socket = UdpSocket::bind(address).expect("a port");
             let port = socket.local_addr().expect("an address").port();
-            assert_eq!(uses(port), [port]);
+            let uses = || {
+                let mut seen = Vec::new();
+                let ended = visit_udp_ports(one(port), soon(), |port| seen.push(port));
+                assert_eq!(ended.expect("an answer"), Ended::Complete);
+                seen
+            };
+            assert_eq!(uses(), [port]);
             drop(socket);
-            assert_eq!(uses(port), [0; 0]);
+            assert_eq!(uses(), [0; 0]);
         }
     }
 }

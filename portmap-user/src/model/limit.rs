@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use portmap_common::gcra::{MAX_RATE, MIN_RATE};
+use portmap_common::gcra::MAX_RATE;
 
 use super::cpus::Cpus;
 use crate::{
@@ -76,14 +76,18 @@ pub struct Policy {
     pub burst: Option<u64>,
 }
 
+/// Lowest rate limit in bytes per second: 1 kbit/s. HTB forgets a debt of more than 60 seconds, and at this
+/// rate a packet of four full-size frames still makes a smaller one.
+const MIN_RATE: u64 = 125;
+
 /// Default lower bound of rates computed from CPUs, as in Mesos: 1 Mbit/s in bytes per second.
 const DEFAULT_MINIMUM: u64 = 125_000;
 
 /// Default bursts per second: a burst is what the rate sends in 2 ms. A timer that is late by less than that
 /// does not reduce the rate.
 const BURST_PER_SECOND: u64 = 500;
-/// Minimum burst in bytes: two full-size Ethernet frames.
-const MIN_BURST: u64 = 2 * 1514;
+/// Minimum burst in bytes: one frame, and as much as tc gives a class by default.
+const MIN_BURST: u64 = 1600;
 
 /// The default burst of a rate, in bytes.
 pub fn default_burst(rate: u64) -> u64 {
@@ -141,11 +145,42 @@ impl Policy {
         })
     }
 
-    fn per_cpu_rate(&self, speed: Option<u64>) -> Option<u64> {
+    /// The rate per whole CPU in bytes per second, if there is one. `speed` is the link's speed per CPU, for
+    /// `auto`, if it is known.
+    pub fn per_cpu_rate(&self, speed: Option<u64>) -> Option<u64> {
         match self.per_cpu? {
             PerCpu::Rate(rate) => Some(rate.0),
             PerCpu::Auto => speed,
         }
+    }
+
+    /// Compares the policy with the speed of the uplink in bytes per second. Returns a warning if the upper
+    /// bound has no effect.
+    ///
+    /// # Errors
+    ///
+    /// If a container could never reach its limit.
+    pub fn check_speed(&self, direction: Direction, uplink: &str, speed: u64) -> Result<Option<String>> {
+        let flag = direction.name();
+        let limits = [
+            (format!("--{flag}-rate-limit-per-container"), self.fixed),
+            (format!("--minimum-{flag}-rate-limit"), self.minimum),
+        ];
+        let beyond = |name: &str, rate: u64| {
+            format!(
+                "{name} is {}, which is more than the speed of {uplink}, {}: expected at most that (see \
+                 --network-link-speed)",
+                sizes::rate(rate),
+                sizes::rate(speed)
+            )
+        };
+        for (name, rate) in limits {
+            if let Some(rate) = rate.filter(|rate| *rate > speed) {
+                return Err(Error::usage(beyond(&name, rate)));
+            }
+        }
+        let maximum = self.maximum.filter(|rate| *rate > speed);
+        Ok(maximum.map(|rate| beyond(&format!("--maximum-{flag}-rate-limit"), rate)))
     }
 
     /// Fails if the policy does not allow a container the requested rate.
@@ -251,12 +286,28 @@ mod tests {
     }
 
     #[test]
+    fn limit_beyond_the_link_speed_is_refused_or_warned_of() {
+        let check = |policy: &Policy| policy.check_speed(Direction::Egress, "eth0", MBIT);
+        assert_eq!(check(&Policy { fixed: Some(MBIT), maximum: Some(MBIT), ..Policy::default() }), Ok(None));
+        let policy = Policy { maximum: Some(2 * MBIT), ..Policy::default() };
+        let warning = check(&policy).expect("a warning").expect("a warning");
+        assert!(warning.contains("--maximum-egress-rate-limit is 2 Mbit/s"), "{warning}");
+        for (policy, flag) in [
+            (Policy { fixed: Some(MBIT + 1), ..Policy::default() }, "--egress-rate-limit-per-container"),
+            (Policy { minimum: Some(MBIT + 1), ..Policy::default() }, "--minimum-egress-rate-limit"),
+        ] {
+            let error = check(&policy).expect_err(flag);
+            assert!(error.message.contains(flag) && error.message.contains("eth0, 1 Mbit/s"), "{error}");
+        }
+    }
+
+    #[test]
     fn limit_policy_error_names_the_flag() {
         let policy = Policy { minimum: Some(2 * MBIT), maximum: Some(MBIT), ..Policy::default() };
         let error = policy.check(Direction::Ingress).expect_err("the minimum is more");
         assert!(error.message.contains("--minimum-ingress-rate-limit 250000B"), "{error}");
         let policy = Policy { fixed: Some(1), ..Policy::default() };
-        assert!(policy.check(Direction::Egress).expect_err("too little").message.contains("1024B"));
+        assert!(policy.check(Direction::Egress).expect_err("too little").message.contains("125B"));
         let policy = Policy { maximum: Some(MBIT), ..Policy::default() };
         for asked in [0, MBIT + 1, 10] {
             assert!(policy.check_asked(Direction::Egress, Some(asked)).is_err(), "{asked}");

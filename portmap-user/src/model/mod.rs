@@ -53,6 +53,7 @@ mod process;
 pub mod protocol;
 mod queue;
 pub mod reach;
+mod reading;
 pub mod resources;
 mod tcp;
 mod traffic;
@@ -70,6 +71,7 @@ pub use self::{
     protocol::Protocol,
     queue::QueueStats,
     reach::{HostAccess, Loopback, Reach},
+    reading::{LinkErrors, PortUse, RttPercentiles, Snmp, TcpSummary},
     resources::Resources,
     tcp::{TcpInfo, TcpSocket, TcpState},
     traffic::TrafficSpec,

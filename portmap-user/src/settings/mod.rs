@@ -1,9 +1,11 @@
 //! The daemon's settings: flags and the configuration file, validated as far as that needs no kernel.
 
+mod monitor;
 mod raw;
 
 use std::{
     net::SocketAddr,
+    num::NonZero,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,11 +13,12 @@ use std::{
 use netlink_packet_route::tc::TcHandle;
 use tracing::warn;
 
+pub use self::monitor::{Monitor, RateWindow};
 use self::raw::Ipv6;
 pub use self::raw::{RawSettings, normalized};
 use crate::{
     error::{Error, Result},
-    model::{Direction, HostAccess, Policy, PortSet, Reach, Resources, ephemeral, resources},
+    model::{Cpus, Direction, HostAccess, Policy, PortSet, Reach, Resources, ephemeral, resources},
     paths::{DEFAULT_BPFFS_DIR, DEFAULT_STATE_DIR, Pins, StateDir},
     sizes::HumanBytes,
 };
@@ -26,6 +29,8 @@ const DEFAULT_BLOCK: u16 = 1024;
 const DEFAULT_QUARANTINE: Duration = Duration::from_mins(1);
 /// Default of `--listen`.
 const DEFAULT_LISTEN: &str = "127.0.0.1:5051";
+/// The isolator of Mesos that portmap replaces.
+const ISOLATOR: &str = "network/port_mapping";
 /// Ports below this one have well-known uses, and are never ephemeral ports.
 const FIRST_UNPRIVILEGED: u16 = 1024;
 
@@ -34,6 +39,8 @@ const FIRST_UNPRIVILEGED: u16 = 1024;
 pub struct Settings {
     /// The uplink's name; `None`: the default route's interface.
     pub uplink: Option<String>,
+    /// The expected name of the host's loopback interface, if it is given.
+    pub lo_name: Option<String>,
     /// Static ports that containers can request.
     pub ports: PortSet,
     /// Ports of the pool of ephemeral ports.
@@ -58,6 +65,8 @@ pub struct Settings {
     pub shaping: Shaping,
     /// What containers may reach of the host and of each other.
     pub reach: Reach,
+    /// Statistics besides the counters.
+    pub monitor: Monitor,
 }
 
 /// The processes whose `bind()` is guarded.
@@ -92,8 +101,28 @@ pub struct Shaping {
     pub limits_local: bool,
     /// Speed of the uplink in bytes per second, if it is given.
     pub link_speed: Option<u64>,
+    /// The CPUs among which `auto` divides the link's speed, if they are given; otherwise the host's.
+    pub cpus: Option<u64>,
     /// Parent of the uplink's qdisc in which each container has a flow; `None`: no such qdisc.
     pub flows: Option<TcHandle>,
+}
+
+impl Shaping {
+    /// The rates per CPU that apply on an uplink with this speed, all in bytes per second; `None`: no such
+    /// rate, or one that depends on an unknown speed.
+    pub fn per_cpu_rates(&self, link_speed: Option<u64>) -> [(Direction, Option<u64>); 2] {
+        let speed = self.speed_per_cpu(link_speed);
+        [
+            (Direction::Egress, self.egress.per_cpu_rate(speed)),
+            (Direction::Ingress, self.ingress.per_cpu_rate(speed)),
+        ]
+    }
+
+    /// The rate `auto`: a share of the link's speed for each CPU of `--resources`, or of the host.
+    pub fn speed_per_cpu(&self, link_speed: Option<u64>) -> Option<u64> {
+        let all = || std::thread::available_parallelism().map_or(1, NonZero::get) as u64;
+        Some(link_speed? / self.cpus.unwrap_or_else(all).max(1))
+    }
 }
 
 impl RawSettings {
@@ -102,7 +131,7 @@ impl RawSettings {
         self.with_file()?.validate()
     }
 
-    fn shaping(&self) -> Result<Shaping> {
+    fn shaping(&self, cpus: Option<f64>) -> Result<Shaping> {
         let bytes = |size: Option<HumanBytes>| size.map(|size| size.0);
         let egress = Policy {
             fixed: bytes(self.egress_rate_limit_per_container),
@@ -129,11 +158,13 @@ impl RawSettings {
             ingress_for_existing: self.ingress_isolate_existing_containers.unwrap_or(true),
             limits_local: self.limit_local_traffic.unwrap_or(true),
             link_speed: bytes(self.network_link_speed),
+            cpus: cpus.map(whole_cpus),
             flows: self.egress_unique_flow_per_container.unwrap_or(false).then_some(parent),
         })
     }
 
     fn validate(self) -> Result<Settings> {
+        check_isolation(self.isolation.as_deref().unwrap_or(ISOLATOR))?;
         let resources = match &self.resources {
             Some(text) => resources::parse(text)?,
             None => Resources::default(),
@@ -166,7 +197,18 @@ impl RawSettings {
                 "--listen {address}: the daemon's own port must not be one of the containers' ports"
             )));
         }
-        let shaping = self.shaping()?;
+        let shaping = self.shaping(resources.cpus)?;
+        let is_on = |flag: Option<bool>| flag.unwrap_or(false);
+        let monitor = Monitor {
+            socket_summary: is_on(self.network_enable_socket_statistics_summary),
+            socket_details: is_on(self.network_enable_socket_statistics_details),
+            snmp: is_on(self.network_enable_snmp_statistics),
+            rates: monitor::rates(
+                is_on(self.network_enable_rate_statistics),
+                self.network_rate_statistics_window,
+                self.network_rate_statistics_interval,
+            )?,
+        };
         let reach = Reach {
             loopback: self.loopback.unwrap_or_default(),
             host: self.host_access.map_or(Ok(HostAccess::All), |words| words.join(" ").parse())?,
@@ -175,7 +217,9 @@ impl RawSettings {
         Ok(Settings {
             shaping,
             reach,
+            monitor,
             uplink: self.uplink,
+            lo_name: self.lo_name,
             ports,
             ephemeral_ports,
             block,
@@ -187,6 +231,22 @@ impl RawSettings {
             reconcile: self.reconcile.unwrap_or(true),
             bind_guard: bind_guard(self.bind_guard.as_deref())?,
         })
+    }
+}
+
+/// The CPUs of a Mesos agent as the divisor of the link's speed: whole ones, at least one.
+fn whole_cpus(cpus: f64) -> u64 {
+    Cpus::try_from(cpus).map_or(1, Cpus::whole).max(1)
+}
+
+/// Refuses isolators of a Mesos agent that portmap does not replace.
+fn check_isolation(isolators: &str) -> Result<()> {
+    match isolators.split(',').map(str::trim).find(|name| *name != ISOLATOR) {
+        None => Ok(()),
+        Some(other) => Err(Error::usage(format!(
+            "--isolation names the unknown or unsupported isolator {other:?}: expected {ISOLATOR} alone; leave \
+             the others to the program that provides them"
+        ))),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, fs, path::PathBuf};
 
-use clap::{ArgAction, Args, ValueEnum, builder::PossibleValue};
+use clap::{Arg, ArgAction, Args, Command, ValueEnum, builder::PossibleValue};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::{Table, Value};
 
@@ -17,7 +17,14 @@ use crate::{
 /// Help of `--resources`; not a doc comment, because `--help` would print its backticks, which a shell
 /// executes.
 pub(super) const RESOURCES_HELP: &str = "Both kinds of ports in Mesos' syntax: \
-    ports:[31000-32000];ephemeral_ports:[61440-65535] (quote it in a shell); cpus, mem, disk and gpus are ignored";
+    ports:[31000-32000];ephemeral_ports:[61440-65535] (quote it in a shell), or in its JSON; cpus:8 are the CPUs \
+    for auto; mem, disk and gpus are ignored";
+
+/// Value name of flags that are true or false.
+const BOOL: &str = "BOOL";
+
+/// Help of `--isolation`; not a doc comment, because the isolator's name would need backticks.
+const ISOLATION_HELP: &str = "Mesos' list of isolators; portmap is network/port_mapping and refuses others";
 
 /// Help of `--bind-guard`.
 const BIND_GUARD_HELP: &str = "Fail bind() in containers with EACCES for ports that are not the container's, for \
@@ -29,9 +36,14 @@ const BIND_GUARD_HELP: &str = "Fail bind() in containers with EACCES for ports t
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RawSettings {
     /// The host's public interface [default: that of the default route]
-    #[arg(long, value_name = "IF", alias = "eth0-name")]
+    #[arg(long, value_name = "IF", visible_alias = "eth0-name")]
     #[serde(alias = "eth0-name")]
     pub(super) uplink: Option<String>,
+    /// The host's loopback interface; only checked, because Linux has one [default: lo]
+    #[arg(long, value_name = "IF")]
+    pub(super) lo_name: Option<String>,
+    #[arg(long, value_name = "ISOLATORS", help = ISOLATION_HELP)]
+    pub(super) isolation: Option<String>,
     /// Static ports that containers can request, such as 31000-32000,33000
     #[arg(long, value_name = "RANGES", allow_hyphen_values = true)]
     pub(super) ports: Option<String>,
@@ -96,10 +108,10 @@ pub struct RawSettings {
     #[arg(long, value_name = "BYTES")]
     pub(super) ingress_burst: Option<HumanBytes>,
     /// Whether limits on receiving also apply to existing containers that have none [default: true]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, value_name = BOOL, num_args = 0..=1, default_missing_value = "true")]
     pub(super) ingress_isolate_existing_containers: Option<bool>,
     /// Give each container a flow of its own in a fair-queueing qdisc at the uplink
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, value_name = BOOL, num_args = 0..=1, default_missing_value = "true")]
     pub(super) egress_unique_flow_per_container: Option<bool>,
     /// Parent of that qdisc: root, or a class MAJOR:MINOR of another qdisc [default: root]
     #[arg(long, value_name = "PARENT")]
@@ -107,19 +119,37 @@ pub struct RawSettings {
     /// Speed of the uplink, for auto [default: as the interface reports it]
     #[arg(long, value_name = "RATE")]
     pub(super) network_link_speed: Option<HumanBytes>,
-    /// Whether limits also count traffic between containers and with the host [default: true]
+    /// Count each container's TCP sockets in /monitor/statistics
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(super) network_enable_socket_statistics_summary: Option<bool>,
+    /// Report percentiles of the round-trip times of each container's TCP connections
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(super) network_enable_socket_statistics_details: Option<bool>,
+    /// Report each container's protocol counters (/proc/net/snmp)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(super) network_enable_snmp_statistics: Option<bool>,
+    /// Report percentiles of each container's rates; needs the next two flags
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(super) network_enable_rate_statistics: Option<bool>,
+    /// How long a sample of the rates counts, such as 60secs
+    #[arg(long, value_name = "DURATION")]
+    pub(super) network_rate_statistics_window: Option<HumanDuration>,
+    /// Time between two samples of the rates, at least 20ms
+    #[arg(long, value_name = "DURATION")]
+    pub(super) network_rate_statistics_interval: Option<HumanDuration>,
+    /// Whether limits also count traffic between containers and with the host [default: true]
+    #[arg(long, value_name = BOOL, num_args = 0..=1, default_missing_value = "true")]
     pub(super) limit_local_traffic: Option<bool>,
     /// Automatically repair drift of programs, interfaces and sysctls [default: true]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, value_name = BOOL, num_args = 0..=1, default_missing_value = "true")]
     pub(super) reconcile: Option<bool>,
     #[arg(long, value_name = "CGROUP", num_args = 0..=1, default_missing_value = "all", help = BIND_GUARD_HELP)]
     pub(super) bind_guard: Option<String>,
-    /// Address of the HTTP listener for monitoring (/healthz, /metrics), or none [default: 127.0.0.1:5051]
+    /// Address of the HTTP listener for monitoring (/healthz, /metrics, /monitor), or none [default: 127.0.0.1:5051]
     #[arg(long, value_name = "ADDR:PORT")]
     pub(super) listen: Option<String>,
     /// Serve containers at the HTTP listener, too; otherwise packets from containers to it are dropped
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = BOOL, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) listen_to_containers: Option<bool>,
     /// Scope of the loopback addresses in containers: shared with the host, or private [default: shared]
     #[arg(long, value_enum)]
@@ -158,7 +188,7 @@ impl RawSettings {
         merge!(
             self,
             other:
-            uplink, ports, ephemeral_ports,
+            uplink, lo_name, isolation, ports, ephemeral_ports,
             ephemeral_ports_per_container, ephemeral_ports_quarantine, resources,
             state_dir, bpffs_dir, ipv6,
             egress_rate_limit_per_container, egress_rate_per_cpu, minimum_egress_rate_limit,
@@ -167,18 +197,34 @@ impl RawSettings {
             maximum_ingress_rate_limit, ingress_ceil_limit, ingress_burst,
             ingress_isolate_existing_containers, egress_unique_flow_per_container, egress_flow_classifier_parent,
             network_link_speed, limit_local_traffic, reconcile,
+            network_enable_socket_statistics_summary, network_enable_socket_statistics_details,
+            network_enable_snmp_statistics, network_enable_rate_statistics,
+            network_rate_statistics_window, network_rate_statistics_interval,
             bind_guard, listen, listen_to_containers,
             loopback, host_access
         )
     }
 }
 
-/// Replaces `_` by `-` in the names of flags, so that Mesos' spelling is accepted.
+/// Accepts Mesos' spelling of flags: `_` in their names is replaced by `-`, and `--no-FLAG` by `--FLAG=false`
+/// if the flag is true or false.
 pub fn normalized(arguments: impl IntoIterator<Item = OsString>) -> impl Iterator<Item = OsString> {
-    arguments.into_iter().map(|argument| match argument.to_str() {
+    let flags = RawSettings::augment_args(Command::default());
+    let is_bool = |flag: &Arg| flag.get_value_names().is_some_and(|names| names == [BOOL]);
+    let booleans: Vec<String> = flags
+        .get_arguments()
+        .filter(|flag| is_bool(flag))
+        .filter_map(Arg::get_long)
+        .map(str::to_owned)
+        .collect();
+    arguments.into_iter().map(move |argument| match argument.to_str() {
         Some(text) if text.starts_with("--") => {
             let (name, value) = text.split_at(text.find('=').unwrap_or(text.len()));
-            (name.replace('_', "-") + value).into()
+            let name = name.replace('_', "-");
+            match name.strip_prefix("--no-").filter(|flag| booleans.iter().any(|name| name == flag)) {
+                Some(flag) if value.is_empty() => format!("--{flag}=false").into(),
+                _ => (name + value).into(),
+            }
         }
         _ => argument,
     })

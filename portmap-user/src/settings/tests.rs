@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 
 use super::{raw::RESOURCES_HELP, *};
 use crate::model::Loopback;
@@ -64,6 +64,45 @@ fn settings_flags_accept_the_documented_forms() {
 }
 
 #[test]
+fn settings_accept_the_flags_of_mesos() {
+    // The command line of its documentation.
+    let documented = "--isolation=network/port_mapping \
+        --resources=ports:[31000-32000];ephemeral_ports:[32768-57344] --ephemeral_ports_per_container=1024 \
+        --egress_rate_limit_per_container=37500KB --egress_unique_flow_per_container";
+    let of = |flags: &str| settings(&format!("{documented} {flags}")).expect(flags);
+    let Settings { ports, ephemeral_ports, block, shaping, .. } = of("");
+    assert_eq!(
+        (ports.to_string(), ephemeral_ports.to_string(), block),
+        ("31000-32000".to_owned(), "32768-57344".to_owned(), 1024)
+    );
+    assert_eq!((shaping.egress.fixed, shaping.flows.is_some(), shaping.cpus), (Some(38_400_000), true, None));
+    assert!(of("--no-egress_unique_flow_per_container").shaping.flows.is_none());
+    assert!(!of("--no-ingress-isolate-existing-containers").shaping.ingress_for_existing);
+    assert!(
+        of("--no-egress_unique_flow_per_container --egress_unique_flow_per_container")
+            .shaping
+            .flows
+            .is_some()
+    );
+    assert!(of("--listen_to_containers --no_listen_to_containers").reach.listener.is_some());
+    assert_eq!(of("--eth0_name=e --lo_name=l").uplink.as_deref(), Some("e"));
+    assert_eq!(of("--eth0_name=e --lo_name=l").lo_name.as_deref(), Some("l"));
+    for (cpus, divisor) in [("64", 64), ("4.9", 4), ("0.5", 1)] {
+        let flags = format!("--resources=cpus:{cpus};ports:[31000-32000];ephemeral_ports:[32768-57344]");
+        assert_eq!(of(&flags).shaping.cpus, Some(divisor), "{cpus}");
+    }
+    // These are no flags that are true or false.
+    for flag in ["--no-ports", "--no-reconcile=true", "--no-listen"] {
+        let arguments = ["portmapd", flag].map(Into::into);
+        assert!(Command::try_parse_from(normalized(arguments)).is_err(), "{flag}");
+    }
+    let help = Command::command().render_long_help().to_string();
+    for flag in ["--eth0-name", "--lo-name", "--isolation", "--resources"] {
+        assert!(help.contains(flag), "{flag}");
+    }
+}
+
+#[test]
 fn settings_flags_override_the_file() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     fs::write(&file, "ports = \"100-200\"\nephemeral-ports = \"61440-65535\"\nlisten = \"none\"\n")
@@ -86,6 +125,8 @@ fn settings_error_names_the_flag() {
         ("--ephemeral-ports 61440-61500".to_owned(), "61 ports"),
         (format!("{ephemeral} --ports 31000-"), "\"31000-\""),
         (format!("{ephemeral} --resources ports"), "\"ports\""),
+        (format!("{ephemeral} --isolation=cgroups/cpu,network/port_mapping"), "isolator \"cgroups/cpu\""),
+        (format!("{ephemeral} --isolation="), "isolator \"\""),
         (format!("{ephemeral} --listen here"), "\"here\""),
         (format!("{ephemeral} --bind-guard=here"), "\"here\""),
         (format!("{ephemeral} --ports 5000-6000"), "127.0.0.1:5051"),
@@ -146,10 +187,39 @@ fn settings_file_error_names_the_key() {
 #[test]
 fn settings_accept_former_names() {
     let file = tempfile::NamedTempFile::new().expect("a file");
-    fs::write(&file, "eth0_name = \"e\"\nephemeral_ports_rest = \"5secs\"\n").expect("written");
+    fs::write(&file, "eth0_name = \"e\"\nlo_name = \"lo\"\nisolation = \"network/port_mapping\"\nephemeral_ports_rest = \"5secs\"\n").expect("written");
     for flags in ["--eth0_name=e --ephemeral-ports-rest 5s", &format!("--config {}", file.path().display())] {
         let settings = settings(&format!("--ephemeral-ports 61440-65535 {flags}")).expect(flags);
         assert_eq!(settings.uplink.as_deref(), Some("e"), "{flags}");
         assert_eq!(settings.quarantine, Duration::from_secs(5), "{flags}");
     }
+}
+
+#[test]
+fn settings_of_statistics_are_validated() {
+    let of = |flags: &str| settings(&format!("--ephemeral-ports 61440-65535 {flags}"));
+    assert_eq!(of("").expect("settings").monitor, Monitor::default());
+    let all = "--network_enable_socket_statistics_summary --network_enable_socket_statistics_details=true \
+               --network-enable-snmp-statistics --network_enable_rate_statistics \
+               --network_rate_statistics_window=2secs --network_rate_statistics_interval=50ms";
+    let monitor = of(all).expect("settings").monitor;
+    let rates = RateWindow { window: Duration::from_secs(2), interval: Duration::from_millis(50) };
+    let expected = Monitor { socket_summary: true, socket_details: true, snmp: true, rates: Some(rates) };
+    assert_eq!(monitor, expected);
+    assert_eq!(rates.capacity(), 40);
+    assert_eq!(RateWindow { window: rates.interval * 2, ..rates }.capacity(), 3);
+    let rates = "--network-enable-rate-statistics";
+    let (window, interval) = ("--network-rate-statistics-window", "--network-rate-statistics-interval");
+    for (flags, part) in [
+        (rates.to_owned(), "needs --network-rate-statistics-window"),
+        (format!("{rates} {window} 1s"), "needs --network-rate-statistics-interval"),
+        (format!("{rates} {window} 1s {interval} 1s"), "expected more than the interval"),
+        (format!("{rates} {window} 1s {interval} 19ms"), "expected at least 20ms"),
+        (format!("{rates} {window} 3601s {interval} 1s"), "expected at most 3600"),
+    ] {
+        let error = of(&flags).expect_err(&flags).to_string();
+        assert!(error.contains(part), "{flags}: {error}");
+    }
+    // Without the first flag the others have no effect, as in Mesos.
+    assert_eq!(of(&format!("{window} 1s")).expect("settings").monitor.rates, None);
 }

@@ -163,12 +163,23 @@ fn limit_that_is_invalid_changes_nothing() {
         (&["--minimum-ingress-rate-limit", "2MB", "--maximum-ingress-rate-limit", "1MB"], "2097152B"),
         (&["--egress-flow-classifier-parent", "here"], "\"here\""),
         (&["--egress-rate-per-cpu", "1B5"], "\"1B5\""),
+        (
+            &["--network-link-speed", "1mbit", "--egress-rate-limit-per-container", "2mbit"],
+            "--egress-rate-limit-per-container is 2 Mbit/s, which is more than the speed of uplink, 1 Mbit/s",
+        ),
+        (
+            &["--network-link-speed", "1mbit", "--minimum-ingress-rate-limit", "2mbit"],
+            "--minimum-ingress-rate-limit is 2 Mbit/s",
+        ),
     ] {
         let (code, log) = sandbox.refused_daemon(&[&DAEMON_FLAGS[..], flags].concat());
         assert_eq!(code, 2, "{log}");
         assert!(log.contains(expected), "{log}");
     }
-    let _daemon = daemon_with(&sandbox, &["--maximum-egress-rate-limit", "10mbit"]);
+    let flags = ["--maximum-egress-rate-limit", "10mbit", "--network-link-speed", "9mbit"];
+    let daemon = daemon_with(&sandbox, &flags);
+    let log = daemon.log();
+    assert!(log.contains("WARN --maximum-egress-rate-limit is 10 Mbit/s, which is more"), "{log}");
     add(&sandbox, &["--egress-rate", "8mbit"]);
     for (rate, code) in [("11mbit", 2), ("0", 2), ("1B", 2)] {
         sandbox.fails(&["update", "a", "--egress-rate", rate], code);

@@ -62,6 +62,27 @@ fn qdisc_parameters_match_tc() {
 }
 
 #[test]
+fn qdisc_leaf_follows_the_rate() {
+    let (sandbox, _daemon) = world(&["--egress-rate", "1mbit", "--ingress-rate", "1mbit"]);
+    // At a low rate, the target of fq_codel covers two frames, and a bfifo holds two of the largest packets.
+    let [slow, fast] = match leaf(&sandbox) {
+        "fq_codel" => ["target 24.2ms interval 119ms", "target 5ms interval 100ms"],
+        _ => ["limit 128Kb", "limit 1250000b"],
+    };
+    let shown = || {
+        [(A, "eth0"), (Netns::Host, "pm1")]
+            .map(|(netns, device)| sandbox.sh(netns, &format!("tc qdisc show dev {device} parent 1:1")))
+    };
+    for text in shown() {
+        assert!(text.contains(slow), "{text}");
+    }
+    sandbox.ok(&["update", "a", "--egress-rate", "100mbit", "--ingress-rate", "100mbit"]);
+    for text in shown() {
+        assert!(text.contains(fast), "{text}");
+    }
+}
+
+#[test]
 fn qdisc_queues_both_directions() {
     let (sandbox, _daemon) = world(&["--egress-rate", "100mbit", "--ingress-rate", "100mbit"]);
     sandbox.ok(&["add", "b", "--ports", "31010-31019"]);

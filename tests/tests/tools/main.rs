@@ -1,6 +1,5 @@
 //! Third-party programs in containers and around them: each must work as its users expect.
 
-mod background;
 mod checksums;
 mod dns;
 mod echo;
@@ -23,6 +22,7 @@ use portmap::{
     paths::StateDir,
 };
 use portmap_tests::{
+    background,
     daemon::Daemon,
     packet_socket::PacketSocket,
     sandbox::{HOST, HOST6, Netns, Sandbox},

@@ -18,14 +18,17 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// Programs that the demonstration, the benchmarks and the tests run.
-pub(super) const RUN: [Tool; 21] = [
+pub(super) const RUN: [Tool; 24] = [
+    tool("arping", "iputils-arping"),
     tool("bpftool", "bpftool"),
     tool("curl", "curl"),
     tool("dig", "bind9-dnsutils"),
     tool("dnsmasq", "dnsmasq-base"),
+    tool("host", "bind9-host"),
     tool("ip", "iproute2"),
     tool("iperf3", "iperf3"),
     tool("kill", "procps"),
+    tool("nc", "netcat-openbsd"),
     tool("nsenter", "util-linux"),
     tool("nstat", "iproute2"),
     tool("pgrep", "procps"),

@@ -4,7 +4,11 @@
 //! remove that qdisc, the program at the host veth also polices the traffic (`pm_limits`). Ingress is shaped
 //! by a qdisc at the host veth, through which the programs send the packets.
 
-use portmap_common::{gcra::GcraState, slot::veth_ifindex, tables::Endpoint};
+use portmap_common::{
+    gcra::{GcraState, MIN_RATE},
+    slot::veth_ifindex,
+    tables::Endpoint,
+};
 use tracing::warn;
 
 use super::{Containers, lookup};
@@ -15,7 +19,7 @@ use crate::{
         netlink::Netlink,
         qdisc::{self, Class, Leaf, Shape},
     },
-    model::{ContainerRecord, Direction, Limit, QueueStats, TrafficSpec, limit::default_burst},
+    model::{ContainerRecord, Direction, Limit, PerCpu, QueueStats, TrafficSpec, limit::default_burst},
     settings::Shaping,
 };
 
@@ -45,11 +49,13 @@ fn class(limit: &Limit) -> Class {
     }
 }
 
-/// The policer of a limit, for the program at the host veth.
+/// The policer of a limit, for the program at the host veth. Its rate has a lower bound of its own, so below
+/// that only the qdisc holds the container to its limit.
 fn policer_of(limit: &Limit, shaping: &Shaping) -> GcraState {
-    let burst = u128::from(limit.burst + OVERSHOOT) * 1_000_000_000 / u128::from(limit.rate);
+    let rate = limit.rate.max(MIN_RATE);
+    let burst = u128::from(limit.burst + OVERSHOOT) * 1_000_000_000 / u128::from(rate);
     let slack = SLACK.saturating_add(u64::try_from(burst).unwrap_or(u64::MAX));
-    GcraState::new(limit.rate, slack, shaping.limits_local)
+    GcraState::new(rate, slack, shaping.limits_local)
 }
 
 /// The egress and ingress limits that apply to a container with this request, on a host in this state.
@@ -58,7 +64,8 @@ pub(in crate::daemon) fn for_traffic(
     state: &HostState,
     traffic: &TrafficSpec,
 ) -> (Option<Limit>, Option<Limit>) {
-    let (shaping, leaf, speed) = (&env.settings.shaping, env.leaf.name(), state.speed_per_cpu());
+    let (shaping, leaf) = (&env.settings.shaping, env.leaf.name());
+    let speed = shaping.speed_per_cpu(state.link_speed);
     (
         shaping.egress.limit(traffic.egress_rate, traffic.cpus, speed, leaf),
         shaping.ingress.limit(traffic.ingress_rate, traffic.cpus, speed, leaf),
@@ -211,11 +218,19 @@ pub(in crate::daemon) struct Queue {
 }
 
 impl Queue {
-    fn read(netlink: &Netlink, index: u32) -> Self {
+    /// Reads the qdisc of an interface.
+    pub(in crate::daemon) fn read(netlink: &Netlink, index: u32) -> Self {
         Self {
             shape: qdisc::shape_of(netlink, index).map_err(Error::from),
             stats: qdisc::stats_of(netlink, index).map_err(Error::from),
         }
+    }
+}
+
+impl Queue {
+    /// Counters of its qdiscs and classes, if they could be read.
+    pub(in crate::daemon) fn counters(&self) -> Option<&[QueueStats]> {
+        self.stats.as_deref().ok()
     }
 }
 
@@ -316,6 +331,22 @@ fn repair(record: &ContainerRecord) -> String {
     format!("run `portmap update {}` to restore it", record.name)
 }
 
+/// Compares the daemon's limits with the uplink's speed, if it is known. Warns of an upper bound without effect.
+///
+/// # Errors
+///
+/// If a container could never reach its limit.
+pub(in crate::daemon) fn check_link_speed(shaping: &Shaping, state: &HostState) -> Result<()> {
+    let Some(speed) = state.link_speed else { return Ok(()) };
+    let policies = [(Direction::Egress, &shaping.egress), (Direction::Ingress, &shaping.ingress)];
+    for (direction, policy) in policies {
+        if let Some(warning) = policy.check_speed(direction, &state.uplink, speed)? {
+            warn!("{warning}");
+        }
+    }
+    Ok(())
+}
+
 /// Warns if limits work with restrictions on this host.
 pub(in crate::daemon) fn warn_of_degraded_limits(shaping: &Shaping, leaf: Leaf, state: &HostState) {
     if leaf != Leaf::FqCodel {
@@ -324,10 +355,9 @@ pub(in crate::daemon) fn warn_of_degraded_limits(shaping: &Shaping, leaf: Leaf, 
             leaf.name()
         );
     }
-    let is_auto = [&shaping.egress, &shaping.ingress]
-        .iter()
-        .any(|policy| policy.per_cpu == Some(crate::model::PerCpu::Auto));
-    if is_auto && state.speed_per_cpu().is_none() {
+    let is_auto =
+        [&shaping.egress, &shaping.ingress].iter().any(|policy| policy.per_cpu == Some(PerCpu::Auto));
+    if is_auto && state.link_speed.is_none() {
         warn!(
             "the link speed of {} is unknown, so the rate `auto` limits no container: set \
              --network-link-speed, or a rate",

@@ -48,7 +48,7 @@ pub(in crate::daemon) fn visit_existing<T: Send>(
 }
 
 /// The error that a container's file no longer refers to the namespace on record.
-pub(super) fn netns_gone(record: &ContainerRecord) -> Error {
+pub(in crate::daemon) fn netns_gone(record: &ContainerRecord) -> Error {
     Error::failure(format!(
         "{} no longer refers to the network namespace of container {:?}",
         record.netns.display(),

@@ -48,6 +48,10 @@ impl Containers {
     fn updated(&self, before: &ContainerRecord, request: UpdateRequest) -> Result<ContainerRecord> {
         // Without `..`, so that a new field of the request is a compile error here.
         let UpdateRequest { ports, take: _, traffic, labels } = request;
+        // As a takeover, an update that is not about it gives an existing container no limit on receiving.
+        let may_get_ingress = before.ingress.is_some()
+            || traffic.ingress_rate.is_some()
+            || self.env.settings.shaping.ingress_for_existing;
         let traffic = traffic.or(before.traffic);
         let (egress, ingress) = limits::for_traffic(&self.env, &self.host.state(), &traffic);
         Ok(ContainerRecord {
@@ -55,7 +59,7 @@ impl Containers {
             labels: before.labels.clone().changed(&labels)?,
             traffic,
             egress,
-            ingress,
+            ingress: ingress.filter(|_| may_get_ingress),
             ..before.clone()
         })
     }

@@ -5,7 +5,6 @@ use std::{
     collections::BTreeSet,
     hash::{BuildHasher as _, RandomState},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    num::NonZero,
     sync::LazyLock,
 };
 
@@ -136,12 +135,6 @@ impl HostState {
             lo_mac: lo.mac,
             broadcasts,
         })
-    }
-
-    /// Speed of the uplink in bytes per second and CPU of the host, if it is known.
-    pub(in crate::daemon) fn speed_per_cpu(&self) -> Option<u64> {
-        let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
-        Some(self.link_speed? / u64::try_from(cpus).unwrap_or(1))
     }
 
     /// Whether an address is a shared one.

@@ -67,7 +67,7 @@ pub fn bind(settings: &Settings) -> Result<Listeners> {
             tcp.set_nonblocking(true).context(binding)?;
             if !address.ip().is_loopback() {
                 warn!(
-                    "--listen {address}: any client that reaches this address can read /metrics, with the \
+                    "--listen {address}: any client that reaches this address can read /metrics and /monitor/statistics, with the \
                      names, limits and traffic of all containers"
                 );
             }

@@ -47,8 +47,9 @@ pub(super) async fn no_such_path(uri: Uri) -> Refusal {
 /// Refuses a path that the TCP listener does not serve.
 pub(super) async fn not_by_tcp(uri: Uri) -> Refusal {
     let path = shortened(uri.path());
-    let message =
-        format!("no such endpoint: {path}; TCP has /healthz and /metrics, the Unix socket has all endpoints");
+    let message = format!(
+        "no such endpoint: {path}; TCP has /healthz, /metrics and /monitor/statistics, the Unix socket has all endpoints"
+    );
     Refusal(StatusCode::NOT_FOUND, Error::new(Kind::NotFound, message))
 }
 

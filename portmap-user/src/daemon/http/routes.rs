@@ -27,7 +27,7 @@ use tracing::warn;
 use crate::{
     api::{
         AddRequest, Changed, Container, ContainerStats, DropCount, ExplainRequest, Explanation, Finding,
-        Stats, UpdateRequest,
+        Stats, UpdateRequest, monitor::MonitoredContainer,
     },
     daemon::{
         Daemon,
@@ -40,7 +40,7 @@ use crate::{
     model::Process,
 };
 
-/// Time limit of a request for metrics on TCP.
+/// Time limit of a request for metrics or statistics on TCP.
 const METRICS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most concurrent streams of drops.
 const MAX_DROP_STREAMS: usize = 64;
@@ -89,6 +89,8 @@ pub(super) fn by_tcp(shared: Shared) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics_by_tcp))
+        .route("/monitor/statistics", get(monitor_by_tcp))
+        .route("/monitor/statistics.json", get(monitor_by_tcp))
         .fallback(not_by_tcp)
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn(to_an_address))
@@ -100,6 +102,8 @@ pub(super) fn by_socket(shared: Shared) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
+        .route("/monitor/statistics", get(monitor))
+        .route("/monitor/statistics.json", get(monitor))
         .route("/v1/alive", get(async || Json(true)))
         .route("/v1/containers", get(list).post(add))
         .route("/v1/containers/{name}", get(show).merge(delete(remove)).patch(update))
@@ -221,20 +225,33 @@ async fn metrics(State(shared): State<Shared>) -> Result<Response> {
         .map(|Json(text)| in_open_metrics(text))
 }
 
-/// Few requests for metrics run at a time on TCP, because these clients must not delay commands.
 async fn metrics_by_tcp(State(shared): State<Shared>) -> Result<Response> {
+    run_by_tcp(&shared, "metrics", Daemon::metrics).await.map(|Json(text)| in_open_metrics(text))
+}
+
+/// Runs a query for a client on TCP. Few of them run at a time, because these clients must not delay commands.
+async fn run_by_tcp<T: Serialize + Send + 'static>(
+    shared: &Shared,
+    what: &str,
+    query: impl FnOnce(&Daemon) -> Result<T> + Send + 'static,
+) -> Result<Json<T>> {
     let response = async {
         let permit = shared.tcp_operations.clone().acquire_owned().await.ok();
-        run_with(&shared, "metrics (by TCP)".to_owned(), permit, |daemon| {
-            failpoint::suppressed(|| daemon.metrics())
-        })
-        .await
+        run_with(shared, format!("{what} (by TCP)"), permit, |daemon| failpoint::suppressed(|| query(daemon)))
+            .await
     };
-    let Ok(response) = time::timeout(METRICS_TIMEOUT, response).await else {
-        let message = format!("no metrics after {METRICS_TIMEOUT:?}: /healthz names the part that hangs");
-        return Err(Error::new(Kind::Unhealthy, message));
-    };
-    response.map(|Json(text)| in_open_metrics(text))
+    time::timeout(METRICS_TIMEOUT, response).await.unwrap_or_else(|_elapsed| {
+        let message = format!("no {what} after {METRICS_TIMEOUT:?}: /healthz names the part that hangs");
+        Err(Error::new(Kind::Unhealthy, message))
+    })
+}
+
+async fn monitor(State(shared): State<Shared>) -> Result<Json<Vec<MonitoredContainer>>> {
+    run(&shared, "statistics", |daemon| failpoint::suppressed(|| daemon.monitor())).await
+}
+
+async fn monitor_by_tcp(State(shared): State<Shared>) -> Result<Json<Vec<MonitoredContainer>>> {
+    run_by_tcp(&shared, "statistics", Daemon::monitor).await
 }
 
 fn in_open_metrics(text: String) -> Response {

@@ -11,12 +11,12 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::stats;
+use super::{collect::Readings, collect_metrics, stats};
 use crate::{
     api::{ContainerStats, DropStats, HostStats},
-    daemon::{container::limits::Queues, env::Env, registry::Snapshot},
+    daemon::{env::Env, registry::Snapshot},
     error::{Context as _, Result},
-    kernel::{netlink::Netlink, programs::AttachMode, qdisc::Leaf},
+    kernel::{programs::AttachMode, qdisc::Leaf},
     model::{ContainerRecord, Phase, QueueStats},
 };
 
@@ -112,22 +112,25 @@ struct QueueMetrics {
 /// # Errors
 ///
 /// If a map cannot be read.
-pub(in crate::daemon) fn all(env: &Env, containers: &Snapshot) -> Result<String> {
-    let (metrics, netlink) = (Metrics::default(), Netlink::open()?);
+pub(in crate::daemon) fn all(env: &Env, containers: &Snapshot, readings: &Readings) -> Result<String> {
+    let metrics = Metrics::default();
     let has = |feature, has| metrics.features.get_or_create(&Feature { feature }).set(u64::from(has));
     has("fq_codel", env.leaf == Leaf::FqCodel);
     has("tcx", env.attach_mode == AttachMode::Tcx);
     for record in containers.records() {
-        let queues = Queues::read(env, &netlink, record);
         // During `add` and `del` the qdiscs can be missing.
-        if record.phase == Phase::Ready {
-            metrics.read_limits(record, queues.in_place(env, record));
+        if record.phase == Phase::Ready
+            && let Some(reading) = readings.container(record)
+        {
+            metrics.read_limits(record, reading.queues.in_place(env, record));
         }
-        metrics.read_container(&stats::of_container(env, record, queues)?);
+        metrics.read_container(&stats::of_container(env, record, readings)?);
     }
     metrics.read_host(&stats::of_host(env)?);
     let mut text = String::new();
-    text::encode(&mut text, &metrics.registry(env.leaf)).context(|| "cannot write metrics".to_owned())?;
+    let mut registry = metrics.registry(env.leaf);
+    collect_metrics::register(&mut registry, containers, readings);
+    text::encode(&mut text, &registry).context(|| "cannot write metrics".to_owned())?;
     Ok(text)
 }
 

@@ -1,11 +1,14 @@
 //! Observation: statistics, metrics, drops, and `explain`.
 //!
-//! These functions read the maps, the kernel and a snapshot of the registry. They take no lock that commands
-//! hold.
+//! These functions read the maps, the kernel and a snapshot of the registry. What must be read inside
+//! namespaces is the collector's. They take no lock that commands hold.
 
+pub(super) mod collect;
+mod collect_metrics;
 pub(super) mod containers;
 pub(super) mod drop_stream;
 pub(super) mod drops;
 pub(super) mod explain;
 pub(super) mod metrics;
+pub(super) mod monitor;
 pub(super) mod stats;

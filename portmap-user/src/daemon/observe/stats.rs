@@ -8,15 +8,11 @@ use portmap_common::{
 };
 use tracing::warn;
 
+use super::collect::Readings;
 use crate::{
     api::{ContainerStats, DropStats, HostStats, Reasons, Stats, Traffic},
-    daemon::{
-        container::limits::{Queue, Queues},
-        env::Env,
-        registry::Snapshot,
-    },
+    daemon::{container::limits::Queue, env::Env, registry::Snapshot},
     error::Result,
-    kernel::netlink::Netlink,
     model::{ContainerRecord, Phase, QueueStats},
 };
 
@@ -25,10 +21,8 @@ use crate::{
 /// # Errors
 ///
 /// If a map cannot be read.
-pub(in crate::daemon) fn all(env: &Env, containers: &Snapshot) -> Result<Stats> {
-    let netlink = Netlink::open()?;
-    let of_each =
-        containers.records().map(|record| of_container(env, record, Queues::read(env, &netlink, record)));
+pub(in crate::daemon) fn all(env: &Env, containers: &Snapshot, readings: &Readings) -> Result<Stats> {
+    let of_each = containers.records().map(|record| of_container(env, record, readings));
     Ok(Stats { containers: of_each.collect::<Result<_>>()?, host: of_host(env)? })
 }
 
@@ -37,14 +31,24 @@ pub(in crate::daemon) fn all(env: &Env, containers: &Snapshot) -> Result<Stats> 
 /// # Errors
 ///
 /// If there is no such container, or a map cannot be read.
-pub(in crate::daemon) fn one(env: &Env, containers: &Snapshot, name: &str) -> Result<ContainerStats> {
-    let record = &containers.entry(name)?.record;
-    of_container(env, record, Queues::read(env, &Netlink::open()?, record))
+pub(in crate::daemon) fn one(
+    env: &Env,
+    containers: &Snapshot,
+    readings: &Readings,
+    name: &str,
+) -> Result<ContainerStats> {
+    of_container(env, &containers.entry(name)?.record, readings)
 }
 
-/// The statistics of a container with these qdiscs. Qdiscs that could not be read have no counters.
-pub(super) fn of_container(env: &Env, record: &ContainerRecord, queues: Queues) -> Result<ContainerStats> {
-    let (egress, ingress) = (counters(record, queues.egress), counters(record, queues.ingress));
+/// The statistics of a container. What could not be read is left out.
+pub(super) fn of_container(
+    env: &Env,
+    record: &ContainerRecord,
+    readings: &Readings,
+) -> Result<ContainerStats> {
+    let queues = readings.container(record).map(|reading| &reading.queues);
+    let egress = counters(record, queues.and_then(|queues| queues.egress.as_ref()));
+    let ingress = counters(record, queues.and_then(|queues| queues.ingress.as_ref()));
     let (name, slot) = (record.name.clone(), record.slot);
     let counters = env.maps.counters(slot)?;
     let traffic = counters
@@ -54,12 +58,13 @@ pub(super) fn of_container(env: &Env, record: &ContainerRecord, queues: Queues) 
         .map(|(path, tally)| (path.to_owned(), Traffic { packets: tally.packets, bytes: tally.bytes }))
         .collect();
     let drops = drops(&env.maps.drops(slot)?);
-    Ok(ContainerStats { name, slot, traffic, drops, egress, ingress })
+    let ephemeral_ports = readings.ports(record);
+    Ok(ContainerStats { name, slot, traffic, drops, egress, ingress, ephemeral_ports })
 }
 
-fn counters(record: &ContainerRecord, queue: Option<Result<Queue>>) -> Vec<QueueStats> {
-    match queue.map(|queue| queue.and_then(|queue| queue.stats)) {
-        Some(Ok(stats)) => stats,
+fn counters(record: &ContainerRecord, queue: Option<&Result<Queue>>) -> Vec<QueueStats> {
+    match queue.map(|queue| queue.as_ref().and_then(|queue| queue.stats.as_ref())) {
+        Some(Ok(stats)) => stats.clone(),
         Some(Err(error)) => {
             // During `del` the namespace can be missing.
             if record.phase == Phase::Ready {

@@ -16,7 +16,7 @@ use crate::{
             sockets, uplink_qdisc,
         },
         operations::Operations,
-        preconditions::{check_namespace, check_root},
+        preconditions::{check_loopback, check_namespace, check_root},
         registry::Registry,
     },
     error::{Error, Result},
@@ -58,6 +58,7 @@ pub(in crate::daemon) fn start(settings: Settings) -> Result<Started> {
     check_root()?;
     let netlink = Netlink::open()?;
     check_namespace(&netlink)?;
+    check_loopback(&netlink, settings.lo_name.as_deref())?;
     let first = FirstStart::detect(&settings);
     start_over(&netlink, settings).map_err(|error| match first {
         Some(first) => first.roll_back(error),
@@ -68,6 +69,7 @@ pub(in crate::daemon) fn start(settings: Settings) -> Result<Started> {
 fn start_over(netlink: &Netlink, settings: Settings) -> Result<Started> {
     bpffs::check_mounted(settings.pins.bpffs())?;
     let state = HostState::discover(netlink, &settings)?;
+    limits::check_link_speed(&settings.shaping, &state)?;
     let bind_guard = settings.bind_guard.as_ref().map(|guard| cgroup::resolve(guard.path())).transpose()?;
     let sysctls = Sysctls::open()?;
     setup::check_ports(&settings, &sysctls)?;

@@ -83,6 +83,11 @@ impl Snapshot {
         self.records().filter(|record| record.phase == Phase::Ready)
     }
 
+    /// The entries of the containers whose desired state is in service.
+    pub(in crate::daemon) fn ready_entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.0.values().filter(|entry| entry.record.phase == Phase::Ready)
+    }
+
     /// The record of a container whose desired state is in service.
     pub(in crate::daemon) fn ready_record(&self, name: &str) -> Option<ContainerRecord> {
         self.get(name).map(|entry| &entry.record).filter(|record| record.phase == Phase::Ready).cloned()

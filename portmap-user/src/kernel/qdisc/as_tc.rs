@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use netlink_packet_core::Emitable as _;
-use netlink_packet_route::tc::TcAttribute;
+use netlink_packet_route::tc::{TcAttribute, TcQdiscFqCodelOption};
 
 use super::{Class, Leaf, fq_codel, htb, leaf_options, queue};
 
@@ -104,7 +104,21 @@ fn qdisc_leaf_options_equal_those_of_tc() {
         ))
     };
     assert_eq!(ours(&leaf_options(Leaf::Bfifo, 10_000_000)), sent("bfifo limit 1000000"));
-    assert_eq!(ours(&leaf_options(Leaf::FqCodel, 0)), sent("fq_codel ecn"));
+    for (rate, times) in [
+        (1_000_000_000, "target 5ms interval 100ms"),
+        (605_600, "target 5ms interval 100ms"),
+        (125_000, "target 24224us interval 119224us"),
+        (2000, "target 1514ms interval 1609ms"),
+    ] {
+        assert_eq!(
+            ours(&leaf_options(Leaf::FqCodel, rate)),
+            sent(&format!("fq_codel {times} ecn")),
+            "{rate}"
+        );
+    }
     let flows = queue::UPLINK_FLOWS;
-    assert_eq!(ours(&fq_codel(Some(flows))), sent(&format!("fq_codel flows {flows} ecn")));
+    assert_eq!(
+        ours(&fq_codel([TcQdiscFqCodelOption::Flows(flows)])),
+        sent(&format!("fq_codel flows {flows} ecn"))
+    );
 }

@@ -110,9 +110,9 @@ pub fn shape(netlink: &Netlink, index: u32, shape: &Shape) -> Result<()> {
     requests.push(set_class(index, LIMITED, &shape.class));
     if shape.local_is_free {
         requests.push(set_class(index, LOCAL, &FREE));
-        requests.extend(set_leaf(index, &existing, (LOCAL, LOCAL_LEAF), shape.leaf, FREE.rate));
+        requests.push(set_leaf(index, (LOCAL, LOCAL_LEAF), shape.leaf, FREE.rate));
     }
-    requests.extend(set_leaf(index, &existing, (LIMITED, LEAF), shape.leaf, shape.class.rate));
+    requests.push(set_leaf(index, (LIMITED, LEAF), shape.leaf, shape.class.rate));
     netlink.request_at_once(requests).context(doing)
 }
 
@@ -174,21 +174,11 @@ fn delete_class(netlink: &Netlink, index: u32, minor: u16) -> io::Result<()> {
     }
 }
 
-/// Request that gives a class its leaf, unless it has it. The length of a bfifo depends on the rate, so it is
-/// always set.
-fn set_leaf(
-    index: u32,
-    existing: &[Qdisc],
-    (class, own): (u16, u16),
-    leaf: Leaf,
-    rate: u64,
-) -> Option<Request> {
+/// Request that gives a class its leaf, or changes it. The length of a bfifo and the target of an `fq_codel`
+/// depend on the rate. A change loses no packets.
+fn set_leaf(index: u32, (class, own): (u16, u16), leaf: Leaf, rate: u64) -> Request {
     let parent = TcHandle { major: handle(queue::ROOT).major, minor: class };
-    let has_leaf = existing.iter().any(|qdisc| qdisc.parent == parent && qdisc.kind == leaf.name());
-    if has_leaf && leaf == Leaf::FqCodel {
-        return None;
-    }
-    Some(add_leaf(index, parent, own, leaf, rate))
+    add_leaf(index, parent, own, leaf, rate)
 }
 
 fn add_leaf(index: u32, parent: TcHandle, own: u16, leaf: Leaf, rate: u64) -> Request {
@@ -201,18 +191,34 @@ fn add_leaf(index: u32, parent: TcHandle, own: u16, leaf: Leaf, rate: u64) -> Re
 
 fn leaf_options(leaf: Leaf, rate: u64) -> TcAttribute {
     match leaf {
-        Leaf::FqCodel => fq_codel(None),
+        Leaf::FqCodel => {
+            let (target, interval) = codel_times(rate);
+            fq_codel([TcQdiscFqCodelOption::Interval(interval), TcQdiscFqCodelOption::Target(target)])
+        }
         Leaf::Bfifo => {
             TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, fifo_bytes(rate).to_ne_bytes().to_vec()))
         }
     }
 }
 
-/// Options of `fq_codel`: ECN on, and the kernel's defaults otherwise.
-fn fq_codel(flows: Option<u32>) -> TcAttribute {
-    let flows = flows.map(TcQdiscFqCodelOption::Flows);
-    let options = flows.into_iter().chain([TcQdiscFqCodelOption::Ecn(1)]);
+/// Options of `fq_codel`: these, ECN on, and the kernel's defaults otherwise.
+fn fq_codel(options: impl IntoIterator<Item = TcQdiscFqCodelOption>) -> TcAttribute {
+    let options = options.into_iter().chain([TcQdiscFqCodelOption::Ecn(1)]);
     TcAttribute::Options(options.map(TcOption::FqCodel).collect())
+}
+
+/// Target and interval of an `fq_codel` behind a rate, in microseconds: the kernel's defaults, or the time of
+/// two full-size frames if that is longer, and the interval longer by as much.
+///
+/// A target below the time of one frame would make `CoDel` drop or mark whatever the senders do, because no
+/// queue can be that short (RFC 8289, section 4.4).
+fn codel_times(rate: u64) -> (u32, u32) {
+    const TARGET: u64 = 5_000;
+    const INTERVAL: u64 = 100_000;
+    const FRAMES: u64 = 2 * 1514;
+    let target = (FRAMES * 1_000_000 / rate.max(1)).max(TARGET);
+    let short = |time: u64| u32::try_from(time).unwrap_or(u32::MAX);
+    (short(target), short(INTERVAL - TARGET + target))
 }
 
 /// Length of a bfifo in bytes: 100 ms at the rate, but at least two maximum-size GSO packets, and at most 64
@@ -252,8 +258,10 @@ pub fn install_uplink_fq(netlink: &Netlink, index: u32, parent: TcHandle) -> Res
     let mut request = message(index);
     request.header.parent = parent;
     request.header.handle = handle(queue::UPLINK);
-    request.attributes =
-        vec![TcAttribute::Kind(Leaf::FqCodel.name().to_owned()), fq_codel(Some(queue::UPLINK_FLOWS))];
+    request.attributes = vec![
+        TcAttribute::Kind(Leaf::FqCodel.name().to_owned()),
+        fq_codel([TcQdiscFqCodelOption::Flows(queue::UPLINK_FLOWS)]),
+    ];
     netlink
         .request(RouteNetlinkMessage::NewQueueDiscipline(request), NLM_F_CREATE | NLM_F_REPLACE)
         .context(|| format!("cannot install fq_codel on interface {index}"))

@@ -7,18 +7,22 @@ use std::{
     thread,
 };
 
-use portmap_tests::{
+use crate::{
     sandbox::{Netns, Sandbox},
     wait,
 };
 
 /// A program that runs until its sandbox ends, and its output.
 #[derive(Clone, Debug)]
-pub(crate) struct Background(Arc<Mutex<Vec<String>>>);
+pub struct Background(Arc<Mutex<Vec<String>>>);
 
 impl Background {
     /// Starts a program with its arguments, split as a shell does, in a network namespace.
-    pub(crate) fn start(sandbox: &Sandbox, netns: Netns<'_>, command: &str) -> Self {
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no shell.
+    pub fn start(sandbox: &Sandbox, netns: Netns<'_>, command: &str) -> Self {
         let mut process = sandbox
             .command(netns, "sh")
             .args(["-c", &format!("exec {command} 2>&1")])
@@ -38,7 +42,7 @@ impl Background {
     }
 
     /// Starts a server and waits until it listens on a port.
-    pub(crate) fn server(sandbox: &Sandbox, netns: Netns<'_>, port: u16, command: &str) -> Self {
+    pub fn server(sandbox: &Sandbox, netns: Netns<'_>, port: u16, command: &str) -> Self {
         let server = Self::start(sandbox, netns, command);
         let script = format!("ss -Hlntu 'sport = :{port}'");
         wait::until(command, || !sandbox.sh(netns, &script).is_empty());
@@ -47,7 +51,7 @@ impl Background {
 
     /// Starts `tcpdump` on all interfaces of a namespace, printing packets with their bytes, and waits
     /// until it captures.
-    pub(crate) fn capture(sandbox: &Sandbox, netns: Netns<'_>, filter: &str) -> Self {
+    pub fn capture(sandbox: &Sandbox, netns: Netns<'_>, filter: &str) -> Self {
         let command = format!("tcpdump -Z root -i any -nlx --immediate-mode '{filter}'");
         let capture = Self::start(sandbox, netns, &command);
         wait::until("tcpdump to start", || capture.count("listening on") == 1);
@@ -55,12 +59,16 @@ impl Background {
     }
 
     /// Returns the output so far.
-    pub(crate) fn lines(&self) -> Vec<String> {
+    ///
+    /// # Panics
+    ///
+    /// Panics if the thread that reads it has.
+    pub fn lines(&self) -> Vec<String> {
         self.0.lock().expect("not poisoned").clone()
     }
 
     /// Returns the number of lines that contain this text.
-    pub(crate) fn count(&self, text: &str) -> usize {
+    pub fn count(&self, text: &str) -> usize {
         self.lines().iter().filter(|line| line.contains(text)).count()
     }
 }

@@ -1,0 +1,141 @@
+//! The collector: what statistics need beside the programs' counters, read on threads of its own.
+//!
+//! It visits each namespace for a moment, with a socket that it closes again. An open socket would keep the
+//! namespace alive after its last process has ended, and so the container.
+
+mod ports;
+mod read;
+mod rounds;
+mod rtt;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tracing::warn;
+
+pub(super) use self::read::{ContainerReading, Inside, Key};
+use self::{
+    read::{Reader, Reading, Source},
+    rounds::{Dated, Rounds},
+};
+use crate::{
+    daemon::{
+        env::Env,
+        registry::{Registry, Snapshot},
+    },
+    error::Result,
+    failpoint,
+    kernel::visitor::Visitor,
+    model::{ContainerRecord, LinkErrors, Phase, PortUse},
+};
+
+/// How long a request waits for readings of this moment before it uses older ones.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// The same if nothing has been read yet.
+const FIRST_PATIENCE: Duration = Duration::from_secs(2);
+/// Interval of rounds without requests, which notice ports that are in use.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// The interval is at least this many times the duration of a round.
+const INTERVAL_FACTOR: u32 = 20;
+/// An older reading is left out of answers.
+const MAX_AGE: Duration = Duration::from_secs(60);
+
+/// Reads the containers' namespaces and the host's interfaces.
+pub(in crate::daemon) struct Collector {
+    registry: Arc<Registry>,
+    rounds: Rounds<Source, Reading>,
+    has_read: OnceLock<()>,
+}
+
+/// The newest readings.
+pub(in crate::daemon) struct Readings {
+    all: BTreeMap<Key, Arc<Dated<Reading>>>,
+    /// Readings that were given up because they hang in the kernel, since the daemon started.
+    pub(in crate::daemon) overdue: u64,
+    now: Instant,
+}
+
+impl Collector {
+    /// A collector for the containers of this registry.
+    ///
+    /// # Errors
+    ///
+    /// If the calling thread's network namespace cannot be opened.
+    pub(in crate::daemon) fn new(env: Arc<Env>, registry: Arc<Registry>) -> Result<Self> {
+        let reader = Reader { env, visitor: Visitor::new()? };
+        // Readings happen at any time, so failpoints must not count them.
+        let rounds = Rounds::new(move |source: &Source, before: Option<&Reading>| {
+            failpoint::suppressed(|| reader.read(source, before))
+        });
+        Ok(Self { registry, rounds, has_read: OnceLock::new() })
+    }
+
+    /// Starts the rounds without requests.
+    pub(in crate::daemon) fn watch(self: &Arc<Self>) {
+        let collector = Arc::downgrade(self);
+        let watching = thread::Builder::new().name("portmap-collect".to_owned()).spawn(move || {
+            while let Some(collector) = collector.upgrade() {
+                let _ = collector.newest(&collector.registry.snapshot());
+                let interval = INTERVAL.max(collector.rounds.last_duration() * INTERVAL_FACTOR);
+                drop(collector);
+                thread::sleep(interval);
+            }
+        });
+        if let Err(error) = watching {
+            warn!("the use of ephemeral ports is not watched: cannot start a thread: {error}");
+        }
+    }
+
+    /// The newest readings of these containers. Waits briefly for readings of this moment.
+    pub(in crate::daemon) fn newest(&self, containers: &Snapshot) -> Readings {
+        let ready = containers.ready_entries().map(|entry| Source::Container(entry.clone()));
+        let sources = std::iter::once(Source::Host).chain(ready).collect();
+        let patience = if self.has_read.get().is_some() { PATIENCE } else { FIRST_PATIENCE };
+        let all = self.rounds.newest(sources, patience);
+        let _ = self.has_read.set(());
+        Readings { all, overdue: self.rounds.overdue(), now: Instant::now() }
+    }
+}
+
+impl Readings {
+    fn get(&self, key: &Key) -> Option<&Reading> {
+        let dated = self.all.get(key)?;
+        (self.now.duration_since(dated.began) <= MAX_AGE).then_some(&dated.value)
+    }
+
+    /// The newest reading of a container, if it is not too old.
+    pub(in crate::daemon) fn container(&self, record: &ContainerRecord) -> Option<&ContainerReading> {
+        match self.get(&Key::of(record))? {
+            Reading::Container(reading) => Some(reading),
+            Reading::Host(_) => None,
+        }
+    }
+
+    /// What was read inside a container.
+    pub(in crate::daemon) fn inside(&self, record: &ContainerRecord) -> Option<&Inside> {
+        self.container(record)?.inside.as_ref().ok()
+    }
+
+    /// The use of a container's ephemeral ports.
+    pub(in crate::daemon) fn ports(&self, record: &ContainerRecord) -> Option<PortUse> {
+        self.inside(record)?.ports
+    }
+
+    /// Errors and drops of the host's interfaces, by index.
+    pub(in crate::daemon) fn links(&self) -> Option<&BTreeMap<u32, LinkErrors>> {
+        match self.get(&Key::HOST)? {
+            Reading::Host(errors) => errors.as_ref().ok(),
+            Reading::Container(_) => None,
+        }
+    }
+
+    /// Number of containers in service without a complete reading.
+    pub(in crate::daemon) fn missing(&self, containers: &Snapshot) -> usize {
+        let is_complete = |record| self.inside(record).is_some_and(|inside| !inside.is_incomplete);
+        containers.records().filter(|record| record.phase == Phase::Ready && !is_complete(record)).count()
+    }
+}

@@ -1,0 +1,196 @@
+//! What is read of one container, inside its namespace and at its host veth.
+
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use portmap_common::slot::veth_ifindex;
+
+use super::{ports::PortsInUse, rounds::Subject, rtt::RttSamples};
+use crate::{
+    daemon::{
+        container::limits::{Queue, Queues},
+        env::Env,
+        registry::Entry,
+    },
+    error::Result,
+    kernel::{
+        link_stats,
+        netlink::Netlink,
+        proc_net,
+        session::NetSession,
+        tcp_sockets::{self, Ended, Query},
+        visitor::Visitor,
+    },
+    model::{
+        ContainerRecord, LinkErrors, PortUse, RttPercentiles, Snmp, TcpInfo, TcpSocket, TcpState, TcpSummary,
+    },
+    settings::Monitor,
+};
+
+/// Time limit of the visit to one container.
+const VISIT: Duration = Duration::from_millis(250);
+
+/// What is read: the interfaces of the host, or a container.
+#[derive(Clone)]
+pub(super) enum Source {
+    Host,
+    Container(Arc<Entry>),
+}
+
+/// Identity of a source. A container that is removed and added again has another namespace, as a rule.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::daemon) struct Key {
+    slot: u16,
+    name: String,
+    /// Inode and cookie.
+    namespace: Option<(u64, Option<u64>)>,
+}
+
+impl Key {
+    /// The host.
+    pub(super) const HOST: Self = Self { slot: 0, name: String::new(), namespace: None };
+
+    /// A container.
+    pub(in crate::daemon) fn of(record: &ContainerRecord) -> Self {
+        let namespace = record.namespace.map(|id| (id.inode, id.cookie));
+        Self { slot: record.slot, name: record.name.clone(), namespace }
+    }
+}
+
+impl Subject for Source {
+    type Key = Key;
+
+    fn key(&self) -> Key {
+        match self {
+            Self::Host => Key::HOST,
+            Self::Container(entry) => Key::of(&entry.record),
+        }
+    }
+}
+
+/// A reading of a source.
+pub(super) enum Reading {
+    Host(Result<BTreeMap<u32, LinkErrors>>),
+    Container(ContainerReading),
+}
+
+/// A reading of a container.
+pub(in crate::daemon) struct ContainerReading {
+    /// The qdiscs of its limits.
+    pub(in crate::daemon) queues: Queues,
+    /// What was read inside; the error of the visit.
+    pub(in crate::daemon) inside: Result<Inside>,
+}
+
+/// What is read inside a container. A part that was not requested, or not complete at the deadline, is `None`.
+#[derive(Clone, Debug, Default)]
+pub(in crate::daemon) struct Inside {
+    /// Use of its ephemeral ports.
+    pub(in crate::daemon) ports: Option<PortUse>,
+    /// Counts of its TCP sockets.
+    pub(in crate::daemon) tcp: Option<TcpSummary>,
+    /// Round-trip times; also `None` if no connection has one.
+    pub(in crate::daemon) rtt: Option<RttPercentiles>,
+    /// Protocol counters.
+    pub(in crate::daemon) snmp: Option<Snmp>,
+    /// Whether a part is missing because of the deadline.
+    pub(in crate::daemon) is_incomplete: bool,
+}
+
+/// Reads sources on the threads of the collector.
+pub(super) struct Reader {
+    pub(super) env: Arc<Env>,
+    pub(super) visitor: Visitor,
+}
+
+impl Reader {
+    /// Reads a source, given its last reading.
+    pub(super) fn read(&self, source: &Source, before: Option<&Reading>) -> Reading {
+        match source {
+            Source::Host => {
+                let errors = Netlink::open().and_then(|netlink| link_stats::errors(&netlink));
+                Reading::Host(errors.map_err(Into::into))
+            }
+            Source::Container(entry) => {
+                let before = before.and_then(|before| match before {
+                    Reading::Host(_) => None,
+                    Reading::Container(reading) => reading.inside.as_ref().ok()?.ports,
+                });
+                Reading::Container(self.read_container(&entry.record, before))
+            }
+        }
+    }
+
+    fn read_container(&self, record: &ContainerRecord, ports: Option<PortUse>) -> ContainerReading {
+        let deadline = Instant::now() + VISIT;
+        let ingress = record.ingress.as_ref().map(|_limit| {
+            let netlink = Netlink::open()?;
+            netlink.set_deadline(deadline);
+            Ok(Queue::read(&netlink, veth_ifindex(record.slot)))
+        });
+        let mut egress = None;
+        let inside = self.visit(record, |session| {
+            session.netlink.set_deadline(deadline);
+            if record.egress.is_some() {
+                let eth0 = self.env.maps.endpoint(record.slot).map(|endpoint| endpoint.eth0_ifindex);
+                egress = Some(eth0.map(|eth0| Queue::read(&session.netlink, eth0)).map_err(Into::into));
+            }
+            inside(record, &self.env.settings.monitor, ports, deadline)
+        });
+        // A visit that fails before is the failure of its qdisc, too.
+        if let (Some(_limit), None, Err(error)) = (&record.egress, &egress, &inside) {
+            egress = Some(Err(error.clone()));
+        }
+        ContainerReading { queues: Queues { egress, ingress }, inside }
+    }
+
+    fn visit<T>(&self, record: &ContainerRecord, work: impl FnOnce(&NetSession) -> Result<T>) -> Result<T> {
+        let gone = || crate::daemon::container::lookup::netns_gone(record);
+        let recorded = record.namespace.ok_or_else(gone)?;
+        self.visitor.visit(&record.netns, recorded, work)?.ok_or_else(gone)
+    }
+}
+
+/// Reads what the settings ask for, in the namespace that the thread visits.
+fn inside(
+    record: &ContainerRecord,
+    monitor: &Monitor,
+    before: Option<PortUse>,
+    deadline: Instant,
+) -> Result<Inside> {
+    let mut found = Inside {
+        tcp: monitor.socket_summary.then(proc_net::tcp_summary).transpose()?,
+        snmp: monitor.snmp.then(proc_net::snmp).transpose()?,
+        ..Inside::default()
+    };
+    let block = record.ephemeral_ports;
+    let (mut ports, mut rtts) = (PortsInUse::new(block), RttSamples::default());
+    // One walk through the kernel's tables for both, because that is what takes time.
+    let query = Query {
+        ports: Some(block).filter(|_| !monitor.socket_details),
+        info: monitor.socket_details,
+        ..Query::ALL
+    };
+    let mut ended = tcp_sockets::visit(query, deadline, |socket: &TcpSocket| {
+        ports.add(socket.local.port());
+        let rtt = socket.info.map_or(0, |TcpInfo { rtt, .. }| rtt);
+        if rtt != 0 && socket.state != TcpState::Listen {
+            rtts.add(rtt);
+        }
+        ControlFlow::Continue(())
+    })?;
+    if ended == Ended::Complete {
+        found.rtt = rtts.percentiles();
+        ended = tcp_sockets::visit_udp_ports(block, deadline, |port| ports.add(port))?;
+    }
+    if ended == Ended::Complete {
+        let total = u32::try_from(block.count()).unwrap_or(u32::MAX);
+        found.ports = Some(PortUse::next(before, ports.count(), total));
+    }
+    found.is_incomplete = ended != Ended::Complete;
+    Ok(found)
+}

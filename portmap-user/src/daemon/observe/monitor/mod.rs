@@ -1,0 +1,122 @@
+//! `/monitor/statistics`: the statistics of all containers in the form of a Mesos agent.
+
+mod percentiles;
+pub(in crate::daemon) mod rates;
+mod totals;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use portmap_common::slot::veth_ifindex;
+
+use self::rates::Rates;
+pub(in crate::daemon) use self::totals::Totals;
+use super::collect::{Key, Readings};
+use crate::{
+    api::monitor::{MonitoredContainer, Ports, Rtt, Statistics, TrafficControl},
+    daemon::{container::limits::Queue, env::Env, registry::Snapshot},
+    error::Result,
+    model::{ContainerRecord, Limit, QueueStats, labels},
+};
+
+/// The statistics of all containers in service.
+///
+/// # Errors
+///
+/// If a map cannot be read.
+pub(in crate::daemon) fn all(
+    env: &Env,
+    containers: &Snapshot,
+    readings: &Readings,
+    rates: Option<&Rates>,
+) -> Result<Vec<MonitoredContainer>> {
+    containers.ready().map(|record| of_container(env, record, readings, rates)).collect()
+}
+
+fn of_container(
+    env: &Env,
+    record: &ContainerRecord,
+    readings: &Readings,
+    rates: Option<&Rates>,
+) -> Result<MonitoredContainer> {
+    let link = readings.links().and_then(|links| links.get(&veth_ifindex(record.slot))).copied();
+    let totals = Totals::read(env, record.slot, link.unwrap_or_default())?;
+    let inside = readings.inside(record);
+    let tcp = inside.and_then(|inside| inside.tcp);
+    let (tx, rx) = (rate_keys(record.egress.as_ref()), rate_keys(record.ingress.as_ref()));
+    let statistics = Statistics {
+        timestamp: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+        net_rx_packets: totals.rx.packets,
+        net_rx_bytes: totals.rx.bytes,
+        net_rx_errors: totals.rx.errors,
+        net_rx_dropped: totals.rx.drops,
+        net_tx_packets: totals.tx.packets,
+        net_tx_bytes: totals.tx.bytes,
+        net_tx_errors: totals.tx.errors,
+        net_tx_dropped: totals.tx.drops,
+        net_tx_rate_limit: tx[0],
+        net_tx_burst_rate_limit: tx[1],
+        net_tx_burst_size: tx[2],
+        net_rx_rate_limit: rx[0],
+        net_rx_burst_rate_limit: rx[1],
+        net_rx_burst_size: rx[2],
+        net_ephemeral_ports: Ports {
+            begin: record.ephemeral_ports.first(),
+            end: record.ephemeral_ports.last(),
+        },
+        net_tcp_active_connections: tcp.map(|tcp| float(tcp.in_use)),
+        net_tcp_time_wait_connections: tcp.map(|tcp| float(tcp.time_wait)),
+        rtt: Rtt::from(inside.and_then(|inside| inside.rtt)),
+        net_snmp_statistics: inside.and_then(|inside| inside.snmp.clone()).map(|groups| {
+            let named = |group: &std::collections::BTreeMap<&str, i64>| {
+                group.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
+            };
+            groups.iter().map(|(name, group)| ((*name).to_owned(), named(group))).collect()
+        }),
+        net_traffic_control_statistics: traffic_control(record, readings),
+        net_rate_statistics: rates.map(|rates| rates.of(&Key::of(record))),
+    };
+    // Empty if the container lacks the label.
+    let label = |key| record.labels.get(key).unwrap_or_default().to_owned();
+    Ok(MonitoredContainer {
+        container_id: record.name.clone(),
+        executor_id: label(labels::EXECUTOR_ID),
+        executor_name: label(labels::EXECUTOR_NAME),
+        framework_id: label(labels::FRAMEWORK_ID),
+        source: label(labels::SOURCE),
+        statistics,
+    })
+}
+
+/// Rate, burst rate and burst size of a limit. The last two exist only with a burst rate above the rate.
+fn rate_keys(limit: Option<&Limit>) -> [Option<u64>; 3] {
+    let burst = limit.filter(|limit| limit.ceil > limit.rate);
+    [limit.map(|limit| limit.rate), burst.map(|limit| limit.ceil), burst.map(|limit| limit.burst)]
+}
+
+/// A count as a number with a fraction, which the original's type is.
+#[expect(clippy::cast_precision_loss, reason = "far from 2^52")]
+const fn float(count: u64) -> f64 {
+    count as f64
+}
+
+/// The qdiscs of a container's limits. Those that could not be read are left out.
+fn traffic_control(record: &ContainerRecord, readings: &Readings) -> Vec<TrafficControl> {
+    let Some(reading) = readings.container(record) else { return Vec::new() };
+    let directions = [("ingress_", &reading.queues.ingress), ("", &reading.queues.egress)];
+    let mut all = Vec::new();
+    for (prefix, queue) in directions {
+        let stats = queue.as_ref().and_then(|queue| queue.as_ref().ok()).and_then(Queue::counters);
+        let qdiscs = stats.unwrap_or_default().iter().filter(|queue| !queue.is_class());
+        for (id, qdisc) in ["bw_limit", "bloat_reduction"].into_iter().zip(qdiscs) {
+            all.push(of_qdisc(format!("{prefix}{id}"), qdisc));
+        }
+    }
+    all
+}
+
+fn of_qdisc(id: String, qdisc: &QueueStats) -> TrafficControl {
+    let QueueStats { kind: _, bytes, packets, drops, overlimits, requeues, backlog, qlen, ecn_marks: _ } =
+        *qdisc;
+    let (ratebps, ratepps) = (0, 0);
+    TrafficControl { id, backlog, bytes, drops, overlimits, packets, qlen, ratebps, ratepps, requeues }
+}
