@@ -93,9 +93,9 @@ impl Collector {
     /// The newest readings of these containers. Waits briefly for readings of this moment.
     pub(in crate::daemon) fn newest(&self, containers: &Snapshot) -> Readings {
         let ready = containers.ready_entries().map(|entry| Source::Container(entry.clone()));
-        let sources = std::iter::once(Source::Host).chain(ready).collect();
+        let sources: Vec<_> = std::iter::once(Source::Host).chain(ready).collect();
         let patience = if self.has_read.get().is_some() { PATIENCE } else { FIRST_PATIENCE };
-        let all = self.rounds.newest(sources, patience);
+        let all = self.rounds.newest(&sources, patience);
         let _ = self.has_read.set(());
         Readings { all, overdue: self.rounds.overdue(), now: Instant::now() }
     }
@@ -115,7 +115,7 @@ impl Readings {
         }
     }
 
-    /// What was read inside a container.
+    /// The reading of a container's inside.
     pub(in crate::daemon) fn inside(&self, record: &ContainerRecord) -> Option<&Inside> {
         self.container(record)?.inside.as_ref().ok()
     }
