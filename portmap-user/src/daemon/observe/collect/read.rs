@@ -75,7 +75,7 @@ impl Subject for Source {
 /// A reading of a source.
 pub(super) enum Reading {
     Host(Result<BTreeMap<u32, LinkErrors>>),
-    Container(ContainerReading),
+    Container(Box<ContainerReading>),
 }
 
 /// A reading of a container.
@@ -120,7 +120,7 @@ impl Reader {
                     Reading::Host(_) => None,
                     Reading::Container(reading) => reading.inside.as_ref().ok()?.ports,
                 });
-                Reading::Container(self.read_container(&entry.record, before))
+                Reading::Container(Box::new(self.read_container(&entry.record, before)))
             }
         }
     }

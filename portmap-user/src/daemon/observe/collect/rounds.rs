@@ -21,7 +21,7 @@ const MAX_READERS: usize = 8;
 /// that hang in a system call.
 const LATE: Duration = Duration::from_millis(500);
 /// A round that takes less is repeated for every request.
-const CHEAP: Duration = Duration::from_millis(25);
+const CHEAP: Duration = Duration::from_millis(250);
 /// A round that takes longer is used again for this many times its duration, so that requests cause at most a
 /// constant load.
 const REST: u32 = 4;
@@ -155,7 +155,8 @@ impl<S: Subject, R> State<S, R> {
         for (subject, key) in subjects.iter().zip(keys) {
             // One that hangs is not tried again before it has ended.
             let hangs = self.running.values().any(|running| running.key == key);
-            if !hangs && !(is_fresh && self.readings.contains_key(&key)) {
+            let is_known = is_fresh && self.readings.contains_key(&key);
+            if !hangs && !is_known {
                 self.pending.push_back(subject.clone());
             }
         }

@@ -120,6 +120,16 @@ fn traffic_control(record: &ContainerRecord, readings: &Readings) -> Vec<Traffic
 fn of_qdisc(id: String, qdisc: &QueueStats) -> TrafficControl {
     let QueueStats { kind: _, bytes, packets, drops, overlimits, requeues, backlog, qlen, ecn_marks: _ } =
         *qdisc;
-    let (ratebps, ratepps) = (0, 0);
-    TrafficControl { id, backlog, bytes, drops, overlimits, packets, qlen, ratebps, ratepps, requeues }
+    // The qdiscs have no estimator, so both rates are 0.
+    TrafficControl {
+        id,
+        backlog,
+        bytes,
+        drops,
+        overlimits,
+        packets,
+        qlen,
+        requeues,
+        ..TrafficControl::default()
+    }
 }
