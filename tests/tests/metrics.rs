@@ -82,11 +82,12 @@ fn metrics_report_missing_parts() {
         let labels = "container=\"a\",direction=\"egress\"";
         value(&scrape(&sandbox), &format!("portmap_container_limit_queue_in_place{{{labels}}}"))
     };
-    assert_eq!(in_place(), Some(1));
+    // A reading of the container may have begun before the change.
+    wait::until("the qdisc", || in_place() == Some(1));
     sandbox.sh(A, "tc qdisc del dev eth0 root");
-    assert_eq!(in_place(), Some(0));
+    wait::until("the missing qdisc", || in_place() == Some(0));
     sandbox.ok(&["update", "a"]);
-    assert_eq!(in_place(), Some(1));
+    wait::until("the qdisc again", || in_place() == Some(1));
     let leaf = sandbox.json(&["show", "a"])["egress"]["leaf"].clone();
     let has = value(&scrape(&sandbox), "portmap_kernel_feature{feature=\"fq_codel\"}");
     assert_eq!(has, Some(u64::from(leaf == "fq_codel")));

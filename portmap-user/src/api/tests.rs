@@ -129,6 +129,7 @@ fn api_json_of_stats_is_pinned() {
             drops: drops.clone(),
             egress: vec![queue, leaf],
             ingress: Vec::new(),
+            ephemeral_ports: Some(PortUse { in_use: 9, total: 16, peak: 10, exhausted: 0 }),
         }],
         host: HostStats { passed: BTreeMap::from([("uplink".to_owned(), drops.rx.clone())]), drops },
     };
@@ -139,7 +140,8 @@ fn api_json_of_stats_is_pinned() {
             r#""bytes":60}},"drops":{"rx":{"rate":2},"tx":{}},"egress":[{"kind":"htb","bytes":1,"#,
             r#""packets":2,"drops":3,"overlimits":4,"requeues":5,"backlog":6,"qlen":7},"#,
             r#"{"kind":"fq_codel","bytes":1,"packets":2,"drops":3,"overlimits":4,"requeues":5,"#,
-            r#""backlog":6,"qlen":7,"ecn_marks":8}],"ingress":[]}],"#,
+            r#""backlog":6,"qlen":7,"ecn_marks":8}],"ingress":[],"#,
+            r#""ephemeral_ports":{"in_use":9,"total":16,"peak":10,"exhausted":0}}],"#,
             r#""host":{"passed":{"uplink":{"rate":2}},"drops":{"rx":{"rate":2},"tx":{}}}}"#
         ),
     );

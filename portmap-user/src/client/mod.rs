@@ -25,7 +25,7 @@ use self::error::Result;
 use crate::{
     api::{
         AddRequest, Changed, Container, ContainerStats, DropCount, DropStreamItem, ExplainRequest,
-        Explanation, Finding, Stats, UpdateRequest,
+        Explanation, Finding, Stats, UpdateRequest, monitor::MonitoredContainer,
     },
     error::{Context as _, Error, Kind},
     paths::StateDir,
@@ -84,6 +84,11 @@ impl Client {
     /// Returns the counters of all containers and the host.
     pub fn stats(&self) -> Result<Stats> {
         self.call(Method::GET, "/v1/stats", NOTHING)
+    }
+
+    /// Returns the statistics of all containers in service, in the form of a Mesos agent.
+    pub fn monitor(&self) -> Result<Vec<MonitoredContainer>> {
+        self.call(Method::GET, "/monitor/statistics", NOTHING)
     }
 
     /// Returns the counters of one container.

@@ -1,4 +1,4 @@
-//! What is read of the kernel for statistics, besides the counters of the programs.
+//! Readings of the kernel for statistics, besides the counters of the programs.
 
 use std::collections::BTreeMap;
 

@@ -37,7 +37,7 @@ const PORTS: u16 = 16;
 const BLOCK: u16 = 32;
 /// Interfaces that get a program in each attach mode.
 const ATTACHMENTS: usize = 50;
-const FLAGS: [&str; 8] = [
+const FLAGS: [&str; 11] = [
     "--ports",
     "10000-29999",
     "--ephemeral-ports",
@@ -46,6 +46,9 @@ const FLAGS: [&str; 8] = [
     "32",
     "--listen",
     "none",
+    "--network-enable-socket-statistics-summary",
+    "--network-enable-socket-statistics-details",
+    "--network-enable-snmp-statistics",
 ];
 
 /// Measures the scaling with the number of containers.
@@ -73,6 +76,9 @@ struct Level {
     /// Response times in milliseconds.
     list: f64,
     stats: f64,
+    /// `/monitor/statistics` with all statistics; earlier findings lack it.
+    #[serde(default)]
+    monitor: Option<f64>,
     doctor: f64,
 }
 
@@ -242,9 +248,10 @@ fn level(daemon: &Daemon, client: &Client) -> Result<Level> {
     let resident = daemon.resident();
     let (list, containers) = timed(|| client.list())?;
     let (stats, _) = timed(|| client.stats())?;
+    let (monitor, _) = timed(|| client.monitor())?;
     let (doctor, _) = timed(|| client.doctor())?;
     let (containers, files) = (containers.len(), daemon.open_files());
-    Ok(Level { containers, resident, files, list, stats, doctor })
+    Ok(Level { containers, resident, files, list, stats, monitor: Some(monitor), doctor })
 }
 
 fn median(values: &[f64]) -> f64 {
@@ -282,8 +289,15 @@ fn report(findings: &Findings) -> Result<String> {
         ]);
     }
     writeln!(text, "{rows}\n")?;
-    let mut rows =
-        table(&["containers", "resident, MB", "open files", "list, ms", "stats, ms", "doctor, ms"]);
+    let mut rows = table(&[
+        "containers",
+        "resident, MB",
+        "open files",
+        "list, ms",
+        "stats, ms",
+        "/monitor, ms",
+        "doctor, ms",
+    ]);
     for level in levels {
         #[expect(clippy::cast_precision_loss, reason = "far from 2^52")]
         rows.add_row([
@@ -292,6 +306,7 @@ fn report(findings: &Findings) -> Result<String> {
             level.files.to_string(),
             number(level.list),
             number(level.stats),
+            level.monitor.map_or_else(|| "–".to_owned(), number),
             number(level.doctor),
         ]);
     }

@@ -35,6 +35,10 @@ use crate::{
 
 /// How long a request waits for readings of this moment before it uses older ones.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// The same on a host with few containers, where only a slow one can make a request wait.
+const PATIENCE_OF_FEW: Duration = Duration::from_millis(250);
+/// Most containers that are few.
+const FEW: usize = 64;
 /// The same if nothing has been read yet.
 const FIRST_PATIENCE: Duration = Duration::from_secs(2);
 /// Interval of rounds without requests, which notice ports that are in use.
@@ -42,7 +46,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// The interval is at least this many times the duration of a round.
 const INTERVAL_FACTOR: u32 = 20;
 /// An older reading is left out of answers.
-const MAX_AGE: Duration = Duration::from_secs(60);
+const MAX_AGE: Duration = Duration::from_mins(1);
 
 /// Reads the containers' namespaces and the host's interfaces.
 pub(in crate::daemon) struct Collector {
@@ -93,9 +97,13 @@ impl Collector {
     /// The newest readings of these containers. Waits briefly for readings of this moment.
     pub(in crate::daemon) fn newest(&self, containers: &Snapshot) -> Readings {
         let ready = containers.ready_entries().map(|entry| Source::Container(entry.clone()));
-        let sources = std::iter::once(Source::Host).chain(ready).collect();
-        let patience = if self.has_read.get().is_some() { PATIENCE } else { FIRST_PATIENCE };
-        let all = self.rounds.newest(sources, patience);
+        let sources: Vec<_> = std::iter::once(Source::Host).chain(ready).collect();
+        let patience = match self.has_read.get() {
+            None => FIRST_PATIENCE,
+            Some(()) if containers.len() <= FEW => PATIENCE_OF_FEW,
+            Some(()) => PATIENCE,
+        };
+        let all = self.rounds.newest(&sources, patience);
         let _ = self.has_read.set(());
         Readings { all, overdue: self.rounds.overdue(), now: Instant::now() }
     }
@@ -115,7 +123,7 @@ impl Readings {
         }
     }
 
-    /// What was read inside a container.
+    /// The reading of a container's inside.
     pub(in crate::daemon) fn inside(&self, record: &ContainerRecord) -> Option<&Inside> {
         self.container(record)?.inside.as_ref().ok()
     }

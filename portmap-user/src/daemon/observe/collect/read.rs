@@ -1,4 +1,4 @@
-//! What is read of one container, inside its namespace and at its host veth.
+//! The reading of one container, inside its namespace and at its host veth.
 
 use std::{
     collections::BTreeMap,
@@ -34,7 +34,7 @@ use crate::{
 /// Time limit of the visit to one container.
 const VISIT: Duration = Duration::from_millis(250);
 
-/// What is read: the interfaces of the host, or a container.
+/// A source of readings: the interfaces of the host, or a container.
 #[derive(Clone)]
 pub(super) enum Source {
     Host,
@@ -75,18 +75,18 @@ impl Subject for Source {
 /// A reading of a source.
 pub(super) enum Reading {
     Host(Result<BTreeMap<u32, LinkErrors>>),
-    Container(ContainerReading),
+    Container(Box<ContainerReading>),
 }
 
 /// A reading of a container.
 pub(in crate::daemon) struct ContainerReading {
     /// The qdiscs of its limits.
     pub(in crate::daemon) queues: Queues,
-    /// What was read inside; the error of the visit.
+    /// The reading inside its namespace; the error of the visit.
     pub(in crate::daemon) inside: Result<Inside>,
 }
 
-/// What is read inside a container. A part that was not requested, or not complete at the deadline, is `None`.
+/// A reading inside a container. A part that was not requested, or not complete at the deadline, is `None`.
 #[derive(Clone, Debug, Default)]
 pub(in crate::daemon) struct Inside {
     /// Use of its ephemeral ports.
@@ -120,7 +120,7 @@ impl Reader {
                     Reading::Host(_) => None,
                     Reading::Container(reading) => reading.inside.as_ref().ok()?.ports,
                 });
-                Reading::Container(self.read_container(&entry.record, before))
+                Reading::Container(Box::new(self.read_container(&entry.record, before)))
             }
         }
     }

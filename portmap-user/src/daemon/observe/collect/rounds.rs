@@ -21,7 +21,7 @@ const MAX_READERS: usize = 8;
 /// that hang in a system call.
 const LATE: Duration = Duration::from_millis(500);
 /// A round that takes less is repeated for every request.
-const CHEAP: Duration = Duration::from_millis(25);
+const CHEAP: Duration = Duration::from_millis(250);
 /// A round that takes longer is used again for this many times its duration, so that requests cause at most a
 /// constant load.
 const REST: u32 = 4;
@@ -103,14 +103,23 @@ impl<S: Subject, R: Send + Sync + 'static> Rounds<S, R> {
 
     /// Begins a round unless one is in progress or the last one is fresh, waits for its end, but not longer
     /// than `patience`, and returns the newest readings.
-    pub(super) fn newest(&self, subjects: Vec<S>, patience: Duration) -> Readings<S::Key, R> {
+    pub(super) fn newest(&self, subjects: &[S], patience: Duration) -> Readings<S::Key, R> {
         let end = Instant::now() + patience;
         let mut state = self.shared.lock();
-        state.begin(subjects, Instant::now());
-        self.shared.changed.notify_all();
+        let mut has_joined = state.round.is_some();
+        if !has_joined {
+            state.begin(subjects, Instant::now());
+            self.shared.changed.notify_all();
+        }
         loop {
             let now = Instant::now();
             state.write_off(now);
+            // The round that was in progress did not have a subject that is new.
+            if has_joined && state.round.is_none() && state.lacks(subjects) {
+                has_joined = false;
+                state.begin(subjects, now);
+                self.shared.changed.notify_all();
+            }
             self.shared.start_readers(&mut state);
             if state.round.is_none() || now >= end {
                 return state.readings.clone();
@@ -135,10 +144,7 @@ impl<S: Subject, R: Send + Sync + 'static> Rounds<S, R> {
 
 impl<S: Subject, R> State<S, R> {
     /// Begins a round of all subjects, or of those without a reading if the last round is fresh.
-    fn begin(&mut self, subjects: Vec<S>, now: Instant) {
-        if self.round.is_some() {
-            return;
-        }
+    fn begin(&mut self, subjects: &[S], now: Instant) {
         let is_fresh =
             self.last.is_some_and(|(end, took)| took > CHEAP && now.duration_since(end) < took * REST);
         let keys: Vec<S::Key> = subjects.iter().map(S::key).collect();
@@ -146,16 +152,22 @@ impl<S: Subject, R> State<S, R> {
             let known: std::collections::BTreeSet<&S::Key> = keys.iter().collect();
             self.readings.retain(|key, _| known.contains(key));
         }
-        for (subject, key) in subjects.into_iter().zip(keys) {
+        for (subject, key) in subjects.iter().zip(keys) {
             // One that hangs is not tried again before it has ended.
             let hangs = self.running.values().any(|running| running.key == key);
-            if !hangs && !(is_fresh && self.readings.contains_key(&key)) {
-                self.pending.push_back(subject);
+            let is_known = is_fresh && self.readings.contains_key(&key);
+            if !hangs && !is_known {
+                self.pending.push_back(subject.clone());
             }
         }
         if !self.pending.is_empty() {
             self.round = Some((now, !is_fresh));
         }
+    }
+
+    /// Whether a subject has no reading.
+    fn lacks(&self, subjects: &[S]) -> bool {
+        subjects.iter().any(|subject| !self.readings.contains_key(&subject.key()))
     }
 
     /// Writes off readings that hang, and ends a round that waits for nothing else.
@@ -253,14 +265,13 @@ mod tests {
     #[test]
     fn collector_reads_all_subjects_and_forgets_others() {
         let rounds = Rounds::new(|subject: &u32, before: Option<&u32>| before.map_or(*subject, |b| b + 100));
-        assert_eq!(keys(&rounds.newest((0..50).collect(), LONG)), (0..50).collect::<Vec<_>>());
-        let second = rounds.newest(vec![7, 8], LONG);
+        assert_eq!(keys(&rounds.newest(&(0..50).collect::<Vec<_>>(), LONG)), (0..50).collect::<Vec<_>>());
+        let second = rounds.newest(&[7, 8], LONG);
         assert_eq!(keys(&second), [7, 8]);
         assert_eq!(second[&7].value, 107, "a reading is given the one before it");
-        assert_eq!(rounds.overdue(), 0);
     }
 
-    /// A reading that hangs delays nobody: the others are read in every round, by another thread, and what it
+    /// A reading that hangs delays no other: the others are read in every round, by another thread, and what it
     /// reads in the end counts.
     #[test]
     fn collector_survives_readings_that_hang() {
@@ -278,15 +289,15 @@ mod tests {
         });
         let all: Vec<u32> = (0..20).collect();
         // The three occupy both threads, until they are written off.
-        let first = rounds.newest(all.clone(), LONG);
+        let first = rounds.newest(&all, LONG);
         assert_eq!(keys(&first), (3..20).collect::<Vec<_>>());
         assert_eq!((rounds.overdue(), reads.load(Ordering::Relaxed)), (3, 17));
-        // The first round took long, so this one reads only what is new.
-        let second = rounds.newest((0..21).collect(), LONG);
+        // The first round took long, so this one reads only the new subject.
+        let second = rounds.newest(&(0..21).collect::<Vec<_>>(), LONG);
         assert_eq!(keys(&second), (3..21).collect::<Vec<_>>());
         assert_eq!((rounds.overdue(), reads.load(Ordering::Relaxed)), (3, 18));
         drop(release);
-        while rounds.newest(all.clone(), LONG).len() < 21 {
+        while rounds.newest(&all, LONG).len() < 21 {
             thread::yield_now();
         }
         assert_eq!(rounds.overdue(), 3);
@@ -302,9 +313,9 @@ mod tests {
             }
             *subject
         });
-        assert_eq!(keys(&rounds.newest(vec![0], Duration::ZERO)), [0; 0]);
+        assert_eq!(keys(&rounds.newest(&[0], Duration::ZERO)), [0; 0]);
         drop(release);
-        assert_eq!(keys(&rounds.newest(vec![0], LONG)), [0]);
+        assert_eq!(keys(&rounds.newest(&[0], LONG)), [0]);
     }
 
     #[test]
@@ -322,19 +333,18 @@ mod tests {
             *subject
         });
         thread::scope(|scope| {
-            let first = scope.spawn(|| rounds.newest(vec![1], LONG));
+            let first = scope.spawn(|| rounds.newest(&[1], LONG));
             has_begun.wait();
-            let second = scope.spawn(|| rounds.newest(vec![1], LONG));
-            // The second request must have joined before the round ends.
-            while Arc::strong_count(&rounds.shared) > 0 && !second.is_finished() {
-                if rounds.newest(vec![1], Duration::ZERO).is_empty() {
-                    break;
-                }
-            }
+            // These join the round that has begun.
+            assert!(rounds.newest(&[1], Duration::ZERO).is_empty());
+            assert!(rounds.newest(&[1, 2], Duration::ZERO).is_empty());
+            let second = scope.spawn(|| rounds.newest(&[1], LONG));
+            assert_eq!(reads.load(Ordering::Relaxed), 1);
             drop(release);
             assert_eq!(keys(&first.join().expect("no panic")), [1]);
             assert_eq!(keys(&second.join().expect("no panic")), [1]);
         });
+        // The second one began another round if it came after the end of the first.
         assert!(reads.load(Ordering::Relaxed) <= 2, "{reads:?}");
     }
 }

@@ -102,13 +102,16 @@ const fn float(count: u64) -> f64 {
 /// The qdiscs of a container's limits. Those that could not be read are left out.
 fn traffic_control(record: &ContainerRecord, readings: &Readings) -> Vec<TrafficControl> {
     let Some(reading) = readings.container(record) else { return Vec::new() };
-    let directions = [("ingress_", &reading.queues.ingress), ("", &reading.queues.egress)];
+    let directions = [
+        (["ingress_bw_limit", "ingress_bloat_reduction"], &reading.queues.ingress),
+        (["bw_limit", "bloat_reduction"], &reading.queues.egress),
+    ];
     let mut all = Vec::new();
-    for (prefix, queue) in directions {
+    for (ids, queue) in directions {
         let stats = queue.as_ref().and_then(|queue| queue.as_ref().ok()).and_then(Queue::counters);
         let qdiscs = stats.unwrap_or_default().iter().filter(|queue| !queue.is_class());
-        for (id, qdisc) in ["bw_limit", "bloat_reduction"].into_iter().zip(qdiscs) {
-            all.push(of_qdisc(format!("{prefix}{id}"), qdisc));
+        for (id, qdisc) in ids.into_iter().zip(qdiscs) {
+            all.push(of_qdisc(id.to_owned(), qdisc));
         }
     }
     all
@@ -117,6 +120,16 @@ fn traffic_control(record: &ContainerRecord, readings: &Readings) -> Vec<Traffic
 fn of_qdisc(id: String, qdisc: &QueueStats) -> TrafficControl {
     let QueueStats { kind: _, bytes, packets, drops, overlimits, requeues, backlog, qlen, ecn_marks: _ } =
         *qdisc;
-    let (ratebps, ratepps) = (0, 0);
-    TrafficControl { id, backlog, bytes, drops, overlimits, packets, qlen, ratebps, ratepps, requeues }
+    // The qdiscs have no estimator, so both rates are 0.
+    TrafficControl {
+        id,
+        backlog,
+        bytes,
+        drops,
+        overlimits,
+        packets,
+        qlen,
+        requeues,
+        ..TrafficControl::default()
+    }
 }

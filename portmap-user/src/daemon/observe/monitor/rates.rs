@@ -155,8 +155,8 @@ impl Series {
 fn rates(old: &Totals, new: &Totals, seconds: f64) -> Sample {
     let values = |totals: &Totals| {
         let of = |Flow { bytes, packets, drops, errors }| [bytes, packets, drops, errors];
-        let ([a, b, c, d], [e, f, g, h]) = (of(totals.rx), of(totals.tx));
-        [a, b, c, d, e, f, g, h]
+        let (rx, tx) = (of(totals.rx), of(totals.tx));
+        std::array::from_fn::<u64, 8, _>(|index| if index < 4 { rx[index] } else { tx[index - 4] })
     };
     let (old, new) = (values(old), values(new));
     std::array::from_fn(|index| (new[index].saturating_sub(old[index]) as f64 / seconds) as u64)
