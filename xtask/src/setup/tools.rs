@@ -18,11 +18,12 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// Programs that the demonstration, the benchmarks and the tests run.
-pub(super) const RUN: [Tool; 21] = [
+pub(super) const RUN: [Tool; 22] = [
     tool("bpftool", "bpftool"),
     tool("curl", "curl"),
     tool("dig", "bind9-dnsutils"),
     tool("dnsmasq", "dnsmasq-base"),
+    tool("ethtool", "ethtool"),
     tool("ip", "iproute2"),
     tool("iperf3", "iperf3"),
     tool("kill", "procps"),
