@@ -1,9 +1,10 @@
 //! Counters of delivered traffic, by container and path.
 
-/// Packets and bytes of one path.
+/// Packets and bytes of one path, as they are on the wire: of a GSO or GRO super-packet every segment counts,
+/// with its own headers. Bytes include the Ethernet header.
 ///
-/// A packet is one `sk_buff`: a GSO or GRO super-packet counts once, as in an interface's counters. Bytes
-/// include the Ethernet header.
+/// Counts of drops and of packets that are left to the host ([`ReasonCounts`](crate::reason::ReasonCounts))
+/// are per `sk_buff` instead: there, a super-packet counts once.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PacketCount {
@@ -14,10 +15,10 @@ pub struct PacketCount {
 }
 
 impl PacketCount {
-    /// Adds one packet of `bytes` bytes.
+    /// Adds packets with a total of `bytes` bytes.
     #[inline(always)]
-    pub const fn count(&mut self, bytes: u32) {
-        self.packets = self.packets.wrapping_add(1);
+    pub const fn count(&mut self, packets: u32, bytes: u32) {
+        self.packets = self.packets.wrapping_add(packets as u64);
         self.bytes = self.bytes.wrapping_add(bytes as u64);
     }
 

@@ -31,7 +31,7 @@ macro_rules! reasons {
             }
         }
 
-        /// Number of packets by reason.
+        /// Number of frames by reason: a frame that will be segmented (GSO) counts once.
         #[repr(C)]
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct ReasonCounts {

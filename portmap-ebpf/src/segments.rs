@@ -1,7 +1,9 @@
-//! The size of a frame on the wire, after the kernel has cut it into segments.
+//! The size of a frame on the wire: of the packets into which the kernel will cut it (GSO), or from which it
+//! has been merged (GRO).
 //!
-//! It is computed from the parsed headers only. The kernel's own header offsets can come from the sender:
-//! through a program of its own that redirects the packet, or through a packet socket.
+//! It is computed from the length of the frame, the parsed headers and the size of a segment. The kernel's own
+//! header offsets and its number of segments (`gso_segs`) can come from the sender: through a program of its
+//! own that redirects the packet, or through a packet socket.
 
 use core::num::NonZero;
 
@@ -15,7 +17,7 @@ use crate::{
     },
 };
 
-/// Most segments of one frame. The MSS of a TCP peer can be as low as 48 bytes (Linux's minimum,
+/// Most packets of one frame. The MSS of a TCP peer can be as low as 48 bytes (Linux's minimum,
 /// `tcp_min_snd_mss`), of which the timestamp option leaves 36: a frame of 64 KiB then has 1,820 segments.
 /// Frames of up to 512 KiB have segments of at least 536 bytes: 978.
 const MAX_SEGMENTS: u32 = 2048;
@@ -32,22 +34,44 @@ const GSO_BY_FRAGS: u32 = 0xffff;
 /// Size of a frame on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WireSize {
-    /// Length in bytes of the longest frame. 0 for a list of packets, whose lengths only the kernel knows.
+    /// Length in bytes of the longest packet, with its Ethernet header. 0 for a list of packets, whose lengths
+    /// only the kernel knows.
     pub max_frame_len: u32,
-    /// Sum of the lengths of all frames in bytes.
+    /// Number of packets.
+    pub packets: u32,
+    /// Sum of their lengths in bytes, each with all its headers from the Ethernet header on.
     pub bytes: u32,
 }
 
 impl WireSize {
+    /// Returns the size of a frame that is one packet on the wire, or that counts as one because its segments
+    /// are unknown.
+    #[inline(always)]
+    pub fn one_packet(frame: &impl Frame) -> Self {
+        let length = frame.length();
+        Self { max_frame_len: length, packets: 1, bytes: length }
+    }
+
+    /// Returns the size of a frame that no check has refused: that of its segments if they can be computed,
+    /// else that of one packet.
+    #[inline(always)]
+    pub fn counted<V: IpVersion>(frame: &impl Frame, l4: &ParsedL4<V>) -> Self {
+        match Self::of(frame, l4) {
+            Ok(size) => size,
+            Err(_unknown) => Self::one_packet(frame),
+        }
+    }
+
     /// Returns the size of a frame whose segments each have their own headers. The error is the reason to
     /// drop a frame that no honest sender sends.
     ///
-    /// Headers inside a tunnel count as payload, so their repetition is not included.
+    /// A list of packets (SCTP) counts as one packet, because only the kernel knows their lengths. Headers
+    /// inside a tunnel count as payload, so their repetition is not included.
     #[inline(always)]
     pub fn of<V: IpVersion>(frame: &impl Frame, l4: &ParsedL4<V>) -> Result<Self, Reason> {
         let length = frame.length();
         let Some(gso_size) = NonZero::new(frame.gso_size()) else {
-            return Ok(Self { max_frame_len: length, bytes: length });
+            return Ok(Self::one_packet(frame));
         };
         // Segmentation writes new fragment offsets from 0 on: data of a subsequent fragment would be read as
         // ports.
@@ -55,7 +79,9 @@ impl WireSize {
             return Err(Reason::Malformed);
         }
         let transport = match l4.protocol {
-            SCTP if gso_size.get() == GSO_BY_FRAGS => return Ok(Self { max_frame_len: 0, bytes: length }),
+            SCTP if gso_size.get() == GSO_BY_FRAGS => {
+                return Ok(Self { max_frame_len: 0, ..Self::one_packet(frame) });
+            }
             _ if gso_size.get() == GSO_BY_FRAGS => return Err(Reason::Malformed),
             TCP => tcp_header(frame, l4.transport).ok_or(Reason::Malformed)?,
             UDP => UDP_HEADER,
@@ -64,16 +90,18 @@ impl WireSize {
         #[expect(clippy::cast_possible_truncation, reason = "it is within the frame")]
         let headers = l4.transport as u32 + transport;
         let payload = length.saturating_sub(headers);
-        let segments = (payload + gso_size.get() - 1) / gso_size;
-        if segments > MAX_SEGMENTS {
+        // A frame without payload is one packet.
+        let further = payload.saturating_sub(1) / gso_size;
+        if further >= MAX_SEGMENTS {
             return Err(Reason::TooBig);
         }
         let whole = headers + gso_size.get();
-        let bytes = length + segments.saturating_sub(1) * headers;
+        let bytes = length + further * headers;
         if bytes > MAX_WIRE_BYTES {
             return Err(Reason::TooBig);
         }
-        Ok(Self { max_frame_len: if length < whole { length } else { whole }, bytes })
+        let max_frame_len = if length < whole { length } else { whole };
+        Ok(Self { max_frame_len, packets: further + 1, bytes })
     }
 }
 
@@ -120,23 +148,25 @@ mod tests {
         // Without options, with the most options of IPv4, and behind extension headers.
         for transport in [14 + 20, 14 + 60, 14 + 40 + 1312] {
             let segments = |number, rest| u32::try_from(number * (transport + rest)).expect("a short frame");
-            let size = |max_frame_len, bytes| Ok(WireSize { max_frame_len, bytes });
+            let size = |max_frame_len, packets, bytes| Ok(WireSize { max_frame_len, packets, bytes });
             let whole = segments(1, 32 + 10_000);
-            assert_eq!(wire_size(TCP, transport, 10_000, 0), size(whole, whole));
+            assert_eq!(wire_size(TCP, transport, 10_000, 0), size(whole, 1, whole));
             assert_eq!(
                 wire_size(TCP, transport, 10_000, 1000),
-                size(segments(1, 32 + 1000), segments(10, 32 + 1000))
+                size(segments(1, 32 + 1000), 10, segments(10, 32 + 1000))
             );
             assert_eq!(
                 wire_size(TCP, transport, 10_000, 999),
-                size(segments(1, 32 + 999), segments(11, 32) + 10_000)
+                size(segments(1, 32 + 999), 11, segments(11, 32) + 10_000)
             );
             // UDP: 24 bytes that were part of the TCP header are payload.
             assert_eq!(
                 wire_size(UDP, transport, 10_000, 999),
-                size(segments(1, 8 + 999), segments(11, 8) + 10_024)
+                size(segments(1, 8 + 999), 11, segments(11, 8) + 10_024)
             );
-            assert_eq!(wire_size(TCP, transport, 10_000, 20_000), size(whole, whole));
+            assert_eq!(wire_size(TCP, transport, 10_000, 20_000), size(whole, 1, whole));
+            let empty = segments(1, 32);
+            assert_eq!(wire_size(TCP, transport, 0, 1000), size(empty, 1, empty));
         }
     }
 
@@ -155,6 +185,19 @@ mod tests {
         // With the longest chain of headers in each segment.
         assert_eq!(wire_size(TCP, 14 + 40 + 6 * 2048, 2048, 1), Err(Reason::TooBig));
         assert!(wire_size(TCP, 14 + 40 + 6 * 2048, 1350, 1).is_ok());
+    }
+
+    #[test]
+    fn wire_size_of_unknown_segments_is_one_packet() {
+        let bytes = vec![0; 3000];
+        // Too many segments, segments of ICMP, and a list of packets that are not SCTP.
+        for (protocol, gso_size) in [(UDP, 1), (1, 1000), (UDP, GSO_BY_FRAGS)] {
+            let frame = PacketBuf { bytes: &bytes, gso_size, ..PacketBuf::default() };
+            assert_eq!(
+                WireSize::counted::<V4>(&frame, &l4(protocol, 14 + 20)),
+                WireSize { max_frame_len: 3000, packets: 1, bytes: 3000 }
+            );
+        }
     }
 
     #[test]
@@ -178,7 +221,7 @@ mod tests {
         assert_eq!(wire_size(SCTP, 14 + 20, 3000, 1000), Err(Reason::Malformed));
         assert_eq!(
             wire_size(SCTP, 14 + 20, 3000, GSO_BY_FRAGS),
-            Ok(WireSize { max_frame_len: 0, bytes: 14 + 20 + 32 + 3000 })
+            Ok(WireSize { max_frame_len: 0, packets: 1, bytes: 14 + 20 + 32 + 3000 })
         );
         // TCP headers that are too short or missing.
         for length in [14 + 20 + 12, 14 + 20 + 1000] {

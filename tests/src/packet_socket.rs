@@ -4,7 +4,9 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::{
     libc,
-    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socket},
+    sys::socket::{
+        AddressFamily, MsgFlags, SockFlag, SockType, recv, send, setsockopt, socket, sockopt::RcvBufForce,
+    },
 };
 
 /// `ETH_P_ALL`.
@@ -71,6 +73,15 @@ impl PacketSocket {
             )
         };
         assert_eq!(set, 0, "cannot bypass the qdisc: {}", std::io::Error::last_os_error());
+    }
+
+    /// Makes room for so many bytes of received frames, with the kernel's overhead.
+    ///
+    /// # Panics
+    ///
+    /// Panics if that fails.
+    pub fn enlarge_buffer(&self, bytes: usize) {
+        setsockopt(&self.0, RcvBufForce, &bytes).expect("root may");
     }
 
     /// Sends one frame.

@@ -1,4 +1,7 @@
-//! Every packet path, with real sockets: the receiver, and the source address that it sees.
+//! Every packet path, with real sockets: the receiver, the source address that it sees, and the counters.
+
+#[path = "paths/wire_packets.rs"]
+mod wire_packets;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 

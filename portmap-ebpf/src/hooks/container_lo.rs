@@ -11,13 +11,14 @@ use super::hook::{Applied, Hook, VerdictSink};
 use crate::{
     frame::Frame,
     packet::{
-        ParsePath,
+        IpHeader, ParsePath, ParsedL4,
         ethernet::{self, L3},
         frag_cache,
         l4::L4Kind,
     },
     reach,
     route::Route,
+    segments::WireSize,
     tables::Tables,
     verdict::Verdict,
 };
@@ -39,15 +40,16 @@ impl Hook for ContainerLo {
         sink: &S,
     ) -> Applied<S> {
         let slot = slot_of(frame);
-        if has_other_owner::<V, P>(frame, tables, slot) != Some(true) {
-            return Err(sink.apply(Verdict::DeliverLocal(slot)));
+        let unparsed = |_reason| sink.apply(Verdict::DeliverLocal(slot));
+        let ip = V::parse(frame).map_err(unparsed)?;
+        let l4 = P::parse_l4(frame, tables, &ip, slot | SCOPE_LOOPBACK).map_err(unparsed)?;
+        if has_other_owner(tables, &ip, &l4, slot) == Some(true) {
+            let eth0 = tables.endpoint(slot).eth0_ifindex;
+            if eth0 != 0 {
+                return Ok(sink.apply(Verdict::ToEth0(eth0)));
+            }
         }
-        let eth0 = tables.endpoint(slot).eth0_ifindex;
-        Ok(if eth0 == 0 {
-            sink.apply(Verdict::DeliverLocal(slot))
-        } else {
-            sink.apply(Verdict::ToEth0(eth0))
-        })
+        Ok(sink.deliver(Verdict::DeliverLocal(slot), WireSize::counted(frame, &l4)))
     }
 }
 
@@ -61,19 +63,18 @@ fn slot_of(frame: &impl Frame) -> u16 {
 /// Returns whether the destination port has another owner than the container in `slot`; `None` if the packet
 /// has no destination port.
 #[inline(always)]
-fn has_other_owner<V: Route, P: ParsePath>(
-    frame: &impl Frame,
+fn has_other_owner<V: Route>(
     tables: &impl Tables,
+    ip: &IpHeader<V>,
+    l4: &ParsedL4<V>,
     slot: u16,
 ) -> Option<bool> {
     let host = V::host_addr(tables.config())?;
-    let ip = V::parse(frame).ok()?;
     let is_local = |address| address == host || V::is_loopback(address);
     if !is_local(ip.destination) {
         return None;
     }
-    let l4 = P::parse_l4(frame, tables, &ip, slot | SCOPE_LOOPBACK).ok()?;
-    frag_cache::insert(tables, &ip, &l4, slot | SCOPE_LOOPBACK);
+    frag_cache::insert(tables, ip, l4, slot | SCOPE_LOOPBACK);
     let info = &l4.info;
     let port = match info.kind {
         L4Kind::Ports => info.ports.destination,
@@ -83,5 +84,5 @@ fn has_other_owner<V: Route, P: ParsePath>(
     let owner = tables.port(port);
     // If the sender or the owner keeps loopback addresses private, such an address means this namespace.
     let is_private = || reach::is_private(owner) || tables.endpoint(slot).flags & LOOPBACK_PRIVATE != 0;
-    Some(owner.slot != slot && !(reach::is_by_loopback(&ip) && is_private()))
+    Some(owner.slot != slot && !(reach::is_by_loopback(ip) && is_private()))
 }

@@ -4,6 +4,7 @@ use crate::{
     frame::Frame,
     packet::{ParsePath, SlowPath, V4, V6, ethernet::L3},
     route::Route,
+    segments::WireSize,
     tables::Tables,
     verdict::Verdict,
 };
@@ -13,9 +14,12 @@ pub trait VerdictSink {
     /// Result of applying a verdict.
     type Output;
 
-    /// Applies a verdict. An implementation must be inlined, because the compiler then removes the code for
-    /// other verdicts.
+    /// Applies a verdict that counts no traffic, or delivers a frame that is one packet on the wire. An
+    /// implementation must be inlined, because the compiler then removes the code for other verdicts.
     fn apply(&self, verdict: Verdict) -> Self::Output;
+
+    /// Applies a verdict that delivers a frame of this size on the wire.
+    fn deliver(&self, verdict: Verdict, size: WireSize) -> Self::Output;
 }
 
 /// Returns the verdict without applying it.
@@ -27,6 +31,11 @@ impl VerdictSink for ReturnVerdict {
 
     #[inline(always)]
     fn apply(&self, verdict: Verdict) -> Verdict {
+        verdict
+    }
+
+    #[inline(always)]
+    fn deliver(&self, verdict: Verdict, _size: WireSize) -> Verdict {
         verdict
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     },
     reach,
     route::Route,
+    segments::WireSize,
     tables::Tables,
     verdict::{IcmpIdRewrite, Origin, Verdict},
 };
@@ -65,11 +66,8 @@ impl Hook for HostLo {
         }
         reach::track_host_flow(tables, &l4, owner.slot);
         let by_loopback = V::is_loopback_only(ip.source) || V::is_loopback_only(ip.destination);
-        Ok(sink.apply(Verdict::ToContainer {
-            origin: Origin::Host,
-            owner,
-            by_loopback,
-            rewrite: IcmpIdRewrite::NONE,
-        }))
+        let verdict =
+            Verdict::ToContainer { origin: Origin::Host, owner, by_loopback, rewrite: IcmpIdRewrite::NONE };
+        Ok(sink.deliver(verdict, WireSize::counted(frame, &l4)))
     }
 }

@@ -14,6 +14,7 @@ use crate::{
         l4::L4Kind,
     },
     route::Route,
+    segments::WireSize,
     tables::Tables,
     verdict::{IcmpIdRewrite, Origin, Verdict},
 };
@@ -78,7 +79,8 @@ impl Hook for Uplink {
         if !frame.is_packet_host() {
             return Err(stop(Reason::OtherStation));
         }
-        Ok(sink.apply(Verdict::ToContainer { origin: Origin::Outside, owner, by_loopback: false, rewrite }))
+        let verdict = Verdict::ToContainer { origin: Origin::Outside, owner, by_loopback: false, rewrite };
+        Ok(sink.deliver(verdict, WireSize::counted(frame, &l4)))
     }
 }
 

@@ -104,7 +104,7 @@ impl Hook for Veth {
                 IcmpIdRewrite::NONE
             };
             frag_cache::insert(tables, &ip, &l4, slot);
-            return Ok(sink.apply(Verdict::ToOutside { slot, next_hop, rewrite }));
+            return Ok(sink.deliver(Verdict::ToOutside { slot, next_hop, rewrite }, wire_size));
         }
         // An error goes to the sender of its inner packet.
         let (own, target) = if info.kind == L4Kind::Ports {
@@ -124,11 +124,12 @@ impl Hook for Veth {
         }
         frag_cache::insert(tables, &ip, &l4, slot);
         if owner.is_host() {
-            return Ok(sink.apply(Verdict::ToHost(slot)));
+            return Ok(sink.deliver(Verdict::ToHost(slot), wire_size));
         }
         let by_loopback = V::is_loopback_only(ip.source) || V::is_loopback_only(ip.destination);
         let origin = Origin::Container(slot);
-        Ok(sink.apply(Verdict::ToContainer { origin, owner, by_loopback, rewrite: IcmpIdRewrite::NONE }))
+        let verdict = Verdict::ToContainer { origin, owner, by_loopback, rewrite: IcmpIdRewrite::NONE };
+        Ok(sink.deliver(verdict, wire_size))
     }
 }
 

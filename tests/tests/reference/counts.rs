@@ -22,7 +22,7 @@ use crate::{
 /// Packets per world.
 const PACKETS: usize = 1000;
 
-/// Packets by counter: map or hook, slot, name of the path or reason.
+/// Packets or bytes by counter: map or hook or unit, slot, name of the path or reason.
 type Counts = BTreeMap<(&'static str, u16, &'static str), u64>;
 
 /// Runs the programs on random packets without dry run, and compares the sums of their counters with the
@@ -56,7 +56,7 @@ pub(crate) fn check(kernel: &mut Kernel, random: &mut Random, shapes: &[Shape]) 
             if let Some(left) = mark_after(verdict) {
                 assert_eq!(mark, left, "mark of {}\n{case:?}\n{verdict:?}", shape.name);
             }
-            count(hook, verdict, &mut expected);
+            count(hook, verdict, differential.on_wire, &mut expected);
             frames.push((hook, frame));
         }
     }
@@ -66,10 +66,10 @@ pub(crate) fn check(kernel: &mut Kernel, random: &mut Random, shapes: &[Shape]) 
         assert_eq!(kernel.spent(&world, slot), expected, "charged to the limit of slot {slot}");
     }
     let mut counted = read(kernel);
-    for (index, packets) in before {
-        *counted.get_mut(&index).expect("the same counters") -= packets;
+    for (index, earlier) in before {
+        *counted.get_mut(&index).expect("the same counters") -= earlier;
     }
-    counted.retain(|_, packets| *packets != 0);
+    counted.retain(|_, count| *count != 0);
     assert_eq!(counted, expected);
     differential.clear_in(kernel);
 }
@@ -100,28 +100,40 @@ fn priority_after(world: &World, case: &Case<'_>, verdict: Verdict) -> u32 {
     }
 }
 
-fn count(hook: HookPoint, verdict: Verdict, counts: &mut Counts) {
+fn count(hook: HookPoint, verdict: Verdict, on_wire: (u64, u64), counts: &mut Counts) {
     let mut add = |index| *counts.entry(index).or_default() += 1;
     match verdict {
         Verdict::Continue(reason) => {
             let hook = hook.host_hook().expect("the other hooks leave no packet to the host");
             add((hook.name(), HOST_SLOT, reason.name()));
         }
-        Verdict::DeliverLocal(slot) => add(("path", slot, "own")),
         Verdict::Drop { slot, reason } => {
             add((if slot == HOST_SLOT { "rx" } else { "tx" }, slot, reason.name()));
         }
+        _ => {}
+    }
+    let mut add = |slot, path| {
+        *counts.entry(("packets", slot, path)).or_default() += on_wire.0;
+        *counts.entry(("bytes", slot, path)).or_default() += on_wire.1;
+    };
+    match verdict {
+        Verdict::DeliverLocal(slot) => add(slot, "own"),
         Verdict::ToContainer { origin, owner, .. } => match origin {
-            Origin::Outside => add(("path", owner.slot, "rx_outside")),
-            Origin::Host => add(("path", owner.slot, "rx_host")),
+            Origin::Outside => add(owner.slot, "rx_outside"),
+            Origin::Host => add(owner.slot, "rx_host"),
             Origin::Container(sender) => {
-                add(("path", sender, "tx_container"));
-                add(("path", owner.slot, "rx_container"));
+                add(sender, "tx_container");
+                add(owner.slot, "rx_container");
             }
         },
-        Verdict::ToOutside { slot, .. } => add(("path", slot, "tx_outside")),
-        Verdict::ToHost(slot) => add(("path", slot, "tx_host")),
-        Verdict::AlreadyHandled | Verdict::AssignFlow(_) | Verdict::ToEth0(_) | Verdict::ToLoopback => {}
+        Verdict::ToOutside { slot, .. } => add(slot, "tx_outside"),
+        Verdict::ToHost(slot) => add(slot, "tx_host"),
+        Verdict::Continue(_)
+        | Verdict::Drop { .. }
+        | Verdict::AlreadyHandled
+        | Verdict::AssignFlow(_)
+        | Verdict::ToEth0(_)
+        | Verdict::ToLoopback => {}
     }
 }
 
@@ -130,7 +142,8 @@ fn read(kernel: &Kernel) -> Counts {
     let mut counts = Counts::new();
     for slot in SLOTS {
         for (path, tally) in maps.counters(slot).expect("a map").by_path() {
-            counts.insert(("path", slot, path), tally.packets);
+            counts.insert(("packets", slot, path), tally.packets);
+            counts.insert(("bytes", slot, path), tally.bytes);
         }
         let drops = maps.drops(slot).expect("a map");
         for reason in Reason::ALL {

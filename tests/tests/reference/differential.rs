@@ -26,6 +26,8 @@ pub(crate) struct Differential<'a> {
     pub(crate) world: &'a World,
     pub(crate) memory: SpecState,
     pub(crate) tally: Tally,
+    /// Packets and bytes on the wire of the most recent frame.
+    pub(crate) on_wire: (u64, u64),
     /// Whether the loaded programs decide, too. They take ten times as long as the others.
     pub(crate) with_kernel: bool,
     maps: RecordingTables<'a>,
@@ -54,7 +56,7 @@ impl<'a> Differential<'a> {
         }
         let (memory, tally, maps) =
             (SpecState::default(), Tally::default(), RecordingTables::new(world, NOW));
-        Self { world, memory, tally, with_kernel: true, maps, kernel }
+        Self { world, memory, tally, on_wire: (0, 0), with_kernel: true, maps, kernel }
     }
 
     /// Applies a state change to all three implementations.
@@ -108,6 +110,8 @@ impl<'a> Differential<'a> {
         let situation =
             Situation { case, packet: &packet, world: self.world, memory: &self.memory, tried: &tried };
         let (row, expected) = spec_model::decide(&situation);
+        let readable = spec_parser::parse_either(case, true, &self.memory, NOW);
+        self.on_wire = Situation { packet: &readable, ..situation }.on_wire();
         let changes = expected_changes(&situation, expected);
         let to_spend = situation.spent(expected);
         *self.tally.spent.entry(situation.sender()).or_default() += to_spend;

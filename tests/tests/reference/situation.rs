@@ -149,6 +149,16 @@ impl Situation<'_> {
         (self.case.frame.len() + more) as u64
     }
 
+    /// Returns the packets and bytes that are counted for the frame if it is delivered: those of its segments
+    /// if they are known, else one packet.
+    pub(crate) fn on_wire(&self) -> (u64, u64) {
+        let has_error = self.packet.error_1_to_4().or(self.packet.error_content).or(self.gso_error());
+        match self.segments() {
+            Some(segments) if has_error.is_none() => (segments.max(1) as u64, self.bytes_on_wire()),
+            _ => (1, self.case.frame.len() as u64),
+        }
+    }
+
     /// Returns whether the frame or one of its segments exceeds the uplink's MTU.
     pub(crate) fn is_too_big(&self) -> bool {
         let length = self.case.frame.len();

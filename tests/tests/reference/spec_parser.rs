@@ -107,6 +107,19 @@ const UDP_LITE: u8 = 136;
 
 /// Parses a frame. `memory` contains the content of first fragments.
 pub(crate) fn parse(case: &Case<'_>, world: &World, memory: &SpecState, now: u64) -> ParsedFrame {
+    // The hook at `eth0` uses addresses only, and the one at the uplink's egress the content only.
+    let is_ipv6_in_use =
+        world.shares_ipv6() || matches!(case.hook, HookPoint::ContainerEth0Ingress | HookPoint::UplinkEgress);
+    parse_either(case, is_ipv6_in_use, memory, now)
+}
+
+/// Parses a frame; step 3 depends on `is_ipv6_in_use`.
+pub(crate) fn parse_either(
+    case: &Case<'_>,
+    is_ipv6_in_use: bool,
+    memory: &SpecState,
+    now: u64,
+) -> ParsedFrame {
     let mut reading = ParsedFrame {
         error_frame: None,
         error_header: None,
@@ -128,9 +141,6 @@ pub(crate) fn parse(case: &Case<'_>, world: &World, memory: &SpecState, now: u64
             return reading;
         }
     };
-    // The hook at `eth0` uses addresses only, and the one at the uplink's egress the content only.
-    let is_ipv6_in_use =
-        world.shares_ipv6() || matches!(case.hook, HookPoint::ContainerEth0Ingress | HookPoint::UplinkEgress);
     let header = match is_ipv6 {
         true if is_ipv6_in_use => read_ipv6(case.frame),
         true => Err(Reason::Ipv6),

@@ -42,4 +42,8 @@ fn gso_datagrams_arrive_outside() {
         assert!(arrived == bytes, "{address}: {} bytes of {}", arrived.len(), bytes.len());
     }
     assert_eq!(world.drops("a").get("malformed").copied().unwrap_or_default(), 0);
+    // Counted as on the wire, each datagram with its Ethernet, IP and UDP header.
+    let counted = &world.sandbox.json(&["stats", "a"])["traffic"]["tx_outside"];
+    let bytes = 2 * 23_500 + DATAGRAMS * (2 * (14 + 8) + 20 + 40);
+    assert_eq!((&counted["packets"], &counted["bytes"]), (&(2 * DATAGRAMS).into(), &bytes.into()));
 }

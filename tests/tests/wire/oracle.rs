@@ -5,7 +5,7 @@ use std::{collections::HashSet, net::IpAddr, ops::RangeInclusive};
 use portmap_tests::sandbox::{HOST, HOST_MAC, HOST6, OUTSIDE_MAC};
 
 use crate::{
-    frames::{FIRST_PORT, OTHERS, OWN, PATTERN, TUNNEL_PORT},
+    frames::{FIRST_PORT, OTHERS, OWN, PATTERN},
     parser::{self, Datagram, ETHERNET, FragmentPosition, ICMP, ICMP6, Packet},
     send_path::MAX_FRAME,
     sockets::Received,
@@ -34,8 +34,6 @@ pub(crate) struct Totals {
     pub(crate) packets: u64,
     /// Bytes of frames.
     pub(crate) bytes: u64,
-    /// Bytes without headers.
-    pub(crate) payload: u64,
 }
 
 /// Checks that observed packets belong to the container.
@@ -121,7 +119,6 @@ impl Oracle {
         let sum = &mut self.sums[at as usize];
         sum.packets += 1;
         sum.bytes += bytes.len() as u64;
-        sum.payload += payload(&packet) as u64;
         self.total += bytes.len() as u64;
         self.segment(at, &packet)
     }
@@ -257,15 +254,6 @@ impl Oracle {
         }
         Ok(())
     }
-}
-
-/// Bytes of a packet without the headers that each segment repeats. A tunnel adds more headers.
-fn payload(packet: &Packet<'_>) -> usize {
-    if packet.ports().is_none_or(|(_, to)| to != TUNNEL_PORT) {
-        return packet.payload();
-    }
-    let inside = packet.rest.get(8..).unwrap_or_default();
-    parser::packet(inside, false, true).map_or(0, |inside| inside.payload())
 }
 
 fn is_group(address: IpAddr) -> bool {

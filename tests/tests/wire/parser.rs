@@ -52,16 +52,6 @@ impl Packet<'_> {
     pub(crate) fn ports(&self) -> Option<(u16, u16)> {
         Some((half(self.rest, 0)?, half(self.rest, 2)?))
     }
-
-    /// Returns the payload bytes, without the transport header that each segment repeats.
-    pub(crate) fn payload(&self) -> usize {
-        let header = match (self.part, self.protocol) {
-            (FragmentPosition::Subsequent, _) => 0,
-            (_, TCP) => self.rest.get(12).map_or(20, |byte| usize::from(byte >> 4) * 4).max(20),
-            _ => 8,
-        };
-        self.rest.len().saturating_sub(header)
-    }
 }
 
 fn half(bytes: &[u8], at: usize) -> Option<u16> {

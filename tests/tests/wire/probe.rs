@@ -38,6 +38,9 @@ pub(crate) struct Probe {
     pub(crate) max_count: Option<u64>,
 }
 
+/// More bytes than the program adds to a frame.
+const MAX_ROOM: u64 = 8 * 256;
+
 impl Probe {
     /// Generates a frame of a batch for a send path.
     pub(crate) fn any(
@@ -86,7 +89,9 @@ impl Probe {
                 probe.instruct(random, &frame, theme, way);
                 let is_sure = !is_short && (path == SendPath::Program || !is_gso);
                 match way {
-                    TO_PEER if is_sure => (probe.min_count, probe.max_count) = (1, Some(1)),
+                    TO_PEER if is_sure => {
+                        (probe.min_count, probe.max_count) = (1, Some(probe.max_segments()));
+                    }
                     CLONE_TO_ETH0 if is_sure => probe.min_count = 1,
                     _ => {}
                 }
@@ -99,6 +104,15 @@ impl Probe {
     /// Returns whether the frame has segmentation offload.
     pub(crate) fn is_gso(&self) -> bool {
         self.virtio.is_some_and(|header| header[1] != 0) || self.path == SendPath::Datagrams
+    }
+
+    /// Returns an upper bound of the number of packets on the wire, also if the program adds headers.
+    fn max_segments(&self) -> u64 {
+        let gso_size = match self.virtio {
+            Some([_, kind, _, _, low, high, ..]) if kind != 0 => u16::from_le_bytes([low, high]),
+            _ => 0,
+        };
+        if gso_size == 0 { 1 } else { (self.frame.len() as u64 + MAX_ROOM).div_ceil(gso_size.into()) }
     }
 
     /// Creates a well-formed frame for the same send path.

@@ -18,12 +18,13 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// Programs that the demonstration, the benchmarks and the tests run.
-pub(super) const RUN: [Tool; 24] = [
+pub(super) const RUN: [Tool; 25] = [
     tool("arping", "iputils-arping"),
     tool("bpftool", "bpftool"),
     tool("curl", "curl"),
     tool("dig", "bind9-dnsutils"),
     tool("dnsmasq", "dnsmasq-base"),
+    tool("ethtool", "ethtool"),
     tool("host", "bind9-host"),
     tool("ip", "iproute2"),
     tool("iperf3", "iperf3"),

@@ -17,6 +17,7 @@ use portmap_common::{
 };
 use portmap_ebpf::{
     hooks::VerdictSink,
+    segments::WireSize,
     verdict::{IcmpIdRewrite, NextHop, Origin, Verdict},
     verdict_codec,
 };
@@ -25,7 +26,7 @@ use super::{
     counters::{count_for, count_reason},
     drop, maps,
     metadata::{set_mark, set_priority, set_tc_index},
-    skb::{is_dry_run, mtu_allows},
+    skb::{Skb, is_dry_run, mtu_allows},
 };
 
 /// Address families of `bpf_redir_neigh`.
@@ -58,13 +59,18 @@ impl VerdictSink for SkbSink<'_> {
 
     #[inline(always)]
     fn apply(&self, verdict: Verdict) -> i32 {
+        self.deliver(verdict, WireSize::one_packet(&Skb::new(self.context)))
+    }
+
+    #[inline(always)]
+    fn deliver(&self, verdict: Verdict, size: WireSize) -> i32 {
         let is_dry_run = is_dry_run(self.context);
         if is_dry_run {
             report_dry_run(self.context, &verdict);
         } else if let Verdict::Drop { reason, .. } = verdict {
             return drop::tail_call(self.context, reason);
         } else {
-            self.count(&verdict);
+            self.count(&verdict, size);
         }
         if verdict == Verdict::AlreadyHandled && self.at.is_some() {
             // The mark is between portmap's hooks only; the host's stack must not see it.
@@ -75,27 +81,27 @@ impl VerdictSink for SkbSink<'_> {
 }
 
 impl SkbSink<'_> {
-    /// Counts a packet for its sender and its receiver, as far as they are containers.
+    /// Counts a frame: traffic as it is on the wire, for its sender and its receiver as far as they are
+    /// containers; other frames once.
     #[inline(always)]
-    fn count(&self, verdict: &Verdict) {
-        let bytes = self.context.len();
+    fn count(&self, verdict: &Verdict, size: WireSize) {
         match *verdict {
             Verdict::Continue(reason) => {
                 if let Some(counts) = self.at.and_then(maps::host) {
                     count_reason(counts, reason as u32);
                 }
             }
-            Verdict::DeliverLocal(slot) => count_for(slot, bytes, |counters| &mut counters.own),
+            Verdict::DeliverLocal(slot) => count_for(slot, size, |counters| &mut counters.own),
             Verdict::ToContainer { origin, owner, .. } => match origin {
-                Origin::Outside => count_for(owner.slot, bytes, |counters| &mut counters.rx_outside),
-                Origin::Host => count_for(owner.slot, bytes, |counters| &mut counters.rx_host),
+                Origin::Outside => count_for(owner.slot, size, |counters| &mut counters.rx_outside),
+                Origin::Host => count_for(owner.slot, size, |counters| &mut counters.rx_host),
                 Origin::Container(sender) => {
-                    count_for(sender, bytes, |counters| &mut counters.tx_container);
-                    count_for(owner.slot, bytes, |counters| &mut counters.rx_container);
+                    count_for(sender, size, |counters| &mut counters.tx_container);
+                    count_for(owner.slot, size, |counters| &mut counters.rx_container);
                 }
             },
-            Verdict::ToOutside { slot, .. } => count_for(slot, bytes, |counters| &mut counters.tx_outside),
-            Verdict::ToHost(slot) => count_for(slot, bytes, |counters| &mut counters.tx_host),
+            Verdict::ToOutside { slot, .. } => count_for(slot, size, |counters| &mut counters.tx_outside),
+            Verdict::ToHost(slot) => count_for(slot, size, |counters| &mut counters.tx_host),
             Verdict::Drop { .. }
             | Verdict::AlreadyHandled
             | Verdict::AssignFlow(_)

@@ -6,16 +6,17 @@ use portmap_common::{
     counters::{Counters, PacketCount},
     reason::{REASON_PLACES, ReasonCounts},
 };
+use portmap_ebpf::segments::WireSize;
 
 use super::maps;
 
-/// Counts a packet for a container, in the counter that `path` selects.
+/// Counts traffic for a container, in the counter that `path` selects.
 #[inline(always)]
-pub(super) fn count_for(slot: u16, bytes: u32, path: impl FnOnce(&mut Counters) -> &mut PacketCount) {
+pub(super) fn count_for(slot: u16, size: WireSize, path: impl FnOnce(&mut Counters) -> &mut PacketCount) {
     if let Some(counters) = maps::counters(slot) {
         // SAFETY: the entry belongs to this CPU, and a tc program is neither preempted nor interrupted by
         // another one, so there is no other reference to it.
-        path(unsafe { &mut *counters }).count(bytes);
+        path(unsafe { &mut *counters }).count(size.packets, size.bytes);
     }
 }
 
