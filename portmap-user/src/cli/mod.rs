@@ -5,6 +5,7 @@ mod explain;
 mod output;
 mod print;
 mod process;
+mod top;
 mod wrap;
 
 use std::{
@@ -113,6 +114,8 @@ enum Verb {
         /// The container's name
         name: Option<String>,
     },
+    /// Follow traffic, drops and queues of all containers on the terminal
+    Top(top::Options),
     /// Show dropped packets by reason, or follow drops as they occur
     Drops {
         /// The container's name, or outside [default: all]
@@ -274,6 +277,7 @@ impl Command {
                 print::container_stats(output, &client()?.container_stats(&name)?)?;
             }
             Verb::Stats { name: None } => print::stats(output, &client()?.stats()?)?,
+            Verb::Top(options) => return top::run(&options, output, &state_dir),
             Verb::Drops { name, follow: true } => drops::follow(&client()?, output, name.as_deref())?,
             Verb::Drops { name, follow: false } => drops::print(output, &client()?.drops(name.as_deref())?)?,
             Verb::Explain(question) => explain::print(output, &client()?.explain(&question.request())?)?,

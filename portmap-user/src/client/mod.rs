@@ -91,6 +91,17 @@ impl Client {
         self.call(Method::GET, &format!("{}/stats", container(name)), NOTHING)
     }
 
+    /// Returns the counters of all containers and the host within `limit`. Prints no notices, for a view that
+    /// has the terminal.
+    pub fn stats_within(&self, limit: Duration) -> Result<Stats> {
+        self.get_within("/v1/stats", limit)
+    }
+
+    /// The same for all containers.
+    pub fn list_within(&self, limit: Duration) -> Result<Vec<Container>> {
+        self.get_within("/v1/containers", limit)
+    }
+
     /// Returns counts of dropped packets; with a name, those from or to that container.
     pub fn drops(&self, name: Option<&str>) -> Result<Vec<DropCount>> {
         self.call(Method::GET, &drops("/v1/drops", name), NOTHING)
@@ -175,6 +186,14 @@ impl Client {
     fn get_immediate<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let answer = self.exchange(Method::GET, path, NOTHING);
         self.runtime.block_on(patience::at_once(&self.socket.display(), answer))
+    }
+
+    fn get_within<T: DeserializeOwned>(&self, path: &str, limit: Duration) -> Result<T> {
+        let answer = self.exchange(Method::GET, path, NOTHING);
+        self.runtime.block_on(async { time::timeout(limit, answer).await }).unwrap_or_else(|_elapsed| {
+            let socket = self.socket.display();
+            Err(CallError::Unreachable(format!("the daemon at {socket} has not answered for {limit:?}")))
+        })
     }
 
     /// Fails if the daemon is stopped or hangs. Any response will do, because an earlier version does not
