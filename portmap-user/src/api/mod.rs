@@ -2,6 +2,7 @@
 
 mod drops;
 mod explain;
+mod flows;
 mod wire;
 
 use std::{
@@ -16,6 +17,7 @@ use self::wire::{As, AsList, AsOption};
 pub use self::{
     drops::{Direction, DropCount, DropSample, DropStreamItem, OUTSIDE},
     explain::{ExplainRequest, ExplainedPacket, Explanation, HOST, Outcome, Step},
+    flows::{Flow, FlowDirection, Flows, FlowsRequest, OtherFlows},
 };
 use crate::model::{Limit, Loopback, PortRange, PortSet, Process, QueueStats, TrafficSpec};
 

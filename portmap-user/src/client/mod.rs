@@ -25,7 +25,7 @@ use self::error::Result;
 use crate::{
     api::{
         AddRequest, Changed, Container, ContainerStats, DropCount, DropStreamItem, ExplainRequest,
-        Explanation, Finding, Stats, UpdateRequest,
+        Explanation, Finding, Flows, FlowsRequest, Stats, UpdateRequest,
     },
     error::{Context as _, Error, Kind},
     paths::StateDir,
@@ -89,6 +89,13 @@ impl Client {
     /// Returns the counters of one container.
     pub fn container_stats(&self, name: &str) -> Result<ContainerStats> {
         self.call(Method::GET, &format!("{}/stats", container(name)), NOTHING)
+    }
+
+    /// Returns the open connections of one container, by peer and service.
+    pub fn flows(&self, name: &str, request: FlowsRequest) -> Result<Flows> {
+        let FlowsRequest { limit, by_peer } = request;
+        let path = format!("{}/flows?limit={limit}&by_peer={by_peer}", container(name));
+        self.call(Method::GET, &path, NOTHING)
     }
 
     /// Returns the counters of all containers and the host within `limit`. Prints no notices, for a view that

@@ -31,7 +31,7 @@ use self::{
     container::{Containers, add, limits},
     env::Env,
     host::Host,
-    observe::{containers::describe, drops, explain::Explainer, metrics, stats},
+    observe::{containers::describe, drops, explain::Explainer, flows, metrics, stats},
     operations::Operations,
     reconcile::{Reconciler, events::HostEvents, startup},
     registry::{Refusal, Registry},
@@ -39,7 +39,7 @@ use self::{
 use crate::{
     api::{
         AddRequest, Changed, Container, ContainerStats, DropCount, ExplainRequest, Explanation, Finding,
-        HOST, OUTSIDE, Stats, UpdateRequest,
+        Flows, FlowsRequest, HOST, OUTSIDE, Stats, UpdateRequest,
     },
     error::{Context as _, Result},
     failpoint,
@@ -191,6 +191,16 @@ impl Daemon {
     pub fn container_stats(&self, name: &str) -> Result<ContainerStats> {
         self.take_over_first(name)?;
         stats::one(&self.env, &self.registry.snapshot(), name)
+    }
+
+    /// The open connections of a container, by peer and service. Takes it over first if it is not checked yet.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such container, its takeover fails, or its namespace cannot be visited.
+    pub fn flows(&self, name: &str, request: FlowsRequest) -> Result<Flows> {
+        self.take_over_first(name)?;
+        flows::of(&self.env, &self.host.state(), &self.registry.snapshot(), name, request)
     }
 
     /// All metrics, in the text format of `OpenMetrics`.

@@ -30,5 +30,6 @@ pub mod sockets;
 pub mod sysctl;
 pub mod tcp_sockets;
 pub mod test_run;
+pub mod udp_sockets;
 
 pub use self::error::{CgroupError, Error, Failure, NamespaceError};

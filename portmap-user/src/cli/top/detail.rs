@@ -20,7 +20,10 @@ const LABEL: usize = 18;
 pub(super) fn lines(app: &App, theme: Theme, width: usize) -> Vec<Line<'static>> {
     let Some(row) = app.detail() else {
         let name = text::escaped(app.selected());
-        return vec![Line::styled(format!("{name} has been removed: Escape shows the others"), theme.alert())];
+        return vec![Line::styled(
+            format!("{name} has been removed: Escape shows the others"),
+            theme.alert(),
+        )];
     };
     let mut lines = vec![Line::styled(text::escaped(&row.stats.name), theme.title())];
     if let Some(container) = &row.container {
@@ -33,9 +36,7 @@ pub(super) fn lines(app: &App, theme: Theme, width: usize) -> Vec<Line<'static>>
             container.ephemeral_ports,
         )));
     }
-    for (name, rate, history) in
-        [("received", row.rx, &row.rx_history), ("sent", row.tx, &row.tx_history)]
-    {
+    for (name, rate, history) in [("received", row.rx, &row.rx_history), ("sent", row.tx, &row.tx_history)] {
         let label = format!("{name:<9}{:>6}", bytes_per_second(app, rate.bytes));
         lines.push(Line::from(format!("{label:<LABEL$}{}", sparkline(history, width, theme))));
     }
@@ -81,7 +82,8 @@ fn drops(row: &Row, theme: Theme, lines: &mut Vec<Line<'static>>) {
     for (direction, reasons, rates) in all {
         for (reason, packets) in reasons {
             let rate = rates.get(reason).copied().unwrap_or_default();
-            let line = format!("{:<32}{:>9}{packets:>16}", format!("{direction}: {reason}"), text::short(rate));
+            let line =
+                format!("{:<32}{:>9}{packets:>16}", format!("{direction}: {reason}"), text::short(rate));
             let style = if rate > 0.0 { theme.alert() } else { Style::new() };
             lines.push(Line::styled(line, style));
         }

@@ -52,7 +52,7 @@ pub(super) struct Options {
     /// Time between two readings, such as 1s or 500ms
     #[arg(long, value_name = "DURATION", default_value = "2s")]
     interval: HumanDuration,
-    /// Use no colours; the environment variable NO_COLOR does the same
+    /// Use no colours; the environment variable `NO_COLOR` does the same
     #[arg(long)]
     no_color: bool,
 }
@@ -181,7 +181,9 @@ fn follow(screen: &mut Screen, app: &mut App, theme: Theme, inbox: &Receiver<Eve
         // All that wait, because a screen of each would lag behind a key that is held down.
         for event in std::iter::once(event).chain(inbox.try_iter()) {
             let next = match event {
-                Event::Key(key) => input::action(key, app.mode).map_or(Next::Continue, |action| app.act(action)),
+                Event::Key(key) => {
+                    input::action(key, app.mode).map_or(Next::Continue, |action| app.act(action))
+                }
                 Event::Resized => Next::Continue,
                 Event::Reading(reading) => {
                     app.read(reading);

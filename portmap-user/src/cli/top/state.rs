@@ -146,9 +146,8 @@ impl Row {
             &stats.ingress,
             last.map(|(stats, seconds)| (stats.ingress.as_slice(), seconds)),
         );
-        let (mut rx_history, mut tx_history) = before
-            .map(|(row, _)| (row.rx_history.clone(), row.tx_history.clone()))
-            .unwrap_or_default();
+        let (mut rx_history, mut tx_history) =
+            before.map(|(row, _)| (row.rx_history.clone(), row.tx_history.clone())).unwrap_or_default();
         if before.is_some() {
             rx_history.push(rx.bytes);
             tx_history.push(tx.bytes);
@@ -219,8 +218,7 @@ impl Table {
         let mut details: BTreeMap<String, Container> =
             containers.into_iter().map(|container| (container.name.clone(), container)).collect();
         let before = std::mem::take(&mut self.rows);
-        let before: BTreeMap<&str, &Row> =
-            before.iter().map(|row| (row.stats.name.as_str(), row)).collect();
+        let before: BTreeMap<&str, &Row> = before.iter().map(|row| (row.stats.name.as_str(), row)).collect();
         let rows = stats.containers.into_iter().map(|stats| {
             let same = before.get(stats.name.as_str()).filter(|row| continues(&row.stats, &stats));
             let container = details.remove(&stats.name);
@@ -349,7 +347,8 @@ pub(super) mod tests {
     fn top_new_container_of_a_name_begins_without_rates() {
         let table = advanced([vec![stats("a", 1_000_000, 500)], vec![stats("a", 200, 900)]], 1);
         assert_eq!((table.rows[0].rx, table.rows[0].tx), (Rate::default(), Rate::default()));
-        let table = advanced([vec![stats("a", 100, 0)], vec![ContainerStats { slot: 2, ..stats("a", 900, 0) }]], 1);
+        let table =
+            advanced([vec![stats("a", 100, 0)], vec![ContainerStats { slot: 2, ..stats("a", 900, 0) }]], 1);
         assert_eq!(table.rows[0].rx, Rate::default());
     }
 
@@ -367,7 +366,13 @@ pub(super) mod tests {
         let limit = Limit { rate: 1000, ceil: 1000, burst: 1, leaf: "bfifo".to_owned() };
         let at = |bytes, overlimits| {
             [
-                QueueStats { kind: "htb".to_owned(), bytes, backlog: 9, drops: bytes / 100, ..QueueStats::default() },
+                QueueStats {
+                    kind: "htb".to_owned(),
+                    bytes,
+                    backlog: 9,
+                    drops: bytes / 100,
+                    ..QueueStats::default()
+                },
                 QueueStats { overlimits, ..QueueStats::default() },
             ]
         };

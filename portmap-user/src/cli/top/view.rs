@@ -9,8 +9,9 @@ use ratatui::{
 
 use super::{
     app::{App, Mode, SortKey},
-    detail, text,
+    detail,
     state::{Rate, Row},
+    text,
 };
 
 /// What the terminal can show.
@@ -259,10 +260,9 @@ fn footer_line(app: &App, theme: Theme) -> Line<'static> {
         return Line::styled(format!("no data: {}", text::escaped(trouble)), theme.alert());
     }
     match app.mode {
-        Mode::Filter => Line::from(format!(
-            "filter: {}_   Enter keeps it, Escape removes it",
-            text::escaped(&app.filter)
-        )),
+        Mode::Filter => {
+            Line::from(format!("filter: {}_   Enter keeps it, Escape removes it", text::escaped(&app.filter)))
+        }
         Mode::Table if !app.filter.is_empty() => {
             Line::from(format!("filter: {}   Escape removes it", text::escaped(&app.filter)))
         }

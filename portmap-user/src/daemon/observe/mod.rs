@@ -1,4 +1,4 @@
-//! Observation: statistics, metrics, drops, and `explain`.
+//! Observation: statistics, metrics, drops, flows, and `explain`.
 //!
 //! These functions read the maps, the kernel and a snapshot of the registry. They take no lock that commands
 //! hold.
@@ -7,5 +7,7 @@ pub(super) mod containers;
 pub(super) mod drop_stream;
 pub(super) mod drops;
 pub(super) mod explain;
+pub(super) mod flows;
 pub(super) mod metrics;
 pub(super) mod stats;
+mod talkers;
