@@ -13,25 +13,16 @@ pub(super) fn print(output: Output, flows: &Flows) -> Result<()> {
     output::print(output, flows, || text(flows))
 }
 
-fn text(flows: &Flows) -> String {
+/// The flows as a table with its title line, and the remarks on it.
+pub(super) fn text(flows: &Flows) -> String {
     let Flows { name: _, flows, others, unconnected_udp, is_complete } = flows;
     let mut lines = Vec::new();
     if flows.is_empty() {
         lines.push("no connections".to_owned());
     } else {
         let mut table = output::plain();
-        table.add_row([
-            "PROTOCOL",
-            "DIRECTION",
-            "PEER",
-            "NAME",
-            "PORT",
-            "CONNECTIONS",
-            "SENT",
-            "RECEIVED",
-            "RTT",
-            "RETRANSMITS",
-        ]);
+        table
+            .add_row(["PROTO", "DIR", "PEER", "NAME", "PORT", "CONNS", "SENT", "RECEIVED", "RTT", "RETRANS"]);
         for flow in flows {
             table.add_row(row(flow));
         }

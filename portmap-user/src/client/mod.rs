@@ -93,9 +93,12 @@ impl Client {
 
     /// Returns the open connections of one container, by peer and service.
     pub fn flows(&self, name: &str, request: FlowsRequest) -> Result<Flows> {
-        let FlowsRequest { limit, by_peer } = request;
-        let path = format!("{}/flows?limit={limit}&by_peer={by_peer}", container(name));
-        self.call(Method::GET, &path, NOTHING)
+        self.call(Method::GET, &flows(name, request), NOTHING)
+    }
+
+    /// The same within `limit`, without notices.
+    pub fn flows_within(&self, name: &str, request: FlowsRequest, limit: Duration) -> Result<Flows> {
+        self.get_within(&flows(name, request), limit)
     }
 
     /// Returns the counters of all containers and the host within `limit`. Prints no notices, for a view that
@@ -301,6 +304,11 @@ fn cannot_decode() -> &'static str {
 /// The path of a container.
 fn container(name: &str) -> String {
     format!("/v1/containers/{}", encoded(name))
+}
+
+/// The path of a container's flows.
+fn flows(name: &str, FlowsRequest { limit, by_peer }: FlowsRequest) -> String {
+    format!("{}/flows?limit={limit}&by_peer={by_peer}", container(name))
 }
 
 /// The path of drops, optionally those of one container.

@@ -18,13 +18,14 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// Programs that the demonstration, the benchmarks and the tests run.
-pub(super) const RUN: [Tool; 21] = [
+pub(super) const RUN: [Tool; 23] = [
     tool("bpftool", "bpftool"),
     tool("curl", "curl"),
     tool("dig", "bind9-dnsutils"),
     tool("dnsmasq", "dnsmasq-base"),
     tool("ip", "iproute2"),
     tool("iperf3", "iperf3"),
+    tool("jq", "jq"),
     tool("kill", "procps"),
     tool("nsenter", "util-linux"),
     tool("nstat", "iproute2"),
@@ -33,6 +34,7 @@ pub(super) const RUN: [Tool; 21] = [
     tool("python3", "python3"),
     tool("scapy3", "python3-scapy"),
     tool("setpriv", "util-linux"),
+    tool("setsid", "util-linux"),
     tool("ss", "iproute2"),
     tool("strace", "strace"),
     tool("tc", "iproute2"),

@@ -6,6 +6,7 @@ use super::{
     input::Action,
     state::{Reading, Row, Table},
 };
+use crate::api::Flows;
 
 /// What the screen shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +117,8 @@ pub(super) struct App {
     live: Table,
     /// The table as it was when the display was paused.
     paused: Option<Table>,
+    /// The flows of the container that is shown, with their container's name.
+    flows: Option<Flows>,
     /// Why the last reading failed.
     pub(super) trouble: Option<String>,
     pub(super) mode: Mode,
@@ -138,6 +141,7 @@ impl App {
         Self {
             live: Table::default(),
             paused: None,
+            flows: None,
             trouble: None,
             mode: Mode::Table,
             sort: SortKey::Tx,
@@ -171,6 +175,18 @@ impl App {
         }
     }
 
+    /// Takes the flows of a container in, unless the display is paused.
+    pub(super) fn read_flows(&mut self, flows: Flows) {
+        if !self.is_paused() {
+            self.flows = Some(flows);
+        }
+    }
+
+    /// The flows of the selected container, if they have been read.
+    pub(super) fn flows(&self) -> Option<&Flows> {
+        self.flows.as_ref().filter(|flows| Some(&flows.name) == self.selected.as_ref())
+    }
+
     /// The rows that pass the filter, in order.
     pub(super) fn rows(&self) -> Vec<&Row> {
         let rows = self.table().rows.iter().filter(|row| row.stats.name.contains(&self.filter));
@@ -188,8 +204,11 @@ impl App {
         rows.iter().position(|row| Some(row.stats.name.as_str()) == selected).unwrap_or_default()
     }
 
-    /// The container of the detail; `None` if it has been removed.
+    /// The container that is shown alone; `None` if none is, or if it has been removed.
     pub(super) fn detail(&self) -> Option<&Row> {
+        if self.mode != Mode::Detail {
+            return None;
+        }
         let name = self.selected.as_deref()?;
         self.table().rows.iter().find(|row| row.stats.name == name)
     }

@@ -11,7 +11,7 @@ use super::{
     text,
     view::{Theme, bytes_per_second, unit},
 };
-use crate::{api::Reasons, sizes};
+use crate::{api::Reasons, cli::flows, sizes};
 
 /// Width of the text beside a sparkline.
 const LABEL: usize = 18;
@@ -44,6 +44,7 @@ pub(super) fn lines(app: &App, theme: Theme, width: usize) -> Vec<Line<'static>>
     paths(app, row, &mut lines);
     drops(row, theme, &mut lines);
     queues(app, row, theme, &mut lines);
+    talkers(app, &mut lines);
     lines
 }
 
@@ -110,5 +111,19 @@ fn queues(app: &App, row: &Row, theme: Theme, lines: &mut Vec<Line<'static>>) {
             text::short(*overlimits),
         );
         lines.push(Line::styled(line, if *overlimits > 0.0 { theme.warning() } else { Style::new() }));
+    }
+}
+
+/// The largest flows.
+fn talkers(app: &App, lines: &mut Vec<Line<'static>>) {
+    let Some(flows) = app.flows() else { return };
+    let text = flows::text(flows);
+    let mut text = text.lines().map(|line| text::escaped(line.trim_end()));
+    lines.push(Line::default());
+    if flows.flows.is_empty() {
+        lines.extend(text.map(Line::from));
+    } else {
+        lines.extend(text.next().map(heading));
+        lines.extend(text.map(Line::from));
     }
 }

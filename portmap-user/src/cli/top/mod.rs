@@ -15,7 +15,7 @@ use std::{
     env,
     io::{self, IsTerminal as _},
     process::ExitCode,
-    sync::mpsc::{self, Receiver, Sender},
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
     thread,
     time::{Duration, Instant},
 };
@@ -32,6 +32,7 @@ use self::{
 };
 use super::output::Output;
 use crate::{
+    api::{Flows, FlowsRequest},
     client::{CallError, Client},
     durations::HumanDuration,
     error::{Context as _, Error, Result},
@@ -63,6 +64,8 @@ enum Event {
     /// The size of the terminal has changed.
     Resized,
     Reading(Result<Reading, String>),
+    /// The flows of the container that is shown.
+    Flows(Flows),
     /// A signal asks this process to end, or the terminal is gone.
     End,
 }
@@ -83,11 +86,12 @@ pub(super) fn run(options: &Options, output: Output, state_dir: &StateDir) -> Re
     })?;
     let mut screen = Screen::open()?;
     start(&events, "portmap-top-keys", read_keys)?;
-    start(&events, "portmap-top-daemon", move |events| read_counters(&client, interval, events))?;
+    let (asked, shown) = mpsc::channel();
+    start(&events, "portmap-top-daemon", move |events| read_counters(&client, interval, &shown, events))?;
     let theme = theme(options.no_color);
     let mut app = App::new();
     app.read(Ok(first));
-    follow(&mut screen, &mut app, theme, &inbox)?;
+    follow(&mut screen, &mut app, theme, &inbox, &asked)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -153,16 +157,33 @@ fn read_keys(events: &Sender<Event>) {
     }
 }
 
-/// Sends a reading in each interval.
-fn read_counters(client: &Client, interval: Duration, events: &Sender<Event>) {
-    let mut next = Instant::now();
+/// Sends a reading in each interval, and the flows of the container that is `shown`, at once if that is another.
+fn read_counters(
+    client: &Client,
+    interval: Duration,
+    shown: &Receiver<Option<String>>,
+    events: &Sender<Event>,
+) {
+    let mut name = None;
+    let mut next = Instant::now() + interval;
     loop {
-        next += interval;
-        // After a pause of this process, no readings are made up for.
-        next = next.max(Instant::now());
-        thread::sleep(next.saturating_duration_since(Instant::now()));
-        let reading = read(client).map_err(|error| error.to_string());
-        if events.send(Event::Reading(reading)).is_err() {
+        match shown.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            Ok(other) => name = other,
+            Err(RecvTimeoutError::Timeout) => {
+                // After a pause of this process, no readings are made up for.
+                next = (next + interval).max(Instant::now());
+                let reading = read(client).map_err(|error| error.to_string());
+                if events.send(Event::Reading(reading)).is_err() {
+                    return;
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        // The container may have been removed, and the counters say whether the daemon is lost.
+        if let Some(name) = &name
+            && let Ok(flows) = client.flows_within(name, FlowsRequest::default(), PATIENCE)
+            && events.send(Event::Flows(flows)).is_err()
+        {
             return;
         }
     }
@@ -174,8 +195,21 @@ fn read(client: &Client) -> Result<Reading, CallError> {
 }
 
 /// Draws, and does what events ask for, until one of them ends the view.
-fn follow(screen: &mut Screen, app: &mut App, theme: Theme, inbox: &Receiver<Event>) -> Result<()> {
+fn follow(
+    screen: &mut Screen,
+    app: &mut App,
+    theme: Theme,
+    inbox: &Receiver<Event>,
+    asked: &Sender<Option<String>>,
+) -> Result<()> {
+    let mut shown = None;
     loop {
+        let detail = app.detail().map(|row| row.stats.name.clone());
+        if detail != shown {
+            // If that thread has ended, no readings come either, and keys still work.
+            let _ = asked.send(detail.clone());
+            shown = detail;
+        }
         screen.draw(|frame| view::draw(frame, app, theme))?;
         let Ok(event) = inbox.recv() else { return Ok(()) };
         // All that wait, because a screen of each would lag behind a key that is held down.
@@ -187,6 +221,10 @@ fn follow(screen: &mut Screen, app: &mut App, theme: Theme, inbox: &Receiver<Eve
                 Event::Resized => Next::Continue,
                 Event::Reading(reading) => {
                     app.read(reading);
+                    Next::Continue
+                }
+                Event::Flows(flows) => {
+                    app.read_flows(flows);
                     Next::Continue
                 }
                 Event::End => Next::Quit,
