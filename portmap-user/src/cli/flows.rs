@@ -81,8 +81,8 @@ fn row(flow: &Flow) -> [String; 10] {
 #[expect(clippy::cast_precision_loss, reason = "it is shown with three digits")]
 fn rtt(microseconds: u64) -> String {
     if microseconds < 1000 {
-        format!("{microseconds} us")
+        format!("{microseconds}us")
     } else {
-        format!("{:.1} ms", microseconds as f64 / 1000.0)
+        format!("{:.1}ms", microseconds as f64 / 1000.0)
     }
 }

@@ -62,7 +62,10 @@ fn with_outputs(text: &str, outputs: &BTreeMap<String, String>) -> String {
         }
         new.push('\n');
         for Example { command, .. } in block {
-            new.push_str(&format!("# {command}\n{}", outputs[&command]));
+            new.push_str(&format!("# {command}\n"));
+            for line in outputs[&command].trim_end().lines() {
+                new.push_str(&format!("{}\n", line.trim_end()));
+            }
         }
     }
     new
@@ -71,7 +74,8 @@ fn with_outputs(text: &str, outputs: &BTreeMap<String, String>) -> String {
 /// Sends a known number of packets, and leaves a connection open.
 fn traffic(sandbox: &Sandbox) -> [TcpStream; 2] {
     let web = sandbox.inside(WEB, || UdpSocket::bind(("0.0.0.0", 31001))).expect("the port is free");
-    let outside = sandbox.inside(Netns::Outside, || UdpSocket::bind(("0.0.0.0", 9))).expect("the port is free");
+    let outside =
+        sandbox.inside(Netns::Outside, || UdpSocket::bind(("0.0.0.0", 9))).expect("the port is free");
     for _ in 0..100 {
         web.send_to(&[1; 1000], (OUTSIDE, 9)).expect("sent");
     }
@@ -134,9 +138,8 @@ fn inspect_page_agrees_with_stats() {
         let found = outputs.iter().find(|(command, _)| command.contains(part));
         found.map(|(_, output)| output.as_str()).unwrap_or_else(|| panic!("the page has no {part}"))
     };
-    let [rx, tx] = ["rx_", "tx_"].map(|direction| {
-        ["packets", "bytes"].map(|unit| sum(&stats, direction, unit))
-    });
+    let [rx, tx] =
+        ["rx_", "tx_"].map(|direction| ["packets", "bytes"].map(|unit| sum(&stats, direction, unit)));
     let forged = stats["drops"]["tx"]["source_port"].as_u64().expect("a number");
     assert_eq!(forged, 7);
     // bpftool: the same maps, so the same numbers.
@@ -157,7 +160,11 @@ fn inspect_page_agrees_with_stats() {
     assert!(class.contains(&shown(rx[0], rx[1])), "{}: {class}", shown(rx[0], rx[1]));
     for (direction, packets, bytes) in [("egress", sent, sent_bytes), ("ingress", rx[0], rx[1])] {
         let root = &stats[direction][0];
-        assert_eq!((root["packets"].as_u64(), root["bytes"].as_u64()), (Some(packets), Some(bytes)), "{root}");
+        assert_eq!(
+            (root["packets"].as_u64(), root["bytes"].as_u64()),
+            (Some(packets), Some(bytes)),
+            "{root}"
+        );
     }
     // ip: the host veth receives what the container sends.
     let link: Vec<u64> = of("ip -s link show")
@@ -169,8 +176,12 @@ fn inspect_page_agrees_with_stats() {
     assert_eq!(link.first(), Some(&sent), "received by the host veth: {}", of("ip -s link show"));
     // ss: the same sockets as those of `portmap flows`.
     let flow = &sandbox.json(&["flows", "web"])["flows"][0];
-    assert_eq!((flow["bytes_sent"].as_u64(), flow["bytes_received"].as_u64()), (Some(700), Some(500)), "{flow}");
-    let socket = of("ss -N web");
+    assert_eq!(
+        (flow["bytes_sent"].as_u64(), flow["bytes_received"].as_u64()),
+        (Some(700), Some(500)),
+        "{flow}"
+    );
+    let socket = of("ss -N web -tniO");
     for expected in [format!("bytes_sent:{SENT}"), format!("bytes_received:{RECEIVED}")] {
         assert!(socket.contains(&expected), "{expected}: {socket}");
     }

@@ -30,6 +30,11 @@ pub(super) fn form(text: &str) -> Vec<String> {
     let word = |word: &str| {
         let is_identifier = word.len() == 16 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
         let mut form = String::new();
+        // A queue may owe tokens.
+        let word = word
+            .strip_prefix('-')
+            .filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+            .unwrap_or(word);
         for character in if is_identifier { "0" } else { word }.chars() {
             let character = if character.is_ascii_digit() { '0' } else { character };
             if !(character == '0' && form.ends_with('0')) {

@@ -148,7 +148,7 @@ fn top_shows_traffic_drops_and_limits() {
         // One container: paths, its limit, and the client.
         terminal.keys("\r");
         let detail = terminal.wait("the flow to the client", |screen| screen.contains("in   10.0.0.2"));
-        for expected in ["ports 31000-31009", "tx_outside", "sends            20 Mbit/s", "LIMIT", "31000"] {
+        for expected in ["ports 31000-31009", "tx_outside", "20 Mbit/s", "LIMIT", "31000"] {
             assert!(detail.contains(expected), "{expected}: {detail}");
         }
         terminal.keys("q");

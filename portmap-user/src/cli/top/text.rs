@@ -9,7 +9,8 @@ const ASCII: [char; 9] = [' ', '.', '.', ':', ':', '+', '+', '#', '#'];
 pub(super) fn short(number: f64) -> String {
     const UNITS: [&str; 6] = ["", "k", "M", "G", "T", "P"];
 
-    let (mut number, mut unit) = (number.max(0.0), 0);
+    // A sum of nothing is -0.
+    let (mut number, mut unit) = (if number > 0.0 { number } else { 0.0 }, 0);
     // 999.5 would become 1000.
     while number >= 999.5 && unit + 1 < UNITS.len() {
         number /= 1000.0;
@@ -81,6 +82,7 @@ mod tests {
             (999_950.0, "1.00M"),
             (1_250_000_000.0, "1.25G"),
             (-1.0, "0"),
+            (-0.0, "0"),
         ] {
             assert_eq!(short(number), text, "{number}");
         }

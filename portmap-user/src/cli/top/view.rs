@@ -150,7 +150,7 @@ fn draw_totals(frame: &mut Frame<'_>, app: &App, theme: Theme, area: Rect) {
     );
     let passed = |hook: &str| text::short(table.host.passed.get(hook).copied().unwrap_or_default());
     let host = format!(
-        "host   {:>5} pkt/s from the uplink  {:>5} pkt/s by lo  drops {:>5}/s from outside",
+        "host   {:>5} pkt/s from the uplink  {:>5} pkt/s by lo  dropped {:>5}/s",
         passed("uplink"),
         passed("lo"),
         text::short(table.host.drops),
@@ -301,4 +301,85 @@ fn help(theme: Theme) -> Vec<Line<'static>> {
     ];
     lines.extend(columns.map(|(column, meaning)| Line::from(format!("  {column:<28}{meaning}"))));
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use ratatui::{Terminal, backend::TestBackend};
+
+    use super::*;
+    use crate::cli::top::{
+        input::Action,
+        state::tests::{reading, stats},
+    };
+
+    const PLAIN: Theme = Theme { has_colour: false, is_ascii: true };
+
+    /// The screen of an app, line by line.
+    fn screen(app: &mut App, width: u16, height: u16, theme: Theme) -> (Vec<String>, bool) {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a terminal");
+        terminal.draw(|frame| draw(frame, app, theme)).expect("drawn");
+        let buffer = terminal.backend().buffer();
+        let lines = buffer.content.chunks(usize::from(width));
+        let text = |line: &[ratatui::buffer::Cell]| line.iter().map(ratatui::buffer::Cell::symbol).collect();
+        let has_colour = buffer.content.iter().any(|cell| cell.fg != Color::Reset || cell.bg != Color::Reset);
+        (lines.map(text).collect(), has_colour)
+    }
+
+    /// An app that has read the counters of so many containers twice.
+    fn app(count: u64) -> App {
+        let (mut app, start) = (App::new(), Instant::now());
+        for second in 0..2 {
+            let containers = (0..count).map(|n| stats(&format!("job-{n}"), second * n * 1000, second * n));
+            let at = start + Duration::from_secs(second);
+            app.read(Ok(reading(at, containers.collect())));
+        }
+        app
+    }
+
+    #[test]
+    fn top_shows_1000_containers_on_80_by_24() {
+        let mut app = app(1000);
+        let (lines, _) = screen(&mut app, 80, 24, PLAIN);
+        assert!(lines[0].starts_with("portmap top  1000 containers  1.0 s  bit/s  by sent"), "{}", lines[0]);
+        assert!(lines[3].starts_with("NAME              RX PKT/S"), "{}", lines[3]);
+        assert!(lines[4].starts_with("job-999        7.99M 9.99k 7.99k"), "{}", lines[4]);
+        assert!(lines[22].starts_with("job-981 "), "{}", lines[22]);
+        app.act(Action::Last);
+        let (lines, _) = screen(&mut app, 80, 24, PLAIN);
+        assert!(lines[22].starts_with("job-0 "), "the last one: {}", lines[22]);
+        app.act(Action::Page(-1));
+        let (lines, _) = screen(&mut app, 80, 24, PLAIN);
+        assert!(lines[4].starts_with("job-19 "), "{}", lines[4]);
+    }
+
+    /// No size of a window may stop the view.
+    #[test]
+    fn top_fits_every_size() {
+        for (width, height) in [(1, 1), (20, 5), (79, 24), (300, 90), (80, 3)] {
+            let mut app = app(3);
+            for action in [Action::Move(1), Action::Help, Action::Back, Action::Open, Action::Last] {
+                app.act(action);
+                screen(&mut app, width, height, Theme { has_colour: true, is_ascii: false });
+            }
+        }
+    }
+
+    #[test]
+    fn top_without_colour_has_none() {
+        let mut app = app(3);
+        app.read(Err("no daemon".to_owned()));
+        assert!(!screen(&mut app, 80, 24, PLAIN).1);
+        assert!(screen(&mut app, 80, 24, Theme { has_colour: true, ..PLAIN }).1);
+    }
+
+    #[test]
+    fn top_names_are_escaped() {
+        let (mut app, start) = (App::new(), Instant::now());
+        app.read(Ok(reading(start, vec![stats("a\x1b[2J", 1, 1)])));
+        let (lines, _) = screen(&mut app, 80, 24, PLAIN);
+        assert!(lines[4].starts_with("a\\u{1b}[2J "), "{}", lines[4]);
+    }
 }
