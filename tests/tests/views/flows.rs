@@ -32,7 +32,7 @@ fn transfer(from: &TcpStream, to: &TcpStream, bytes: usize) {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut from = from;
-            from.write_all(&vec![7; bytes]).expect("sent")
+            from.write_all(&vec![7; bytes]).expect("sent");
         });
         let mut to = to;
         to.read_exact(&mut vec![0; bytes]).expect("received");
@@ -40,7 +40,7 @@ fn transfer(from: &TcpStream, to: &TcpStream, bytes: usize) {
 }
 
 /// The flow with this peer and port.
-fn flow<'a>(flows: &'a Value, peer: impl Into<IpAddr>, port: u16) -> &'a Value {
+fn flow(flows: &Value, peer: impl Into<IpAddr>, port: u16) -> &Value {
     let peer = peer.into().to_string();
     let all = flows["flows"].as_array().expect("a list");
     let found = all.iter().find(|flow| flow["peer"] == json!(peer) && flow["port"] == json!(port));

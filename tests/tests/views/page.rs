@@ -25,7 +25,8 @@ impl Page {
     }
 }
 
-/// The form of an output: the same for outputs that differ only in numbers, identifiers and column widths.
+/// The form of an output: the same for outputs that differ only in numbers, identifiers, column widths and empty
+/// lines.
 pub(super) fn form(text: &str) -> Vec<String> {
     let word = |word: &str| {
         let is_identifier = word.len() == 16 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -44,5 +45,5 @@ pub(super) fn form(text: &str) -> Vec<String> {
         form
     };
     let line = |line: &str| line.split_whitespace().map(word).collect::<Vec<_>>().join(" ");
-    text.lines().map(line).collect()
+    text.lines().map(line).filter(|line| !line.is_empty()).collect()
 }

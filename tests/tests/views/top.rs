@@ -63,13 +63,13 @@ fn under_traffic<T>(sandbox: &Sandbox, work: impl FnOnce() -> T) -> T {
         scope.spawn(move || {
             let mut server = &server;
             while !ends.load(Ordering::Relaxed) {
-                let _ = server.write(&[7; 65_536]);
+                let _ = server.write(&[7; 16_384]);
             }
         });
         scope.spawn(move || {
             let mut client = &client;
             while !ends.load(Ordering::Relaxed) {
-                let _ = client.read(&mut [0; 65_536]);
+                let _ = client.read(&mut [0; 16_384]);
             }
         });
         scope.spawn(move || {
@@ -156,7 +156,9 @@ fn top_shows_traffic_drops_and_limits() {
         terminal.keys("\x1b");
         terminal.wait_for("top  3 containers");
         terminal.keys("t");
-        let table = terminal.wait("the traffic", is_under_traffic);
+        let table = terminal.wait("the traffic, by sent bytes", |screen| {
+            is_under_traffic(screen) && screen.contains("by sent")
+        });
         terminal.keys(" ");
         terminal.wait_for("PAUSED");
         [table, detail]
@@ -171,12 +173,11 @@ fn top_shows_traffic_drops_and_limits() {
     let page = Page::open("top.md");
     let mut blocks = page.text.split("```");
     if page::is_written() {
-        let mut text = page.text.clone();
+        let mut parts: Vec<String> = page.text.split("```").map(str::to_owned).collect();
         for (number, screen) in [(1, &table), (3, &detail)] {
-            let old = page.text.split("```").nth(number).expect("a block").to_owned();
-            text = text.replace(&format!("```{old}```"), &format!("```\n{screen}\n```"));
+            parts[number] = format!("\n{screen}\n");
         }
-        page.write(&text);
+        page.write(&parts.join("```"));
     } else {
         // The words of the page are those of the screen.
         let titles = |screen: &str| {
