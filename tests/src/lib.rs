@@ -16,6 +16,7 @@ pub mod random;
 mod run;
 pub mod sandbox;
 pub mod service;
+pub mod terminal;
 pub mod wait;
 
 pub use self::not_run::not_run;

@@ -2,6 +2,7 @@
 
 mod drops;
 mod explain;
+mod flows;
 pub mod monitor;
 mod wire;
 
@@ -17,6 +18,7 @@ use self::wire::{As, AsList, AsOption};
 pub use self::{
     drops::{Direction, DropCount, DropSample, DropStreamItem, OUTSIDE},
     explain::{ExplainRequest, ExplainedPacket, Explanation, HOST, Outcome, Step},
+    flows::{Flow, FlowDirection, Flows, FlowsRequest, OtherFlows},
 };
 use crate::model::{
     LabelChanges, Labels, Limit, Loopback, PortRange, PortSet, PortUse, Process, QueueStats, TrafficSpec,

@@ -2,9 +2,11 @@
 
 mod drops;
 mod explain;
+mod flows;
 mod output;
 mod print;
 mod process;
+mod top;
 mod wrap;
 
 use std::{
@@ -19,7 +21,7 @@ use nix::unistd::geteuid;
 
 use self::output::Output;
 use crate::{
-    api::{AddRequest, Finding, Health, UpdateRequest},
+    api::{AddRequest, Finding, FlowsRequest, Health, UpdateRequest},
     client::{CallError, Client},
     daemon,
     error::{Error, Kind, Result},
@@ -122,6 +124,19 @@ enum Verb {
         /// The container's name
         name: Option<String>,
     },
+    /// Show who a container talks to, from its open connections
+    Flows {
+        /// The container's name
+        name: String,
+        /// Most flows to show, those with the most bytes
+        #[arg(long, value_name = "N", default_value_t = FlowsRequest::default().limit)]
+        limit: usize,
+        /// Show each peer once, with all its ports
+        #[arg(long)]
+        by_peer: bool,
+    },
+    /// Follow traffic, drops and queues of all containers on the terminal
+    Top(top::Options),
     /// Show dropped packets by reason, or follow drops as they occur
     Drops {
         /// The container's name, or outside [default: all]
@@ -282,10 +297,11 @@ impl Command {
             Verb::Del { name } => client()?.delete(&name)?,
             Verb::List => print::containers(output, &client()?.list()?)?,
             Verb::Show { name } => print::container(output, &client()?.show(&name)?)?,
-            Verb::Stats { name: Some(name) } => {
-                print::container_stats(output, &client()?.container_stats(&name)?)?;
+            Verb::Stats { name } => stats(&client()?, output, name.as_deref())?,
+            Verb::Flows { name, limit, by_peer } => {
+                flows::print(output, &client()?.flows(&name, FlowsRequest { limit, by_peer })?)?;
             }
-            Verb::Stats { name: None } => print::stats(output, &client()?.stats()?)?,
+            Verb::Top(options) => return top::run(&options, output, &state_dir),
             Verb::Drops { name, follow: true } => drops::follow(&client()?, output, name.as_deref())?,
             Verb::Drops { name, follow: false } => drops::print(output, &client()?.drops(name.as_deref())?)?,
             Verb::Explain(question) => explain::print(output, &client()?.explain(&question.request())?)?,
@@ -317,6 +333,18 @@ impl Command {
 /// Makes a path absolute, because the daemon's working directory may differ.
 fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| Error::usage(format!("the path {}: {error}", path.display())))
+}
+
+/// Prints counters. The tables also have the limits, which are not part of the stable JSON of this command.
+fn stats(client: &Client, output: Output, name: Option<&str>) -> Result<()> {
+    let containers = if output == Output::Table { client.list()? } else { Vec::new() };
+    match name {
+        Some(name) => {
+            let container = containers.iter().find(|container| container.name == name);
+            print::container_stats(output, &client.container_stats(name)?, container)
+        }
+        None => print::stats(output, &client.stats()?, &containers),
+    }
 }
 
 fn doctor(client: &Client, output: Output, repair: bool) -> Result<ExitCode> {

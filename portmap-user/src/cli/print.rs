@@ -1,5 +1,7 @@
 //! Tables of the daemon's answers.
 
+use std::collections::BTreeMap;
+
 use comfy_table::{CellAlignment, Table};
 
 use super::{
@@ -71,7 +73,12 @@ pub(super) fn containers(output: Output, containers: &[Container]) -> Result<()>
     })
 }
 
-pub(super) fn container_stats(output: Output, stats: &ContainerStats) -> Result<()> {
+/// Prints the counters of one container. The table has its limits, too.
+pub(super) fn container_stats(
+    output: Output,
+    stats: &ContainerStats,
+    container: Option<&Container>,
+) -> Result<()> {
     print(output, stats, || {
         let mut table = plain();
         table.add_row(["PATH", "PACKETS", "BYTES"]);
@@ -84,7 +91,12 @@ pub(super) fn container_stats(output: Output, stats: &ContainerStats) -> Result<
         if queues.iter().all(|(_, queues)| queues.is_empty()) {
             return text(table);
         }
-        format!("{}\n\n{}", text(table), text(queue_table(queues)))
+        let mut limits = plain();
+        if let Some(Container { egress, ingress, .. }) = container {
+            limits.add_row(["sends at most", &limit(egress.as_ref())]);
+            limits.add_row(["receives at most", &limit(ingress.as_ref())]);
+        }
+        format!("{}\n\n{}\n\n{}", text(table), text(queue_table(queues)), text(limits))
     })
 }
 
@@ -136,12 +148,30 @@ fn queue_table(queues: [(&str, &Vec<QueueStats>); 2]) -> Table {
     table
 }
 
-pub(super) fn stats(output: Output, stats: &Stats) -> Result<()> {
+/// Prints the counters of all containers and of the host. The table has the containers' limits, too.
+pub(super) fn stats(output: Output, stats: &Stats, containers: &[Container]) -> Result<()> {
+    let containers: BTreeMap<&str, &Container> =
+        containers.iter().map(|container| (container.name.as_str(), container)).collect();
     print(output, stats, || {
         let mut table = plain();
-        table.add_row(["NAME", "RX PACKETS", "RX BYTES", "TX PACKETS", "TX BYTES", "DROPPED"]);
+        table.add_row([
+            "NAME",
+            "RX PACKETS",
+            "RX BYTES",
+            "TX PACKETS",
+            "TX BYTES",
+            "DROPPED",
+            "DROPPED BY QUEUES",
+            "WAITING",
+            "TX LIMIT",
+            "RX LIMIT",
+        ]);
         for container in &stats.containers {
             let (rx, tx) = (sum(container, "rx_"), sum(container, "tx_"));
+            let rate = |of: fn(&Container) -> Option<&Limit>| {
+                let limit = containers.get(container.name.as_str()).copied().and_then(of);
+                limit.map_or_else(|| "-".to_owned(), |limit| sizes::rate(limit.rate))
+            };
             table.add_row([
                 container.name.clone(),
                 rx.packets.to_string(),
@@ -149,6 +179,10 @@ pub(super) fn stats(output: Output, stats: &Stats) -> Result<()> {
                 tx.packets.to_string(),
                 tx.bytes.to_string(),
                 total(&container.drops).to_string(),
+                roots(container).map(|queue| queue.drops).sum::<u64>().to_string(),
+                roots(container).map(|queue| queue.backlog).sum::<u64>().to_string(),
+                rate(|container| container.egress.as_ref()),
+                rate(|container| container.ingress.as_ref()),
             ]);
         }
         right_align_numbers(&mut table);
@@ -206,6 +240,11 @@ fn sum(stats: &ContainerStats, direction: &str) -> Traffic {
         packets: sum.packets + traffic.packets,
         bytes: sum.bytes + traffic.bytes,
     })
+}
+
+/// The root qdiscs of both directions, whose counters include those of the queues below.
+fn roots(stats: &ContainerStats) -> impl Iterator<Item = &QueueStats> {
+    stats.egress.first().into_iter().chain(stats.ingress.first())
 }
 
 fn total(drops: &DropStats) -> u64 {

@@ -25,7 +25,7 @@ use self::error::Result;
 use crate::{
     api::{
         AddRequest, Changed, Container, ContainerStats, DropCount, DropStreamItem, ExplainRequest,
-        Explanation, Finding, Stats, UpdateRequest, monitor::MonitoredContainer,
+        Explanation, Finding, Flows, FlowsRequest, Stats, UpdateRequest, monitor::MonitoredContainer,
     },
     error::{Context as _, Error, Kind},
     paths::StateDir,
@@ -94,6 +94,27 @@ impl Client {
     /// Returns the counters of one container.
     pub fn container_stats(&self, name: &str) -> Result<ContainerStats> {
         self.call(Method::GET, &format!("{}/stats", container(name)), NOTHING)
+    }
+
+    /// Returns the open connections of one container, by peer and service.
+    pub fn flows(&self, name: &str, request: FlowsRequest) -> Result<Flows> {
+        self.call(Method::GET, &flows(name, request), NOTHING)
+    }
+
+    /// The same within `limit`, without notices.
+    pub fn flows_within(&self, name: &str, request: FlowsRequest, limit: Duration) -> Result<Flows> {
+        self.get_within(&flows(name, request), limit)
+    }
+
+    /// Returns the counters of all containers and the host within `limit`. Prints no notices, for a view that
+    /// has the terminal.
+    pub fn stats_within(&self, limit: Duration) -> Result<Stats> {
+        self.get_within("/v1/stats", limit)
+    }
+
+    /// The same for all containers.
+    pub fn list_within(&self, limit: Duration) -> Result<Vec<Container>> {
+        self.get_within("/v1/containers", limit)
     }
 
     /// Returns counts of dropped packets; with a name, those from or to that container.
@@ -180,6 +201,14 @@ impl Client {
     fn get_immediate<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let answer = self.exchange(Method::GET, path, NOTHING);
         self.runtime.block_on(patience::at_once(&self.socket.display(), answer))
+    }
+
+    fn get_within<T: DeserializeOwned>(&self, path: &str, limit: Duration) -> Result<T> {
+        let answer = self.exchange(Method::GET, path, NOTHING);
+        self.runtime.block_on(async { time::timeout(limit, answer).await }).unwrap_or_else(|_elapsed| {
+            let socket = self.socket.display();
+            Err(CallError::Unreachable(format!("the daemon at {socket} has not answered for {limit:?}")))
+        })
     }
 
     /// Fails if the daemon is stopped or hangs. Any response will do, because an earlier version does not
@@ -280,6 +309,11 @@ fn cannot_decode() -> &'static str {
 /// The path of a container.
 fn container(name: &str) -> String {
     format!("/v1/containers/{}", encoded(name))
+}
+
+/// The path of a container's flows.
+fn flows(name: &str, FlowsRequest { limit, by_peer }: FlowsRequest) -> String {
+    format!("{}/flows?limit={limit}&by_peer={by_peer}", container(name))
 }
 
 /// The path of drops, optionally those of one container.

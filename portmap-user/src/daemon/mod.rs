@@ -36,7 +36,7 @@ use self::{
         containers::describe,
         drops,
         explain::Explainer,
-        metrics,
+        flows, metrics,
         monitor::{self, rates::Rates},
         stats,
     },
@@ -47,7 +47,7 @@ use self::{
 use crate::{
     api::{
         AddRequest, Changed, Container, ContainerStats, DropCount, ExplainRequest, Explanation, Finding,
-        HOST, OUTSIDE, Stats, UpdateRequest, monitor::MonitoredContainer,
+        Flows, FlowsRequest, HOST, OUTSIDE, Stats, UpdateRequest, monitor::MonitoredContainer,
     },
     error::{Context as _, Result},
     failpoint,
@@ -208,6 +208,16 @@ impl Daemon {
         self.take_over_first(name)?;
         let containers = self.registry.snapshot();
         stats::one(&self.env, &containers, &self.collector.newest(&containers), name)
+    }
+
+    /// The open connections of a container, by peer and service. Takes it over first if it is not checked yet.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such container, its takeover fails, or its namespace cannot be visited.
+    pub fn flows(&self, name: &str, request: FlowsRequest) -> Result<Flows> {
+        self.take_over_first(name)?;
+        flows::of(&self.env, &self.host.state(), &self.registry.snapshot(), name, request)
     }
 
     /// All metrics, in the text format of `OpenMetrics`.

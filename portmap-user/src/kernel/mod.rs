@@ -32,6 +32,7 @@ pub mod sockets;
 pub mod sysctl;
 pub mod tcp_sockets;
 pub mod test_run;
+pub mod udp_sockets;
 pub mod visitor;
 
 pub use self::error::{CgroupError, Error, Failure, NamespaceError};

@@ -18,7 +18,7 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// Programs that the demonstration, the benchmarks and the tests run.
-pub(super) const RUN: [Tool; 25] = [
+pub(super) const RUN: [Tool; 26] = [
     tool("arping", "iputils-arping"),
     tool("bpftool", "bpftool"),
     tool("curl", "curl"),
@@ -28,6 +28,7 @@ pub(super) const RUN: [Tool; 25] = [
     tool("host", "bind9-host"),
     tool("ip", "iproute2"),
     tool("iperf3", "iperf3"),
+    tool("jq", "jq"),
     tool("kill", "procps"),
     tool("nc", "netcat-openbsd"),
     tool("nsenter", "util-linux"),
@@ -37,6 +38,7 @@ pub(super) const RUN: [Tool; 25] = [
     tool("python3", "python3"),
     tool("scapy3", "python3-scapy"),
     tool("setpriv", "util-linux"),
+    tool("setsid", "util-linux"),
     tool("ss", "iproute2"),
     tool("strace", "strace"),
     tool("tc", "iproute2"),

@@ -27,7 +27,7 @@ use tracing::warn;
 use crate::{
     api::{
         AddRequest, Changed, Container, ContainerStats, DropCount, ExplainRequest, Explanation, Finding,
-        Stats, UpdateRequest, monitor::MonitoredContainer,
+        Flows, FlowsRequest, Stats, UpdateRequest, monitor::MonitoredContainer,
     },
     daemon::{
         Daemon,
@@ -108,6 +108,7 @@ pub(super) fn by_socket(shared: Shared) -> Router {
         .route("/v1/containers", get(list).post(add))
         .route("/v1/containers/{name}", get(show).merge(delete(remove)).patch(update))
         .route("/v1/containers/{name}/stats", get(container_stats))
+        .route("/v1/containers/{name}/flows", get(flows))
         .route("/v1/stats", get(stats))
         .route("/v1/drops", get(drops))
         .route("/v1/drops/events", get(follow_drops))
@@ -215,6 +216,20 @@ async fn container_stats(
 ) -> Result<Json<ContainerStats>> {
     run(&shared, format!("stats {name:?}"), move |daemon| {
         failpoint::suppressed(|| daemon.container_stats(&name))
+    })
+    .await
+}
+
+type FlowsQuery = std::result::Result<Query<FlowsRequest>, QueryRejection>;
+
+async fn flows(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    request: FlowsQuery,
+) -> Result<Json<Flows>> {
+    let Query(request) = request.map_err(|rejection| Error::usage(rejection.body_text()))?;
+    run(&shared, format!("flows {name:?}"), move |daemon| {
+        failpoint::suppressed(|| daemon.flows(&name, request))
     })
     .await
 }

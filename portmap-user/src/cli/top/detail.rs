@@ -1,0 +1,129 @@
+//! One container on the screen of `portmap top`: paths, drops, queues.
+
+use ratatui::{
+    style::{Modifier, Style},
+    text::Line,
+};
+
+use super::{
+    app::App,
+    state::{DropRates, History, Queue, Row},
+    text,
+    theme::Theme,
+};
+use crate::{api::Reasons, cli::flows, sizes};
+
+/// Width of the text beside a sparkline.
+const LABEL: usize = 18;
+
+/// The lines of the selected container.
+pub(super) fn lines(app: &App, theme: Theme, width: usize) -> Vec<Line<'static>> {
+    let Some(row) = app.detail() else {
+        let name = text::escaped(app.selected());
+        return vec![Line::styled(
+            format!("{name} has been removed: Escape shows the others"),
+            theme.alert(),
+        )];
+    };
+    let mut lines = vec![Line::styled(text::escaped(&row.stats.name), theme.title())];
+    if let Some(container) = &row.container {
+        lines.push(Line::from(format!(
+            "slot {}  {}  state {}  ports {}  ephemeral {}",
+            container.slot,
+            container.host_veth,
+            container.state.name(),
+            container.ports,
+            container.ephemeral_ports,
+        )));
+    }
+    for (name, rate, history) in [("received", row.rx, &row.rx_history), ("sent", row.tx, &row.tx_history)] {
+        let label = format!("{name:<9}{:>6}", app.rate(rate.bytes));
+        lines.push(Line::from(format!("{label:<LABEL$}{}", sparkline(history, width, theme))));
+    }
+    lines.push(Line::default());
+    paths(app, row, &mut lines);
+    drops(row, theme, &mut lines);
+    queues(app, row, theme, &mut lines);
+    talkers(app, &mut lines);
+    lines
+}
+
+fn sparkline(history: &History, width: usize, theme: Theme) -> String {
+    let width = width.saturating_sub(LABEL);
+    text::sparkline(history.last(width), width, theme.is_ascii)
+}
+
+fn heading(text: String) -> Line<'static> {
+    Line::styled(text, Style::new().add_modifier(Modifier::BOLD))
+}
+
+fn paths(app: &App, row: &Row, lines: &mut Vec<Line<'static>>) {
+    let title = format!("{:<24}{:>8}{:>9}{:>16}{:>20}", "PATH", app.unit(), "PKT/S", "PACKETS", "BYTES");
+    lines.push(heading(title));
+    for (path, total) in &row.stats.traffic {
+        let rate = row.paths.get(path).copied().unwrap_or_default();
+        lines.push(Line::from(format!(
+            "{path:<24}{:>8}{:>9}{:>16}{:>20}",
+            app.rate(rate.bytes),
+            text::short(rate.packets),
+            total.packets,
+            total.bytes,
+        )));
+    }
+}
+
+fn drops(row: &Row, theme: Theme, lines: &mut Vec<Line<'static>>) {
+    let all: [(&str, &Reasons, &DropRates); 2] =
+        [("rx", &row.stats.drops.rx, &row.rx_drops), ("tx", &row.stats.drops.tx, &row.tx_drops)];
+    if all.iter().all(|(_, reasons, _)| reasons.is_empty()) {
+        lines.push(Line::from("no packets were dropped by the programs"));
+        return;
+    }
+    lines.push(heading(format!("{:<32}{:>9}{:>16}", "DROPPED", "PKT/S", "PACKETS")));
+    for (direction, reasons, rates) in all {
+        for (reason, packets) in reasons {
+            let rate = rates.get(reason).copied().unwrap_or_default();
+            let line =
+                format!("{:<32}{:>9}{packets:>16}", format!("{direction}: {reason}"), text::short(rate));
+            let style = if rate > 0.0 { theme.alert() } else { Style::new() };
+            lines.push(Line::styled(line, style));
+        }
+    }
+}
+
+fn queues(app: &App, row: &Row, theme: Theme, lines: &mut Vec<Line<'static>>) {
+    let both = [("sends", &row.egress), ("receives", &row.ingress)];
+    if both.iter().all(|(_, queue)| queue.limit.is_none()) {
+        lines.push(Line::from("no rate limits"));
+        return;
+    }
+    lines.push(heading(format!(
+        "{:<10}{:>15}{:>7}{:>12}{:>10}{:>12}",
+        "LIMIT", "RATE", "USED", "WAITING B", "DROP/S", "DELAYED/S"
+    )));
+    for (name, queue) in both {
+        let Queue { limit: Some(limit), used, backlog, drops, overlimits } = queue else { continue };
+        let rate = if app.in_bytes { format!("{limit} B/s") } else { sizes::rate(*limit) };
+        let line = format!(
+            "{name:<10}{rate:>15}{:>7}{backlog:>12}{:>10}{:>12}",
+            used.map_or_else(|| "-".to_owned(), text::percent),
+            text::short(*drops),
+            text::short(*overlimits),
+        );
+        lines.push(Line::styled(line, if *overlimits > 0.0 { theme.warning() } else { Style::new() }));
+    }
+}
+
+/// The largest flows.
+fn talkers(app: &App, lines: &mut Vec<Line<'static>>) {
+    let Some(flows) = app.flows() else { return };
+    let text = flows::text(flows);
+    let mut text = text.lines().map(|line| text::escaped(line.trim_end()));
+    lines.push(Line::default());
+    if flows.flows.is_empty() {
+        lines.extend(text.map(Line::from));
+    } else {
+        lines.extend(text.next().map(heading));
+        lines.extend(text.map(Line::from));
+    }
+}

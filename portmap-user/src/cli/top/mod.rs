@@ -1,0 +1,242 @@
+//! `portmap top`: a view of all containers that follows their traffic.
+//!
+//! One thread asks the daemon, one waits for keys and one for signals; each sends events to the loop, which
+//! alone draws. So neither a daemon that hangs nor a terminal that is slow stops the keys.
+
+mod action;
+mod app;
+mod detail;
+mod input;
+mod screen;
+mod sort;
+mod state;
+mod text;
+mod theme;
+mod view;
+
+use std::{
+    env,
+    io::{self, IsTerminal as _},
+    process::ExitCode,
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use nix::sys::signal::{SigSet, Signal};
+use ratatui::crossterm::event::{self, Event as TerminalEvent, KeyEvent};
+
+use self::{
+    app::{App, Next},
+    screen::Screen,
+    state::Reading,
+    theme::Theme,
+};
+use super::output::Output;
+use crate::{
+    api::{Flows, FlowsRequest},
+    client::{CallError, Client},
+    durations::HumanDuration,
+    error::{Context as _, Error, Result},
+    paths::StateDir,
+};
+
+/// Time after which a request to the daemon counts as failed.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Bounds on the interval between readings.
+const SHORTEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_hours(1);
+/// Signals that end the view.
+const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+
+/// Options of `portmap top`.
+#[derive(Args, Debug)]
+pub(super) struct Options {
+    /// Time between two readings, such as 1s or 500ms
+    #[arg(long, value_name = "DURATION", default_value = "2s")]
+    interval: HumanDuration,
+    /// Use no colours; the environment variable `NO_COLOR` does the same
+    #[arg(long)]
+    no_color: bool,
+}
+
+/// What the loop waits for.
+enum Event {
+    Key(KeyEvent),
+    /// The size of the terminal has changed.
+    Resized,
+    Reading(Result<Reading, String>),
+    /// The flows of the container that is shown.
+    Flows(Flows),
+    /// A signal asks this process to end, or the terminal is gone.
+    End,
+}
+
+/// Shows the view until the user quits.
+pub(super) fn run(options: &Options, output: Output, state_dir: &StateDir) -> Result<ExitCode> {
+    let interval = check(options, output)?;
+    let client = Client::new(state_dir)?;
+    // Before the screen changes, so that the error is that of any other command.
+    let first = read(&client)?;
+    // Before any thread starts, because threads inherit it: only the thread below receives these signals.
+    let ending: SigSet = ENDING.into_iter().collect();
+    ending.thread_block().context(|| "cannot block signals")?;
+    let (events, inbox) = mpsc::channel();
+    start(&events, "portmap-top-signals", move |events| {
+        let _ = ending.wait();
+        let _ = events.send(Event::End);
+    })?;
+    let mut screen = Screen::open()?;
+    start(&events, "portmap-top-keys", read_keys)?;
+    let (asked, shown) = mpsc::channel();
+    start(&events, "portmap-top-daemon", move |events| read_counters(&client, interval, &shown, events))?;
+    let theme = theme(options.no_color);
+    let mut app = App::new();
+    app.read(Ok(first));
+    follow(&mut screen, &mut app, theme, &inbox, &asked)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses what cannot work, and returns the interval.
+fn check(options: &Options, output: Output) -> Result<Duration> {
+    if output == Output::Json {
+        return Err(Error::usage("`portmap top` has no JSON output: use `portmap stats -o json`"));
+    }
+    let HumanDuration(interval) = options.interval;
+    if !(SHORTEST..=LONGEST).contains(&interval) {
+        return Err(Error::usage(format!(
+            "--interval {interval:?}: expected a duration from {SHORTEST:?} to one hour"
+        )));
+    }
+    if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+        return Err(Error::usage(
+            "`portmap top` needs a terminal as standard input and output: use `portmap stats` in scripts",
+        ));
+    }
+    let terminal = env::var("TERM").unwrap_or_default();
+    if matches!(terminal.as_str(), "" | "dumb" | "unknown") {
+        return Err(Error::usage(format!(
+            "the terminal type TERM={terminal:?} cannot move the cursor: set TERM to the terminal's type, or use \
+             `portmap stats`"
+        )));
+    }
+    Ok(interval)
+}
+
+fn theme(no_color: bool) -> Theme {
+    let is_set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find(|name| is_set(name));
+    let locale = locale.and_then(|name| env::var(name).ok()).unwrap_or_default().to_lowercase();
+    Theme {
+        has_colour: !no_color && !is_set("NO_COLOR"),
+        is_ascii: !locale.contains("utf-8") && !locale.contains("utf8"),
+    }
+}
+
+fn start(
+    events: &Sender<Event>,
+    name: &str,
+    work: impl FnOnce(&Sender<Event>) + Send + 'static,
+) -> Result<()> {
+    let events = events.clone();
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || work(&events));
+    thread.map(drop).context(|| "cannot start a thread")
+}
+
+/// Sends keys until there is no reader of them, or no terminal.
+fn read_keys(events: &Sender<Event>) {
+    loop {
+        let event = match event::read() {
+            Ok(TerminalEvent::Key(key)) => Event::Key(key),
+            Ok(TerminalEvent::Resize(..)) => Event::Resized,
+            Ok(_) => continue,
+            Err(_gone) => Event::End,
+        };
+        let is_last = matches!(event, Event::End);
+        if events.send(event).is_err() || is_last {
+            return;
+        }
+    }
+}
+
+/// Sends a reading in each interval, and the flows of the container that is `shown`, at once if that is another.
+fn read_counters(
+    client: &Client,
+    interval: Duration,
+    shown: &Receiver<Option<String>>,
+    events: &Sender<Event>,
+) {
+    let mut name = None;
+    let mut next = Instant::now() + interval;
+    loop {
+        match shown.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            Ok(other) => name = other,
+            Err(RecvTimeoutError::Timeout) => {
+                // After a pause of this process, no readings are made up for.
+                next = (next + interval).max(Instant::now());
+                let reading = read(client).map_err(|error| error.to_string());
+                if events.send(Event::Reading(reading)).is_err() {
+                    return;
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        // The container may have been removed, and the counters say whether the daemon is lost.
+        if let Some(name) = &name
+            && let Ok(flows) = client.flows_within(name, FlowsRequest::default(), PATIENCE)
+            && events.send(Event::Flows(flows)).is_err()
+        {
+            return;
+        }
+    }
+}
+
+fn read(client: &Client) -> Result<Reading, CallError> {
+    let stats = client.stats_within(PATIENCE)?;
+    Ok(Reading { at: Instant::now(), stats, containers: client.list_within(PATIENCE)? })
+}
+
+/// Draws, and does what events ask for, until one of them ends the view.
+fn follow(
+    screen: &mut Screen,
+    app: &mut App,
+    theme: Theme,
+    inbox: &Receiver<Event>,
+    asked: &Sender<Option<String>>,
+) -> Result<()> {
+    let mut shown = None;
+    loop {
+        let detail = app.detail().map(|row| row.stats.name.clone());
+        if detail != shown {
+            // If that thread has ended, no readings come either, and keys still work.
+            let _ = asked.send(detail.clone());
+            shown = detail;
+        }
+        screen.draw(|frame| view::draw(frame, app, theme))?;
+        let Ok(event) = inbox.recv() else { return Ok(()) };
+        // All that wait, because a screen of each would lag behind a key that is held down.
+        for event in std::iter::once(event).chain(inbox.try_iter()) {
+            let next = match event {
+                Event::Key(key) => {
+                    input::action(key, app.mode).map_or(Next::Continue, |action| app.act(action))
+                }
+                Event::Resized => Next::Continue,
+                Event::Reading(reading) => {
+                    app.read(reading);
+                    Next::Continue
+                }
+                Event::Flows(flows) => {
+                    app.read_flows(flows);
+                    Next::Continue
+                }
+                Event::End => Next::Quit,
+            };
+            match next {
+                Next::Continue => {}
+                Next::Suspend => screen.suspend()?,
+                Next::Quit => return Ok(()),
+            }
+        }
+    }
+}

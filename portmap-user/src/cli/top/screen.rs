@@ -1,0 +1,48 @@
+//! The terminal: opened for the view, and restored on every way out.
+
+use nix::sys::signal::{Signal, raise};
+use ratatui::{DefaultTerminal, Frame};
+
+use crate::error::{Context as _, Result};
+
+/// A terminal in raw mode that shows its alternate screen. It is restored on drop, and before a panic is
+/// printed.
+pub(super) struct Screen {
+    terminal: DefaultTerminal,
+}
+
+impl Screen {
+    /// Opens the terminal.
+    pub(super) fn open() -> Result<Self> {
+        let terminal = ratatui::try_init().context(|| "cannot prepare the terminal");
+        if terminal.is_err() {
+            ratatui::restore();
+        }
+        Ok(Self { terminal: terminal? })
+    }
+
+    /// Draws a screen.
+    pub(super) fn draw(&mut self, draw: impl FnOnce(&mut Frame<'_>)) -> Result<()> {
+        self.terminal.draw(draw).map(drop).context(|| "cannot write to the terminal")
+    }
+
+    /// Gives the terminal back, suspends this process, and takes the terminal again when it continues.
+    pub(super) fn suspend(&mut self) -> Result<()> {
+        self.restore();
+        raise(Signal::SIGTSTP).context(|| "cannot suspend this process")?;
+        *self = Self::open()?;
+        self.terminal.clear().context(|| "cannot clear the terminal")
+    }
+
+    fn restore(&mut self) {
+        // The terminal may be gone.
+        let _ = self.terminal.show_cursor();
+        let _ = ratatui::try_restore();
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.restore();
+    }
+}

@@ -1,0 +1,396 @@
+//! What `portmap top` shows: rates from two readings of the counters. Values only.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    api::{Container, ContainerStats, DropStats, HostStats, Reasons, Stats, Traffic},
+    model::{Limit, QueueStats},
+};
+
+/// Points of a history; one for each reading.
+pub(super) const HISTORY: usize = 240;
+
+/// The daemon's answers at one moment.
+#[derive(Clone, Debug)]
+pub(super) struct Reading {
+    /// When the counters were read.
+    pub(super) at: Instant,
+    /// The counters.
+    pub(super) stats: Stats,
+    /// The containers with their limits and ports.
+    pub(super) containers: Vec<Container>,
+}
+
+/// Packets and bytes per second.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Rate {
+    pub(super) packets: f64,
+    pub(super) bytes: f64,
+}
+
+impl Rate {
+    fn plus(self, other: Self) -> Self {
+        Self { packets: self.packets + other.packets, bytes: self.bytes + other.bytes }
+    }
+}
+
+/// Drops per second by reason.
+pub(super) type DropRates = BTreeMap<String, f64>;
+
+/// The queue of one direction.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Queue {
+    /// The limit in bytes per second; `None` if there is none.
+    pub(super) limit: Option<u64>,
+    /// Sent bytes per second as a share of the limit; 1 is all of it.
+    pub(super) used: Option<f64>,
+    /// Bytes that wait.
+    pub(super) backlog: u64,
+    /// Packets that it drops per second.
+    pub(super) drops: f64,
+    /// Times per second that a packet had to wait for the limit.
+    pub(super) overlimits: f64,
+}
+
+/// The last values of a series, oldest first.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct History(VecDeque<f64>);
+
+impl History {
+    fn push(&mut self, value: f64) {
+        if self.0.len() == HISTORY {
+            self.0.pop_front();
+        }
+        self.0.push_back(value);
+    }
+
+    /// The last `count` values, oldest first; fewer at the beginning.
+    pub(super) fn last(&self, count: usize) -> impl Iterator<Item = f64> {
+        self.0.iter().skip(self.0.len().saturating_sub(count)).copied()
+    }
+}
+
+/// One container.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    /// The counters of the last reading.
+    pub(super) stats: ContainerStats,
+    /// Its limits and ports; `None` if it was removed between both requests.
+    pub(super) container: Option<Container>,
+    /// Rates by path.
+    pub(super) paths: BTreeMap<String, Rate>,
+    /// Received from all others.
+    pub(super) rx: Rate,
+    /// Sent to all others.
+    pub(super) tx: Rate,
+    /// Exchanged with the outside, both ways.
+    pub(super) uplink: Rate,
+    /// Drops of packets to it.
+    pub(super) rx_drops: DropRates,
+    /// Drops of packets from it.
+    pub(super) tx_drops: DropRates,
+    /// The queue of what it sends.
+    pub(super) egress: Queue,
+    /// The queue of what it receives.
+    pub(super) ingress: Queue,
+    /// Received bytes per second.
+    pub(super) rx_history: History,
+    /// Sent bytes per second.
+    pub(super) tx_history: History,
+}
+
+impl Row {
+    /// All drops per second: by the programs, and by the queues.
+    pub(super) fn drops(&self) -> f64 {
+        let programs: f64 = self.rx_drops.values().chain(self.tx_drops.values()).sum();
+        programs + self.egress.drops + self.ingress.drops
+    }
+
+    /// The larger share of both limits that is used.
+    pub(super) fn limit_used(&self) -> Option<f64> {
+        [self.egress.used, self.ingress.used].into_iter().flatten().max_by(f64::total_cmp)
+    }
+
+    /// Bytes that wait in both queues.
+    pub(super) fn backlog(&self) -> u64 {
+        self.egress.backlog + self.ingress.backlog
+    }
+
+    /// Whether a limit delays its packets.
+    pub(super) fn is_delayed(&self) -> bool {
+        self.egress.overlimits > 0.0 || self.ingress.overlimits > 0.0
+    }
+
+    fn new(stats: ContainerStats, container: Option<Container>, before: Option<(&Self, f64)>) -> Self {
+        let last = before.map(|(row, seconds)| (&row.stats, seconds));
+        let paths = rates(&stats.traffic, last.map(|(stats, seconds)| (&stats.traffic, seconds)));
+        let sum = |prefix: &str| {
+            let matching = paths.iter().filter(|(path, _)| path.starts_with(prefix));
+            matching.fold(Rate::default(), |sum, (_, rate)| sum.plus(*rate))
+        };
+        let (rx, tx) = (sum("rx_"), sum("tx_"));
+        let drops = |of: fn(&DropStats) -> &Reasons| {
+            drop_rates(of(&stats.drops), last.map(|(stats, seconds)| (of(&stats.drops), seconds)))
+        };
+        let limit = |of: fn(&Container) -> Option<&Limit>| container.as_ref().and_then(of);
+        let egress = queue(
+            limit(|container| container.egress.as_ref()),
+            &stats.egress,
+            last.map(|(stats, seconds)| (stats.egress.as_slice(), seconds)),
+        );
+        let ingress = queue(
+            limit(|container| container.ingress.as_ref()),
+            &stats.ingress,
+            last.map(|(stats, seconds)| (stats.ingress.as_slice(), seconds)),
+        );
+        let (mut rx_history, mut tx_history) =
+            before.map(|(row, _)| (row.rx_history.clone(), row.tx_history.clone())).unwrap_or_default();
+        if before.is_some() {
+            rx_history.push(rx.bytes);
+            tx_history.push(tx.bytes);
+        }
+        Self {
+            rx,
+            tx,
+            uplink: sum("rx_outside").plus(sum("tx_outside")),
+            rx_drops: drops(|drops| &drops.rx),
+            tx_drops: drops(|drops| &drops.tx),
+            egress,
+            ingress,
+            rx_history,
+            tx_history,
+            paths,
+            stats,
+            container,
+        }
+    }
+}
+
+/// The host: packets that the programs leave to its stack, and those from outside that they drop.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Host {
+    /// Packets per second by hook.
+    pub(super) passed: BTreeMap<String, f64>,
+    /// Drops per second.
+    pub(super) drops: f64,
+}
+
+impl Host {
+    fn new(stats: &HostStats, before: Option<(&HostStats, f64)>) -> Self {
+        let of_hook = |(hook, reasons): (&String, &Reasons)| {
+            let last = before.and_then(|(stats, seconds)| Some((stats.passed.get(hook)?, seconds)));
+            (hook.clone(), drop_rates(reasons, last).values().sum())
+        };
+        let drops = |of: fn(&DropStats) -> &Reasons| -> f64 {
+            let last = before.map(|(stats, seconds)| (of(&stats.drops), seconds));
+            drop_rates(of(&stats.drops), last).values().sum()
+        };
+        Self {
+            passed: stats.passed.iter().map(of_hook).collect(),
+            drops: drops(|drops| &drops.rx) + drops(|drops| &drops.tx),
+        }
+    }
+}
+
+/// All containers and the host, as of the last reading.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Table {
+    /// The containers, by name.
+    pub(super) rows: Vec<Row>,
+    /// The host.
+    pub(super) host: Host,
+    /// Time between the last two readings; `None` after the first, which has no rates.
+    pub(super) interval: Option<Duration>,
+    last: Option<(Instant, HostStats)>,
+}
+
+impl Table {
+    /// Takes a reading in. Rates are those since the reading before.
+    pub(super) fn advance(&mut self, reading: Reading) {
+        let Reading { at, stats, containers } = reading;
+        self.interval = self.last.as_ref().map(|(before, _)| at.saturating_duration_since(*before));
+        let seconds = self.interval.map(|interval| interval.as_secs_f64()).filter(|seconds| *seconds > 0.0);
+        let last_host = self.last.as_ref().map(|(_, host)| host);
+        self.host = Host::new(&stats.host, last_host.zip(seconds));
+        let mut details: BTreeMap<String, Container> =
+            containers.into_iter().map(|container| (container.name.clone(), container)).collect();
+        let before = std::mem::take(&mut self.rows);
+        let before: BTreeMap<&str, &Row> = before.iter().map(|row| (row.stats.name.as_str(), row)).collect();
+        let rows = stats.containers.into_iter().map(|stats| {
+            let same = before.get(stats.name.as_str()).filter(|row| continues(&row.stats, &stats));
+            let container = details.remove(&stats.name);
+            Row::new(stats, container, same.copied().zip(seconds))
+        });
+        self.rows = rows.collect();
+        self.last = Some((at, stats.host));
+    }
+}
+
+/// Whether `now` continues the counters of `before`. The counters of another container that has the name
+/// meanwhile begin at zero.
+fn continues(before: &ContainerStats, now: &ContainerStats) -> bool {
+    let grows = |(path, before): (&String, &Traffic)| {
+        now.traffic.get(path).is_some_and(|now| now.packets >= before.packets && now.bytes >= before.bytes)
+    };
+    before.slot == now.slot && before.traffic.iter().all(grows)
+}
+
+/// The increase per second; 0 if the counter has begun again, as those of a new qdisc do.
+fn per_second(now: u64, before: u64, seconds: f64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "it is shown with three digits")]
+    let increase = now.saturating_sub(before) as f64;
+    increase / seconds
+}
+
+fn rates(
+    now: &BTreeMap<String, Traffic>,
+    before: Option<(&BTreeMap<String, Traffic>, f64)>,
+) -> BTreeMap<String, Rate> {
+    let rate = |(path, now): (&String, &Traffic)| {
+        let rate = before.map(|(all, seconds)| {
+            let last = all.get(path).copied().unwrap_or_default();
+            Rate {
+                packets: per_second(now.packets, last.packets, seconds),
+                bytes: per_second(now.bytes, last.bytes, seconds),
+            }
+        });
+        (path.clone(), rate.unwrap_or_default())
+    };
+    now.iter().map(rate).collect()
+}
+
+/// The rate of each reason. A reason without packets is not in a reading.
+fn drop_rates(now: &Reasons, before: Option<(&Reasons, f64)>) -> DropRates {
+    let rate = |(reason, now): (&String, &u64)| {
+        let rate = before
+            .map(|(all, seconds)| per_second(*now, all.get(reason).copied().unwrap_or_default(), seconds));
+        (reason.clone(), rate.unwrap_or_default())
+    };
+    now.iter().map(rate).collect()
+}
+
+/// The state of a queue, from the counters of its root qdisc, which include those of the queues below.
+fn queue(limit: Option<&Limit>, now: &[QueueStats], before: Option<(&[QueueStats], f64)>) -> Queue {
+    let root = |all: &[QueueStats]| all.first().cloned().unwrap_or_default();
+    // HTB counts a wait for the limit at the class, newer kernels at the qdisc, too.
+    let overlimits = |all: &[QueueStats]| all.iter().map(|queue| queue.overlimits).max().unwrap_or_default();
+    let rate = |of: &dyn Fn(&[QueueStats]) -> u64| {
+        before.map(|(before, seconds)| per_second(of(now), of(before), seconds)).unwrap_or_default()
+    };
+    let limit = limit.map(|limit| limit.rate);
+    #[expect(clippy::cast_precision_loss, reason = "it is shown in percent")]
+    let used = limit.map(|limit| rate(&|all| root(all).bytes) / limit.max(1) as f64);
+    Queue {
+        limit,
+        used,
+        backlog: root(now).backlog,
+        drops: rate(&|all| root(all).drops),
+        overlimits: rate(&overlimits),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Counters of a container: bytes received from outside, and sent to the host.
+    pub(in crate::cli::top) fn stats(name: &str, rx: u64, tx: u64) -> ContainerStats {
+        let traffic = [("rx_outside", rx), ("tx_host", tx), ("own", 77)];
+        let traffic = traffic.map(|(path, bytes)| (path.to_owned(), Traffic { packets: bytes / 100, bytes }));
+        ContainerStats {
+            name: name.to_owned(),
+            slot: 1,
+            traffic: traffic.into(),
+            drops: DropStats::default(),
+            egress: Vec::new(),
+            ingress: Vec::new(),
+        }
+    }
+
+    pub(in crate::cli::top) fn reading(at: Instant, containers: Vec<ContainerStats>) -> Reading {
+        let host = HostStats { passed: BTreeMap::new(), drops: DropStats::default() };
+        Reading { at, stats: Stats { containers, host }, containers: Vec::new() }
+    }
+
+    fn advanced(readings: [Vec<ContainerStats>; 2], seconds: u64) -> Table {
+        let (mut table, start) = (Table::default(), Instant::now());
+        for (number, containers) in (0..).zip(readings) {
+            table.advance(reading(start + Duration::from_secs(number * seconds), containers));
+        }
+        table
+    }
+
+    #[test]
+    fn top_rates_are_the_increase_per_second() {
+        let table = advanced([vec![stats("a", 1000, 500)], vec![stats("a", 5000, 700)]], 2);
+        let row = &table.rows[0];
+        assert_eq!(row.rx, Rate { packets: 20.0, bytes: 2000.0 });
+        assert_eq!(row.tx, Rate { packets: 1.0, bytes: 100.0 });
+        assert_eq!(row.uplink, row.rx, "it exchanges nothing else with the outside");
+        assert_eq!(row.rx_history.last(9).collect::<Vec<_>>(), [2000.0]);
+        assert_eq!(table.interval, Some(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn top_first_reading_has_no_rates() {
+        let mut table = Table::default();
+        table.advance(reading(Instant::now(), vec![stats("a", 1000, 500)]));
+        assert_eq!((table.rows[0].rx, table.interval), (Rate::default(), None));
+        assert_eq!(table.rows[0].rx_history.last(9).count(), 0);
+    }
+
+    /// Neither a huge rate nor a negative one, and no history of the earlier container.
+    #[test]
+    fn top_new_container_of_a_name_begins_without_rates() {
+        let table = advanced([vec![stats("a", 1_000_000, 500)], vec![stats("a", 200, 900)]], 1);
+        assert_eq!((table.rows[0].rx, table.rows[0].tx), (Rate::default(), Rate::default()));
+        let table =
+            advanced([vec![stats("a", 100, 0)], vec![ContainerStats { slot: 2, ..stats("a", 900, 0) }]], 1);
+        assert_eq!(table.rows[0].rx, Rate::default());
+    }
+
+    #[test]
+    fn top_drops_count_reasons_that_are_new() {
+        let mut later = stats("a", 0, 0);
+        later.drops.tx.insert("source_port".to_owned(), 30);
+        let table = advanced([vec![stats("a", 0, 0)], vec![later]], 3);
+        assert_eq!(table.rows[0].tx_drops["source_port"].to_bits(), 10_f64.to_bits());
+        assert!((table.rows[0].drops() - 10.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn top_queue_reports_the_used_share_of_the_limit() {
+        let limit = Limit { rate: 1000, ceil: 1000, burst: 1, leaf: "bfifo".to_owned() };
+        let at = |bytes, overlimits| {
+            [
+                QueueStats {
+                    kind: "htb".to_owned(),
+                    bytes,
+                    backlog: 9,
+                    drops: bytes / 100,
+                    ..QueueStats::default()
+                },
+                QueueStats { overlimits, ..QueueStats::default() },
+            ]
+        };
+        let (before, now) = (at(1000, 4), at(2900, 10));
+        let queue = queue(Some(&limit), &now, Some((&before, 2.0)));
+        assert_eq!(
+            queue,
+            Queue { limit: Some(1000), used: Some(0.95), backlog: 9, drops: 9.5, overlimits: 3.0 }
+        );
+    }
+
+    #[test]
+    fn top_history_is_bounded() {
+        let mut history = History::default();
+        for value in 0..1000_u32 {
+            history.push(value.into());
+        }
+        assert_eq!(history.last(usize::MAX).count(), HISTORY);
+        assert_eq!(history.last(2).collect::<Vec<_>>(), [998.0, 999.0]);
+    }
+}

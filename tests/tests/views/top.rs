@@ -1,0 +1,269 @@
+//! `portmap top` in a real terminal, with real traffic.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream, UdpSocket},
+    os::unix::process::ExitStatusExt as _,
+    process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use portmap_tests::{
+    daemon::Daemon,
+    sandbox::{HOST, Netns, OUTSIDE, Sandbox},
+    terminal::Terminal,
+};
+
+use super::page::{self, Page};
+
+const WEB: Netns<'_> = Netns::Container("web");
+const BATCH: Netns<'_> = Netns::Container("batch");
+
+/// Three containers, of which one is limited. Without IPv6 they send no packets by themselves.
+fn world() -> (Sandbox, Daemon) {
+    let sandbox = Sandbox::new();
+    sandbox.sh(Netns::Host, "echo 1 > /proc/sys/net/ipv6/conf/uplink/disable_ipv6");
+    let daemon = sandbox.daemon();
+    sandbox.ok(&["add", "web", "--ports", "31000-31009", "--egress-rate", "20mbit"]);
+    sandbox.ok(&["add", "api", "--ports", "31010-31019"]);
+    sandbox.ok(&["add", "batch"]);
+    (sandbox, daemon)
+}
+
+fn command(sandbox: &Sandbox, arguments: &[&str]) -> Command {
+    let mut command = sandbox.portmap_command(&[&["top", "--interval", "500ms"], arguments].concat());
+    command.env("TERM", "xterm-256color").env("LC_ALL", "C.UTF-8").env_remove("NO_COLOR");
+    command
+}
+
+fn top(sandbox: &Sandbox, arguments: &[&str]) -> Terminal {
+    Terminal::start(&command(sandbox, arguments), 24, 80)
+}
+
+/// Runs `work` while `web` sends a client outside as much as it may, `batch` sends from a port of the host, and
+/// the host receives packets.
+fn under_traffic<T>(sandbox: &Sandbox, work: impl FnOnce() -> T) -> T {
+    let ends = AtomicBool::new(false);
+    let listener = sandbox.inside(WEB, || TcpListener::bind(("0.0.0.0", 31000))).expect("the port is free");
+    let client = sandbox.inside(Netns::Outside, || TcpStream::connect((HOST, 31000))).expect("connected");
+    let server = listener.accept().expect("a connection").0;
+    // Neither end waits for the other for ever.
+    for stream in [&client, &server] {
+        stream.set_read_timeout(Some(Duration::from_millis(100))).expect("a time");
+        stream.set_write_timeout(Some(Duration::from_millis(100))).expect("a time");
+    }
+    let forger = sandbox.inside(BATCH, || UdpSocket::bind(("0.0.0.0", 9000))).expect("no bind guard");
+    let pinger = sandbox.inside(Netns::Outside, || UdpSocket::bind(("0.0.0.0", 0))).expect("a port");
+    let _host = sandbox.inside(Netns::Host, || UdpSocket::bind(("0.0.0.0", 9001))).expect("the port is free");
+    thread::scope(|scope| {
+        let ends = &ends;
+        let _end = End(ends);
+        scope.spawn(move || {
+            let mut server = &server;
+            while !ends.load(Ordering::Relaxed) {
+                let _ = server.write(&[7; 16_384]);
+            }
+        });
+        scope.spawn(move || {
+            let mut client = &client;
+            while !ends.load(Ordering::Relaxed) {
+                let _ = client.read(&mut [0; 16_384]);
+            }
+        });
+        scope.spawn(move || {
+            while !ends.load(Ordering::Relaxed) {
+                let _ = forger.send_to(b"forged", (OUTSIDE, 9));
+                let _ = pinger.send_to(b"hello", (HOST, 9001));
+                thread::sleep(Duration::from_millis(10));
+            }
+        });
+        work()
+    })
+}
+
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The words of the line of a container; empty if it has none.
+fn row(screen: &str, name: &str) -> Vec<String> {
+    let line = screen.lines().find(|line| line.starts_with(&format!("{name} ")));
+    line.map(|line| line.split_whitespace().map(str::to_owned).collect()).unwrap_or_default()
+}
+
+/// A number as the screen shows it.
+fn number(text: &str) -> f64 {
+    let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
+    let factor = match unit {
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        _ => 1.0,
+    };
+    number.parse::<f64>().unwrap_or(-1.0) * factor
+}
+
+/// Whether the screen shows the traffic: `web` at its limit with a queue, and drops of `batch`.
+fn is_under_traffic(screen: &str) -> bool {
+    let (web, batch) = (row(screen, "web"), row(screen, "batch"));
+    let value = |row: &[String], column: usize| row.get(column).map_or(-1.0, |text| number(text));
+    let limit = web.get(7).and_then(|text| text.strip_suffix('%')).map_or(-1.0, number);
+    (15e6..25e6).contains(&value(&web, 3)) && limit > 80.0 && value(&web, 8) > 0.0 && value(&batch, 6) > 10.0
+}
+
+/// One daemon, because it is the same traffic: the table, its keys, one container, and the pages' screens.
+#[test]
+fn top_shows_traffic_drops_and_limits() {
+    let (sandbox, _daemon) = world();
+    let mut terminal = top(&sandbox, &[]);
+    let [table, detail] = under_traffic(&sandbox, || {
+        // After some readings, so that there is a history.
+        thread::sleep(Duration::from_secs(if page::is_written() { 6 } else { 0 }));
+        let screen = terminal.wait("the traffic", is_under_traffic);
+        assert!(screen.lines().all(|line| line.chars().count() <= 80), "{screen}");
+        assert!(screen.starts_with("portmap top  3 containers"), "{screen}");
+        let first = |screen: &str| screen.lines().nth(4).unwrap_or_default().to_owned();
+        assert!(first(&screen).starts_with("web "), "the one that sends most is the first: {screen}");
+        // Passed to the host: a hundred packets per second, apart from the traffic of this test.
+        let host = terminal.wait("packets of the host", |screen| {
+            let line = screen.lines().find(|line| line.starts_with("host")).unwrap_or_default();
+            line.split_whitespace().nth(1).is_some_and(|rate| number(rate) > 10.0)
+        });
+        assert!(host.contains("pkt/s from the uplink"), "{host}");
+        terminal.keys("n");
+        let screen = terminal.wait("the order by name", |screen| first(screen).starts_with("api "));
+        assert!(screen.contains("by name"), "{screen}");
+        terminal.keys("d");
+        let screen = terminal.wait("the order by drops", |screen| first(screen).starts_with("batch "));
+        assert!(screen.contains("by drops"), "{screen}");
+        terminal.keys("/we\r");
+        let screen = terminal.wait_for("1 of 3 containers");
+        assert_eq!((row(&screen, "batch"), row(&screen, "api")), (Vec::new(), Vec::new()), "{screen}");
+        // One container: paths, its limit, and the client.
+        terminal.keys("\r");
+        let detail = terminal.wait("the flow to the client", |screen| screen.contains("in   10.0.0.2"));
+        for expected in ["ports 31000-31009", "tx_outside", "20 Mbit/s", "LIMIT", "31000"] {
+            assert!(detail.contains(expected), "{expected}: {detail}");
+        }
+        terminal.keys("q");
+        terminal.wait_for("1 of 3 containers");
+        terminal.keys("\x1b");
+        terminal.wait_for("top  3 containers");
+        terminal.keys("t");
+        let table = terminal.wait("the traffic, by sent bytes", |screen| {
+            is_under_traffic(screen) && screen.contains("by sent")
+        });
+        terminal.keys(" ");
+        terminal.wait_for("PAUSED");
+        [table, detail]
+    });
+    // Still the rates of the traffic, which has ended.
+    thread::sleep(Duration::from_millis(1200));
+    assert!(is_under_traffic(&terminal.text()), "{}", terminal.text());
+    terminal.keys(" ");
+    terminal.wait("no traffic", |screen| row(screen, "web").get(3).is_some_and(|rate| rate == "0"));
+    terminal.keys("q");
+    assert!(terminal.expect_restored().success());
+    let page = Page::open("top.md");
+    let mut blocks = page.text.split("```");
+    if page::is_written() {
+        let mut parts: Vec<String> = page.text.split("```").map(str::to_owned).collect();
+        for (number, screen) in [(1, &table), (3, &detail)] {
+            parts[number] = format!("\n{screen}\n");
+        }
+        page.write(&parts.join("```"));
+    } else {
+        // The words of the page are those of the screen.
+        let titles = |screen: &str| {
+            let line = screen.lines().find(|line| line.starts_with("NAME") || line.starts_with("PATH"));
+            line.unwrap_or_default().to_owned()
+        };
+        for screen in [&table, &detail] {
+            blocks.next();
+            let shown = blocks.next().expect("the page has two blocks");
+            assert_eq!(titles(shown), titles(screen));
+        }
+    }
+}
+
+/// Every way out restores the terminal, and a daemon that is gone for a while is none.
+#[test]
+fn top_restores_the_terminal_on_every_way_out() {
+    let (sandbox, daemon) = world();
+    for keys in ["q", "\x03"] {
+        let mut terminal = top(&sandbox, &[]);
+        terminal.wait_for("web ");
+        terminal.keys(keys);
+        assert!(terminal.expect_restored().success(), "{keys:?}");
+    }
+    for signal in ["TERM", "INT", "HUP"] {
+        let mut terminal = top(&sandbox, &[]);
+        terminal.wait_for("web ");
+        let pid = terminal.pid().to_string();
+        let sent = Command::new("kill").args([&format!("-{signal}"), &pid]).status();
+        assert!(sent.expect("kill is part of procps").success());
+        let status = terminal.expect_restored();
+        assert!(status.success(), "{signal}: {status} {:?}", status.signal());
+    }
+    let mut terminal = top(&sandbox, &[]);
+    terminal.wait_for("web ");
+    daemon.kill();
+    let screen = terminal.wait_for("no data: no daemon responds");
+    assert!(!row(&screen, "web").is_empty(), "the last counters stay: {screen}");
+    let _daemon = sandbox.daemon();
+    terminal.wait("data", |screen| !screen.contains("no data"));
+    terminal.keys("?");
+    terminal.wait_for("Sort by");
+    terminal.keys("\x03");
+    assert!(terminal.expect_restored().success());
+}
+
+#[test]
+fn top_colours_can_be_disabled() {
+    let (sandbox, _daemon) = world();
+    let shows_colour = |command: &Command| {
+        let mut terminal = Terminal::start(command, 24, 80);
+        terminal.wait_for("web ");
+        let drawn = terminal.formatted();
+        terminal.keys("q");
+        terminal.expect_restored();
+        // Foreground colours.
+        drawn.contains("\x1b[3") || drawn.contains(";3") || drawn.contains("\x1b[38")
+    };
+    assert!(shows_colour(&command(&sandbox, &[])));
+    assert!(!shows_colour(&command(&sandbox, &["--no-color"])));
+    let mut without = command(&sandbox, &[]);
+    without.env("NO_COLOR", "1");
+    assert!(!shows_colour(&without));
+}
+
+#[test]
+fn top_refuses_what_it_cannot_show() {
+    let sandbox = Sandbox::new();
+    // Neither a terminal nor a daemon.
+    for (arguments, expected) in [
+        (&["top"][..], "needs a terminal"),
+        (&["top", "--interval", "1ms"], "--interval 1ms"),
+        (&["top", "-o", "json"], "portmap stats -o json"),
+    ] {
+        let output = sandbox.portmap_command(arguments).stdin(Stdio::null()).output().expect("it runs");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {errors}");
+        assert!(errors.contains(expected), "{arguments:?}: {errors}");
+    }
+    for (terminal_type, expected, code) in
+        [("dumb", "cannot move the cursor", 2), ("xterm", "no daemon responds", 5)]
+    {
+        let mut command = command(&sandbox, &[]);
+        command.env("TERM", terminal_type);
+        let mut terminal = Terminal::start(&command, 24, 80);
+        terminal.wait_for(expected);
+        assert_eq!(terminal.expect_restored().code(), Some(code), "{terminal_type}");
+    }
+}
