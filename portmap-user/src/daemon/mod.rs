@@ -7,7 +7,7 @@
 //! | `container` | adds, changes and removes one container |
 //! | `host` | the state of the host, and what the daemon changes there |
 //! | `reconcile` | makes the kernel agree with the records: start, events, resyncs, `doctor` |
-//! | `observe` | statistics, metrics, drops, `explain` |
+//! | `observe` | statistics, metrics, capacity, drops, `explain` |
 //! | [`http`] | the daemon's interface |
 
 mod container;
@@ -31,15 +31,22 @@ use self::{
     container::{Containers, add, limits},
     env::Env,
     host::Host,
-    observe::{containers::describe, drops, explain::Explainer, metrics, stats},
+    observe::{
+        capacity,
+        containers::describe,
+        drops,
+        explain::Explainer,
+        metrics::{self, encode::Format, operations::Meter},
+        stats,
+    },
     operations::Operations,
     reconcile::{Reconciler, events::HostEvents, startup},
     registry::{Refusal, Registry},
 };
 use crate::{
     api::{
-        AddRequest, Changed, Container, ContainerStats, DropCount, ExplainRequest, Explanation, Finding,
-        HOST, OUTSIDE, Stats, UpdateRequest,
+        AddRequest, Capacity, Changed, Container, ContainerStats, DropCount, ExplainRequest, Explanation,
+        Finding, HOST, OUTSIDE, Stats, UpdateRequest,
     },
     error::{Context as _, Result},
     failpoint,
@@ -59,6 +66,8 @@ pub struct Daemon {
     containers: Arc<Containers>,
     operations: Arc<Operations>,
     reconciler: Arc<Reconciler>,
+    /// Measures the operations.
+    meter: Meter,
 }
 
 impl Daemon {
@@ -71,7 +80,7 @@ impl Daemon {
     pub fn start(settings: Settings) -> Result<Self> {
         let startup::Started { env, registry, host, containers, operations, reconciler } =
             startup::start(settings)?;
-        Ok(Self { env, registry, host, containers, operations, reconciler })
+        Ok(Self { env, registry, host, containers, operations, reconciler, meter: Meter::default() })
     }
 
     /// Adds a container. A failure is rolled back.
@@ -193,9 +202,18 @@ impl Daemon {
         stats::one(&self.env, &self.registry.snapshot(), name)
     }
 
-    /// All metrics, in the text format of `OpenMetrics`.
-    fn metrics(&self) -> Result<String> {
-        metrics::all(&self.env, &self.registry.snapshot())
+    /// All metrics, as text.
+    fn metrics(&self, format: Format) -> Result<String> {
+        metrics::all(&self.env, &self.host.state(), &self.registry.published(), &self.meter, format)
+    }
+
+    /// What containers can still get.
+    ///
+    /// # Errors
+    ///
+    /// If the monotonic clock cannot be read.
+    pub fn capacity(&self) -> Result<Capacity> {
+        capacity::of(&self.env, &self.host.state(), &self.registry.published())
     }
 
     /// The drops, by container, direction and reason; with a name, only those of that container.
@@ -256,7 +274,7 @@ impl Daemon {
 
     /// Reconciles the host and the containers that these events concern.
     fn reconcile(&self, events: &HostEvents) -> Result<()> {
-        self.reconciler.reconcile(events)
+        self.meter.reconciliation(|| self.reconciler.reconcile(events))
     }
 
     /// Waits for each part that commands depend on, one after the other. Passes the name of each to `step`

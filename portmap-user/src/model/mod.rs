@@ -58,7 +58,7 @@ mod traffic;
 pub use self::{
     container::{ContainerRecord, Phase, SavedNetns},
     cpus::Cpus,
-    ephemeral::EphemeralPool,
+    ephemeral::{EphemeralPool, PoolCapacity},
     host::{HostRecord, SavedSysctl},
     limit::{Direction, Limit, PerCpu, Policy},
     netns::NetnsId,

@@ -6,7 +6,7 @@ use axum::{
     Extension, Json, Router,
     body::Body,
     extract::{Path, Query, State, rejection::QueryRejection},
-    http::header,
+    http::{HeaderMap, header},
     middleware,
     response::{IntoResponse, Response},
     routing::{delete, get, post},
@@ -26,13 +26,13 @@ use tracing::warn;
 
 use crate::{
     api::{
-        AddRequest, Changed, Container, ContainerStats, DropCount, ExplainRequest, Explanation, Finding,
-        Stats, UpdateRequest,
+        AddRequest, Capacity, Changed, Container, ContainerStats, DropCount, ExplainRequest, Explanation,
+        Finding, Stats, UpdateRequest,
     },
     daemon::{
         Daemon,
         container::owner,
-        observe::{drop_stream::Broadcaster, metrics},
+        observe::{drop_stream::Broadcaster, metrics::encode::Format},
         shutdown::Shutdown,
     },
     error::{Context as _, Error, Kind, Result},
@@ -105,6 +105,7 @@ pub(super) fn by_socket(shared: Shared) -> Router {
         .route("/v1/containers/{name}", get(show).merge(delete(remove)).patch(update))
         .route("/v1/containers/{name}/stats", get(container_stats))
         .route("/v1/stats", get(stats))
+        .route("/v1/capacity", get(capacity))
         .route("/v1/drops", get(drops))
         .route("/v1/drops/events", get(follow_drops))
         .route("/v1/doctor", get(doctor))
@@ -135,10 +136,11 @@ async fn run_with<T: Serialize + Send + 'static>(
     permit: Option<OwnedSemaphorePermit>,
     operation: impl FnOnce(&Arc<Daemon>) -> Result<T> + Send + 'static,
 ) -> Result<Json<T>> {
-    let (daemon, running) = (shared.daemon.clone(), shared.shutdown.operation(what));
+    let (daemon, measurement) = (shared.daemon.clone(), shared.daemon.meter.begin(&what));
+    let running = shared.shutdown.operation(what);
     let result = task::spawn_blocking(move || {
         let _until_done = (permit, running);
-        operation(&daemon)
+        measurement.end(operation(&daemon))
     });
     result.await.context(|| "the operation failed unexpectedly".to_owned())?.map(Json)
 }
@@ -215,18 +217,20 @@ async fn container_stats(
     .await
 }
 
-async fn metrics(State(shared): State<Shared>) -> Result<Response> {
-    run(&shared, "metrics", |daemon| failpoint::suppressed(|| daemon.metrics()))
+async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> Result<Response> {
+    let format = format_for(&headers);
+    run(&shared, "metrics", move |daemon| failpoint::suppressed(|| daemon.metrics(format)))
         .await
-        .map(|Json(text)| in_open_metrics(text))
+        .map(|Json(text)| in_format(format, text))
 }
 
 /// Few requests for metrics run at a time on TCP, because these clients must not delay commands.
-async fn metrics_by_tcp(State(shared): State<Shared>) -> Result<Response> {
+async fn metrics_by_tcp(State(shared): State<Shared>, headers: HeaderMap) -> Result<Response> {
+    let format = format_for(&headers);
     let response = async {
         let permit = shared.tcp_operations.clone().acquire_owned().await.ok();
-        run_with(&shared, "metrics (by TCP)".to_owned(), permit, |daemon| {
-            failpoint::suppressed(|| daemon.metrics())
+        run_with(&shared, "metrics (by TCP)".to_owned(), permit, move |daemon| {
+            failpoint::suppressed(|| daemon.metrics(format))
         })
         .await
     };
@@ -234,11 +238,16 @@ async fn metrics_by_tcp(State(shared): State<Shared>) -> Result<Response> {
         let message = format!("no metrics after {METRICS_TIMEOUT:?}: /healthz names the part that hangs");
         return Err(Error::new(Kind::Unhealthy, message));
     };
-    response.map(|Json(text)| in_open_metrics(text))
+    response.map(|Json(text)| in_format(format, text))
 }
 
-fn in_open_metrics(text: String) -> Response {
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
+/// The format of metrics that a client accepts.
+fn format_for(headers: &HeaderMap) -> Format {
+    Format::negotiate(headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok()))
+}
+
+fn in_format(format: Format, text: String) -> Response {
+    ([(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")], text).into_response()
 }
 
 /// The container whose drops are requested.
@@ -277,6 +286,10 @@ async fn follow_drops(
     connection.begin_stream();
     let lines = Body::from_stream(subscription.lines(permit));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response())
+}
+
+async fn capacity(State(shared): State<Shared>) -> Result<Json<Capacity>> {
+    run(&shared, "capacity", |daemon| failpoint::suppressed(|| daemon.capacity())).await
 }
 
 async fn doctor(State(shared): State<Shared>) -> Result<Json<Vec<Finding>>> {

@@ -3,8 +3,11 @@
 //! A released block is quarantined before another container gets it, because peers may still hold its
 //! connections: they keep them in `TIME_WAIT` for a minute, and may still send to them.
 
+mod capacity;
+
 use std::time::Duration;
 
+pub use self::capacity::{BlockCapacity, PoolCapacity};
 use super::ports::{PortRange, PortSet};
 use crate::error::{Error, Result};
 

@@ -1,27 +1,32 @@
-//! `/metrics`: all counters, in the text format of `OpenMetrics`.
+//! `/metrics`: all counters, the pools, the daemon's operations and its process.
 //!
 //! Names follow Prometheus' conventions: units in the name, receive and transmit as separate metrics, no
-//! totals.
+//! totals. Each request builds its metrics from a snapshot, so the series of a container end with it; only the
+//! measurements of operations outlive a request.
+
+pub(in crate::daemon) mod encode;
+pub(in crate::daemon) mod operations;
+mod pools;
+mod process;
 
 use std::sync::atomic::AtomicU64;
 
+use portmap_common::LAYOUT_VERSION;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
     registry::{Registry, Unit},
 };
 
-use super::stats;
+use self::{encode::Format, operations::Meter};
+use super::{capacity, stats};
 use crate::{
     api::{ContainerStats, DropStats, HostStats},
-    daemon::{container::limits::Queues, env::Env, registry::Snapshot},
+    daemon::{container::limits::Queues, env::Env, host::HostState, registry::Published},
     error::{Context as _, Result},
-    kernel::{netlink::Netlink, programs::AttachMode, qdisc::Leaf},
+    kernel::{netlink::Netlink, own_process::OwnProcess, programs::AttachMode, qdisc::Leaf},
     model::{ContainerRecord, Phase, QueueStats},
 };
-
-/// The media type of the response.
-pub(in crate::daemon) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Of {
@@ -112,12 +117,18 @@ struct QueueMetrics {
 /// # Errors
 ///
 /// If a map cannot be read.
-pub(in crate::daemon) fn all(env: &Env, containers: &Snapshot) -> Result<String> {
+pub(in crate::daemon) fn all(
+    env: &Env,
+    state: &HostState,
+    published: &Published,
+    meter: &Meter,
+    format: Format,
+) -> Result<String> {
     let (metrics, netlink) = (Metrics::default(), Netlink::open()?);
     let has = |feature, has| metrics.features.get_or_create(&Feature { feature }).set(u64::from(has));
     has("fq_codel", env.leaf == Leaf::FqCodel);
     has("tcx", env.attach_mode == AttachMode::Tcx);
-    for record in containers.records() {
+    for record in published.containers.records() {
         let queues = Queues::read(env, &netlink, record);
         // During `add` and `del` the qdiscs can be missing.
         if record.phase == Phase::Ready {
@@ -126,9 +137,16 @@ pub(in crate::daemon) fn all(env: &Env, containers: &Snapshot) -> Result<String>
         metrics.read_container(&stats::of_container(env, record, queues)?);
     }
     metrics.read_host(&stats::of_host(env)?);
+    let mut registry = Registry::default();
+    let own = registry.sub_registry_with_prefix("portmap");
+    metrics.register(own, env.leaf);
+    pools::register_containers(own, &published.containers);
+    pools::register_capacity(own, &capacity::of(env, state, published)?);
+    meter.register(own);
+    process::register(&mut registry, &OwnProcess::read()?);
     let mut text = String::new();
-    text::encode(&mut text, &metrics.registry(env.leaf)).context(|| "cannot write metrics".to_owned())?;
-    Ok(text)
+    text::encode(&mut text, &registry).context(|| "cannot write metrics".to_owned())?;
+    Ok(format.convert(text))
 }
 
 impl Metrics {
@@ -187,12 +205,15 @@ impl Metrics {
     }
 
     /// Registers all metrics under their names. The registry adds the prefix.
-    fn registry(self, leaf: Leaf) -> Registry {
-        let mut registry = Registry::with_prefix("portmap");
-        let about = vec![("version", env!("CARGO_PKG_VERSION")), ("leaf", leaf.name())];
+    fn register(self, registry: &mut Registry, leaf: Leaf) {
+        let about = vec![
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("layout", LAYOUT_VERSION.to_string()),
+            ("leaf", leaf.name().to_owned()),
+        ];
         registry.register(
             "build",
-            "The daemon's version, and the leaf qdisc of rate limits",
+            "The daemon's version, the layout of its maps, and the leaf qdisc of rate limits",
             Info::new(about),
         );
         registry.register("kernel_feature", "Whether the kernel has an optional feature", self.features);
@@ -220,7 +241,6 @@ impl Metrics {
         let host = registry.sub_registry_with_prefix("host");
         host.register("dropped_packets", "Packets from outside that were dropped", self.host_dropped);
         host.register("passed_packets", "Packets left to the host, by hook and reason", self.passed);
-        registry
     }
 }
 
