@@ -18,7 +18,7 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// Programs that the demonstration, the benchmarks and the tests run.
-pub(super) const RUN: [Tool; 21] = [
+pub(super) const RUN: [Tool; 22] = [
     tool("bpftool", "bpftool"),
     tool("curl", "curl"),
     tool("dig", "bind9-dnsutils"),
@@ -31,6 +31,8 @@ pub(super) const RUN: [Tool; 21] = [
     tool("pgrep", "procps"),
     tool("ping", "iputils-ping"),
     tool("python3", "python3"),
+    // Its parser of OpenMetrics refuses what Prometheus tolerates.
+    tool("/usr/lib/python3/dist-packages/prometheus_client/__init__.py", "python3-prometheus-client"),
     tool("scapy3", "python3-scapy"),
     tool("setpriv", "util-linux"),
     tool("ss", "iproute2"),
