@@ -21,7 +21,8 @@ const PROGRAMS: [&str; 2] = ["prometheus", "promtool"];
 pub(super) fn ensure_prometheus(report: Report) -> Result<()> {
     let root = cache("tools")?.join(PROMETHEUS);
     let find = |program| {
-        process::find(program).or_else(|| Some(root.join("usr/bin").join(program)).filter(|file| file.is_file()))
+        process::find(program)
+            .or_else(|| Some(root.join("usr/bin").join(program)).filter(|file| file.is_file()))
     };
     let found: Vec<PathBuf> = PROGRAMS.iter().filter_map(|program| find(program)).collect();
     if found.len() == PROGRAMS.len() {
@@ -29,7 +30,10 @@ pub(super) fn ensure_prometheus(report: Report) -> Result<()> {
         return Ok(());
     }
     if process::find("apt-get").is_none() {
-        bail!("missing for the tests of metrics: {}; expected them on the search path", PROGRAMS.join(" and "));
+        bail!(
+            "missing for the tests of metrics: {}; expected them on the search path",
+            PROGRAMS.join(" and ")
+        );
     }
     installing(format_args!("{} in {}", PROGRAMS.join(" and "), root.display()));
     unpack(PROMETHEUS, &root, |_tree| Ok(()))

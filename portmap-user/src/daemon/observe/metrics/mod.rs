@@ -11,7 +11,7 @@ mod process;
 
 use std::sync::atomic::AtomicU64;
 
-use portmap_common::LAYOUT_VERSION;
+use portmap_common::{LAYOUT_VERSION, reason::Reason};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
@@ -27,6 +27,10 @@ use crate::{
     kernel::{netlink::Netlink, own_process::OwnProcess, programs::AttachMode, qdisc::Leaf},
     model::{ContainerRecord, Phase, QueueStats},
 };
+
+/// Reasons of attacks, which have a series from the start, so that a rate includes the first packet. The others
+/// would be a series each for every container, most of them 0 for ever.
+const ATTACKS: [Reason; 4] = [Reason::SourceAddress, Reason::SourceMac, Reason::SourcePort, Reason::Rate];
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Of {
@@ -189,6 +193,10 @@ impl Metrics {
                 }
             };
             flow.count(&Path { container: container(), peer }, traffic.packets, traffic.bytes);
+        }
+        for reason in ATTACKS {
+            let (direction, reason) = ("transmit", reason.name().to_owned());
+            drop(self.dropped.get_or_create(&Dropped { container: container(), direction, reason }));
         }
         for (direction, reasons) in [("receive", &stats.drops.rx), ("transmit", &stats.drops.tx)] {
             for (reason, packets) in reasons {

@@ -1,4 +1,11 @@
-//! `/metrics`: the same numbers as `portmap stats`, and the features that the kernel lacks.
+//! `/metrics` and `portmap capacity`: the same numbers as `portmap stats`, formats, documentation, and the rules and
+//! the dashboard in `contrib`.
+
+mod alerts;
+mod capacity;
+mod exposition;
+mod prometheus;
+mod tools;
 
 use std::net::UdpSocket;
 
@@ -10,6 +17,7 @@ use portmap_tests::{
 
 const A: Netns<'_> = Netns::Container("a");
 
+/// Returns the metrics in the classic format.
 fn scrape(sandbox: &Sandbox) -> String {
     sandbox.sh(Netns::Host, "curl -sf --unix-socket /run/portmap/portmapd.sock http://portmap/metrics")
 }
@@ -41,7 +49,6 @@ fn metrics_agree_with_stats() {
         let text = scrape(&sandbox);
         (sandbox.json(&["stats"]) == before).then_some((before, text))
     });
-    assert!(text.ends_with("# EOF\n"), "{text}");
     let a = &stats["containers"][0];
     for (path, flow, peer) in [
         ("rx_outside", "receive", "outside"),
@@ -61,6 +68,8 @@ fn metrics_agree_with_stats() {
     let dropped = "container=\"a\",direction=\"transmit\",reason=\"source_port\"";
     let dropped = format!("portmap_container_dropped_packets_total{{{dropped}}}");
     assert_eq!(value(&text, &dropped), Some(1));
+    let none = dropped.replace("source_port", "source_address");
+    assert_eq!(value(&text, &none), Some(0), "a rate needs the value before the first packet");
     for (direction, rate) in [("egress", 12_500_000), ("ingress", 6_250_000)] {
         let labels = format!("container=\"a\",direction=\"{direction}\"");
         let limit = format!("portmap_container_limit_bytes_per_second{{{labels}}}");
