@@ -125,7 +125,7 @@ for f in families:
     for s in f.samples: print(s.name, sorted(s.labels.items()))
 ";
     let samples = [&classic, &open].map(|text| {
-        let output = succeed("python3".as_ref(), &["-c", script], &file("."), text);
+        let output = succeed("/usr/bin/python3".as_ref(), &["-c", script], &file("."), text);
         let mut lines: Vec<String> = output.lines().map(str::to_owned).collect();
         lines.sort();
         lines
