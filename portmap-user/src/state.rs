@@ -32,7 +32,7 @@ const TEMPORARY: &str = ".unfinished-";
 const DELETING: &str = "deleting";
 
 /// Version of the files.
-const VERSION: u32 = 6;
+const VERSION: u32 = 7;
 /// The earliest supported version; fields that it lacks have defaults.
 const EARLIEST: u32 = 3;
 
@@ -325,7 +325,7 @@ mod tests {
     use super::*;
     use crate::{
         error::Kind,
-        model::{Limit, NetnsId, PortRange, TrafficSpec},
+        model::{Labels, Limit, NetnsId, PortRange, TrafficSpec},
     };
 
     fn record(name: &str, slot: u16) -> ContainerRecord {
@@ -341,6 +341,7 @@ mod tests {
             ephemeral_ports: PortRange::new(32768, 33791).expect("a range"),
             ipv6: true,
             traffic: TrafficSpec { egress_rate: Some(0), ..TrafficSpec::default() },
+            labels: Labels::default(),
             egress: None,
             ingress: Some(Limit { rate: 1, ceil: 2, burst: 3, leaf: "bfifo".to_owned() }),
             inherit_sysctls: false,
@@ -385,9 +386,9 @@ mod tests {
             assert!(!file.exists());
             assert_eq!(fs::read_to_string(&aside).expect("it is set aside"), text);
         }
-        fs::write(&file, "{\"version\":7}").expect("written");
+        fs::write(&file, "{\"version\":99}").expect("written");
         let error = store.containers().expect_err("it is of another version");
-        assert!(error.message.contains("version 7") && error.message.contains("x.json"), "{error}");
+        assert!(error.message.contains("version 99") && error.message.contains("x.json"), "{error}");
         assert!(file.exists());
     }
 }

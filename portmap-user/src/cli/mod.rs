@@ -26,7 +26,7 @@ use crate::{
     error::{Error, Kind, Result},
     kernel::{bpffs, programs::AttachMode},
     log,
-    model::{Cpus, Loopback, PortSet, TrafficSpec},
+    model::{Cpus, Label, LabelChanges, Labels, Loopback, PortSet, TrafficSpec},
     paths::{DEFAULT_BPFFS_DIR, DEFAULT_STATE_DIR, STATE_DIR_VARIABLE, StateDir},
     sizes::HumanBytes,
 };
@@ -60,6 +60,9 @@ enum Verb {
         ports: PortOptions,
         #[command(flatten)]
         traffic: TrafficOptions,
+        /// Name that it has elsewhere, as KEY=VALUE; repeatable
+        #[arg(long = "label", value_name = "KEY=VALUE")]
+        labels: Vec<Label>,
     },
     /// Add a container, run a command in it, and remove the container when the command ends
     #[command(override_usage = "portmap run [OPTIONS] -- COMMAND…")]
@@ -71,10 +74,13 @@ enum Verb {
         ports: PortOptions,
         #[command(flatten)]
         traffic: TrafficOptions,
+        /// Name that it has elsewhere, as KEY=VALUE; repeatable
+        #[arg(long = "label", value_name = "KEY=VALUE")]
+        labels: Vec<Label>,
         #[command(flatten)]
         command: CommandOptions,
     },
-    /// Change a container's ports and limits; without options, reinstall its limits
+    /// Change a container's ports, limits and labels; without options, reinstall its limits
     Update {
         /// Its name
         name: String,
@@ -86,6 +92,9 @@ enum Verb {
         take: bool,
         #[command(flatten)]
         traffic: TrafficOptions,
+        /// New value of a label as KEY=VALUE, or KEY= to remove it; repeatable
+        #[arg(long = "label", value_name = "KEY=VALUE")]
+        labels: Vec<Label>,
     },
     /// Run a command in a container
     #[command(override_usage = "portmap exec [OPTIONS] NAME -- COMMAND…")]
@@ -219,8 +228,8 @@ impl TrafficOptions {
 }
 
 impl PortOptions {
-    fn request(self, name: String, traffic: &TrafficOptions) -> AddRequest {
-        AddRequest {
+    fn request(self, name: String, traffic: &TrafficOptions, labels: Vec<Label>) -> Result<AddRequest> {
+        Ok(AddRequest {
             name,
             netns: None,
             pid: None,
@@ -229,8 +238,9 @@ impl PortOptions {
             inherit_sysctls: false,
             ephemeral_ports_per_container: self.ephemeral_ports_per_container,
             traffic: traffic.spec(),
+            labels: Labels::try_from(LabelChanges::from_iter(labels))?,
             ..AddRequest::default()
-        }
+        })
     }
 }
 
@@ -251,19 +261,21 @@ impl Command {
         let state_dir = StateDir::new(state_dir);
         let client = || Client::new(&state_dir);
         match verb {
-            Verb::Add { name, namespace, inherit_sysctls, ports, traffic } => {
+            Verb::Add { name, namespace, inherit_sysctls, ports, traffic, labels } => {
                 let netns = namespace.netns.as_deref().map(absolute).transpose()?;
                 let pid = namespace.pid;
-                let request = AddRequest { netns, pid, inherit_sysctls, ..ports.request(name, &traffic) };
+                let request = ports.request(name, &traffic, labels)?;
+                let request = AddRequest { netns, pid, inherit_sysctls, ..request };
                 print::changed(output, &client()?.add(&request)?)?;
             }
-            Verb::Run { name, ports, traffic, command } => {
+            Verb::Run { name, ports, traffic, labels, command } => {
                 let command = command.words("portmap run")?;
                 let name = name.unwrap_or_else(|| format!("run-{}", std::process::id()));
-                return process::run(&client()?, ports.request(name, &traffic), &command);
+                return process::run(&client()?, ports.request(name, &traffic, labels)?, &command);
             }
-            Verb::Update { name, ports, take, traffic } => {
-                let request = UpdateRequest { ports, take, traffic: traffic.spec() };
+            Verb::Update { name, ports, take, traffic, labels } => {
+                let labels = LabelChanges::from_iter(labels);
+                let request = UpdateRequest { ports, take, traffic: traffic.spec(), labels };
                 print::changed(output, &client()?.update(&name, &request)?)?;
             }
             Verb::Exec { name, command } => {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     host::SavedSysctl,
+    labels::Labels,
     limit::Limit,
     netns::NetnsId,
     ports::{PortRange, PortSet},
@@ -58,6 +59,8 @@ pub struct ContainerRecord {
     pub ipv6: bool,
     /// What the client requested for its traffic.
     pub traffic: TrafficSpec,
+    /// Its labels.
+    pub labels: Labels,
     /// Limit on what it sends.
     pub egress: Option<Limit>,
     /// Limit on what it receives.

@@ -45,6 +45,7 @@ mod container;
 mod cpus;
 pub mod ephemeral;
 mod host;
+pub mod labels;
 pub mod limit;
 mod netns;
 pub mod ports;
@@ -53,6 +54,7 @@ pub mod protocol;
 mod queue;
 pub mod reach;
 pub mod resources;
+mod tcp;
 mod traffic;
 
 pub use self::{
@@ -60,6 +62,7 @@ pub use self::{
     cpus::Cpus,
     ephemeral::{EphemeralPool, PoolCapacity},
     host::{HostRecord, SavedSysctl},
+    labels::{Label, LabelChanges, Labels},
     limit::{Direction, Limit, PerCpu, Policy},
     netns::NetnsId,
     ports::{PortRange, PortSet},
@@ -68,5 +71,6 @@ pub use self::{
     queue::QueueStats,
     reach::{HostAccess, Loopback, Reach},
     resources::Resources,
+    tcp::{TcpInfo, TcpSocket, TcpState},
     traffic::TrafficSpec,
 };

@@ -5,7 +5,7 @@
 //! exhaustively, so no change of the model changes a file by accident. A new field needs `#[serde(default)]`,
 //! and the files a new version; see [`crate::state`].
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -80,6 +80,8 @@ pub struct Container {
     ipv6: bool,
     #[serde(rename = "wishes")]
     traffic: TrafficSpec,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
     egress: Option<Limit>,
     ingress: Option<Limit>,
     #[serde(default)]
@@ -222,6 +224,7 @@ impl Recorded for model::ContainerRecord {
             ephemeral_ports,
             ipv6,
             traffic,
+            labels,
             egress,
             ingress,
             inherit_sysctls,
@@ -240,6 +243,7 @@ impl Recorded for model::ContainerRecord {
             ephemeral_ports: ephemeral_ports.into(),
             ipv6,
             traffic: traffic.into(),
+            labels: labels.into(),
             egress: egress.map(Limit::from),
             ingress: ingress.map(Limit::from),
             inherit_sysctls,
@@ -261,6 +265,7 @@ impl Recorded for model::ContainerRecord {
             ephemeral_ports,
             ipv6,
             traffic,
+            labels,
             egress,
             ingress,
             inherit_sysctls,
@@ -279,6 +284,7 @@ impl Recorded for model::ContainerRecord {
             ephemeral_ports: ephemeral_ports.try_into()?,
             ipv6,
             traffic: traffic.try_into()?,
+            labels: labels.try_into()?,
             egress: egress.map(Into::into),
             ingress: ingress.map(Into::into),
             inherit_sysctls,

@@ -6,7 +6,7 @@ use super::{Containers, add::Changed, limits};
 use crate::{
     api::UpdateRequest,
     daemon::{host::sockets::HostSockets, registry::Refusal},
-    error::{Error, Result},
+    error::Result,
     kernel::netlink::Netlink,
     model::{ContainerRecord, PortSet},
 };
@@ -24,15 +24,12 @@ impl Containers {
     pub(in crate::daemon) fn update(&self, name: &str, request: UpdateRequest) -> Result<Changed, Refusal> {
         let mut warnings = self.check_host_sockets(name, request.ports.as_ref(), request.take)?;
         let before = self.registry.begin_update(name, request.ports.as_ref())?;
-        let mut after = before.clone();
-        after.traffic = request.traffic.or(before.traffic);
-        (after.egress, after.ingress) = limits::for_traffic(&self.env, &self.host.state(), &after.traffic);
-        if let Some(ports) = request.ports {
-            after.ports = ports;
-        }
-        match Netlink::open().map_err(Error::from).and_then(|netlink| self.commit(&netlink, &before, &after))
-        {
-            Ok(warning) => {
+        let updated = self.updated(&before, request).and_then(|after| {
+            let warning = self.commit(&Netlink::open()?, &before, &after)?;
+            Ok((after, warning))
+        });
+        match updated {
+            Ok((after, warning)) => {
                 warnings.extend(warning);
                 Ok(Changed { entry: self.registry.publish(after), warnings })
             }
@@ -41,6 +38,26 @@ impl Containers {
                 Err(error.into())
             }
         }
+    }
+
+    /// The record of a container after an update.
+    ///
+    /// # Errors
+    ///
+    /// If it would have too many labels.
+    fn updated(&self, before: &ContainerRecord, request: UpdateRequest) -> Result<ContainerRecord> {
+        // Without `..`, so that a new field of the request is a compile error here.
+        let UpdateRequest { ports, take: _, traffic, labels } = request;
+        let traffic = traffic.or(before.traffic);
+        let (egress, ingress) = limits::for_traffic(&self.env, &self.host.state(), &traffic);
+        Ok(ContainerRecord {
+            ports: ports.unwrap_or_else(|| before.ports.clone()),
+            labels: before.labels.clone().changed(&labels)?,
+            traffic,
+            egress,
+            ingress,
+            ..before.clone()
+        })
     }
 
     /// Returns the warnings for new ports that processes of the host use. Ports that the container already
