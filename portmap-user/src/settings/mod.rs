@@ -1,5 +1,6 @@
 //! The daemon's settings: flags and the configuration file, validated as far as that needs no kernel.
 
+mod metrics_labels;
 mod raw;
 
 use std::{
@@ -12,7 +13,10 @@ use netlink_packet_route::tc::TcHandle;
 use tracing::warn;
 
 use self::raw::Ipv6;
-pub use self::raw::{RawSettings, normalized};
+pub use self::{
+    metrics_labels::MetricsLabel,
+    raw::{RawSettings, normalized},
+};
 use crate::{
     error::{Error, Result},
     model::{Direction, HostAccess, Policy, PortSet, Reach, Resources, ephemeral, resources},
@@ -58,6 +62,8 @@ pub struct Settings {
     pub shaping: Shaping,
     /// What containers may reach of the host and of each other.
     pub reach: Reach,
+    /// Labels of containers that `/metrics` contains.
+    pub metrics_labels: Vec<MetricsLabel>,
 }
 
 /// The processes whose `bind()` is guarded.
@@ -186,6 +192,7 @@ impl RawSettings {
             listen,
             reconcile: self.reconcile.unwrap_or(true),
             bind_guard: bind_guard(self.bind_guard.as_deref())?,
+            metrics_labels: metrics_labels::validated(self.metrics_label.unwrap_or_default())?,
         })
     }
 }

@@ -121,6 +121,9 @@ pub struct RawSettings {
     /// Serve containers at the HTTP listener, too; otherwise packets from containers to it are dropped
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) listen_to_containers: Option<bool>,
+    /// Key of a label of containers that /metrics contains; may be repeated
+    #[arg(long, value_name = "KEY")]
+    pub(super) metrics_label: Option<Vec<String>>,
     /// Scope of the loopback addresses in containers: shared with the host, or private [default: shared]
     #[arg(long, value_enum)]
     pub(super) loopback: Option<Loopback>,
@@ -168,7 +171,8 @@ impl RawSettings {
             ingress_isolate_existing_containers, egress_unique_flow_per_container, egress_flow_classifier_parent,
             network_link_speed, limit_local_traffic, reconcile,
             bind_guard, listen, listen_to_containers,
-            loopback, host_access
+            loopback, host_access,
+            metrics_label
         )
     }
 }

@@ -10,7 +10,7 @@ mod tools;
 use std::net::UdpSocket;
 
 use portmap_tests::{
-    sandbox::{HOST, Netns, OUTSIDE, Sandbox},
+    sandbox::{DAEMON_FLAGS, HOST, Netns, OUTSIDE, Sandbox},
     service::{Service, Transport, ask},
     wait,
 };
@@ -99,4 +99,22 @@ fn metrics_report_missing_parts() {
     let leaf = sandbox.json(&["show", "a"])["egress"]["leaf"].clone();
     let has = value(&scrape(&sandbox), "portmap_kernel_feature{feature=\"fq_codel\"}");
     assert_eq!(has, Some(u64::from(leaf == "fq_codel")));
+}
+
+#[test]
+fn metrics_contain_chosen_labels() {
+    let sandbox = Sandbox::new();
+    let chosen = ["--metrics-label", "example.com/team", "--metrics-label", "job"];
+    let _daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], &chosen].concat());
+    let labels = ["--label", "example.com/team=a \"b\" \\", "--label", "secret=x"];
+    sandbox.ok(&[&["add", "a"][..], &labels].concat());
+    sandbox.ok(&["add", "b"]);
+    let text = scrape(&sandbox);
+    let team = "label_example_com_team=\"a \\\"b\\\" \\\\\"";
+    let info = format!("portmap_container_info{{container=\"a\",device=\"pm1\",{team}}}");
+    assert_eq!(value(&text, &info), Some(1), "{text}");
+    assert_eq!(value(&text, "portmap_container_info{container=\"b\",device=\"pm2\"}"), Some(1), "{text}");
+    sandbox.ok(&["update", "b", "--label", "job=x"]);
+    let info = "portmap_container_info{container=\"b\",device=\"pm2\",label_job=\"x\"}";
+    assert_eq!(value(&scrape(&sandbox), info), Some(1));
 }

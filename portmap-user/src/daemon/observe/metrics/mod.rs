@@ -144,7 +144,7 @@ pub(in crate::daemon) fn all(
     let mut registry = Registry::default();
     let own = registry.sub_registry_with_prefix("portmap");
     metrics.register(own, env.leaf);
-    pools::register_containers(own, &published.containers);
+    pools::register_containers(own, &published.containers, &env.settings.metrics_labels);
     pools::register_capacity(own, &capacity::of(env, state, published)?);
     meter.register(own);
     process::register(&mut registry, &OwnProcess::read()?);

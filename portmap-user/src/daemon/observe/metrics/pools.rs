@@ -11,6 +11,7 @@ use prometheus_client::{
 use crate::{
     api::{Capacity, ContainerState},
     daemon::registry::Snapshot,
+    settings::MetricsLabel,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -39,7 +40,7 @@ type Value = Gauge<u64, AtomicU64>;
 type Level<L> = Family<L, Value>;
 
 /// Registers the metrics of containers that are no counters.
-pub(super) fn register_containers(registry: &mut Registry, containers: &Snapshot) {
+pub(super) fn register_containers(registry: &mut Registry, containers: &Snapshot, chosen: &[MetricsLabel]) {
     let (states, unchecked, ports) = (Level::<State>::default(), Value::default(), Level::<Ports>::default());
     let mut infos = Vec::with_capacity(containers.len());
     for state in
@@ -55,10 +56,11 @@ pub(super) fn register_containers(registry: &mut Registry, containers: &Snapshot
         {
             ports.get_or_create(&Ports { container: record.name.clone(), kind }).set(number(count));
         }
-        infos.push(vec![
-            ("container".to_owned(), record.name.clone()),
-            ("device".to_owned(), record.host_veth()),
-        ]);
+        let own = [("container".to_owned(), record.name.clone()), ("device".to_owned(), record.host_veth())];
+        let labels = chosen
+            .iter()
+            .filter_map(|label| Some((label.name.clone(), record.labels.get(&label.key)?.to_owned())));
+        infos.push(own.into_iter().chain(labels).collect());
     }
     registry.register("containers", "Containers, by state", states);
     registry.register(
