@@ -26,17 +26,17 @@ fn summary(capacity: &Capacity) -> Option<String> {
         Bound::Slots => "slots",
     };
     let mut lines = vec![format!(
-        "{} more containers with {} ephemeral ports each fit, bounded by {bound}",
+        "room for {} more, with {} ephemeral ports each; bounded by {bound}",
         containers.fit, ephemeral_ports.per_container
     )];
     if let Some(seconds) = ephemeral_ports.next_free_seconds {
         lines.push(format!(
-            "{} fit after the quarantine of ephemeral ports; the next block is free in {seconds} s",
+            "room for {} after the quarantine of ephemeral ports; the next block is free in {seconds} s",
             containers.fit_after_quarantine
         ));
     }
     lines.push(match static_ports.largest_free_run {
-        Some(run) => format!("the longest run of free static ports is {run} ({} ports)", run.count()),
+        Some(run) => format!("longest run of free static ports: {run} ({} ports)", run.count()),
         None => "no static port is free".to_owned(),
     });
     Some(lines.join("\n"))

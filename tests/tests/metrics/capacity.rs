@@ -60,6 +60,9 @@ fn capacity_predicts_which_containers_fit() {
     let seconds = capacity["ephemeral_ports"]["next_free_seconds"].as_u64();
     assert!(seconds.is_some_and(|seconds| (1..=60).contains(&seconds)), "{capacity}");
     let table = sandbox.ok(&["capacity"]);
-    assert!(table.starts_with("0 more containers with 1024 ephemeral ports each fit"), "{table}");
-    assert!(table.contains("1 fit after the quarantine"), "{table}");
+    assert!(
+        table.starts_with("room for 0 more, with 1024 ephemeral ports each; bounded by blocks"),
+        "{table}"
+    );
+    assert!(table.contains("room for 1 after the quarantine"), "{table}");
 }

@@ -60,7 +60,9 @@ fn documented() -> BTreeMap<String, String> {
     let row = |line: &str| {
         let mut cells = line.strip_prefix("| `")?.split('|').map(str::trim);
         let name = cells.next()?.trim_end_matches('`').to_owned();
-        Some((name, cells.next()?.to_owned()))
+        // Other tables list formats and files.
+        let is_metric = name.starts_with("portmap_") || name.starts_with("process_");
+        is_metric.then_some((name, cells.next()?.to_owned()))
     };
     page.lines().filter_map(row).collect()
 }
