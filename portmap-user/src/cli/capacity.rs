@@ -13,13 +13,13 @@ use crate::{
 /// Prints the capacity.
 pub(super) fn show(output: Output, capacity: &Capacity) -> Result<()> {
     print(output, capacity, || {
-        let sections = [summary(capacity), resources(capacity), blocks(capacity), limits(capacity)];
-        sections.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
+        let sections = [summary(capacity), resources(capacity), blocks(capacity)];
+        sections.into_iter().chain(limits(capacity)).collect::<Vec<_>>().join("\n\n")
     })
 }
 
 /// How many more containers are possible, and why no more.
-fn summary(capacity: &Capacity) -> Option<String> {
+fn summary(capacity: &Capacity) -> String {
     let Capacity { containers, ephemeral_ports, static_ports, .. } = capacity;
     let bound = match containers.bound_by {
         Bound::EphemeralPorts => "blocks of ephemeral ports",
@@ -39,10 +39,10 @@ fn summary(capacity: &Capacity) -> Option<String> {
         Some(run) => format!("longest run of free static ports: {run} ({} ports)", run.count()),
         None => "no static port is free".to_owned(),
     });
-    Some(lines.join("\n"))
+    lines.join("\n")
 }
 
-fn resources(capacity: &Capacity) -> Option<String> {
+fn resources(capacity: &Capacity) -> String {
     let Capacity { slots, static_ports, ephemeral_ports, .. } = capacity;
     let mut table = plain();
     table.add_row(["RESOURCE", "TOTAL", "OWNED", "FREE", "QUARANTINED", "HOST"]);
@@ -64,10 +64,10 @@ fn resources(capacity: &Capacity) -> Option<String> {
         table.add_row(row);
     }
     right_align_numbers(&mut table);
-    Some(text(table))
+    text(table)
 }
 
-fn blocks(capacity: &Capacity) -> Option<String> {
+fn blocks(capacity: &Capacity) -> String {
     let mut table = plain();
     table.add_row(["EPHEMERAL PORTS PER CONTAINER", "OWNED", "FREE", "QUARANTINED"]);
     for row in &capacity.ephemeral_ports.blocks {
@@ -76,9 +76,10 @@ fn blocks(capacity: &Capacity) -> Option<String> {
         table.add_row([size, row.owned.to_string(), row.free.to_string(), row.quarantined.to_string()]);
     }
     right_align_numbers(&mut table);
-    Some(text(table))
+    text(table)
 }
 
+/// The daemon's limits, if there are any.
 fn limits(capacity: &Capacity) -> Option<String> {
     let limits = &capacity.limits;
     let mut table = plain();

@@ -83,7 +83,7 @@ fn thousandths(weight: &str) -> Option<u16> {
 fn to_classic(open_metrics: &str) -> String {
     let mut classic = String::with_capacity(open_metrics.len());
     let mut put = |parts: &[&str]| {
-        parts.iter().for_each(|part| classic.push_str(part));
+        classic.extend(parts.iter().copied());
         classic.push('\n');
     };
     let mut help = None;

@@ -9,8 +9,9 @@ use prometheus_client::{
 };
 
 use crate::{
-    api::{Capacity, ContainerState},
+    api::{Capacity, ContainerState, LimitPolicies},
     daemon::registry::Snapshot,
+    model::PortRange,
     settings::MetricsLabel,
 };
 
@@ -105,7 +106,7 @@ pub(super) fn register_capacity(registry: &mut Registry, capacity: &Capacity) {
     registry.register(
         "static_ports_largest_free_run",
         "Ports of the longest run of free static ports",
-        value(static_ports.largest_free_run.map_or(0, |run| run.count())),
+        value(static_ports.largest_free_run.map_or(0, PortRange::count)),
     );
     registry.register(
         "ephemeral_ports",
@@ -146,6 +147,10 @@ pub(super) fn register_capacity(registry: &mut Registry, capacity: &Capacity) {
             left,
         );
     }
+    register_limits(registry, limits);
+}
+
+fn register_limits(registry: &mut Registry, limits: &LimitPolicies) {
     let (default, per_cpu) = (Level::<Direction>::default(), Level::<Direction>::default());
     for (direction, policy) in [("egress", &limits.egress), ("ingress", &limits.ingress)] {
         let direction = Direction { direction };
