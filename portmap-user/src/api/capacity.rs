@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{As, AsOption, wire};
+use super::wire::{self, As, AsOption};
 use crate::model::{PortRange, PortSet};
 
 /// What containers can still get on this host.

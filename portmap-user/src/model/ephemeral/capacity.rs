@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{EphemeralPool, MIN_BLOCK, PortRange, PortSet};
+use crate::model::ports::{PortRange, PortSet};
 
 /// The ports and blocks of a pool at one point in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,39 +36,48 @@ pub struct BlockCapacity {
     pub quarantined: usize,
 }
 
-impl EphemeralPool {
-    /// The capacity at the time `now`. `owned` are the containers' blocks, `used` the ports that processes of the
-    /// host use: a block with one of them is not given.
-    pub fn capacity(&self, owned: &[PortRange], used: &PortSet, now: Duration) -> PoolCapacity {
-        let end = |since: Duration| since.saturating_add(self.quarantine);
-        // A quarantine that has ended is noticed with the next allocation.
-        let is_over = |since: Duration| now.saturating_sub(since) >= self.quarantine;
-        let (over, kept): (Vec<_>, Vec<_>) =
-            self.quarantined.iter().partition(|quarantined| is_over(quarantined.since));
-        let over: PortSet = over.iter().map(|quarantined| quarantined.block).collect::<Vec<_>>().into();
-        let free = self.free.union(&over.intersection(&self.managed));
+/// The ports of a pool, by use.
+pub(super) struct Uses<'a> {
+    pub(super) managed: &'a PortSet,
+    /// Neither owned nor in quarantine.
+    pub(super) free: PortSet,
+    /// The containers' blocks.
+    pub(super) owned: &'a [PortRange],
+    /// The blocks in quarantine.
+    pub(super) quarantined: Vec<PortRange>,
+    /// Ports that processes of the host use.
+    pub(super) used: &'a PortSet,
+    /// Time until the next quarantined block is free.
+    pub(super) next_free: Option<Duration>,
+}
+
+impl Uses<'_> {
+    /// The capacity, with blocks from the size `smallest`.
+    pub(super) fn capacity(self, smallest: u16) -> PoolCapacity {
+        let Uses { managed, free, owned, quarantined, used, next_free } = self;
         let usable = free.difference(used);
-        let kept_ports: PortSet = kept.iter().map(|quarantined| quarantined.block).collect::<Vec<_>>().into();
-        let quarantined = kept_ports.intersection(&self.managed).count();
-        let sizes = (MIN_BLOCK.trailing_zeros()..u16::BITS).map(|bits| 1_u16 << bits);
+        let quarantined_ports = PortSet::from(quarantined.clone()).intersection(managed).count();
+        let sizes = (smallest.trailing_zeros()..u16::BITS).map(|bits| 1_u16 << bits);
         let blocks = sizes.filter_map(|size| {
-            let has_size = |block: &PortRange| block.count() == usize::from(size);
+            let with_size = |blocks: &[PortRange]| {
+                blocks.iter().filter(|block| block.count() == usize::from(size)).count()
+            };
             let row = BlockCapacity {
                 size,
                 free: aligned_blocks(&usable, size),
-                owned: owned.iter().filter(|block| has_size(block)).count(),
-                quarantined: kept.iter().filter(|quarantined| has_size(&quarantined.block)).count(),
+                owned: with_size(owned),
+                quarantined: with_size(&quarantined),
             };
-            let is_possible = aligned_blocks(&self.managed, size) + row.owned + row.quarantined > 0;
+            let is_possible = aligned_blocks(managed, size) + row.owned + row.quarantined > 0;
             is_possible.then_some(row)
         });
         PoolCapacity {
-            total: self.managed.count(),
+            total: managed.count(),
             free: usable.count(),
-            owned: self.managed.count() - free.count() - quarantined,
-            quarantined,
+            owned: managed.count() - free.count() - quarantined_ports,
+            quarantined: quarantined_ports,
             host: free.count() - usable.count(),
-            next_free: kept.iter().map(|quarantined| end(quarantined.since).saturating_sub(now)).min(),
+            next_free,
             blocks: blocks.collect(),
         }
     }
