@@ -9,6 +9,7 @@ mod apt;
 mod bpf;
 mod crates;
 mod tools;
+pub(crate) mod unpacked;
 
 /// Tools that are needed together.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -83,7 +84,10 @@ pub(crate) fn ensure(groups: &[Group], report: Report) -> Result<()> {
     for group in groups {
         match group {
             Group::Build => bpf::ensure_compiler(report)?,
-            Group::Run => tools::ensure(&tools::RUN, report)?,
+            Group::Run => {
+                tools::ensure(&tools::RUN, report)?;
+                unpacked::ensure_prometheus(report)?;
+            }
             Group::Vm => tools::ensure(&tools::VM, report)?,
             Group::Peers => tools::ensure(&tools::PEERS, report)?,
             Group::BpfLints => bpf::ensure_lints(report)?,

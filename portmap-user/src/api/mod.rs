@@ -1,5 +1,6 @@
 //! The HTTP API: requests and responses on the Unix socket, in JSON. `-o json` prints the same responses.
 
+mod capacity;
 mod drops;
 mod explain;
 mod flows;
@@ -16,6 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use self::wire::{As, AsList, AsOption};
 pub use self::{
+    capacity::{
+        BlockCapacity, Bound, Capacity, ContainerCapacity, EphemeralCapacity, LimitPolicies, LimitPolicy,
+        SlotCapacity, StaticCapacity,
+    },
     drops::{Direction, DropCount, DropSample, DropStreamItem, OUTSIDE},
     explain::{ExplainRequest, ExplainedPacket, Explanation, HOST, Outcome, Step},
     flows::{Flow, FlowDirection, Flows, FlowsRequest, OtherFlows},

@@ -1,5 +1,6 @@
 //! The command line: `portmap`'s commands and flags.
 
+mod capacity;
 mod drops;
 mod explain;
 mod flows;
@@ -145,6 +146,8 @@ enum Verb {
         #[arg(short, long)]
         follow: bool,
     },
+    /// Show what containers can still get: ports, slots, and how many more containers fit
+    Capacity,
     /// Show the verdict on a packet at each hook
     Explain(explain::Question),
     /// Compare actual with desired state
@@ -304,6 +307,7 @@ impl Command {
             Verb::Top(options) => return top::run(&options, output, &state_dir),
             Verb::Drops { name, follow: true } => drops::follow(&client()?, output, name.as_deref())?,
             Verb::Drops { name, follow: false } => drops::print(output, &client()?.drops(name.as_deref())?)?,
+            Verb::Capacity => capacity::show(output, &client()?.capacity()?)?,
             Verb::Explain(question) => explain::print(output, &client()?.explain(&question.request())?)?,
             Verb::Doctor { repair } => return doctor(&client()?, output, repair),
             Verb::Teardown { bpffs_dir } => {

@@ -220,7 +220,7 @@ pub(super) fn torn_down(output: Output, removed: bool) -> Result<()> {
     })
 }
 
-fn right_align_numbers(table: &mut Table) {
+pub(super) fn right_align_numbers(table: &mut Table) {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }

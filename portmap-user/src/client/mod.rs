@@ -24,7 +24,7 @@ pub use self::error::CallError;
 use self::error::Result;
 use crate::{
     api::{
-        AddRequest, Changed, Container, ContainerStats, DropCount, DropStreamItem, ExplainRequest,
+        AddRequest, Capacity, Changed, Container, ContainerStats, DropCount, DropStreamItem, ExplainRequest,
         Explanation, Finding, Flows, FlowsRequest, Stats, UpdateRequest, monitor::MonitoredContainer,
     },
     error::{Context as _, Error, Kind},
@@ -168,6 +168,11 @@ impl Client {
         }
         let socket = self.socket.display();
         Err(CallError::Unreachable(format!("the daemon at {socket} closed the connection")))
+    }
+
+    /// Returns what containers can still get.
+    pub fn capacity(&self) -> Result<Capacity> {
+        self.call(Method::GET, "/v1/capacity", NOTHING)
     }
 
     /// Returns the verdicts on a packet at each hook.

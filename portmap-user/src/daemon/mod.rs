@@ -7,7 +7,7 @@
 //! | `container` | adds, changes and removes one container |
 //! | `host` | the state of the host, and what the daemon changes there |
 //! | `reconcile` | makes the kernel agree with the records: start, events, resyncs, `doctor` |
-//! | `observe` | statistics, metrics, drops, `explain` |
+//! | `observe` | statistics, metrics, capacity, drops, `explain` |
 //! | [`http`] | the daemon's interface |
 
 mod container;
@@ -32,11 +32,13 @@ use self::{
     env::Env,
     host::Host,
     observe::{
+        capacity,
         collect::Collector,
         containers::describe,
         drops,
         explain::Explainer,
-        flows, metrics,
+        flows,
+        metrics::{self, encode::Format, operations::Meter},
         monitor::{self, rates::Rates},
         stats,
     },
@@ -46,8 +48,8 @@ use self::{
 };
 use crate::{
     api::{
-        AddRequest, Changed, Container, ContainerStats, DropCount, ExplainRequest, Explanation, Finding,
-        Flows, FlowsRequest, HOST, OUTSIDE, Stats, UpdateRequest, monitor::MonitoredContainer,
+        AddRequest, Capacity, Changed, Container, ContainerStats, DropCount, ExplainRequest, Explanation,
+        Finding, Flows, FlowsRequest, HOST, OUTSIDE, Stats, UpdateRequest, monitor::MonitoredContainer,
     },
     error::{Context as _, Result},
     failpoint,
@@ -70,6 +72,8 @@ pub struct Daemon {
     collector: Arc<Collector>,
     /// Samples of the containers' rates, if they are wanted.
     rates: Option<Arc<Rates>>,
+    /// Measures the operations.
+    meter: Meter,
 }
 
 impl Daemon {
@@ -86,7 +90,17 @@ impl Daemon {
         collector.watch();
         let window = env.settings.monitor.rates;
         let rates = window.map(|window| Rates::watch(window, env.clone(), registry.clone())).transpose()?;
-        Ok(Self { env, registry, host, containers, operations, reconciler, collector, rates })
+        Ok(Self {
+            env,
+            registry,
+            host,
+            containers,
+            operations,
+            reconciler,
+            collector,
+            rates,
+            meter: Meter::default(),
+        })
     }
 
     /// Adds a container. A failure is rolled back.
@@ -220,10 +234,11 @@ impl Daemon {
         flows::of(&self.env, &self.host.state(), &self.registry.snapshot(), name, request)
     }
 
-    /// All metrics, in the text format of `OpenMetrics`.
-    fn metrics(&self) -> Result<String> {
-        let containers = self.registry.snapshot();
-        metrics::all(&self.env, &containers, &self.collector.newest(&containers))
+    /// All metrics, as text.
+    fn metrics(&self, format: Format) -> Result<String> {
+        let published = self.registry.published();
+        let readings = self.collector.newest(&published.containers);
+        metrics::all(&self.env, &self.host.state(), &published, &readings, &self.meter, format)
     }
 
     /// The statistics of all containers in service, in the form of a Mesos agent.
@@ -235,6 +250,15 @@ impl Daemon {
         let containers = self.registry.snapshot();
         let readings = self.collector.newest(&containers);
         monitor::all(&self.env, &containers, &readings, self.rates.as_deref())
+    }
+
+    /// What containers can still get.
+    ///
+    /// # Errors
+    ///
+    /// If the monotonic clock cannot be read.
+    pub fn capacity(&self) -> Result<Capacity> {
+        capacity::of(&self.env, &self.host.state(), &self.registry.published())
     }
 
     /// The drops, by container, direction and reason; with a name, only those of that container.
@@ -295,7 +319,7 @@ impl Daemon {
 
     /// Reconciles the host and the containers that these events concern.
     fn reconcile(&self, events: &HostEvents) -> Result<()> {
-        self.reconciler.reconcile(events)
+        self.meter.reconciliation(|| self.reconciler.reconcile(events))
     }
 
     /// Waits for each part that commands depend on, one after the other. Passes the name of each to `step`

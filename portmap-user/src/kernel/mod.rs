@@ -17,6 +17,7 @@ pub mod namespace;
 pub mod netlink;
 pub mod netns_lock;
 pub mod offloads;
+pub mod own_process;
 pub mod pin_migration;
 pub mod pins;
 pub mod port_table;

@@ -161,7 +161,8 @@ impl fmt::Display for Labels {
     }
 }
 
-fn check_key(key: &str) -> Result<()> {
+/// Fails unless `key` can be the key of a label.
+pub fn check_key(key: &str) -> Result<()> {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b'/');
     let starts_well = key.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic());
     if starts_well && key.len() <= MAX_KEY && key.bytes().all(is_allowed) {

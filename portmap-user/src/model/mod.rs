@@ -61,7 +61,7 @@ mod traffic;
 pub use self::{
     container::{ContainerRecord, Phase, SavedNetns},
     cpus::Cpus,
-    ephemeral::EphemeralPool,
+    ephemeral::{EphemeralPool, PoolCapacity},
     host::{HostRecord, SavedSysctl},
     labels::{Label, LabelChanges, Labels},
     limit::{Direction, Limit, PerCpu, Policy},

@@ -1,5 +1,6 @@
 //! The daemon's settings: flags and the configuration file, validated as far as that needs no kernel.
 
+mod metrics_labels;
 mod monitor;
 mod raw;
 
@@ -15,7 +16,10 @@ use tracing::warn;
 
 pub use self::monitor::{Monitor, RateWindow};
 use self::raw::Ipv6;
-pub use self::raw::{RawSettings, normalized};
+pub use self::{
+    metrics_labels::MetricsLabel,
+    raw::{RawSettings, normalized},
+};
 use crate::{
     error::{Error, Result},
     model::{Cpus, Direction, HostAccess, Policy, PortSet, Reach, Resources, ephemeral, resources},
@@ -65,6 +69,8 @@ pub struct Settings {
     pub shaping: Shaping,
     /// What containers may reach of the host and of each other.
     pub reach: Reach,
+    /// Labels of containers that `/metrics` contains.
+    pub metrics_labels: Vec<MetricsLabel>,
     /// Statistics besides the counters.
     pub monitor: Monitor,
 }
@@ -108,16 +114,6 @@ pub struct Shaping {
 }
 
 impl Shaping {
-    /// The rates per CPU that apply on an uplink with this speed, all in bytes per second; `None`: no such
-    /// rate, or one that depends on an unknown speed.
-    pub fn per_cpu_rates(&self, link_speed: Option<u64>) -> [(Direction, Option<u64>); 2] {
-        let speed = self.speed_per_cpu(link_speed);
-        [
-            (Direction::Egress, self.egress.per_cpu_rate(speed)),
-            (Direction::Ingress, self.ingress.per_cpu_rate(speed)),
-        ]
-    }
-
     /// The rate `auto`: a share of the link's speed for each CPU of `--resources`, or of the host.
     pub fn speed_per_cpu(&self, link_speed: Option<u64>) -> Option<u64> {
         let all = || std::thread::available_parallelism().map_or(1, NonZero::get) as u64;
@@ -230,6 +226,7 @@ impl RawSettings {
             listen,
             reconcile: self.reconcile.unwrap_or(true),
             bind_guard: bind_guard(self.bind_guard.as_deref())?,
+            metrics_labels: metrics_labels::validated(self.metrics_label.unwrap_or_default())?,
         })
     }
 }

@@ -151,6 +151,9 @@ pub struct RawSettings {
     /// Serve containers at the HTTP listener, too; otherwise packets from containers to it are dropped
     #[arg(long, value_name = BOOL, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) listen_to_containers: Option<bool>,
+    /// Key of a label of containers that /metrics contains; may be repeated
+    #[arg(long, value_name = "KEY")]
+    pub(super) metrics_label: Option<Vec<String>>,
     /// Scope of the loopback addresses in containers: shared with the host, or private [default: shared]
     #[arg(long, value_enum)]
     pub(super) loopback: Option<Loopback>,
@@ -201,7 +204,8 @@ impl RawSettings {
             network_enable_snmp_statistics, network_enable_rate_statistics,
             network_rate_statistics_window, network_rate_statistics_interval,
             bind_guard, listen, listen_to_containers,
-            loopback, host_access
+            loopback, host_access,
+            metrics_label
         )
     }
 }

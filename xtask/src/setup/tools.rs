@@ -18,7 +18,7 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// Programs that the demonstration, the benchmarks and the tests run.
-pub(super) const RUN: [Tool; 26] = [
+pub(super) const RUN: [Tool; 28] = [
     tool("arping", "iputils-arping"),
     tool("bpftool", "bpftool"),
     tool("curl", "curl"),
@@ -36,6 +36,8 @@ pub(super) const RUN: [Tool; 26] = [
     tool("pgrep", "procps"),
     tool("ping", "iputils-ping"),
     tool("python3", "python3"),
+    // Its parser of OpenMetrics refuses what Prometheus tolerates.
+    tool("/usr/lib/python3/dist-packages/prometheus_client/__init__.py", "python3-prometheus-client"),
     tool("scapy3", "python3-scapy"),
     tool("setpriv", "util-linux"),
     tool("setsid", "util-linux"),

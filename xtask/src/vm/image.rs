@@ -9,7 +9,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::Kernel;
-use crate::{process, setup};
+use crate::{
+    process,
+    setup::{self, unpacked},
+};
 
 /// An unpacked kernel package.
 pub(crate) struct Image {
@@ -31,12 +34,12 @@ impl Image {
         if env::consts::ARCH != "x86_64" {
             bail!("virtual machines need an x86_64 machine, this one is {}", env::consts::ARCH);
         }
-        let cache = cache()?;
+        let cache = unpacked::cache("kernels")?;
         match resolve(kernel) {
             Ok(package) => {
                 let root = cache.join(format!("{}_{}", package.name, package.version));
                 if !root.exists() {
-                    download(&package, &cache, &root)?;
+                    download(&package, &root)?;
                 }
                 Self::read(root)
             }
@@ -63,17 +66,6 @@ impl Image {
 
 fn broken(root: &Path) -> String {
     format!("{} has no kernel in its directory `boot`: remove it, and it is downloaded again", root.display())
-}
-
-fn cache() -> Result<PathBuf> {
-    let base = match env::var_os("XDG_CACHE_HOME") {
-        Some(directory) if Path::new(&directory).is_absolute() => PathBuf::from(directory),
-        _ => PathBuf::from(
-            env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME says where to keep kernels")?,
-        )
-        .join(".cache"),
-    };
-    Ok(base.join("portmap/kernels"))
 }
 
 /// Returns the package on which the series' metapackage depends.
@@ -106,32 +98,14 @@ fn look_up(metapackage: &str) -> Result<Package> {
     Ok(Package { name, version })
 }
 
-/// Downloads and unpacks a package next to its final directory, then renames it.
-fn download(package: &Package, cache: &Path, root: &Path) -> Result<()> {
+/// Downloads and unpacks a kernel, with the index of its modules.
+fn download(package: &Package, root: &Path) -> Result<()> {
     let Package { name, version } = package;
     println!("downloading kernel {name} {version}");
-    fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
-    let work = tempfile::Builder::new().prefix(".unfinished-").tempdir_in(cache)?;
-    let mut fetch = Command::new("apt-get");
-    fetch.args(["download", &format!("{name}={version}")]).current_dir(work.path());
-    if process::run_silently(&mut fetch).is_err() {
-        // The archive removes a version when a newer one is released.
-        setup::update_package_lists()?;
-        process::run_silently(&mut fetch)?;
-    }
-    let archive = fs::read_dir(work.path())?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|file| file.extension().is_some_and(|extension| extension == "deb"))
-        .with_context(|| format!("`apt-get download {name}` left no package in {}", work.path().display()))?;
-    let tree = work.path().join("tree");
-    process::run_silently(Command::new("dpkg").arg("--extract").args([&archive, &tree]))?;
-    let release = Image::read(tree.clone())?.release;
-    process::run_silently(process::command("depmod").arg("--basedir").arg(&tree).arg(release))?;
-    match fs::rename(&tree, root) {
-        // A concurrent run was faster.
-        Err(_) if root.exists() => Ok(()),
-        result => result.with_context(|| format!("cannot move the kernel to {}", root.display())),
-    }
+    unpacked::unpack(&format!("{name}={version}"), root, |tree| {
+        let release = Image::read(tree.to_owned())?.release;
+        process::run_silently(process::command("depmod").arg("--basedir").arg(tree).arg(release))
+    })
 }
 
 /// Returns the most recently downloaded kernel of the series.

@@ -307,6 +307,7 @@ pub(super) mod tests {
             drops: DropStats::default(),
             egress: Vec::new(),
             ingress: Vec::new(),
+            ephemeral_ports: None,
         }
     }
 

@@ -6,7 +6,7 @@ use axum::{
     Extension, Json, Router,
     body::Body,
     extract::{Path, Query, State, rejection::QueryRejection},
-    http::header,
+    http::{HeaderMap, header},
     middleware,
     response::{IntoResponse, Response},
     routing::{delete, get, post},
@@ -26,13 +26,13 @@ use tracing::warn;
 
 use crate::{
     api::{
-        AddRequest, Changed, Container, ContainerStats, DropCount, ExplainRequest, Explanation, Finding,
-        Flows, FlowsRequest, Stats, UpdateRequest, monitor::MonitoredContainer,
+        AddRequest, Capacity, Changed, Container, ContainerStats, DropCount, ExplainRequest, Explanation,
+        Finding, Flows, FlowsRequest, Stats, UpdateRequest, monitor::MonitoredContainer,
     },
     daemon::{
         Daemon,
         container::owner,
-        observe::{drop_stream::Broadcaster, metrics},
+        observe::{drop_stream::Broadcaster, metrics::encode::Format},
         shutdown::Shutdown,
     },
     error::{Context as _, Error, Kind, Result},
@@ -110,6 +110,7 @@ pub(super) fn by_socket(shared: Shared) -> Router {
         .route("/v1/containers/{name}/stats", get(container_stats))
         .route("/v1/containers/{name}/flows", get(flows))
         .route("/v1/stats", get(stats))
+        .route("/v1/capacity", get(capacity))
         .route("/v1/drops", get(drops))
         .route("/v1/drops/events", get(follow_drops))
         .route("/v1/doctor", get(doctor))
@@ -140,10 +141,11 @@ async fn run_with<T: Serialize + Send + 'static>(
     permit: Option<OwnedSemaphorePermit>,
     operation: impl FnOnce(&Arc<Daemon>) -> Result<T> + Send + 'static,
 ) -> Result<Json<T>> {
-    let (daemon, running) = (shared.daemon.clone(), shared.shutdown.operation(what));
+    let (daemon, measurement) = (shared.daemon.clone(), shared.daemon.meter.begin(&what));
+    let running = shared.shutdown.operation(what);
     let result = task::spawn_blocking(move || {
         let _until_done = (permit, running);
-        operation(&daemon)
+        measurement.end(operation(&daemon))
     });
     result.await.context(|| "the operation failed unexpectedly".to_owned())?.map(Json)
 }
@@ -234,14 +236,18 @@ async fn flows(
     .await
 }
 
-async fn metrics(State(shared): State<Shared>) -> Result<Response> {
-    run(&shared, "metrics", |daemon| failpoint::suppressed(|| daemon.metrics()))
+async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> Result<Response> {
+    let format = format_for(&headers);
+    run(&shared, "metrics", move |daemon| failpoint::suppressed(|| daemon.metrics(format)))
         .await
-        .map(|Json(text)| in_open_metrics(text))
+        .map(|Json(text)| in_format(format, text))
 }
 
-async fn metrics_by_tcp(State(shared): State<Shared>) -> Result<Response> {
-    run_by_tcp(&shared, "metrics", Daemon::metrics).await.map(|Json(text)| in_open_metrics(text))
+async fn metrics_by_tcp(State(shared): State<Shared>, headers: HeaderMap) -> Result<Response> {
+    let format = format_for(&headers);
+    run_by_tcp(&shared, "metrics", move |daemon| daemon.metrics(format))
+        .await
+        .map(|Json(text)| in_format(format, text))
 }
 
 /// Runs a query for a client on TCP. Few of them run at a time, because these clients must not delay commands.
@@ -269,8 +275,13 @@ async fn monitor_by_tcp(State(shared): State<Shared>) -> Result<Json<Vec<Monitor
     run_by_tcp(&shared, "statistics", Daemon::monitor).await
 }
 
-fn in_open_metrics(text: String) -> Response {
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
+/// The format of metrics that a client accepts.
+fn format_for(headers: &HeaderMap) -> Format {
+    Format::negotiate(headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok()))
+}
+
+fn in_format(format: Format, text: String) -> Response {
+    ([(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")], text).into_response()
 }
 
 /// The container whose drops are requested.
@@ -309,6 +320,10 @@ async fn follow_drops(
     connection.begin_stream();
     let lines = Body::from_stream(subscription.lines(permit));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response())
+}
+
+async fn capacity(State(shared): State<Shared>) -> Result<Json<Capacity>> {
+    run(&shared, "capacity", |daemon| failpoint::suppressed(|| daemon.capacity())).await
 }
 
 async fn doctor(State(shared): State<Shared>) -> Result<Json<Vec<Finding>>> {

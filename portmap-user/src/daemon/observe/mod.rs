@@ -1,10 +1,10 @@
-//! Observation: statistics, metrics, drops, flows, and `explain`.
+//! Observation: statistics, metrics, capacity, drops, flows, and `explain`.
 //!
 //! These functions read the maps, the kernel and a snapshot of the registry. What must be read inside
 //! namespaces is the collector's. They take no lock that commands hold.
 
+pub(super) mod capacity;
 pub(super) mod collect;
-mod collect_metrics;
 pub(super) mod containers;
 pub(super) mod drop_stream;
 pub(super) mod drops;

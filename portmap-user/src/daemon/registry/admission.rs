@@ -1,6 +1,6 @@
 //! Admission: reserving a slot, ports, a block and a namespace for a container.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use super::{
     entries::Registry,
@@ -106,10 +106,11 @@ impl Registry {
         // Another container may have been admitted since the checks.
         self.check_new(&state.containers, &admission.name, &admission.ports)?;
         let slot = state.containers.free_slot(&admission.foreign_slots)?;
-        state.pool.skip_blocks_with(admission.host_ports);
         let block = admission.block.unwrap_or(self.env.settings.block);
         check_block_size(block)?;
-        let ephemeral_ports = state.pool.allocate_to(&admission.name, block, now).map_err(Refusal::Taken)?;
+        let pool = Arc::make_mut(&mut state.pool);
+        pool.skip_blocks_with(admission.host_ports);
+        let ephemeral_ports = pool.allocate_to(&admission.name, block, now).map_err(Refusal::Taken)?;
         let owns_netns = admission.netns.is_none() && admission.pid.is_none();
         let of_process = admission.pid.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")));
         let netns = admission.netns.or(of_process).unwrap_or_else(|| namespace::path_of(&admission.name));
@@ -133,7 +134,7 @@ impl Registry {
             phase: Phase::Adding,
         };
         if let Err(error) = self.env.store.set_container(&record) {
-            state.pool.cancel(ephemeral_ports);
+            Arc::make_mut(&mut state.pool).cancel(ephemeral_ports);
             return Err(error.into());
         }
         self.insert(&mut state, Entry::new(record.clone(), false));

@@ -19,13 +19,22 @@ pub(in crate::daemon) struct Registry {
     /// The port map `pm_ports`, an array of atomics. Only the registry writes it, under the lock of `state`.
     pub(super) ports: PortTable,
     pub(super) state: Ranked<State>,
-    /// The containers after the last change.
-    published: RankedRw<Arc<Snapshot>>,
+    /// The state after the last change.
+    published: RankedRw<Published>,
 }
 
 pub(super) struct State {
-    pub(super) pool: EphemeralPool,
+    /// Shared with the readers; a change makes a copy.
+    pub(super) pool: Arc<EphemeralPool>,
     pub(super) containers: Snapshot,
+}
+
+/// The registry's state for readers.
+#[derive(Clone)]
+pub(in crate::daemon) struct Published {
+    pub(in crate::daemon) containers: Arc<Snapshot>,
+    /// The pool that has given these containers their blocks.
+    pub(in crate::daemon) pool: Arc<EphemeralPool>,
 }
 
 impl Registry {
@@ -40,12 +49,19 @@ impl Registry {
             .into_iter()
             .map(|record| (record.name.as_str().into(), Arc::new(Entry::restored(record))));
         let containers = Snapshot(restored.collect());
-        let published = RankedRw::new(Rank::Snapshot, Arc::new(containers.clone()));
+        let pool = Arc::new(pool);
+        let published = Published { containers: Arc::new(containers.clone()), pool: pool.clone() };
+        let published = RankedRw::new(Rank::Snapshot, published);
         Self { env, ports, state: Ranked::new(Rank::Registry, State { pool, containers }), published }
     }
 
     /// The containers after the last change.
     pub(in crate::daemon) fn snapshot(&self) -> Arc<Snapshot> {
+        self.published.read().containers.clone()
+    }
+
+    /// The containers and the pool of ephemeral ports after the last change.
+    pub(in crate::daemon) fn published(&self) -> Published {
         self.published.read().clone()
     }
 
@@ -77,9 +93,9 @@ impl Registry {
         let (mut state, store) = (self.state.lock(), &self.env.store);
         if record.phase == Phase::Adding {
             store.remove_container(&record.name)?;
-            state.pool.cancel(record.ephemeral_ports);
+            Arc::make_mut(&mut state.pool).cancel(record.ephemeral_ports);
         } else {
-            let mut pool = state.pool.clone();
+            let mut pool = EphemeralPool::clone(&state.pool);
             pool.release(&record.name, record.ephemeral_ports, clock::since_boot()?);
             // The quarantine is written first. A crash in between must not leave ports without owner and
             // quarantine.
@@ -89,7 +105,7 @@ impl Registry {
             if let Err(error) = written.or_else(|_full| store.set_quarantine(pool.quarantined())) {
                 warn!("the quarantine of ports {} ends with this daemon: {error}", record.ephemeral_ports);
             }
-            state.pool = pool;
+            state.pool = Arc::new(pool);
         }
         state.containers.0.remove(record.name.as_str());
         self.publish_snapshot(&state);
@@ -149,8 +165,9 @@ impl Registry {
         }
     }
 
-    /// Publishes the entries to the readers. The copy takes one pointer per container.
+    /// Publishes the entries and the pool to the readers. The copy takes one pointer per container.
     fn publish_snapshot(&self, state: &State) {
-        *self.published.write() = Arc::new(state.containers.clone());
+        let containers = Arc::new(state.containers.clone());
+        *self.published.write() = Published { containers, pool: state.pool.clone() };
     }
 }

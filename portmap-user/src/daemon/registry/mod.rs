@@ -12,7 +12,7 @@ mod snapshot;
 
 pub(super) use self::{
     admission::Admission,
-    entries::Registry,
+    entries::{Published, Registry},
     refusal::Refusal,
     snapshot::{Entry, Snapshot},
 };

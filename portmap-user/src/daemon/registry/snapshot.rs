@@ -110,6 +110,12 @@ impl Snapshot {
         ranges.into()
     }
 
+    /// The static ports of all containers, with those that running updates reserve.
+    pub(in crate::daemon) fn static_ports(&self) -> PortSet {
+        let of_entry = |entry: &Entry| [entry.record.ports.ranges(), entry.pending_ports.ranges()].concat();
+        self.entries().flat_map(of_entry).collect::<Vec<_>>().into()
+    }
+
     /// Number of containers.
     pub(in crate::daemon) fn len(&self) -> usize {
         self.0.len()

@@ -3,8 +3,12 @@
 //! A released block is quarantined before another container gets it, because peers may still hold its
 //! connections: they keep them in `TIME_WAIT` for a minute, and may still send to them.
 
+mod capacity;
+
 use std::time::Duration;
 
+use self::capacity::Uses;
+pub use self::capacity::{BlockCapacity, PoolCapacity};
 use super::ports::{PortRange, PortSet};
 use crate::error::{Error, Result};
 
@@ -199,6 +203,21 @@ impl EphemeralPool {
             self.free_managed(quarantined.block);
             self.expired.push(quarantined);
         }
+    }
+
+    /// The capacity at the time `now`. `owned` are the containers' blocks, `used` the ports that processes of the
+    /// host use: a block with one of them is not given.
+    pub fn capacity(&self, owned: &[PortRange], used: &PortSet, now: Duration) -> PoolCapacity {
+        let left =
+            |quarantined: &Quarantined| self.quarantine.saturating_sub(now.saturating_sub(quarantined.since));
+        // A quarantine that has ended is noticed with the next allocation.
+        let (kept, over): (Vec<_>, Vec<_>) =
+            self.quarantined.iter().partition(|quarantined| !left(quarantined).is_zero());
+        let next_free = kept.iter().map(|quarantined| left(quarantined)).min();
+        let [kept, over] =
+            [kept, over].map(|blocks| blocks.iter().map(|block| block.block).collect::<Vec<_>>());
+        let free = self.free.union(&PortSet::from(over).intersection(&self.managed));
+        Uses { managed: &self.managed, free, owned, quarantined: kept, used, next_free }.capacity(MIN_BLOCK)
     }
 
     fn quarantined_ports(&self) -> usize {

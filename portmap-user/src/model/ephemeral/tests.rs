@@ -181,3 +181,41 @@ fn pool_block_size_must_be_a_power_of_two() {
         assert!(check_block_size(size).is_ok(), "{size}");
     }
 }
+
+#[test]
+fn pool_capacity_predicts_the_allocations() {
+    for ports in ["32768-57344", "30001-30999", "65520-65535", "40000-40015,40032-40047", "1024-65535"] {
+        let capacity = pool(ports).capacity(&[], &PortSet::default(), NOW);
+        assert_eq!((capacity.total, capacity.free), (pool(ports).managed.count(), capacity.total), "{ports}");
+        for row in &capacity.blocks {
+            assert_eq!(drain(&mut pool(ports), row.size).len(), row.free, "{ports}, blocks of {}", row.size);
+        }
+        let largest = capacity.blocks.last().expect("a block of 16").size;
+        if let Some(larger) = largest.checked_mul(2) {
+            assert!(pool(ports).allocate(larger, NOW).is_err(), "{ports}, blocks of {larger}");
+        }
+    }
+}
+
+#[test]
+fn pool_capacity_distinguishes_owned_quarantined_and_host_ports() {
+    let mut pool = EphemeralPool::new("32768-36863".parse().expect("ports"), Duration::from_mins(1));
+    let [a, b] = ["a", "b"].map(|name| pool.allocate_to(name, 1024, NOW).expect("a block"));
+    let used: PortSet = "36000".parse().expect("a port");
+    let of_1024 = |capacity: &PoolCapacity| {
+        let row = capacity.blocks.iter().find(|row| row.size == 1024).expect("the size of a container");
+        (row.free, row.owned, row.quarantined)
+    };
+    let sum = |c: &PoolCapacity| c.free + c.owned + c.quarantined + c.host;
+    let both = pool.capacity(&[a, b], &PortSet::default(), NOW);
+    assert_eq!((of_1024(&both), both.next_free), ((2, 2, 0), None));
+    pool.release("a", a, NOW);
+    let now = NOW + Duration::from_secs(20);
+    let one = pool.capacity(&[b], &used, now);
+    assert_eq!(of_1024(&one), (1, 1, 1), "one block has a port of the host");
+    assert_eq!((one.free, one.owned, one.quarantined, one.host), (2047, 1024, 1024, 1));
+    assert_eq!((sum(&one), one.next_free), (one.total, Some(Duration::from_secs(40))));
+    let later = pool.capacity(&[b], &used, NOW + Duration::from_mins(1));
+    assert_eq!((of_1024(&later), later.next_free), ((2, 1, 0), None), "the quarantine has ended");
+    assert_eq!(sum(&later), later.total);
+}

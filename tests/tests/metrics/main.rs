@@ -1,15 +1,23 @@
-//! `/metrics`: the same numbers as `portmap stats`, and the features that the kernel lacks.
+//! `/metrics` and `portmap capacity`: the same numbers as `portmap stats`, formats, documentation, and the rules and
+//! the dashboard in `contrib`.
+
+mod alerts;
+mod capacity;
+mod exposition;
+mod prometheus;
+mod tools;
 
 use std::net::UdpSocket;
 
 use portmap_tests::{
-    sandbox::{HOST, Netns, OUTSIDE, Sandbox},
+    sandbox::{DAEMON_FLAGS, HOST, Netns, OUTSIDE, Sandbox},
     service::{Service, Transport, ask},
     wait,
 };
 
 const A: Netns<'_> = Netns::Container("a");
 
+/// Returns the metrics in the classic format.
 fn scrape(sandbox: &Sandbox) -> String {
     sandbox.sh(Netns::Host, "curl -sf --unix-socket /run/portmap/portmapd.sock http://portmap/metrics")
 }
@@ -41,7 +49,6 @@ fn metrics_agree_with_stats() {
         let text = scrape(&sandbox);
         (sandbox.json(&["stats"]) == before).then_some((before, text))
     });
-    assert!(text.ends_with("# EOF\n"), "{text}");
     let a = &stats["containers"][0];
     for (path, flow, peer) in [
         ("rx_outside", "receive", "outside"),
@@ -61,6 +68,8 @@ fn metrics_agree_with_stats() {
     let dropped = "container=\"a\",direction=\"transmit\",reason=\"source_port\"";
     let dropped = format!("portmap_container_dropped_packets_total{{{dropped}}}");
     assert_eq!(value(&text, &dropped), Some(1));
+    let none = dropped.replace("source_port", "source_address");
+    assert_eq!(value(&text, &none), Some(0), "a rate needs the value before the first packet");
     for (direction, rate) in [("egress", 12_500_000), ("ingress", 6_250_000)] {
         let labels = format!("container=\"a\",direction=\"{direction}\"");
         let limit = format!("portmap_container_limit_bytes_per_second{{{labels}}}");
@@ -91,4 +100,22 @@ fn metrics_report_missing_parts() {
     let leaf = sandbox.json(&["show", "a"])["egress"]["leaf"].clone();
     let has = value(&scrape(&sandbox), "portmap_kernel_feature{feature=\"fq_codel\"}");
     assert_eq!(has, Some(u64::from(leaf == "fq_codel")));
+}
+
+#[test]
+fn metrics_contain_chosen_labels() {
+    let sandbox = Sandbox::new();
+    let chosen = ["--metrics-label", "example.com/team", "--metrics-label", "job"];
+    let _daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], &chosen].concat());
+    let labels = ["--label", "example.com/team=a \"b\" \\", "--label", "secret=x"];
+    sandbox.ok(&[&["add", "a"][..], &labels].concat());
+    sandbox.ok(&["add", "b"]);
+    let text = scrape(&sandbox);
+    let team = "label_example_com_team=\"a \\\"b\\\" \\\\\"";
+    let info = format!("portmap_container_info{{container=\"a\",device=\"pm1\",{team}}}");
+    assert_eq!(value(&text, &info), Some(1), "{text}");
+    assert_eq!(value(&text, "portmap_container_info{container=\"b\",device=\"pm2\"}"), Some(1), "{text}");
+    sandbox.ok(&["update", "b", "--label", "job=x"]);
+    let info = "portmap_container_info{container=\"b\",device=\"pm2\",label_job=\"x\"}";
+    assert_eq!(value(&scrape(&sandbox), info), Some(1));
 }

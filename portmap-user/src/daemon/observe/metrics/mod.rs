@@ -1,27 +1,37 @@
-//! `/metrics`: all counters, in the text format of `OpenMetrics`.
+//! `/metrics`: all counters, the pools, the daemon's operations and its process.
 //!
 //! Names follow Prometheus' conventions: units in the name, receive and transmit as separate metrics, no
-//! totals.
+//! totals. Each request builds its metrics from a snapshot, so the series of a container end with it; only the
+//! measurements of operations outlive a request.
+
+pub(in crate::daemon) mod encode;
+pub(in crate::daemon) mod operations;
+mod pools;
+mod process;
+mod readings;
 
 use std::sync::atomic::AtomicU64;
 
+use portmap_common::{LAYOUT_VERSION, reason::Reason};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
     registry::{Registry, Unit},
 };
 
-use super::{collect::Readings, collect_metrics, stats};
+use self::{encode::Format, operations::Meter};
+use super::{capacity, collect::Readings, stats};
 use crate::{
     api::{ContainerStats, DropStats, HostStats},
-    daemon::{env::Env, registry::Snapshot},
+    daemon::{env::Env, host::HostState, registry::Published},
     error::{Context as _, Result},
-    kernel::{programs::AttachMode, qdisc::Leaf},
+    kernel::{own_process::OwnProcess, programs::AttachMode, qdisc::Leaf},
     model::{ContainerRecord, Phase, QueueStats},
 };
 
-/// The media type of the response.
-pub(in crate::daemon) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Reasons of attacks, which have a series from the start, so that a rate includes the first packet. The others
+/// would be a series each for every container, most of them 0 for ever.
+const ATTACKS: [Reason; 4] = [Reason::SourceAddress, Reason::SourceMac, Reason::SourcePort, Reason::Rate];
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Of {
@@ -112,12 +122,19 @@ struct QueueMetrics {
 /// # Errors
 ///
 /// If a map cannot be read.
-pub(in crate::daemon) fn all(env: &Env, containers: &Snapshot, readings: &Readings) -> Result<String> {
+pub(in crate::daemon) fn all(
+    env: &Env,
+    state: &HostState,
+    published: &Published,
+    readings: &Readings,
+    meter: &Meter,
+    format: Format,
+) -> Result<String> {
     let metrics = Metrics::default();
     let has = |feature, has| metrics.features.get_or_create(&Feature { feature }).set(u64::from(has));
     has("fq_codel", env.leaf == Leaf::FqCodel);
     has("tcx", env.attach_mode == AttachMode::Tcx);
-    for record in containers.records() {
+    for record in published.containers.records() {
         // During `add` and `del` the qdiscs can be missing.
         if record.phase == Phase::Ready
             && let Some(reading) = readings.container(record)
@@ -127,11 +144,17 @@ pub(in crate::daemon) fn all(env: &Env, containers: &Snapshot, readings: &Readin
         metrics.read_container(&stats::of_container(env, record, readings)?);
     }
     metrics.read_host(&stats::of_host(env)?);
+    let mut registry = Registry::default();
+    let own = registry.sub_registry_with_prefix("portmap");
+    metrics.register(own, env.leaf);
+    pools::register_containers(own, &published.containers, &env.settings.metrics_labels);
+    pools::register_capacity(own, &capacity::of(env, state, published)?);
+    readings::register(own, &published.containers, readings);
+    meter.register(own);
+    process::register(&mut registry, &OwnProcess::read()?);
     let mut text = String::new();
-    let mut registry = metrics.registry(env.leaf);
-    collect_metrics::register(&mut registry, containers, readings);
     text::encode(&mut text, &registry).context(|| "cannot write metrics".to_owned())?;
-    Ok(text)
+    Ok(format.convert(text))
 }
 
 impl Metrics {
@@ -175,6 +198,10 @@ impl Metrics {
             };
             flow.count(&Path { container: container(), peer }, traffic.packets, traffic.bytes);
         }
+        for reason in ATTACKS {
+            let (direction, reason) = ("transmit", reason.name().to_owned());
+            drop(self.dropped.get_or_create(&Dropped { container: container(), direction, reason }));
+        }
         for (direction, reasons) in [("receive", &stats.drops.rx), ("transmit", &stats.drops.tx)] {
             for (reason, packets) in reasons {
                 let labels = Dropped { container: container(), direction, reason: reason.clone() };
@@ -190,12 +217,15 @@ impl Metrics {
     }
 
     /// Registers all metrics under their names. The registry adds the prefix.
-    fn registry(self, leaf: Leaf) -> Registry {
-        let mut registry = Registry::with_prefix("portmap");
-        let about = vec![("version", env!("CARGO_PKG_VERSION")), ("leaf", leaf.name())];
+    fn register(self, registry: &mut Registry, leaf: Leaf) {
+        let about = vec![
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("layout", LAYOUT_VERSION.to_string()),
+            ("leaf", leaf.name().to_owned()),
+        ];
         registry.register(
             "build",
-            "The daemon's version, and the leaf qdisc of rate limits",
+            "The daemon's version, the layout of its maps, and the leaf qdisc of rate limits",
             Info::new(about),
         );
         registry.register("kernel_feature", "Whether the kernel has an optional feature", self.features);
@@ -223,7 +253,6 @@ impl Metrics {
         let host = registry.sub_registry_with_prefix("host");
         host.register("dropped_packets", "Packets from outside that were dropped", self.host_dropped);
         host.register("passed_packets", "Packets left to the host, by hook and reason", self.passed);
-        registry
     }
 }
 
