@@ -1,6 +1,6 @@
 //! The formats of `/metrics`, its documentation, and the names that rules and dashboards use.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use portmap_tests::{
     frames::Frame,
@@ -145,7 +145,7 @@ fn dashboard_expressions_are_valid() {
     for target in targets {
         let expression = target["expr"].as_str().expect("an expression").replace("$__rate_interval", "5m");
         let expression = serde_json::to_string(&expression).expect("JSON");
-        rules.push_str(&format!("  - {{record: \"panel:{count}\", expr: {expression}}}\n"));
+        writeln!(rules, "  - {{record: \"panel:{count}\", expr: {expression}}}").expect("written");
         count += 1;
     }
     assert!(count > 20, "{count}");

@@ -52,7 +52,7 @@ pub(crate) fn types(text: &str) -> BTreeMap<String, String> {
     text.lines().filter_map(of_line).collect()
 }
 
-/// The names of metrics in an expression of PromQL.
+/// The names of metrics in an expression of Prometheus.
 pub(crate) fn named_metrics(expression: &str) -> Vec<String> {
     let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
     let words = expression.split(|letter| !is_part(letter));

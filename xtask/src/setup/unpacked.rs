@@ -26,7 +26,9 @@ pub(super) fn ensure_prometheus(report: Report) -> Result<()> {
     };
     let found: Vec<PathBuf> = PROGRAMS.iter().filter_map(|program| find(program)).collect();
     if found.len() == PROGRAMS.len() {
-        found.iter().for_each(|file| report.found(file.display()));
+        for file in &found {
+            report.found(file.display());
+        }
         return Ok(());
     }
     if process::find("apt-get").is_none() {
