@@ -82,7 +82,8 @@ fn monitor_counts_drops_of_each_direction() {
         links[0]["stats64"].clone()
     };
     // Whatever the kernel's own counter says, and nothing but it.
-    let by_reason = drops().as_object().map_or(0, |all| all.values().filter_map(|n| n.as_u64()).sum::<u64>());
+    let by_reason =
+        drops().as_object().map_or(0, |all| all.values().filter_map(serde_json::Value::as_u64).sum::<u64>());
     assert_eq!(lost(&sandbox), link()["tx"]["dropped"].as_u64().expect("a number") + by_reason);
 }
 

@@ -8,8 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use portmap_common::slot::veth_ifindex;
 
-use self::rates::Rates;
-pub(in crate::daemon) use self::totals::Totals;
+use self::{rates::Rates, totals::Totals};
 use super::collect::{Key, Readings};
 use crate::{
     api::monitor::{MonitoredContainer, Ports, Rtt, Statistics, TrafficControl},

@@ -10,7 +10,10 @@ use std::{
 use portmap_common::slot::veth_ifindex;
 use tracing::warn;
 
-use super::{Totals, percentiles, totals::Flow};
+use super::{
+    percentiles,
+    totals::{Flow, Totals},
+};
 use crate::{
     api::monitor::RateStatistics,
     daemon::{
