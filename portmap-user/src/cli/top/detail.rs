@@ -9,7 +9,7 @@ use super::{
     app::App,
     state::{DropRates, History, Queue, Row},
     text,
-    view::{Theme, bytes_per_second, unit},
+    theme::Theme,
 };
 use crate::{api::Reasons, cli::flows, sizes};
 
@@ -37,7 +37,7 @@ pub(super) fn lines(app: &App, theme: Theme, width: usize) -> Vec<Line<'static>>
         )));
     }
     for (name, rate, history) in [("received", row.rx, &row.rx_history), ("sent", row.tx, &row.tx_history)] {
-        let label = format!("{name:<9}{:>6}", bytes_per_second(app, rate.bytes));
+        let label = format!("{name:<9}{:>6}", app.rate(rate.bytes));
         lines.push(Line::from(format!("{label:<LABEL$}{}", sparkline(history, width, theme))));
     }
     lines.push(Line::default());
@@ -58,13 +58,13 @@ fn heading(text: String) -> Line<'static> {
 }
 
 fn paths(app: &App, row: &Row, lines: &mut Vec<Line<'static>>) {
-    let title = format!("{:<24}{:>8}{:>9}{:>16}{:>20}", "PATH", unit(app), "PKT/S", "PACKETS", "BYTES");
+    let title = format!("{:<24}{:>8}{:>9}{:>16}{:>20}", "PATH", app.unit(), "PKT/S", "PACKETS", "BYTES");
     lines.push(heading(title));
     for (path, total) in &row.stats.traffic {
         let rate = row.paths.get(path).copied().unwrap_or_default();
         lines.push(Line::from(format!(
             "{path:<24}{:>8}{:>9}{:>16}{:>20}",
-            bytes_per_second(app, rate.bytes),
+            app.rate(rate.bytes),
             text::short(rate.packets),
             total.packets,
             total.bytes,

@@ -3,12 +3,15 @@
 //! One thread asks the daemon, one waits for keys and one for signals; each sends events to the loop, which
 //! alone draws. So neither a daemon that hangs nor a terminal that is slow stops the keys.
 
+mod action;
 mod app;
 mod detail;
 mod input;
 mod screen;
+mod sort;
 mod state;
 mod text;
+mod theme;
 mod view;
 
 use std::{
@@ -28,7 +31,7 @@ use self::{
     app::{App, Next},
     screen::Screen,
     state::Reading,
-    view::Theme,
+    theme::Theme,
 };
 use super::output::Output;
 use crate::{

@@ -8,41 +8,14 @@ use ratatui::{
 };
 
 use super::{
-    app::{App, Mode, SortKey},
+    action::Mode,
+    app::App,
     detail,
+    sort::SortKey,
     state::{Rate, Row},
     text,
+    theme::Theme,
 };
-
-/// What the terminal can show.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Theme {
-    /// Whether colours may be used. What they say is in the text, too.
-    pub(super) has_colour: bool,
-    /// Whether it shows ASCII only.
-    pub(super) is_ascii: bool,
-}
-
-impl Theme {
-    fn coloured(self, colour: Color) -> Style {
-        if self.has_colour { Style::new().fg(colour) } else { Style::new() }
-    }
-
-    /// Something is wrong.
-    pub(super) fn alert(self) -> Style {
-        self.coloured(Color::Red).add_modifier(Modifier::BOLD)
-    }
-
-    /// Something is slowed down.
-    pub(super) fn warning(self) -> Style {
-        self.coloured(Color::Yellow)
-    }
-
-    /// A title.
-    pub(super) fn title(self) -> Style {
-        self.coloured(Color::Cyan).add_modifier(Modifier::BOLD)
-    }
-}
 
 /// A column: its title, its width, and the key that sorts by it.
 struct Column {
@@ -93,16 +66,6 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &mut App, theme: Theme) {
     frame.render_widget(footer_line(app, theme), footer);
 }
 
-/// Rates in the unit that the user has chosen.
-pub(super) fn bytes_per_second(app: &App, bytes: f64) -> String {
-    text::short(if app.in_bytes { bytes } else { bytes * 8.0 })
-}
-
-/// The name of that unit.
-pub(super) const fn unit(app: &App) -> &'static str {
-    if app.in_bytes { "B/s" } else { "bit/s" }
-}
-
 fn title_line(app: &App, theme: Theme) -> Line<'static> {
     let table = app.table();
     let all = table.rows.len();
@@ -118,7 +81,7 @@ fn title_line(app: &App, theme: Theme) -> Line<'static> {
     let order = if app.is_inverted { ", inverted" } else { "" };
     let mut spans = vec![
         Span::styled("portmap top", theme.title()),
-        format!("  {containers}  {interval}  {}  by {}{order}", unit(app), app.sort.label()).into(),
+        format!("  {containers}  {interval}  {}  by {}{order}", app.unit(), app.sort.label()).into(),
     ];
     if app.is_paused() {
         spans.push(Span::styled("  PAUSED", theme.warning().add_modifier(Modifier::BOLD)));
@@ -138,7 +101,7 @@ fn draw_totals(frame: &mut Frame<'_>, app: &App, theme: Theme, area: Rect) {
     };
     let [rx, tx, uplink] = [sum(|row| row.rx), sum(|row| row.tx), sum(|row| row.uplink)];
     let drops: f64 = table.rows.iter().map(Row::drops).sum();
-    let rate = |rate: Rate| bytes_per_second(app, rate.bytes);
+    let rate = |rate: Rate| app.rate(rate.bytes);
     let all = format!(
         "all    rx {:>5} {:>5} pkt/s  tx {:>5} {:>5} pkt/s  uplink {:>5}  drops {:>5}/s",
         rate(rx),
@@ -209,11 +172,11 @@ fn row_line(app: &App, theme: Theme, row: &Row, name: usize, sparkline: usize) -
     let limit = row.limit_used().map_or_else(|| "-".to_owned(), text::percent);
     let alert = |is_bad: bool, style: Style| if is_bad { style } else { Style::new() };
     let cells = [
-        (bytes_per_second(app, row.rx.bytes), Style::new()),
+        (app.rate(row.rx.bytes), Style::new()),
         (text::short(row.rx.packets), Style::new()),
-        (bytes_per_second(app, row.tx.bytes), Style::new()),
+        (app.rate(row.tx.bytes), Style::new()),
         (text::short(row.tx.packets), Style::new()),
-        (bytes_per_second(app, row.uplink.bytes), Style::new()),
+        (app.rate(row.uplink.bytes), Style::new()),
         (text::short(drops), alert(drops > 0.0, theme.alert())),
         (limit, alert(row.is_delayed(), theme.warning())),
         (queue(row), alert(row.backlog() > 0, theme.warning())),
@@ -311,7 +274,7 @@ mod tests {
 
     use super::*;
     use crate::cli::top::{
-        input::Action,
+        action::Action,
         state::tests::{reading, stats},
     };
 
