@@ -32,7 +32,7 @@ const TEMPORARY: &str = ".unfinished-";
 const DELETING: &str = "deleting";
 
 /// Version of the files.
-const VERSION: u32 = 6;
+const VERSION: u32 = 7;
 /// The earliest supported version; fields that it lacks have defaults.
 const EARLIEST: u32 = 3;
 
@@ -339,6 +339,7 @@ mod tests {
             owner: None,
             ports: "31000-31009".parse().expect("ports"),
             ephemeral_ports: PortRange::new(32768, 33791).expect("a range"),
+            draining: Vec::new(),
             ipv6: true,
             traffic: TrafficSpec { egress_rate: Some(0), ..TrafficSpec::default() },
             egress: None,
@@ -385,9 +386,9 @@ mod tests {
             assert!(!file.exists());
             assert_eq!(fs::read_to_string(&aside).expect("it is set aside"), text);
         }
-        fs::write(&file, "{\"version\":7}").expect("written");
+        fs::write(&file, "{\"version\":8}").expect("written");
         let error = store.containers().expect_err("it is of another version");
-        assert!(error.message.contains("version 7") && error.message.contains("x.json"), "{error}");
+        assert!(error.message.contains("version 8") && error.message.contains("x.json"), "{error}");
         assert!(file.exists());
     }
 }

@@ -73,7 +73,7 @@ enum Verb {
         #[command(flatten)]
         command: CommandOptions,
     },
-    /// Change a container's ports and limits; without options, reinstall its limits
+    /// Change a container's ports, ephemeral ports and limits; without options, reinstall its limits
     Update {
         /// Its name
         name: String,
@@ -83,6 +83,9 @@ enum Verb {
         /// Take ports from listening processes of the host
         #[arg(long)]
         take: bool,
+        /// New number of ephemeral ports, a power of two; connections keep their ports
+        #[arg(long, value_name = "N", alias = "ephemeral_ports_per_container")]
+        ephemeral_ports_per_container: Option<u16>,
         #[command(flatten)]
         traffic: TrafficOptions,
     },
@@ -259,8 +262,9 @@ impl Command {
                 let name = name.unwrap_or_else(|| format!("run-{}", std::process::id()));
                 return process::run(&client()?, ports.request(name, &traffic), &command);
             }
-            Verb::Update { name, ports, take, traffic } => {
-                let request = UpdateRequest { ports, take, traffic: traffic.spec() };
+            Verb::Update { name, ports, take, ephemeral_ports_per_container, traffic } => {
+                let traffic = traffic.spec();
+                let request = UpdateRequest { ports, take, ephemeral_ports_per_container, traffic };
                 print::changed(output, &client()?.update(&name, &request)?)?;
             }
             Verb::Exec { name, command } => {

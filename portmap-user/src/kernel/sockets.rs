@@ -40,11 +40,13 @@ const TCP_STATES: u32 =
     1 << ESTABLISHED | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << LISTEN | 1 << 11;
 /// States of datagram sockets: connected and unconnected.
 const DATAGRAM_STATES: u32 = 1 << ESTABLISHED | 1 << CLOSE;
+const TIME_WAIT: u8 = 6;
 const ESTABLISHED: u8 = 1;
 const CLOSE: u8 = 7;
 const LISTEN: u8 = 10;
 
 /// A protocol whose sockets are listed.
+#[derive(Clone, Copy)]
 struct Protocol {
     name: &'static str,
     number: i32,
@@ -85,7 +87,7 @@ pub fn in_range(range: PortRange) -> Result<Vec<Socket>> {
     failpoint::hit("look at sockets").context(doing)?;
     let mut found = Vec::new();
     for protocol in &PROTOCOLS {
-        match ask(protocol, range, &mut found) {
+        match ask(protocol, range, &mut found, false) {
             // The kernel lacks the protocol, or its `sock_diag` module cannot be loaded.
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 read_lists(protocol, range, &mut found).context(doing)?;
@@ -97,8 +99,31 @@ pub fn in_range(range: PortRange) -> Result<Vec<Socket>> {
     Ok(found)
 }
 
-/// Lists a protocol's sockets by `sock_diag`.
-fn ask(protocol: &Protocol, range: PortRange, found: &mut Vec<Socket>) -> io::Result<()> {
+/// Whether a socket has its local port in `range`, or had it and waits in `TIME_WAIT`.
+pub fn is_any_in(range: PortRange) -> Result<bool> {
+    let doing = || "cannot list sockets";
+    failpoint::hit("look for sockets").context(doing)?;
+    let mut found = Vec::new();
+    for protocol in &PROTOCOLS {
+        // Datagram sockets have no such state.
+        let waiting = if protocol.number == IPPROTO_TCP { 1 << TIME_WAIT } else { 0 };
+        let protocol = Protocol { states: protocol.states | waiting, ..*protocol };
+        match ask(&protocol, range, &mut found, true) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                read_lists(&protocol, range, &mut found).context(doing)?;
+            }
+            other => other.context(doing)?,
+        }
+        if !found.is_empty() {
+            return Ok(true);
+        }
+    }
+    read_endpoints(range, &mut found).context(doing)?;
+    Ok(!found.is_empty())
+}
+
+/// Lists a protocol's sockets by `sock_diag`; with `any`, not more than a part of them.
+fn ask(protocol: &Protocol, range: PortRange, found: &mut Vec<Socket>, any: bool) -> io::Result<()> {
     let mut netlink = NetlinkSocket::new(NETLINK_SOCK_DIAG)?;
     netlink.bind_auto()?;
     for family in [AF_INET, AF_INET6] {
@@ -109,6 +134,9 @@ fn ask(protocol: &Protocol, range: PortRange, found: &mut Vec<Socket>) -> io::Re
             received.clear();
             netlink.recv(&mut received, 0)?;
             is_complete = take_answers(protocol, &received, range, found)?;
+            if any && !found.is_empty() {
+                return Ok(());
+            }
         }
     }
     Ok(())

@@ -56,7 +56,7 @@ pub mod resources;
 mod traffic;
 
 pub use self::{
-    container::{ContainerRecord, Phase, SavedNetns},
+    container::{ContainerRecord, Draining, Phase, SavedNetns},
     cpus::Cpus,
     ephemeral::EphemeralPool,
     host::{HostRecord, SavedSysctl},

@@ -77,6 +77,8 @@ pub struct Container {
     owner: Option<Process>,
     ports: Vec<(u16, u16)>,
     ephemeral_ports: (u16, u16),
+    #[serde(default)]
+    draining: Vec<Draining>,
     ipv6: bool,
     #[serde(rename = "wishes")]
     traffic: TrafficSpec,
@@ -86,6 +88,13 @@ pub struct Container {
     inherit_sysctls: bool,
     before: Option<SavedNetns>,
     phase: Phase,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Draining {
+    ports: (u16, u16),
+    until: Duration,
 }
 
 /// An element of the file [`crate::paths::StateDir::quarantine`]: a block of ephemeral ports in quarantine.
@@ -220,6 +229,7 @@ impl Recorded for model::ContainerRecord {
             owner,
             ports,
             ephemeral_ports,
+            draining,
             ipv6,
             traffic,
             egress,
@@ -238,6 +248,7 @@ impl Recorded for model::ContainerRecord {
             owner: owner.map(Process::from),
             ports: ports.into(),
             ephemeral_ports: ephemeral_ports.into(),
+            draining: draining.into_iter().map(Draining::from).collect(),
             ipv6,
             traffic: traffic.into(),
             egress: egress.map(Limit::from),
@@ -259,6 +270,7 @@ impl Recorded for model::ContainerRecord {
             owner,
             ports,
             ephemeral_ports,
+            draining,
             ipv6,
             traffic,
             egress,
@@ -277,6 +289,7 @@ impl Recorded for model::ContainerRecord {
             owner: owner.map(Into::into),
             ports: ports.try_into()?,
             ephemeral_ports: ephemeral_ports.try_into()?,
+            draining: draining.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
             ipv6,
             traffic: traffic.try_into()?,
             egress: egress.map(Into::into),
@@ -314,6 +327,20 @@ mirror_struct!(SavedSysctl { name, before, set });
 mirror_struct!(Limit { rate, ceil, burst, leaf });
 mirror_enum!(Loopback { Shared, Private });
 mirror_enum!(Phase { Adding, Ready, Deleting });
+
+impl From<model::Draining> for Draining {
+    fn from(model::Draining { ports, until }: model::Draining) -> Self {
+        Self { ports: ports.into(), until }
+    }
+}
+
+impl TryFrom<Draining> for model::Draining {
+    type Error = Error;
+
+    fn try_from(Draining { ports, until }: Draining) -> Result<Self> {
+        Ok(Self { ports: ports.try_into()?, until })
+    }
+}
 
 impl From<model::TrafficSpec> for TrafficSpec {
     fn from(model::TrafficSpec { egress_rate, ingress_rate, cpus, loopback }: model::TrafficSpec) -> Self {

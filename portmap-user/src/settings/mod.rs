@@ -24,6 +24,8 @@ use crate::{
 const DEFAULT_BLOCK: u16 = 1024;
 /// Default of `--ephemeral-ports-quarantine`: as long as Linux' `TIME_WAIT`.
 const DEFAULT_QUARANTINE: Duration = Duration::from_mins(1);
+/// Default of `--ephemeral-ports-drain`: longer than most connections last.
+const DEFAULT_DRAIN: Duration = Duration::from_hours(24);
 /// Default of `--listen`.
 const DEFAULT_LISTEN: &str = "127.0.0.1:5051";
 /// Ports below this one have well-known uses, and are never ephemeral ports.
@@ -42,6 +44,8 @@ pub struct Settings {
     pub block: u16,
     /// Quarantine of a released block of ephemeral ports.
     pub quarantine: Duration,
+    /// Longest time for which ports that a container has had before an update stay its own.
+    pub drain: Duration,
     /// The state directory.
     pub state_dir: StateDir,
     /// The pins.
@@ -180,6 +184,7 @@ impl RawSettings {
             ephemeral_ports,
             block,
             quarantine: self.ephemeral_ports_quarantine.map_or(DEFAULT_QUARANTINE, |duration| duration.0),
+            drain: self.ephemeral_ports_drain.map_or(DEFAULT_DRAIN, |duration| duration.0),
             state_dir: StateDir::new(self.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into())),
             pins: Pins::new(self.bpffs_dir.unwrap_or_else(|| DEFAULT_BPFFS_DIR.into())),
             ipv6: self.ipv6.unwrap_or_default() == Ipv6::Auto,

@@ -46,6 +46,10 @@ pub struct RawSettings {
     #[arg(long, value_name = "DURATION", alias = "ephemeral-ports-rest")]
     #[serde(alias = "ephemeral-ports-rest")]
     pub(super) ephemeral_ports_quarantine: Option<HumanDuration>,
+    /// Time for which a container whose block `portmap update` has changed keeps former ports that its sockets
+    /// use [default: 1days]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) ephemeral_ports_drain: Option<HumanDuration>,
     #[arg(long, value_name = "RESOURCES", help = RESOURCES_HELP)]
     pub(super) resources: Option<String>,
     /// Directory of the socket and the state [default: /run/portmap]
@@ -159,7 +163,8 @@ impl RawSettings {
             self,
             other:
             uplink, ports, ephemeral_ports,
-            ephemeral_ports_per_container, ephemeral_ports_quarantine, resources,
+            ephemeral_ports_per_container, ephemeral_ports_quarantine,
+            ephemeral_ports_drain, resources,
             state_dir, bpffs_dir, ipv6,
             egress_rate_limit_per_container, egress_rate_per_cpu, minimum_egress_rate_limit,
             maximum_egress_rate_limit, egress_ceil_limit, egress_burst,

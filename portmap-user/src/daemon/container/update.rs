@@ -2,45 +2,103 @@
 
 use tracing::warn;
 
-use super::{Containers, add::Changed, limits};
+use super::{Containers, add::Changed, block::BlockChange, limits};
 use crate::{
     api::UpdateRequest,
     daemon::{host::sockets::HostSockets, registry::Refusal},
-    error::{Error, Result},
+    durations::HumanDuration,
+    error::Result,
     kernel::netlink::Netlink,
-    model::{ContainerRecord, PortSet},
+    model::{ContainerRecord, PortSet, TrafficSpec},
 };
 
 impl Containers {
-    /// Changes a container's static ports and its limits. An empty request reinstalls its qdiscs and its
-    /// policer.
+    /// Changes a container's static ports, its block of ephemeral ports and its limits. An empty request
+    /// reinstalls its qdiscs and its policer.
     ///
     /// A failure is rolled back. New ports are published before old ones are withdrawn; ports in both sets
-    /// are not touched.
+    /// are not touched. Former ephemeral ports drain.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Taken`] if other containers own one of the ports.
+    /// [`Refusal::Taken`] if other containers own one of the ports, or no block of the size is free.
     pub(in crate::daemon) fn update(&self, name: &str, request: UpdateRequest) -> Result<Changed, Refusal> {
-        let mut warnings = self.check_host_sockets(name, request.ports.as_ref(), request.take)?;
-        let before = self.registry.begin_update(name, request.ports.as_ref())?;
-        let mut after = before.clone();
-        after.traffic = request.traffic.or(before.traffic);
+        let UpdateRequest { ports, take, ephemeral_ports_per_container: block, traffic } = request;
+        let mut warnings = self.check_host_sockets(name, ports.as_ref(), take)?;
+        let before = self.registry.begin_update(name, ports.as_ref())?;
+        let updated = self.update_admitted(before, ports, block, traffic);
+        let after = match updated {
+            Ok((after, warning)) => {
+                warnings.extend(warning);
+                after
+            }
+            Err(refusal) => {
+                self.registry.cancel_update(name);
+                self.try_drain(name);
+                return Err(refusal);
+            }
+        };
+        let mut entry = self.registry.publish(after);
+        if block.is_some() {
+            self.try_drain(name);
+            entry = self.registry.snapshot().get(name).cloned().unwrap_or(entry);
+            warnings.extend(self.drain_warning(&entry.record));
+        }
+        Ok(Changed { entry, warnings })
+    }
+
+    /// Applies an update whose static ports are reserved. Returns the new record, which is written and not yet
+    /// published, and perhaps a warning.
+    fn update_admitted(
+        &self,
+        record: ContainerRecord,
+        ports: Option<PortSet>,
+        block: Option<u16>,
+        traffic: TrafficSpec,
+    ) -> Result<(ContainerRecord, Option<String>), Refusal> {
+        let netlink = Netlink::open()?;
+        let change = block.map(|size| self.prepare_block(&record, size)).transpose()?.flatten();
+        let (before, mut after) = match change {
+            Some(BlockChange { before, block, draining }) => {
+                let after = ContainerRecord { ephemeral_ports: block, draining, ..before.clone() };
+                (before, after)
+            }
+            None => (record.clone(), record),
+        };
+        after.traffic = traffic.or(before.traffic);
         (after.egress, after.ingress) = limits::for_traffic(&self.env, &self.host.state(), &after.traffic);
-        if let Some(ports) = request.ports {
+        if let Some(ports) = ports {
             after.ports = ports;
         }
-        match Netlink::open().map_err(Error::from).and_then(|netlink| self.commit(&netlink, &before, &after))
+        let is_moved = after.ephemeral_ports != before.ephemeral_ports;
+        let moved = if is_moved { self.use_block(&after) } else { Ok(()) };
+        let committed = moved.and_then(|()| self.commit(&netlink, &before, &after));
+        if committed.is_err()
+            && is_moved
+            && let Err(left) = self.use_block(&before)
         {
-            Ok(warning) => {
-                warnings.extend(warning);
-                Ok(Changed { entry: self.registry.publish(after), warnings })
-            }
-            Err(error) => {
-                self.registry.cancel_update(name);
-                Err(error.into())
-            }
+            warn!("container {:?}: the rollback of its ephemeral ports failed: {left}", before.name);
         }
+        Ok((after, committed?))
+    }
+
+    /// Releases draining ports that no socket uses. A failure is no error, because the daemon tries again.
+    fn try_drain(&self, name: &str) {
+        if let Err(error) = self.drain(name) {
+            warn!("container {name:?}: cannot release ephemeral ports yet: {error}");
+        }
+    }
+
+    /// The warning for a container whose sockets still use former ephemeral ports.
+    fn drain_warning(&self, record: &ContainerRecord) -> Option<String> {
+        let ports = record.draining_ports();
+        (!ports.is_empty()).then(|| {
+            format!(
+                "sockets of the container still use the former ephemeral ports {ports}: it keeps them until the \
+                 sockets are closed, for at most {} (--ephemeral-ports-drain)",
+                HumanDuration(self.env.settings.drain)
+            )
+        })
     }
 
     /// Returns the warnings for new ports that processes of the host use. Ports that the container already
@@ -82,7 +140,12 @@ impl Containers {
     ) -> Result<Option<String>> {
         // If the daemon is killed before it writes the record, the next daemon applies the limits of the old
         // one.
-        let limited = ContainerRecord { ports: before.ports.clone(), ..after.clone() };
+        let limited = ContainerRecord {
+            ports: before.ports.clone(),
+            ephemeral_ports: before.ephemeral_ports,
+            draining: before.draining.clone(),
+            ..after.clone()
+        };
         let applied = self
             .apply_limits(netlink, &limited)
             .and_then(|warning| self.env.store.set_container(after).map(|()| warning));

@@ -20,7 +20,7 @@ use self::{
 };
 use super::{
     Daemon,
-    reconcile::{events, takeover},
+    reconcile::{drains, events, takeover},
     shutdown::Shutdown,
 };
 use crate::{
@@ -132,6 +132,7 @@ pub async fn serve(
     let reconciling = daemon.clone();
     task::spawn(events::watch(shutdown.clone(), move |events| reconciling.reconcile(events)));
     task::spawn(takeover::take_over_all(daemon.reconciler.clone(), shutdown.clone()));
+    task::spawn(drains::watch(daemon.reconciler.clone(), shutdown.clone()));
     for (name, owner) in daemon.owned() {
         shared.watch_owner(name, owner);
     }

@@ -147,7 +147,9 @@ fn restored_pool(settings: &Settings, store: &Store, records: &[ContainerRecord]
     for record in records.iter().filter(|record| record.phase != Phase::Ready) {
         // No other container may get the block before this one is removed. An error means that the block is
         // not managed any more, so no container can get it.
-        let _ = pool.reserve(record.ephemeral_ports);
+        for ports in record.draining.iter().map(|draining| draining.ports).chain([record.ephemeral_ports]) {
+            let _ = pool.reserve(ports);
+        }
     }
     let now = clock::since_boot()?;
     for quarantined in store.quarantine()? {
@@ -170,8 +172,11 @@ fn check_still_managed(
             record.name
         )));
     }
-    pool.reserve(record.ephemeral_ports)
-        .map_err(|error| Error::conflict(format!("container {:?}: {error}: {advice}", record.name)))
+    let draining = record.draining.iter().map(|draining| draining.ports);
+    draining.chain([record.ephemeral_ports]).try_for_each(|ports| {
+        pool.reserve(ports)
+            .map_err(|error| Error::conflict(format!("container {:?}: {error}: {advice}", record.name)))
+    })
 }
 
 /// Attaches the bind guard, or removes the one of an earlier daemon.

@@ -3,8 +3,11 @@
 //! A released block is quarantined before another container gets it, because peers may still hold its
 //! connections: they keep them in `TIME_WAIT` for a minute, and may still send to them.
 
+mod resize;
+
 use std::time::Duration;
 
+pub use self::resize::Resized;
 use super::ports::{PortRange, PortSet};
 use crate::error::{Error, Result};
 
@@ -144,7 +147,7 @@ impl EphemeralPool {
         Ok(())
     }
 
-    /// Returns a block that was allocated and never used, without quarantine.
+    /// Returns a block that was allocated and never used, or a part of one, without quarantine.
     pub fn cancel(&mut self, block: PortRange) {
         if let Some(index) = self.reclaimed.iter().position(|reclaimed| reclaimed.block == block) {
             let reclaimed = self.reclaimed.remove(index);
