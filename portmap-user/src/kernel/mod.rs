@@ -25,8 +25,10 @@ pub mod pseudo;
 pub mod qdisc;
 pub mod ring;
 pub mod session;
+mod sock_diag;
 pub mod sockets;
 pub mod sysctl;
+pub mod tcp_sockets;
 pub mod test_run;
 
 pub use self::error::{CgroupError, Error, Failure, NamespaceError};

@@ -7,13 +7,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::{self, ErrorKind},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
+    ops::ControlFlow,
 };
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
-use netlink_sys::{Socket as NetlinkSocket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 use nix::libc::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE};
 
+use super::sock_diag::{Ended, Response, SOCK_DIAG_BY_FAMILY, SockDiag, port_filter};
 use crate::{
     failpoint,
     kernel::error::{Context as _, Result},
@@ -87,7 +87,11 @@ pub fn in_range(range: PortRange) -> Result<Vec<Socket>> {
     failpoint::hit("look at sockets").context(doing)?;
     let mut found = Vec::new();
     for protocol in &PROTOCOLS {
-        match ask(protocol, range, &mut found, false) {
+        let asked = ask(protocol, range, |socket| {
+            found.push(socket);
+            ControlFlow::Continue(())
+        });
+        match asked {
             // The kernel lacks the protocol, or its `sock_diag` module cannot be loaded.
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 read_lists(protocol, range, &mut found).context(doing)?;
@@ -108,13 +112,18 @@ pub fn is_any_in(range: PortRange) -> Result<bool> {
         // Datagram sockets have no such state.
         let waiting = if protocol.number == IPPROTO_TCP { 1 << TIME_WAIT } else { 0 };
         let protocol = Protocol { states: protocol.states | waiting, ..*protocol };
-        match ask(&protocol, range, &mut found, true) {
+        let mut is_used = false;
+        let asked = ask(&protocol, range, |_socket| {
+            is_used = true;
+            ControlFlow::Break(())
+        });
+        match asked {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 read_lists(&protocol, range, &mut found).context(doing)?;
             }
             other => other.context(doing)?,
         }
-        if !found.is_empty() {
+        if is_used || !found.is_empty() {
             return Ok(true);
         }
     }
@@ -122,40 +131,40 @@ pub fn is_any_in(range: PortRange) -> Result<bool> {
     Ok(!found.is_empty())
 }
 
-/// Lists a protocol's sockets by `sock_diag`; with `any`, not more than a part of them.
-fn ask(protocol: &Protocol, range: PortRange, found: &mut Vec<Socket>, any: bool) -> io::Result<()> {
-    let mut netlink = NetlinkSocket::new(NETLINK_SOCK_DIAG)?;
-    netlink.bind_auto()?;
+/// Passes a protocol's sockets to `visit` until that breaks off, by `sock_diag`.
+fn ask(
+    protocol: &Protocol,
+    range: PortRange,
+    mut visit: impl FnMut(Socket) -> ControlFlow<()>,
+) -> io::Result<()> {
+    let mut netlink = SockDiag::open()?;
     for family in [AF_INET, AF_INET6] {
-        netlink.send_to(&question(protocol, family, range), &SocketAddr::new(0, 0), 0)?;
-        let mut received = Vec::with_capacity(ROOM);
-        let mut is_complete = false;
-        while !is_complete {
-            received.clear();
-            netlink.recv(&mut received, 0)?;
-            is_complete = take_answers(protocol, &received, range, found)?;
-            if any && !found.is_empty() {
-                return Ok(());
+        let question = question(protocol, family, range);
+        let ended = netlink.dump(SOCK_DIAG_BY_FAMILY, &question, None, |body| {
+            if let Some(answer) = Response::new(body) {
+                let local = answer.local();
+                // A kernel that ignores the filter returns others, too.
+                if range.contains(local.port()) {
+                    return visit(Socket {
+                        protocol: protocol.name,
+                        address: local.ip(),
+                        port: local.port(),
+                        inode: answer.inode().into(),
+                        listens: answer.state() == protocol.listening,
+                    });
+                }
             }
+            ControlFlow::Continue(())
+        })?;
+        if matches!(ended, Ended::Stopped) {
+            break;
         }
     }
     Ok(())
 }
 
-/// Size of the receive buffer in bytes; the kernel's messages have at most half of this.
-const ROOM: usize = 64 << 10;
-/// Message types (`linux/netlink.h`, `linux/sock_diag.h`).
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-/// Length of a message's header.
-const HEADER: usize = 16;
-/// `INET_DIAG_REQ_BYTECODE`, and its operations that compare the local port (`linux/inet_diag.h`).
-const BYTECODE: u16 = 1;
-const PORT_AT_LEAST: u8 = 2;
-const PORT_AT_MOST: u8 = 3;
-
-/// Builds a request for all sockets of a protocol and address family with a local port in `range`.
+/// Builds a request for all sockets of a protocol and address family with a local port in `range`: a
+/// `struct inet_diag_req_v2` and the filter.
 fn question(protocol: &Protocol, family: i32, range: PortRange) -> Vec<u8> {
     let mut body = vec![
         u8::try_from(family).unwrap_or_default(),
@@ -166,68 +175,8 @@ fn question(protocol: &Protocol, family: i32, range: PortRange) -> Vec<u8> {
     body.extend(protocol.states.to_ne_bytes());
     // `struct inet_diag_sockid`, unused in a dump.
     body.extend([0; 48]);
-    // Each operation has the offsets of the next one if it holds and if not, and takes its operand from the
-    // following operation. The end of the bytecode accepts a socket, four bytes beyond it reject it.
-    body.extend(20_u16.to_ne_bytes());
-    body.extend(BYTECODE.to_ne_bytes());
-    for (operation, no, port) in [(PORT_AT_LEAST, 20_u16, range.first()), (PORT_AT_MOST, 12, range.last())] {
-        body.extend([operation, 8]);
-        body.extend(no.to_ne_bytes());
-        body.extend([0, 0]);
-        body.extend(port.to_ne_bytes());
-    }
-    let mut message = Vec::with_capacity(HEADER + body.len());
-    message.extend(u32::try_from(HEADER + body.len()).unwrap_or_default().to_ne_bytes());
-    message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    message.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-    message.extend([0; 8]);
-    message.extend(body);
-    message
-}
-
-/// Parses a response of the kernel. Returns true if it was the last one.
-fn take_answers(
-    protocol: &Protocol,
-    mut remaining: &[u8],
-    range: PortRange,
-    found: &mut Vec<Socket>,
-) -> io::Result<bool> {
-    let invalid = || io::Error::from(ErrorKind::InvalidData);
-    while remaining.len() >= HEADER {
-        let length = usize::try_from(u32::from_ne_bytes(array(remaining, 0))).unwrap_or(usize::MAX);
-        let body = remaining.get(HEADER..length).ok_or_else(invalid)?;
-        match u16::from_ne_bytes(array(remaining, 4)) {
-            NLMSG_DONE => return Ok(true),
-            NLMSG_ERROR => {
-                return Err(io::Error::from_raw_os_error(-i32::from_ne_bytes(array(body, 0))));
-            }
-            SOCK_DIAG_BY_FAMILY if body.len() >= 72 => {
-                let address = match i32::from(body[0]) {
-                    AF_INET => IpAddr::V4(Ipv4Addr::from(array::<4>(body, 8))),
-                    _ => IpAddr::V6(Ipv6Addr::from(array::<16>(body, 8))),
-                };
-                let socket = Socket {
-                    protocol: protocol.name,
-                    address: address.to_canonical(),
-                    port: u16::from_be_bytes(array(body, 4)),
-                    inode: u64::from(u32::from_ne_bytes(array(body, 68))),
-                    listens: body[1] == protocol.listening,
-                };
-                // A kernel that ignores the filter returns others, too.
-                if range.contains(socket.port) {
-                    found.push(socket);
-                }
-            }
-            _ => {}
-        }
-        remaining = remaining.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Ok(false)
-}
-
-/// `N` bytes of a message; zeros beyond its end.
-fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    bytes.get(at..at + N).and_then(|part| part.try_into().ok()).unwrap_or([0; N])
+    body.extend(port_filter(range));
+    body
 }
 
 /// Lists a protocol's sockets from `/proc/net`.
@@ -334,7 +283,7 @@ fn socket_of(link: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 
     use super::*;
 

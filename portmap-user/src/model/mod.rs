@@ -53,6 +53,7 @@ pub mod protocol;
 mod queue;
 pub mod reach;
 pub mod resources;
+mod tcp;
 mod traffic;
 
 pub use self::{
@@ -68,5 +69,6 @@ pub use self::{
     queue::QueueStats,
     reach::{HostAccess, Loopback, Reach},
     resources::Resources,
+    tcp::{TcpInfo, TcpSocket, TcpState},
     traffic::TrafficSpec,
 };
