@@ -325,7 +325,7 @@ mod tests {
     use super::*;
     use crate::{
         error::Kind,
-        model::{Limit, NetnsId, PortRange, TrafficSpec},
+        model::{Labels, Limit, NetnsId, PortRange, TrafficSpec},
     };
 
     fn record(name: &str, slot: u16) -> ContainerRecord {
@@ -342,6 +342,7 @@ mod tests {
             draining: Vec::new(),
             ipv6: true,
             traffic: TrafficSpec { egress_rate: Some(0), ..TrafficSpec::default() },
+            labels: Labels::default(),
             egress: None,
             ingress: Some(Limit { rate: 1, ceil: 2, burst: 3, leaf: "bfifo".to_owned() }),
             inherit_sysctls: false,
@@ -386,9 +387,9 @@ mod tests {
             assert!(!file.exists());
             assert_eq!(fs::read_to_string(&aside).expect("it is set aside"), text);
         }
-        fs::write(&file, "{\"version\":8}").expect("written");
+        fs::write(&file, "{\"version\":99}").expect("written");
         let error = store.containers().expect_err("it is of another version");
-        assert!(error.message.contains("version 8") && error.message.contains("x.json"), "{error}");
+        assert!(error.message.contains("version 99") && error.message.contains("x.json"), "{error}");
         assert!(file.exists());
     }
 }

@@ -23,7 +23,7 @@ fn add_show_and_list_print_the_container() {
         "name": "web", "slot": 1, "netns": "/run/netns/web", "pid": null, "host_veth": "pm1", "ip": "10.0.0.1",
         "ip6": "2001:db8:0:1::1",
         "ports": [[31000, 31004], [31500, 31500]], "ephemeral_ports": [61440, 62463],
-        "egress": null, "ingress": null, "loopback": "shared", "state": "ready",
+        "egress": null, "ingress": null, "loopback": "shared", "labels": {}, "state": "ready",
     });
     let mut added = expected.clone();
     added["warnings"] = json!([]);
@@ -45,10 +45,40 @@ host veth          pm1
 sends at most      -
 receives at most   -
 loopback           shared
+labels             -
 "
     );
     sandbox.ok(&["del", "web"]);
     assert_eq!(sandbox.json(&["list"]), json!([]));
+}
+
+#[test]
+fn labels_are_kept_shown_and_changed() {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    let labels = ["--label", "framework_id=f-1", "--label", "executor_name=Task 1", "--label", "source="];
+    let added = sandbox.json(&[&["add", "a"][..], &labels[..4]].concat());
+    assert_eq!(added["labels"], json!({"framework_id": "f-1", "executor_name": "Task 1"}));
+    daemon.kill();
+    let _daemon = sandbox.daemon();
+    let shown = sandbox.ok(&["show", "a"]);
+    let expected = "\
+labels             executor_name=Task 1
+                   framework_id=f-1
+";
+    assert!(shown.ends_with(expected), "{shown}");
+    let changed = sandbox.json(&["update", "a", "--label", "framework_id=", "--label", "team=x"]);
+    assert_eq!(changed["labels"], json!({"executor_name": "Task 1", "team": "x"}));
+    let many: Vec<String> = (0..15).map(|number| format!("--label=k{number}=v")).collect();
+    let many = [&["update", "a"][..], &many.iter().map(String::as_str).collect::<Vec<_>>()].concat();
+    let errors = sandbox.fails(&many, 2);
+    assert!(errors.contains("17 labels: expected at most 16"), "{errors}");
+    // The failed update holds nothing.
+    assert_eq!(sandbox.json(&["update", "a", "--label", "team=y"])["labels"]["team"], "y");
+    let errors = sandbox.fails(&[&["add", "b"][..], &labels[4..]].concat(), 2);
+    assert!(errors.contains("the label source has no value"), "{errors}");
+    let printed = sandbox.ok(&["run", "--name=c", "--label=team=z", "--", "sleep", "0"]);
+    assert_eq!(printed, "");
 }
 
 #[test]

@@ -187,8 +187,9 @@ fn block_changes_lose_no_packet() {
 fn block_refusals_change_nothing() {
     let sandbox = Sandbox::new();
     let _daemon = with_small_blocks(&sandbox, "");
-    let added = sandbox.json(&["add", "a", "--ports", "31000"]);
+    sandbox.ok(&["add", "a", "--ports", "31000"]);
     sandbox.ok(&["add", "b"]);
+    let added = sandbox.json(&["show", "a"]);
     let size = |size, code| sandbox.fails(&["update", "a", "--ephemeral-ports-per-container", size], code);
     assert!(size("100", 2).contains("100 ephemeral ports per container: expected a power of two"));
     assert!(size("8", 2).contains("expected at least 16"));

@@ -17,7 +17,9 @@ pub use self::{
     drops::{Direction, DropCount, DropSample, DropStreamItem, OUTSIDE},
     explain::{ExplainRequest, ExplainedPacket, Explanation, HOST, Outcome, Step},
 };
-use crate::model::{Limit, Loopback, PortRange, PortSet, Process, QueueStats, TrafficSpec};
+use crate::model::{
+    LabelChanges, Labels, Limit, Loopback, PortRange, PortSet, Process, QueueStats, TrafficSpec,
+};
 
 /// Request to add a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +48,9 @@ pub struct AddRequest {
     /// Properties of its traffic.
     #[serde(default, with = "As::<wire::TrafficSpec>")]
     pub traffic: TrafficSpec,
+    /// Its labels.
+    #[serde(default, skip_serializing_if = "Labels::is_empty", with = "As::<wire::Labels>")]
+    pub labels: Labels,
     /// Whether the daemon removes the container when the requesting process ends.
     #[serde(default, skip_serializing_if = "is_false", rename = "ends_with_asker")]
     pub remove_with_client: bool,
@@ -75,6 +80,9 @@ pub struct UpdateRequest {
     /// New properties of its traffic; those that are `None` are unchanged.
     #[serde(default, with = "As::<wire::TrafficSpec>")]
     pub traffic: TrafficSpec,
+    /// New values of labels; a null removes one, others are unchanged.
+    #[serde(default, skip_serializing_if = "LabelChanges::is_empty", with = "As::<wire::LabelChanges>")]
+    pub labels: LabelChanges,
 }
 
 /// A container.
@@ -112,6 +120,9 @@ pub struct Container {
     /// Scope of its loopback addresses.
     #[serde(default, with = "As::<wire::Loopback>")]
     pub loopback: Loopback,
+    /// Its labels.
+    #[serde(default, with = "As::<wire::Labels>")]
+    pub labels: Labels,
     /// Its state.
     pub state: ContainerState,
 }

@@ -4,12 +4,16 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::*;
-use crate::model::Protocol;
+use crate::model::{Label, Protocol};
 
 /// Asserts that `json` deserialises to `value`, which serialises to exactly `json`, fields in this order.
 fn pin<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(value: &T, json: &str) {
     assert_eq!(serde_json::to_string(value).expect("JSON"), json);
     assert_eq!(serde_json::from_str::<T>(json).expect(json), *value);
+}
+
+fn labels() -> Labels {
+    BTreeMap::from([("framework_id".to_owned(), "f-1".to_owned())]).try_into().expect("labels")
 }
 
 fn container() -> Container {
@@ -27,6 +31,7 @@ fn container() -> Container {
         egress: Some(Limit { rate: 1, ceil: 2, burst: 3, leaf: "fq_codel".to_owned() }),
         ingress: None,
         loopback: Loopback::Private,
+        labels: labels(),
         state: ContainerState::Ready,
     }
 }
@@ -34,8 +39,9 @@ fn container() -> Container {
 const CONTAINER: &str = concat!(
     r#""name":"web","slot":3,"netns":"/run/netns/web","pid":null,"host_veth":"pm3","#,
     r#""ip":"10.0.0.1","ip6":"::1","ports":[[31000,31009],[31500,31500]],"#,
-    r#""ephemeral_ports":[32768,33791],"draining_ports":[[34816,35839]],"egress":{"rate":1,"ceil":2,"burst":3,"#,
-    r#""leaf":"fq_codel"},"ingress":null,"loopback":"private","state":"ready""#
+    r#""ephemeral_ports":[32768,33791],"draining_ports":[[34816,35839]],"#,
+    r#""egress":{"rate":1,"ceil":2,"burst":3,"leaf":"fq_codel"},"ingress":null,"#,
+    r#""loopback":"private","labels":{"framework_id":"f-1"},"state":"ready""#
 );
 
 #[test]
@@ -61,6 +67,7 @@ fn api_json_of_requests_is_pinned() {
             inherit_sysctls: true,
             ephemeral_ports_per_container: Some(64),
             traffic,
+            labels: labels(),
             remove_with_client: true,
             owner: None,
         },
@@ -68,11 +75,12 @@ fn api_json_of_requests_is_pinned() {
             concat!(
                 r#"{{"name":"web","netns":"/run/netns/x","pid":4,"ports":[[31000,31009]],"take":true,"#,
                 r#""inherit_sysctls":true,"ephemeral_ports_per_container":64,"traffic":{spec},"#,
-                r#""ends_with_asker":true}}"#
+                r#""labels":{{"framework_id":"f-1"}},"ends_with_asker":true}}"#
             ),
             spec = spec
         ),
     );
+    let changes = ["a=", "b=1"].map(|label| label.parse::<Label>().expect(label)).into_iter().collect();
     pin(&UpdateRequest::default(), r#"{"traffic":{}}"#);
     pin(
         &UpdateRequest {
@@ -80,8 +88,15 @@ fn api_json_of_requests_is_pinned() {
             take: true,
             ephemeral_ports_per_container: Some(2048),
             traffic,
+            labels: changes,
         },
-        &format!(r#"{{"ports":[],"take":true,"ephemeral_ports_per_container":2048,"traffic":{spec}}}"#),
+        &format!(
+            concat!(
+                r#"{{"ports":[],"take":true,"ephemeral_ports_per_container":2048,"traffic":{spec},"#,
+                r#""labels":{{"a":null,"b":"1"}}}}"#
+            ),
+            spec = spec
+        ),
     );
     pin(
         &ExplainRequest {
@@ -229,6 +244,8 @@ fn api_rejects_invalid_values_in_requests() {
         (r#"{"name":"a","traffic":{"cpus":-1}}"#, "-1 CPUs"),
         (r#"{"name":"a","traffic":{"loopback":"mine"}}"#, "expected `shared` or `private`"),
         (r#"{"name":"a","traffic":{"rate":1}}"#, "unknown field `rate`"),
+        (r#"{"name":"a","labels":{"a b":"1"}}"#, "\"a b\" cannot be the key of a label"),
+        (r#"{"name":"a","labels":{"a":""}}"#, "the value of label a is empty"),
     ] {
         let error = serde_json::from_str::<AddRequest>(json).expect_err(json).to_string();
         assert!(error.contains(part), "{error}");

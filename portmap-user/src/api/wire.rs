@@ -1,7 +1,7 @@
 //! The JSON forms of model values. The structs of [`api`](super) hold model values; how each is written is
 //! decided here alone, so no change of the model changes the protocol by accident.
 
-use std::{fmt::Display, marker::PhantomData, str::FromStr};
+use std::{collections::BTreeMap, fmt::Display, marker::PhantomData, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -95,6 +95,12 @@ impl AsText {
 
 /// Ports as ranges of inclusive bounds.
 pub(super) type Ports = Vec<(u16, u16)>;
+
+/// Values by key.
+pub(super) type Labels = BTreeMap<String, String>;
+
+/// New values by key; null removes a label.
+pub(super) type LabelChanges = BTreeMap<String, Option<String>>;
 
 /// A range as its inclusive bounds.
 pub(super) type Range = (u16, u16);

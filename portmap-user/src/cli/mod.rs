@@ -25,7 +25,7 @@ use crate::{
     error::{Error, Kind, Result},
     kernel::{bpffs, programs::AttachMode},
     log,
-    model::{Cpus, Loopback, PortSet, TrafficSpec},
+    model::{Cpus, Label, LabelChanges, Labels, Loopback, PortSet, TrafficSpec},
     paths::{DEFAULT_BPFFS_DIR, DEFAULT_STATE_DIR, STATE_DIR_VARIABLE, StateDir},
     sizes::HumanBytes,
 };
@@ -59,6 +59,9 @@ enum Verb {
         ports: PortOptions,
         #[command(flatten)]
         traffic: TrafficOptions,
+        /// Name that it has elsewhere, as KEY=VALUE; repeatable
+        #[arg(long = "label", value_name = "KEY=VALUE")]
+        labels: Vec<Label>,
     },
     /// Add a container, run a command in it, and remove the container when the command ends
     #[command(override_usage = "portmap run [OPTIONS] -- COMMAND…")]
@@ -70,10 +73,13 @@ enum Verb {
         ports: PortOptions,
         #[command(flatten)]
         traffic: TrafficOptions,
+        /// Name that it has elsewhere, as KEY=VALUE; repeatable
+        #[arg(long = "label", value_name = "KEY=VALUE")]
+        labels: Vec<Label>,
         #[command(flatten)]
         command: CommandOptions,
     },
-    /// Change a container's ports, ephemeral ports and limits; without options, reinstall its limits
+    /// Change a container's ports, ephemeral ports, limits and labels; without options, reinstall its limits
     Update {
         /// Its name
         name: String,
@@ -88,6 +94,9 @@ enum Verb {
         ephemeral_ports_per_container: Option<u16>,
         #[command(flatten)]
         traffic: TrafficOptions,
+        /// New value of a label as KEY=VALUE, or KEY= to remove it; repeatable
+        #[arg(long = "label", value_name = "KEY=VALUE")]
+        labels: Vec<Label>,
     },
     /// Run a command in a container
     #[command(override_usage = "portmap exec [OPTIONS] NAME -- COMMAND…")]
@@ -219,8 +228,8 @@ impl TrafficOptions {
 }
 
 impl PortOptions {
-    fn request(self, name: String, traffic: &TrafficOptions) -> AddRequest {
-        AddRequest {
+    fn request(self, name: String, traffic: &TrafficOptions, labels: Vec<Label>) -> Result<AddRequest> {
+        Ok(AddRequest {
             name,
             netns: None,
             pid: None,
@@ -229,8 +238,9 @@ impl PortOptions {
             inherit_sysctls: false,
             ephemeral_ports_per_container: self.ephemeral_ports_per_container,
             traffic: traffic.spec(),
+            labels: Labels::try_from(LabelChanges::from_iter(labels))?,
             ..AddRequest::default()
-        }
+        })
     }
 }
 
@@ -251,20 +261,21 @@ impl Command {
         let state_dir = StateDir::new(state_dir);
         let client = || Client::new(&state_dir);
         match verb {
-            Verb::Add { name, namespace, inherit_sysctls, ports, traffic } => {
+            Verb::Add { name, namespace, inherit_sysctls, ports, traffic, labels } => {
                 let netns = namespace.netns.as_deref().map(absolute).transpose()?;
                 let pid = namespace.pid;
-                let request = AddRequest { netns, pid, inherit_sysctls, ..ports.request(name, &traffic) };
+                let request = ports.request(name, &traffic, labels)?;
+                let request = AddRequest { netns, pid, inherit_sysctls, ..request };
                 print::changed(output, &client()?.add(&request)?)?;
             }
-            Verb::Run { name, ports, traffic, command } => {
+            Verb::Run { name, ports, traffic, labels, command } => {
                 let command = command.words("portmap run")?;
                 let name = name.unwrap_or_else(|| format!("run-{}", std::process::id()));
-                return process::run(&client()?, ports.request(name, &traffic), &command);
+                return process::run(&client()?, ports.request(name, &traffic, labels)?, &command);
             }
-            Verb::Update { name, ports, take, ephemeral_ports_per_container, traffic } => {
-                let traffic = traffic.spec();
-                let request = UpdateRequest { ports, take, ephemeral_ports_per_container, traffic };
+            Verb::Update { name, ports, take, ephemeral_ports_per_container, traffic, labels } => {
+                let (traffic, labels) = (traffic.spec(), LabelChanges::from_iter(labels));
+                let request = UpdateRequest { ports, take, ephemeral_ports_per_container, traffic, labels };
                 print::changed(output, &client()?.update(&name, &request)?)?;
             }
             Verb::Exec { name, command } => {

@@ -46,6 +46,7 @@ fn described(container: &Container) -> String {
         ("sends at most", limit(container.egress.as_ref())),
         ("receives at most", limit(container.ingress.as_ref())),
         ("loopback", container.loopback.name().to_owned()),
+        ("labels", or_dash(container.labels.to_string())),
     ] {
         table.add_row([name.to_owned(), value]);
     }

@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     host::SavedSysctl,
+    labels::Labels,
     limit::Limit,
     netns::NetnsId,
     ports::{PortRange, PortSet},
@@ -60,6 +61,8 @@ pub struct ContainerRecord {
     pub ipv6: bool,
     /// What the client requested for its traffic.
     pub traffic: TrafficSpec,
+    /// Its labels.
+    pub labels: Labels,
     /// Limit on what it sends.
     pub egress: Option<Limit>,
     /// Limit on what it receives.

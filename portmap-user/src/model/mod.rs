@@ -45,6 +45,7 @@ mod container;
 mod cpus;
 pub mod ephemeral;
 mod host;
+pub mod labels;
 pub mod limit;
 mod netns;
 pub mod ports;
@@ -61,6 +62,7 @@ pub use self::{
     cpus::Cpus,
     ephemeral::EphemeralPool,
     host::{HostRecord, SavedSysctl},
+    labels::{Label, LabelChanges, Labels},
     limit::{Direction, Limit, PerCpu, Policy},
     netns::NetnsId,
     ports::{PortRange, PortSet},

@@ -5,7 +5,7 @@
 //! exhaustively, so no change of the model changes a file by accident. A new field needs `#[serde(default)]`,
 //! and the files a new version; see [`crate::state`].
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -82,6 +82,8 @@ pub struct Container {
     ipv6: bool,
     #[serde(rename = "wishes")]
     traffic: TrafficSpec,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
     egress: Option<Limit>,
     ingress: Option<Limit>,
     #[serde(default)]
@@ -232,6 +234,7 @@ impl Recorded for model::ContainerRecord {
             draining,
             ipv6,
             traffic,
+            labels,
             egress,
             ingress,
             inherit_sysctls,
@@ -251,6 +254,7 @@ impl Recorded for model::ContainerRecord {
             draining: draining.into_iter().map(Draining::from).collect(),
             ipv6,
             traffic: traffic.into(),
+            labels: labels.into(),
             egress: egress.map(Limit::from),
             ingress: ingress.map(Limit::from),
             inherit_sysctls,
@@ -273,6 +277,7 @@ impl Recorded for model::ContainerRecord {
             draining,
             ipv6,
             traffic,
+            labels,
             egress,
             ingress,
             inherit_sysctls,
@@ -292,6 +297,7 @@ impl Recorded for model::ContainerRecord {
             draining: draining.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
             ipv6,
             traffic: traffic.try_into()?,
+            labels: labels.try_into()?,
             egress: egress.map(Into::into),
             ingress: ingress.map(Into::into),
             inherit_sysctls,

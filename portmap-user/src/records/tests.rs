@@ -10,7 +10,8 @@ const CONTAINER: &str = concat!(
     r#""inode":4026531840,"cookie":7},"owns_netns":false,"pid":12,"owner":{"pid":13,"#,
     r#""started":99},"ports":[[31000,31009],[31500,31500]],"ephemeral_ports":[32768,33791],"#,
     r#""draining":[{"ports":[34816,35839],"until":{"secs":7,"nanos":8}}],"#,
-    r#""ipv6":true,"wishes":{"egress_rate":0,"cpus":1.5,"loopback":"private"},"egress":null,"#,
+    r#""ipv6":true,"wishes":{"egress_rate":0,"cpus":1.5,"loopback":"private"},"#,
+    r#""labels":{"framework_id":"f-1"},"egress":null,"#,
     r#""ingress":{"rate":1,"ceil":2,"burst":3,"leaf":"bfifo"},"inherit_sysctls":true,"#,
     r#""before":{"lo_mac":[0,0,0,0,0,0],"lo_mtu":65536,"local_ports":[32768,60999],"#,
     r#""had_clsact":false,"lo_up":true,"lo_has_address":true,"#,
@@ -46,6 +47,7 @@ fn state_file_json_of_a_container_is_pinned() {
     assert_eq!(record.draining[0].until, Duration::new(7, 8));
     assert_eq!(record.traffic.loopback, Some(ModelLoopback::Private));
     assert_eq!(record.traffic.cpus.map(f64::from), Some(1.5));
+    assert_eq!(record.labels.get("framework_id"), Some("f-1"));
     assert_eq!(record.phase, model::Phase::Ready);
 }
 
@@ -71,7 +73,7 @@ fn state_file_of_version_3_has_defaults() {
         r#""wishes":{},"egress":null,"ingress":null,"before":null,"phase":"deleting"}"#
     );
     let record: model::ContainerRecord = read(container);
-    assert_eq!((record.owner, record.inherit_sysctls), (None, false));
+    assert_eq!((record.owner, record.inherit_sysctls, record.labels.is_empty()), (None, false, true));
     assert_eq!(record.draining, []);
     assert_eq!(record.namespace.expect("an identity").cookie, None);
     let quarantine: Vec<Quarantined> = read(r#"[{"block":[32768,33791],"since":{"secs":5,"nanos":6}}]"#);
@@ -84,6 +86,7 @@ fn state_file_with_invalid_values_is_an_error() {
         ("[31000,31009]", "[31009,31000]"),
         ("\"cpus\":1.5", "\"cpus\":-1.5"),
         ("[34816,35839]", "[35839,34816]"),
+        ("framework_id", "framework id"),
     ] {
         let form = serde_json::from_str(&CONTAINER.replace(valid, invalid)).expect("the form is right");
         assert!(model::ContainerRecord::from_form(form).is_err(), "{invalid}");

@@ -125,6 +125,7 @@ impl Containers {
             inherit_sysctls,
             ephemeral_ports_per_container: block,
             traffic,
+            labels,
         } = request;
         self.registry.check_available(&name, &ports)?;
         let state = self.host.state();
@@ -140,6 +141,7 @@ impl Containers {
             block,
             ipv6: state.v6.is_some(),
             traffic,
+            labels,
             inherit_sysctls,
             host_ports: sockets.ports(),
             foreign_slots,

@@ -2,14 +2,14 @@
 
 use tracing::warn;
 
-use super::{Containers, add::Changed, block::BlockChange, limits};
+use super::{Containers, add::Changed, limits};
 use crate::{
     api::UpdateRequest,
     daemon::{host::sockets::HostSockets, registry::Refusal},
     durations::HumanDuration,
     error::Result,
     kernel::netlink::Netlink,
-    model::{ContainerRecord, PortSet, TrafficSpec},
+    model::{ContainerRecord, PortSet},
 };
 
 impl Containers {
@@ -23,10 +23,10 @@ impl Containers {
     ///
     /// [`Refusal::Taken`] if other containers own one of the ports, or no block of the size is free.
     pub(in crate::daemon) fn update(&self, name: &str, request: UpdateRequest) -> Result<Changed, Refusal> {
-        let UpdateRequest { ports, take, ephemeral_ports_per_container: block, traffic } = request;
-        let mut warnings = self.check_host_sockets(name, ports.as_ref(), take)?;
-        let before = self.registry.begin_update(name, ports.as_ref())?;
-        let updated = self.update_admitted(before, ports, block, traffic);
+        let block = request.ephemeral_ports_per_container;
+        let mut warnings = self.check_host_sockets(name, request.ports.as_ref(), request.take)?;
+        let before = self.registry.begin_update(name, request.ports.as_ref())?;
+        let updated = self.update_admitted(&before, request);
         let after = match updated {
             Ok((after, warning)) => {
                 warnings.extend(warning);
@@ -51,24 +51,15 @@ impl Containers {
     /// published, and perhaps a warning.
     fn update_admitted(
         &self,
-        record: ContainerRecord,
-        ports: Option<PortSet>,
-        block: Option<u16>,
-        traffic: TrafficSpec,
+        record: &ContainerRecord,
+        request: UpdateRequest,
     ) -> Result<(ContainerRecord, Option<String>), Refusal> {
-        let netlink = Netlink::open()?;
-        let change = block.map(|size| self.prepare_block(&record, size)).transpose()?.flatten();
-        let (before, mut after) = match change {
-            Some(BlockChange { before, block, draining }) => {
-                let after = ContainerRecord { ephemeral_ports: block, draining, ..before.clone() };
-                (before, after)
-            }
-            None => (record.clone(), record),
-        };
-        after.traffic = traffic.or(before.traffic);
-        (after.egress, after.ingress) = limits::for_traffic(&self.env, &self.host.state(), &after.traffic);
-        if let Some(ports) = ports {
-            after.ports = ports;
+        let (netlink, size) = (Netlink::open()?, request.ephemeral_ports_per_container);
+        let mut after = self.updated(record, request)?;
+        let mut before = record.clone();
+        if let Some(change) = size.map(|size| self.prepare_block(record, size)).transpose()?.flatten() {
+            (after.ephemeral_ports, after.draining) = (change.block, change.draining);
+            before = change.before;
         }
         let is_moved = after.ephemeral_ports != before.ephemeral_ports;
         let moved = if is_moved { self.use_block(&after) } else { Ok(()) };
@@ -98,6 +89,26 @@ impl Containers {
                  sockets are closed, for at most {} (--ephemeral-ports-drain)",
                 HumanDuration(self.env.settings.drain)
             )
+        })
+    }
+
+    /// The record of a container after an update.
+    ///
+    /// # Errors
+    ///
+    /// If it would have too many labels.
+    fn updated(&self, before: &ContainerRecord, request: UpdateRequest) -> Result<ContainerRecord> {
+        // Without `..`, so that a new field of the request is a compile error here.
+        let UpdateRequest { ports, take: _, ephemeral_ports_per_container: _, traffic, labels } = request;
+        let traffic = traffic.or(before.traffic);
+        let (egress, ingress) = limits::for_traffic(&self.env, &self.host.state(), &traffic);
+        Ok(ContainerRecord {
+            ports: ports.unwrap_or_else(|| before.ports.clone()),
+            labels: before.labels.clone().changed(&labels)?,
+            traffic,
+            egress,
+            ingress,
+            ..before.clone()
         })
     }
 

@@ -22,6 +22,7 @@ pub(in crate::daemon) fn describe(env: &Env, state: &HostState, entry: &Entry) -
         egress: record.egress.clone(),
         ingress: record.ingress.clone(),
         loopback: env.loopback(record),
+        labels: record.labels.clone(),
         state: entry.state(),
     }
 }

@@ -11,7 +11,9 @@ use crate::{
     api::ContainerState,
     error::{Error, Result},
     kernel::{clock, namespace},
-    model::{ContainerRecord, NetnsId, Phase, PortSet, Process, TrafficSpec, ephemeral::check_block_size},
+    model::{
+        ContainerRecord, Labels, NetnsId, Phase, PortSet, Process, TrafficSpec, ephemeral::check_block_size,
+    },
 };
 
 /// A new container before it has a slot, a block of ephemeral ports and limits.
@@ -26,6 +28,7 @@ pub(in crate::daemon) struct Admission {
     pub(in crate::daemon) block: Option<u16>,
     pub(in crate::daemon) ipv6: bool,
     pub(in crate::daemon) traffic: TrafficSpec,
+    pub(in crate::daemon) labels: Labels,
     pub(in crate::daemon) inherit_sysctls: bool,
     /// Ports of the host's sockets. The pool skips blocks that contain one of them.
     pub(in crate::daemon) host_ports: PortSet,
@@ -123,6 +126,7 @@ impl Registry {
             draining: Vec::new(),
             ipv6: admission.ipv6,
             traffic: admission.traffic,
+            labels: admission.labels,
             egress: None,
             ingress: None,
             inherit_sysctls: admission.inherit_sysctls,
