@@ -207,5 +207,35 @@ fn block_refusals_change_nothing() {
     assert_eq!(sandbox.json(&["show", "b"]), before);
     sandbox.ok(&["doctor"]);
     // The rollback has returned what it had reserved.
-    assert_eq!(sandbox.json(&["add", "c"])["ephemeral_ports"], json!([65472, 65487]));
+    ["c", "d", "e"].map(|name| sandbox.ok(&["add", name]));
+    sandbox.fails(&["add", "f"], 4);
+}
+
+/// The measurement behind the README's connections per second.
+#[test]
+fn block_carries_as_many_connections_a_minute_as_it_has_ports() {
+    let sandbox = Sandbox::new();
+    let _daemon = with_small_blocks(&sandbox, "");
+    sandbox.ok(&["add", "a"]);
+    let listener = server(&sandbox);
+    let mut connections = 0;
+    let refused = loop {
+        match sandbox.inside(A, || TcpStream::connect(SERVER)) {
+            Ok(client) => {
+                connections += 1;
+                // The side that closes first waits in `TIME_WAIT`.
+                drop(client);
+                drop(listener.accept().expect("a connection"));
+            }
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((connections, refused.kind()), (16, ErrorKind::AddrNotAvailable), "{refused}");
+    let waiting = "ss -Htno state time-wait";
+    wait::until("all of them to wait", || sandbox.sh(A, waiting).lines().count() == connections);
+    let waiting = sandbox.sh(A, waiting);
+    let first = waiting.lines().next().and_then(|line| line.split("timer:(timewait,").nth(1));
+    let first = first.and_then(|timer| timer.split(',').next()).expect("a timer");
+    println!("{connections} ports: {connections} connections to one destination, then none for {first}");
+    assert!(first == "1min" || first.ends_with("sec"), "{waiting}");
 }

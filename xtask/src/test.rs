@@ -33,7 +33,7 @@ const FUZZ_SECONDS: u64 = 12;
 
 /// Test programs that hardly depend on the kernel: output and errors of commands, contents of files. Other
 /// test programs cover the verdicts and counters behind them on every kernel.
-const HERE_ONLY: [&str; 7] = ["commands", "demo", "drops", "explain", "metrics", "server", "state"];
+const HERE_ONLY: [&str; 8] = ["api", "commands", "demo", "drops", "explain", "metrics", "server", "state"];
 
 /// Test programs that catch most mistakes within seconds.
 const QUICK: [&str; 7] = ["commands", "drops", "explain", "paths", "reference", "verdicts", "wire"];

@@ -9,12 +9,13 @@ use std::{
 };
 
 use netlink_packet_route::tc::TcHandle;
+use nix::unistd::Group;
 use tracing::warn;
 
 use self::raw::Ipv6;
-pub use self::raw::{RawSettings, normalized};
+pub use self::raw::{RawSettings, Readers, normalized};
 use crate::{
-    error::{Error, Result},
+    error::{Context as _, Error, Result},
     model::{Direction, HostAccess, Policy, PortSet, Reach, Resources, ephemeral, resources},
     paths::{DEFAULT_BPFFS_DIR, DEFAULT_STATE_DIR, Pins, StateDir},
     sizes::HumanBytes,
@@ -52,6 +53,10 @@ pub struct Settings {
     pub pins: Pins,
     /// Whether containers have IPv6 if the uplink has a global address.
     pub ipv6: bool,
+    /// Id of the group with full access to the daemon's socket, if there is one.
+    pub socket_group: Option<u32>,
+    /// Who may use the read-only socket.
+    pub readers: Readers,
     /// Address of the read-only HTTP server.
     pub listen: Option<SocketAddr>,
     /// Whether the daemon repairs drift by itself.
@@ -98,6 +103,20 @@ pub struct Shaping {
     pub link_speed: Option<u64>,
     /// Parent of the uplink's qdisc in which each container has a flow; `None`: no such qdisc.
     pub flows: Option<TcHandle>,
+}
+
+/// The id of a group that is named, or given as a number.
+fn group_id(group: &str) -> Result<u32> {
+    if let Ok(id) = group.parse() {
+        return Ok(id);
+    }
+    let found =
+        Group::from_name(group).context(|| format!("cannot look up the group {group:?} (--socket-group)"))?;
+    found.map(|found| found.gid.as_raw()).ok_or_else(|| {
+        Error::usage(format!(
+            "--socket-group {group:?}: there is no such group: expected a group of this host, or the number of one"
+        ))
+    })
 }
 
 impl RawSettings {
@@ -188,6 +207,8 @@ impl RawSettings {
             state_dir: StateDir::new(self.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into())),
             pins: Pins::new(self.bpffs_dir.unwrap_or_else(|| DEFAULT_BPFFS_DIR.into())),
             ipv6: self.ipv6.unwrap_or_default() == Ipv6::Auto,
+            socket_group: self.socket_group.as_deref().map(group_id).transpose()?,
+            readers: self.readonly_socket.unwrap_or_default(),
             listen,
             reconcile: self.reconcile.unwrap_or(true),
             bind_guard: bind_guard(self.bind_guard.as_deref())?,

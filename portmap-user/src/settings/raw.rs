@@ -119,6 +119,13 @@ pub struct RawSettings {
     pub(super) reconcile: Option<bool>,
     #[arg(long, value_name = "CGROUP", num_args = 0..=1, default_missing_value = "all", help = BIND_GUARD_HELP)]
     pub(super) bind_guard: Option<String>,
+    /// Group whose members have full access to the daemon by its socket, which amounts to root, and may read the
+    /// pinned maps [default: none]
+    #[arg(long, value_name = "GROUP")]
+    pub(super) socket_group: Option<String>,
+    /// Who may ask questions by the read-only socket [default: everyone]
+    #[arg(long, value_enum)]
+    pub(super) readonly_socket: Option<Readers>,
     /// Address of the HTTP listener for monitoring (/healthz, /metrics), or none [default: 127.0.0.1:5051]
     #[arg(long, value_name = "ADDR:PORT")]
     pub(super) listen: Option<String>,
@@ -172,7 +179,7 @@ impl RawSettings {
             maximum_ingress_rate_limit, ingress_ceil_limit, ingress_burst,
             ingress_isolate_existing_containers, egress_unique_flow_per_container, egress_flow_classifier_parent,
             network_link_speed, limit_local_traffic, reconcile,
-            bind_guard, listen, listen_to_containers,
+            bind_guard, socket_group, readonly_socket, listen, listen_to_containers,
             loopback, host_access
         )
     }
@@ -211,6 +218,19 @@ pub(super) enum Ipv6 {
     Auto,
     /// Never
     Off,
+}
+
+/// Who may use the read-only socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Readers {
+    /// Every user of this host
+    #[default]
+    Everyone,
+    /// Root and the members of the group of --socket-group
+    Group,
+    /// Nobody: there is no such socket
+    None,
 }
 
 /// Reads the words of `--host-access` from the file, where they are one string.

@@ -1,15 +1,15 @@
-//! The routes: all of them on the Unix socket, health and metrics on TCP.
+//! The routes: all of them on the Unix socket, questions on the read-only one, health and metrics on TCP.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json, Router,
     body::Body,
-    extract::{Path, Query, State, rejection::QueryRejection},
+    extract::{Query, State, rejection::QueryRejection},
     http::header,
     middleware,
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
+    routing::{any, delete, get, post},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -20,7 +20,9 @@ use tokio::{
 use super::{
     connection::{Connection, Peer},
     health::Health,
-    refusal::{JsonBody, no_such_method, no_such_path, not_by_tcp, to_an_address},
+    refusal::{
+        JsonBody, Name, accepts_json, no_such_method, no_such_path, not_by_tcp, read_only, to_an_address,
+    },
 };
 use tracing::warn;
 
@@ -40,12 +42,14 @@ use crate::{
     model::Process,
 };
 
-/// Time limit of a request for metrics on TCP.
-const METRICS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time limit of a request on TCP or on the read-only socket.
+const READER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most concurrent streams of drops.
 const MAX_DROP_STREAMS: usize = 64;
-/// Most concurrent operations for clients on TCP.
-const MAX_TCP_OPERATIONS: usize = 2;
+/// Most concurrent operations for clients on TCP, and as many on the read-only socket.
+const MAX_READER_OPERATIONS: usize = 2;
+/// The description of the API.
+const DESCRIPTION: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi.json"));
 
 /// The state that all handlers share.
 #[derive(Clone)]
@@ -59,6 +63,8 @@ pub(super) struct Shared {
     operations: Arc<Semaphore>,
     /// Limits concurrent operations for clients on TCP.
     tcp_operations: Arc<Semaphore>,
+    /// Limits concurrent operations for clients on the read-only socket.
+    reader_operations: Arc<Semaphore>,
     /// Limits concurrent streams of drops.
     drop_streams: Arc<Semaphore>,
 }
@@ -72,7 +78,8 @@ impl Shared {
             drop_stream: Arc::default(),
             health: Arc::default(),
             operations: Arc::new(Semaphore::new(operations)),
-            tcp_operations: Arc::new(Semaphore::new(MAX_TCP_OPERATIONS)),
+            tcp_operations: Arc::new(Semaphore::new(MAX_READER_OPERATIONS)),
+            reader_operations: Arc::new(Semaphore::new(MAX_READER_OPERATIONS)),
             drop_streams: Arc::new(Semaphore::new(MAX_DROP_STREAMS)),
         }
     }
@@ -95,12 +102,35 @@ pub(super) fn by_tcp(shared: Shared) -> Router {
         .with_state(shared)
 }
 
+/// The routes of the read-only socket. None of them changes anything, enters a namespace that it does not have
+/// to, or waits for a command; none can take what a client on the other socket needs.
+pub(super) fn by_readers(shared: Shared) -> Router {
+    Router::new()
+        .route("/v1/alive", get(async || Json(true)))
+        .route("/v1/openapi.json", get(description))
+        .route("/v1/containers", get(list_for_reader))
+        .route("/v1/containers/{name}", get(show_for_reader))
+        .route("/v1/containers/{name}/stats", get(container_stats_for_reader))
+        .route("/v1/stats", get(stats_for_reader))
+        .route("/v1/drops", get(drops_for_reader))
+        .route("/v1/drops/events", any(read_only))
+        .route("/v1/doctor", any(read_only))
+        .route("/v1/explain", any(read_only))
+        .route("/v1/repair", any(read_only))
+        .route("/v1/teardown", any(read_only))
+        .layer(middleware::from_fn(accepts_json))
+        .route("/healthz", get(healthz))
+        .route("/metrics", get(metrics_for_reader))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(read_only)
+        .with_state(shared)
+}
+
 /// The routes of the Unix socket.
 pub(super) fn by_socket(shared: Shared) -> Router {
     Router::new()
-        .route("/healthz", get(healthz))
-        .route("/metrics", get(metrics))
         .route("/v1/alive", get(async || Json(true)))
+        .route("/v1/openapi.json", get(description))
         .route("/v1/containers", get(list).post(add))
         .route("/v1/containers/{name}", get(show).merge(delete(remove)).patch(update))
         .route("/v1/containers/{name}/stats", get(container_stats))
@@ -111,6 +141,9 @@ pub(super) fn by_socket(shared: Shared) -> Router {
         .route("/v1/explain", post(explain))
         .route("/v1/repair", post(repair))
         .route("/v1/teardown", post(teardown))
+        .layer(middleware::from_fn(accepts_json))
+        .route("/healthz", get(healthz))
+        .route("/metrics", get(metrics))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .with_state(shared)
@@ -143,6 +176,60 @@ async fn run_with<T: Serialize + Send + 'static>(
     result.await.context(|| "the operation failed unexpectedly".to_owned())?.map(Json)
 }
 
+/// Runs a question of a client that must not delay commands: few at a time, and for a limited time.
+async fn run_for_reader<T: Serialize + Send + 'static>(
+    shared: &Shared,
+    permits: &Arc<Semaphore>,
+    what: impl Into<String>,
+    question: impl FnOnce(&Arc<Daemon>) -> Result<T> + Send + 'static,
+) -> Result<Json<T>> {
+    let response = async {
+        let permit = permits.clone().acquire_owned().await.ok();
+        run_with(shared, what.into(), permit, |daemon| failpoint::suppressed(|| question(daemon))).await
+    };
+    time::timeout(READER_TIMEOUT, response).await.unwrap_or_else(|_elapsed| {
+        let message = format!("no response after {READER_TIMEOUT:?}: /healthz names the part that hangs");
+        Err(Error::new(Kind::Unhealthy, message))
+    })
+}
+
+async fn description() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], DESCRIPTION).into_response()
+}
+
+async fn list_for_reader(State(shared): State<Shared>) -> Result<Json<Vec<Container>>> {
+    run_for_reader(&shared, &shared.reader_operations, "list", |daemon| Ok(daemon.list())).await
+}
+
+async fn show_for_reader(State(shared): State<Shared>, Name(name): Name) -> Result<Json<Container>> {
+    let what = format!("show {name:?}");
+    run_for_reader(&shared, &shared.reader_operations, what, move |daemon| daemon.peek(&name)).await
+}
+
+async fn stats_for_reader(State(shared): State<Shared>) -> Result<Json<Stats>> {
+    run_for_reader(&shared, &shared.reader_operations, "stats", |daemon| daemon.stats()).await
+}
+
+async fn container_stats_for_reader(
+    State(shared): State<Shared>,
+    Name(name): Name,
+) -> Result<Json<ContainerStats>> {
+    let what = format!("stats {name:?}");
+    run_for_reader(&shared, &shared.reader_operations, what, move |daemon| daemon.peek_stats(&name)).await
+}
+
+async fn drops_for_reader(State(shared): State<Shared>, whose: WhoseQuery) -> Result<Json<Vec<DropCount>>> {
+    let Query(Whose { name }) = whose.map_err(|rejection| Error::usage(rejection.body_text()))?;
+    let drops = move |daemon: &Arc<Daemon>| daemon.drops(name.as_deref());
+    run_for_reader(&shared, &shared.reader_operations, "drops", drops).await
+}
+
+async fn metrics_for_reader(State(shared): State<Shared>) -> Result<Response> {
+    let metrics = |daemon: &Arc<Daemon>| daemon.metrics();
+    let text = run_for_reader(&shared, &shared.reader_operations, "metrics", metrics).await;
+    text.map(|Json(text)| in_open_metrics(text))
+}
+
 async fn healthz(State(shared): State<Shared>) -> Result<&'static str> {
     shared.health.check(&shared.daemon).await.map(|()| "ok\n")
 }
@@ -154,7 +241,7 @@ async fn list(State(shared): State<Shared>) -> Result<Json<Vec<Container>>> {
     run_with(&shared, "list".to_owned(), None, |daemon| Ok(daemon.list())).await
 }
 
-async fn show(State(shared): State<Shared>, Path(name): Path<String>) -> Result<Json<Container>> {
+async fn show(State(shared): State<Shared>, Name(name): Name) -> Result<Json<Container>> {
     run_with(&shared, format!("show {name:?}"), None, move |daemon| {
         failpoint::suppressed(|| daemon.show(&name))
     })
@@ -189,13 +276,13 @@ async fn add(
     .await
 }
 
-async fn remove(State(shared): State<Shared>, Path(name): Path<String>) -> Result<Json<()>> {
+async fn remove(State(shared): State<Shared>, Name(name): Name) -> Result<Json<()>> {
     run(&shared, format!("del {name:?}"), move |daemon| daemon.delete(&name)).await
 }
 
 async fn update(
     State(shared): State<Shared>,
-    Path(name): Path<String>,
+    Name(name): Name,
     JsonBody(request): JsonBody<UpdateRequest>,
 ) -> Result<Json<Changed>> {
     run(&shared, format!("update {name:?}"), move |daemon| daemon.update(&name, &request)).await
@@ -205,10 +292,7 @@ async fn stats(State(shared): State<Shared>) -> Result<Json<Stats>> {
     run(&shared, "stats", |daemon| failpoint::suppressed(|| daemon.stats())).await
 }
 
-async fn container_stats(
-    State(shared): State<Shared>,
-    Path(name): Path<String>,
-) -> Result<Json<ContainerStats>> {
+async fn container_stats(State(shared): State<Shared>, Name(name): Name) -> Result<Json<ContainerStats>> {
     run(&shared, format!("stats {name:?}"), move |daemon| {
         failpoint::suppressed(|| daemon.container_stats(&name))
     })
@@ -223,17 +307,8 @@ async fn metrics(State(shared): State<Shared>) -> Result<Response> {
 
 /// Few requests for metrics run at a time on TCP, because these clients must not delay commands.
 async fn metrics_by_tcp(State(shared): State<Shared>) -> Result<Response> {
-    let response = async {
-        let permit = shared.tcp_operations.clone().acquire_owned().await.ok();
-        run_with(&shared, "metrics (by TCP)".to_owned(), permit, |daemon| {
-            failpoint::suppressed(|| daemon.metrics())
-        })
-        .await
-    };
-    let Ok(response) = time::timeout(METRICS_TIMEOUT, response).await else {
-        let message = format!("no metrics after {METRICS_TIMEOUT:?}: /healthz names the part that hangs");
-        return Err(Error::new(Kind::Unhealthy, message));
-    };
+    let metrics = |daemon: &Arc<Daemon>| daemon.metrics();
+    let response = run_for_reader(&shared, &shared.tcp_operations, "metrics (by TCP)", metrics).await;
     response.map(|Json(text)| in_open_metrics(text))
 }
 

@@ -94,6 +94,7 @@ fn start_over(netlink: &Netlink, settings: Settings) -> Result<Started> {
     };
     uplink_qdisc::install(netlink, &store, &mut host_record, &settings, &state, leaf)?;
     ownership.note(&host_record);
+    bpffs::permit(&settings.pins, settings.socket_group)?;
     let pins = OpenPins::open(&settings.pins)?;
     let inheritance = Inheritance::probe()?;
     let env = Arc::new(Env { settings, attach_mode, leaf, inheritance, store, maps, guard, pins });
