@@ -37,7 +37,7 @@ pub fn prepare(pins: &Pins) -> Result<()> {
     Ok(())
 }
 
-/// Lets the members of a group open the pinned maps for reading, or nobody but root if `group` is `None`. The
+/// Lets the members of a group open the pinned maps for reading, or only root if `group` is `None`. The
 /// kernel refuses writing with such a map, whatever `kernel.unprivileged_bpf_disabled` is.
 pub fn permit(pins: &Pins, group: Option<u32>) -> Result<()> {
     let doing = |path: &Path| format!("cannot set the permissions of {}", path.display());

@@ -115,7 +115,7 @@ impl ContainerRecord {
         self.draining.iter().map(|draining| draining.ports).collect::<Vec<_>>().into()
     }
 
-    /// Whether it is to be in service.
+    /// Whether its desired state is in service.
     pub fn is_ready(&self) -> bool {
         self.phase == Phase::Ready
     }

@@ -229,7 +229,7 @@ pub enum Readers {
     Everyone,
     /// Root and the members of the group of --socket-group
     Group,
-    /// Nobody: there is no such socket
+    /// There is no such socket
     None,
 }
 

@@ -42,9 +42,9 @@ impl EphemeralPool {
             first_block(current, size)
         } else {
             let usable = owned.union(&self.free.difference(&self.used));
-            let around = aligned_around(current, size)
+            let extended = aligned_with(current, size)
                 .filter(|block| PortSet::from(*block).difference(&usable).is_empty());
-            around.or_else(|| draining.ranges().iter().find_map(|range| first_block(*range, size)))
+            extended.or_else(|| draining.ranges().iter().find_map(|range| first_block(*range, size)))
         };
         let block = match in_place {
             Some(block) => block,
@@ -59,7 +59,7 @@ impl EphemeralPool {
 }
 
 /// The block of `size` ports, aligned to its size, that contains the first port of `range`.
-fn aligned_around(range: PortRange, size: u16) -> Option<PortRange> {
+fn aligned_with(range: PortRange, size: u16) -> Option<PortRange> {
     let first = range.first() - range.first() % size;
     PortRange::new(first, first.checked_add(size - 1)?)
 }
