@@ -3,12 +3,18 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
+    net::{Shutdown, TcpListener},
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    path::PathBuf,
     process::Output,
+    thread,
 };
 
-use portmap_tests::sandbox::{DAEMON_FLAGS, Netns, Sandbox, binary};
+use portmap_tests::{
+    not_run,
+    sandbox::{DAEMON_FLAGS, Netns, Sandbox, binary},
+};
 use serde_json::{Value, json};
 
 /// The description that the daemon serves.
@@ -116,6 +122,60 @@ fn api_errors_are_problems_with_stable_codes() {
     }
     let answer = ask(&sandbox, ALL, "GET /v1/stats", "Accept: text/html, application/json;q=0.1\r\n", "");
     assert_eq!(answer.status, 200);
+}
+
+/// Forwards connections to a port of the host's loopback to the daemon's socket, because schemathesis speaks TCP.
+/// Every thread ends with its connection; the listener lives as long as the test.
+fn forward(sandbox: &Sandbox) -> u16 {
+    let listener = sandbox.inside(Netns::Host, || TcpListener::bind("127.0.0.1:0")).expect("a port");
+    let (port, socket) = (listener.local_addr().expect("an address").port(), sandbox.path("/run/portmap"));
+    thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let Ok(daemon) = UnixStream::connect(socket.join(ALL)) else { return };
+            let (mut from_client, mut to_daemon) =
+                (client.try_clone().expect("a descriptor"), daemon.try_clone().expect("a descriptor"));
+            thread::spawn(move || {
+                let _ = io::copy(&mut from_client, &mut to_daemon);
+                let _ = to_daemon.shutdown(Shutdown::Write);
+            });
+            thread::spawn(move || {
+                let (mut client, mut daemon) = (client, daemon);
+                let _ = io::copy(&mut daemon, &mut client);
+                let _ = client.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    port
+}
+
+/// Schemathesis sends what the description allows and what it forbids. Every response must be one that it
+/// describes: status, media type, schema.
+#[test]
+fn api_responses_match_the_description() {
+    let home = std::env::var("HOME").unwrap_or_default();
+    let program = PathBuf::from(home).join(".cache/portmap/schemathesis/bin/st");
+    if !program.exists() {
+        not_run(format!("{} is missing: run `cargo xtask setup run`", program.display()));
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let flags = ["--ephemeral-ports-per-container", "16"];
+    let _daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], &flags].concat());
+    sandbox.ok(&["add", "web", "--ports", "31000", "--egress-rate", "100mbit"]);
+    let mut command = sandbox.command(Netns::Host, "timeout");
+    command.arg("60").arg(program).arg("run");
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi.json"));
+    command.args(["--url", &format!("http://127.0.0.1:{}", forward(&sandbox))]);
+    // The one ends the daemon, the other one its stream with the client only.
+    command.args(["--exclude-path", "/v1/teardown", "--exclude-path", "/v1/drops/events"]);
+    // What a request means is beyond a schema: a port that is not managed, both a pid and a path.
+    command.args(["--exclude-checks", "positive_data_acceptance"]);
+    command.args(["--phases", "coverage,fuzzing", "--max-examples", "10", "--seed", "1"]);
+    command.args(["--generation-database", "none", "--request-timeout", "20", "--no-color"]);
+    let output = command.env("PYTHONDONTWRITEBYTECODE", "1").output().expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(sandbox.json(&["list"]).as_array().map(Vec::is_empty), Some(false), "the daemon lives");
+    sandbox.ok(&["doctor"]);
 }
 
 /// A user of the host without privileges, in a group.

@@ -207,7 +207,9 @@ fn block_refusals_change_nothing() {
     assert_eq!(sandbox.json(&["show", "b"]), before);
     sandbox.ok(&["doctor"]);
     // The rollback has returned what it had reserved.
-    ["c", "d", "e"].map(|name| sandbox.ok(&["add", name]));
+    for name in ["c", "d", "e"] {
+        sandbox.ok(&["add", name]);
+    }
     sandbox.fails(&["add", "f"], 4);
 }
 

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 mod apt;
 mod bpf;
 mod crates;
+mod python;
 mod tools;
 
 /// Tools that are needed together.
@@ -83,7 +84,13 @@ pub(crate) fn ensure(groups: &[Group], report: Report) -> Result<()> {
     for group in groups {
         match group {
             Group::Build => bpf::ensure_compiler(report)?,
-            Group::Run => tools::ensure(&tools::RUN, report)?,
+            Group::Run => {
+                tools::ensure(&tools::RUN, report)?;
+                // Only one test needs it, and reports that it is missing.
+                if let Err(error) = python::ensure(report) {
+                    eprintln!("schemathesis is not installed: {error:#}");
+                }
+            }
             Group::Vm => tools::ensure(&tools::VM, report)?,
             Group::Peers => tools::ensure(&tools::PEERS, report)?,
             Group::BpfLints => bpf::ensure_lints(report)?,
