@@ -264,7 +264,7 @@ path = ctypes.create_string_buffer(sys.argv[1].encode())
 class Pin(ctypes.Structure):
     _fields_ = [("path", ctypes.c_uint64), ("fd", ctypes.c_uint32), ("flags", ctypes.c_uint32)]
 class Element(ctypes.Structure):
-    _fields_ = [("fd", ctypes.c_uint64), ("key", ctypes.c_uint64), ("value", ctypes.c_uint64), ("flags", ctypes.c_uint64)]
+    _fields_ = [(name, ctypes.c_uint64) for name in ("fd", "key", "value", "flags")]
 def bpf(command, argument):
     result = libc.syscall(321, command, ctypes.byref(argument), ctypes.sizeof(argument))
     return result if result >= 0 else os.strerror(ctypes.get_errno())

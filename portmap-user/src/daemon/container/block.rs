@@ -14,7 +14,7 @@ use crate::{
         registry::{Refusal, drain_end},
     },
     error::{Error, Result},
-    model::{ContainerRecord, Draining, PortRange, PortSet, ephemeral::Resized},
+    model::{ContainerRecord, Draining, PortRange, PortSet, ephemeral::resize::Resized},
 };
 
 /// The records of a change of a container's block.

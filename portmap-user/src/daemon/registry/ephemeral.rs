@@ -8,7 +8,7 @@ use super::{entries::Registry, refusal::Refusal};
 use crate::{
     error::Result,
     kernel::clock,
-    model::{ContainerRecord, PortRange, PortSet, ephemeral::Resized},
+    model::{ContainerRecord, PortRange, PortSet, ephemeral::resize::Resized},
 };
 
 impl Registry {

@@ -3,11 +3,10 @@
 //! A released block is quarantined before another container gets it, because peers may still hold its
 //! connections: they keep them in `TIME_WAIT` for a minute, and may still send to them.
 
-mod resize;
+pub mod resize;
 
 use std::time::Duration;
 
-pub use self::resize::Resized;
 use super::ports::{PortRange, PortSet};
 use crate::error::{Error, Result};
 
