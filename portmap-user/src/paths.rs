@@ -31,6 +31,11 @@ impl StateDir {
         self.0.join("portmapd.sock")
     }
 
+    /// The socket for users without privileges, which only answers questions.
+    pub fn readonly_socket(&self) -> PathBuf {
+        self.0.join("readonly.sock")
+    }
+
     /// The lock file of a running daemon or teardown.
     pub fn lock(&self) -> PathBuf {
         self.0.join("lock")

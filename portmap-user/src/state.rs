@@ -166,7 +166,12 @@ impl Store {
     /// Removes the store's files, and unless `keep_directory` the directory if it is empty then.
     pub fn remove_files(&self, keep_directory: bool) -> Result<()> {
         // The lock file while its lock is held: the next process creates a new one.
-        for file in [self.directory.quarantine(), self.directory.socket(), self.directory.lock()] {
+        for file in [
+            self.directory.quarantine(),
+            self.directory.readonly_socket(),
+            self.directory.socket(),
+            self.directory.lock(),
+        ] {
             remove(&file)?;
         }
         let own = (!keep_directory).then(|| self.directory.path().to_owned());
@@ -339,6 +344,7 @@ mod tests {
             owner: None,
             ports: "31000-31009".parse().expect("ports"),
             ephemeral_ports: PortRange::new(32768, 33791).expect("a range"),
+            draining: Vec::new(),
             ipv6: true,
             traffic: TrafficSpec { egress_rate: Some(0), ..TrafficSpec::default() },
             labels: Labels::default(),

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 mod apt;
 mod bpf;
 mod crates;
+mod python;
 mod tools;
 pub(crate) mod unpacked;
 
@@ -87,6 +88,10 @@ pub(crate) fn ensure(groups: &[Group], report: Report) -> Result<()> {
             Group::Run => {
                 tools::ensure(&tools::RUN, report)?;
                 unpacked::ensure_prometheus(report)?;
+                // Only one test needs it, and reports that it is missing.
+                if let Err(error) = python::ensure(report) {
+                    eprintln!("schemathesis is not installed: {error:#}");
+                }
             }
             Group::Vm => tools::ensure(&tools::VM, report)?,
             Group::Peers => tools::ensure(&tools::PEERS, report)?,

@@ -82,6 +82,9 @@ pub struct UpdateRequest {
     /// Whether static ports may be taken from listening processes of the host.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub take: bool,
+    /// Its new number of ephemeral ports; `None`: unchanged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ephemeral_ports_per_container: Option<u16>,
     /// New properties of its traffic; those that are `None` are unchanged.
     #[serde(default, with = "As::<wire::TrafficSpec>")]
     pub traffic: TrafficSpec,
@@ -113,6 +116,9 @@ pub struct Container {
     /// Its ephemeral ports.
     #[serde(with = "As::<wire::Range>")]
     pub ephemeral_ports: PortRange,
+    /// Ephemeral ports that it had before an update, and keeps while its sockets use them.
+    #[serde(default, with = "As::<wire::Ports>")]
+    pub draining_ports: PortSet,
     /// Limit on what it sends, if there is one.
     #[serde(default, with = "AsOption::<wire::Limit>")]
     pub egress: Option<Limit>,

@@ -27,6 +27,7 @@ fn container() -> Container {
         ip6: Some(Ipv6Addr::LOCALHOST),
         ports: "31000-31009,31500".parse().expect("ports"),
         ephemeral_ports: PortRange::new(32768, 33791).expect("a range"),
+        draining_ports: "34816-35839".parse().expect("ports"),
         egress: Some(Limit { rate: 1, ceil: 2, burst: 3, leaf: "fq_codel".to_owned() }),
         ingress: None,
         loopback: Loopback::Private,
@@ -38,9 +39,9 @@ fn container() -> Container {
 const CONTAINER: &str = concat!(
     r#""name":"web","slot":3,"netns":"/run/netns/web","pid":null,"host_veth":"pm3","#,
     r#""ip":"10.0.0.1","ip6":"::1","ports":[[31000,31009],[31500,31500]],"#,
-    r#""ephemeral_ports":[32768,33791],"egress":{"rate":1,"ceil":2,"burst":3,"#,
-    r#""leaf":"fq_codel"},"ingress":null,"loopback":"private","#,
-    r#""labels":{"framework_id":"f-1"},"state":"ready""#
+    r#""ephemeral_ports":[32768,33791],"draining_ports":[[34816,35839]],"#,
+    r#""egress":{"rate":1,"ceil":2,"burst":3,"leaf":"fq_codel"},"ingress":null,"#,
+    r#""loopback":"private","labels":{"framework_id":"f-1"},"state":"ready""#
 );
 
 #[test]
@@ -82,8 +83,20 @@ fn api_json_of_requests_is_pinned() {
     let changes = ["a=", "b=1"].map(|label| label.parse::<Label>().expect(label)).into_iter().collect();
     pin(&UpdateRequest::default(), r#"{"traffic":{}}"#);
     pin(
-        &UpdateRequest { ports: Some(PortSet::default()), take: true, traffic, labels: changes },
-        &format!(r#"{{"ports":[],"take":true,"traffic":{spec},"labels":{{"a":null,"b":"1"}}}}"#),
+        &UpdateRequest {
+            ports: Some(PortSet::default()),
+            take: true,
+            ephemeral_ports_per_container: Some(2048),
+            traffic,
+            labels: changes,
+        },
+        &format!(
+            concat!(
+                r#"{{"ports":[],"take":true,"ephemeral_ports_per_container":2048,"traffic":{spec},"#,
+                r#""labels":{{"a":null,"b":"1"}}}}"#
+            ),
+            spec = spec
+        ),
     );
     pin(
         &ExplainRequest {

@@ -82,7 +82,7 @@ enum Verb {
         #[command(flatten)]
         command: CommandOptions,
     },
-    /// Change a container's ports, limits and labels; without options, reinstall its limits
+    /// Change a container's ports, ephemeral ports, limits and labels; without options, reinstall its limits
     Update {
         /// Its name
         name: String,
@@ -92,6 +92,9 @@ enum Verb {
         /// Take ports from listening processes of the host
         #[arg(long)]
         take: bool,
+        /// New number of ephemeral ports, a power of two; connections keep their ports
+        #[arg(long, value_name = "N", alias = "ephemeral_ports_per_container")]
+        ephemeral_ports_per_container: Option<u16>,
         #[command(flatten)]
         traffic: TrafficOptions,
         /// New value of a label as KEY=VALUE, or KEY= to remove it; repeatable
@@ -288,9 +291,9 @@ impl Command {
                 let name = name.unwrap_or_else(|| format!("run-{}", std::process::id()));
                 return process::run(&client()?, ports.request(name, &traffic, labels)?, &command);
             }
-            Verb::Update { name, ports, take, traffic, labels } => {
-                let labels = LabelChanges::from_iter(labels);
-                let request = UpdateRequest { ports, take, traffic: traffic.spec(), labels };
+            Verb::Update { name, ports, take, ephemeral_ports_per_container, traffic, labels } => {
+                let (traffic, labels) = (traffic.spec(), LabelChanges::from_iter(labels));
+                let request = UpdateRequest { ports, take, ephemeral_ports_per_container, traffic, labels };
                 print::changed(output, &client()?.update(&name, &request)?)?;
             }
             Verb::Exec { name, command } => {

@@ -52,6 +52,9 @@ fn described(container: &Container) -> String {
     ] {
         table.add_row([name.to_owned(), value]);
     }
+    if !container.draining_ports.is_empty() {
+        table.add_row(["draining ports".to_owned(), container.draining_ports.to_string()]);
+    }
     text(table)
 }
 

@@ -38,6 +38,8 @@ const RETRY_DELAY: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Client {
     socket: PathBuf,
+    /// For users who may not use the other one.
+    readonly: PathBuf,
     runtime: Runtime,
 }
 
@@ -47,6 +49,7 @@ impl Client {
         let runtime = Builder::new_current_thread().enable_io().enable_time().build();
         Ok(Self {
             socket: state_dir.socket(),
+            readonly: state_dir.readonly_socket(),
             runtime: runtime.context(|| "cannot start the async runtime")?,
         })
     }
@@ -234,6 +237,11 @@ impl Client {
             match UnixStream::connect(&self.socket).await {
                 Ok(stream) => break stream,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => time::sleep(RETRY_DELAY).await,
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    // Without a read-only socket, the error about the other one tells what to do.
+                    let readonly = UnixStream::connect(&self.readonly).await;
+                    break readonly.map_err(|_none| self.unreachable(&error))?;
+                }
                 Err(error) => return Err(self.unreachable(&error)),
             }
         };
@@ -284,7 +292,10 @@ impl Client {
         match error.kind() {
             ErrorKind::PermissionDenied => Error::new(
                 Kind::NotPermitted,
-                format!("this user may not use the socket {socket}: run as root"),
+                format!(
+                    "this user may not use the socket {socket}: run as root, or as a member of the group of the \
+                     daemon's --socket-group"
+                ),
             )
             .into(),
             _ => CallError::Unreachable(format!(

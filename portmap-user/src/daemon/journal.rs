@@ -29,11 +29,16 @@ pub(super) fn form(done: &str, container: &Container) -> String {
     let limit = |limit: &Option<crate::model::Limit>| {
         limit.as_ref().map_or_else(|| "no limit".to_owned(), |limit| format!("{} B/s", limit.rate))
     };
+    let draining = match &container.draining_ports {
+        none if none.is_empty() => String::new(),
+        ports => format!(", draining {ports}"),
+    };
     format!(
-        "{done}, slot {}, ports {}, ephemeral ports {}, sends {}, receives {}",
+        "{done}, slot {}, ports {}, ephemeral ports {}{}, sends {}, receives {}",
         container.slot,
         cut(&or_none(container.ports.to_string()), LONGEST_REASON),
         container.ephemeral_ports,
+        draining,
         limit(&container.egress),
         limit(&container.ingress)
     )

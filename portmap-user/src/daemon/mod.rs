@@ -203,6 +203,26 @@ impl Daemon {
         Ok(describe(&self.env, &self.host.state(), containers.entry(name)?))
     }
 
+    /// One container as it is known now: unlike [`Self::show`], this changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such container.
+    fn peek(&self, name: &str) -> Result<Container> {
+        let containers = self.registry.snapshot();
+        Ok(describe(&self.env, &self.host.state(), containers.entry(name)?))
+    }
+
+    /// The statistics of one container as it is known now.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such container, or a map cannot be read.
+    fn peek_stats(&self, name: &str) -> Result<ContainerStats> {
+        let containers = self.registry.snapshot();
+        stats::one(&self.env, &containers, &self.collector.newest(&containers), name)
+    }
+
     /// The statistics of all containers and of the host.
     ///
     /// # Errors

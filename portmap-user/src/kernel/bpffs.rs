@@ -6,7 +6,10 @@ use std::{
     io::{self, ErrorKind},
     os::{
         fd::{FromRawFd as _, OwnedFd, RawFd},
-        unix::{ffi::OsStrExt as _, fs::DirBuilderExt as _},
+        unix::{
+            ffi::OsStrExt as _,
+            fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown},
+        },
     },
     path::Path,
 };
@@ -32,6 +35,42 @@ pub fn prepare(pins: &Pins) -> Result<()> {
             .context(|| format!("cannot create {}", directory.display()))?;
     }
     Ok(())
+}
+
+/// Lets the members of a group open the pinned maps for reading, or only root if `group` is `None`. The
+/// kernel refuses writing with such a map, whatever `kernel.unprivileged_bpf_disabled` is.
+pub fn permit(pins: &Pins, group: Option<u32>) -> Result<()> {
+    let doing = |path: &Path| format!("cannot set the permissions of {}", path.display());
+    let set = |path: &Path, mode: u32| -> io::Result<()> {
+        let found = fs::symlink_metadata(path)?;
+        let group = group.unwrap_or_default();
+        if (found.gid(), found.mode() & 0o7777) != (group, mode) {
+            chown(path, None, Some(group))?;
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+        }
+        Ok(())
+    };
+    let (directory_mode, map_mode) = if group.is_some() { (0o750, 0o640) } else { (0o700, 0o600) };
+    let [maps, ..] = pins.directories();
+    for directory in [pins.bpffs().to_owned(), pins.root(), maps.clone()] {
+        // --bpffs-dir may be a mount point, whose permissions the operator has chosen.
+        let is_mount = statfs_device(&directory) != directory.parent().and_then(statfs_device);
+        if !is_mount {
+            failpoint::hit("set permissions of pins")
+                .and_then(|()| set(&directory, directory_mode))
+                .context(|| doing(&directory))?;
+        }
+    }
+    for map in fs::read_dir(&maps).context(|| doing(&maps))? {
+        let map = map.context(|| doing(&maps))?.path();
+        set(&map, map_mode).context(|| doing(&map))?;
+    }
+    Ok(())
+}
+
+/// The device of a file.
+fn statfs_device(path: impl AsRef<Path>) -> Option<u64> {
+    fs::symlink_metadata(path).ok().map(|found| found.dev())
 }
 
 /// Fails unless `directory`, or the nearest directory above it that exists, is in a bpffs.

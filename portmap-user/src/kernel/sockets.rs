@@ -13,7 +13,7 @@ use std::{
 
 use nix::libc::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE};
 
-use super::sock_diag::{Response, SOCK_DIAG_BY_FAMILY, SockDiag, port_filter};
+use super::sock_diag::{Ended, Response, SOCK_DIAG_BY_FAMILY, SockDiag, port_filter};
 use crate::{
     failpoint,
     kernel::error::{Context as _, Result},
@@ -40,11 +40,13 @@ const TCP_STATES: u32 =
     1 << ESTABLISHED | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << LISTEN | 1 << 11;
 /// States of datagram sockets: connected and unconnected.
 const DATAGRAM_STATES: u32 = 1 << ESTABLISHED | 1 << CLOSE;
+const TIME_WAIT: u8 = 6;
 const ESTABLISHED: u8 = 1;
 const CLOSE: u8 = 7;
 const LISTEN: u8 = 10;
 
 /// A protocol whose sockets are listed.
+#[derive(Clone, Copy)]
 struct Protocol {
     name: &'static str,
     number: i32,
@@ -85,7 +87,11 @@ pub fn in_range(range: PortRange) -> Result<Vec<Socket>> {
     failpoint::hit("look at sockets").context(doing)?;
     let mut found = Vec::new();
     for protocol in &PROTOCOLS {
-        match ask(protocol, range, &mut found) {
+        let asked = ask(protocol, range, |socket| {
+            found.push(socket);
+            ControlFlow::Continue(())
+        });
+        match asked {
             // The kernel lacks the protocol, or its `sock_diag` module cannot be loaded.
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 read_lists(protocol, range, &mut found).context(doing)?;
@@ -97,17 +103,49 @@ pub fn in_range(range: PortRange) -> Result<Vec<Socket>> {
     Ok(found)
 }
 
-/// Lists a protocol's sockets by `sock_diag`.
-fn ask(protocol: &Protocol, range: PortRange, found: &mut Vec<Socket>) -> io::Result<()> {
+/// Whether a socket has its local port in `range`, or had it and waits in `TIME_WAIT`.
+pub fn is_any_in(range: PortRange) -> Result<bool> {
+    let doing = || "cannot list sockets";
+    failpoint::hit("look for sockets").context(doing)?;
+    let mut found = Vec::new();
+    for protocol in &PROTOCOLS {
+        // Datagram sockets have no such state.
+        let waiting = if protocol.number == IPPROTO_TCP { 1 << TIME_WAIT } else { 0 };
+        let protocol = Protocol { states: protocol.states | waiting, ..*protocol };
+        let mut is_used = false;
+        let asked = ask(&protocol, range, |_socket| {
+            is_used = true;
+            ControlFlow::Break(())
+        });
+        match asked {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                read_lists(&protocol, range, &mut found).context(doing)?;
+            }
+            other => other.context(doing)?,
+        }
+        if is_used || !found.is_empty() {
+            return Ok(true);
+        }
+    }
+    read_endpoints(range, &mut found).context(doing)?;
+    Ok(!found.is_empty())
+}
+
+/// Passes a protocol's sockets to `visit` until that breaks off, by `sock_diag`.
+fn ask(
+    protocol: &Protocol,
+    range: PortRange,
+    mut visit: impl FnMut(Socket) -> ControlFlow<()>,
+) -> io::Result<()> {
     let mut netlink = SockDiag::open()?;
     for family in [AF_INET, AF_INET6] {
         let question = question(protocol, family, range);
-        netlink.dump(SOCK_DIAG_BY_FAMILY, &question, None, |body| {
+        let ended = netlink.dump(SOCK_DIAG_BY_FAMILY, &question, None, |body| {
             if let Some(answer) = Response::new(body) {
                 let local = answer.local();
                 // A kernel that ignores the filter returns others, too.
                 if range.contains(local.port()) {
-                    found.push(Socket {
+                    return visit(Socket {
                         protocol: protocol.name,
                         address: local.ip(),
                         port: local.port(),
@@ -118,6 +156,9 @@ fn ask(protocol: &Protocol, range: PortRange, found: &mut Vec<Socket>) -> io::Re
             }
             ControlFlow::Continue(())
         })?;
+        if matches!(ended, Ended::Stopped) {
+            break;
+        }
     }
     Ok(())
 }

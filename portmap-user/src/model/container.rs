@@ -1,6 +1,6 @@
 //! A container as the daemon records it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use super::{
     host::SavedSysctl,
@@ -55,6 +55,8 @@ pub struct ContainerRecord {
     pub ports: PortSet,
     /// Its block of ephemeral ports.
     pub ephemeral_ports: PortRange,
+    /// Ephemeral ports of which it opens no new connections, and which it keeps while its sockets use them.
+    pub draining: Vec<Draining>,
     /// Whether it also has the host's IPv6 address.
     pub ipv6: bool,
     /// What the client requested for its traffic.
@@ -71,6 +73,15 @@ pub struct ContainerRecord {
     pub before: Option<SavedNetns>,
     /// Its lifecycle phase.
     pub phase: Phase,
+}
+
+/// Ephemeral ports outside a container's block that it still owns, because its sockets may use them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draining {
+    /// The ports.
+    pub ports: PortRange,
+    /// When it loses them at the latest, by the monotonic clock.
+    pub until: Duration,
 }
 
 /// State of an existing network namespace before the daemon changed it.
@@ -94,9 +105,19 @@ pub struct SavedNetns {
 }
 
 impl ContainerRecord {
-    /// Its static and ephemeral ports.
+    /// Its static and ephemeral ports, with those that drain.
     pub fn all_ports(&self) -> PortSet {
-        self.ports.union(&self.ephemeral_ports.into())
+        self.ports.union(&self.ephemeral_ports.into()).union(&self.draining_ports())
+    }
+
+    /// The ephemeral ports that drain.
+    pub fn draining_ports(&self) -> PortSet {
+        self.draining.iter().map(|draining| draining.ports).collect::<Vec<_>>().into()
+    }
+
+    /// Whether its desired state is in service.
+    pub fn is_ready(&self) -> bool {
+        self.phase == Phase::Ready
     }
 
     /// Name of its host veth.

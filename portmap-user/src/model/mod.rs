@@ -59,7 +59,7 @@ mod tcp;
 mod traffic;
 
 pub use self::{
-    container::{ContainerRecord, Phase, SavedNetns},
+    container::{ContainerRecord, Draining, Phase, SavedNetns},
     cpus::Cpus,
     ephemeral::{EphemeralPool, PoolCapacity},
     host::{HostRecord, SavedSysctl},

@@ -77,6 +77,8 @@ pub struct Container {
     owner: Option<Process>,
     ports: Vec<(u16, u16)>,
     ephemeral_ports: (u16, u16),
+    #[serde(default)]
+    draining: Vec<Draining>,
     ipv6: bool,
     #[serde(rename = "wishes")]
     traffic: TrafficSpec,
@@ -88,6 +90,13 @@ pub struct Container {
     inherit_sysctls: bool,
     before: Option<SavedNetns>,
     phase: Phase,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Draining {
+    ports: (u16, u16),
+    until: Duration,
 }
 
 /// An element of the file [`crate::paths::StateDir::quarantine`]: a block of ephemeral ports in quarantine.
@@ -222,6 +231,7 @@ impl Recorded for model::ContainerRecord {
             owner,
             ports,
             ephemeral_ports,
+            draining,
             ipv6,
             traffic,
             labels,
@@ -241,6 +251,7 @@ impl Recorded for model::ContainerRecord {
             owner: owner.map(Process::from),
             ports: ports.into(),
             ephemeral_ports: ephemeral_ports.into(),
+            draining: draining.into_iter().map(Draining::from).collect(),
             ipv6,
             traffic: traffic.into(),
             labels: labels.into(),
@@ -263,6 +274,7 @@ impl Recorded for model::ContainerRecord {
             owner,
             ports,
             ephemeral_ports,
+            draining,
             ipv6,
             traffic,
             labels,
@@ -282,6 +294,7 @@ impl Recorded for model::ContainerRecord {
             owner: owner.map(Into::into),
             ports: ports.try_into()?,
             ephemeral_ports: ephemeral_ports.try_into()?,
+            draining: draining.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
             ipv6,
             traffic: traffic.try_into()?,
             labels: labels.try_into()?,
@@ -320,6 +333,20 @@ mirror_struct!(SavedSysctl { name, before, set });
 mirror_struct!(Limit { rate, ceil, burst, leaf });
 mirror_enum!(Loopback { Shared, Private });
 mirror_enum!(Phase { Adding, Ready, Deleting });
+
+impl From<model::Draining> for Draining {
+    fn from(model::Draining { ports, until }: model::Draining) -> Self {
+        Self { ports: ports.into(), until }
+    }
+}
+
+impl TryFrom<Draining> for model::Draining {
+    type Error = Error;
+
+    fn try_from(Draining { ports, until }: Draining) -> Result<Self> {
+        Ok(Self { ports: ports.try_into()?, until })
+    }
+}
 
 impl From<model::TrafficSpec> for TrafficSpec {
     fn from(model::TrafficSpec { egress_rate, ingress_rate, cpus, loopback }: model::TrafficSpec) -> Self {

@@ -9,6 +9,7 @@ const CONTAINER: &str = concat!(
     r#"{"name":"web","slot":3,"netns":"/run/netns/web","namespace":{"device":4,"#,
     r#""inode":4026531840,"cookie":7},"owns_netns":false,"pid":12,"owner":{"pid":13,"#,
     r#""started":99},"ports":[[31000,31009],[31500,31500]],"ephemeral_ports":[32768,33791],"#,
+    r#""draining":[{"ports":[34816,35839],"until":{"secs":7,"nanos":8}}],"#,
     r#""ipv6":true,"wishes":{"egress_rate":0,"cpus":1.5,"loopback":"private"},"#,
     r#""labels":{"framework_id":"f-1"},"egress":null,"#,
     r#""ingress":{"rate":1,"ceil":2,"burst":3,"leaf":"bfifo"},"inherit_sysctls":true,"#,
@@ -42,6 +43,8 @@ fn state_file_json_of_a_container_is_pinned() {
     let record: model::ContainerRecord = read(CONTAINER);
     assert_eq!(written(&record), CONTAINER);
     assert_eq!(record.ports.to_string(), "31000-31009,31500");
+    assert_eq!(record.all_ports().to_string(), "31000-31009,31500,32768-33791,34816-35839");
+    assert_eq!(record.draining[0].until, Duration::new(7, 8));
     assert_eq!(record.traffic.loopback, Some(ModelLoopback::Private));
     assert_eq!(record.traffic.cpus.map(f64::from), Some(1.5));
     assert_eq!(record.labels.get("framework_id"), Some("f-1"));
@@ -71,6 +74,7 @@ fn state_file_of_version_3_has_defaults() {
     );
     let record: model::ContainerRecord = read(container);
     assert_eq!((record.owner, record.inherit_sysctls, record.labels.is_empty()), (None, false, true));
+    assert_eq!(record.draining, []);
     assert_eq!(record.namespace.expect("an identity").cookie, None);
     let quarantine: Vec<Quarantined> = read(r#"[{"block":[32768,33791],"since":{"secs":5,"nanos":6}}]"#);
     assert_eq!(quarantine[0].name, None);
@@ -81,6 +85,7 @@ fn state_file_with_invalid_values_is_an_error() {
     for (valid, invalid) in [
         ("[31000,31009]", "[31009,31000]"),
         ("\"cpus\":1.5", "\"cpus\":-1.5"),
+        ("[34816,35839]", "[35839,34816]"),
         ("framework_id", "framework id"),
     ] {
         let form = serde_json::from_str(&CONTAINER.replace(valid, invalid)).expect("the form is right");

@@ -12,16 +12,17 @@ use std::{
 };
 
 use netlink_packet_route::tc::TcHandle;
+use nix::unistd::Group;
 use tracing::warn;
 
 pub use self::monitor::{Monitor, RateWindow};
 use self::raw::Ipv6;
 pub use self::{
     metrics_labels::MetricsLabel,
-    raw::{RawSettings, normalized},
+    raw::{RawSettings, Readers, normalized},
 };
 use crate::{
-    error::{Error, Result},
+    error::{Context as _, Error, Result},
     model::{Cpus, Direction, HostAccess, Policy, PortSet, Reach, Resources, ephemeral, resources},
     paths::{DEFAULT_BPFFS_DIR, DEFAULT_STATE_DIR, Pins, StateDir},
     sizes::HumanBytes,
@@ -31,6 +32,8 @@ use crate::{
 const DEFAULT_BLOCK: u16 = 1024;
 /// Default of `--ephemeral-ports-quarantine`: as long as Linux' `TIME_WAIT`.
 const DEFAULT_QUARANTINE: Duration = Duration::from_mins(1);
+/// Default of `--ephemeral-ports-drain`: longer than most connections last.
+const DEFAULT_DRAIN: Duration = Duration::from_hours(24);
 /// Default of `--listen`.
 const DEFAULT_LISTEN: &str = "127.0.0.1:5051";
 /// The isolator of Mesos that portmap replaces.
@@ -53,12 +56,18 @@ pub struct Settings {
     pub block: u16,
     /// Quarantine of a released block of ephemeral ports.
     pub quarantine: Duration,
+    /// Longest time for which ports that a container has had before an update stay its own.
+    pub drain: Duration,
     /// The state directory.
     pub state_dir: StateDir,
     /// The pins.
     pub pins: Pins,
     /// Whether containers have IPv6 if the uplink has a global address.
     pub ipv6: bool,
+    /// Id of the group with full access to the daemon's socket, if there is one.
+    pub socket_group: Option<u32>,
+    /// Who may use the read-only socket.
+    pub readers: Readers,
     /// Address of the read-only HTTP server.
     pub listen: Option<SocketAddr>,
     /// Whether the daemon repairs drift by itself.
@@ -119,6 +128,20 @@ impl Shaping {
         let all = || std::thread::available_parallelism().map_or(1, NonZero::get) as u64;
         Some(link_speed? / self.cpus.unwrap_or_else(all).max(1))
     }
+}
+
+/// The id of a group that is named, or given as a number.
+fn group_id(group: &str) -> Result<u32> {
+    if let Ok(id) = group.parse() {
+        return Ok(id);
+    }
+    let found =
+        Group::from_name(group).context(|| format!("cannot look up the group {group:?} (--socket-group)"))?;
+    found.map(|found| found.gid.as_raw()).ok_or_else(|| {
+        Error::usage(format!(
+            "--socket-group {group:?}: there is no such group: expected a group of this host, or the number of one"
+        ))
+    })
 }
 
 impl RawSettings {
@@ -220,9 +243,12 @@ impl RawSettings {
             ephemeral_ports,
             block,
             quarantine: self.ephemeral_ports_quarantine.map_or(DEFAULT_QUARANTINE, |duration| duration.0),
+            drain: self.ephemeral_ports_drain.map_or(DEFAULT_DRAIN, |duration| duration.0),
             state_dir: StateDir::new(self.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into())),
             pins: Pins::new(self.bpffs_dir.unwrap_or_else(|| DEFAULT_BPFFS_DIR.into())),
             ipv6: self.ipv6.unwrap_or_default() == Ipv6::Auto,
+            socket_group: self.socket_group.as_deref().map(group_id).transpose()?,
+            readers: self.readonly_socket.unwrap_or_default(),
             listen,
             reconcile: self.reconcile.unwrap_or(true),
             bind_guard: bind_guard(self.bind_guard.as_deref())?,

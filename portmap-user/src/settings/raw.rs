@@ -58,6 +58,10 @@ pub struct RawSettings {
     #[arg(long, value_name = "DURATION", alias = "ephemeral-ports-rest")]
     #[serde(alias = "ephemeral-ports-rest")]
     pub(super) ephemeral_ports_quarantine: Option<HumanDuration>,
+    /// Time for which a container whose block `portmap update` has changed keeps former ports that its sockets
+    /// use [default: 1days]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) ephemeral_ports_drain: Option<HumanDuration>,
     #[arg(long, value_name = "RESOURCES", help = RESOURCES_HELP)]
     pub(super) resources: Option<String>,
     /// Directory of the socket and the state [default: /run/portmap]
@@ -145,6 +149,13 @@ pub struct RawSettings {
     pub(super) reconcile: Option<bool>,
     #[arg(long, value_name = "CGROUP", num_args = 0..=1, default_missing_value = "all", help = BIND_GUARD_HELP)]
     pub(super) bind_guard: Option<String>,
+    /// Group whose members have full access to the daemon by its socket, which amounts to root, and may read the
+    /// pinned maps [default: none]
+    #[arg(long, value_name = "GROUP")]
+    pub(super) socket_group: Option<String>,
+    /// Who may ask questions by the read-only socket [default: everyone]
+    #[arg(long, value_enum)]
+    pub(super) readonly_socket: Option<Readers>,
     /// Address of the HTTP listener for monitoring (/healthz, /metrics, /monitor), or none [default: 127.0.0.1:5051]
     #[arg(long, value_name = "ADDR:PORT")]
     pub(super) listen: Option<String>,
@@ -192,7 +203,7 @@ impl RawSettings {
             self,
             other:
             uplink, lo_name, isolation, ports, ephemeral_ports,
-            ephemeral_ports_per_container, ephemeral_ports_quarantine, resources,
+            ephemeral_ports_per_container, ephemeral_ports_quarantine, ephemeral_ports_drain, resources,
             state_dir, bpffs_dir, ipv6,
             egress_rate_limit_per_container, egress_rate_per_cpu, minimum_egress_rate_limit,
             maximum_egress_rate_limit, egress_ceil_limit, egress_burst,
@@ -203,7 +214,7 @@ impl RawSettings {
             network_enable_socket_statistics_summary, network_enable_socket_statistics_details,
             network_enable_snmp_statistics, network_enable_rate_statistics,
             network_rate_statistics_window, network_rate_statistics_interval,
-            bind_guard, listen, listen_to_containers,
+            bind_guard, socket_group, readonly_socket, listen, listen_to_containers,
             loopback, host_access,
             metrics_label
         )
@@ -256,6 +267,19 @@ pub(super) enum Ipv6 {
     Auto,
     /// Never
     Off,
+}
+
+/// Who may use the read-only socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Readers {
+    /// Every user of this host
+    #[default]
+    Everyone,
+    /// Root and the members of the group of --socket-group
+    Group,
+    /// There is no such socket
+    None,
 }
 
 /// Reads the words of `--host-access` from the file, where they are one string.

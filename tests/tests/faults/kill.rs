@@ -111,8 +111,8 @@ fn kill_during_update() {
     sandbox.ok(&["add", "a"]);
     to_few(&sandbox);
     let _service = Service::start(&sandbox, A, Transport::Udp, 31000, "a");
-    let few = json!([[[31000, 31003]], null, null]);
-    let more = json!([[[31000, 31001], [31004, 31004]], 1_250_000, 2_500_000]);
+    let few = json!([[[31000, 31003]], null, null, [61440, 62463]]);
+    let more = json!([[[31000, 31001], [31004, 31004]], 1_250_000, 2_500_000, [61440, 63487]]);
     let reset = || to_few(&sandbox);
     at_every_step(
         "updating",

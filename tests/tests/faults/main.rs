@@ -106,9 +106,30 @@ fn expect_all_or_nothing(sandbox: &Sandbox, before: &Inventory, at: &str) {
 }
 
 /// Ports and limits before and after the update.
-const FEW: [&str; 8] = ["update", "a", "--ports", "31000-31003", "--egress-rate", "0", "--ingress-rate", "0"];
-const MORE: [&str; 8] =
-    ["update", "a", "--ports", "31000-31001,31004", "--egress-rate", "10mbit", "--ingress-rate", "20mbit"];
+const FEW: [&str; 10] = [
+    "update",
+    "a",
+    "--ports",
+    "31000-31003",
+    "--egress-rate",
+    "0",
+    "--ingress-rate",
+    "0",
+    "--ephemeral-ports-per-container",
+    "1024",
+];
+const MORE: [&str; 10] = [
+    "update",
+    "a",
+    "--ports",
+    "31000-31001,31004",
+    "--egress-rate",
+    "10mbit",
+    "--ingress-rate",
+    "20mbit",
+    "--ephemeral-ports-per-container",
+    "2048",
+];
 
 fn to_few(sandbox: &Sandbox) {
     sandbox.ok(&FEW);
@@ -118,7 +139,7 @@ fn to_few(sandbox: &Sandbox) {
 fn form(sandbox: &Sandbox, at: &str) -> Value {
     let all = in_service(sandbox, at);
     assert_eq!(all.len(), 1, "{at}");
-    json!([all[0]["ports"], all[0]["egress"]["rate"], all[0]["ingress"]["rate"]])
+    json!([all[0]["ports"], all[0]["egress"]["rate"], all[0]["ingress"]["rate"], all[0]["ephemeral_ports"]])
 }
 
 /// Returns whether a daemon becomes ready, and kills it.

@@ -4,7 +4,9 @@
 
 pub(super) mod add;
 pub(super) mod attach;
+mod block;
 pub(super) mod deprovision;
+mod drain;
 pub(super) mod limits;
 pub(super) mod lookup;
 pub(super) mod netns;

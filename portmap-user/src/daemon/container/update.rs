@@ -6,38 +6,90 @@ use super::{Containers, add::Changed, limits};
 use crate::{
     api::UpdateRequest,
     daemon::{host::sockets::HostSockets, registry::Refusal},
+    durations::HumanDuration,
     error::Result,
     kernel::netlink::Netlink,
     model::{ContainerRecord, PortSet},
 };
 
 impl Containers {
-    /// Changes a container's static ports and its limits. An empty request reinstalls its qdiscs and its
-    /// policer.
+    /// Changes a container's static ports, its block of ephemeral ports and its limits. An empty request
+    /// reinstalls its qdiscs and its policer.
     ///
     /// A failure is rolled back. New ports are published before old ones are withdrawn; ports in both sets
-    /// are not touched.
+    /// are not touched. Former ephemeral ports drain.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Taken`] if other containers own one of the ports.
+    /// [`Refusal::Taken`] if other containers own one of the ports, or no block of the size is free.
     pub(in crate::daemon) fn update(&self, name: &str, request: UpdateRequest) -> Result<Changed, Refusal> {
+        let block = request.ephemeral_ports_per_container;
         let mut warnings = self.check_host_sockets(name, request.ports.as_ref(), request.take)?;
         let before = self.registry.begin_update(name, request.ports.as_ref())?;
-        let updated = self.updated(&before, request).and_then(|after| {
-            let warning = self.commit(&Netlink::open()?, &before, &after)?;
-            Ok((after, warning))
-        });
-        match updated {
+        let updated = self.update_admitted(&before, request);
+        let after = match updated {
             Ok((after, warning)) => {
                 warnings.extend(warning);
-                Ok(Changed { entry: self.registry.publish(after), warnings })
+                after
             }
-            Err(error) => {
+            Err(refusal) => {
                 self.registry.cancel_update(name);
-                Err(error.into())
+                self.try_drain(name);
+                return Err(refusal);
             }
+        };
+        let mut entry = self.registry.publish(after);
+        if block.is_some() {
+            self.try_drain(name);
+            entry = self.registry.snapshot().get(name).cloned().unwrap_or(entry);
+            warnings.extend(self.drain_warning(&entry.record));
         }
+        Ok(Changed { entry, warnings })
+    }
+
+    /// Applies an update whose static ports are reserved. Returns the new record, which is written and not yet
+    /// published, and perhaps a warning.
+    fn update_admitted(
+        &self,
+        record: &ContainerRecord,
+        request: UpdateRequest,
+    ) -> Result<(ContainerRecord, Option<String>), Refusal> {
+        let (netlink, size) = (Netlink::open()?, request.ephemeral_ports_per_container);
+        let mut after = self.updated(record, request)?;
+        let mut before = record.clone();
+        if let Some(change) = size.map(|size| self.prepare_block(record, size)).transpose()?.flatten() {
+            (after.ephemeral_ports, after.draining) = (change.block, change.draining);
+            before = change.before;
+        }
+        let is_moved = after.ephemeral_ports != before.ephemeral_ports;
+        let moved = if is_moved { self.use_block(&after) } else { Ok(()) };
+        let committed = moved.and_then(|()| self.commit(&netlink, &before, &after));
+        if committed.is_err()
+            && is_moved
+            && let Err(left) = self.use_block(&before)
+        {
+            warn!("container {:?}: the rollback of its ephemeral ports failed: {left}", before.name);
+        }
+        Ok((after, committed?))
+    }
+
+    /// Releases draining ports that no socket uses. A failure is no error, because the daemon tries again.
+    fn try_drain(&self, name: &str) {
+        if let Err(error) = self.drain(name) {
+            warn!("container {name:?}: cannot release ephemeral ports yet: {error}");
+        }
+    }
+
+    /// The warning for a container whose sockets still use former ephemeral ports.
+    fn drain_warning(&self, record: &ContainerRecord) -> Option<String> {
+        let ports = record.draining_ports();
+        (!ports.is_empty()).then(|| {
+            format!(
+                "sockets of the container still use the former ephemeral ports {ports}: it keeps them until the \
+                 sockets are closed, for at most {} (--ephemeral-ports-drain)",
+                HumanDuration(self.env.settings.drain)
+            )
+        })
     }
 
     /// The record of a container after an update.
@@ -47,7 +99,7 @@ impl Containers {
     /// If it would have too many labels.
     fn updated(&self, before: &ContainerRecord, request: UpdateRequest) -> Result<ContainerRecord> {
         // Without `..`, so that a new field of the request is a compile error here.
-        let UpdateRequest { ports, take: _, traffic, labels } = request;
+        let UpdateRequest { ports, take: _, ephemeral_ports_per_container: _, traffic, labels } = request;
         // As a takeover, an update that is not about it gives an existing container no limit on receiving.
         let may_get_ingress = before.ingress.is_some()
             || traffic.ingress_rate.is_some()
@@ -103,7 +155,12 @@ impl Containers {
     ) -> Result<Option<String>> {
         // If the daemon is killed before it writes the record, the next daemon applies the limits of the old
         // one.
-        let limited = ContainerRecord { ports: before.ports.clone(), ..after.clone() };
+        let limited = ContainerRecord {
+            ports: before.ports.clone(),
+            ephemeral_ports: before.ephemeral_ports,
+            draining: before.draining.clone(),
+            ..after.clone()
+        };
         let applied = self
             .apply_limits(netlink, &limited)
             .and_then(|warning| self.env.store.set_container(after).map(|()| warning));

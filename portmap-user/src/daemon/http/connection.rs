@@ -26,6 +26,8 @@ pub(super) enum Peer {
     Address(IpAddr),
     /// A process on this machine; `None` if it is in a pid namespace that the daemon cannot see.
     Process(Option<u32>),
+    /// A user of the read-only socket, by id.
+    Reader(u32),
 }
 
 /// The state of a connection.

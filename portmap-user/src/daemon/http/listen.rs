@@ -40,7 +40,7 @@ const LOG_INTERVAL: Duration = Duration::from_mins(1);
 pub(super) struct Limits {
     /// Concurrent connections.
     pub(super) connections: usize,
-    /// Concurrent connections from one address.
+    /// Concurrent connections from one address, or of one user of the read-only socket.
     pub(super) per_address: usize,
     /// Bytes of a request's head.
     pub(super) head_bytes: usize,
@@ -91,7 +91,7 @@ impl Gate {
     fn try_admit(&self, peer: Peer) -> Result<Arc<Connection>, Option<Arc<Connection>>> {
         let mut open = self.open();
         let is_of_peer = |connection: &Connection| match peer {
-            Peer::Address(_) => connection.peer == peer,
+            Peer::Address(_) | Peer::Reader(_) => connection.peer == peer,
             // Every client of the Unix socket acts for the operator.
             Peer::Process(_) => false,
         };
@@ -159,6 +159,19 @@ impl Listener for UnixListener {
         // The kernel reports pid 0 for a process in a pid namespace that is invisible from here.
         let pid = pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
         Ok((stream, Peer::Process(pid)))
+    }
+}
+
+/// The read-only socket.
+pub(super) struct Readers(pub(super) UnixListener);
+
+impl Listener for Readers {
+    type Stream = tokio::net::UnixStream;
+
+    async fn next(&self) -> io::Result<(Self::Stream, Peer)> {
+        let (stream, _) = self.0.accept().await?;
+        let user = stream.peer_cred()?.uid();
+        Ok((stream, Peer::Reader(user)))
     }
 }
 

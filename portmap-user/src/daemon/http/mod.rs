@@ -1,8 +1,10 @@
-//! The HTTP interface: all endpoints on the Unix socket, health and metrics on TCP.
+//! The HTTP interface: all endpoints on the Unix socket, questions on the read-only one, health and metrics on
+//! TCP.
 
 mod connection;
 mod health;
 mod listen;
+mod problem;
 mod refusal;
 mod routes;
 mod socket;
@@ -14,18 +16,18 @@ use tokio::{task, time};
 use tracing::{info, warn};
 
 use self::{
-    listen::{Gate, Limits, accept},
+    listen::{Gate, Limits, Readers, accept},
     routes::Shared,
-    socket::Socket,
+    socket::{Access, Socket},
 };
 use super::{
     Daemon,
-    reconcile::{events, takeover},
+    reconcile::{drains, events, takeover},
     shutdown::Shutdown,
 };
 use crate::{
     error::{Context as _, Error, Result},
-    settings::Settings,
+    settings::{Readers as MayRead, Settings},
 };
 
 /// Grace period at shutdown for clients that are slow to read a response.
@@ -40,6 +42,9 @@ const FEW_FILES: u64 = 256;
 pub struct Listeners {
     tcp: Option<TcpListener>,
     socket: PathBuf,
+    access: Access,
+    /// The read-only socket, if there is one.
+    readonly: Option<(PathBuf, Access)>,
     /// Limit on the open files of this process.
     files: u64,
 }
@@ -75,7 +80,15 @@ pub fn bind(settings: &Settings) -> Result<Listeners> {
         }
         None => None,
     };
-    Ok(Listeners { tcp, socket, files })
+    let group = settings.socket_group;
+    let access = Access { mode: 0o660, group };
+    let readonly = match settings.readers {
+        MayRead::Everyone => Some(Access { mode: 0o666, group: None }),
+        MayRead::Group => Some(access),
+        MayRead::None => None,
+    };
+    let readonly = readonly.map(|access| (settings.state_dir.readonly_socket(), access));
+    Ok(Listeners { tcp, socket, access, readonly, files })
 }
 
 /// Raises the limit on open files of this process to its maximum, and returns the limit.
@@ -104,9 +117,9 @@ pub async fn serve(
     shutdown: &Shutdown,
     ready: impl FnOnce(),
 ) -> Result<()> {
-    let Listeners { tcp, socket, files } = listeners;
+    let Listeners { tcp, socket, access, readonly, files } = listeners;
     let daemon = Arc::new(daemon);
-    let (mut socket, unix) = Socket::bind(socket)?;
+    let (mut socket, unix) = Socket::bind(socket, access)?;
     let shared = Shared::new(daemon.clone(), shutdown.clone(), part(files, 32, 4, 64));
     let by_socket = Gate::new(Limits {
         connections: part(files, 4, 8, 256),
@@ -117,14 +130,15 @@ pub async fn serve(
         max_age: None,
     });
     let tcp_connections = part(files, 16, 4, 64);
-    let by_tcp = Gate::new(Limits {
+    let for_strangers = Limits {
         connections: tcp_connections,
         per_address: tcp_connections / 2,
         head_bytes: 8 << 10,
         idle_timeout: Duration::from_secs(5),
         write_timeout: Duration::from_secs(10),
         max_age: Some(Duration::from_mins(1)),
-    });
+    };
+    let (by_tcp, by_readers) = (Gate::new(for_strangers), Gate::new(for_strangers));
     if let Some(tcp) = tcp {
         let tcp = tokio::net::TcpListener::from_std(tcp).context(|| "cannot serve TCP".to_owned())?;
         task::spawn(accept(tcp, by_tcp, routes::by_tcp(shared.clone()), shutdown.clone()));
@@ -132,6 +146,7 @@ pub async fn serve(
     let reconciling = daemon.clone();
     task::spawn(events::watch(shutdown.clone(), move |events| reconciling.reconcile(events)));
     task::spawn(takeover::take_over_all(daemon.reconciler.clone(), shutdown.clone()));
+    task::spawn(drains::watch(daemon.reconciler.clone(), shutdown.clone()));
     for (name, owner) in daemon.owned() {
         shared.watch_owner(name, owner);
     }
@@ -139,6 +154,10 @@ pub async fn serve(
         task::spawn(accept(unix, by_socket.clone(), routes::by_socket(shared.clone()), shutdown.clone()))
     };
     let mut serving = serve_by_socket(unix);
+    if let Some((path, access)) = readonly {
+        let routes = routes::by_readers(shared.clone());
+        task::spawn(serve_readers(Socket::bind(path, access)?, by_readers, routes, shutdown.clone()));
+    }
     if !shutdown.has_begun() {
         ready();
     }
@@ -162,6 +181,28 @@ pub async fn serve(
     daemon.finish_teardown()
 }
 
+/// Serves the read-only socket until shutdown begins. Binds it again if its path is removed.
+async fn serve_readers(
+    (mut socket, listener): (Socket, tokio::net::UnixListener),
+    gate: Arc<Gate>,
+    routes: axum::Router,
+    shutdown: Shutdown,
+) {
+    let serve =
+        |listener| task::spawn(accept(Readers(listener), gate.clone(), routes.clone(), shutdown.clone()));
+    let mut serving = serve(listener);
+    loop {
+        tokio::select! {
+            () = shutdown.begun() => break,
+            rebound = socket.rebind() => {
+                serving.abort();
+                serving = serve(rebound);
+            }
+        }
+    }
+    socket.remove();
+}
+
 /// Waits until no operation is in flight, and clients have had time to read their responses.
 async fn grace_period(shutdown: &Shutdown) {
     shutdown.idle().await;
@@ -175,7 +216,7 @@ mod tests {
     #[test]
     fn file_limit_leaves_most_files_to_the_daemon() {
         for files in [64, 256, 1024, 4096, 1 << 20] {
-            let connections = part(files, 4, 8, 256) + part(files, 16, 4, 64);
+            let connections = part(files, 4, 8, 256) + 2 * part(files, 16, 4, 64);
             assert!(u64::try_from(connections).expect("few") <= files / 2, "{files}");
         }
     }

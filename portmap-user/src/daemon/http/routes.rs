@@ -1,15 +1,15 @@
-//! The routes: all of them on the Unix socket, health and metrics on TCP.
+//! The routes: all of them on the Unix socket, questions on the read-only one, health and metrics on TCP.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json, Router,
     body::Body,
-    extract::{Path, Query, State, rejection::QueryRejection},
+    extract::{Query, State, rejection::QueryRejection},
     http::{HeaderMap, header},
     middleware,
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
+    routing::{any, delete, get, post},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -20,7 +20,9 @@ use tokio::{
 use super::{
     connection::{Connection, Peer},
     health::Health,
-    refusal::{JsonBody, no_such_method, no_such_path, not_by_tcp, to_an_address},
+    refusal::{
+        JsonBody, Name, accepts_json, no_such_method, no_such_path, not_by_tcp, read_only, to_an_address,
+    },
 };
 use tracing::warn;
 
@@ -40,12 +42,14 @@ use crate::{
     model::Process,
 };
 
-/// Time limit of a request for metrics or statistics on TCP.
-const METRICS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time limit of a request on TCP or on the read-only socket.
+const READER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most concurrent streams of drops.
 const MAX_DROP_STREAMS: usize = 64;
-/// Most concurrent operations for clients on TCP.
-const MAX_TCP_OPERATIONS: usize = 2;
+/// Most concurrent operations for clients on TCP, and as many on the read-only socket.
+const MAX_READER_OPERATIONS: usize = 2;
+/// The description of the API.
+const DESCRIPTION: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi.json"));
 
 /// The state that all handlers share.
 #[derive(Clone)]
@@ -59,6 +63,8 @@ pub(super) struct Shared {
     operations: Arc<Semaphore>,
     /// Limits concurrent operations for clients on TCP.
     tcp_operations: Arc<Semaphore>,
+    /// Limits concurrent operations for clients on the read-only socket.
+    reader_operations: Arc<Semaphore>,
     /// Limits concurrent streams of drops.
     drop_streams: Arc<Semaphore>,
 }
@@ -72,7 +78,8 @@ impl Shared {
             drop_stream: Arc::default(),
             health: Arc::default(),
             operations: Arc::new(Semaphore::new(operations)),
-            tcp_operations: Arc::new(Semaphore::new(MAX_TCP_OPERATIONS)),
+            tcp_operations: Arc::new(Semaphore::new(MAX_READER_OPERATIONS)),
+            reader_operations: Arc::new(Semaphore::new(MAX_READER_OPERATIONS)),
             drop_streams: Arc::new(Semaphore::new(MAX_DROP_STREAMS)),
         }
     }
@@ -97,14 +104,39 @@ pub(super) fn by_tcp(shared: Shared) -> Router {
         .with_state(shared)
 }
 
+/// The routes of the read-only socket. None of them changes anything, enters a namespace that it does not have
+/// to, or waits for a command; none can take what a client on the other socket needs.
+pub(super) fn by_readers(shared: Shared) -> Router {
+    Router::new()
+        .route("/v1/alive", get(async || Json(true)))
+        .route("/v1/openapi.json", get(description))
+        .route("/v1/containers", get(list_for_reader))
+        .route("/v1/containers/{name}", get(show_for_reader))
+        .route("/v1/containers/{name}/stats", get(container_stats_for_reader))
+        .route("/v1/stats", get(stats_for_reader))
+        .route("/v1/containers/{name}/flows", any(read_only))
+        .route("/v1/capacity", get(capacity_for_reader))
+        .route("/v1/drops", get(drops_for_reader))
+        .route("/v1/drops/events", any(read_only))
+        .route("/v1/doctor", any(read_only))
+        .route("/v1/explain", any(read_only))
+        .route("/v1/repair", any(read_only))
+        .route("/v1/teardown", any(read_only))
+        .route("/monitor/statistics", get(monitor_for_reader))
+        .route("/monitor/statistics.json", get(monitor_for_reader))
+        .layer(middleware::from_fn(accepts_json))
+        .route("/healthz", get(healthz))
+        .route("/metrics", get(metrics_for_reader))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(read_only)
+        .with_state(shared)
+}
+
 /// The routes of the Unix socket.
 pub(super) fn by_socket(shared: Shared) -> Router {
     Router::new()
-        .route("/healthz", get(healthz))
-        .route("/metrics", get(metrics))
-        .route("/monitor/statistics", get(monitor))
-        .route("/monitor/statistics.json", get(monitor))
         .route("/v1/alive", get(async || Json(true)))
+        .route("/v1/openapi.json", get(description))
         .route("/v1/containers", get(list).post(add))
         .route("/v1/containers/{name}", get(show).merge(delete(remove)).patch(update))
         .route("/v1/containers/{name}/stats", get(container_stats))
@@ -117,6 +149,11 @@ pub(super) fn by_socket(shared: Shared) -> Router {
         .route("/v1/explain", post(explain))
         .route("/v1/repair", post(repair))
         .route("/v1/teardown", post(teardown))
+        .route("/monitor/statistics", get(monitor))
+        .route("/monitor/statistics.json", get(monitor))
+        .layer(middleware::from_fn(accepts_json))
+        .route("/healthz", get(healthz))
+        .route("/metrics", get(metrics))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .with_state(shared)
@@ -150,6 +187,69 @@ async fn run_with<T: Serialize + Send + 'static>(
     result.await.context(|| "the operation failed unexpectedly".to_owned())?.map(Json)
 }
 
+/// Runs a question of a client that must not delay commands: few at a time, and for a limited time.
+async fn run_for_reader<T: Serialize + Send + 'static>(
+    shared: &Shared,
+    permits: &Arc<Semaphore>,
+    what: impl Into<String>,
+    question: impl FnOnce(&Arc<Daemon>) -> Result<T> + Send + 'static,
+) -> Result<Json<T>> {
+    let response = async {
+        let permit = permits.clone().acquire_owned().await.ok();
+        run_with(shared, what.into(), permit, |daemon| failpoint::suppressed(|| question(daemon))).await
+    };
+    time::timeout(READER_TIMEOUT, response).await.unwrap_or_else(|_elapsed| {
+        let message = format!("no response after {READER_TIMEOUT:?}: /healthz names the part that hangs");
+        Err(Error::new(Kind::Unhealthy, message))
+    })
+}
+
+async fn description() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], DESCRIPTION).into_response()
+}
+
+async fn list_for_reader(State(shared): State<Shared>) -> Result<Json<Vec<Container>>> {
+    run_for_reader(&shared, &shared.reader_operations, "list", |daemon| Ok(daemon.list())).await
+}
+
+async fn show_for_reader(State(shared): State<Shared>, Name(name): Name) -> Result<Json<Container>> {
+    let what = format!("show {name:?}");
+    run_for_reader(&shared, &shared.reader_operations, what, move |daemon| daemon.peek(&name)).await
+}
+
+async fn stats_for_reader(State(shared): State<Shared>) -> Result<Json<Stats>> {
+    run_for_reader(&shared, &shared.reader_operations, "stats", |daemon| daemon.stats()).await
+}
+
+async fn container_stats_for_reader(
+    State(shared): State<Shared>,
+    Name(name): Name,
+) -> Result<Json<ContainerStats>> {
+    let what = format!("stats {name:?}");
+    run_for_reader(&shared, &shared.reader_operations, what, move |daemon| daemon.peek_stats(&name)).await
+}
+
+async fn drops_for_reader(State(shared): State<Shared>, whose: WhoseQuery) -> Result<Json<Vec<DropCount>>> {
+    let Query(Whose { name }) = whose.map_err(|rejection| Error::usage(rejection.body_text()))?;
+    let drops = move |daemon: &Arc<Daemon>| daemon.drops(name.as_deref());
+    run_for_reader(&shared, &shared.reader_operations, "drops", drops).await
+}
+
+async fn capacity_for_reader(State(shared): State<Shared>) -> Result<Json<Capacity>> {
+    run_for_reader(&shared, &shared.reader_operations, "capacity", |daemon| daemon.capacity()).await
+}
+
+async fn monitor_for_reader(State(shared): State<Shared>) -> Result<Json<Vec<MonitoredContainer>>> {
+    run_for_reader(&shared, &shared.reader_operations, "monitor", |daemon| daemon.monitor()).await
+}
+
+async fn metrics_for_reader(State(shared): State<Shared>, headers: HeaderMap) -> Result<Response> {
+    let format = format_for(&headers);
+    let metrics = move |daemon: &Arc<Daemon>| daemon.metrics(format);
+    let text = run_for_reader(&shared, &shared.reader_operations, "metrics", metrics).await;
+    text.map(|Json(text)| in_format(format, text))
+}
+
 async fn healthz(State(shared): State<Shared>) -> Result<&'static str> {
     shared.health.check(&shared.daemon).await.map(|()| "ok\n")
 }
@@ -161,7 +261,7 @@ async fn list(State(shared): State<Shared>) -> Result<Json<Vec<Container>>> {
     run_with(&shared, "list".to_owned(), None, |daemon| Ok(daemon.list())).await
 }
 
-async fn show(State(shared): State<Shared>, Path(name): Path<String>) -> Result<Json<Container>> {
+async fn show(State(shared): State<Shared>, Name(name): Name) -> Result<Json<Container>> {
     run_with(&shared, format!("show {name:?}"), None, move |daemon| {
         failpoint::suppressed(|| daemon.show(&name))
     })
@@ -196,13 +296,13 @@ async fn add(
     .await
 }
 
-async fn remove(State(shared): State<Shared>, Path(name): Path<String>) -> Result<Json<()>> {
+async fn remove(State(shared): State<Shared>, Name(name): Name) -> Result<Json<()>> {
     run(&shared, format!("del {name:?}"), move |daemon| daemon.delete(&name)).await
 }
 
 async fn update(
     State(shared): State<Shared>,
-    Path(name): Path<String>,
+    Name(name): Name,
     JsonBody(request): JsonBody<UpdateRequest>,
 ) -> Result<Json<Changed>> {
     run(&shared, format!("update {name:?}"), move |daemon| daemon.update(&name, &request)).await
@@ -212,10 +312,7 @@ async fn stats(State(shared): State<Shared>) -> Result<Json<Stats>> {
     run(&shared, "stats", |daemon| failpoint::suppressed(|| daemon.stats())).await
 }
 
-async fn container_stats(
-    State(shared): State<Shared>,
-    Path(name): Path<String>,
-) -> Result<Json<ContainerStats>> {
+async fn container_stats(State(shared): State<Shared>, Name(name): Name) -> Result<Json<ContainerStats>> {
     run(&shared, format!("stats {name:?}"), move |daemon| {
         failpoint::suppressed(|| daemon.container_stats(&name))
     })
@@ -224,11 +321,7 @@ async fn container_stats(
 
 type FlowsQuery = std::result::Result<Query<FlowsRequest>, QueryRejection>;
 
-async fn flows(
-    State(shared): State<Shared>,
-    Path(name): Path<String>,
-    request: FlowsQuery,
-) -> Result<Json<Flows>> {
+async fn flows(State(shared): State<Shared>, Name(name): Name, request: FlowsQuery) -> Result<Json<Flows>> {
     let Query(request) = request.map_err(|rejection| Error::usage(rejection.body_text()))?;
     run(&shared, format!("flows {name:?}"), move |daemon| {
         failpoint::suppressed(|| daemon.flows(&name, request))
@@ -243,36 +336,20 @@ async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> Result<Res
         .map(|Json(text)| in_format(format, text))
 }
 
+/// Few requests for metrics run at a time on TCP, because these clients must not delay commands.
 async fn metrics_by_tcp(State(shared): State<Shared>, headers: HeaderMap) -> Result<Response> {
     let format = format_for(&headers);
-    run_by_tcp(&shared, "metrics", move |daemon| daemon.metrics(format))
-        .await
-        .map(|Json(text)| in_format(format, text))
-}
-
-/// Runs a query for a client on TCP. Few of them run at a time, because these clients must not delay commands.
-async fn run_by_tcp<T: Serialize + Send + 'static>(
-    shared: &Shared,
-    what: &str,
-    query: impl FnOnce(&Daemon) -> Result<T> + Send + 'static,
-) -> Result<Json<T>> {
-    let response = async {
-        let permit = shared.tcp_operations.clone().acquire_owned().await.ok();
-        run_with(shared, format!("{what} (by TCP)"), permit, |daemon| failpoint::suppressed(|| query(daemon)))
-            .await
-    };
-    time::timeout(METRICS_TIMEOUT, response).await.unwrap_or_else(|_elapsed| {
-        let message = format!("no {what} after {METRICS_TIMEOUT:?}: /healthz names the part that hangs");
-        Err(Error::new(Kind::Unhealthy, message))
-    })
+    let metrics = move |daemon: &Arc<Daemon>| daemon.metrics(format);
+    let response = run_for_reader(&shared, &shared.tcp_operations, "metrics (by TCP)", metrics).await;
+    response.map(|Json(text)| in_format(format, text))
 }
 
 async fn monitor(State(shared): State<Shared>) -> Result<Json<Vec<MonitoredContainer>>> {
-    run(&shared, "statistics", |daemon| failpoint::suppressed(|| daemon.monitor())).await
+    run(&shared, "monitor", |daemon| failpoint::suppressed(|| daemon.monitor())).await
 }
 
 async fn monitor_by_tcp(State(shared): State<Shared>) -> Result<Json<Vec<MonitoredContainer>>> {
-    run_by_tcp(&shared, "statistics", Daemon::monitor).await
+    run_for_reader(&shared, &shared.tcp_operations, "monitor (by TCP)", |daemon| daemon.monitor()).await
 }
 
 /// The format of metrics that a client accepts.

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::ErrorKind,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,10 +16,20 @@ use crate::error::{Context as _, Result};
 /// Interval of the checks that the socket still has its path.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Who may connect to a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Access {
+    /// Permission bits of its file.
+    pub(super) mode: u32,
+    /// Id of the group of its file; `None`: that of the daemon.
+    pub(super) group: Option<u32>,
+}
+
 /// A Unix socket with its path.
 #[derive(Debug)]
 pub(super) struct Socket {
     path: PathBuf,
+    access: Access,
     /// Device and inode.
     id: (u64, u64),
 }
@@ -27,16 +37,21 @@ pub(super) struct Socket {
 impl Socket {
     /// Binds the socket. A file at its path was left by a killed daemon, because no other one holds the lock
     /// of the state directory; it is replaced.
-    pub(super) fn bind(path: PathBuf) -> Result<(Self, UnixListener)> {
+    pub(super) fn bind(path: PathBuf, access: Access) -> Result<(Self, UnixListener)> {
         let binding = || format!("cannot listen on {}", path.display());
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).context(binding),
             _ => {}
         }
         let listener = UnixListener::bind(&path).context(binding)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).context(binding)?;
+        // The daemon's umask may have left more than this; the group must not have it before it is the right one.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).context(binding)?;
+        if access.group.is_some() {
+            chown(&path, None, access.group).context(binding)?;
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(access.mode)).context(binding)?;
         let id = id(&path).context(binding)?;
-        Ok((Self { path, id }, listener))
+        Ok((Self { path, access, id }, listener))
     }
 
     /// Waits until the socket has lost its path, and binds another one.
@@ -46,7 +61,7 @@ impl Socket {
             time::sleep(CHECK_INTERVAL).await;
             match id(&self.path) {
                 Ok(id) if id == self.id => {}
-                _ => match Self::bind(self.path.clone()) {
+                _ => match Self::bind(self.path.clone(), self.access) {
                     Ok((socket, listener)) => {
                         warn!("{} was missing: recreated", self.path.display());
                         *self = socket;

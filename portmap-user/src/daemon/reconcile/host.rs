@@ -15,7 +15,7 @@ use crate::{
         },
     },
     error::{Error, Result},
-    kernel::netlink::Netlink,
+    kernel::{bpffs, netlink::Netlink},
     model::{ContainerRecord, Limit},
 };
 
@@ -130,7 +130,9 @@ impl Reconciler {
     fn restore_pins(&self) -> Result<bool> {
         let were_lost = self.env.pins.restore()?;
         if were_lost {
-            self.host.ownership().take_pins(self.env.settings.pins.bpffs())?;
+            let settings = &self.env.settings;
+            self.host.ownership().take_pins(settings.pins.bpffs())?;
+            bpffs::permit(&settings.pins, settings.socket_group)?;
         }
         Ok(were_lost)
     }

@@ -3,6 +3,7 @@
 
 mod container;
 pub(super) mod doctor;
+pub(super) mod drains;
 pub(super) mod events;
 mod first_start;
 mod host;

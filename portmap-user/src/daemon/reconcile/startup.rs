@@ -96,6 +96,7 @@ fn start_over(netlink: &Netlink, settings: Settings) -> Result<Started> {
     };
     uplink_qdisc::install(netlink, &store, &mut host_record, &settings, &state, leaf)?;
     ownership.note(&host_record);
+    bpffs::permit(&settings.pins, settings.socket_group)?;
     let pins = OpenPins::open(&settings.pins)?;
     let inheritance = Inheritance::probe()?;
     let env = Arc::new(Env { settings, attach_mode, leaf, inheritance, store, maps, guard, pins });
@@ -149,7 +150,9 @@ fn restored_pool(settings: &Settings, store: &Store, records: &[ContainerRecord]
     for record in records.iter().filter(|record| record.phase != Phase::Ready) {
         // No other container may get the block before this one is removed. An error means that the block is
         // not managed any more, so no container can get it.
-        let _ = pool.reserve(record.ephemeral_ports);
+        for ports in record.draining.iter().map(|draining| draining.ports).chain([record.ephemeral_ports]) {
+            let _ = pool.reserve(ports);
+        }
     }
     let now = clock::since_boot()?;
     for quarantined in store.quarantine()? {
@@ -172,8 +175,11 @@ fn check_still_managed(
             record.name
         )));
     }
-    pool.reserve(record.ephemeral_ports)
-        .map_err(|error| Error::conflict(format!("container {:?}: {error}: {advice}", record.name)))
+    let draining = record.draining.iter().map(|draining| draining.ports);
+    draining.chain([record.ephemeral_ports]).try_for_each(|ports| {
+        pool.reserve(ports)
+            .map_err(|error| Error::conflict(format!("container {:?}: {error}: {advice}", record.name)))
+    })
 }
 
 /// Attaches the bind guard, or removes the one of an earlier daemon.

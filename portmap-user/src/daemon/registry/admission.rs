@@ -124,6 +124,7 @@ impl Registry {
             owner: admission.owner,
             ports: admission.ports,
             ephemeral_ports,
+            draining: Vec::new(),
             ipv6: admission.ipv6,
             traffic: admission.traffic,
             labels: admission.labels,

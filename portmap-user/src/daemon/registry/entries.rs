@@ -95,8 +95,12 @@ impl Registry {
             store.remove_container(&record.name)?;
             Arc::make_mut(&mut state.pool).cancel(record.ephemeral_ports);
         } else {
-            let mut pool = EphemeralPool::clone(&state.pool);
-            pool.release(&record.name, record.ephemeral_ports, clock::since_boot()?);
+            let (mut pool, now) = (EphemeralPool::clone(&state.pool), clock::since_boot()?);
+            let draining = record.draining.iter().map(|draining| draining.ports);
+            // The block is released last, because a container of this name gets back what it had last.
+            for range in draining.chain([record.ephemeral_ports]) {
+                pool.release(&record.name, range, now);
+            }
             // The quarantine is written first. A crash in between must not leave ports without owner and
             // quarantine.
             let written = store.set_quarantine(pool.quarantined());

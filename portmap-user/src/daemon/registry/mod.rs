@@ -6,6 +6,7 @@
 
 mod admission;
 mod entries;
+mod ephemeral;
 mod port_map;
 mod refusal;
 mod snapshot;
@@ -13,6 +14,7 @@ mod snapshot;
 pub(super) use self::{
     admission::Admission,
     entries::{Published, Registry},
+    ephemeral::drain_end,
     refusal::Refusal,
     snapshot::{Entry, Snapshot},
 };

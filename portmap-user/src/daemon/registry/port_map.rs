@@ -104,7 +104,7 @@ impl Registry {
     }
 
     /// The value of a container's ports in the port map.
-    fn port_entry(&self, record: &ContainerRecord) -> PortEntry {
+    pub(super) fn port_entry(&self, record: &ContainerRecord) -> PortEntry {
         let flags = self.env.port_flags(record);
         PortEntry { ifindex: veth_ifindex(record.slot), slot: record.slot, flags }
     }

@@ -4,6 +4,7 @@
 //! connections: they keep them in `TIME_WAIT` for a minute, and may still send to them.
 
 mod capacity;
+pub mod resize;
 
 use std::time::Duration;
 
@@ -148,7 +149,7 @@ impl EphemeralPool {
         Ok(())
     }
 
-    /// Returns a block that was allocated and never used, without quarantine.
+    /// Returns a block that was allocated and never used, or a part of one, without quarantine.
     pub fn cancel(&mut self, block: PortRange) {
         if let Some(index) = self.reclaimed.iter().position(|reclaimed| reclaimed.block == block) {
             let reclaimed = self.reclaimed.remove(index);
