@@ -23,7 +23,7 @@ ip -o link | sed 's/state .*//'; ip -o address; ip route show table all; ip -6 r
 for d in lo uplink; do
   tc filter show dev $d ingress 2>/dev/null | sed 's/ (rule hit .*//; s/ id [0-9]* / /' || true
 done
-ls /run/netns; find /sys/fs/bpf /run/portmap 2>/dev/null | grep -v -e debug -e portmapd.sock || true
+ls /run/netns; find /sys/fs/bpf /run/portmap 2>/dev/null | grep -v -e debug -e portmapd.sock -e readonly.sock || true
 for m in /sys/fs/bpf/portmap/v*/maps/pm_guarded; do
   test -e $m && bpftool map dump pinned $m | grep -c slot || true
 done

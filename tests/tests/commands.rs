@@ -23,7 +23,7 @@ fn add_show_and_list_print_the_container() {
         "name": "web", "slot": 1, "netns": "/run/netns/web", "pid": null, "host_veth": "pm1", "ip": "10.0.0.1",
         "ip6": "2001:db8:0:1::1",
         "ports": [[31000, 31004], [31500, 31500]], "ephemeral_ports": [61440, 62463],
-        "egress": null, "ingress": null, "loopback": "shared", "labels": {}, "state": "ready",
+        "draining_ports": [], "egress": null, "ingress": null, "loopback": "shared", "labels": {}, "state": "ready",
     });
     let mut added = expected.clone();
     added["warnings"] = json!([]);
@@ -248,9 +248,13 @@ fn permission_of_root_is_required() {
             .expect("setpriv");
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    let (code, errors) = unprivileged("portmap", &["list"]);
+    let (code, errors) = unprivileged("portmap", &["del", "web"]);
     assert_eq!(code, Some(6), "{errors}");
-    assert!(errors.contains("this user may not use the socket") && errors.lines().count() == 1, "{errors}");
+    assert!(
+        errors.contains("this user may not DELETE /v1/containers/web: run as root")
+            && errors.lines().count() == 1,
+        "{errors}"
+    );
     let (code, errors) = unprivileged("portmapd", &flags(&["--state-dir", "/run/other"]));
     assert_eq!(code, Some(6), "{errors}");
     assert!(errors.contains("run it as root") && errors.lines().count() == 1, "{errors}");

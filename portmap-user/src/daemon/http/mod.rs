@@ -154,10 +154,13 @@ pub async fn serve(
         task::spawn(accept(unix, by_socket.clone(), routes::by_socket(shared.clone()), shutdown.clone()))
     };
     let mut serving = serve_by_socket(unix);
-    if let Some((path, access)) = readonly {
-        let routes = routes::by_readers(shared.clone());
-        task::spawn(serve_readers(Socket::bind(path, access)?, by_readers, routes, shutdown.clone()));
-    }
+    let readers = match readonly {
+        Some((path, access)) => {
+            let (socket, routes) = (Socket::bind(path, access)?, routes::by_readers(shared.clone()));
+            Some(task::spawn(serve_readers(socket, by_readers, routes, shutdown.clone())))
+        }
+        None => None,
+    };
     if !shutdown.has_begun() {
         ready();
     }
@@ -177,6 +180,9 @@ pub async fn serve(
         () = grace_period(shutdown) => info!("shutting down with an unfinished client connection"),
     }
     info!("stopping; containers in service stay in service");
+    if let Some(readers) = readers {
+        let _ = readers.await;
+    }
     socket.remove();
     daemon.finish_teardown()
 }
