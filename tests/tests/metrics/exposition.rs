@@ -48,9 +48,10 @@ fn with_every_metric(sandbox: &Sandbox) -> String {
     // From outside with the host's own address.
     let forged = Frame { from_mac: OUTSIDE_MAC, to_mac: HOST_MAC, ..Frame::udp((HOST, 9), (HOST, 31000)) };
     sandbox.inside(Netns::Outside, || PacketSocket::open("eth0")).send(&forged.bytes());
-    wait::for_value("the forged packet to be counted", || {
+    wait::for_value("the forged packet to be counted, and the namespaces to be read", || {
         let text = scrape(sandbox);
-        text.contains("portmap_host_dropped_packets_total{").then_some(text)
+        let is_read = text.contains("portmap_container_ephemeral_ports_used{container=\"a\"}");
+        (is_read && text.contains("portmap_host_dropped_packets_total{")).then_some(text)
     })
 }
 

@@ -14,9 +14,9 @@ use prometheus_client::{
 use crate::error::{Error, Kind};
 
 /// The operations. Requests that are none of them count as [`OTHER`], so no client can add label values.
-const OPERATIONS: [&str; 13] = [
-    "add", "capacity", "del", "doctor", "drops", "explain", "list", "metrics", RECONCILE, "show", "stats",
-    "teardown", "update",
+const OPERATIONS: [&str; 15] = [
+    "add", "capacity", "del", "doctor", "drops", "explain", "flows", "list", "metrics", "monitor", RECONCILE,
+    "show", "stats", "teardown", "update",
 ];
 /// A reconciliation of the host, which the daemon begins by itself.
 const RECONCILE: &str = "reconcile";
