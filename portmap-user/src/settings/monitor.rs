@@ -72,8 +72,8 @@ pub(super) fn rates(
     let samples = window.as_nanos() / interval.as_nanos();
     if samples > MAX_SAMPLES {
         return Err(Error::usage(format!(
-            "--network-rate-statistics-window {window:?} has {samples} samples at an interval of {interval:?}: expected \
-             at most {MAX_SAMPLES}, which are kept in memory for each container"
+            "--network-rate-statistics-window {window:?} has {samples} samples at an interval of {interval:?}: \
+             expected at most {MAX_SAMPLES}, which are kept in memory for each container"
         )));
     }
     Ok(Some(RateWindow { window, interval }))

@@ -187,7 +187,8 @@ fn settings_file_error_names_the_key() {
 #[test]
 fn settings_accept_former_names() {
     let file = tempfile::NamedTempFile::new().expect("a file");
-    fs::write(&file, "eth0_name = \"e\"\nlo_name = \"lo\"\nisolation = \"network/port_mapping\"\nephemeral_ports_rest = \"5secs\"\n").expect("written");
+    let text = "eth0_name = 'e'\nlo_name = 'lo'\nisolation = 'network/port_mapping'\nephemeral_ports_rest = '5secs'\n";
+    fs::write(&file, text).expect("written");
     for flags in ["--eth0_name=e --ephemeral-ports-rest 5s", &format!("--config {}", file.path().display())] {
         let settings = settings(&format!("--ephemeral-ports 61440-65535 {flags}")).expect(flags);
         assert_eq!(settings.uplink.as_deref(), Some("e"), "{flags}");

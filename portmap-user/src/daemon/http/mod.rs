@@ -72,8 +72,8 @@ pub fn bind(settings: &Settings) -> Result<Listeners> {
             tcp.set_nonblocking(true).context(binding)?;
             if !address.ip().is_loopback() {
                 warn!(
-                    "--listen {address}: any client that reaches this address can read /metrics and /monitor/statistics, with the \
-                     names, limits and traffic of all containers"
+                    "--listen {address}: any client that reaches this address can read /metrics and \
+                     /monitor/statistics, with the names, limits and traffic of all containers"
                 );
             }
             Some(tcp)

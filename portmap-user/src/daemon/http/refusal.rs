@@ -40,7 +40,8 @@ pub(super) async fn no_such_path(uri: Uri) -> Refusal {
 pub(super) async fn not_by_tcp(uri: Uri) -> Refusal {
     let path = shortened(uri.path());
     let message = format!(
-        "no such endpoint: {path}; TCP has /healthz, /metrics and /monitor/statistics, the Unix socket has all endpoints"
+        "no such endpoint: {path}; TCP has /healthz, /metrics and /monitor/statistics, the Unix socket has all \
+         endpoints"
     );
     Refusal(StatusCode::NOT_FOUND, Code::NoSuchEndpoint, Error::new(Kind::NotFound, message))
 }
