@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod durations;
 pub mod error;
 pub mod failpoint;
+pub mod journald;
 pub mod kernel;
 pub mod locks;
 pub mod log;

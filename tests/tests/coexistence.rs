@@ -130,11 +130,11 @@ fn log_has_one_line_per_change() {
     sandbox.fails(&["update", "absent", "--ports", "31001"], 3);
     sandbox.ok(&["del", "audit"]);
     for expected in [
-        "INFO container \"audit\": added, slot 1, ports 31000, ephemeral ports 61440-62463, sends 1024000 B/s",
-        "INFO container \"audit\": updated, slot 1, ports 31001,",
-        "WARN container \"audit\": not added: ",
-        "WARN container \"absent\": not updated: ",
-        "INFO container \"audit\": removed",
+        "container \"audit\": added, slot 1, ports 31000, ephemeral ports 61440-62463, sends 1024000 B/s",
+        "container \"audit\": updated, slot 1, ports 31001,",
+        "container \"audit\": not added: ",
+        "container \"absent\": not updated: ",
+        "container \"audit\": removed",
     ] {
         let lines = || daemon.log().lines().filter(|line| plain(line).contains(expected)).count();
         wait::until(expected, || lines() == 1);

@@ -33,8 +33,9 @@ const FUZZ_SECONDS: u64 = 12;
 
 /// Test programs that hardly depend on the kernel: output and errors of commands, contents of files, flags. Other
 /// test programs cover the verdicts and counters behind them on every kernel.
-const HERE_ONLY: [&str; 11] = [
-    "api", "commands", "demo", "drops", "explain", "mesos", "metrics", "monitor", "server", "state", "views",
+const HERE_ONLY: [&str; 12] = [
+    "api", "commands", "demo", "drops", "events", "explain", "mesos", "metrics", "monitor", "server",
+    "state", "views",
 ];
 
 /// Test programs that catch most mistakes within seconds.

@@ -2,6 +2,7 @@
 
 mod capacity;
 mod drops;
+mod events;
 mod explain;
 mod flows;
 pub mod monitor;
@@ -22,6 +23,7 @@ pub use self::{
         SlotCapacity, StaticCapacity,
     },
     drops::{Direction, DropCount, DropSample, DropStreamItem, OUTSIDE},
+    events::{Event, EventContainer, EventDetails, EventKind, EventStreamItem, Requester},
     explain::{ExplainRequest, ExplainedPacket, Explanation, HOST, Outcome, Step},
     flows::{Flow, FlowDirection, Flows, FlowsRequest, OtherFlows},
 };

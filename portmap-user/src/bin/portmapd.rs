@@ -10,6 +10,7 @@ use clap::Parser;
 use portmap::{
     daemon::{Daemon, http, shutdown::Shutdown},
     error::{Context as _, Result},
+    journald::{self, Prioritised},
     log::Lines,
     settings::{self, RawSettings},
 };
@@ -31,13 +32,17 @@ struct Command {
 fn main() -> ExitCode {
     let command = Command::parse_from(settings::normalized(env::args_os()));
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info"));
-    fmt()
+    let log = fmt()
         .with_env_filter(filter)
         .with_writer(Lines::on_standard_error())
         .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+        .with_target(false);
+    if journald::reads_standard_error() {
+        log.event_format(Prioritised::default()).init();
+    } else {
+        log.init();
+    }
     match run(command.settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failed) => {

@@ -56,7 +56,7 @@ pub(super) fn follow(client: &Client, output: Output, name: Option<&str>) -> Res
 }
 
 /// Completes when standard output is a pipe whose reader has closed it.
-async fn reader_closed() {
+pub(super) async fn reader_closed() {
     // A file, which cannot be polled, has no reader.
     if let Ok(output) = stdout().as_fd().try_clone_to_owned() {
         // SAFETY: the value owns its descriptor, which is the same as long as the value lives.

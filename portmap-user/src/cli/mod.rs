@@ -2,6 +2,7 @@
 
 mod capacity;
 mod drops;
+mod events;
 mod explain;
 mod flows;
 mod output;
@@ -148,6 +149,11 @@ enum Verb {
         /// Print a line for each dropped packet (sampled under load) until interrupted
         #[arg(short, long)]
         follow: bool,
+    },
+    /// Print a line of JSON for each change of a container or of the host, as it happens, until interrupted
+    Events {
+        /// The container's name [default: all]
+        name: Option<String>,
     },
     /// Show what containers can still get: ports, slots, and how many more containers fit
     Capacity,
@@ -311,6 +317,7 @@ impl Command {
             Verb::Drops { name, follow: true } => drops::follow(&client()?, output, name.as_deref())?,
             Verb::Drops { name, follow: false } => drops::print(output, &client()?.drops(name.as_deref())?)?,
             Verb::Capacity => capacity::show(output, &client()?.capacity()?)?,
+            Verb::Events { name } => events::follow(&client()?, name.as_deref())?,
             Verb::Explain(question) => explain::print(output, &client()?.explain(&question.request())?)?,
             Verb::Doctor { repair } => return doctor(&client()?, output, repair),
             Verb::Teardown { bpffs_dir } => {

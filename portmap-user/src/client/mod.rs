@@ -24,8 +24,9 @@ pub use self::error::CallError;
 use self::error::Result;
 use crate::{
     api::{
-        AddRequest, Capacity, Changed, Container, ContainerStats, DropCount, DropStreamItem, ExplainRequest,
-        Explanation, Finding, Flows, FlowsRequest, Stats, UpdateRequest, monitor::MonitoredContainer,
+        AddRequest, Capacity, Changed, Container, ContainerStats, DropCount, DropStreamItem, EventStreamItem,
+        ExplainRequest, Explanation, Finding, Flows, FlowsRequest, Stats, UpdateRequest,
+        monitor::MonitoredContainer,
     },
     error::{Context as _, Error, Kind},
     paths::StateDir,
@@ -122,7 +123,7 @@ impl Client {
 
     /// Returns counts of dropped packets; with a name, those from or to that container.
     pub fn drops(&self, name: Option<&str>) -> Result<Vec<DropCount>> {
-        self.call(Method::GET, &drops("/v1/drops", name), NOTHING)
+        self.call(Method::GET, &of_name("/v1/drops", name), NOTHING)
     }
 
     /// Calls `on_item` for each item of the stream of drops, until it returns false or `end` completes. An
@@ -135,11 +136,31 @@ impl Client {
         on_open: impl FnOnce() -> Result<bool, Error>,
         on_item: impl FnMut(&DropStreamItem) -> Result<bool, Error>,
     ) -> Result<()> {
-        let path = drops("/v1/drops/events", name);
+        self.follow(&of_name("/v1/drops/events", name), end, on_open, on_item)
+    }
+
+    /// Calls `on_item` for each event; with a name, for those of that container and of none. Ends as
+    /// [`Self::follow_drops`] does.
+    pub fn follow_events(
+        &self,
+        name: Option<&str>,
+        end: impl Future<Output = ()>,
+        on_item: impl FnMut(&EventStreamItem) -> Result<bool, Error>,
+    ) -> Result<()> {
+        self.follow(&of_name("/v1/events", name), end, || Ok(true), on_item)
+    }
+
+    fn follow<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        end: impl Future<Output = ()>,
+        on_open: impl FnOnce() -> Result<bool, Error>,
+        on_item: impl FnMut(&T) -> Result<bool, Error>,
+    ) -> Result<()> {
         self.runtime.block_on(async {
             let opened = async {
                 self.check_alive().await?;
-                self.open(Method::GET, &path, NOTHING).await
+                self.open(Method::GET, path, NOTHING).await
             };
             let (response, _sender) = patience::to_the_end(&self.socket.display(), opened).await?;
             if !on_open()? {
@@ -332,8 +353,8 @@ fn flows(name: &str, FlowsRequest { limit, by_peer }: FlowsRequest) -> String {
     format!("{}/flows?limit={limit}&by_peer={by_peer}", container(name))
 }
 
-/// The path of drops, optionally those of one container.
-fn drops(path: &str, name: Option<&str>) -> String {
+/// The path of drops or events, optionally those of one container.
+fn of_name(path: &str, name: Option<&str>) -> String {
     name.map_or_else(|| path.to_owned(), |name| format!("{path}?name={}", encoded(name)))
 }
 
@@ -362,7 +383,7 @@ mod tests {
         assert_eq!(container("../stats"), "/v1/containers/..%2Fstats");
         assert_eq!(container(".."), "/v1/containers/%2E%2E");
         assert_eq!(container("a b?"), "/v1/containers/a%20b%3F");
-        assert_eq!(drops("/v1/drops", Some("a&b")), "/v1/drops?name=a%26b");
+        assert_eq!(of_name("/v1/drops", Some("a&b")), "/v1/drops?name=a%26b");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use portmap_common::tables::{Config, QUEUE_LOCAL, QUEUE_OUTSIDE};
 
-use super::host::HostState;
+use super::{events::Events, host::HostState};
 use crate::{
     kernel::{
         guard::Guard, inherit::Inheritance, maps::Maps, pins::OpenPins, programs::AttachMode, qdisc::Leaf,
@@ -31,6 +31,8 @@ pub(super) struct Env {
     pub(super) guard: Option<Guard>,
     /// The pinned programs and maps.
     pub(super) pins: OpenPins,
+    /// Sends events to clients.
+    pub(super) events: Events,
 }
 
 impl Env {

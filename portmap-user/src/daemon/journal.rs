@@ -2,14 +2,18 @@
 
 use tracing::{info, warn};
 
-use super::container::add::LONGEST_NAME;
-use crate::{api::Container, error::Result};
+use super::{container::add::LONGEST_NAME, events::Events};
+use crate::{
+    api::{Container, EventContainer, EventKind},
+    error::Result,
+};
 
 /// Longest error in the log, in characters. An error can list every port of a request.
 const LONGEST_REASON: usize = 500;
 
 /// Logs the result of a command on a container and returns it. `done` describes a success.
 pub(super) fn note<T>(
+    events: &Events,
     name: &str,
     what: &str,
     result: Result<T>,
@@ -18,7 +22,11 @@ pub(super) fn note<T>(
     let short = cut(name, LONGEST_NAME);
     match &result {
         Ok(value) => info!("container {short:?}: {}", done(value)),
-        Err(error) => warn!("container {short:?}: not {what}: {}", cut(&error.message, LONGEST_REASON)),
+        Err(error) => {
+            let text = format!("not {what}: {}", cut(&error.message, LONGEST_REASON));
+            warn!("container {short:?}: {text}");
+            events.emit(EventKind::Failed, Some(EventContainer { name: short, details: None }), Some(text));
+        }
     }
     result
 }

@@ -12,6 +12,7 @@
 
 mod container;
 mod env;
+mod events;
 mod host;
 pub mod http;
 mod journal;
@@ -27,9 +28,12 @@ pub mod teardown;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use tokio::sync::watch;
+
 use self::{
     container::{Containers, add, limits},
     env::Env,
+    events::Subscription,
     host::Host,
     observe::{
         capacity,
@@ -114,7 +118,9 @@ impl Daemon {
         let added = checked
             .and_then(|()| self.on_container(&request.name, || self.containers.add(request.clone())))
             .map(|changed| self.changed(changed));
-        journal::note(&request.name, "added", added, |added| journal::form("added", &added.container))
+        journal::note(&self.env.events, &request.name, "added", added, |added| {
+            journal::form("added", &added.container)
+        })
     }
 
     /// Changes a container's static ports and its limits. A failure is rolled back.
@@ -126,7 +132,9 @@ impl Daemon {
         let updated = limits::check_allowed(&self.env, &request.traffic)
             .and_then(|()| self.on_container(name, || self.containers.update(name, request.clone())))
             .map(|changed| self.changed(changed));
-        journal::note(name, "updated", updated, |updated| journal::form("updated", &updated.container))
+        journal::note(&self.env.events, name, "updated", updated, |updated| {
+            journal::form("updated", &updated.container)
+        })
     }
 
     /// Removes a container with everything that portmap made for it.
@@ -141,7 +149,7 @@ impl Daemon {
                 self.containers.delete(&Netlink::open()?, name)
             })
         });
-        journal::note(name, "removed", removed, |()| "removed".to_owned())
+        journal::note(&self.env.events, name, "removed", removed, |()| "removed".to_owned())
     }
 
     /// Removes a container if this process owns it. Returns false if it does not, or if there is no such
@@ -293,6 +301,11 @@ impl Daemon {
     /// Fails unless `name` is a container, or [`OUTSIDE`].
     fn check_drops_of(&self, name: &str) -> Result<()> {
         drops::slot_of(&self.registry.snapshot(), name).map(drop)
+    }
+
+    /// Subscribes to events, until `ending`; with a name, to those of that container and of none.
+    fn subscribe(&self, name: Option<String>, ending: watch::Receiver<bool>) -> Subscription {
+        self.env.events.subscribe(name, ending)
     }
 
     /// The names of all containers, by slot.

@@ -1,6 +1,6 @@
 //! A thread that visits network namespaces one after the other.
 
-use std::path::Path;
+use std::{cell::Cell, path::Path};
 
 use tracing::warn;
 
@@ -14,13 +14,19 @@ pub struct Visitor {
     home: Namespace,
 }
 
+thread_local! {
+    /// Whether this thread could not return from its last visit.
+    static IS_AWAY: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Returns home when dropped.
 struct Return<'a>(&'a Namespace);
 
 impl Drop for Return<'_> {
     fn drop(&mut self) {
-        // The thread would keep the namespace that it visited. The next visit tries again.
+        // The thread keeps the namespace that it visited. `stay_home` tries again.
         if let Err(error) = self.0.enter() {
+            IS_AWAY.set(true);
             warn!("a visit does not end: {error}");
         }
     }
@@ -36,6 +42,19 @@ impl Visitor {
         Ok(Self { home: Namespace::current()? })
     }
 
+    /// Brings this thread home if it could not return from its last visit.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot; then nothing may be read, because it would be read from another namespace.
+    pub fn stay_home(&self) -> Result<(), Error> {
+        if IS_AWAY.get() {
+            self.home.enter()?;
+            IS_AWAY.set(false);
+        }
+        Ok(())
+    }
+
     /// Runs `work` in the namespace at `path` if it is the `recorded` one; `None` if there is another or none.
     ///
     /// Everything that was opened inside must be dropped by `work`: an open socket keeps a namespace alive.
@@ -49,6 +68,7 @@ impl Visitor {
         recorded: NetnsId,
         work: impl FnOnce(&NetSession) -> Result<T, E>,
     ) -> Result<Option<T>, E> {
+        self.stay_home()?;
         let Some(namespace) = Namespace::try_open(path).map_err(Error::from)? else { return Ok(None) };
         let file = namespace.file_id()?;
         if !file.is_same(recorded) {

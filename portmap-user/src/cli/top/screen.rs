@@ -30,7 +30,8 @@ impl Screen {
     pub(super) fn suspend(&mut self) -> Result<()> {
         self.restore();
         raise(Signal::SIGTSTP).context(|| "cannot suspend this process")?;
-        *self = Self::open()?;
+        // Not by `Self::open`: the drop of the former value would restore the terminal again.
+        self.terminal = ratatui::try_init().context(|| "cannot prepare the terminal")?;
         self.terminal.clear().context(|| "cannot clear the terminal")
     }
 

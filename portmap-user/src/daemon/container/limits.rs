@@ -261,11 +261,12 @@ impl Queues {
         check_policer(env, record)
     }
 
-    /// Whether the qdisc of each direction enforces its limit; `None` for a direction without a limit.
+    /// Whether the qdisc of each direction enforces its limit; `None` for a direction without a limit, or if
+    /// the qdisc could not be read.
     pub(in crate::daemon) fn in_place(&self, env: &Env, record: &ContainerRecord) -> [Option<bool>; 2] {
         let is_in_place = |limit: &Option<Limit>, queue: &Option<Result<Queue>>| {
             let (limit, queue) = (limit.as_ref()?, queue.as_ref()?);
-            let found = queue.as_ref().ok().and_then(|queue| queue.shape.clone().ok()).flatten();
+            let found = queue.as_ref().ok()?.shape.clone().ok()?;
             Some(check_shape(env, record, "", limit, found).is_ok())
         };
         [is_in_place(&record.egress, &self.egress), is_in_place(&record.ingress, &self.ingress)]

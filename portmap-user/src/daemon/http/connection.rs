@@ -24,8 +24,13 @@ use tokio::{
 pub(super) enum Peer {
     /// A client on TCP.
     Address(IpAddr),
-    /// A process on this machine; `None` if it is in a pid namespace that the daemon cannot see.
-    Process(Option<u32>),
+    /// A process on this machine, by id; `None` if it is in a pid namespace that the daemon cannot see.
+    Process {
+        /// Its user.
+        uid: u32,
+        /// Its id.
+        pid: Option<u32>,
+    },
     /// A user of the read-only socket, by id.
     Reader(u32),
 }

@@ -93,7 +93,7 @@ impl Gate {
         let is_of_peer = |connection: &Connection| match peer {
             Peer::Address(_) | Peer::Reader(_) => connection.peer == peer,
             // Every client of the Unix socket acts for the operator.
-            Peer::Process(_) => false,
+            Peer::Process { .. } => false,
         };
         let of_peer = open.iter().filter(|connection| is_of_peer(connection)).count();
         let must_be_of_peer = of_peer >= self.limits.per_address;
@@ -155,10 +155,10 @@ impl Listener for UnixListener {
 
     async fn next(&self) -> io::Result<(Self::Stream, Peer)> {
         let (stream, _) = self.accept().await?;
-        let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
+        let peer = stream.peer_cred()?;
         // The kernel reports pid 0 for a process in a pid namespace that is invisible from here.
-        let pid = pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
-        Ok((stream, Peer::Process(pid)))
+        let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
+        Ok((stream, Peer::Process { uid: peer.uid(), pid }))
     }
 }
 

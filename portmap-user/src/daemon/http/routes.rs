@@ -1,6 +1,12 @@
 //! The routes: all of them on the Unix socket, questions on the read-only one, health and metrics on TCP.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     Extension, Json, Router,
@@ -29,11 +35,12 @@ use tracing::warn;
 use crate::{
     api::{
         AddRequest, Capacity, Changed, Container, ContainerStats, DropCount, ExplainRequest, Explanation,
-        Finding, Flows, FlowsRequest, Stats, UpdateRequest, monitor::MonitoredContainer,
+        Finding, Flows, FlowsRequest, Requester, Stats, UpdateRequest, monitor::MonitoredContainer,
     },
     daemon::{
         Daemon,
         container::owner,
+        events::on_behalf_of,
         observe::{drop_stream::Broadcaster, metrics::encode::Format},
         shutdown::Shutdown,
     },
@@ -44,8 +51,8 @@ use crate::{
 
 /// Time limit of a request on TCP or on the read-only socket.
 const READER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Most concurrent streams of drops.
-const MAX_DROP_STREAMS: usize = 64;
+/// Most concurrent streams of drops, and as many of events.
+const MAX_STREAMS: usize = 64;
 /// Most concurrent operations for clients on TCP, and as many on the read-only socket.
 const MAX_READER_OPERATIONS: usize = 2;
 /// The description of the API.
@@ -67,6 +74,10 @@ pub(super) struct Shared {
     reader_operations: Arc<Semaphore>,
     /// Limits concurrent streams of drops.
     drop_streams: Arc<Semaphore>,
+    /// Limits concurrent streams of events.
+    event_streams: Arc<Semaphore>,
+    /// Number of the last request that may change something.
+    requests: Arc<AtomicU64>,
 }
 
 impl Shared {
@@ -80,7 +91,9 @@ impl Shared {
             operations: Arc::new(Semaphore::new(operations)),
             tcp_operations: Arc::new(Semaphore::new(MAX_READER_OPERATIONS)),
             reader_operations: Arc::new(Semaphore::new(MAX_READER_OPERATIONS)),
-            drop_streams: Arc::new(Semaphore::new(MAX_DROP_STREAMS)),
+            drop_streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            event_streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            requests: Arc::default(),
         }
     }
 
@@ -118,6 +131,7 @@ pub(super) fn by_readers(shared: Shared) -> Router {
         .route("/v1/capacity", get(capacity_for_reader))
         .route("/v1/drops", get(drops_for_reader))
         .route("/v1/drops/events", any(read_only))
+        .route("/v1/events", any(read_only))
         .route("/v1/doctor", any(read_only))
         .route("/v1/explain", any(read_only))
         .route("/v1/repair", any(read_only))
@@ -145,6 +159,7 @@ pub(super) fn by_socket(shared: Shared) -> Router {
         .route("/v1/capacity", get(capacity))
         .route("/v1/drops", get(drops))
         .route("/v1/drops/events", get(follow_drops))
+        .route("/v1/events", get(follow_events))
         .route("/v1/doctor", get(doctor))
         .route("/v1/explain", post(explain))
         .route("/v1/repair", post(repair))
@@ -169,6 +184,23 @@ async fn run<T: Serialize + Send + 'static>(
 ) -> Result<Json<T>> {
     let permit = shared.operations.clone().acquire_owned().await;
     run_with(shared, what.into(), permit.ok(), operation).await
+}
+
+/// Runs an operation that may change something, and that events and the log ascribe to its client.
+async fn run_change<T: Serialize + Send + 'static>(
+    shared: &Shared,
+    connection: &Connection,
+    what: impl Into<String>,
+    operation: impl FnOnce(&Arc<Daemon>) -> Result<T> + Send + 'static,
+) -> Result<Json<T>> {
+    let requester = match connection.peer {
+        Peer::Process { uid, pid } => {
+            let id = shared.requests.fetch_add(1, Ordering::Relaxed) + 1;
+            Some(Requester { id, uid, pid })
+        }
+        Peer::Address(_) | Peer::Reader(_) => None,
+    };
+    run(shared, what, move |daemon| on_behalf_of(requester, || operation(daemon))).await
 }
 
 /// Runs an operation and holds this permit, if there is one, until it ends.
@@ -274,7 +306,7 @@ async fn add(
     JsonBody(mut request): JsonBody<AddRequest>,
 ) -> Result<Json<Changed>> {
     if request.remove_with_client {
-        if let Peer::Process(Some(pid)) = connection.peer {
+        if let Peer::Process { pid: Some(pid), .. } = connection.peer {
             request.owner = Some(owner::find(pid)?);
         } else {
             let name = &request.name;
@@ -285,7 +317,7 @@ async fn add(
         }
     }
     let owners = shared.clone();
-    run(&shared, format!("add {:?}", request.name), move |daemon| {
+    run_change(&shared, &connection, format!("add {:?}", request.name), move |daemon| {
         let (name, owner) = (request.name.clone(), request.owner);
         let added = daemon.add(&request)?;
         if let Some(owner) = owner {
@@ -296,16 +328,22 @@ async fn add(
     .await
 }
 
-async fn remove(State(shared): State<Shared>, Name(name): Name) -> Result<Json<()>> {
-    run(&shared, format!("del {name:?}"), move |daemon| daemon.delete(&name)).await
+async fn remove(
+    State(shared): State<Shared>,
+    Extension(connection): Extension<Arc<Connection>>,
+    Name(name): Name,
+) -> Result<Json<()>> {
+    run_change(&shared, &connection, format!("del {name:?}"), move |daemon| daemon.delete(&name)).await
 }
 
 async fn update(
     State(shared): State<Shared>,
+    Extension(connection): Extension<Arc<Connection>>,
     Name(name): Name,
     JsonBody(request): JsonBody<UpdateRequest>,
 ) -> Result<Json<Changed>> {
-    run(&shared, format!("update {name:?}"), move |daemon| daemon.update(&name, &request)).await
+    let what = format!("update {name:?}");
+    run_change(&shared, &connection, what, move |daemon| daemon.update(&name, &request)).await
 }
 
 async fn stats(State(shared): State<Shared>) -> Result<Json<Stats>> {
@@ -383,7 +421,7 @@ async fn follow_drops(
 ) -> Result<Response> {
     let Query(Whose { name }) = whose.map_err(|rejection| Error::usage(rejection.body_text()))?;
     let permit = shared.drop_streams.clone().try_acquire_owned().map_err(|_full| {
-        Error::conflict(format!("{MAX_DROP_STREAMS} clients follow drops, the maximum: end one of them"))
+        Error::conflict(format!("{MAX_STREAMS} clients follow drops, the maximum: end one of them"))
     })?;
     if let Some(name) = name.clone() {
         let _known = run(&shared, "drops", move |daemon| daemon.check_drops_of(&name)).await?;
@@ -403,12 +441,31 @@ async fn capacity(State(shared): State<Shared>) -> Result<Json<Capacity>> {
     run(&shared, "capacity", |daemon| failpoint::suppressed(|| daemon.capacity())).await
 }
 
+/// Streams one line of JSON for each event.
+async fn follow_events(
+    State(shared): State<Shared>,
+    Extension(connection): Extension<Arc<Connection>>,
+    whose: WhoseQuery,
+) -> Result<Response> {
+    let Query(Whose { name }) = whose.map_err(|rejection| Error::usage(rejection.body_text()))?;
+    let permit = shared.event_streams.clone().try_acquire_owned().map_err(|_full| {
+        Error::conflict(format!("{MAX_STREAMS} clients follow events, the maximum: end one of them"))
+    })?;
+    let subscription = shared.daemon.subscribe(name, shared.shutdown.subscribe());
+    connection.begin_stream();
+    let lines = Body::from_stream(subscription.lines(permit));
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response())
+}
+
 async fn doctor(State(shared): State<Shared>) -> Result<Json<Vec<Finding>>> {
     run(&shared, "doctor", |daemon| failpoint::suppressed(|| daemon.doctor())).await
 }
 
-async fn repair(State(shared): State<Shared>) -> Result<Json<Vec<Finding>>> {
-    run(&shared, "doctor --repair", |daemon| daemon.repair()).await
+async fn repair(
+    State(shared): State<Shared>,
+    Extension(connection): Extension<Arc<Connection>>,
+) -> Result<Json<Vec<Finding>>> {
+    run_change(&shared, &connection, "doctor --repair", |daemon| daemon.repair()).await
 }
 
 async fn explain(
@@ -419,8 +476,11 @@ async fn explain(
 }
 
 /// Removes all containers, restores the host, and ends the daemon.
-async fn teardown(State(shared): State<Shared>) -> Result<Json<bool>> {
-    let removed = run(&shared, "teardown", |daemon| daemon.teardown()).await?;
+async fn teardown(
+    State(shared): State<Shared>,
+    Extension(connection): Extension<Arc<Connection>>,
+) -> Result<Json<bool>> {
+    let removed = run_change(&shared, &connection, "teardown", |daemon| daemon.teardown()).await?;
     shared.shutdown.begin();
     Ok(removed)
 }

@@ -5,6 +5,7 @@ use tracing::{info, warn};
 
 use super::reconciler::Reconciler;
 use crate::{
+    api::EventKind,
     daemon::{
         container::{limits, lookup, netns},
         env::Env,
@@ -53,7 +54,9 @@ impl Reconciler {
         }
         setup.ensure().failures.into_result()?;
         env.maps.set_config(&env.config(&now))?;
+        let text = format!("sharing {} of {}", now.addresses(), now.uplink);
         self.host.replace_state(now);
+        env.events.emit(EventKind::HostChanged, None, Some(text));
         for entry in self.registry.snapshot().entries() {
             let name = &entry.record.name;
             // The lock waits for an `add` that may have started with the old state.

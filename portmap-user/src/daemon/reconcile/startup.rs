@@ -10,6 +10,7 @@ use crate::{
     daemon::{
         container::{Containers, limits},
         env::Env,
+        events::Events,
         host::{
             Host, HostState, Ownership,
             setup::{self, Setup},
@@ -99,7 +100,17 @@ fn start_over(netlink: &Netlink, settings: Settings) -> Result<Started> {
     bpffs::permit(&settings.pins, settings.socket_group)?;
     let pins = OpenPins::open(&settings.pins)?;
     let inheritance = Inheritance::probe()?;
-    let env = Arc::new(Env { settings, attach_mode, leaf, inheritance, store, maps, guard, pins });
+    let env = Arc::new(Env {
+        settings,
+        attach_mode,
+        leaf,
+        inheritance,
+        store,
+        maps,
+        guard,
+        pins,
+        events: Events::default(),
+    });
     // The maps must be complete before the first program is replaced.
     env.maps.set_host_ports(&env.settings.reach)?;
     env.maps.set_broadcasts(&state.broadcasts)?;

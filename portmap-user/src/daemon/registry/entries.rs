@@ -1,10 +1,13 @@
 //! The containers' entries: changed under one lock, published as snapshots, and kept equal to the records on disk.
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 use tracing::warn;
 
-use super::snapshot::{Entry, Snapshot};
+use super::{
+    changes,
+    snapshot::{Entry, Snapshot},
+};
 use crate::{
     daemon::env::Env,
     error::{Failures, Result},
@@ -112,7 +115,7 @@ impl Registry {
             state.pool = Arc::new(pool);
         }
         state.containers.0.remove(record.name.as_str());
-        self.publish_snapshot(&state);
+        self.publish_snapshot(&state, &record.name);
         Ok(())
     }
 
@@ -158,20 +161,25 @@ impl Registry {
     pub(super) fn insert(&self, state: &mut State, entry: Entry) -> Arc<Entry> {
         let entry = Arc::new(entry);
         state.containers.0.insert(entry.record.name.as_str().into(), entry.clone());
-        self.publish_snapshot(state);
+        self.publish_snapshot(state, &entry.record.name);
         entry
     }
 
     pub(super) fn change(&self, state: &mut State, name: &str, change: impl FnOnce(&mut Entry)) {
         if let Some(entry) = state.containers.0.get_mut(name) {
             change(Arc::make_mut(entry));
-            self.publish_snapshot(state);
+            self.publish_snapshot(state, name);
         }
     }
 
-    /// Publishes the entries and the pool to the readers. The copy takes one pointer per container.
-    fn publish_snapshot(&self, state: &State) {
+    /// Publishes the entries and the pool to the readers after a change of the container `name`, and sends the
+    /// event of that change. The copy takes one pointer per container.
+    fn publish_snapshot(&self, state: &State, name: &str) {
         let containers = Arc::new(state.containers.clone());
-        *self.published.write() = Published { containers, pool: state.pool.clone() };
+        let now = Published { containers: containers.clone(), pool: state.pool.clone() };
+        let before = mem::replace(&mut *self.published.write(), now).containers;
+        // Still under the lock of `state`, so events are in the order of the changes.
+        let entry = |snapshot: &Snapshot| snapshot.get(name).cloned();
+        changes::emit(&self.env.events, entry(&before).as_deref(), entry(&containers).as_deref());
     }
 }

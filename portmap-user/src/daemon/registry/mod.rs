@@ -5,6 +5,7 @@
 //! so they never wait for a writer.
 
 mod admission;
+mod changes;
 mod entries;
 mod ephemeral;
 mod port_map;

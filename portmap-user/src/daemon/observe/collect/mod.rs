@@ -61,6 +61,8 @@ pub(in crate::daemon) struct Readings {
     /// Readings that were given up because they hang in the kernel, since the daemon started.
     pub(in crate::daemon) overdue: u64,
     now: Instant,
+    /// Age beyond which a reading is not used.
+    max_age: Duration,
 }
 
 impl Collector {
@@ -84,7 +86,8 @@ impl Collector {
         let watching = thread::Builder::new().name("portmap-collect".to_owned()).spawn(move || {
             while let Some(collector) = collector.upgrade() {
                 let _ = collector.newest(&collector.registry.snapshot());
-                let interval = INTERVAL.max(collector.rounds.last_duration() * INTERVAL_FACTOR);
+                let interval =
+                    INTERVAL.max(collector.rounds.last_duration() * INTERVAL_FACTOR).min(MAX_AGE / 2);
                 drop(collector);
                 thread::sleep(interval);
             }
@@ -105,14 +108,16 @@ impl Collector {
         };
         let all = self.rounds.newest(&sources, patience);
         let _ = self.has_read.set(());
-        Readings { all, overdue: self.rounds.overdue(), now: Instant::now() }
+        // On a host on which a round takes long, readings are as old as rounds are apart.
+        let max_age = MAX_AGE.max(self.rounds.last_duration() * (rounds::REST + 4));
+        Readings { all, overdue: self.rounds.overdue(), now: Instant::now(), max_age }
     }
 }
 
 impl Readings {
     fn get(&self, key: &Key) -> Option<&Reading> {
         let dated = self.all.get(key)?;
-        (self.now.duration_since(dated.began) <= MAX_AGE).then_some(&dated.value)
+        (self.now.duration_since(dated.began) <= self.max_age).then_some(&dated.value)
     }
 
     /// The newest reading of a container, if it is not too old.

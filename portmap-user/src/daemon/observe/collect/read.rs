@@ -26,7 +26,8 @@ use crate::{
         visitor::Visitor,
     },
     model::{
-        ContainerRecord, LinkErrors, PortUse, RttPercentiles, Snmp, TcpInfo, TcpSocket, TcpState, TcpSummary,
+        ContainerRecord, Limit, LinkErrors, PortUse, RttPercentiles, Snmp, TcpInfo, TcpSocket, TcpState,
+        TcpSummary,
     },
     settings::Monitor,
 };
@@ -84,6 +85,17 @@ pub(in crate::daemon) struct ContainerReading {
     pub(in crate::daemon) queues: Queues,
     /// The reading inside its namespace; the error of the visit.
     pub(in crate::daemon) inside: Result<Inside>,
+    /// The limits that were in force.
+    limits: [Option<Limit>; 2],
+    /// The newest complete reading of its ephemeral ports, of this reading or of one before it.
+    ports: Option<PortUse>,
+}
+
+impl ContainerReading {
+    /// Whether the container had the limits of this record when its qdiscs were read.
+    pub(in crate::daemon) fn has_limits_of(&self, record: &ContainerRecord) -> bool {
+        self.limits == [record.egress.clone(), record.ingress.clone()]
+    }
 }
 
 /// A reading inside a container. A part that was not requested, or not complete at the deadline, is `None`.
@@ -112,13 +124,15 @@ impl Reader {
     pub(super) fn read(&self, source: &Source, before: Option<&Reading>) -> Reading {
         match source {
             Source::Host => {
-                let errors = Netlink::open().and_then(|netlink| link_stats::errors(&netlink));
+                let errors = self.visitor.stay_home().and_then(|()| {
+                    Netlink::open().and_then(|netlink| link_stats::errors(&netlink)).map_err(Into::into)
+                });
                 Reading::Host(errors.map_err(Into::into))
             }
             Source::Container(entry) => {
                 let before = before.and_then(|before| match before {
                     Reading::Host(_) => None,
-                    Reading::Container(reading) => reading.inside.as_ref().ok()?.ports,
+                    Reading::Container(reading) => reading.ports,
                 });
                 Reading::Container(Box::new(self.read_container(&entry.record, before)))
             }
@@ -128,6 +142,7 @@ impl Reader {
     fn read_container(&self, record: &ContainerRecord, ports: Option<PortUse>) -> ContainerReading {
         let deadline = Instant::now() + VISIT;
         let ingress = record.ingress.as_ref().map(|_limit| {
+            self.visitor.stay_home()?;
             let netlink = Netlink::open()?;
             netlink.set_deadline(deadline);
             Ok(Queue::read(&netlink, veth_ifindex(record.slot)))
@@ -145,7 +160,9 @@ impl Reader {
         if let (Some(_limit), None, Err(error)) = (&record.egress, &egress, &inside) {
             egress = Some(Err(error.clone()));
         }
-        ContainerReading { queues: Queues { egress, ingress }, inside }
+        let limits = [record.egress.clone(), record.ingress.clone()];
+        let ports = inside.as_ref().ok().and_then(|inside| inside.ports).or(ports);
+        ContainerReading { queues: Queues { egress, ingress }, inside, limits, ports }
     }
 
     fn visit<T>(&self, record: &ContainerRecord, work: impl FnOnce(&NetSession) -> Result<T>) -> Result<T> {
@@ -162,9 +179,12 @@ fn inside(
     before: Option<PortUse>,
     deadline: Instant,
 ) -> Result<Inside> {
+    let (tcp, snmp) = (monitor.socket_summary.then(proc_net::tcp_summary), monitor.snmp.then(proc_net::snmp));
     let mut found = Inside {
-        tcp: monitor.socket_summary.then(proc_net::tcp_summary).transpose()?,
-        snmp: monitor.snmp.then(proc_net::snmp).transpose()?,
+        // One that fails must not cost the others.
+        is_incomplete: matches!(tcp, Some(Err(_))) || matches!(snmp, Some(Err(_))),
+        tcp: tcp.and_then(Result::ok),
+        snmp: snmp.and_then(Result::ok),
         ..Inside::default()
     };
     let block = record.ephemeral_ports;
@@ -183,14 +203,18 @@ fn inside(
         }
         ControlFlow::Continue(())
     })?;
+    // At the deadline they are those of the connections that were read.
+    found.rtt = rtts.percentiles();
     if ended == Ended::Complete {
-        found.rtt = rtts.percentiles();
         ended = tcp_sockets::visit_udp_ports(block, deadline, |port| ports.add(port))?;
     }
-    if ended == Ended::Complete {
-        let total = u32::try_from(block.count()).unwrap_or(u32::MAX);
-        found.ports = Some(PortUse::next(before, ports.count(), total));
-    }
-    found.is_incomplete = ended != Ended::Complete;
+    let total = u32::try_from(block.count()).unwrap_or(u32::MAX);
+    // What is known to be full stays so, however many sockets were not read.
+    found.ports = if ended == Ended::Complete || ports.count() >= total {
+        Some(PortUse::next(before, ports.count(), total))
+    } else {
+        before.filter(|before| before.total == total)
+    };
+    found.is_incomplete |= ended != Ended::Complete;
     Ok(found)
 }

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    panic::{self, AssertUnwindSafe},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -24,7 +25,7 @@ const LATE: Duration = Duration::from_millis(500);
 const CHEAP: Duration = Duration::from_millis(250);
 /// A round that takes longer is used again for this many times its duration, so that requests cause at most a
 /// constant load.
-const REST: u32 = 4;
+pub(super) const REST: u32 = 4;
 
 /// Something that can be read.
 pub(super) trait Subject: Clone + Send + 'static {
@@ -183,7 +184,10 @@ impl<S: Subject, R> State<S, R> {
             && let Some((began, is_complete)) = self.round.take()
             && is_complete
         {
-            self.last = Some((now, now.duration_since(began)));
+            // A round ends when it waits for nothing but readings that hang, even if that is noticed later.
+            let hung = self.running.values().map(|running| running.began + LATE).max();
+            let end = hung.map_or(now, |hung| hung.min(now)).max(began);
+            self.last = Some((end, end.duration_since(began)));
         }
     }
 
@@ -228,10 +232,18 @@ impl<S: Subject, R: Send + Sync + 'static> Shared<S, R> {
             state.running.insert(number, Running { key: key.clone(), began, is_late: false });
             let before = state.readings.get(&key).cloned();
             drop(state);
-            let value = (self.read)(&subject, before.as_ref().map(|before| &before.value));
+            let read = || (self.read)(&subject, before.as_ref().map(|before| &before.value));
+            // What is read comes from containers; no surprise in it may cost a thread.
+            let value = panic::catch_unwind(AssertUnwindSafe(read));
             state = self.lock();
+            // While this reading still counts as late, if it is.
+            state.write_off(Instant::now());
             state.running.remove(&number);
-            state.readings.insert(key, Arc::new(Dated { began, value }));
+            match value {
+                Ok(value) => drop(state.readings.insert(key, Arc::new(Dated { began, value }))),
+                // The panic itself is in the log.
+                Err(_panic) => state.overdue += 1,
+            }
             state.write_off(Instant::now());
             self.changed.notify_all();
         }

@@ -138,6 +138,7 @@ pub(in crate::daemon) fn all(
         // During `add` and `del` the qdiscs can be missing.
         if record.phase == Phase::Ready
             && let Some(reading) = readings.container(record)
+            && reading.has_limits_of(record)
         {
             metrics.read_limits(record, reading.queues.in_place(env, record));
         }

@@ -1,0 +1,134 @@
+//! `portmap events`: what is reported, in which order, and who has asked for it.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Child, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
+};
+
+use portmap_tests::{
+    sandbox::{DAEMON_FLAGS, Netns, Sandbox},
+    wait,
+};
+use serde_json::{Value, json};
+
+/// A running `portmap events`, and what it prints.
+struct Events {
+    process: Child,
+    lines: Receiver<String>,
+}
+
+impl Events {
+    /// Starts it and waits until it is subscribed.
+    fn follow(sandbox: &Sandbox, arguments: &[&str]) -> Self {
+        let mut process = sandbox
+            .portmap_command(&[&["events"], arguments].concat())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the command runs");
+        let output = BufReader::new(process.stdout.take().expect("piped"));
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let events = Self { process, lines };
+        assert_eq!(events.next()["event"], "subscribed");
+        events
+    }
+
+    fn next(&self) -> Value {
+        let line = self.lines.recv_timeout(wait::LIMIT).expect("an event");
+        serde_json::from_str(&line).expect("JSON")
+    }
+
+    /// Waits for the next event, of this kind and container, and returns it.
+    fn expect(&self, kind: &str, container: &str) -> Value {
+        let event = self.next();
+        assert_eq!(
+            (&event["event"], &event["container"]["name"]),
+            (&json!(kind), &json!(container)),
+            "{event}"
+        );
+        event
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn events_report_each_change_with_its_request() {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    let events = Events::follow(&sandbox, &[]);
+    let of_b = Events::follow(&sandbox, &["b"]);
+    sandbox.ok(&["add", "a", "--ports", "31000-31001", "--egress-rate", "1000KB", "--label", "team=shop"]);
+    let added = events.expect("added", "a");
+    let container = json!({
+        "name": "a", "slot": 1, "state": "ready", "ports": [[31000, 31001]], "ephemeral_ports": [61440, 62463],
+        "egress_rate": 1_024_000, "ingress_rate": null, "labels": {"team": "shop"},
+    });
+    assert_eq!(added["container"], container);
+    assert!(added["request"]["uid"] == 0 && added["request"]["pid"].is_u64(), "{added}");
+    sandbox.ok(&["update", "a", "--ports", "31002"]);
+    let updated = events.expect("updated", "a");
+    assert_eq!(updated["container"]["ports"], json!([[31002, 31002]]));
+    assert_eq!(updated["seq"].as_u64(), added["seq"].as_u64().map(|seq| seq + 1));
+    assert_ne!(updated["request"]["id"], added["request"]["id"]);
+    sandbox.fails(&["add", "b", "--ports", "31002"], 4);
+    for stream in [&events, &of_b] {
+        let failed = stream.expect("failed", "b");
+        let text = failed["text"].as_str().expect("a text");
+        assert!(text.contains("31002") && text.contains("\"a\""), "{text}");
+    }
+    // The log names the request, too.
+    let id = &updated["request"]["id"];
+    let line = wait::for_value("the line of the log", || {
+        let log = daemon.log();
+        log.lines().find(|line| line.contains("\"a\": updated")).map(str::to_owned)
+    });
+    assert!(line.contains(&format!("request{{id={id} uid=0 pid=")), "{line}");
+    sandbox.ok(&["del", "a"]);
+    events.expect("removed", "a");
+    // A namespace that ends: no request.
+    sandbox.ok(&["add", "c"]);
+    events.expect("added", "c");
+    sandbox.sh(Netns::Host, "ip netns del c");
+    let removed = events.expect("removed", "c");
+    assert_eq!(removed["request"], Value::Null);
+    sandbox.sh(Netns::Host, "ip address add 10.0.0.99/24 dev uplink; ip address del 10.0.0.1/24 dev uplink");
+    let changed = events.next();
+    assert_eq!(changed["event"], "host_changed", "{changed}");
+    assert_eq!(of_b.next()["event"], "host_changed", "no container's");
+    daemon.stop();
+    assert_eq!(
+        wait::for_value("the end", || {
+            events.lines.try_recv().ok().filter(|line| line.contains("\"stopping\"")).map(|_| true)
+        }),
+        true
+    );
+}
+
+#[test]
+fn events_streams_are_limited() {
+    let sandbox = Sandbox::new();
+    let _daemon = sandbox.daemon_with(&DAEMON_FLAGS);
+    let open: Vec<_> = (0..64).map(|_| Events::follow(&sandbox, &[])).collect();
+    let error = sandbox.fails(&["events"], 4);
+    assert!(error.contains("64 clients follow events"), "{error}");
+    drop(open);
+    wait::until("room for another stream", || {
+        let output = sandbox.portmap_command(&["show", "none"]).output().expect("it runs");
+        output.status.code() == Some(3)
+    });
+    drop(Events::follow(&sandbox, &[]));
+}
