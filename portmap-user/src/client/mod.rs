@@ -260,8 +260,11 @@ impl Client {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => time::sleep(RETRY_DELAY).await,
                 Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                     // Without a read-only socket, the error about the other one tells what to do.
-                    let readonly = UnixStream::connect(&self.readonly).await;
-                    break readonly.map_err(|_none| self.unreachable(&error))?;
+                    match UnixStream::connect(&self.readonly).await {
+                        Ok(stream) => break stream,
+                        Err(full) if full.kind() == ErrorKind::WouldBlock => time::sleep(RETRY_DELAY).await,
+                        Err(_none) => return Err(self.unreachable(&error)),
+                    }
                 }
                 Err(error) => return Err(self.unreachable(&error)),
             }

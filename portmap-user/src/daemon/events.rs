@@ -3,6 +3,7 @@
 use std::{
     cell::Cell,
     convert::Infallible,
+    mem,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -77,7 +78,14 @@ impl Events {
     /// Subscribes to all events, or to those of this container and those that concern none.
     pub(super) fn subscribe(&self, name: Option<String>, ending: watch::Receiver<bool>) -> Subscription {
         let receiver = self.sender.subscribe();
-        Subscription { receiver, ending, name, seq: self.seq.clone(), position: Position::Begin }
+        let begin = event(self.seq.load(Ordering::Relaxed), EventKind::Subscribed, None, None);
+        Subscription {
+            receiver,
+            ending,
+            name,
+            seq: self.seq.clone(),
+            position: Position::Begin(Box::new(begin)),
+        }
     }
 }
 
@@ -98,10 +106,9 @@ pub(super) struct Subscription {
 }
 
 /// What a subscription has delivered.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Position {
-    /// Nothing.
-    Begin,
+    /// Nothing; this is the first event.
+    Begin(Box<Event>),
     /// The first event.
     Within,
     /// The last event.
@@ -121,10 +128,13 @@ impl Subscription {
 
     /// Waits for the next item; `None` at the end of the daemon.
     async fn next(&mut self) -> Option<EventStreamItem> {
-        match self.position {
-            Position::Begin => return Some(self.mark(Position::Within, EventKind::Subscribed)),
+        match mem::replace(&mut self.position, Position::Within) {
+            Position::Begin(first) => return Some(EventStreamItem::Event(*first)),
             Position::Within => {}
-            Position::End => return None,
+            Position::End => {
+                self.position = Position::End;
+                return None;
+            }
         }
         loop {
             let received = tokio::select! {
@@ -134,7 +144,9 @@ impl Subscription {
                 _ = self.ending.wait_for(|ending| *ending) => None,
             };
             let Some(received) = received else {
-                return Some(self.mark(Position::End, EventKind::Stopping));
+                self.position = Position::End;
+                let last = event(self.seq.load(Ordering::Relaxed), EventKind::Stopping, None, None);
+                return Some(EventStreamItem::Event(last));
             };
             match received {
                 Ok(event) if self.concerns(&event) => {
@@ -145,12 +157,6 @@ impl Subscription {
                 Err(RecvError::Closed) => return None,
             }
         }
-    }
-
-    /// The event of this subscription alone at its begin or end.
-    fn mark(&mut self, position: Position, kind: EventKind) -> EventStreamItem {
-        self.position = position;
-        EventStreamItem::Event(event(self.seq.load(Ordering::Relaxed), kind, None, None))
     }
 
     fn concerns(&self, event: &Event) -> bool {
@@ -207,7 +213,7 @@ mod tests {
         let mut subscription = events.subscribe(None, ending);
         events.emit(EventKind::HostChanged, None, None);
         set_ending.send_replace(true);
-        for (kind, seq) in [(EventKind::Subscribed, 1), (EventKind::HostChanged, 1), (EventKind::Stopping, 1)]
+        for (kind, seq) in [(EventKind::Subscribed, 0), (EventKind::HostChanged, 1), (EventKind::Stopping, 1)]
         {
             let Some(EventStreamItem::Event(event)) = subscription.next().await else { panic!("{kind:?}") };
             assert_eq!((event.event, event.seq), (kind, seq));

@@ -52,10 +52,17 @@ pub fn permit(pins: &Pins, group: Option<u32>) -> Result<()> {
     };
     let (directory_mode, map_mode) = if group.is_some() { (0o750, 0o640) } else { (0o700, 0o600) };
     let [maps, ..] = pins.directories();
+    // --bpffs-dir may be shared with other programs, whose operator has chosen other permissions.
+    let is_foreign = |directory: &Path| {
+        directory == pins.bpffs()
+            && fs::symlink_metadata(directory).is_ok_and(|found| {
+                found.uid() != 0 || !matches!((found.mode() & 0o7777, found.gid()), (0o700, 0) | (0o750, _))
+            })
+    };
     for directory in [pins.bpffs().to_owned(), pins.root(), maps.clone()] {
         // --bpffs-dir may be a mount point, whose permissions the operator has chosen.
         let is_mount = statfs_device(&directory) != directory.parent().and_then(statfs_device);
-        if !is_mount {
+        if !is_mount && !is_foreign(&directory) {
             failpoint::hit("set permissions of pins")
                 .and_then(|()| set(&directory, directory_mode))
                 .context(|| doing(&directory))?;

@@ -128,7 +128,18 @@ pub fn is_any_in(range: PortRange) -> Result<bool> {
         }
     }
     read_endpoints(range, &mut found).context(doing)?;
-    Ok(!found.is_empty())
+    Ok(!found.is_empty() || has_association(range).context(doing)?)
+}
+
+/// Whether an SCTP association has its local port in `range`. One that was begun from here has no endpoint in
+/// the list of those that listen.
+fn has_association(range: PortRange) -> io::Result<bool> {
+    /// `LPORT` in a line of `sctp_assocs_seq_show`.
+    const LOCAL_PORT: usize = 11;
+    let text = lines_of("sctp/assocs")?;
+    let mut ports =
+        text.lines().skip(1).filter_map(|line| line.split_whitespace().nth(LOCAL_PORT)?.parse().ok());
+    Ok(ports.any(|port| range.contains(port)))
 }
 
 /// Passes a protocol's sockets to `visit` until that breaks off, by `sock_diag`.

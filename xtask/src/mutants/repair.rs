@@ -96,7 +96,7 @@ pub(super) const ALL: [Repair; 9] = [
             Edit {
                 file: SEGMENTS,
                 from: "if l4.is_fragment {\n            return Err(Reason::Malformed);",
-                to: "if l4.is_fragment {\n            return Ok(Self { max_frame_len: 0, bytes: length });",
+                to: "if l4.is_fragment {\n            return Ok(Self { max_frame_len: 0, ..Self::one_packet(frame) });",
             },
         ],
     },
@@ -124,7 +124,7 @@ pub(super) const ALL: [Repair; 9] = [
         seen: "are allowed",
         edits: &[Edit {
             file: SEGMENTS,
-            from: "let bytes = length + segments.saturating_sub(1) * headers;",
+            from: "let bytes = length + further * headers;",
             to: "let bytes = length;",
         }],
     },
@@ -134,8 +134,8 @@ pub(super) const ALL: [Repair; 9] = [
         edits: &[
             Edit {
                 file: SEGMENTS,
-                from: "if segments > MAX_SEGMENTS {",
-                to: "if segments > MAX_SEGMENTS * 100 {",
+                from: "if further >= MAX_SEGMENTS {",
+                to: "if further >= MAX_SEGMENTS * 100 {",
             },
             Edit {
                 file: SEGMENTS,

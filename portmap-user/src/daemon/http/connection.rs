@@ -164,7 +164,7 @@ mod tests {
 
     #[tokio::test]
     async fn connection_write_times_out_unless_streaming() {
-        let connection = Arc::new(Connection::new(Peer::Process(None), 0));
+        let connection = Arc::new(Connection::new(Peer::Process { uid: 0, pid: None }, 0));
         let (near, mut far) = tokio::io::duplex(8);
         let mut near = TimedWrites::new(near, connection.clone(), Duration::from_millis(20));
         connection.begin_request();

@@ -72,11 +72,13 @@ impl Gate {
         Arc::new(Self { limits, open: Mutex::default(), ended: Notify::new(), clock: AtomicU64::new(0) })
     }
 
-    /// Admits a connection as soon as the limits allow it.
-    async fn admit(&self, peer: Peer) -> Arc<Connection> {
+    /// Admits a connection as soon as the limits allow it. `None` for a user of the read-only socket whose own
+    /// connections are all busy: nobody else waits for them.
+    async fn admit(&self, peer: Peer) -> Option<Arc<Connection>> {
         loop {
             match self.try_admit(peer) {
-                Ok(connection) => return connection,
+                Ok(connection) => return Some(connection),
+                Err(None) if self.is_at_own_limit(peer) => return None,
                 Err(victim) => {
                     if let Some(victim) = victim {
                         victim.close.notify_one();
@@ -85,6 +87,11 @@ impl Gate {
                 }
             }
         }
+    }
+
+    fn is_at_own_limit(&self, peer: Peer) -> bool {
+        let own = || self.open().iter().filter(|connection| connection.peer == peer).count();
+        matches!(peer, Peer::Reader(_)) && own() >= self.limits.per_address
     }
 
     /// Admits a connection, or returns the one to evict first: `None` if none of them is idle.
@@ -204,6 +211,8 @@ pub(super) async fn accept(listener: impl Listener, gate: Arc<Gate>, router: Rou
             () = shutdown.begun() => return,
             connection = gate.admit(peer) => connection,
         };
+        // Dropping the stream closes it.
+        let Some(connection) = connection else { continue };
         let (gate, router, shutdown) = (gate.clone(), router.clone(), shutdown.clone());
         task::spawn(async move {
             // Dropping the permit removes the connection even if serving it panics.

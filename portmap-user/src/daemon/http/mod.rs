@@ -11,7 +11,10 @@ mod socket;
 
 use std::{net::TcpListener, os::unix::ffi::OsStrExt as _, path::PathBuf, sync::Arc, time::Duration};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::{
+    sys::resource::{Resource, getrlimit, setrlimit},
+    unistd::getegid,
+};
 use tokio::{task, time};
 use tracing::{info, warn};
 
@@ -80,10 +83,11 @@ pub fn bind(settings: &Settings) -> Result<Listeners> {
         }
         None => None,
     };
-    let group = settings.socket_group;
+    // The daemon's own group, and not that of the directory.
+    let group = settings.socket_group.unwrap_or_else(|| getegid().as_raw());
     let access = Access { mode: 0o660, group };
     let readonly = match settings.readers {
-        MayRead::Everyone => Some(Access { mode: 0o666, group: None }),
+        MayRead::Everyone => Some(Access { mode: 0o666, group }),
         MayRead::Group => Some(access),
         MayRead::None => None,
     };
@@ -138,7 +142,9 @@ pub async fn serve(
         write_timeout: Duration::from_secs(10),
         max_age: Some(Duration::from_mins(1)),
     };
-    let (by_tcp, by_readers) = (Gate::new(for_strangers), Gate::new(for_strangers));
+    // Few questions of readers run at a time, so more connections of one user would only wait.
+    let for_readers = Limits { per_address: (tcp_connections / 8).max(2), ..for_strangers };
+    let (by_tcp, by_readers) = (Gate::new(for_strangers), Gate::new(for_readers));
     if let Some(tcp) = tcp {
         let tcp = tokio::net::TcpListener::from_std(tcp).context(|| "cannot serve TCP".to_owned())?;
         task::spawn(accept(tcp, by_tcp, routes::by_tcp(shared.clone()), shutdown.clone()));

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::UnixListener, time};
+use tokio::{
+    net::{UnixListener, UnixSocket},
+    time,
+};
 use tracing::warn;
 
 use crate::error::{Context as _, Result};
@@ -16,13 +19,16 @@ use crate::error::{Context as _, Result};
 /// Interval of the checks that the socket still has its path.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
+
 /// Who may connect to a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Access {
     /// Permission bits of its file.
     pub(super) mode: u32,
-    /// Id of the group of its file; `None`: that of the daemon.
-    pub(super) group: Option<u32>,
+    /// Id of the group of its file.
+    pub(super) group: u32,
 }
 
 /// A Unix socket with its path.
@@ -43,13 +49,14 @@ impl Socket {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).context(binding),
             _ => {}
         }
-        let listener = UnixListener::bind(&path).context(binding)?;
-        // The daemon's umask may have left more than this; the group must not have it before it is the right one.
+        let socket = UnixSocket::new_stream().context(binding)?;
+        socket.bind(&path).context(binding)?;
+        // The daemon's umask may have left more than this, and the group may be that of the directory. Nobody can
+        // connect before the socket listens.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).context(binding)?;
-        if access.group.is_some() {
-            chown(&path, None, access.group).context(binding)?;
-        }
+        chown(&path, None, Some(access.group)).context(binding)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(access.mode)).context(binding)?;
+        let listener = socket.listen(BACKLOG).context(binding)?;
         let id = id(&path).context(binding)?;
         Ok((Self { path, access, id }, listener))
     }

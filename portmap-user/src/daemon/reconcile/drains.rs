@@ -30,10 +30,11 @@ pub(in crate::daemon) async fn watch(reconciler: Arc<Reconciler>, shutdown: Shut
             continue;
         }
         let (reconciler, started) = (reconciler.clone(), Instant::now());
-        let running = shutdown.operation("releasing ephemeral ports");
+        let (running, ending) = (shutdown.operation("releasing ephemeral ports"), shutdown.clone());
         let round = task::spawn_blocking(move || {
             let _until_done = running;
-            failpoint::suppressed(|| draining.iter().for_each(|name| reconciler.drain(name)));
+            let names = draining.iter().take_while(|_| !ending.has_begun());
+            failpoint::suppressed(|| names.for_each(|name| reconciler.drain(name)));
         });
         if let Err(panic) = round.await {
             warn!("ephemeral ports are not released: {panic}");
