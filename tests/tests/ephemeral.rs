@@ -232,9 +232,10 @@ fn block_carries_as_many_connections_a_minute_as_it_has_ports() {
             Err(error) => break error,
         }
     };
-    assert_eq!((connections, refused.kind()), (16, ErrorKind::AddrNotAvailable), "{refused}");
+    // More only if the first ones have ended their minute of `TIME_WAIT` meanwhile, on a slow machine.
+    assert!(connections >= 16 && refused.kind() == ErrorKind::AddrNotAvailable, "{connections}: {refused}");
     let waiting = "ss -Htno state time-wait";
-    wait::until("all of them to wait", || sandbox.sh(A, waiting).lines().count() == connections);
+    wait::until("a connection to wait", || sandbox.sh(A, waiting).lines().count() > 0);
     let waiting = sandbox.sh(A, waiting);
     let first = waiting.lines().next().and_then(|line| line.split("timer:(timewait,").nth(1));
     let first = first.and_then(|timer| timer.split(',').next()).expect("a timer");

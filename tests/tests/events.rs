@@ -1,4 +1,4 @@
-//! `portmap events`: what is reported, in which order, and who has asked for it.
+//! `portmap events`: which changes it reports, in which order, and for which request.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ContainerState,
+    container_state::ContainerState,
     wire::{self, As},
 };
 use crate::model::{Labels, PortRange, PortSet};

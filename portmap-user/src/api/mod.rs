@@ -1,6 +1,7 @@
 //! The HTTP API: requests and responses on the Unix socket, in JSON. `-o json` prints the same responses.
 
 mod capacity;
+mod container_state;
 mod drops;
 mod events;
 mod explain;
@@ -22,6 +23,7 @@ pub use self::{
         BlockCapacity, Bound, Capacity, ContainerCapacity, EphemeralCapacity, LimitPolicies, LimitPolicy,
         SlotCapacity, StaticCapacity,
     },
+    container_state::ContainerState,
     drops::{Direction, DropCount, DropSample, DropStreamItem, OUTSIDE},
     events::{Event, EventContainer, EventDetails, EventKind, EventStreamItem, Requester},
     explain::{ExplainRequest, ExplainedPacket, Explanation, HOST, Outcome, Step},
@@ -146,32 +148,6 @@ pub struct Changed {
     /// Side effects on other processes, one line each, such as ports taken from a process of the host.
     #[serde(default)]
     pub warnings: Vec<String>,
-}
-
-/// State of a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ContainerState {
-    /// The daemon is creating it.
-    Adding,
-    /// In service.
-    Ready,
-    /// The daemon is removing it.
-    Deleting,
-    /// Its veth pair is missing, and the daemon could not recreate it.
-    Broken,
-}
-
-impl ContainerState {
-    /// The name in JSON and in the output of commands.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Adding => "adding",
-            Self::Ready => "ready",
-            Self::Deleting => "deleting",
-            Self::Broken => "broken",
-        }
-    }
 }
 
 /// Counts of packets and bytes.

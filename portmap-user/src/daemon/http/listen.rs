@@ -73,7 +73,7 @@ impl Gate {
     }
 
     /// Admits a connection as soon as the limits allow it. `None` for a user of the read-only socket whose own
-    /// connections are all busy: nobody else waits for them.
+    /// connections are all busy: no other user waits for them.
     async fn admit(&self, peer: Peer) -> Option<Arc<Connection>> {
         loop {
             match self.try_admit(peer) {

@@ -51,8 +51,8 @@ impl Socket {
         }
         let socket = UnixSocket::new_stream().context(binding)?;
         socket.bind(&path).context(binding)?;
-        // The daemon's umask may have left more than this, and the group may be that of the directory. Nobody can
-        // connect before the socket listens.
+        // The daemon's umask may have left more than this, and the group may be that of the directory. No client
+        // can connect before the socket listens.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).context(binding)?;
         chown(&path, None, Some(access.group)).context(binding)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(access.mode)).context(binding)?;

@@ -209,7 +209,7 @@ fn inside(
         ended = tcp_sockets::visit_udp_ports(block, deadline, |port| ports.add(port))?;
     }
     let total = u32::try_from(block.count()).unwrap_or(u32::MAX);
-    // What is known to be full stays so, however many sockets were not read.
+    // A block that is full already is full, however many sockets were not read.
     found.ports = if ended == Ended::Complete || ports.count() >= total {
         Some(PortUse::next(before, ports.count(), total))
     } else {

@@ -233,7 +233,7 @@ impl<S: Subject, R: Send + Sync + 'static> Shared<S, R> {
             let before = state.readings.get(&key).cloned();
             drop(state);
             let read = || (self.read)(&subject, before.as_ref().map(|before| &before.value));
-            // What is read comes from containers; no surprise in it may cost a thread.
+            // The kernel returns values that containers choose; no surprise in them may cost a thread.
             let value = panic::catch_unwind(AssertUnwindSafe(read));
             state = self.lock();
             // While this reading still counts as late, if it is.
