@@ -116,12 +116,7 @@ fn events_report_each_change_with_its_request() {
     assert_eq!(changed["event"], "host_changed", "{changed}");
     assert_eq!(of_b.next()["event"], "host_changed", "no container's");
     daemon.stop();
-    assert_eq!(
-        wait::for_value("the end", || {
-            events.lines.try_recv().ok().filter(|line| line.contains("\"stopping\"")).map(|_| true)
-        }),
-        true
-    );
+    wait::until("the end", || events.lines.try_recv().is_ok_and(|line| line.contains("\"stopping\"")));
 }
 
 /// Asks for the stream of events. Returns the connection after the first bytes of the response, with those.

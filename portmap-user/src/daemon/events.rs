@@ -34,11 +34,8 @@ thread_local! {
 /// Runs `work` for a request: events and lines of the log name it.
 pub(super) fn on_behalf_of<T>(requester: Option<Requester>, work: impl FnOnce() -> T) -> T {
     let Some(Requester { id, uid, pid }) = requester else { return work() };
-    let _span = match pid {
-        Some(pid) => tracing::info_span!("request", id, uid, pid),
-        None => tracing::info_span!("request", id, uid),
-    }
-    .entered();
+    // A pid that is `None` is left out of the line.
+    let _span = tracing::info_span!("request", id, uid, pid).entered();
     REQUESTER.set(requester);
     // Dropped even if `work` panics, because the thread then serves other requests.
     let _reset = Reset;
@@ -169,19 +166,19 @@ impl Subscription {
 mod tests {
     use super::*;
 
-    fn container(name: &str) -> Option<EventContainer> {
-        Some(EventContainer { name: name.to_owned(), details: None })
+    fn container(name: &str) -> EventContainer {
+        EventContainer { name: name.to_owned(), details: None }
     }
 
     #[tokio::test]
     async fn events_are_filtered_numbered_and_counted_when_missed() {
         let (events, (_set_ending, ending)) = (Events::default(), watch::channel(false));
-        events.emit(EventKind::Added, container("before"), None);
+        events.emit(EventKind::Added, Some(container("before")), None);
         let (mut of_a, mut all) =
             (events.subscribe(Some("a".to_owned()), ending.clone()), events.subscribe(None, ending));
         let requester = Requester { id: 7, uid: 0, pid: None };
-        on_behalf_of(Some(requester), || events.emit(EventKind::Added, container("b"), None));
-        events.emit(EventKind::Removed, container("a"), None);
+        on_behalf_of(Some(requester), || events.emit(EventKind::Added, Some(container("b")), None));
+        events.emit(EventKind::Removed, Some(container("a")), None);
         let mut seen = Vec::new();
         for subscription in [&mut of_a, &mut all] {
             for _ in 0..2 {

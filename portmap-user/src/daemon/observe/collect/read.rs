@@ -124,9 +124,10 @@ impl Reader {
     pub(super) fn read(&self, source: &Source, before: Option<&Reading>) -> Reading {
         match source {
             Source::Host => {
-                let errors = self.visitor.stay_home().and_then(|()| {
-                    Netlink::open().and_then(|netlink| link_stats::errors(&netlink)).map_err(Into::into)
-                });
+                let errors = self
+                    .visitor
+                    .stay_home()
+                    .and_then(|()| Netlink::open().and_then(|netlink| link_stats::errors(&netlink)));
                 Reading::Host(errors.map_err(Into::into))
             }
             Source::Container(entry) => {
