@@ -2,11 +2,13 @@
 //! its network, services inside them, and hand-made frames.
 
 pub mod background;
+pub mod cache;
 pub mod cgroup;
 pub mod daemon;
 pub mod faults;
 pub mod frames;
 pub mod inventory;
+pub mod lines;
 pub mod load;
 mod not_run;
 pub mod observers;

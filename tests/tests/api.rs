@@ -6,13 +6,12 @@ use std::{
     io::{self, Read as _, Write as _},
     net::{Shutdown, TcpListener},
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
-    path::PathBuf,
     process::Output,
     thread,
 };
 
 use portmap_tests::{
-    not_run,
+    cache, not_run,
     sandbox::{DAEMON_FLAGS, Netns, Sandbox, binary},
 };
 use serde_json::{Value, json};
@@ -152,12 +151,11 @@ fn forward(sandbox: &Sandbox) -> u16 {
 /// describes: status, media type, schema.
 #[test]
 fn api_responses_match_the_description() {
-    let home = std::env::var("HOME").unwrap_or_default();
-    let program = PathBuf::from(home).join(".cache/portmap/schemathesis/bin/st");
-    if !program.exists() {
-        not_run(format!("{} is missing: run `cargo xtask setup run`", program.display()));
+    let program = cache::file("schemathesis/bin/st").filter(|file| file.exists());
+    let Some(program) = program else {
+        not_run("schemathesis is missing: run `cargo xtask setup run`");
         return;
-    }
+    };
     let sandbox = Sandbox::new();
     let flags = ["--ephemeral-ports-per-container", "16"];
     let _daemon = sandbox.daemon_with(&[&DAEMON_FLAGS[..], &flags].concat());

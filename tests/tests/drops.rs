@@ -2,12 +2,11 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
+    io::Write as _,
     os::unix::net::UnixStream,
     path::Path,
     process::{Child, Stdio},
-    sync::mpsc::{self, Receiver},
-    thread,
+    sync::mpsc::Receiver,
 };
 
 use portmap::{kernel::test_run, paths::Pins};
@@ -15,6 +14,7 @@ use portmap_common::{marks::DROP_MARK, names, reason::Reason, slot::veth_ifindex
 use portmap_tests::{
     daemon::Daemon,
     frames::{Frame, TCP},
+    lines,
     packet_socket::PacketSocket,
     sandbox::{HOST, HOST_MAC, Netns, OUTSIDE, OUTSIDE_MAC, Sandbox},
     wait,
@@ -66,15 +66,7 @@ impl FollowCommand {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the command runs");
-        let output = BufReader::new(process.stdout.take().expect("piped"));
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    break;
-                }
-            }
-        });
+        let lines = lines::of(process.stdout.take().expect("piped"));
         let follower = Self { process, lines };
         if !all.contains(&"json") {
             let head = follower.line();

@@ -1,15 +1,15 @@
 //! `portmap events`: which changes it reports, in which order, and for which request.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{Read as _, Write as _},
     os::unix::net::UnixStream,
     process::{Child, Stdio},
-    sync::mpsc::{self, Receiver},
-    thread,
+    sync::mpsc::Receiver,
 };
 
 use portmap_tests::{
-    sandbox::{Netns, Sandbox},
+    lines,
+    sandbox::{DAEMON_FLAGS, Netns, Sandbox, binary},
     wait,
 };
 use serde_json::{Value, json};
@@ -28,15 +28,7 @@ impl Events {
             .stdout(Stdio::piped())
             .spawn()
             .expect("the command runs");
-        let output = BufReader::new(process.stdout.take().expect("piped"));
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    break;
-                }
-            }
-        });
+        let lines = lines::of(process.stdout.take().expect("piped"));
         let events = Self { process, lines };
         assert_eq!(events.next()["event"], "subscribed");
         events
@@ -140,4 +132,22 @@ fn events_streams_are_limited() {
     drop(open);
     // The daemon notices the end of a client by its connection.
     wait::until("room for another stream", || stream(&sandbox).1.starts_with("HTTP/1.1 200"));
+}
+
+/// Under systemd a line has the priority of its level in front, and no time.
+#[test]
+fn log_has_priorities_for_journald() {
+    let sandbox = Sandbox::new();
+    let daemon = binary("portmapd");
+    let script = format!(
+        "exec 2> /run/log; export JOURNAL_STREAM=$(stat -Lc %d:%i /dev/fd/2); exec {} --uplink absent {}",
+        daemon.display(),
+        DAEMON_FLAGS.join(" ")
+    );
+    let mut command = sandbox.command(Netns::Host, "sh");
+    let status = command.args(["-c", &script]).status().expect("a shell");
+    assert!(!status.success());
+    let log = sandbox.sh(Netns::Host, "cat /run/log; rm /run/log");
+    assert!(log.lines().any(|line| line.starts_with("<3>") && line.contains("\"absent\"")), "{log}");
+    assert!(log.lines().all(|line| line.starts_with('<') && !line.contains("ERROR")), "{log}");
 }

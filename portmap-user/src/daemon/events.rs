@@ -2,7 +2,6 @@
 
 use std::{
     cell::Cell,
-    convert::Infallible,
     mem,
     sync::{
         Arc,
@@ -11,7 +10,6 @@ use std::{
     time::SystemTime,
 };
 
-use bytes::Bytes;
 use futures_util::{Stream, stream};
 use tokio::sync::{
     broadcast::{self, error::RecvError},
@@ -113,13 +111,11 @@ enum Position {
 }
 
 impl Subscription {
-    /// Returns the stream's items as lines of JSON. The stream holds `permit` until it is dropped.
-    pub(super) fn lines<T: Send>(self, permit: T) -> impl Stream<Item = Result<Bytes, Infallible>> + use<T> {
-        stream::unfold((self, permit), async |(mut subscription, permit)| {
+    /// The items, as a stream.
+    pub(in crate::daemon) fn items(self) -> impl Stream<Item = EventStreamItem> {
+        stream::unfold(self, async |mut subscription| {
             let item = subscription.next().await?;
-            let mut line = serde_json::to_vec(&item).ok()?;
-            line.push(b'\n');
-            Some((Ok(Bytes::from(line)), (subscription, permit)))
+            Some((item, subscription))
         })
     }
 

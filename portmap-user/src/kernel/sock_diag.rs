@@ -80,6 +80,17 @@ impl SockDiag {
     }
 }
 
+/// The body of a request for the sockets of one protocol and address family in these states, a set of their
+/// numbers: a `struct inet_diag_req_v2`.
+pub(super) fn request_v2(family: i32, protocol: i32, states: u32) -> Vec<u8> {
+    let byte = |word: i32| u8::try_from(word).unwrap_or_default();
+    let mut body = vec![byte(family), byte(protocol), 0, 0];
+    body.extend(states.to_ne_bytes());
+    // `struct inet_diag_sockid`, unused in a dump.
+    body.extend([0; 48]);
+    body
+}
+
 fn request(kind: u16, body: &[u8]) -> Vec<u8> {
     let mut message = Vec::with_capacity(HEADER + body.len());
     message.extend(u32::try_from(HEADER + body.len()).unwrap_or_default().to_ne_bytes());

@@ -13,7 +13,7 @@ use std::{
 
 use nix::libc::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE};
 
-use super::sock_diag::{Ended, Response, SOCK_DIAG_BY_FAMILY, SockDiag, port_filter};
+use super::sock_diag::{Ended, Response, SOCK_DIAG_BY_FAMILY, SockDiag, port_filter, request_v2};
 use crate::{
     failpoint,
     kernel::error::{Context as _, Result},
@@ -150,7 +150,8 @@ fn ask(
 ) -> io::Result<()> {
     let mut netlink = SockDiag::open()?;
     for family in [AF_INET, AF_INET6] {
-        let question = question(protocol, family, range);
+        let mut question = request_v2(family, protocol.number, protocol.states);
+        question.extend(port_filter(range));
         let ended = netlink.dump(SOCK_DIAG_BY_FAMILY, &question, None, |body| {
             if let Some(answer) = Response::new(body) {
                 let local = answer.local();
@@ -172,22 +173,6 @@ fn ask(
         }
     }
     Ok(())
-}
-
-/// Builds a request for all sockets of a protocol and address family with a local port in `range`: a
-/// `struct inet_diag_req_v2` and the filter.
-fn question(protocol: &Protocol, family: i32, range: PortRange) -> Vec<u8> {
-    let mut body = vec![
-        u8::try_from(family).unwrap_or_default(),
-        u8::try_from(protocol.number).unwrap_or_default(),
-        0,
-        0,
-    ];
-    body.extend(protocol.states.to_ne_bytes());
-    // `struct inet_diag_sockid`, unused in a dump.
-    body.extend([0; 48]);
-    body.extend(port_filter(range));
-    body
 }
 
 /// Lists a protocol's sockets from `/proc/net`.

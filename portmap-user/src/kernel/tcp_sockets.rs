@@ -1,11 +1,9 @@
-//! TCP sockets of the calling thread's network namespace with their measurements, and the ports of UDP sockets.
+//! TCP sockets of the calling thread's network namespace with their measurements.
 
-use std::{io, io::ErrorKind, ops::ControlFlow, time::Instant};
-
-use nix::libc::{AF_INET, AF_INET6, IPPROTO_UDP};
+use std::{io, ops::ControlFlow, time::Instant};
 
 pub use super::sock_diag::Ended;
-use super::sock_diag::{Response, SOCK_DIAG_BY_FAMILY, SockDiag, array, port_filter};
+use super::sock_diag::{Response, SockDiag, array, port_filter};
 use crate::{
     failpoint,
     kernel::error::{Context as _, Result},
@@ -71,29 +69,6 @@ pub fn visit(
     .context(doing)
 }
 
-/// Visits the local port of each UDP socket whose port is in `range`. A port of several sockets is visited several
-/// times.
-///
-/// # Errors
-///
-/// If the kernel refuses the request; not if it has no UDP.
-pub fn visit_udp_ports(range: PortRange, deadline: Instant, mut visitor: impl FnMut(u16)) -> Result<Ended> {
-    let doing = || "cannot list the ports of UDP sockets";
-    failpoint::hit("list ports of UDP sockets").context(doing)?;
-    let ended = each_udp(range, deadline, |response: Response<'_>| {
-        // A kernel that ignores the filter returns others, too.
-        if range.contains(response.local_port()) {
-            visitor(response.local_port());
-        }
-        ControlFlow::Continue(())
-    });
-    match ended {
-        // The kernel's module for UDP is not there and cannot be loaded.
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Ended::Complete),
-        other => other.context(doing),
-    }
-}
-
 fn each_tcp(
     query: Query<'_>,
     deadline: Instant,
@@ -102,30 +77,6 @@ fn each_tcp(
     SockDiag::open()?.dump(TCPDIAG_GETSOCK, &query.body(), Some(deadline), |body| {
         Response::new(body).map_or(ControlFlow::Continue(()), &mut visit)
     })
-}
-
-fn each_udp(
-    range: PortRange,
-    deadline: Instant,
-    mut visit: impl FnMut(Response<'_>) -> ControlFlow<()>,
-) -> io::Result<Ended> {
-    let mut netlink = SockDiag::open()?;
-    for family in [AF_INET, AF_INET6] {
-        // A `struct inet_diag_req_v2` and the filter.
-        let mut body: Vec<u8> =
-            [family, IPPROTO_UDP].iter().filter_map(|&word| u8::try_from(word).ok()).collect();
-        body.extend([0; 2]);
-        body.extend(u32::MAX.to_ne_bytes());
-        body.extend([0; 48]);
-        body.extend(port_filter(range));
-        let ended = netlink.dump(SOCK_DIAG_BY_FAMILY, &body, Some(deadline), |body| {
-            Response::new(body).map_or(ControlFlow::Continue(()), &mut visit)
-        })?;
-        if ended != Ended::Complete {
-            return Ok(ended);
-        }
-    }
-    Ok(Ended::Complete)
 }
 
 /// A set of states in the kernel's form.
@@ -179,7 +130,7 @@ fn tcp_info(value: &[u8]) -> TcpInfo {
 mod tests {
     use std::{
         io::{Read as _, Write as _},
-        net::{TcpListener, TcpStream, UdpSocket},
+        net::{TcpListener, TcpStream},
         time::Duration,
     };
 
@@ -261,23 +212,6 @@ mod tests {
         let left = || sockets(query).iter().map(|socket| (socket.state, socket.inode)).collect::<Vec<_>>();
         while left() != [(TcpState::TimeWait, 0)] {
             std::thread::yield_now();
-        }
-    }
-
-    #[test]
-    fn udp_ports_are_those_of_bound_sockets() {
-        for address in ["127.0.0.1:0", "[::1]:0"] {
-            let socket = UdpSocket::bind(address).expect("a port");
-            let port = socket.local_addr().expect("an address").port();
-            let uses = || {
-                let mut seen = Vec::new();
-                let ended = visit_udp_ports(one(port), soon(), |port| seen.push(port));
-                assert_eq!(ended.expect("an answer"), Ended::Complete);
-                seen
-            };
-            assert_eq!(uses(), [port]);
-            drop(socket);
-            assert_eq!(uses(), [0; 0]);
         }
     }
 }

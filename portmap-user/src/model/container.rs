@@ -110,6 +110,12 @@ impl ContainerRecord {
         self.ports.union(&self.ephemeral_ports.into()).union(&self.draining_ports())
     }
 
+    /// Whether a port is one of its ephemeral ports, those that drain included.
+    pub fn has_ephemeral(&self, port: u16) -> bool {
+        self.ephemeral_ports.contains(port)
+            || self.draining.iter().any(|draining| draining.ports.contains(port))
+    }
+
     /// The ephemeral ports that drain.
     pub fn draining_ports(&self) -> PortSet {
         self.draining.iter().map(|draining| draining.ports).collect::<Vec<_>>().into()

@@ -8,12 +8,12 @@ use std::{
     process::{Command, Stdio},
 };
 
+use portmap_tests::cache;
+
 /// Finds a program of Prometheus: on the search path, or where `cargo xtask setup` unpacks it.
 pub(crate) fn program(name: &str) -> PathBuf {
     let path = env::var_os("PATH").unwrap_or_default();
-    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|directory| directory.is_absolute());
-    let cache = cache.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")));
-    let cache = cache.map(|cache| cache.join("portmap/tools/prometheus/usr/bin"));
+    let cache = cache::file("tools/prometheus/usr/bin");
     let found = env::split_paths(&path).chain(cache).map(|directory| directory.join(name));
     let found = found.into_iter().find(|file| file.is_file());
     found.unwrap_or_else(|| panic!("{name} is missing: run `cargo xtask setup run`"))

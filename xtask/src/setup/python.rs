@@ -1,10 +1,10 @@
 //! Programs from the Python package index, each in a virtual environment in the user's cache.
 
-use std::{env, path::PathBuf, process::Command};
+use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use super::{Report, apt, installing};
+use super::{Report, apt, installing, unpacked};
 use crate::process;
 
 /// Sends requests that an `OpenAPI` description allows and forbids, and compares the responses with it. With a
@@ -13,7 +13,7 @@ const SCHEMATHESIS: [&str; 2] = ["schemathesis==4.4.4", "hypothesis==6.131.0"];
 
 /// Ensures that schemathesis is installed, where `tests/tests/api.rs` looks for it.
 pub(super) fn ensure(report: Report) -> Result<()> {
-    let directory = environment()?;
+    let directory = unpacked::cache("schemathesis")?;
     let python = directory.join("bin/python");
     let pinned = "import importlib.metadata as m, sys; \
         sys.exit(any(m.version(p) != v for p, v in (a.split('==') for a in sys.argv[1:])))";
@@ -30,10 +30,4 @@ pub(super) fn ensure(report: Report) -> Result<()> {
     }
     process::run_silently(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&directory))?;
     process::run_silently(Command::new(&python).args(["-m", "pip", "install", "-q"]).args(SCHEMATHESIS))
-}
-
-/// The virtual environment.
-fn environment() -> Result<PathBuf> {
-    let home = env::var_os("HOME").context("HOME is not set")?;
-    Ok(PathBuf::from(home).join(".cache/portmap/schemathesis"))
 }

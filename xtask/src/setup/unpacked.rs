@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use super::{Report, apt, installing};
 use crate::process;
 
-/// A package with programs that the tests run. `portmap_tests::prometheus` finds them in the cache by its name.
+/// A package with programs that the tests run. `portmap_tests::cache` finds them by its name.
 const PROMETHEUS: &str = "prometheus";
 /// Its programs.
 const PROGRAMS: [&str; 2] = ["prometheus", "promtool"];

@@ -11,7 +11,7 @@ use super::{
     text,
     theme::Theme,
 };
-use crate::{api::Reasons, cli::flows, sizes};
+use crate::{api::Reasons, cli::flows, model::PortUse, sizes};
 
 /// Width of the text beside a sparkline.
 const LABEL: usize = 18;
@@ -35,6 +35,10 @@ pub(super) fn lines(app: &App, theme: Theme, width: usize) -> Vec<Line<'static>>
             container.ports,
             container.ephemeral_ports,
         )));
+    }
+    if let Some(PortUse { in_use, total, peak, .. }) = row.stats.ephemeral_ports {
+        let line = format!("ephemeral ports in use: {in_use} of {total}, at most {peak}");
+        lines.push(Line::styled(line, if in_use >= total { theme.alert() } else { Style::new() }));
     }
     for (name, rate, history) in [("received", row.rx, &row.rx_history), ("sent", row.tx, &row.tx_history)] {
         let label = format!("{name:<9}{:>6}", app.rate(rate.bytes));

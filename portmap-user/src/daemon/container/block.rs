@@ -45,7 +45,7 @@ impl Containers {
         let env = &self.env;
         let until = drain_end(env.settings.drain)?;
         let host_ports = HostSockets::read(&self.host.state(), &env.settings.ephemeral_ports).ports();
-        let Resized { block, added, former: _ } = self.registry.reserve_block(record, size, host_ports)?;
+        let Resized { block, added } = self.registry.reserve_block(record, size, host_ports)?;
         let drain = |ports: &PortSet, until| -> Vec<Draining> {
             ports.ranges().iter().map(|ports| Draining { ports: *ports, until }).collect()
         };

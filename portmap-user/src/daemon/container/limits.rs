@@ -225,9 +225,7 @@ impl Queue {
             stats: qdisc::stats_of(netlink, index).map_err(Error::from),
         }
     }
-}
 
-impl Queue {
     /// Counters of its qdiscs and classes, if they could be read.
     pub(in crate::daemon) fn counters(&self) -> Option<&[QueueStats]> {
         self.stats.as_deref().ok()

@@ -2,12 +2,16 @@
 //! TCP.
 
 mod connection;
+mod format;
 mod health;
 mod listen;
+mod operation;
 mod problem;
+mod readers;
 mod refusal;
 mod routes;
 mod socket;
+mod streams;
 
 use std::{net::TcpListener, os::unix::ffi::OsStrExt as _, path::PathBuf, sync::Arc, time::Duration};
 
@@ -20,7 +24,7 @@ use tracing::{info, warn};
 
 use self::{
     listen::{Gate, Limits, Readers, accept},
-    routes::Shared,
+    operation::Shared,
     socket::{Access, Socket},
 };
 use super::{
@@ -147,7 +151,7 @@ pub async fn serve(
     let (by_tcp, by_readers) = (Gate::new(for_strangers), Gate::new(for_readers));
     if let Some(tcp) = tcp {
         let tcp = tokio::net::TcpListener::from_std(tcp).context(|| "cannot serve TCP".to_owned())?;
-        task::spawn(accept(tcp, by_tcp, routes::by_tcp(shared.clone()), shutdown.clone()));
+        task::spawn(accept(tcp, by_tcp, readers::by_tcp(shared.clone()), shutdown.clone()));
     }
     let reconciling = daemon.clone();
     task::spawn(events::watch(shutdown.clone(), move |events| reconciling.reconcile(events)));
@@ -162,7 +166,7 @@ pub async fn serve(
     let mut serving = serve_by_socket(unix);
     let readers = match readonly {
         Some((path, access)) => {
-            let (socket, routes) = (Socket::bind(path, access)?, routes::by_readers(shared.clone()));
+            let (socket, routes) = (Socket::bind(path, access)?, readers::by_readers(shared.clone()));
             Some(task::spawn(serve_readers(socket, by_readers, routes, shutdown.clone())))
         }
         None => None,

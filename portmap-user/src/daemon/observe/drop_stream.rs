@@ -3,11 +3,9 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    convert::Infallible,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use bytes::Bytes;
 use futures_util::{Stream, stream};
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -147,16 +145,11 @@ pub(in crate::daemon) struct Subscription {
 }
 
 impl Subscription {
-    /// Returns the stream's items as lines of JSON. The stream holds `permit` until it is dropped.
-    pub(in crate::daemon) fn lines<T: Send>(
-        self,
-        permit: T,
-    ) -> impl Stream<Item = std::result::Result<Bytes, Infallible>> + use<T> {
-        stream::unfold((self, permit), async |(mut subscription, permit)| {
+    /// The items, as a stream.
+    pub(in crate::daemon) fn items(self) -> impl Stream<Item = DropStreamItem> {
+        stream::unfold(self, async |mut subscription| {
             let item = subscription.next().await?;
-            let mut line = serde_json::to_vec(&item).ok()?;
-            line.push(b'\n');
-            Some((Ok(Bytes::from(line)), (subscription, permit)))
+            Some((item, subscription))
         })
     }
 

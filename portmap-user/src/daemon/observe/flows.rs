@@ -100,7 +100,7 @@ impl Reader<'_> {
     /// Reads UDP sockets; also returns the number of those without a peer.
     fn udp(&mut self, deadline: Instant) -> Result<(Ended, u64)> {
         let mut unconnected = 0;
-        let ended = udp_sockets::visit(deadline, |socket| match socket.remote {
+        let ended = udp_sockets::visit(None, deadline, |socket| match socket.remote {
             None => unconnected += 1,
             Some(remote) => {
                 let key = self.key(Protocol::UDP, socket.local.port(), remote.ip(), remote.port(), false);
@@ -111,9 +111,9 @@ impl Reader<'_> {
     }
 
     /// The flow of a socket. A port on which the container listens is a service, and so is every port that is
-    /// not from its ephemeral block.
+    /// not one of its ephemeral ports.
     fn key(&self, protocol: Protocol, local: u16, peer: IpAddr, remote: u16, is_listened: bool) -> Key {
-        let is_service = is_listened || !self.record.ephemeral_ports.contains(local);
+        let is_service = is_listened || !self.record.has_ephemeral(local);
         let (direction, port) =
             if is_service { (FlowDirection::In, local) } else { (FlowDirection::Out, remote) };
         let peer_name = self.owners.name(peer, remote).map(str::to_owned);

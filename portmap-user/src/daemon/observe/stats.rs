@@ -6,14 +6,14 @@ use portmap_common::{
     reason::{Drops, HostHook, Reason, ReasonCounts},
     slot::HOST_SLOT,
 };
-use tracing::warn;
+use tracing::debug;
 
 use super::collect::Readings;
 use crate::{
     api::{ContainerStats, DropStats, HostStats, Reasons, Stats, Traffic},
     daemon::{container::limits::Queue, env::Env, registry::Snapshot},
     error::Result,
-    model::{ContainerRecord, Phase, QueueStats},
+    model::{ContainerRecord, QueueStats},
 };
 
 /// The statistics of all containers and of the host.
@@ -66,10 +66,8 @@ fn counters(record: &ContainerRecord, queue: Option<&Result<Queue>>) -> Vec<Queu
     match queue.map(|queue| queue.as_ref().and_then(|queue| queue.stats.as_ref())) {
         Some(Ok(stats)) => stats.clone(),
         Some(Err(error)) => {
-            // During `del` the namespace can be missing.
-            if record.phase == Phase::Ready {
-                warn!("container {:?}: {error}", record.name);
-            }
+            // Not a warning, because a client causes as many as it likes; `doctor` names such a container.
+            debug!("container {:?}: {error}", record.name);
             Vec::new()
         }
         None => Vec::new(),

@@ -16,8 +16,6 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// A round waits this many times the duration of the last one, because a container can have any number of
 /// sockets. It bounds the checks to a tenth of a CPU.
 const BACKOFF_FACTOR: u32 = 9;
-/// Longest pause between two rounds.
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// Releases draining ports when their sockets are closed or their time is over, while the daemon runs.
 pub(in crate::daemon) async fn watch(reconciler: Arc<Reconciler>, shutdown: Shutdown) {
@@ -39,7 +37,7 @@ pub(in crate::daemon) async fn watch(reconciler: Arc<Reconciler>, shutdown: Shut
         if let Err(panic) = round.await {
             warn!("ephemeral ports are not released: {panic}");
         }
-        pause = (started.elapsed() * BACKOFF_FACTOR).clamp(INTERVAL, LONGEST_PAUSE);
+        pause = (started.elapsed() * BACKOFF_FACTOR).max(INTERVAL);
     }
 }
 

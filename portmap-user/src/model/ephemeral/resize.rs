@@ -15,8 +15,6 @@ pub struct Resized {
     pub block: PortRange,
     /// Those of its ports that the container did not own before.
     pub added: PortSet,
-    /// The ephemeral ports that the container owned before, and that are not in the new block.
-    pub former: PortSet,
 }
 
 impl EphemeralPool {
@@ -54,7 +52,7 @@ impl EphemeralPool {
         for range in added.ranges() {
             self.take(*range);
         }
-        Ok(Resized { block, added, former: owned.difference(&block.into()) })
+        Ok(Resized { block, added })
     }
 }
 
@@ -79,8 +77,8 @@ mod tests {
         text.parse().expect("ports")
     }
 
-    fn resized(block: &str, added: &str, former: &str) -> Resized {
-        Resized { block: set(block).ranges()[0], added: set(added), former: set(former) }
+    fn resized(block: &str, added: &str) -> Resized {
+        Resized { block: set(block).ranges()[0], added: set(added) }
     }
 
     #[test]
@@ -88,7 +86,7 @@ mod tests {
         let mut pool = pool();
         let current = pool.allocate(1024, NOW).expect("a block");
         let larger = pool.resize("a", current, &PortSet::default(), 2048, NOW);
-        assert_eq!(larger, Ok(resized("32768-34815", "33792-34815", "")));
+        assert_eq!(larger, Ok(resized("32768-34815", "33792-34815")));
         assert_eq!(pool.free(), &set("34816-36863"));
         // A rollback returns the ports without quarantine.
         pool.cancel(set("33792-34815").ranges()[0]);
@@ -101,8 +99,8 @@ mod tests {
         let current = pool.allocate(1024, NOW).expect("a block");
         pool.allocate(1024, NOW).expect("its neighbour");
         let larger = pool.resize("a", current, &PortSet::default(), 2048, NOW).expect("another place");
-        assert_eq!(larger, resized("34816-36863", "34816-36863", "32768-33791"));
-        let error = pool.resize("b", larger.block, &larger.former, 4096, NOW).expect_err("too large");
+        assert_eq!(larger, resized("34816-36863", "34816-36863"));
+        let error = pool.resize("b", larger.block, &set("32768-33791"), 4096, NOW).expect_err("too large");
         assert!(error.message.contains("no aligned block of 4096"), "{error}");
         // The neighbour is in use by the host.
         let mut pool = self::pool();
@@ -117,10 +115,10 @@ mod tests {
         let mut pool = pool();
         let current = pool.allocate(2048, NOW).expect("a block");
         let smaller = pool.resize("a", current, &PortSet::default(), 256, NOW).expect("a part");
-        assert_eq!(smaller, resized("32768-33023", "", "33024-34815"));
+        assert_eq!(smaller, resized("32768-33023", ""));
         // The same size again takes the former ports back.
-        let again = pool.resize("a", smaller.block, &smaller.former, 2048, NOW);
-        assert_eq!(again, Ok(resized("32768-34815", "", "")));
+        let again = pool.resize("a", smaller.block, &set("33024-34815"), 2048, NOW);
+        assert_eq!(again, Ok(resized("32768-34815", "")));
         assert_eq!(pool.resize("a", current, &PortSet::default(), 2048, NOW), again);
         assert!(pool.resize("a", current, &PortSet::default(), 100, NOW).is_err());
     }
@@ -131,10 +129,11 @@ mod tests {
         let current = pool.allocate(1024, NOW).expect("a block");
         pool.allocate(1024, NOW).expect("its neighbour");
         let moved = pool.resize("a", current, &PortSet::default(), 2048, NOW).expect("another place");
-        let smaller = pool.resize("a", moved.block, &moved.former, 1024, NOW).expect("a part");
-        assert_eq!(smaller, resized("34816-35839", "", "32768-33791,35840-36863"));
-        let larger = pool.resize("a", smaller.block, &smaller.former, 2048, NOW).expect("in place");
-        assert_eq!(larger, resized("34816-36863", "", "32768-33791"));
+        let smaller = pool.resize("a", moved.block, &current.into(), 1024, NOW).expect("a part");
+        assert_eq!(smaller, resized("34816-35839", ""));
+        let draining = set("32768-33791,35840-36863");
+        let larger = pool.resize("a", smaller.block, &draining, 2048, NOW).expect("in place");
+        assert_eq!(larger, resized("34816-36863", ""));
         assert!(pool.free().is_empty());
     }
 }

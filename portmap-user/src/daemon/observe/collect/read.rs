@@ -23,6 +23,7 @@ use crate::{
         proc_net,
         session::NetSession,
         tcp_sockets::{self, Ended, Query},
+        udp_sockets,
         visitor::Visitor,
     },
     model::{
@@ -207,7 +208,7 @@ fn inside(
     // At the deadline they are those of the connections that were read.
     found.rtt = rtts.percentiles();
     if ended == Ended::Complete {
-        ended = tcp_sockets::visit_udp_ports(block, deadline, |port| ports.add(port))?;
+        ended = udp_sockets::visit(Some(block), deadline, |socket| ports.add(socket.local.port()))?;
     }
     let total = u32::try_from(block.count()).unwrap_or(u32::MAX);
     // A block that is full already is full, however many sockets were not read.

@@ -100,26 +100,16 @@ impl Rates {
             let young = of_container.into_iter().flatten().filter(|(taken, _)| is_young(*taken));
             young.map(|(_, sample)| *sample).collect()
         };
-        let [
-            rx_rate,
-            rx_packet_rate,
-            rx_drop_rate,
-            rx_error_rate,
-            tx_rate,
-            tx_packet_rate,
-            tx_drop_rate,
-            tx_error_rate,
-        ] = [0, 1, 2, 3, 4, 5, 6, 7]
-            .map(|index| percentiles::of(samples.iter().map(|sample| sample[index]).collect()));
+        let of = |index: usize| percentiles::of(samples.iter().map(|sample| sample[index]).collect());
         RateStatistics {
-            rx_rate,
-            rx_packet_rate,
-            rx_drop_rate,
-            rx_error_rate,
-            tx_rate,
-            tx_packet_rate,
-            tx_drop_rate,
-            tx_error_rate,
+            rx_rate: of(0),
+            rx_packet_rate: of(1),
+            rx_drop_rate: of(2),
+            rx_error_rate: of(3),
+            tx_rate: of(4),
+            tx_packet_rate: of(5),
+            tx_drop_rate: of(6),
+            tx_error_rate: of(7),
             sampling_window_secs: self.window.window.as_secs_f64(),
             sampling_interval_secs: self.window.interval.as_secs_f64(),
         }
