@@ -11,6 +11,8 @@ use portmap_tests::{
 };
 use serde_json::{Value, json};
 
+use super::page::{self, Page};
+
 const WEB: Netns<'_> = Netns::Container("web");
 const API: Netns<'_> = Netns::Container("api");
 
@@ -45,6 +47,22 @@ fn flow(flows: &Value, peer: impl Into<IpAddr>, port: u16) -> &Value {
     let all = flows["flows"].as_array().expect("a list");
     let found = all.iter().find(|flow| flow["peer"] == json!(peer) && flow["port"] == json!(port));
     found.unwrap_or_else(|| panic!("{peer} {port}: {flows}"))
+}
+
+/// Checks that docs/flows.md shows this output, apart from times.
+fn shows(output: &str) {
+    let page = Page::open("flows.md");
+    let outputs = [("portmap flows web".to_owned(), output.to_owned())].into();
+    let new = page::with_outputs(&page.text, &outputs);
+    if page::is_written() {
+        page.write(&new);
+    } else {
+        // A time may have a fraction, or another unit.
+        let form = |text: &str| -> Vec<String> {
+            page::form(text).iter().map(|line| line.replace("0.0ms", "0us").replace("0ms", "0us")).collect()
+        };
+        assert_eq!(form(&new), form(&page.text));
+    }
 }
 
 #[test]
@@ -88,13 +106,12 @@ fn flows_count_tcp_to_the_byte() {
     );
     assert_eq!((&flows["is_complete"], &flows["unconnected_udp"]), (&json!(true), &json!(0)));
     assert_eq!(flows["flows"][0], incoming(&flows), "the largest is the first");
+    shows(&sandbox.ok(&["flows", "web"]));
 
     // The end of the client's stream is not a byte.
     drop(client);
     wait::until("the end of the stream", || sandbox.sh(WEB, "ss -Htn state close-wait").lines().count() == 1);
     assert_eq!(incoming(&sandbox.json(&["flows", "web"]))["bytes_received"], json!(1_234_567));
-    let text = sandbox.ok(&["flows", "web"]);
-    assert!(text.starts_with("PROTO  DIR  PEER"), "{text}");
     drop((server, out, outside, to_api, api));
 }
 

@@ -12,64 +12,12 @@ use portmap_tests::{
 };
 use serde_json::Value;
 
-use super::page::{self, Page};
+use super::page::{self, Example, Page, examples, with_outputs};
 
 const WEB: Netns<'_> = Netns::Container("web");
 /// Bytes of the transfers by TCP. Each is one packet, see the page.
 const SENT: usize = 700;
 const RECEIVED: usize = 500;
-
-/// A command of the page, and the output that the page shows.
-struct Example {
-    command: String,
-    output: String,
-}
-
-/// The examples: lines that begin with `# `, with those that continue them, in fenced blocks.
-fn examples(text: &str) -> Vec<Example> {
-    let mut all: Vec<Example> = Vec::new();
-    let blocks = text.split("```").skip(1).step_by(2);
-    for line in blocks.flat_map(str::lines) {
-        match all.last_mut() {
-            Some(Example { command, output }) if command.ends_with('|') && output.is_empty() => {
-                command.push('\n');
-                command.push_str(line);
-            }
-            _ if line.starts_with("# ") => {
-                all.push(Example { command: line[2..].to_owned(), output: String::new() });
-            }
-            Some(Example { output, .. }) if !line.is_empty() => {
-                output.push_str(line);
-                output.push('\n');
-            }
-            _ => {}
-        }
-    }
-    all
-}
-
-/// The page with these outputs.
-fn with_outputs(text: &str, outputs: &BTreeMap<String, String>) -> String {
-    let mut new = String::new();
-    for (number, part) in text.split("```").enumerate() {
-        if number > 0 {
-            new.push_str("```");
-        }
-        let block = examples(&format!("```{part}```"));
-        if number % 2 == 0 || block.is_empty() {
-            new.push_str(part);
-            continue;
-        }
-        new.push('\n');
-        for Example { command, .. } in block {
-            new.extend(["# ", command.as_str(), "\n"]);
-            for line in outputs[&command].trim_end().lines() {
-                new.extend([line.trim_end(), "\n"]);
-            }
-        }
-    }
-    new
-}
 
 /// Sends a known number of packets, and leaves a connection open.
 fn traffic(sandbox: &Sandbox) -> [TcpStream; 2] {
