@@ -7,6 +7,7 @@ mod events;
 mod explain;
 mod flows;
 pub mod monitor;
+mod object;
 mod wire;
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use self::wire::{As, AsList, AsOption};
+use self::wire::{As, AsList, AsObject, AsOption};
 pub use self::{
     capacity::{
         BlockCapacity, Bound, Capacity, ContainerCapacity, EphemeralCapacity, LimitPolicies, LimitPolicy,
@@ -28,6 +29,7 @@ pub use self::{
     events::{Event, EventContainer, EventDetails, EventKind, EventStreamItem, Requester},
     explain::{ExplainRequest, ExplainedPacket, Explanation, HOST, Outcome, Step},
     flows::{Flow, FlowDirection, Flows, FlowsRequest, OtherFlows},
+    object::Object,
 };
 use crate::model::{
     LabelChanges, Labels, Limit, Loopback, PortRange, PortSet, PortUse, Process, QueueStats, TrafficSpec,
@@ -58,7 +60,7 @@ pub struct AddRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ephemeral_ports_per_container: Option<u16>,
     /// Properties of its traffic.
-    #[serde(default, with = "As::<wire::TrafficSpec>")]
+    #[serde(default, with = "AsObject::<wire::TrafficSpec>")]
     pub traffic: TrafficSpec,
     /// Its labels.
     #[serde(default, skip_serializing_if = "Labels::is_empty", with = "As::<wire::Labels>")]
@@ -90,7 +92,7 @@ pub struct UpdateRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ephemeral_ports_per_container: Option<u16>,
     /// New properties of its traffic; those that are `None` are unchanged.
-    #[serde(default, with = "As::<wire::TrafficSpec>")]
+    #[serde(default, with = "AsObject::<wire::TrafficSpec>")]
     pub traffic: TrafficSpec,
     /// New values of labels; a null removes one, others are unchanged.
     #[serde(default, skip_serializing_if = "LabelChanges::is_empty", with = "As::<wire::LabelChanges>")]
@@ -153,7 +155,7 @@ pub struct Changed {
 /// Counts of packets and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
-    /// Number of packets; the programs see a GSO packet before segmentation, as one.
+    /// Number of packets on the wire: a frame that the kernel cuts into segments counts as those.
     pub packets: u64,
     /// Number of bytes, including Ethernet headers.
     pub bytes: u64,

@@ -5,10 +5,14 @@ use std::{collections::BTreeMap, fmt::Display, marker::PhantomData, str::FromStr
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
+use super::object;
 use crate::model::{self, Cpus, mirror_enum, mirror_struct};
 
 /// For `#[serde(with = "As::<F>")]`: a model value in the form `F`.
 pub(super) struct As<F>(PhantomData<F>);
+
+/// A model value in the form `F`, which must be a JSON object.
+pub(super) struct AsObject<F>(PhantomData<F>);
 
 /// An optional model value in the form `F`, or null. A field that may be missing needs `#[serde(default)]`.
 pub(super) struct AsOption<F>(PhantomData<F>);
@@ -35,6 +39,26 @@ impl<F> As<F> {
         D: Deserializer<'de>,
     {
         F::deserialize(deserializer)?.try_into().map_err(D::Error::custom)
+    }
+}
+
+impl<F> AsObject<F> {
+    pub(super) fn serialize<M, S>(value: &M, serializer: S) -> Result<S::Ok, S::Error>
+    where
+        M: Clone,
+        F: From<M> + Serialize,
+        S: Serializer,
+    {
+        As::<F>::serialize(value, serializer)
+    }
+
+    pub(super) fn deserialize<'de, M, D>(deserializer: D) -> Result<M, D::Error>
+    where
+        F: Deserialize<'de> + TryInto<M, Error: Display>,
+        D: Deserializer<'de>,
+    {
+        let form: F = object::deserialize(deserializer)?;
+        form.try_into().map_err(D::Error::custom)
     }
 }
 

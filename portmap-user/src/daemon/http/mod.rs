@@ -51,7 +51,8 @@ pub struct Listeners {
     socket: PathBuf,
     access: Access,
     /// The read-only socket, if there is one.
-    readonly: Option<(PathBuf, Access)>,
+    /// The read-only socket, and who may connect; `None`: it does not exist.
+    readonly: (PathBuf, Option<Access>),
     /// Limit on the open files of this process.
     files: u64,
 }
@@ -95,7 +96,7 @@ pub fn bind(settings: &Settings) -> Result<Listeners> {
         MayRead::Group => Some(access),
         MayRead::None => None,
     };
-    let readonly = readonly.map(|access| (settings.state_dir.readonly_socket(), access));
+    let readonly = (settings.state_dir.readonly_socket(), readonly);
     Ok(Listeners { tcp, socket, access, readonly, files })
 }
 
@@ -165,11 +166,14 @@ pub async fn serve(
     };
     let mut serving = serve_by_socket(unix);
     let readers = match readonly {
-        Some((path, access)) => {
+        (path, Some(access)) => {
             let (socket, routes) = (Socket::bind(path, access)?, readers::by_readers(shared.clone()));
             Some(task::spawn(serve_readers(socket, by_readers, routes, shutdown.clone())))
         }
-        None => None,
+        (path, None) => {
+            Socket::remove_stale(&path)?;
+            None
+        }
     };
     if !shutdown.has_begun() {
         ready();

@@ -13,7 +13,10 @@ use serde::de::DeserializeOwned;
 use tokio::time;
 
 use super::problem::{self, Code};
-use crate::error::{Error, Kind};
+use crate::{
+    api::Object,
+    error::{Error, Kind},
+};
 
 /// Longest body of a request, in bytes. A list of 65,535 single ports fits.
 const MAX_BODY: usize = 1 << 20;
@@ -183,7 +186,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
                 )
             }
         })?;
-        serde_json::from_slice(&body).map(Self).map_err(|error| {
+        serde_json::from_slice(&body).map(|Object(fields)| Self(fields)).map_err(|error| {
             let message = format!("cannot decode the request: {}", shortened(&error.to_string()));
             Refusal(StatusCode::BAD_REQUEST, Code::InvalidRequest, Error::usage(message))
         })

@@ -41,14 +41,21 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// Binds the socket. A file at its path was left by a killed daemon, because no other one holds the lock
-    /// of the state directory; it is replaced.
-    pub(super) fn bind(path: PathBuf, access: Access) -> Result<(Self, UnixListener)> {
-        let binding = || format!("cannot listen on {}", path.display());
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).context(binding),
-            _ => {}
+    /// Removes a file that a killed daemon has left. No other daemon has it, because that would hold the lock of
+    /// the state directory.
+    pub(super) fn remove_stale(path: &Path) -> Result<()> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).context(|| format!("cannot remove {}", path.display()))
+            }
+            _ => Ok(()),
         }
+    }
+
+    /// Binds the socket, in place of one that a killed daemon has left.
+    pub(super) fn bind(path: PathBuf, access: Access) -> Result<(Self, UnixListener)> {
+        Self::remove_stale(&path)?;
+        let binding = || format!("cannot listen on {}", path.display());
         let socket = UnixSocket::new_stream().context(binding)?;
         socket.bind(&path).context(binding)?;
         // The daemon's umask may have left more than this, and the group may be that of the directory. No client

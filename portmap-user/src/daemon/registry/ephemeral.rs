@@ -8,7 +8,7 @@ use super::{entries::Registry, refusal::Refusal};
 use crate::{
     error::Result,
     kernel::clock,
-    model::{ContainerRecord, EphemeralPool, PortRange, PortSet, ephemeral::resize::Resized},
+    model::{ContainerRecord, EphemeralPool, PortRange, PortSet, ephemeral::{check_block_size, resize::Resized}},
 };
 
 impl Registry {
@@ -17,13 +17,14 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// [`Refusal::Taken`] if no block of that size is free.
+    /// [`Refusal::Taken`] if no block of that size is free; an error if it is no valid size.
     pub(in crate::daemon) fn reserve_block(
         &self,
         record: &ContainerRecord,
         size: u16,
         host_ports: PortSet,
     ) -> Result<Resized, Refusal> {
+        check_block_size(size)?;
         let now = clock::since_boot()?;
         let mut state = self.state.lock();
         let pool = Arc::make_mut(&mut state.pool);
