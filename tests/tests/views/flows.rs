@@ -112,6 +112,14 @@ fn flows_count_tcp_to_the_byte() {
     drop(client);
     wait::until("the end of the stream", || sandbox.sh(WEB, "ss -Htn state close-wait").lines().count() == 1);
     assert_eq!(incoming(&sandbox.json(&["flows", "web"]))["bytes_received"], json!(1_234_567));
+    // While acknowledgements do not come back, the container retransmits, which adds no bytes.
+    sandbox.sh(Netns::Outside, &format!("ip route add blackhole {HOST}/32"));
+    let mut sender = &out;
+    sender.write_all(b"unacknowledged").expect("sent");
+    let of_out = || flow(&sandbox.json(&["flows", "web"]), OUTSIDE, 8080).clone();
+    wait::until("a retransmission", || of_out()["retransmits"].as_u64() > Some(0));
+    sandbox.sh(Netns::Outside, &format!("ip route del blackhole {HOST}/32"));
+    wait::until("all bytes", || of_out()["bytes_sent"] == json!(4_321 + 14));
     drop((server, out, outside, to_api, api));
 }
 
