@@ -80,6 +80,10 @@ impl SockDiag {
     }
 }
 
+/// `TCP_BOUND_INACTIVE` (`net/tcp_states.h`): TCP sockets that are bound, and neither listen nor are connected. A
+/// state in requests only; responses have `TCP_CLOSE`. Kernels before Linux 6.8 do not list these sockets.
+pub(super) const BOUND_INACTIVE: u32 = 1 << 13;
+
 /// The body of a request for the sockets of one protocol and address family in these states, a set of their
 /// numbers: a `struct inet_diag_req_v2`.
 pub(super) fn request_v2(family: i32, protocol: i32, states: u32) -> Vec<u8> {

@@ -13,7 +13,9 @@ use std::{
 
 use nix::libc::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE};
 
-use super::sock_diag::{Ended, Response, SOCK_DIAG_BY_FAMILY, SockDiag, port_filter, request_v2};
+use super::sock_diag::{
+    BOUND_INACTIVE, Ended, Response, SOCK_DIAG_BY_FAMILY, SockDiag, port_filter, request_v2,
+};
 use crate::{
     failpoint,
     kernel::error::{Context as _, Result},
@@ -109,9 +111,9 @@ pub fn is_any_in(range: PortRange) -> Result<bool> {
     failpoint::hit("look for sockets").context(doing)?;
     let mut found = Vec::new();
     for protocol in &PROTOCOLS {
-        // Datagram sockets have no such state.
-        let waiting = if protocol.number == IPPROTO_TCP { 1 << TIME_WAIT } else { 0 };
-        let protocol = Protocol { states: protocol.states | waiting, ..*protocol };
+        // Datagram sockets have no such states.
+        let more = if protocol.number == IPPROTO_TCP { 1 << TIME_WAIT | BOUND_INACTIVE } else { 0 };
+        let protocol = Protocol { states: protocol.states | more, ..*protocol };
         let mut is_used = false;
         let asked = ask(&protocol, range, |_socket| {
             is_used = true;

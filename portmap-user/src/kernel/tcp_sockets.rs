@@ -3,7 +3,7 @@
 use std::{io, ops::ControlFlow, time::Instant};
 
 pub use super::sock_diag::Ended;
-use super::sock_diag::{Response, SockDiag, array, port_filter};
+use super::sock_diag::{BOUND_INACTIVE, Response, SockDiag, array, port_filter};
 use crate::{
     failpoint,
     kernel::error::{Context as _, Result},
@@ -84,10 +84,14 @@ fn states(states: &[TcpState]) -> u32 {
     let number =
         |state| (1_u32..).zip(TcpState::ALL).find(|(_, known)| *known == state).map_or(0, |(n, _)| n);
     states.iter().fold(0, |set, state| {
-        // Connection requests that the kernel answers without a full socket have a state of their own in a
-        // request, 12, and that of `SYN_RECV` in the response.
-        let requests = if *state == TcpState::SynReceived { 1 << 12 } else { 0 };
-        set | requests | 1 << number(*state)
+        let in_requests = match *state {
+            // Connection requests that the kernel answers without a full socket have a state of their own in a
+            // request, and that of `SYN_RECV` in the response.
+            TcpState::SynReceived => 1 << 12,
+            TcpState::Close => BOUND_INACTIVE,
+            _ => 0,
+        };
+        set | in_requests | 1 << number(*state)
     })
 }
 
@@ -129,8 +133,10 @@ fn tcp_info(value: &[u8]) -> TcpInfo {
 #[cfg(test)]
 mod tests {
     use std::{
+        fs,
         io::{Read as _, Write as _},
         net::{TcpListener, TcpStream},
+        os::fd::AsRawFd as _,
         time::Duration,
     };
 
@@ -198,6 +204,23 @@ mod tests {
         assert_eq!((ended.expect("an answer"), seen), (Ended::Stopped, 1));
         let ended = visit(Query::ALL, Instant::now(), |_| panic!("the deadline has passed"));
         assert_eq!(ended.expect("an answer"), Ended::TimedOut);
+    }
+
+    #[test]
+    fn tcp_sockets_that_are_only_bound_have_a_port() {
+        use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
+        let bound = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).expect("a socket");
+        bind(bound.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).expect("a port");
+        let port = getsockname::<SockaddrIn>(bound.as_raw_fd()).expect("an address").port();
+        let found = sockets(Query { ports: Some(one(port)), ..Query::ALL });
+        let states: Vec<TcpState> = found.iter().map(|socket| socket.state).collect();
+        let is_listed = crate::kernel::sockets::is_any_in(one(port)).expect("an answer");
+        // Kernels before 6.8 do not list them.
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
+        let mut version = release.split('.').map(|part| part.parse::<u32>().unwrap_or_default());
+        if (version.next(), version.next()) >= (Some(6), Some(8)) {
+            assert_eq!((states, is_listed), (vec![TcpState::Close], true));
+        }
     }
 
     #[test]

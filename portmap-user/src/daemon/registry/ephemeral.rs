@@ -8,7 +8,10 @@ use super::{entries::Registry, refusal::Refusal};
 use crate::{
     error::Result,
     kernel::clock,
-    model::{ContainerRecord, EphemeralPool, PortRange, PortSet, ephemeral::{check_block_size, resize::Resized}},
+    model::{
+        ContainerRecord, EphemeralPool, PortRange, PortSet,
+        ephemeral::{check_block_size, resize::Resized},
+    },
 };
 
 impl Registry {
