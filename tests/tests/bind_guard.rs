@@ -17,6 +17,13 @@ use portmap_tests::{
 const A: Netns<'_> = Netns::Container("a");
 const B: Netns<'_> = Netns::Container("b");
 
+/// Prints the port of a socket after the C library's `bindresvport`.
+const BINDRESVPORT: &str = r#"python3 -c '
+import ctypes, socket
+s = socket.socket()
+if ctypes.CDLL(None, use_errno=True).bindresvport(s.fileno(), None): raise OSError(ctypes.get_errno())
+print(s.getsockname()[1])'"#;
+
 /// Returns whether sockets can be bound to a port in a namespace, for IPv4 and IPv6, TCP and UDP. All must
 /// agree.
 fn can_bind(sandbox: &Sandbox, netns: Netns<'_>, port: u16) -> bool {
@@ -31,8 +38,7 @@ fn can_bind(sandbox: &Sandbox, netns: Netns<'_>, port: u16) -> bool {
         let is_allowed = |result: Result<(), io::Error>| match result {
             Ok(()) => true,
             Err(error) => {
-                assert_eq!(error.kind(), ErrorKind::PermissionDenied, "port {port}: {error}");
-                assert_eq!(error.raw_os_error(), Some(13), "EACCES, not EPERM");
+                assert_eq!(error.kind(), ErrorKind::AddrInUse, "port {port}: {error}");
                 false
             }
         };
@@ -40,6 +46,11 @@ fn can_bind(sandbox: &Sandbox, netns: Netns<'_>, port: u16) -> bool {
     });
     assert!(results.iter().all(|one| Some(one) == results.first()), "port {port}: {results:?}");
     results.contains(&true)
+}
+
+/// The usual flags, with some privileged ports.
+fn flags() -> [&'static str; DAEMON_FLAGS.len()] {
+    DAEMON_FLAGS.map(|flag| if flag == "31000-32000" { "1000-1009,31000-32000" } else { flag })
 }
 
 #[test]
@@ -50,10 +61,11 @@ fn bind_guard_allows_own_ports_only() {
     let guard = format!("--bind-guard={}", cgroup.path().display());
     // `--reconcile=false`, because the daemon would otherwise repair the drift before doctor reports
     // it.
-    let guarded: Vec<&str> = DAEMON_FLAGS.into_iter().chain([guard.as_str(), "--reconcile=false"]).collect();
+    let flags = flags();
+    let guarded: Vec<&str> = flags.into_iter().chain([guard.as_str(), "--reconcile=false"]).collect();
 
     // A daemon without a guard first, so that its leftovers are not attributed to the guard.
-    let daemon = sandbox.daemon();
+    let daemon = sandbox.daemon_with(&flags);
     sandbox.ok(&["add", "a", "--ports", "31000-31001"]);
     assert!(can_bind(&sandbox, A, 8080));
     daemon.stop();
@@ -76,6 +88,14 @@ fn bind_guard_allows_own_ports_only() {
     // Processes outside the cgroup are not affected.
     expect(Netns::Host, &[8080, 31000], true);
     expect(Netns::Outside, &[8080, 31000], true);
+
+    // Clients that need a privileged port try one after the other, from an arbitrary first one.
+    sandbox.ok(&["add", "nfs-client", "--ports", "1005"]);
+    for _ in 0..5 {
+        let port = sandbox.sh(Netns::Container("nfs-client"), BINDRESVPORT);
+        assert_eq!(port.trim(), "1005");
+    }
+    sandbox.ok(&["del", "nfs-client"]);
 
     // The guard follows changes of ownership, and the kernel enforces it without the daemon.
     sandbox.ok(&["update", "a", "--ports", "31001,31003"]);
@@ -122,12 +142,12 @@ fn bind_guard_allows_own_ports_only() {
         sandbox.daemon_with(&guarded).stop();
         assert!(!can_bind(&sandbox, A, 8080) && other_can_bind());
         let guard = format!("--bind-guard={}", other.path().display());
-        let flags: Vec<&str> = DAEMON_FLAGS.into_iter().chain([guard.as_str()]).collect();
-        sandbox.daemon_with(&flags).stop();
+        let moved: Vec<&str> = flags.into_iter().chain([guard.as_str()]).collect();
+        sandbox.daemon_with(&moved).stop();
         assert!(can_bind(&sandbox, A, 8080) && !other_can_bind());
     }
     let guard = format!("--bind-guard={}", other.path().display());
-    let daemon = sandbox.daemon_with(&DAEMON_FLAGS.into_iter().chain([guard.as_str()]).collect::<Vec<_>>());
+    let daemon = sandbox.daemon_with(&flags.into_iter().chain([guard.as_str()]).collect::<Vec<_>>());
     fs::remove_dir(other.path()).expect("a cgroup without processes");
     sandbox.sh(Netns::Host, "echo 0 > /proc/sys/net/ipv4/conf/lo/route_localnet");
     let doctor = sandbox.portmap(&["doctor", "--repair"]);
@@ -148,15 +168,15 @@ fn bind_guard_allows_own_ports_only() {
         "cd /sys/fs/bpf/portmap/v*/; for f in links/pm_bind4 progs/pm_bind6; do mv $f ${f}_new; done",
     );
     assert!(!can_bind(&sandbox, A, 8080));
-    let daemon = sandbox.daemon();
+    let daemon = sandbox.daemon_with(&flags);
     assert!(can_bind(&sandbox, A, 8080));
     daemon.stop();
     sandbox.expect_inventory(&without, "without the guard again");
 
     // A path that is not a cgroup is refused by name, and so is a missing hierarchy.
     let refused = |flag: &str| {
-        let flags: Vec<&str> = DAEMON_FLAGS.into_iter().chain([flag]).collect();
-        sandbox.refused_daemon(&flags)
+        let wrong: Vec<&str> = flags.into_iter().chain([flag]).collect();
+        sandbox.refused_daemon(&wrong)
     };
     let (code, log) = refused("--bind-guard=/run");
     assert!(code == 2 && log.contains("/run") && log.contains("cgroup v2"), "{code}: {log}");

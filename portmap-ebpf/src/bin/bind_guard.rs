@@ -33,8 +33,9 @@ mod programs {
     const ALLOW: i32 = 1;
     const DENY: i32 = 0;
 
-    /// `EACCES`, the error of `bind()` for privileged ports, too.
-    const EACCES: i32 = 13;
+    /// `EADDRINUSE`: another owner has the port. Programs that try one port after the other (bindresvport of NFS
+    /// and RPC clients) go on at this error, and give up at `EACCES`.
+    const EADDRINUSE: i32 = 98;
 
     #[cgroup_sock_addr(bind4)]
     fn pm_bind4(context: SockAddrContext) -> i32 {
@@ -61,7 +62,7 @@ mod programs {
             return ALLOW;
         }
         // SAFETY: the helper takes a number.
-        unsafe { bpf_set_retval(-EACCES) };
+        unsafe { bpf_set_retval(-EADDRINUSE) };
         DENY
     }
 }

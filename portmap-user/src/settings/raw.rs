@@ -27,7 +27,7 @@ const BOOL: &str = "BOOL";
 const ISOLATION_HELP: &str = "Mesos' list of isolators; portmap is network/port_mapping and refuses others";
 
 /// Help of `--bind-guard`.
-const BIND_GUARD_HELP: &str = "Fail bind() in containers with EACCES for ports that are not the container's, for \
+const BIND_GUARD_HELP: &str = "Fail bind() in containers with EADDRINUSE for ports that are not the container's, for \
     processes of this cgroup (version 2), or none [default: none; without a value: all processes]";
 
 /// Settings as given: on the command line, or in a TOML file whose keys are the flags' names. `None`: not
