@@ -48,6 +48,13 @@ impl FromStr for HumanDuration {
 
 impl fmt::Display for HumanDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Long ones as people write them.
+        for (name, unit) in [("days", 86_400), ("hrs", 3600)] {
+            if self.0.subsec_nanos() == 0 && self.0.as_secs() >= unit && self.0.as_secs().is_multiple_of(unit)
+            {
+                return write!(f, "{}{name}", self.0.as_secs() / unit);
+            }
+        }
         write!(f, "{:?}", self.0)
     }
 }
@@ -66,6 +73,14 @@ mod tests {
             ("0", Duration::ZERO),
         ] {
             assert_eq!(text.parse(), Ok(HumanDuration(expected)), "{text}");
+        }
+    }
+
+    #[test]
+    fn duration_is_written_in_units_that_it_parses() {
+        for text in ["1days", "14days", "2hrs", "25hrs", "90s", "1.5s", "50ms"] {
+            let duration: HumanDuration = text.parse().expect(text);
+            assert_eq!(duration.to_string(), text);
         }
     }
 

@@ -77,6 +77,14 @@ fn events_report_each_change_with_its_request() {
     assert_eq!(updated["container"]["ports"], json!([[31002, 31002]]));
     assert_eq!(updated["seq"].as_u64(), added["seq"].as_u64().map(|seq| seq + 1));
     assert_ne!(updated["request"]["id"], added["request"]["id"]);
+    // One change, one event, however many steps it has.
+    sandbox.ok(&["update", "a", "--ephemeral-ports-per-container", "2048"]);
+    let block = events.expect("updated", "a");
+    assert_eq!(block["container"]["ephemeral_ports"], json!([61440, 63487]));
+    assert_eq!(block["seq"].as_u64(), updated["seq"].as_u64().map(|seq| seq + 1));
+    sandbox.ok(&["update", "a", "--ephemeral-ports-per-container", "1024"]);
+    let block = events.expect("updated", "a");
+    assert_eq!(block["container"]["ephemeral_ports"], json!([61440, 62463]));
     sandbox.fails(&["add", "b", "--ports", "31002"], 4);
     for stream in [&events, &of_b] {
         let failed = stream.expect("failed", "b");

@@ -134,6 +134,35 @@ fn connections_idle_do_not_block_clients() {
     drop(held);
 }
 
+/// A client whose connections are all busy, because it asks and does not read, does not keep others waiting until
+/// the daemon gives up on it.
+#[test]
+fn connections_busy_do_not_block_other_addresses() {
+    let sandbox = Sandbox::new();
+    let _daemon = listening(&sandbox);
+    let requests = "GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".repeat(10_000);
+    let busy: Vec<TcpStream> = (0..100)
+        .map(|_| {
+            let mut stream = connect(&sandbox);
+            stream.set_nonblocking(true).expect("a socket");
+            // As much as fits. The daemon has refused most of them.
+            let _ = stream.write(requests.as_bytes());
+            stream
+        })
+        .collect();
+    let other = "curl -sf --interface 127.0.0.7 http://127.0.0.1:5051/healthz";
+    assert_eq!(sandbox.sh(Netns::Host, other), "ok\n");
+    // Reads what has arrived, to the end if the daemon has closed the connection.
+    let is_open = |mut stream: &TcpStream| loop {
+        match stream.read(&mut [0; 1 << 16]) {
+            Ok(0) => return false,
+            Ok(_) => {}
+            Err(error) => return error.kind() == ErrorKind::WouldBlock,
+        }
+    };
+    assert!(busy.iter().any(is_open), "the others are served while connections are busy");
+}
+
 #[test]
 fn requests_are_bounded() {
     let sandbox = Sandbox::new();

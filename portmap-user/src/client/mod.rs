@@ -3,7 +3,12 @@
 mod error;
 mod patience;
 
-use std::{io::ErrorKind, path::PathBuf, time::Duration};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -41,6 +46,8 @@ pub struct Client {
     socket: PathBuf,
     /// For users who may not use the other one.
     readonly: PathBuf,
+    /// Whether the last connection is to that one.
+    is_reader: AtomicBool,
     runtime: Runtime,
 }
 
@@ -51,6 +58,7 @@ impl Client {
         Ok(Self {
             socket: state_dir.socket(),
             readonly: state_dir.readonly_socket(),
+            is_reader: AtomicBool::new(false),
             runtime: runtime.context(|| "cannot start the async runtime")?,
         })
     }
@@ -60,7 +68,7 @@ impl Client {
         self.call(Method::POST, "/v1/containers", Some(request))
     }
 
-    /// Changes a container's static ports and traffic properties.
+    /// Changes a container's ports, traffic properties and labels.
     pub fn update(&self, name: &str, request: &UpdateRequest) -> Result<Changed> {
         self.call(Method::PATCH, &container(name), Some(request))
     }
@@ -162,7 +170,7 @@ impl Client {
                 self.check_alive().await?;
                 self.open(Method::GET, path, NOTHING).await
             };
-            let (response, _sender) = patience::to_the_end(&self.socket.display(), opened).await?;
+            let (response, _sender) = patience::to_the_end(&self.used().display(), opened).await?;
             if !on_open()? {
                 return Ok(());
             }
@@ -190,7 +198,7 @@ impl Client {
                 }
             }
         }
-        let socket = self.socket.display();
+        let socket = self.used().display();
         Err(CallError::Unreachable(format!("the daemon at {socket} closed the connection")))
     }
 
@@ -222,20 +230,20 @@ impl Client {
     ) -> Result<T> {
         self.runtime.block_on(async {
             self.check_alive().await?;
-            patience::to_the_end(&self.socket.display(), self.exchange(method, path, body)).await
+            patience::to_the_end(&self.used().display(), self.exchange(method, path, body)).await
         })
     }
 
     /// Requests something that the daemon answers without blocking.
     fn get_immediate<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let answer = self.exchange(Method::GET, path, NOTHING);
-        self.runtime.block_on(patience::at_once(&self.socket.display(), answer))
+        self.runtime.block_on(patience::at_once(&self.used().display(), answer))
     }
 
     fn get_within<T: DeserializeOwned>(&self, path: &str, limit: Duration) -> Result<T> {
         let answer = self.exchange(Method::GET, path, NOTHING);
         self.runtime.block_on(async { time::timeout(limit, answer).await }).unwrap_or_else(|_elapsed| {
-            let socket = self.socket.display();
+            let socket = self.used().display();
             Err(CallError::Unreachable(format!("the daemon at {socket} has not answered for {limit:?}")))
         })
     }
@@ -249,7 +257,7 @@ impl Client {
             sender.send_request(request).await.context(|| self.broken_off())?;
             Ok(())
         };
-        patience::at_once(&self.socket.display(), answer).await
+        patience::at_once(&self.used().display(), answer).await
     }
 
     /// Connects, and returns a sender of requests.
@@ -261,7 +269,10 @@ impl Client {
                 Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                     // Without a read-only socket, the error about the other one tells what to do.
                     match UnixStream::connect(&self.readonly).await {
-                        Ok(stream) => break stream,
+                        Ok(stream) => {
+                            self.is_reader.store(true, Ordering::Relaxed);
+                            break stream;
+                        }
                         Err(full) if full.kind() == ErrorKind::WouldBlock => time::sleep(RETRY_DELAY).await,
                         Err(_none) => return Err(self.unreachable(&error)),
                     }
@@ -307,8 +318,18 @@ impl Client {
         Err(serde_json::from_slice::<Error>(&body).context(cannot_decode)?.into())
     }
 
+    /// The socket of the last connection.
+    fn used(&self) -> &Path {
+        if self.is_reader.load(Ordering::Relaxed) { &self.readonly } else { &self.socket }
+    }
+
     fn broken_off(&self) -> String {
-        format!("the daemon at {} closed the connection", self.socket.display())
+        let hint = if self.is_reader.load(Ordering::Relaxed) {
+            " (it does so when all connections of this user are busy)"
+        } else {
+            ""
+        };
+        format!("the daemon at {} closed the connection{hint}", self.used().display())
     }
 
     fn unreachable(&self, error: &std::io::Error) -> CallError {

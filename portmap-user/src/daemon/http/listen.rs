@@ -1,6 +1,7 @@
 //! Accepts connections within limits on their number, on the size of a request's head, and on time. At the
 //! limit, a new connection evicts the one that has been idle for longest, so a client cannot lock out others
-//! with idle connections.
+//! with idle connections. A new connection of an address or a reader whose own connections are all busy is
+//! closed, because all others would wait with it.
 
 use std::{
     future,
@@ -67,35 +68,40 @@ pub(super) struct Gate {
     clock: AtomicU64,
 }
 
+/// Why a connection cannot be admitted now.
+#[derive(Debug)]
+enum Full {
+    /// This one must be closed first: of those that count, it has been idle for longest.
+    Evict(Arc<Connection>),
+    /// The peer has as many connections as it may have, and all are busy.
+    OfPeer,
+    /// There are as many connections as there may be, and all are busy.
+    OfAll,
+}
+
 impl Gate {
     pub(super) fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self { limits, open: Mutex::default(), ended: Notify::new(), clock: AtomicU64::new(0) })
     }
 
-    /// Admits a connection as soon as the limits allow it. `None` for a user of the read-only socket whose own
-    /// connections are all busy: no other user waits for them.
+    /// Admits a connection as soon as the limits allow it; `None` if its peer is at its own limit and all its
+    /// connections are busy.
     async fn admit(&self, peer: Peer) -> Option<Arc<Connection>> {
         loop {
             match self.try_admit(peer) {
                 Ok(connection) => return Some(connection),
-                Err(None) if self.is_at_own_limit(peer) => return None,
-                Err(victim) => {
-                    if let Some(victim) = victim {
-                        victim.close.notify_one();
-                    }
+                Err(Full::OfPeer) => return None,
+                Err(Full::Evict(victim)) => {
+                    victim.close.notify_one();
                     self.ended.notified().await;
                 }
+                Err(Full::OfAll) => self.ended.notified().await,
             }
         }
     }
 
-    fn is_at_own_limit(&self, peer: Peer) -> bool {
-        let own = || self.open().iter().filter(|connection| connection.peer == peer).count();
-        matches!(peer, Peer::Reader(_)) && own() >= self.limits.per_address
-    }
-
-    /// Admits a connection, or returns the one to evict first: `None` if none of them is idle.
-    fn try_admit(&self, peer: Peer) -> Result<Arc<Connection>, Option<Arc<Connection>>> {
+    /// Admits a connection within the limits.
+    fn try_admit(&self, peer: Peer) -> Result<Arc<Connection>, Full> {
         let mut open = self.open();
         let is_of_peer = |connection: &Connection| match peer {
             Peer::Address(_) | Peer::Reader(_) => connection.peer == peer,
@@ -110,7 +116,11 @@ impl Gate {
                 .filter(|connection| connection.is_idle() && (!must_be_of_peer || is_of_peer(connection)));
             let last_response =
                 |connection: &&Arc<Connection>| connection.last_response.load(Ordering::Relaxed);
-            return Err(idle.min_by_key(last_response).cloned());
+            return Err(match idle.min_by_key(last_response) {
+                Some(victim) => Full::Evict(victim.clone()),
+                None if must_be_of_peer => Full::OfPeer,
+                None => Full::OfAll,
+            });
         }
         let connection = Arc::new(Connection::new(peer, self.tick()));
         open.push(connection.clone());
@@ -312,17 +322,18 @@ mod tests {
         let first = gate.try_admit(peer(1)).expect("below the limit");
         let second = gate.try_admit(peer(2)).expect("below the limit");
         let third = gate.try_admit(peer(3)).expect("below the limit");
-        let victim = |peer| gate.try_admit(peer).expect_err("at the limit");
-        assert!(victim(peer(4)).is_some_and(|victim| Arc::ptr_eq(&victim, &first)));
+        let refusal = |peer| gate.try_admit(peer).expect_err("at the limit");
+        let evicts = |one| matches!(refusal(peer(4)), Full::Evict(victim) if Arc::ptr_eq(&victim, one));
+        assert!(evicts(&first));
         first.begin_request();
-        assert!(victim(peer(4)).is_some_and(|victim| Arc::ptr_eq(&victim, &second)));
+        assert!(evicts(&second));
         first.last_response.store(gate.tick(), Ordering::Relaxed);
         first.end_request();
-        assert!(victim(peer(4)).is_some_and(|victim| Arc::ptr_eq(&victim, &second)));
+        assert!(evicts(&second));
         for connection in [&first, &second, &third] {
             connection.begin_request();
         }
-        assert!(victim(peer(4)).is_none(), "none is idle");
+        assert!(matches!(refusal(peer(4)), Full::OfAll), "none is idle");
         gate.remove(&second);
         gate.try_admit(peer(4)).expect("below the limit again");
     }
@@ -334,7 +345,10 @@ mod tests {
         let own = gate.try_admit(peer(1)).expect("below the limit");
         own.begin_request();
         let idle = gate.try_admit(peer(1)).expect("below the limit");
-        let victim = gate.try_admit(peer(1)).expect_err("it has two").expect("one of them is idle");
-        assert!(Arc::ptr_eq(&victim, &idle) && !Arc::ptr_eq(&victim, &other));
+        let refusal = |peer| gate.try_admit(peer).expect_err("it has two");
+        assert!(matches!(refusal(peer(1)), Full::Evict(victim) if Arc::ptr_eq(&victim, &idle)));
+        idle.begin_request();
+        assert!(matches!(refusal(peer(1)), Full::OfPeer), "both are busy, whatever another one is");
+        drop(other);
     }
 }
