@@ -13,10 +13,10 @@ use anyhow::{Context as _, Result, bail};
 #[path = "toolchain.rs"]
 mod toolchain;
 
-/// Builds the binaries of a package for BPF and copies them to the build script's `OUT_DIR`. Without a BPF
-/// toolchain it writes empty files and returns `None`; otherwise it returns name and version of the compiler
-/// and the linker.
-pub(crate) fn build(package: &str, objects: &[&str]) -> Result<Option<String>> {
+/// Builds the binaries of a package for BPF, with a feature unless that is empty, and copies them to the build
+/// script's `OUT_DIR`. Without a BPF toolchain it writes empty files and returns `None`; otherwise it returns
+/// name and version of the compiler and the linker.
+pub(crate) fn build(package: &str, feature: &str, objects: &[&str]) -> Result<Option<String>> {
     let out = out()?;
     let workspace = workspace()?;
     println!("cargo::rerun-if-env-changed={}", toolchain::VARIABLE);
@@ -25,7 +25,7 @@ pub(crate) fn build(package: &str, objects: &[&str]) -> Result<Option<String>> {
         println!("cargo::rerun-if-changed={}", workspace.join(sources).display());
     }
     if let Some(name) = toolchain::find().filter(|_| toolchain::linker_runs()) {
-        build_with(&name, package, objects, &out)?;
+        build_with(&name, package, feature, objects, &out)?;
         return Ok(Some(toolchain::compiler(&name)));
     }
     // Cargo cannot notice that the tools are installed. A file that does not exist makes it run this script
@@ -38,7 +38,7 @@ pub(crate) fn build(package: &str, objects: &[&str]) -> Result<Option<String>> {
 }
 
 /// Builds the objects with a rustup toolchain and copies them to `OUT_DIR`.
-fn build_with(toolchain: &str, package: &str, objects: &[&str], out: &Path) -> Result<()> {
+fn build_with(toolchain: &str, package: &str, feature: &str, objects: &[&str], out: &Path) -> Result<()> {
     let host = toolchain::Host {
         architecture: &variable("CARGO_CFG_TARGET_ARCH")?,
         is_big_endian: variable("CARGO_CFG_TARGET_ENDIAN")? == "big",
@@ -46,6 +46,7 @@ fn build_with(toolchain: &str, package: &str, objects: &[&str], out: &Path) -> R
     let built = toolchain::Build {
         toolchain,
         package,
+        feature,
         host,
         workspace: &workspace()?,
         target: target_directory(out)?,

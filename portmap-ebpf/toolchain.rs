@@ -60,6 +60,8 @@ pub(crate) struct Build<'a> {
     pub(crate) toolchain: &'a str,
     /// The package.
     pub(crate) package: &'a str,
+    /// Its feature; empty for none.
+    pub(crate) feature: &'a str,
     /// The host that runs the programs.
     pub(crate) host: Host<'a>,
     /// Directory of the workspace.
@@ -74,7 +76,8 @@ impl Build<'_> {
         let mut command = Command::new("rustup");
         command
             .args(["run", self.toolchain, "cargo", "build", "--release", "--package", self.package, "--bins"])
-            .args(["-Z", "build-std=core", "--target", self.triple(), "--target-dir"])
+            .args(["--features", self.feature, "-Z", "build-std=core", "--target", self.triple()])
+            .arg("--target-dir")
             .arg(self.directory())
             .current_dir(self.workspace)
             .env("CARGO_ENCODED_RUSTFLAGS", self.flags())
@@ -90,7 +93,12 @@ impl Build<'_> {
     }
 
     fn directory(&self) -> PathBuf {
-        self.target.join("bpf")
+        // Builds with and without a feature replace the same files.
+        if self.feature.is_empty() {
+            self.target.join("bpf")
+        } else {
+            self.target.join(format!("bpf-{}", self.feature))
+        }
     }
 
     const fn triple(&self) -> &'static str {

@@ -19,10 +19,12 @@ fn main() -> Result<()> {
             "{variable} is {other:?}: expected \"auto\" (the committed objects if they are up to date) or \"source\""
         ),
     };
-    let committed = if must_build { None } else { take_committed()? };
+    // Cargo sets it for the feature. The committed objects are without.
+    let logs = env::var_os("CARGO_FEATURE_DATAPATH_LOG").is_some();
+    let committed = if must_build || logs { None } else { take_committed()? };
     let compiler = match committed {
         Some(compiler) => Some(compiler),
-        None => build_bpf::build("portmap-ebpf", &objects::NAMES)?,
+        None => build_bpf::build("portmap-ebpf", if logs { "datapath-log" } else { "" }, &objects::NAMES)?,
     };
     println!("cargo::rustc-check-cfg=cfg(bpf_stub)");
     if compiler.is_none() {

@@ -9,7 +9,7 @@ mod build_bpf;
 
 fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=ebpf");
-    build_bpf::build("portmap-tests-ebpf", &["packet-source", "hostile"])?;
+    build_bpf::build("portmap-tests-ebpf", "", &["packet-source", "hostile"])?;
     println!("cargo::rustc-env=BPF_OBJECTS={}", env::var("OUT_DIR").context("cargo sets OUT_DIR")?);
     Ok(())
 }

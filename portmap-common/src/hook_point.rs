@@ -33,8 +33,22 @@ impl HookPoint {
         }
     }
 
+    /// Returns the position of its program in [`PROGRAMS`](names::PROGRAMS).
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::UplinkIngress => 0,
+            Self::VethIngress(_) => 1,
+            Self::HostLoIngress => 2,
+            Self::ContainerLoEgress => 3,
+            Self::UplinkEgress => 4,
+            Self::ContainerEth0Ingress => 5,
+        }
+    }
+
     /// Returns where the program counts the packets that it leaves to the host; `None` if it does not count
     /// them.
+    #[inline(always)]
     pub const fn host_hook(self) -> Option<HostHook> {
         match self {
             Self::UplinkIngress => Some(HostHook::Uplink),
@@ -43,6 +57,25 @@ impl HookPoint {
             | Self::VethIngress(_)
             | Self::ContainerLoEgress
             | Self::ContainerEth0Ingress => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hook_point_number_is_the_position_of_its_program() {
+        for point in [
+            HookPoint::UplinkIngress,
+            HookPoint::UplinkEgress,
+            HookPoint::VethIngress(1),
+            HookPoint::HostLoIngress,
+            HookPoint::ContainerLoEgress,
+            HookPoint::ContainerEth0Ingress,
+        ] {
+            assert_eq!(names::PROGRAMS[point.number() as usize], point.program());
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod reason;
 pub mod skb;
 pub mod slot;
 pub mod tables;
+pub mod verdict_log;
 
 #[cfg(feature = "user")]
 mod pod;

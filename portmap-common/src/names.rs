@@ -98,6 +98,15 @@ pub const PROG_CONTAINER_ETH0: &str = "pm_ctr_eth0_in";
 /// Programs of the bind guard, for both versions of IP.
 pub const GUARDS: [&str; 2] = ["pm_bind4", "pm_bind6"];
 
+/// Program that logs a verdict. It and its maps exist with the feature `datapath-log` only.
+pub const PROG_LOG: &str = "pm_log";
+/// The [`LogFilter`](crate::verdict_log::LogFilter), at index 0.
+pub const MAP_LOG_FILTER: &str = "pm_log_filter";
+/// The [`LogLimiter`](crate::verdict_log::LogLimiter), at index 0.
+pub const MAP_LOG_LIMITER: &str = "pm_log_limiter";
+/// The target of the tail call to [`PROG_LOG`], at index 0.
+pub const MAP_LOG_PROGRAM: &str = "pm_log_program";
+
 /// The programs that are attached to interfaces.
 pub const PROGRAMS: [&str; 6] = [
     PROG_UPLINK_INGRESS,

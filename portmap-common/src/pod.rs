@@ -13,6 +13,7 @@ use crate::{
     gcra::GcraState,
     reason::{Drops, ReasonCounts},
     tables::{Address4, Config, Endpoint, NetnsOwner, PortEntry},
+    verdict_log::{LogFilter, LogLimiter},
 };
 
 macro_rules! pod {
@@ -44,5 +45,7 @@ pod!(
     NeighbourBudget,
     DropEvent,
     SampleLimiter,
-    GcraState
+    GcraState,
+    LogFilter,
+    LogLimiter
 );

@@ -71,3 +71,17 @@ pub fn maps(object: &[u8]) -> Result<Vec<MapSpec>, aya_obj::ParseError> {
     let is_pinned = |name: &str| names::MAPS.contains(&name) || name == names::MAP_GUARDED;
     Ok(object.maps.into_iter().filter(|(name, _)| is_pinned(name)).map(spec).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn object_logs_verdicts_with_the_feature_only() {
+        let is_feature = cfg!(feature = "datapath-log");
+        for name in ["AYA_LOGS", names::PROG_LOG, "aya_log"] {
+            let is_there = bytes().windows(name.len()).any(|window| window == name.as_bytes());
+            assert_eq!(is_there, is_feature, "{name}");
+        }
+    }
+}

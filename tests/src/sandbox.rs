@@ -105,6 +105,8 @@ pub struct Sandbox {
     was_used: AtomicBool,
     /// Additional flags of every daemon.
     flags: Vec<String>,
+    /// The daemon's program.
+    portmapd: &'static str,
 }
 
 impl Default for Sandbox {
@@ -166,6 +168,7 @@ impl Sandbox {
             files: tempfile::tempdir().expect("a directory"),
             was_used: AtomicBool::new(false),
             flags: Vec::new(),
+            portmapd: "portmapd",
         }
     }
 
@@ -173,6 +176,13 @@ impl Sandbox {
     #[must_use]
     pub fn guarded(mut self, cgroup: &Cgroup) -> Self {
         self.flags.push(format!("--bind-guard={}", cgroup.path().display()));
+        self
+    }
+
+    /// Runs every daemon from another build, whose name is relative to the usual one's directory.
+    #[must_use]
+    pub fn with_portmapd(mut self, name: &'static str) -> Self {
+        self.portmapd = name;
         self
     }
 
@@ -257,7 +267,7 @@ impl Sandbox {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let log = self.files.path().join(format!("log-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
         let process = self
-            .command(Netns::Host, binary("portmapd"))
+            .command(Netns::Host, binary(self.portmapd))
             .args(flags)
             .args(&self.flags)
             .env("NO_COLOR", "1")
@@ -359,7 +369,11 @@ impl Drop for Sandbox {
 ///
 /// Panics if it is not built.
 pub fn binary(name: &str) -> PathBuf {
+    find_binary(name).unwrap_or_else(|| panic!("{name} is not built: run this with `cargo xtask test`"))
+}
+
+/// Returns the path of a binary of the same build as the running one, if it is built.
+pub fn find_binary(name: &str) -> Option<PathBuf> {
     let own = std::env::current_exe().expect("an executable");
-    let directory = own.ancestors().skip(1).find(|path| path.join(name).exists());
-    directory.unwrap_or_else(|| panic!("{name} is not built: run this with `cargo xtask test`")).join(name)
+    own.ancestors().skip(1).map(|directory| directory.join(name)).find(|path| path.exists())
 }

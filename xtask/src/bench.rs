@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    build::{self, Forwarded},
+    build::{self, DATAPATH_LOG, Forwarded},
     setup::{self, Group, Report},
     vm::{self, Image, Job, Kernel, Limits},
     workspace,
@@ -27,12 +27,17 @@ const PATIENCE: Duration = Duration::from_mins(30);
 /// Builds the benchmarks, runs that of rate limits in a virtual machine, and executes the program in place of
 /// this process.
 pub(crate) fn run(forwarded: &Forwarded) -> Result<Infallible> {
-    let program = build::with("bench", "portmap-bench")?;
+    let has_first = |name: &str| forwarded.arguments.first().is_some_and(|first| first == name);
+    let program = if has_first(DATAPATH_LOG) {
+        build::with_feature("bench", "portmap-bench", DATAPATH_LOG)?
+    } else {
+        build::with("bench", "portmap-bench")?
+    };
     let mut command = Command::new(&program);
     command.args(&forwarded.arguments);
     let has = |name: &str| forwarded.arguments.iter().any(|argument| argument == name);
     let measures = !["--help", "-h", "--redraw"].into_iter().any(has);
-    if forwarded.arguments.first().is_some_and(|first| first == "shaping") && measures {
+    if has_first("shaping") && measures {
         setup::ensure(&[Group::Peers], Report::Changes)?;
         match in_vm(&program, has("--quick")) {
             Ok(file) => drop(command.arg("--with").arg(file)),

@@ -37,7 +37,7 @@ enum Task {
     /// Install missing tools; the other tasks do this for the tools that they need.
     Setup(setup::Arguments),
     /// Build the release binaries, target/release/portmapd and target/release/portmap.
-    Build,
+    Build(build::Options),
     /// Rebuild the committed BPF objects (portmap-ebpf/objects) after a change of the BPF programs.
     Objects,
     /// Show portmap on real traffic, in namespaces that end with the demonstration (needs root).
@@ -62,13 +62,13 @@ enum Task {
 fn main() -> ExitCode {
     let task = Arguments::parse().task;
     // Builds for users may embed the committed objects; tests and measurements use objects built from source.
-    if !matches!(task, Task::Build | Task::Demo(_)) && env::var_os(objects::VARIABLE).is_none() {
+    if !matches!(task, Task::Build(_) | Task::Demo(_)) && env::var_os(objects::VARIABLE).is_none() {
         // SAFETY: there is no other thread yet.
         unsafe { env::set_var(objects::VARIABLE, objects::SOURCE) };
     }
     let result = match task {
         Task::Setup(arguments) => setup::run(&arguments).map(|()| ExitCode::SUCCESS),
-        Task::Build => build::release().map(|()| ExitCode::SUCCESS),
+        Task::Build(options) => build::release(&options).map(|()| ExitCode::SUCCESS),
         Task::Objects => objects::make().map(|()| ExitCode::SUCCESS),
         Task::Demo(arguments) => build::demo(&arguments).map(|never| match never {}),
         Task::Bench(arguments) => bench::run(&arguments).map(|never| match never {}),

@@ -92,8 +92,14 @@ fn build(root: &Path) -> Result<(committed::Record, Objects)> {
     let toolchain = toolchain::find().context("no BPF toolchain: run `cargo xtask setup build`")?;
     let target = workspace::metadata()?.target_directory;
     let host = Host { architecture: committed::ARCHITECTURE, is_big_endian: false };
-    let build =
-        Build { toolchain: &toolchain, package: "portmap-ebpf", host, workspace: root, target: &target };
+    let build = Build {
+        toolchain: &toolchain,
+        package: "portmap-ebpf",
+        feature: "",
+        host,
+        workspace: root,
+        target: &target,
+    };
     process::run_silently(&mut build.command())?;
     let compiler = toolchain::compiler(&toolchain);
     let objects = committed::NAMES.iter().map(|name| Ok((*name, finished(&build.object(name), &compiler)?)));

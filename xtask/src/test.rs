@@ -96,6 +96,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let deadline = Instant::now() + Duration::from_secs(arguments.timeout);
     build::require_root("test")?;
     setup::ensure(&[Group::Build, Group::Run], Report::Changes)?;
+    if !arguments.quick {
+        build::logging_daemon()?;
+    }
     // The tests run the programs in the target directory.
     process::run(workspace::cargo().args(["build", "--workspace", "--bins"]))?;
 

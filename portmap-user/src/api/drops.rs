@@ -1,6 +1,6 @@
 //! Dropped packets: counters and samples.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +66,25 @@ pub struct DropSample {
     pub length: u32,
     /// Dropped packets of this sender that were not sampled since the previous sample.
     pub suppressed: u64,
+}
+
+impl DropSample {
+    /// Source and destination, as far as the packet could be parsed.
+    pub fn packet(&self) -> String {
+        match (self.source, self.destination) {
+            (Some(source), Some(destination)) => {
+                let (from, to) =
+                    (endpoint(source, self.source_port), endpoint(destination, self.destination_port));
+                format!("{from} > {to}")
+            }
+            _ => "-".to_owned(),
+        }
+    }
+}
+
+/// An address, with the port if there is one.
+pub fn endpoint(address: IpAddr, port: Option<u16>) -> String {
+    port.map_or_else(|| address.to_string(), |port| SocketAddr::new(address, port).to_string())
 }
 
 /// An item of the stream of drops: a sample, or a gap.

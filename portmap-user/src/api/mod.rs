@@ -25,7 +25,7 @@ pub use self::{
         SlotCapacity, StaticCapacity,
     },
     container_state::ContainerState,
-    drops::{Direction, DropCount, DropSample, DropStreamItem, OUTSIDE},
+    drops::{Direction, DropCount, DropSample, DropStreamItem, OUTSIDE, endpoint},
     events::{Event, EventContainer, EventDetails, EventKind, EventStreamItem, Requester},
     explain::{ExplainRequest, ExplainedPacket, Explanation, HOST, Outcome, Step},
     flows::{Flow, FlowDirection, Flows, FlowsRequest, OtherFlows},

@@ -1,18 +1,13 @@
 //! `portmap drops`: counts as a table, or a stream of dropped packets.
 
-use std::{
-    future,
-    io::stdout,
-    net::{IpAddr, SocketAddr},
-    os::fd::AsFd as _,
-};
+use std::{future, io::stdout, os::fd::AsFd as _};
 
 use comfy_table::CellAlignment;
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::output::{self, Output};
 use crate::{
-    api::{DropCount, DropSample, DropStreamItem},
+    api::{DropCount, DropStreamItem},
     client::Client,
     error::{Context as _, Result},
 };
@@ -83,7 +78,7 @@ fn row(item: &DropStreamItem) -> String {
             &sample.protocol,
             &sample.length.to_string(),
             &sample.suppressed.to_string(),
-            &packet(sample),
+            &sample.packet(),
         ]),
     }
 }
@@ -93,27 +88,12 @@ fn columns([time, name, reason, protocol, length, suppressed, packet]: [&str; 7]
     format!("{time:12}  {name:12}  {reason:17}  {protocol:8}  {length:>6}  {suppressed:>10}  {packet}")
 }
 
-fn packet(sample: &DropSample) -> String {
-    match (sample.source, sample.destination) {
-        (Some(source), Some(destination)) => {
-            format!(
-                "{} > {}",
-                endpoint(source, sample.source_port),
-                endpoint(destination, sample.destination_port)
-            )
-        }
-        _ => "-".to_owned(),
-    }
-}
-
-/// An address, with the port if there is one.
-pub(super) fn endpoint(address: IpAddr, port: Option<u16>) -> String {
-    port.map_or_else(|| address.to_string(), |port| SocketAddr::new(address, port).to_string())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
+    use crate::api::DropSample;
 
     #[test]
     fn drops_sample_is_one_line() {

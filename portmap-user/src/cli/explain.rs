@@ -7,12 +7,9 @@ use std::{
 
 use clap::Args;
 
-use super::{
-    drops::endpoint,
-    output::{self, Output},
-};
+use super::output::{self, Output};
 use crate::{
-    api::{ExplainRequest, ExplainedPacket, Explanation},
+    api::{ExplainRequest, ExplainedPacket, Explanation, endpoint},
     error::{Error, Result},
     model::Protocol,
 };

@@ -34,6 +34,8 @@ pub mod sysctl;
 pub mod tcp_sockets;
 pub mod test_run;
 pub mod udp_sockets;
+#[cfg(feature = "datapath-log")]
+pub mod verdict_log;
 pub mod visitor;
 
 pub use self::error::{CgroupError, Error, Failure, NamespaceError};

@@ -88,11 +88,18 @@ impl AttachPoint {
 
 /// Loads and pins the programs. They use the pinned maps, if there are any.
 pub fn load(pins: &Pins) -> Result<()> {
+    drop(load_object(pins, object::bytes())?);
+    btf::give_memory_back();
+    Ok(())
+}
+
+/// Loads and pins the programs of an object, as [`load`] does. Returns it with the maps that are not pinned.
+pub fn load_object(pins: &Pins, bytes: &[u8]) -> Result<Ebpf> {
     bpffs::prepare(pins)?;
-    check_pinned_maps(pins, object::bytes())?;
+    check_pinned_maps(pins, bytes)?;
     let layout = btf::skb_layout()?.pack();
     let mut loader = loader(pins, &layout);
-    let mut object: Ebpf = loader.load(object::bytes()).context(|| "cannot load the BPF object")?;
+    let mut object: Ebpf = loader.load(bytes).context(|| "cannot load the BPF object")?;
     let tail_calls =
         MapData::from_pin(pins.map(names::MAP_TAIL_CALLS)).context(|| "cannot open the map of tail calls")?;
     let mut tail_calls = ProgramArray::try_from(Map::ProgramArray(tail_calls))
@@ -109,9 +116,7 @@ pub fn load(pins: &Pins) -> Result<()> {
         let program = load_program(&mut object, name)?;
         replace_pin(&pins.program(name), &pins.new_program(name), |new| program.pin(new))?;
     }
-    drop(object);
-    btf::give_memory_back();
-    Ok(())
+    Ok(object)
 }
 
 /// A loader that uses the pinned maps, for the running kernel's `sk_buff` layout.
@@ -124,7 +129,7 @@ fn loader<'a>(pins: &Pins, layout: &'a u64) -> EbpfLoader<'a> {
     loader
 }
 
-fn load_program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+pub(super) fn load_program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
     let missing = || Error::failure(format!("the BPF object has no program {name}"));
     let program: &mut SchedClassifier = object
         .program_mut(name)

@@ -47,6 +47,7 @@ pub mod ephemeral;
 mod host;
 pub mod labels;
 pub mod limit;
+mod log_target;
 mod netns;
 pub mod ports;
 mod process;
@@ -65,6 +66,7 @@ pub use self::{
     host::{HostRecord, SavedSysctl},
     labels::{Label, LabelChanges, Labels},
     limit::{Direction, Limit, PerCpu, Policy},
+    log_target::LogTarget,
     netns::NetnsId,
     ports::{PortRange, PortSet},
     process::Process,

@@ -23,7 +23,9 @@ pub use self::{
 };
 use crate::{
     error::{Context as _, Error, Result},
-    model::{Cpus, Direction, HostAccess, Policy, PortSet, Reach, Resources, ephemeral, resources},
+    model::{
+        Cpus, Direction, HostAccess, LogTarget, Policy, PortSet, Reach, Resources, ephemeral, resources,
+    },
     paths::{DEFAULT_BPFFS_DIR, DEFAULT_STATE_DIR, Pins, StateDir},
     sizes::HumanBytes,
 };
@@ -82,6 +84,8 @@ pub struct Settings {
     pub metrics_labels: Vec<MetricsLabel>,
     /// Statistics besides the counters.
     pub monitor: Monitor,
+    /// Whose verdicts are logged. Always `None` in builds without the feature `datapath-log`.
+    pub datapath_log: Option<LogTarget>,
 }
 
 /// The processes whose `bind()` is guarded.
@@ -228,6 +232,14 @@ impl RawSettings {
                 self.network_rate_statistics_interval,
             )?,
         };
+        if let Some(target) = &self.datapath_log
+            && !cfg!(feature = "datapath-log")
+        {
+            return Err(Error::usage(format!(
+                "--datapath-log {target}: the programs of this portmapd cannot log; build it with `cargo xtask \
+                 build --features datapath-log`"
+            )));
+        }
         let reach = Reach {
             loopback: self.loopback.unwrap_or_default(),
             host: self.host_access.map_or(Ok(HostAccess::All), |words| words.join(" ").parse())?,
@@ -253,6 +265,7 @@ impl RawSettings {
             reconcile: self.reconcile.unwrap_or(true),
             bind_guard: bind_guard(self.bind_guard.as_deref())?,
             metrics_labels: metrics_labels::validated(self.metrics_label.unwrap_or_default())?,
+            datapath_log: self.datapath_log,
         })
     }
 }

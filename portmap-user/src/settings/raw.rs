@@ -9,7 +9,7 @@ use toml::{Table, Value};
 use crate::{
     durations::HumanDuration,
     error::{Context as _, Error, Result},
-    model::{Loopback, PerCpu},
+    model::{LogTarget, Loopback, PerCpu},
     paths::STATE_DIR_VARIABLE,
     sizes::HumanBytes,
 };
@@ -173,6 +173,9 @@ pub struct RawSettings {
     #[arg(long, value_name = "all|none|[ports] RANGES", num_args = 1..=2, action = ArgAction::Set)]
     #[serde(default, deserialize_with = "one_text")]
     pub(super) host_access: Option<Vec<String>>,
+    /// Log verdicts of the programs for a container or a port, in builds with the feature datapath-log
+    #[arg(long, value_name = "NAME|PORT")]
+    pub(super) datapath_log: Option<LogTarget>,
     /// Configuration file in TOML; flags override it
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
@@ -216,7 +219,7 @@ impl RawSettings {
             network_rate_statistics_window, network_rate_statistics_interval,
             bind_guard, socket_group, readonly_socket, listen, listen_to_containers,
             loopback, host_access,
-            metrics_label
+            metrics_label, datapath_log
         )
     }
 }
@@ -300,7 +303,7 @@ macro_rules! deserialize_text {
     )+};
 }
 
-deserialize_text!(HumanDuration, HumanBytes, PerCpu, Loopback);
+deserialize_text!(HumanDuration, HumanBytes, PerCpu, Loopback, LogTarget);
 
 impl ValueEnum for Loopback {
     fn value_variants<'a>() -> &'a [Self] {

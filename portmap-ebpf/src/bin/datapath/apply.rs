@@ -9,9 +9,9 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use portmap_common::{
+    hook_point::HookPoint,
     marks::HANDLED_MARK,
     queue,
-    reason::HostHook,
     slot::loopback_mac,
     tables::{PortEntry, QUEUE_LOCAL, QUEUE_OUTSIDE},
 };
@@ -50,8 +50,8 @@ const NEIGHBOUR_SIZE: i32 = size_of::<bpf_redir_neigh>() as i32;
 pub(super) struct SkbSink<'a> {
     /// The packet.
     pub(super) context: &'a TcContext,
-    /// Where packets that are left to the host are counted; `None` on a container's interfaces.
-    pub(super) at: Option<HostHook>,
+    /// Where the program runs. The slot of a host veth is not set.
+    pub(super) point: HookPoint,
 }
 
 impl VerdictSink for SkbSink<'_> {
@@ -68,11 +68,15 @@ impl VerdictSink for SkbSink<'_> {
         if is_dry_run {
             report_dry_run(self.context, &verdict);
         } else if let Verdict::Drop { reason, .. } = verdict {
+            #[cfg(feature = "datapath-log")]
+            super::log::hand_over(self.context, self.point, &verdict);
             return drop::tail_call(self.context, reason);
         } else {
             self.count(&verdict, size);
+            #[cfg(feature = "datapath-log")]
+            super::log::hand_over(self.context, self.point, &verdict);
         }
-        if verdict == Verdict::AlreadyHandled && self.at.is_some() {
+        if verdict == Verdict::AlreadyHandled && self.point.host_hook().is_some() {
             // The mark is between portmap's hooks only; the host's stack must not see it.
             set_mark(self.context, 0);
         }
@@ -87,7 +91,7 @@ impl SkbSink<'_> {
     fn count(&self, verdict: &Verdict, size: WireSize) {
         match *verdict {
             Verdict::Continue(reason) => {
-                if let Some(counts) = self.at.and_then(maps::host) {
+                if let Some(counts) = self.point.host_hook().and_then(maps::host) {
                     count_reason(counts, reason as u32);
                 }
             }
@@ -113,7 +117,7 @@ impl SkbSink<'_> {
 
 /// Executes a verdict, apart from counting.
 #[inline(always)]
-fn execute(context: &TcContext, verdict: &Verdict, is_dry_run: bool) -> i32 {
+pub(super) fn execute(context: &TcContext, verdict: &Verdict, is_dry_run: bool) -> i32 {
     // In a dry run the priority contains a part of the encoded verdict.
     let set_priority = |priority| {
         if !is_dry_run {

@@ -29,6 +29,19 @@ pub(super) fn count_reason(counts: *mut ReasonCounts, reason: u32) {
     unsafe { *count += 1 };
 }
 
+/// Adds one to a counter that several CPUs increment. (core has no read-modify-write atomics for this target.)
+///
+/// # Safety
+///
+/// `count` must point into a map's entry, and be aligned to eight bytes.
+#[inline(always)]
+pub(super) unsafe fn add_one(count: *mut u64) {
+    // SAFETY: the instruction changes only the eight bytes at `count`.
+    unsafe {
+        asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1u64);
+    }
+}
+
 /// Returns the counter of a reason.
 ///
 /// # Safety

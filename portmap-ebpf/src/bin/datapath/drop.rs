@@ -1,8 +1,6 @@
 //! Drops: a dropped packet is marked for the kernel's tracers, counted, and sampled if the limit on samples
 //! allows.
 
-use core::arch::asm;
-
 use aya_ebpf::{bindings::TC_ACT_SHOT, programs::TcContext};
 use portmap_common::{
     event::{DropEvent, MAX_SAMPLES_PER_WINDOW, SAMPLE_WINDOW, SampleLimiter},
@@ -13,7 +11,12 @@ use portmap_common::{
 };
 use portmap_ebpf::{Frame as _, sample};
 
-use super::{counters::reason_counter, maps, metadata::set_mark, skb::Skb};
+use super::{
+    counters::{add_one, reason_counter},
+    maps,
+    metadata::set_mark,
+    skb::Skb,
+};
 
 /// Continues in the program that counts and drops the packet. The mark contains the reason, for that program
 /// and for the kernel's tracers.
@@ -80,11 +83,8 @@ fn count(slot: u16, reason: u32) {
     };
     // SAFETY: the pointer is into a map's entry.
     let count = unsafe { reason_counter(counts, reason) };
-    // SAFETY: the instruction adds one to the eight bytes at `count`, which is in the map's entry and aligned
-    // as all of it. Several CPUs can drop packets of one container concurrently, hence the atomic addition;
-    // drops are rare enough for one counter for all CPUs. (core has no read-modify-write atomics for this
-    // target.)
-    unsafe {
-        asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1u64);
-    }
+    // Several CPUs can drop packets of one container concurrently, and drops are rare enough for one counter
+    // for all CPUs.
+    // SAFETY: the counter is in the map's entry and aligned as all of it.
+    unsafe { add_one(count) };
 }

@@ -11,6 +11,8 @@ mod counters;
 mod drop;
 #[cfg(target_arch = "bpf")]
 mod gcra;
+#[cfg(all(target_arch = "bpf", feature = "datapath-log"))]
+mod log;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]

@@ -6,12 +6,15 @@ use aya_ebpf::{
     macros::classifier,
     programs::TcContext,
 };
-use portmap_common::{names::tail_call_index, reason::HostHook};
+use portmap_common::{hook_point::HookPoint, names::tail_call_index, slot::HOST_SLOT};
 use portmap_ebpf::{
     hooks::{ContainerEth0, ContainerLo, Hook, HostLo, Uplink, UplinkEgress, VerdictSink as _, Veth},
     packet::{FastPath, IpVersion as _, ParsePath, SlowPath, V4, V6, ethernet::L3},
     route::Route,
 };
+
+#[cfg(feature = "datapath-log")]
+use portmap_ebpf::Verdict;
 
 use super::{
     apply::SkbSink,
@@ -26,35 +29,35 @@ use super::{
 /// call to the slow path, which has one program per IP version: the state of both does not fit on one stack
 /// of 512 bytes, and with BPF-to-BPF calls the verifier of Linux 6.1 stops pruning equivalent states.
 macro_rules! programs {
-    ($name:ident, $name4:ident, $name6:ident, $hook:ident, $at:expr, $fallback:expr) => {
+    ($name:ident, $name4:ident, $name6:ident, $hook:ident, $point:expr, $fallback:expr) => {
         #[classifier]
         fn $name(context: TcContext) -> i32 {
             let frame = Skb::new(&context);
             match $hook::classify_frame(&frame, &Maps::new(&context)) {
-                Ok(L3::V4) if V4::is_fast_path(&frame) => decide_ip::<$hook, V4, FastPath>(&context, $at),
-                Ok(L3::V6) if V6::is_fast_path(&frame) => decide_ip::<$hook, V6, FastPath>(&context, $at),
+                Ok(L3::V4) if V4::is_fast_path(&frame) => decide_ip::<$hook, V4, FastPath>(&context, $point),
+                Ok(L3::V6) if V6::is_fast_path(&frame) => decide_ip::<$hook, V6, FastPath>(&context, $point),
                 Ok(L3::V4) => tail_call(&context, const { tail_call_index(stringify!($name4)) }, $fallback),
                 Ok(L3::V6) => tail_call(&context, const { tail_call_index(stringify!($name6)) }, $fallback),
-                Err(verdict) => SkbSink { context: &context, at: $at }.apply(verdict),
+                Err(verdict) => SkbSink { context: &context, point: $point }.apply(verdict),
             }
         }
 
         #[classifier]
         fn $name4(context: TcContext) -> i32 {
-            decide_ip::<$hook, V4, SlowPath>(&context, $at)
+            decide_ip::<$hook, V4, SlowPath>(&context, $point)
         }
 
         #[classifier]
         fn $name6(context: TcContext) -> i32 {
-            decide_ip::<$hook, V6, SlowPath>(&context, $at)
+            decide_ip::<$hook, V6, SlowPath>(&context, $point)
         }
     };
 }
 
 #[inline(always)]
-fn decide_ip<H: Hook, V: Route, P: ParsePath>(context: &TcContext, at: Option<HostHook>) -> i32 {
+fn decide_ip<H: Hook, V: Route, P: ParsePath>(context: &TcContext, point: HookPoint) -> i32 {
     let (frame, tables) = (Skb::new(context), Maps::new(context));
-    match H::decide_ip::<V, P, _>(&frame, &tables, &SkbSink { context, at }) {
+    match H::decide_ip::<V, P, _>(&frame, &tables, &SkbSink { context, point }) {
         Ok(code) | Err(code) => code,
     }
 }
@@ -67,18 +70,32 @@ fn tail_call(context: &TcContext, program: u32, fallback: i32) -> i32 {
     fallback
 }
 
-programs!(pm_uplink_in, pm_uplink_in4, pm_uplink_in6, Uplink, Some(HostHook::Uplink), TC_ACT_UNSPEC);
-programs!(pm_lo_in, pm_lo_in4, pm_lo_in6, HostLo, Some(HostHook::Loopback), TC_ACT_UNSPEC);
-programs!(pm_veth_in, pm_veth_in4, pm_veth_in6, Veth, None, TC_ACT_SHOT);
-programs!(pm_ctr_lo_out, pm_ctr_lo_out4, pm_ctr_lo_out6, ContainerLo, None, TC_ACT_UNSPEC);
-programs!(pm_uplink_out, pm_uplink_out4, pm_uplink_out6, UplinkEgress, None, TC_ACT_UNSPEC);
+programs!(pm_uplink_in, pm_uplink_in4, pm_uplink_in6, Uplink, HookPoint::UplinkIngress, TC_ACT_UNSPEC);
+programs!(pm_lo_in, pm_lo_in4, pm_lo_in6, HostLo, HookPoint::HostLoIngress, TC_ACT_UNSPEC);
+programs!(pm_veth_in, pm_veth_in4, pm_veth_in6, Veth, HookPoint::VethIngress(HOST_SLOT), TC_ACT_SHOT);
+programs!(
+    pm_ctr_lo_out,
+    pm_ctr_lo_out4,
+    pm_ctr_lo_out6,
+    ContainerLo,
+    HookPoint::ContainerLoEgress,
+    TC_ACT_UNSPEC
+);
+programs!(
+    pm_uplink_out,
+    pm_uplink_out4,
+    pm_uplink_out6,
+    UplinkEgress,
+    HookPoint::UplinkEgress,
+    TC_ACT_UNSPEC
+);
 
 #[classifier]
 fn pm_ctr_eth0_in(context: TcContext) -> i32 {
     let frame = Skb::new(&context);
     match ContainerEth0::classify_frame(&frame, &Maps::new(&context)) {
-        Ok(_) => decide_ip::<ContainerEth0, V6, SlowPath>(&context, None),
-        Err(verdict) => SkbSink { context: &context, at: None }.apply(verdict),
+        Ok(_) => decide_ip::<ContainerEth0, V6, SlowPath>(&context, HookPoint::ContainerEth0Ingress),
+        Err(verdict) => SkbSink { context: &context, point: HookPoint::ContainerEth0Ingress }.apply(verdict),
     }
 }
 
@@ -87,4 +104,15 @@ fn pm_ctr_eth0_in(context: TcContext) -> i32 {
 fn pm_dropped(context: TcContext) -> i32 {
     drop::record(&context);
     TC_ACT_SHOT
+}
+
+/// Logs a verdict for another program, and executes it.
+#[cfg(feature = "datapath-log")]
+#[classifier]
+fn pm_log(context: TcContext) -> i32 {
+    match super::log::pending(&context) {
+        Some(Verdict::Drop { reason, .. }) => drop::tail_call(&context, *reason),
+        Some(verdict) => super::apply::execute(&context, verdict, false),
+        None => TC_ACT_SHOT,
+    }
 }

@@ -14,3 +14,5 @@ pub(super) mod metrics;
 pub(super) mod monitor;
 pub(super) mod stats;
 mod talkers;
+#[cfg(feature = "datapath-log")]
+pub(super) mod verdict_log;

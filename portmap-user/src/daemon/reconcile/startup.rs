@@ -38,6 +38,8 @@ use crate::{
     settings::Settings,
     state::Store,
 };
+#[cfg(feature = "datapath-log")]
+use crate::{daemon::observe::verdict_log, object};
 
 /// The parts of a started daemon.
 pub(in crate::daemon) struct Started {
@@ -89,6 +91,9 @@ fn start_over(netlink: &Netlink, settings: Settings) -> Result<Started> {
     bpffs::prepare(&settings.pins)?;
     ownership.take_pins(settings.pins.bpffs())?;
     pin_migration::migrate(&settings.pins)?;
+    #[cfg(feature = "datapath-log")]
+    let mut object = programs::load_object(&settings.pins, object::bytes())?;
+    #[cfg(not(feature = "datapath-log"))]
     programs::load(&settings.pins)?;
     let maps = Maps::open(&settings.pins)?;
     let guard = match &bind_guard {
@@ -118,6 +123,12 @@ fn start_over(netlink: &Netlink, settings: Settings) -> Result<Started> {
     let progress = Progress::new(records.len());
     let ports = PortTable::open(&env.settings.pins)?;
     let registry = Arc::new(Registry::new(env.clone(), ports, pool, records));
+    #[cfg(feature = "datapath-log")]
+    if let Some(target) = &env.settings.datapath_log {
+        let registry = registry.clone();
+        let names = Arc::new(move || registry.snapshot().names_by_slot());
+        verdict_log::start(&mut object, target.clone(), names)?;
+    }
     let host = Arc::new(Host::new(sysctls, state, ownership));
     let containers = Arc::new(Containers::new(env.clone(), registry.clone(), host.clone()));
     let operations = Arc::<Operations>::default();

@@ -8,6 +8,8 @@ use clap::{Parser, Subcommand};
 mod canvas;
 mod classifier;
 mod containers;
+#[cfg(feature = "datapath-log")]
+mod datapath_log;
 mod machine;
 mod shaping;
 mod text;
@@ -29,6 +31,9 @@ enum What {
     Shaping(shaping::Arguments),
     /// Measure the time of commands and the memory of the daemon by the number of containers.
     Containers(containers::Arguments),
+    /// Measure the cost of the log of verdicts.
+    #[cfg(feature = "datapath-log")]
+    DatapathLog(datapath_log::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +42,8 @@ fn main() -> ExitCode {
         None => classifier::run(&arguments.classifier),
         Some(What::Shaping(shaping)) => shaping::run(shaping),
         Some(What::Containers(containers)) => containers::run(containers),
+        #[cfg(feature = "datapath-log")]
+        Some(What::DatapathLog(log)) => datapath_log::run(log),
     };
     if let Err(error) = result {
         eprintln!("error: {error:#}");

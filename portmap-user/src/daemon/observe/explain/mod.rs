@@ -5,7 +5,7 @@
 mod hook_visit;
 mod live_tables;
 mod packet;
-mod render;
+pub(super) mod render;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -14,17 +14,17 @@ use portmap_ebpf::{
 use crate::api::Outcome;
 
 /// A verdict without details.
-pub(super) struct Fixed {
+pub(in crate::daemon::observe) struct Fixed {
     verdict: &'static str,
     text: &'static str,
 }
 
 /// The verdict on a packet that no program decides on.
-pub(super) const NO_DECISION: Fixed =
+pub(in crate::daemon::observe) const NO_DECISION: Fixed =
     Fixed { verdict: "none", text: "not handled by portmap: host traffic to a remote address" };
 
 /// The verdict of a program whose report cannot be decoded.
-pub(super) const UNKNOWN: Fixed =
+pub(in crate::daemon::observe) const UNKNOWN: Fixed =
     Fixed { verdict: "unknown", text: "the loaded program reports no verdict that this portmapd can decode" };
 
 impl Fixed {
@@ -32,7 +32,7 @@ impl Fixed {
         Self { verdict, text }
     }
 
-    pub(super) fn to_outcome(&self) -> Outcome {
+    pub(in crate::daemon::observe) fn to_outcome(&self) -> Outcome {
         outcome(self.verdict, self.text)
     }
 }
@@ -42,11 +42,11 @@ fn outcome(verdict: &str, text: impl Into<String>) -> Outcome {
 }
 
 /// The names of containers by slot.
-pub(super) struct Names(pub(super) BTreeMap<u16, String>);
+pub(in crate::daemon::observe) struct Names(pub(in crate::daemon::observe) BTreeMap<u16, String>);
 
 impl Names {
     /// Renders a verdict at a hook.
-    pub(super) fn outcome(&self, point: HookPoint, verdict: Verdict) -> Outcome {
+    pub(in crate::daemon::observe) fn outcome(&self, point: HookPoint, verdict: Verdict) -> Outcome {
         match verdict {
             Verdict::Continue(reason) => with_reason("continue", "left to the host", reason),
             Verdict::Drop { reason, .. } => with_reason("drop", "dropped", reason),

@@ -11,13 +11,13 @@ mod mesos;
 mod plot;
 mod publish;
 mod report;
-mod source;
-mod statistics;
+pub(crate) mod source;
+pub(crate) mod statistics;
 mod summary;
-mod test_runs;
+pub(crate) mod test_runs;
 mod trials;
 mod verify;
-mod world;
+pub(crate) mod world;
 
 use crate::machine::Machine;
 

@@ -36,7 +36,7 @@ const FRAMES: u16 = 16;
 /// Runs on each frame.
 const REPEAT: u32 = 10_000;
 /// The slot of the measured container, which is the first.
-const SLOT: u16 = 1;
+pub(crate) const SLOT: u16 = 1;
 /// The slot of a container with a rate limit that never drops a packet.
 pub(crate) const LIMITED_SLOT: u16 = 2;
 
@@ -283,6 +283,31 @@ fn run_probe(program: &SchedClassifier, machine: &Machine, probe: &Probe) -> Res
             return Ok(Run { nanoseconds: time.as_secs_f64() * 1e9 / runs, disturbance });
         }
     }
+}
+
+/// Returns the time of so few runs of portmap's program of a probe that the log of verdicts has them all, in
+/// nanoseconds per run.
+#[cfg(feature = "datapath-log")]
+pub(crate) fn mean_time(world: &World, probe: &Probe, runs: u32) -> Result<f64> {
+    let Program::Portmap(name) = probe.program else { anyhow::bail!("{} has another program", probe.name) };
+    let program = SchedClassifier::from_pin(world.pins.program(name))?;
+    world.publish(&table(probe.table));
+    mean_time_of(&program, probe, runs)
+}
+
+/// Returns the time of a program on the first frame of a probe, in nanoseconds per run.
+#[cfg(feature = "datapath-log")]
+pub(crate) fn mean_time_of(program: &SchedClassifier, probe: &Probe, runs: u32) -> Result<f64> {
+    let (frame, context) = (&probe.frames[0], context(probe.ifindex));
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        ctx_in: Some(&context),
+        repeat: runs,
+        ..TestRunOptions::default()
+    };
+    let result = program.test_run(options).with_context(|| format!("cannot run {}", probe.name))?;
+    // The kernel reports the mean.
+    Ok(result.duration.as_secs_f64() * 1e9)
 }
 
 /// Returns the part of `__sk_buff` that a test run reads (`linux/bpf.h`): all fields but `ifindex` are zero.
