@@ -18,11 +18,11 @@ const A: Netns<'_> = Netns::Container("a");
 const B: Netns<'_> = Netns::Container("b");
 
 /// Prints the port of a socket after the C library's `bindresvport`.
-const BINDRESVPORT: &str = r#"python3 -c '
+const BINDRESVPORT: &str = r"python3 -c '
 import ctypes, socket
 s = socket.socket()
 if ctypes.CDLL(None, use_errno=True).bindresvport(s.fileno(), None): raise OSError(ctypes.get_errno())
-print(s.getsockname()[1])'"#;
+print(s.getsockname()[1])'";
 
 /// Returns whether sockets can be bound to a port in a namespace, for IPv4 and IPv6, TCP and UDP. All must
 /// agree.
@@ -46,6 +46,16 @@ fn can_bind(sandbox: &Sandbox, netns: Netns<'_>, port: u16) -> bool {
     });
     assert!(results.iter().all(|one| Some(one) == results.first()), "port {port}: {results:?}");
     results.contains(&true)
+}
+
+/// A client that needs a privileged port tries one after the other, from an arbitrary first one.
+fn expect_privileged_port(sandbox: &Sandbox) {
+    sandbox.ok(&["add", "nfs-client", "--ports", "1005"]);
+    for _ in 0..5 {
+        let port = sandbox.sh(Netns::Container("nfs-client"), BINDRESVPORT);
+        assert_eq!(port.trim(), "1005");
+    }
+    sandbox.ok(&["del", "nfs-client"]);
 }
 
 /// The usual flags, with some privileged ports.
@@ -89,13 +99,7 @@ fn bind_guard_allows_own_ports_only() {
     expect(Netns::Host, &[8080, 31000], true);
     expect(Netns::Outside, &[8080, 31000], true);
 
-    // Clients that need a privileged port try one after the other, from an arbitrary first one.
-    sandbox.ok(&["add", "nfs-client", "--ports", "1005"]);
-    for _ in 0..5 {
-        let port = sandbox.sh(Netns::Container("nfs-client"), BINDRESVPORT);
-        assert_eq!(port.trim(), "1005");
-    }
-    sandbox.ok(&["del", "nfs-client"]);
+    expect_privileged_port(&sandbox);
 
     // The guard follows changes of ownership, and the kernel enforces it without the daemon.
     sandbox.ok(&["update", "a", "--ports", "31001,31003"]);
