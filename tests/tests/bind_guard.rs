@@ -176,18 +176,20 @@ fn bind_guard_allows_own_ports_only() {
     assert!(can_bind(&sandbox, A, 8080));
     daemon.stop();
     sandbox.expect_inventory(&without, "without the guard again");
+    expect_refusals(&sandbox);
+}
 
-    // A path that is not a cgroup is refused by name, and so is a missing hierarchy.
+/// A path that is not a cgroup is refused by name, and so is a missing hierarchy.
+fn expect_refusals(sandbox: &Sandbox) {
     let refused = |flag: &str| {
-        let wrong: Vec<&str> = flags.into_iter().chain([flag]).collect();
-        sandbox.refused_daemon(&wrong)
+        let before = sandbox.inventory();
+        let refusal = sandbox.refused_daemon(&flags().into_iter().chain([flag]).collect::<Vec<_>>());
+        sandbox.expect_inventory(&before, flag);
+        refusal
     };
     let (code, log) = refused("--bind-guard=/run");
     assert!(code == 2 && log.contains("/run") && log.contains("cgroup v2"), "{code}: {log}");
-    sandbox.expect_inventory(&without, "after a refusal");
     sandbox.sh(Netns::Host, "umount --all --types cgroup2");
-    let without = sandbox.inventory();
     let (code, log) = refused("--bind-guard");
     assert!(code == 2 && log.contains("cgroup v2 is not mounted"), "{code}: {log}");
-    sandbox.expect_inventory(&without, "after another refusal");
 }
