@@ -14,8 +14,9 @@ pub(super) enum Column {
 
 /// Least width of the name.
 const NAME: usize = 12;
-/// Greatest width of the reasons, unless there is nothing else for the space.
-const WHY: usize = 30;
+/// Width of the reasons if it is one, and, unless there is nothing else for the space, if there are more.
+const ONE_REASON: usize = 18;
+const REASONS: usize = 30;
 /// Width of the ports in use as two numbers instead of percent.
 const PORTS: usize = 13;
 
@@ -107,8 +108,19 @@ impl Columns {
         let mut free = width.saturating_sub(NAME);
         let mut chosen = Vec::new();
         for column in wanted.chain(late) {
+            if late == Some(column) && column != Column::Number(sort) && !chosen.contains(&Column::History) {
+                continue;
+            }
             let least = column.least_width();
-            if Column::ALL.contains(&column) && !chosen.contains(&column) && least <= free {
+            // Packets of both directions or of none, unless the table is sorted by one of them.
+            let other = match column {
+                Column::Number(SortKey::RxPackets) => Some(Column::Number(SortKey::TxPackets)),
+                Column::Number(SortKey::TxPackets) => Some(Column::Number(SortKey::RxPackets)),
+                _ => None,
+            };
+            let with = other.filter(|other| column != Column::Number(sort) && !chosen.contains(other));
+            let needed = least + with.map_or(0, Column::least_width);
+            if Column::ALL.contains(&column) && !chosen.contains(&column) && needed <= free {
                 free -= least;
                 chosen.push(column);
             }
@@ -118,13 +130,17 @@ impl Columns {
             .filter(|column| chosen.contains(column))
             .map(|column| (column, column.least_width()))
             .collect();
-        let name = NAME + take(&mut free, (longest + 1).saturating_sub(NAME));
-        let widths = [(Column::Number(SortKey::Ports), PORTS), (Column::Why, WHY), (Column::History, width)];
-        for (wide, to) in widths.into_iter().chain([(Column::Why, width)]) {
+        let mut widen = |free: &mut usize, wide: Column, to: usize| {
             if let Some((_, width)) = others.iter_mut().find(|(column, _)| *column == wide) {
-                *width += take(&mut free, to.saturating_sub(*width));
+                *width += take(free, to.saturating_sub(*width));
             }
-        }
+        };
+        widen(&mut free, Column::Why, ONE_REASON);
+        let name = NAME + take(&mut free, (longest + 1).saturating_sub(NAME));
+        widen(&mut free, Column::Number(SortKey::Ports), PORTS);
+        widen(&mut free, Column::Why, REASONS);
+        widen(&mut free, Column::History, width);
+        widen(&mut free, Column::Why, width);
         Self { name: name + free, others }
     }
 }
@@ -169,6 +185,8 @@ mod tests {
         assert_eq!(titles(80, tx, true), narrow);
         // No space for what nothing has, unless the table is sorted by it.
         assert!(!titles(80, tx, false).contains(&"RTT"));
+        assert!(!titles(80, tx, false).contains(&"PKT/S"), "both or none");
+        assert_eq!(titles(92, tx, true).iter().filter(|title| **title == "PKT/S").count(), 2);
         assert!(titles(80, rtt, false).contains(&"RTT"));
         assert_eq!(titles(40, tx, false), ["TX", "LIMIT", "PORTS", "DROPS"]);
         assert_eq!(titles(40, SortKey::RxPackets, false), ["PKT/S", "LIMIT", "PORTS", "DROPS"]);

@@ -48,15 +48,14 @@ pub(super) fn lines(app: &App, theme: Theme, width: usize) -> Vec<Line<'static>>
     }
     if let Some(PortUse { in_use, total, peak, exhausted }) = row.stats.ephemeral_ports {
         let short = if row.is_short_of_ports() { ": few are free!" } else { "" };
-        let line = format!(
-            "ephemeral ports {in_use} of {total} in use, peak {peak}, none free in {exhausted} readings{short}"
-        );
+        let none = if exhausted > 0 { format!(", none free in {exhausted} readings") } else { String::new() };
+        let line = format!("ephemeral ports: {in_use} of {total} in use, at most {peak}{none}{short}");
         let style = if row.is_short_of_ports() { theme.alert() } else { Style::new() };
         lines.push(Line::styled(line, style));
     }
     if let Some(rtt) = row.stats.rtt_us {
         let [p50, p90, p95, p99] = [rtt.p50, rtt.p90, rtt.p95, rtt.p99].map(|rtt| flows::rtt(rtt.into()));
-        lines.push(Line::from(format!("round-trip times p50 {p50}  p90 {p90}  p95 {p95}  p99 {p99}")));
+        lines.push(Line::from(format!("round-trip times: p50 {p50}  p90 {p90}  p95 {p95}  p99 {p99}")));
     }
     if let Some(age) = row.stats.read_age_ms.map(Duration::from_millis).filter(|age| *age >= OLD) {
         let line = format!("ports, queues and round-trip times are {:.0} s old", age.as_secs_f64());
@@ -86,7 +85,9 @@ fn heading(text: String) -> Line<'static> {
 fn paths(app: &App, row: &Row, lines: &mut Vec<Line<'static>>) {
     let title = format!("{:<24}{:>8}{:>9}{:>16}{:>20}", "PATH", app.unit(), "PKT/S", "PACKETS", "BYTES");
     lines.push(heading(title));
-    for (path, total) in &row.stats.traffic {
+    // The others would fill a small screen with zeros.
+    let used = row.stats.traffic.iter().filter(|(_, total)| total.packets > 0);
+    for (path, total) in used {
         let rate = row.paths.get(path).copied().unwrap_or_default();
         lines.push(Line::from(format!(
             "{path:<24}{:>8}{:>9}{:>16}{:>20}",
