@@ -118,8 +118,8 @@ impl Columns {
                 Column::Number(SortKey::TxPackets) => Some(Column::Number(SortKey::RxPackets)),
                 _ => None,
             };
-            let with = other.filter(|other| column != Column::Number(sort) && !chosen.contains(other));
-            let needed = least + with.map_or(0, Column::least_width);
+            let missing = other.filter(|other| column != Column::Number(sort) && !chosen.contains(other));
+            let needed = least + missing.map_or(0, Column::least_width);
             if Column::ALL.contains(&column) && !chosen.contains(&column) && needed <= free {
                 free -= least;
                 chosen.push(column);
@@ -136,7 +136,8 @@ impl Columns {
             }
         };
         widen(&mut free, Column::Why, ONE_REASON);
-        let name = NAME + take(&mut free, (longest + 1).saturating_sub(NAME));
+        // One long name must not move the numbers away from all the others.
+        let name = NAME + take(&mut free, (longest + 1).min(width / 3).saturating_sub(NAME));
         widen(&mut free, Column::Number(SortKey::Ports), PORTS);
         widen(&mut free, Column::Why, REASONS);
         widen(&mut free, Column::History, width);

@@ -1,7 +1,10 @@
 //! The terminal: opened for the view, and restored on every way out.
 
 use nix::sys::signal::{SigSet, Signal, raise};
-use ratatui::{DefaultTerminal, Frame};
+use ratatui::{
+    DefaultTerminal, Frame,
+    backend::{Backend as _, ClearType},
+};
 
 use crate::error::{Context as _, Result};
 
@@ -35,7 +38,10 @@ impl Screen {
         stop.thread_block().and(stopped).context(|| "cannot suspend this process")?;
         // Not by `Self::open`: the drop of the former value would restore the terminal again.
         self.terminal = ratatui::try_init().context(|| "cannot prepare the terminal")?;
-        self.terminal.clear().context(|| "cannot clear the terminal")
+        // Not by `Terminal::clear`: it asks the terminal for the cursor's position, and the thread that reads keys
+        // would take the answer.
+        let clear = self.terminal.backend_mut().clear_region(ClearType::All);
+        clear.context(|| "cannot clear the terminal")
     }
 
     fn restore(&mut self) {
