@@ -309,9 +309,9 @@ fn top_is_suspended_and_continued_by_a_shell() {
         let screen = terminal.wait("the view again", |screen| shows_view(screen) && terminal.is_taken());
         assert!(!screen.contains("still") && !screen.contains("shell:"), "{screen}");
         assert_eq!(screen.contains("RX AND TX"), columns > 80, "{screen}");
-        // It still has the keys.
+        // It has the keys again.
         terminal.keys("?");
-        terminal.wait_for("Sort by");
+        terminal.wait_for("Escape back");
         terminal.keys("q");
         terminal.wait("the table", shows_view);
     }
