@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(titles(160, tx, false), all);
         let narrow = ["RX", "TX", "UPLINK", "LIMIT", "QUEUE", "PORTS", "RTT", "DROPS", "WHY"];
         assert_eq!(titles(80, tx, true), narrow);
-        // No space for what nothing has, unless the table is sorted by it.
+        // No space for a column without values, unless the table is sorted by it.
         assert!(!titles(80, tx, false).contains(&"RTT"));
         assert!(!titles(80, tx, false).contains(&"PKT/S"), "both or none");
         assert_eq!(titles(92, tx, true).iter().filter(|title| **title == "PKT/S").count(), 2);

@@ -5,7 +5,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::state::per_second;
 use crate::model::{Limit, QueueStats};
 
 /// Readings closer together count as one. Their times are known to some milliseconds only, because a response takes
@@ -108,6 +107,13 @@ impl Queue {
         let used = self.used.filter(|_| limit.is_some());
         Self { limit: limit.map(|limit| limit.rate), used, backlog, ..self }
     }
+}
+
+/// The increase per second; 0 if the counter has begun again, as those of a new qdisc do.
+pub(super) fn per_second(now: u64, before: u64, seconds: f64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "it is shown with three digits")]
+    let increase = now.saturating_sub(before) as f64;
+    increase / seconds
 }
 
 #[cfg(test)]

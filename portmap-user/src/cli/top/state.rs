@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::queue::Queues;
+use super::queue::{Queues, per_second};
 use crate::{
     api::{Container, ContainerStats, DropStats, HostStats, Reasons, Stats, Traffic},
     model::PortUse,
@@ -271,13 +271,6 @@ fn continues(before: &ContainerStats, now: &ContainerStats) -> bool {
         now.traffic.get(path).is_some_and(|now| now.packets >= before.packets && now.bytes >= before.bytes)
     };
     before.slot == now.slot && before.traffic.iter().all(grows)
-}
-
-/// The increase per second; 0 if the counter has begun again, as those of a new qdisc do.
-pub(super) fn per_second(now: u64, before: u64, seconds: f64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "it is shown with three digits")]
-    let increase = now.saturating_sub(before) as f64;
-    increase / seconds
 }
 
 fn rates(

@@ -103,14 +103,14 @@ fn draw_totals(frame: &mut Frame<'_>, app: &App, theme: Theme, area: Rect) {
         text::escaped(table.host.reason.as_deref().unwrap_or_default()),
     );
     let count = |is_concerned: fn(&Row) -> bool| table.rows.iter().filter(|row| is_concerned(row)).count();
-    let [dropping, delayed, short] =
+    let [losing, delayed, short] =
         [count(|row| row.drops() > 0.0), count(Row::is_delayed), count(Row::is_short_of_ports)];
-    let watch = format!("now    {dropping} with drops  {delayed} delayed by limits  {short} short of ports");
+    let watch = format!("now    {losing} with drops  {delayed} delayed by limits  {short} short of ports");
     let style = |is_bad: bool| if is_bad { theme.alert() } else { Style::new() };
     let lines = vec![
         Line::styled(all, style(drops > 0.0)),
         Line::styled(host, style(table.host.drops > 0.0)),
-        Line::styled(watch, style(dropping + delayed + short > 0)),
+        Line::styled(watch, style(losing + delayed + short > 0)),
     ];
     frame.render_widget(Paragraph::new(lines), area);
 }
