@@ -146,7 +146,7 @@ impl Columns {
     }
 }
 
-/// Takes at most `wanted` of what is free.
+/// Takes at most `wanted` of the free space.
 fn take(free: &mut usize, wanted: usize) -> usize {
     let taken = wanted.min(*free);
     *free -= taken;
