@@ -112,6 +112,26 @@ impl Terminal {
         self.wait(text, |screen| screen.contains(text))
     }
 
+    /// Changes the size of the terminal, as a window's user does.
+    ///
+    /// # Panics
+    ///
+    /// Panics if that fails.
+    pub fn resize(&self, rows: u16, columns: u16) {
+        self.emulator().0.screen_mut().set_size(rows, columns);
+        let mut stty = Command::new("stty");
+        stty.args(["rows", &rows.to_string(), "cols", &columns.to_string()]);
+        let status = stty.stdin(self.slave.try_clone().expect("a descriptor")).status();
+        assert!(status.expect("stty is part of coreutils").success());
+    }
+
+    /// Whether a program has the whole screen for itself: the alternate screen, without a cursor.
+    pub fn is_taken(&self) -> bool {
+        let emulator = self.emulator();
+        let screen = emulator.0.screen();
+        screen.alternate_screen() || screen.hide_cursor()
+    }
+
     /// The process id of the program itself, below its wrappers.
     pub fn pid(&self) -> u32 {
         wait::for_value("the program to start", || {
@@ -131,11 +151,7 @@ impl Terminal {
     /// Panics if it is not restored.
     pub fn expect_restored(&mut self) -> ExitStatus {
         let status = wait::for_value("the program to end", || self.process.try_wait().expect("a status"));
-        wait::until("the terminal to be restored", || {
-            let emulator = self.emulator();
-            let screen = emulator.0.screen();
-            !screen.alternate_screen() && !screen.hide_cursor()
-        });
+        wait::until("the terminal to be restored", || !self.is_taken());
         let after = tcgetattr(self.slave.as_fd()).expect("a terminal");
         assert_eq!(after.local_flags, self.before.local_flags);
         assert_eq!(after.input_flags, self.before.input_flags);

@@ -213,7 +213,7 @@ fn readers_ask_and_change_nothing() {
     for arguments in
         [&["list"][..], &["show", "web"], &["stats"], &["stats", "web"], &["drops"], &["drops", "web"]]
     {
-        // Packets that nobody sends on purpose may be counted meanwhile.
+        // Background packets may be counted meanwhile.
         wait::until("the output of root", || {
             let (code, output, errors) = user.portmap(arguments);
             assert_eq!((code, errors.as_str()), (Some(0), ""), "{arguments:?}: {output}");

@@ -32,7 +32,8 @@ pub use self::{
     object::Object,
 };
 use crate::model::{
-    LabelChanges, Labels, Limit, Loopback, PortRange, PortSet, PortUse, Process, QueueStats, TrafficSpec,
+    LabelChanges, Labels, Limit, Loopback, PortRange, PortSet, PortUse, Process, QueueStats, RttPercentiles,
+    TrafficSpec,
 };
 
 /// Request to add a container.
@@ -193,6 +194,14 @@ pub struct ContainerStats {
     /// Use of its ephemeral ports; null if it could not be read.
     #[serde(default, with = "AsOption::<wire::PortUse>")]
     pub ephemeral_ports: Option<PortUse>,
+    /// Round-trip times of its TCP connections, in microseconds; null if none is measured, or if the daemon does
+    /// not read them (`--network-enable-socket-statistics-details`).
+    #[serde(default, with = "AsOption::<wire::RttPercentiles>")]
+    pub rtt_us: Option<RttPercentiles>,
+    /// Age in milliseconds of the reading of `egress`, `ingress`, `ephemeral_ports` and `rtt_us`; null if there is
+    /// none. The other counters are read for each request.
+    #[serde(default)]
+    pub read_age_ms: Option<u64>,
 }
 
 /// Counters of packets that the programs passed to the host's stack or dropped.

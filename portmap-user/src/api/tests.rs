@@ -143,6 +143,8 @@ fn api_json_of_stats_is_pinned() {
             egress: vec![queue, leaf],
             ingress: Vec::new(),
             ephemeral_ports: Some(PortUse { in_use: 9, total: 16, peak: 10, exhausted: 0 }),
+            rtt_us: Some(RttPercentiles { p50: 100, p90: 200, p95: 300, p99: 400 }),
+            read_age_ms: Some(12),
         }],
         host: HostStats { passed: BTreeMap::from([("uplink".to_owned(), drops.rx.clone())]), drops },
     };
@@ -154,7 +156,8 @@ fn api_json_of_stats_is_pinned() {
             r#""packets":2,"drops":3,"overlimits":4,"requeues":5,"backlog":6,"qlen":7},"#,
             r#"{"kind":"fq_codel","bytes":1,"packets":2,"drops":3,"overlimits":4,"requeues":5,"#,
             r#""backlog":6,"qlen":7,"ecn_marks":8}],"ingress":[],"#,
-            r#""ephemeral_ports":{"in_use":9,"total":16,"peak":10,"exhausted":0}}],"#,
+            r#""ephemeral_ports":{"in_use":9,"total":16,"peak":10,"exhausted":0},"#,
+            r#""rtt_us":{"p50":100,"p90":200,"p95":300,"p99":400},"read_age_ms":12}],"#,
             r#""host":{"passed":{"uplink":{"rate":2}},"drops":{"rx":{"rate":2},"tx":{}}}}"#
         ),
     );

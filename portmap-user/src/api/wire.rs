@@ -184,7 +184,17 @@ pub(super) struct PortUse {
     exhausted: u64,
 }
 
+/// See [`model::RttPercentiles`].
+#[derive(Serialize, Deserialize)]
+pub(super) struct RttPercentiles {
+    p50: u32,
+    p90: u32,
+    p95: u32,
+    p99: u32,
+}
+
 mirror_struct!(PortUse { in_use, total, peak, exhausted });
+mirror_struct!(RttPercentiles { p50, p90, p95, p99 });
 mirror_enum!(Loopback { Shared, Private });
 mirror_struct!(Limit { rate, ceil, burst, leaf });
 mirror_struct!(QueueStats { kind, bytes, packets, drops, overlimits, requeues, backlog, qlen, ecn_marks });

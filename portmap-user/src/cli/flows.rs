@@ -77,12 +77,38 @@ fn row(flow: &Flow) -> [String; 10] {
     ]
 }
 
-/// A round-trip time of so many microseconds.
+/// A round-trip time of so many microseconds, in at most six characters.
 #[expect(clippy::cast_precision_loss, reason = "it is shown with three digits")]
-fn rtt(microseconds: u64) -> String {
-    if microseconds < 1000 {
-        format!("{microseconds}us")
-    } else {
-        format!("{:.1}ms", microseconds as f64 / 1000.0)
+pub(super) fn rtt(microseconds: u64) -> String {
+    match microseconds as f64 / 1000.0 {
+        ..1.0 => format!("{microseconds}us"),
+        milliseconds @ ..99.95 => format!("{milliseconds:.1}ms"),
+        milliseconds @ ..9999.5 => format!("{milliseconds:.0}ms"),
+        milliseconds => format!("{:.0}s", milliseconds / 1000.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_round_trip_times_have_at_most_six_characters() {
+        for (microseconds, text) in [
+            (7, "7us"),
+            (999, "999us"),
+            (1000, "1.0ms"),
+            (10_940, "10.9ms"),
+            (99_990, "100ms"),
+            (9_999_000, "9999ms"),
+            (12_000_000, "12s"),
+        ] {
+            assert_eq!(rtt(microseconds), text);
+        }
+        let mut microseconds = 1;
+        while microseconds < u64::from(u32::MAX) {
+            assert!(rtt(microseconds).len() <= 6, "{microseconds}");
+            microseconds *= 3;
+        }
     }
 }

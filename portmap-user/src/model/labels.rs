@@ -192,7 +192,7 @@ fn check_value(key: &str, value: &str) -> Result<()> {
 
 /// Whether a terminal shows a character where it stands: neither a control character nor one that changes the
 /// order or hides.
-fn is_printable(character: char) -> bool {
+pub(crate) fn is_printable(character: char) -> bool {
     let is_formatting = matches!(character, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
         | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
         | '\u{e0000}'..='\u{e0fff}');

@@ -4,3 +4,4 @@ mod flows;
 mod inspect;
 mod page;
 mod top;
+mod top_cost;

@@ -102,21 +102,25 @@ impl App {
         self.flows.as_ref().filter(|flows| Some(&flows.name) == self.selected.as_ref())
     }
 
-    /// The rows that pass the filter, in order.
-    pub(super) fn rows(&self) -> Vec<&Row> {
-        let rows = self.table().rows.iter().filter(|row| row.stats.name.contains(&self.filter));
-        let mut rows: Vec<&Row> = rows.collect();
-        rows.sort_by(|a, b| self.sort.compare(a, b));
+    /// The indices of the rows that pass the filter, in order.
+    pub(super) fn order(&self) -> Vec<usize> {
+        let rows = &self.table().rows;
+        let shown = (0..rows.len()).filter(|index| rows[*index].stats.name.contains(&self.filter));
+        let mut order = self.sort.sort(rows, shown);
         if self.is_inverted {
-            rows.reverse();
+            order.reverse();
         }
-        rows
+        order
     }
 
-    /// The line of the selected container among `rows`; the first if it is not there.
-    pub(super) fn selected_in(&self, rows: &[&Row]) -> usize {
+    fn name(&self, index: usize) -> &str {
+        &self.table().rows[index].stats.name
+    }
+
+    /// The line of the selected container among the rows at these indices; the first if it is not there.
+    pub(super) fn selected_in(&self, order: &[usize]) -> usize {
         let selected = self.selected.as_deref();
-        rows.iter().position(|row| Some(row.stats.name.as_str()) == selected).unwrap_or_default()
+        order.iter().position(|index| Some(self.name(*index)) == selected).unwrap_or_default()
     }
 
     /// The container that is shown alone; `None` if none is, or if it has been removed.
@@ -144,9 +148,9 @@ impl App {
             Action::First => self.scroll(isize::MIN),
             Action::Last => self.scroll(isize::MAX),
             Action::Open if self.mode == Mode::Table => {
-                let rows = self.rows();
-                if let Some(row) = rows.get(self.selected_in(&rows)) {
-                    self.selected = Some(row.stats.name.clone());
+                let order = self.order();
+                if let Some(index) = order.get(self.selected_in(&order)) {
+                    self.selected = Some(self.name(*index).to_owned());
                     self.show(Mode::Detail);
                 }
             }
@@ -192,9 +196,9 @@ impl App {
             self.offset = self.offset.saturating_add_signed(lines);
             return;
         }
-        let rows = self.rows();
-        let at = self.selected_in(&rows).saturating_add_signed(lines).min(rows.len().saturating_sub(1));
-        self.selected = rows.get(at).map(|row| row.stats.name.clone());
+        let order = self.order();
+        let at = self.selected_in(&order).saturating_add_signed(lines).min(order.len().saturating_sub(1));
+        self.selected = order.get(at).map(|index| self.name(*index).to_owned());
     }
 
     /// Keeps the first line within a text of `lines` lines, of which `height` fit on the screen, and, in the
@@ -228,7 +232,7 @@ mod tests {
     }
 
     fn names(app: &App) -> Vec<&str> {
-        app.rows().iter().map(|row| row.stats.name.as_str()).collect()
+        app.order().into_iter().map(|index| app.name(index)).collect()
     }
 
     #[test]

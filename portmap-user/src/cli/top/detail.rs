@@ -1,5 +1,7 @@
 //! One container on the screen of `portmap top`: paths, drops, queues.
 
+use std::time::Duration;
+
 use ratatui::{
     style::{Modifier, Style},
     text::Line,
@@ -7,7 +9,8 @@ use ratatui::{
 
 use super::{
     app::App,
-    state::{DropRates, History, Queue, Row},
+    queue::Queue,
+    state::{DropRates, History, Row},
     text,
     theme::Theme,
 };
@@ -15,6 +18,8 @@ use crate::{api::Reasons, cli::flows, model::PortUse, sizes};
 
 /// Width of the text beside a sparkline.
 const LABEL: usize = 18;
+/// Age from which on the detail states that of a reading.
+const OLD: Duration = Duration::from_secs(5);
 
 /// The lines of the selected container.
 pub(super) fn lines(app: &App, theme: Theme, width: usize) -> Vec<Line<'static>> {
@@ -35,10 +40,26 @@ pub(super) fn lines(app: &App, theme: Theme, width: usize) -> Vec<Line<'static>>
             container.ports,
             container.ephemeral_ports,
         )));
+        if !container.draining_ports.is_empty() {
+            lines.push(Line::from(format!("draining ports {}", container.draining_ports)));
+        }
+        let labels = container.labels.iter().map(|(key, value)| format!("{key}={value}"));
+        lines.extend(labels.map(|label| Line::from(format!("label {}", text::escaped(&label)))));
     }
-    if let Some(PortUse { in_use, total, peak, .. }) = row.stats.ephemeral_ports {
-        let line = format!("ephemeral ports in use: {in_use} of {total}, at most {peak}");
-        lines.push(Line::styled(line, if in_use >= total { theme.alert() } else { Style::new() }));
+    if let Some(PortUse { in_use, total, peak, exhausted }) = row.stats.ephemeral_ports {
+        let short = if row.is_short_of_ports() { ": few are free!" } else { "" };
+        let none = if exhausted > 0 { format!(", none free in {exhausted} readings") } else { String::new() };
+        let line = format!("ephemeral ports: {in_use} of {total} in use, at most {peak}{none}{short}");
+        let style = if row.is_short_of_ports() { theme.alert() } else { Style::new() };
+        lines.push(Line::styled(line, style));
+    }
+    if let Some(rtt) = row.stats.rtt_us {
+        let [p50, p90, p95, p99] = [rtt.p50, rtt.p90, rtt.p95, rtt.p99].map(|rtt| flows::rtt(rtt.into()));
+        lines.push(Line::from(format!("round-trip times: p50 {p50}  p90 {p90}  p95 {p95}  p99 {p99}")));
+    }
+    if let Some(age) = row.stats.read_age_ms.map(Duration::from_millis).filter(|age| *age >= OLD) {
+        let line = format!("ports, queues and round-trip times are {:.0} s old", age.as_secs_f64());
+        lines.push(Line::styled(line, theme.warning()));
     }
     for (name, rate, history) in [("received", row.rx, &row.rx_history), ("sent", row.tx, &row.tx_history)] {
         let label = format!("{name:<9}{:>6}", app.rate(rate.bytes));
@@ -64,7 +85,9 @@ fn heading(text: String) -> Line<'static> {
 fn paths(app: &App, row: &Row, lines: &mut Vec<Line<'static>>) {
     let title = format!("{:<24}{:>8}{:>9}{:>16}{:>20}", "PATH", app.unit(), "PKT/S", "PACKETS", "BYTES");
     lines.push(heading(title));
-    for (path, total) in &row.stats.traffic {
+    // The others would fill a small screen with zeros.
+    let used = row.stats.traffic.iter().filter(|(_, total)| total.packets > 0);
+    for (path, total) in used {
         let rate = row.paths.get(path).copied().unwrap_or_default();
         lines.push(Line::from(format!(
             "{path:<24}{:>8}{:>9}{:>16}{:>20}",
@@ -96,7 +119,7 @@ fn drops(row: &Row, theme: Theme, lines: &mut Vec<Line<'static>>) {
 }
 
 fn queues(app: &App, row: &Row, theme: Theme, lines: &mut Vec<Line<'static>>) {
-    let both = [("sends", &row.egress), ("receives", &row.ingress)];
+    let both = [("sends", &row.queues.egress), ("receives", &row.queues.ingress)];
     if both.iter().all(|(_, queue)| queue.limit.is_none()) {
         lines.push(Line::from("no rate limits"));
         return;

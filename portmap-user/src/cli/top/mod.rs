@@ -1,15 +1,21 @@
 //! `portmap top`: a view of all containers that follows their traffic.
 //!
 //! One thread asks the daemon, one waits for keys and one for signals; each sends events to the loop, which
-//! alone draws. So neither a daemon that hangs nor a terminal that is slow stops the keys.
+//! alone draws. So a daemon that hangs does not stop the keys, and of the readings that a slow terminal leaves
+//! behind only the newest is kept ([`inbox`]).
 
 mod action;
 mod app;
+mod columns;
 mod detail;
+mod help;
+mod inbox;
 mod input;
+mod queue;
 mod screen;
 mod sort;
 mod state;
+mod table;
 mod text;
 mod theme;
 mod view;
@@ -18,24 +24,28 @@ use std::{
     env,
     io::{self, IsTerminal as _},
     process::ExitCode,
-    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use clap::Args;
 use nix::sys::signal::{SigSet, Signal};
-use ratatui::crossterm::event::{self, Event as TerminalEvent, KeyEvent};
+use ratatui::crossterm::event::{self, Event as TerminalEvent};
 
 use self::{
     app::{App, Next},
+    inbox::{Event, Inbox},
     screen::Screen,
     state::Reading,
     theme::Theme,
 };
 use super::output::Output;
 use crate::{
-    api::{Flows, FlowsRequest},
+    api::FlowsRequest,
     client::{CallError, Client},
     durations::HumanDuration,
     error::{Context as _, Error, Result},
@@ -47,8 +57,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Bounds on the interval between readings.
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_hours(1);
-/// Signals that end the view.
-const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+/// Signals that end the view, and the one that suspends it.
+const SIGNALS: [Signal; 5] =
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGTSTP];
 
 /// Options of `portmap top`.
 #[derive(Args, Debug)]
@@ -61,18 +72,6 @@ pub(super) struct Options {
     no_color: bool,
 }
 
-/// What the loop waits for.
-enum Event {
-    Key(KeyEvent),
-    /// The size of the terminal has changed.
-    Resized,
-    Reading(Result<Reading, String>),
-    /// The flows of the container that is shown.
-    Flows(Flows),
-    /// A signal asks this process to end, or the terminal is gone.
-    End,
-}
-
 /// Shows the view until the user quits.
 pub(super) fn run(options: &Options, output: Output, state_dir: &StateDir) -> Result<ExitCode> {
     let interval = check(options, output)?;
@@ -80,17 +79,14 @@ pub(super) fn run(options: &Options, output: Output, state_dir: &StateDir) -> Re
     // Before the screen changes, so that the error is that of any other command.
     let first = read(&client)?;
     // Before any thread starts, because threads inherit it: only the thread below receives these signals.
-    let ending: SigSet = ENDING.into_iter().collect();
-    ending.thread_block().context(|| "cannot block signals")?;
-    let (events, inbox) = mpsc::channel();
-    start(&events, "portmap-top-signals", move |events| {
-        let _ = ending.wait();
-        let _ = events.send(Event::End);
-    })?;
+    let signals: SigSet = SIGNALS.into_iter().collect();
+    signals.thread_block().context(|| "cannot block signals")?;
+    let inbox = Arc::new(Inbox::default());
+    start(&inbox, "portmap-top-signals", move |inbox| send_signals(signals, inbox))?;
     let mut screen = Screen::open()?;
-    start(&events, "portmap-top-keys", read_keys)?;
+    start(&inbox, "portmap-top-keys", send_keys)?;
     let (asked, shown) = mpsc::channel();
-    start(&events, "portmap-top-daemon", move |events| read_counters(&client, interval, &shown, events))?;
+    start(&inbox, "portmap-top-daemon", move |inbox| send_counters(&client, interval, &shown, inbox))?;
     let theme = theme(options.no_color);
     let mut app = App::new();
     app.read(Ok(first));
@@ -134,60 +130,52 @@ fn theme(no_color: bool) -> Theme {
     }
 }
 
-fn start(
-    events: &Sender<Event>,
-    name: &str,
-    work: impl FnOnce(&Sender<Event>) + Send + 'static,
-) -> Result<()> {
-    let events = events.clone();
-    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || work(&events));
+fn start(inbox: &Arc<Inbox>, name: &str, work: impl FnOnce(&Inbox) + Send + 'static) -> Result<()> {
+    let inbox = inbox.clone();
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || work(&inbox));
     thread.map(drop).context(|| "cannot start a thread")
 }
 
-/// Sends keys until there is no reader of them, or no terminal.
-fn read_keys(events: &Sender<Event>) {
+/// Sends signals until one asks this process to end.
+fn send_signals(signals: SigSet, inbox: &Inbox) {
+    while let Ok(Signal::SIGTSTP) = signals.wait() {
+        inbox.send(Event::Suspend);
+    }
+    inbox.send(Event::End);
+}
+
+/// Sends keys until there is no terminal.
+fn send_keys(inbox: &Inbox) {
     loop {
-        let event = match event::read() {
-            Ok(TerminalEvent::Key(key)) => Event::Key(key),
-            Ok(TerminalEvent::Resize(..)) => Event::Resized,
-            Ok(_) => continue,
-            Err(_gone) => Event::End,
-        };
-        let is_last = matches!(event, Event::End);
-        if events.send(event).is_err() || is_last {
-            return;
+        match event::read() {
+            Ok(TerminalEvent::Key(key)) => inbox.send(Event::Key(key)),
+            Ok(TerminalEvent::Resize(..)) => inbox.send(Event::Resized),
+            Ok(_) => {}
+            Err(_gone) => return inbox.send(Event::End),
         }
     }
 }
 
 /// Sends a reading in each interval, and the flows of the container that is `shown`, at once if that is another.
-fn read_counters(
-    client: &Client,
-    interval: Duration,
-    shown: &Receiver<Option<String>>,
-    events: &Sender<Event>,
-) {
+fn send_counters(client: &Client, interval: Duration, shown: &Receiver<Option<String>>, inbox: &Inbox) {
     let mut name = None;
     let mut next = Instant::now() + interval;
     loop {
         match shown.recv_timeout(next.saturating_duration_since(Instant::now())) {
-            Ok(other) => name = other,
+            // Those in between have been left already.
+            Ok(other) => name = shown.try_iter().last().unwrap_or(other),
             Err(RecvTimeoutError::Timeout) => {
                 // After a pause of this process, no readings are made up for.
                 next = (next + interval).max(Instant::now());
-                let reading = read(client).map_err(|error| error.to_string());
-                if events.send(Event::Reading(reading)).is_err() {
-                    return;
-                }
+                inbox.send(Event::Reading(read(client).map_err(|error| error.to_string())));
             }
             Err(RecvTimeoutError::Disconnected) => return,
         }
         // The container may have been removed, and the counters say whether the daemon is lost.
         if let Some(name) = &name
             && let Ok(flows) = client.flows_within(name, FlowsRequest::default(), PATIENCE)
-            && events.send(Event::Flows(flows)).is_err()
         {
-            return;
+            inbox.send(Event::Flows(flows));
         }
     }
 }
@@ -202,7 +190,7 @@ fn follow(
     screen: &mut Screen,
     app: &mut App,
     theme: Theme,
-    inbox: &Receiver<Event>,
+    inbox: &Inbox,
     asked: &Sender<Option<String>>,
 ) -> Result<()> {
     let mut shown = None;
@@ -214,9 +202,7 @@ fn follow(
             shown = detail;
         }
         screen.draw(|frame| view::draw(frame, app, theme))?;
-        let Ok(event) = inbox.recv() else { return Ok(()) };
-        // All that wait, because a screen of each would lag behind a key that is held down.
-        for event in std::iter::once(event).chain(inbox.try_iter()) {
+        for event in inbox.receive() {
             let next = match event {
                 Event::Key(key) => {
                     input::action(key, app.mode).map_or(Next::Continue, |action| app.act(action))
@@ -230,6 +216,7 @@ fn follow(
                     app.read_flows(flows);
                     Next::Continue
                 }
+                Event::Suspend => Next::Suspend,
                 Event::End => Next::Quit,
             };
             match next {

@@ -1,7 +1,10 @@
 //! The terminal: opened for the view, and restored on every way out.
 
-use nix::sys::signal::{Signal, raise};
-use ratatui::{DefaultTerminal, Frame};
+use nix::sys::signal::{SigSet, Signal, raise};
+use ratatui::{
+    DefaultTerminal, Frame,
+    backend::{Backend as _, ClearType},
+};
 
 use crate::error::{Context as _, Result};
 
@@ -29,10 +32,16 @@ impl Screen {
     /// Gives the terminal back, suspends this process, and takes the terminal again when it continues.
     pub(super) fn suspend(&mut self) -> Result<()> {
         self.restore();
-        raise(Signal::SIGTSTP).context(|| "cannot suspend this process")?;
+        // Not SIGSTOP: the kernel ignores SIGTSTP where no shell could continue this process.
+        let stop: SigSet = [Signal::SIGTSTP].into_iter().collect();
+        let stopped = stop.thread_unblock().and_then(|()| raise(Signal::SIGTSTP));
+        stop.thread_block().and(stopped).context(|| "cannot suspend this process")?;
         // Not by `Self::open`: the drop of the former value would restore the terminal again.
         self.terminal = ratatui::try_init().context(|| "cannot prepare the terminal")?;
-        self.terminal.clear().context(|| "cannot clear the terminal")
+        // Not by `Terminal::clear`: it asks the terminal for the cursor's position, and the thread that reads keys
+        // would take the answer.
+        let clear = self.terminal.backend_mut().clear_region(ClearType::All);
+        clear.context(|| "cannot clear the terminal")
     }
 
     fn restore(&mut self) {

@@ -1,7 +1,5 @@
 //! The order of the table of `portmap top`.
 
-use std::cmp::Ordering;
-
 use super::state::Row;
 
 /// A column by which the table is sorted.
@@ -13,23 +11,27 @@ pub(super) enum SortKey {
     Tx,
     TxPackets,
     Uplink,
-    Drops,
     Limit,
     Queue,
+    Ports,
+    Rtt,
+    Drops,
 }
 
 impl SortKey {
     /// All of them, in the order of the columns.
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Name,
         Self::Rx,
         Self::RxPackets,
         Self::Tx,
         Self::TxPackets,
         Self::Uplink,
-        Self::Drops,
         Self::Limit,
         Self::Queue,
+        Self::Ports,
+        Self::Rtt,
+        Self::Drops,
     ];
 
     /// Its key.
@@ -41,9 +43,11 @@ impl SortKey {
             Self::Tx => 't',
             Self::TxPackets => 'T',
             Self::Uplink => 'u',
-            Self::Drops => 'd',
             Self::Limit => 'l',
             Self::Queue => 'w',
+            Self::Ports => 'p',
+            Self::Rtt => 'm',
+            Self::Drops => 'd',
         }
     }
 
@@ -56,9 +60,11 @@ impl SortKey {
             Self::Tx => "sent",
             Self::TxPackets => "packets sent",
             Self::Uplink => "traffic at the uplink",
-            Self::Drops => "drops",
             Self::Limit => "use of the limit",
             Self::Queue => "waiting bytes",
+            Self::Ports => "ephemeral ports in use",
+            Self::Rtt => "round-trip time",
+            Self::Drops => "drops",
         }
     }
 
@@ -67,21 +73,30 @@ impl SortKey {
         Self::ALL.into_iter().find(|key| key.letter() == letter)
     }
 
-    /// Compares two rows: names ascending, numbers descending.
-    pub(super) fn compare(self, a: &Row, b: &Row) -> Ordering {
-        let number = |of: fn(&Row) -> f64| of(b).total_cmp(&of(a));
+    /// The rows at these indices in order: names ascending, numbers descending, and equal ones by name.
+    pub(super) fn sort(self, rows: &[Row], indices: impl Iterator<Item = usize>) -> Vec<usize> {
+        let mut keyed: Vec<(f64, usize)> = indices.map(|index| (self.value(&rows[index]), index)).collect();
+        keyed.sort_by(|(a, i), (b, j)| {
+            b.total_cmp(a).then_with(|| rows[*i].stats.name.cmp(&rows[*j].stats.name))
+        });
+        keyed.into_iter().map(|(_, index)| index).collect()
+    }
+
+    /// The number by which a row is sorted. Containers without one, such as those without a limit, come last.
+    fn value(self, row: &Row) -> f64 {
         match self {
-            Self::Name => Ordering::Equal,
-            Self::Rx => number(|row| row.rx.bytes),
-            Self::RxPackets => number(|row| row.rx.packets),
-            Self::Tx => number(|row| row.tx.bytes),
-            Self::TxPackets => number(|row| row.tx.packets),
-            Self::Uplink => number(|row| row.uplink.bytes),
-            Self::Drops => number(Row::drops),
-            // Containers without a limit come last.
-            Self::Limit => number(|row| row.limit_used().unwrap_or(-1.0)),
-            Self::Queue => b.backlog().cmp(&a.backlog()),
+            Self::Name => 0.0,
+            Self::Rx => row.rx.bytes,
+            Self::RxPackets => row.rx.packets,
+            Self::Tx => row.tx.bytes,
+            Self::TxPackets => row.tx.packets,
+            Self::Uplink => row.uplink.bytes,
+            Self::Limit => row.limit_used().map_or(-1.0, |(_, used)| used),
+            #[expect(clippy::cast_precision_loss, reason = "it is compared with others only")]
+            Self::Queue => row.backlog() as f64,
+            Self::Ports => row.ports_used().unwrap_or(-1.0),
+            Self::Rtt => row.rtt().map_or(-1.0, f64::from),
+            Self::Drops => row.drops(),
         }
-        .then_with(|| a.stats.name.cmp(&b.stats.name))
     }
 }

@@ -5,9 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::queue::{Queues, per_second};
 use crate::{
     api::{Container, ContainerStats, DropStats, HostStats, Reasons, Stats, Traffic},
-    model::{Limit, QueueStats},
+    model::PortUse,
 };
 
 /// Points of a history; one for each reading.
@@ -39,21 +40,6 @@ impl Rate {
 
 /// Drops per second by reason.
 pub(super) type DropRates = BTreeMap<String, f64>;
-
-/// The queue of one direction.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Queue {
-    /// The limit in bytes per second; `None` if there is none.
-    pub(super) limit: Option<u64>,
-    /// Sent bytes per second as a share of the limit; 1 is all of it.
-    pub(super) used: Option<f64>,
-    /// Bytes that wait.
-    pub(super) backlog: u64,
-    /// Packets that it drops per second.
-    pub(super) drops: f64,
-    /// Times per second that a packet had to wait for the limit.
-    pub(super) overlimits: f64,
-}
 
 /// The last values of a series, oldest first.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -92,40 +78,83 @@ pub(super) struct Row {
     pub(super) rx_drops: DropRates,
     /// Drops of packets from it.
     pub(super) tx_drops: DropRates,
-    /// The queue of what it sends.
-    pub(super) egress: Queue,
-    /// The queue of what it receives.
-    pub(super) ingress: Queue,
+    /// The queues of its limits.
+    pub(super) queues: Queues,
     /// Received bytes per second.
     pub(super) rx_history: History,
     /// Sent bytes per second.
     pub(super) tx_history: History,
 }
 
+/// Share of its ephemeral ports from which on a container is short of them.
+const SHORT_OF_PORTS: f64 = 0.8;
+
 impl Row {
     /// All drops per second: by the programs, and by the queues.
     pub(super) fn drops(&self) -> f64 {
         let programs: f64 = self.rx_drops.values().chain(self.tx_drops.values()).sum();
-        programs + self.egress.drops + self.ingress.drops
+        programs + self.queues.egress.drops + self.queues.ingress.drops
     }
 
-    /// The larger share of both limits that is used.
-    pub(super) fn limit_used(&self) -> Option<f64> {
-        [self.egress.used, self.ingress.used].into_iter().flatten().max_by(f64::total_cmp)
+    /// Why it loses packets now: directions and reasons with their rates, the largest first.
+    pub(super) fn drop_reasons(&self) -> Vec<(String, f64)> {
+        let Queues { egress, ingress, .. } = &self.queues;
+        let mut all: Vec<(String, f64)> = [("rx", &self.rx_drops, ingress), ("tx", &self.tx_drops, egress)]
+            .into_iter()
+            .flat_map(|(direction, reasons, queue)| {
+                let reasons = reasons.iter().map(|(reason, rate)| (reason.as_str(), *rate));
+                reasons
+                    .chain([("queue", queue.drops)])
+                    .map(move |(reason, rate)| (format!("{direction}:{reason}"), rate))
+            })
+            .filter(|(_, rate)| *rate > 0.0)
+            .collect();
+        all.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+        all
+    }
+
+    /// The direction of the limit of which the larger share is used, and that share.
+    pub(super) fn limit_used(&self) -> Option<(&'static str, f64)> {
+        let Queues { egress, ingress, .. } = &self.queues;
+        let both = [("rx", ingress.used), ("tx", egress.used)];
+        let used = both.into_iter().filter_map(|(direction, used)| Some((direction, used?)));
+        used.max_by(|(_, a), (_, b)| a.total_cmp(b))
     }
 
     /// Bytes that wait in both queues.
     pub(super) fn backlog(&self) -> u64 {
-        self.egress.backlog + self.ingress.backlog
+        self.queues.egress.backlog + self.queues.ingress.backlog
     }
 
     /// Whether a limit delays its packets.
     pub(super) fn is_delayed(&self) -> bool {
-        self.egress.overlimits > 0.0 || self.ingress.overlimits > 0.0
+        self.queues.egress.overlimits > 0.0 || self.queues.ingress.overlimits > 0.0
     }
 
-    fn new(stats: ContainerStats, container: Option<Container>, before: Option<(&Self, f64)>) -> Self {
-        let last = before.map(|(row, seconds)| (&row.stats, seconds));
+    /// The share of its ephemeral ports that is in use; 1 is all of them.
+    pub(super) fn ports_used(&self) -> Option<f64> {
+        let PortUse { in_use, total, .. } = self.stats.ephemeral_ports?;
+        Some(f64::from(in_use) / f64::from(total.max(1)))
+    }
+
+    /// Whether few of its ephemeral ports are free.
+    pub(super) fn is_short_of_ports(&self) -> bool {
+        self.ports_used().is_some_and(|used| used >= SHORT_OF_PORTS)
+    }
+
+    /// Half of its connections have at most this round-trip time, in microseconds.
+    pub(super) fn rtt(&self) -> Option<u32> {
+        Some(self.stats.rtt_us?.p50)
+    }
+
+    /// A container at the time `at`, with its row at the reading before and the seconds since then.
+    fn new(
+        mut stats: ContainerStats,
+        container: Option<Container>,
+        at: Instant,
+        before: Option<(Self, f64)>,
+    ) -> Self {
+        let last = before.as_ref().map(|(row, seconds)| (&row.stats, *seconds));
         let paths = rates(&stats.traffic, last.map(|(stats, seconds)| (&stats.traffic, seconds)));
         let sum = |prefix: &str| {
             let matching = paths.iter().filter(|(path, _)| path.starts_with(prefix));
@@ -135,20 +164,18 @@ impl Row {
         let drops = |of: fn(&DropStats) -> &Reasons| {
             drop_rates(of(&stats.drops), last.map(|(stats, seconds)| (of(&stats.drops), seconds)))
         };
-        let limit = |of: fn(&Container) -> Option<&Limit>| container.as_ref().and_then(of);
-        let egress = queue(
-            limit(|container| container.egress.as_ref()),
-            &stats.egress,
-            last.map(|(stats, seconds)| (stats.egress.as_slice(), seconds)),
-        );
-        let ingress = queue(
-            limit(|container| container.ingress.as_ref()),
-            &stats.ingress,
-            last.map(|(stats, seconds)| (stats.ingress.as_slice(), seconds)),
-        );
-        let (mut rx_history, mut tx_history) =
-            before.map(|(row, _)| (row.rx_history.clone(), row.tx_history.clone())).unwrap_or_default();
-        if before.is_some() {
+        let (rx_drops, tx_drops) = (drops(|drops| &drops.rx), drops(|drops| &drops.tx));
+        let counters = [std::mem::take(&mut stats.egress), std::mem::take(&mut stats.ingress)];
+        let limits = [
+            container.as_ref().and_then(|container| container.egress.as_ref()),
+            container.as_ref().and_then(|container| container.ingress.as_ref()),
+        ];
+        let age = Duration::from_millis(stats.read_age_ms.unwrap_or_default());
+        let has_rates = before.is_some();
+        let (queues, mut rx_history, mut tx_history) =
+            before.map(|(row, _)| (Some(row.queues), row.rx_history, row.tx_history)).unwrap_or_default();
+        let queues = Queues::next(queues, at.checked_sub(age).unwrap_or(at), limits, counters);
+        if has_rates {
             rx_history.push(rx.bytes);
             tx_history.push(tx.bytes);
         }
@@ -156,10 +183,9 @@ impl Row {
             rx,
             tx,
             uplink: sum("rx_outside").plus(sum("tx_outside")),
-            rx_drops: drops(|drops| &drops.rx),
-            tx_drops: drops(|drops| &drops.tx),
-            egress,
-            ingress,
+            rx_drops,
+            tx_drops,
+            queues,
             rx_history,
             tx_history,
             paths,
@@ -176,6 +202,8 @@ pub(super) struct Host {
     pub(super) passed: BTreeMap<String, f64>,
     /// Drops per second.
     pub(super) drops: f64,
+    /// The reason of most of them.
+    pub(super) reason: Option<String>,
 }
 
 impl Host {
@@ -184,13 +212,17 @@ impl Host {
             let last = before.and_then(|(stats, seconds)| Some((stats.passed.get(hook)?, seconds)));
             (hook.clone(), drop_rates(reasons, last).values().sum())
         };
-        let drops = |of: fn(&DropStats) -> &Reasons| -> f64 {
+        let drops = |of: fn(&DropStats) -> &Reasons| {
             let last = before.map(|(stats, seconds)| (of(&stats.drops), seconds));
-            drop_rates(of(&stats.drops), last).values().sum()
+            drop_rates(of(&stats.drops), last)
         };
+        let (rx, tx) = (drops(|drops| &drops.rx), drops(|drops| &drops.tx));
+        let all = || rx.iter().chain(&tx);
+        let most = all().filter(|(_, rate)| **rate > 0.0).max_by(|(_, a), (_, b)| a.total_cmp(b));
         Self {
             passed: stats.passed.iter().map(of_hook).collect(),
-            drops: drops(|drops| &drops.rx) + drops(|drops| &drops.tx),
+            drops: all().map(|(_, rate)| rate).sum(),
+            reason: most.map(|(reason, _)| reason.clone()),
         }
     }
 }
@@ -204,6 +236,8 @@ pub(super) struct Table {
     pub(super) host: Host,
     /// Time between the last two readings; `None` after the first, which has no rates.
     pub(super) interval: Option<Duration>,
+    /// Whether any reading had round-trip times, so that their column stays when connections end.
+    pub(super) has_rtt: bool,
     last: Option<(Instant, HostStats)>,
 }
 
@@ -217,14 +251,15 @@ impl Table {
         self.host = Host::new(&stats.host, last_host.zip(seconds));
         let mut details: BTreeMap<String, Container> =
             containers.into_iter().map(|container| (container.name.clone(), container)).collect();
-        let before = std::mem::take(&mut self.rows);
-        let before: BTreeMap<&str, &Row> = before.iter().map(|row| (row.stats.name.as_str(), row)).collect();
+        let before = std::mem::take(&mut self.rows).into_iter();
+        let mut before: BTreeMap<String, Row> = before.map(|row| (row.stats.name.clone(), row)).collect();
         let rows = stats.containers.into_iter().map(|stats| {
-            let same = before.get(stats.name.as_str()).filter(|row| continues(&row.stats, &stats));
+            let same = before.remove(&stats.name).filter(|row| continues(&row.stats, &stats));
             let container = details.remove(&stats.name);
-            Row::new(stats, container, same.copied().zip(seconds))
+            Row::new(stats, container, at, same.zip(seconds))
         });
         self.rows = rows.collect();
+        self.has_rtt |= self.rows.iter().any(|row| row.rtt().is_some());
         self.last = Some((at, stats.host));
     }
 }
@@ -236,13 +271,6 @@ fn continues(before: &ContainerStats, now: &ContainerStats) -> bool {
         now.traffic.get(path).is_some_and(|now| now.packets >= before.packets && now.bytes >= before.bytes)
     };
     before.slot == now.slot && before.traffic.iter().all(grows)
-}
-
-/// The increase per second; 0 if the counter has begun again, as those of a new qdisc do.
-fn per_second(now: u64, before: u64, seconds: f64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "it is shown with three digits")]
-    let increase = now.saturating_sub(before) as f64;
-    increase / seconds
 }
 
 fn rates(
@@ -272,26 +300,6 @@ fn drop_rates(now: &Reasons, before: Option<(&Reasons, f64)>) -> DropRates {
     now.iter().map(rate).collect()
 }
 
-/// The state of a queue, from the counters of its root qdisc, which include those of the queues below.
-fn queue(limit: Option<&Limit>, now: &[QueueStats], before: Option<(&[QueueStats], f64)>) -> Queue {
-    let root = |all: &[QueueStats]| all.first().cloned().unwrap_or_default();
-    // HTB counts a wait for the limit at the class, newer kernels at the qdisc, too.
-    let overlimits = |all: &[QueueStats]| all.iter().map(|queue| queue.overlimits).max().unwrap_or_default();
-    let rate = |of: &dyn Fn(&[QueueStats]) -> u64| {
-        before.map(|(before, seconds)| per_second(of(now), of(before), seconds)).unwrap_or_default()
-    };
-    let limit = limit.map(|limit| limit.rate);
-    #[expect(clippy::cast_precision_loss, reason = "it is shown in percent")]
-    let used = limit.map(|limit| rate(&|all| root(all).bytes) / limit.max(1) as f64);
-    Queue {
-        limit,
-        used,
-        backlog: root(now).backlog,
-        drops: rate(&|all| root(all).drops),
-        overlimits: rate(&overlimits),
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -308,6 +316,8 @@ pub(super) mod tests {
             egress: Vec::new(),
             ingress: Vec::new(),
             ephemeral_ports: None,
+            rtt_us: None,
+            read_age_ms: None,
         }
     }
 
@@ -360,29 +370,6 @@ pub(super) mod tests {
         let table = advanced([vec![stats("a", 0, 0)], vec![later]], 3);
         assert_eq!(table.rows[0].tx_drops["source_port"].to_bits(), 10_f64.to_bits());
         assert!((table.rows[0].drops() - 10.0).abs() < 1e-9);
-    }
-
-    #[test]
-    fn top_queue_reports_the_used_share_of_the_limit() {
-        let limit = Limit { rate: 1000, ceil: 1000, burst: 1, leaf: "bfifo".to_owned() };
-        let at = |bytes, overlimits| {
-            [
-                QueueStats {
-                    kind: "htb".to_owned(),
-                    bytes,
-                    backlog: 9,
-                    drops: bytes / 100,
-                    ..QueueStats::default()
-                },
-                QueueStats { overlimits, ..QueueStats::default() },
-            ]
-        };
-        let (before, now) = (at(1000, 4), at(2900, 10));
-        let queue = queue(Some(&limit), &now, Some((&before, 2.0)));
-        assert_eq!(
-            queue,
-            Queue { limit: Some(1000), used: Some(0.95), backlog: 9, drops: 9.5, overlimits: 3.0 }
-        );
     }
 
     #[test]

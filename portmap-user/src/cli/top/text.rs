@@ -1,5 +1,9 @@
 //! Numbers, names and sparklines as text of a fixed width. Values only.
 
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+
+use crate::model::labels::is_printable;
+
 /// Steps of a sparkline, from nothing to the largest value.
 const BLOCKS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 /// The same for terminals that show ASCII only.
@@ -32,16 +36,44 @@ pub(super) fn percent(share: f64) -> String {
     format!("{:.0}%", share * 100.0)
 }
 
-/// A name without characters that control the terminal.
-pub(super) fn escaped(name: &str) -> String {
-    name.chars()
-        .flat_map(|character| {
-            let is_control = character.is_control();
-            let (escape, plain) = (character.escape_default(), character);
-            let escaped = is_control.then_some(escape).into_iter().flatten();
-            escaped.chain((!is_control).then_some(plain))
-        })
-        .collect()
+/// Text without characters that control the terminal, change the order of others, or cannot be seen.
+pub(super) fn escaped(text: &str) -> String {
+    let mut all = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_printable(character) {
+            all.push(character);
+        } else {
+            all.extend(character.escape_default());
+        }
+    }
+    all
+}
+
+/// Escaped text in exactly `width` columns of the terminal. Text that is too long ends with `~`. Characters of East
+/// Asian scripts are two columns wide.
+pub(super) fn padded(text: &str, width: usize) -> String {
+    let text = escaped(text);
+    let used = text.width();
+    let (mut shown, used) = if used <= width {
+        (text, used)
+    } else {
+        let (mut shown, mut used) = (String::new(), 0);
+        for character in text.chars() {
+            let columns = character.width().unwrap_or_default();
+            if used + columns + 1 > width {
+                break;
+            }
+            shown.push(character);
+            used += columns;
+        }
+        if used < width {
+            shown.push('~');
+            used += 1;
+        }
+        (shown, used)
+    };
+    shown.extend(std::iter::repeat_n(' ', width - used));
+    shown
 }
 
 /// A sparkline of `width` characters, the newest value last. The largest value has the full height.
@@ -97,6 +129,25 @@ mod tests {
     fn top_names_cannot_control_the_terminal() {
         assert_eq!(escaped("web-1.a"), "web-1.a");
         assert_eq!(escaped("a\x1b[2Jb\n\u{9b}c"), "a\\u{1b}[2Jb\\n\\u{9b}c");
+        assert_eq!(escaped("a\u{202e}b\u{200b}\u{7f}"), "a\\u{202e}b\\u{200b}\\u{7f}");
+    }
+
+    #[test]
+    fn top_names_fill_their_column_exactly() {
+        for (text, width, expected) in [
+            ("web", 5, "web  "),
+            ("web", 3, "web"),
+            ("web-1", 4, "web~"),
+            ("日本語", 6, "日本語"),
+            ("日本語", 8, "日本語  "),
+            ("日本語", 5, "日本~"),
+            ("日本語", 4, "日~ "),
+            ("\u{1b}", 4, "\\u{~"),
+            ("web", 1, "~"),
+            ("web", 0, ""),
+        ] {
+            assert_eq!(padded(text, width), expected, "{text:?} {width}");
+        }
     }
 
     #[test]

@@ -59,7 +59,9 @@ pub(super) fn of_container(
         .collect();
     let drops = drops(&env.maps.drops(slot)?);
     let ephemeral_ports = readings.ports(record);
-    Ok(ContainerStats { name, slot, traffic, drops, egress, ingress, ephemeral_ports })
+    let rtt_us = readings.inside(record).and_then(|inside| inside.rtt);
+    let read_age_ms = readings.age(record).map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+    Ok(ContainerStats { name, slot, traffic, drops, egress, ingress, ephemeral_ports, rtt_us, read_age_ms })
 }
 
 fn counters(record: &ContainerRecord, queue: Option<&Result<Queue>>) -> Vec<QueueStats> {

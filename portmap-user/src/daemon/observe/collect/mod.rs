@@ -115,9 +115,18 @@ impl Collector {
 }
 
 impl Readings {
-    fn get(&self, key: &Key) -> Option<&Reading> {
+    fn dated(&self, key: &Key) -> Option<&Dated<Reading>> {
         let dated = self.all.get(key)?;
-        (self.now.duration_since(dated.began) <= self.max_age).then_some(&dated.value)
+        (self.now.duration_since(dated.began) <= self.max_age).then_some(&**dated)
+    }
+
+    fn get(&self, key: &Key) -> Option<&Reading> {
+        self.dated(key).map(|dated| &dated.value)
+    }
+
+    /// Time since the newest reading of a container began, if it is not too old.
+    pub(in crate::daemon) fn age(&self, record: &ContainerRecord) -> Option<Duration> {
+        Some(self.dated(&Key::of(record))?.began.elapsed())
     }
 
     /// The newest reading of a container, if it is not too old.
