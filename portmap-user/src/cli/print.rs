@@ -12,7 +12,7 @@ use crate::{
     api::{Changed, Container, ContainerStats, DropStats, Finding, Health, Reasons, Stats, Traffic},
     error::Result,
     log,
-    model::{Limit, QueueStats},
+    model::{Limit, PortUse, QueueStats},
     sizes,
 };
 
@@ -90,17 +90,30 @@ pub(super) fn container_stats(
         }
         add_drops(&mut table, &stats.drops);
         right_align_numbers(&mut table);
+        let mut parts = vec![text(table)];
         let queues = [("egress", &stats.egress), ("ingress", &stats.ingress)];
-        if queues.iter().all(|(_, queues)| queues.is_empty()) {
-            return text(table);
+        if queues.iter().any(|(_, queues)| !queues.is_empty()) {
+            parts.push(text(queue_table(queues)));
         }
-        let mut limits = plain();
-        if let Some(Container { egress, ingress, .. }) = container {
-            limits.add_row(["sends at most", &limit(egress.as_ref())]);
-            limits.add_row(["receives at most", &limit(ingress.as_ref())]);
+        let mut details = plain();
+        details.add_row([
+            "ephemeral ports",
+            &stats.ephemeral_ports.map_or_else(|| "-".to_owned(), ports_in_use),
+        ]);
+        if let Some(Container { egress, ingress, .. }) = container
+            && (egress.is_some() || ingress.is_some())
+        {
+            details.add_row(["sends at most", &limit(egress.as_ref())]);
+            details.add_row(["receives at most", &limit(ingress.as_ref())]);
         }
-        format!("{}\n\n{}\n\n{}", text(table), text(queue_table(queues)), text(limits))
+        parts.push(text(details));
+        parts.join("\n\n")
     })
+}
+
+/// The use of ephemeral ports as text.
+fn ports_in_use(PortUse { in_use, total, peak, exhausted }: PortUse) -> String {
+    format!("{in_use} of {total} in use, at most {peak}, none free in {exhausted} readings")
 }
 
 /// A limit as text.
@@ -166,6 +179,7 @@ pub(super) fn stats(output: Output, stats: &Stats, containers: &[Container]) -> 
             "DROPPED",
             "DROPPED BY QUEUES",
             "WAITING",
+            "EPHEMERAL PORTS",
             "TX LIMIT",
             "RX LIMIT",
         ]);
@@ -184,6 +198,9 @@ pub(super) fn stats(output: Output, stats: &Stats, containers: &[Container]) -> 
                 total(&container.drops).to_string(),
                 roots(container).map(|queue| queue.drops).sum::<u64>().to_string(),
                 roots(container).map(|queue| queue.backlog).sum::<u64>().to_string(),
+                container
+                    .ephemeral_ports
+                    .map_or_else(|| "-".to_owned(), |ports| format!("{}/{}", ports.in_use, ports.total)),
                 rate(|container| container.egress.as_ref()),
                 rate(|container| container.ingress.as_ref()),
             ]);
