@@ -150,12 +150,14 @@ fn parse_snmp(text: &str) -> Snmp {
     for (head, group, known) in GROUPS {
         let mut lines = text.lines().filter_map(|line| line.strip_prefix(head));
         let (Some(names), Some(values)) = (lines.next(), lines.next()) else { continue };
-        // The kernel's names are in the order of those that are known, with others in between.
-        let mut known = known.iter().copied().peekable();
+        // The kernel's names are in the order of those that are known, with others in between; some may be missing.
+        let mut remaining = known;
         let counters = names.split_ascii_whitespace().zip(values.split_ascii_whitespace());
         let counters = counters.filter_map(|(name, value)| {
-            let name = known.next_if(|known| *known == name)?;
-            Some((Cow::Borrowed(name), value.parse().ok()?))
+            let place = remaining.iter().position(|known| *known == name)?;
+            let known = remaining[place];
+            remaining = &remaining[place + 1..];
+            Some((Cow::Borrowed(known), value.parse().ok()?))
         });
         found.insert(Cow::Borrowed(group), counters.collect());
     }
