@@ -72,7 +72,9 @@ impl Maps {
             broadcasts: HashMap::try_from(Map::HashMap(open(&pins.map(names::MAP_BROADCASTS))?))
                 .context(|| reading(names::MAP_BROADCASTS))?,
         };
-        Ok(Self { tables: Ranked::new(Rank::Maps, tables), slots: SlotCounters::open(pins)? })
+        let slots =
+            SlotCounters::new(open(&pins.map(names::MAP_COUNTERS))?, open(&pins.map(names::MAP_DROPS))?)?;
+        Ok(Self { tables: Ranked::new(Rank::Maps, tables), slots })
     }
 
     /// Writes the host's configuration.
@@ -113,7 +115,9 @@ impl Maps {
 
     /// Reads all counters of some slots, at a few hundred slots per system call.
     pub fn slot_counts(&self, slots: &BTreeSet<u16>) -> Result<BTreeMap<u16, SlotCounts>> {
-        self.slots.read(slots)
+        self.slots
+            .read(slots)
+            .context(|| format!("cannot read the maps {} and {}", names::MAP_COUNTERS, names::MAP_DROPS))
     }
 
     /// Reads a slot's counters of delivered traffic, summed over all CPUs.
@@ -227,7 +231,7 @@ impl Maps {
     }
 }
 
-pub(super) fn reading(name: &str) -> String {
+fn reading(name: &str) -> String {
     format!("cannot read the map {name}")
 }
 

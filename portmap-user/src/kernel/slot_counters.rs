@@ -9,13 +9,10 @@ use std::{
 
 use aya::{Pod, maps::MapData};
 use aya_obj::generated::bpf_cmd;
-use portmap_common::{counters::Counters, names, reason::Drops};
+use portmap_common::{counters::Counters, reason::Drops};
 
-use super::{maps, pins};
-use crate::{
-    kernel::error::{Context as _, Failure, Result},
-    paths::Pins,
-};
+use super::pins;
+use crate::kernel::error::{Failure, Result};
 
 /// Most bytes of one map's values that a system call returns.
 const ROOM: usize = 1 << 20;
@@ -41,23 +38,20 @@ pub(super) struct SlotCounters {
 }
 
 impl SlotCounters {
-    pub(super) fn open(pins: &Pins) -> Result<Self> {
-        let (counters, drops) =
-            (maps::open(&pins.map(names::MAP_COUNTERS))?, maps::open(&pins.map(names::MAP_DROPS))?);
+    /// The maps `pm_counters` and `pm_drops`.
+    pub(super) fn new(counters: MapData, drops: MapData) -> Result<Self> {
         Ok(Self { counters, drops, cpus: cpus()? })
     }
 
-    pub(super) fn read(&self, slots: &BTreeSet<u16>) -> Result<BTreeMap<u16, SlotCounts>> {
+    pub(super) fn read(&self, slots: &BTreeSet<u16>) -> io::Result<BTreeMap<u16, SlotCounts>> {
         let longest = (ROOM / (size_of::<Counters>() * self.cpus)).max(1);
         let (mut counters, mut drops, mut found) = (Vec::new(), Vec::new(), BTreeMap::new());
         for run in runs(slots, longest) {
             let count = run.len();
             counters.resize(count * self.cpus, Counters::default());
             drops.resize(count, Drops::default());
-            lookup(&self.counters, *run.start(), count, &mut counters)
-                .context(|| maps::reading(names::MAP_COUNTERS))?;
-            lookup(&self.drops, *run.start(), count, &mut drops)
-                .context(|| maps::reading(names::MAP_DROPS))?;
+            lookup(&self.counters, *run.start(), count, &mut counters)?;
+            lookup(&self.drops, *run.start(), count, &mut drops)?;
             let values = counters.chunks(self.cpus).zip(&drops);
             for (slot, (per_cpu, drops)) in run.zip(values).filter(|(slot, _)| slots.contains(slot)) {
                 let delivered = per_cpu.iter().fold(Counters::default(), Counters::plus);

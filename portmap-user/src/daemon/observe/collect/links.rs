@@ -114,7 +114,7 @@ mod tests {
 
     /// The interface of another life has the same index.
     #[test]
-    fn link_errors_begin_anew_with_a_life() {
+    fn link_errors_begin_at_zero_with_a_life() {
         let (old, new) = (Life::next(), Life::next());
         let before = HostReading::next([(old, 7)].into(), None, &found(7, 5));
         assert!(!before.is_of(&[(new, 7)]), "it must be read again");

@@ -134,7 +134,7 @@ impl Readings {
 
     /// Time since the newest reading of a container began, if it is not too old.
     pub(in crate::daemon) fn age(&self, entry: &Entry) -> Option<Duration> {
-        Some(self.dated(&Key::of(record))?.began.elapsed())
+        Some(self.dated(&Key::of(entry))?.began.elapsed())
     }
 
     /// The newest reading of a container, if it is not too old.
