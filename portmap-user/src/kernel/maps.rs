@@ -1,10 +1,6 @@
 //! The pinned maps, with typed keys and values.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-    path::Path,
-};
+use std::{collections::BTreeSet, net::Ipv4Addr, path::Path};
 
 use aya::{
     Pod,
@@ -20,7 +16,7 @@ use portmap_common::{
     tables::{Address4, Config, Endpoint},
 };
 
-use super::slot_counters::{self, SlotCounters, SlotCounts};
+use super::slot_counters::{self, SlotCounters, SlotTable};
 use crate::{
     failpoint,
     kernel::error::{Context as _, Result},
@@ -114,7 +110,7 @@ impl Maps {
     }
 
     /// Reads all counters of some slots, at a few hundred slots per system call.
-    pub fn slot_counts(&self, slots: &BTreeSet<u16>) -> Result<BTreeMap<u16, SlotCounts>> {
+    pub fn slot_counts(&self, slots: &BTreeSet<u16>) -> Result<SlotTable> {
         self.slots
             .read(slots)
             .context(|| format!("cannot read the maps {} and {}", names::MAP_COUNTERS, names::MAP_DROPS))

@@ -1,7 +1,7 @@
 //! The counters of many slots in few system calls (`BPF_MAP_LOOKUP_BATCH`).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io,
     ops::RangeInclusive,
     os::fd::{AsFd as _, AsRawFd as _},
@@ -14,8 +14,8 @@ use portmap_common::{counters::Counters, reason::Drops};
 use super::pins;
 use crate::kernel::error::{Failure, Result};
 
-/// Most bytes of one map's values that a system call returns.
-const ROOM: usize = 1 << 20;
+/// Most bytes of delivered traffic that a system call returns. Larger buffers do not stay in the CPU's cache.
+const ROOM: usize = 32 << 10;
 /// Slots that no container has are read, too, if there are at most this many between two that are wanted. A
 /// system call costs as much as some more values.
 const GAP: u16 = 8;
@@ -27,6 +27,18 @@ pub struct SlotCounts {
     pub delivered: Counters,
     /// Dropped packets.
     pub drops: Drops,
+}
+
+/// The counters of some slots.
+#[derive(Clone, Debug, Default)]
+pub struct SlotTable(Vec<(u16, SlotCounts)>);
+
+impl SlotTable {
+    /// The counters of a slot; zeros if it was not read.
+    pub fn get(&self, slot: u16) -> SlotCounts {
+        let place = self.0.binary_search_by_key(&slot, |(slot, _)| *slot);
+        place.ok().and_then(|place| self.0.get(place)).map_or_else(SlotCounts::default, |(_, counts)| *counts)
+    }
 }
 
 /// The maps with a counter for each slot. No lock is needed to read them.
@@ -43,9 +55,9 @@ impl SlotCounters {
         Ok(Self { counters, drops, cpus: cpus()? })
     }
 
-    pub(super) fn read(&self, slots: &BTreeSet<u16>) -> io::Result<BTreeMap<u16, SlotCounts>> {
+    pub(super) fn read(&self, slots: &BTreeSet<u16>) -> io::Result<SlotTable> {
         let longest = (ROOM / (size_of::<Counters>() * self.cpus)).max(1);
-        let (mut counters, mut drops, mut found) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let (mut counters, mut drops, mut found) = (Vec::new(), Vec::new(), Vec::with_capacity(slots.len()));
         for run in runs(slots, longest) {
             let count = run.len();
             counters.resize(count * self.cpus, Counters::default());
@@ -55,10 +67,10 @@ impl SlotCounters {
             let values = counters.chunks(self.cpus).zip(&drops);
             for (slot, (per_cpu, drops)) in run.zip(values).filter(|(slot, _)| slots.contains(slot)) {
                 let delivered = per_cpu.iter().fold(Counters::default(), Counters::plus);
-                found.insert(slot, SlotCounts { delivered, drops: *drops });
+                found.push((slot, SlotCounts { delivered, drops: *drops }));
             }
         }
-        Ok(found)
+        Ok(SlotTable(found))
     }
 }
 

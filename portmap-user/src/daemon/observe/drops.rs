@@ -37,7 +37,7 @@ pub(in crate::daemon) fn all(env: &Env, containers: &Snapshot, name: Option<&str
     let mut found = Vec::new();
     let counts = env.maps.slot_counts(&slots.iter().map(|(_, slot)| *slot).collect())?;
     for (name, slot) in slots {
-        add_drops(&mut found, &name, &counts.get(&slot).copied().unwrap_or_default().drops);
+        add_drops(&mut found, &name, &counts.get(slot).drops);
     }
     Ok(found)
 }

@@ -17,7 +17,7 @@ use crate::{
         registry::{Entry, Snapshot},
     },
     error::Result,
-    kernel::slot_counters::SlotCounts,
+    kernel::slot_counters::{SlotCounts, SlotTable},
     model::{ContainerRecord, QueueStats},
 };
 
@@ -48,17 +48,13 @@ pub(in crate::daemon) fn one(
 }
 
 /// The statistics of a container, given the counters of all slots. What could not be read is left out.
-pub(super) fn of_container(
-    entry: &Entry,
-    counts: &BTreeMap<u16, SlotCounts>,
-    readings: &Readings,
-) -> ContainerStats {
+pub(super) fn of_container(entry: &Entry, counts: &SlotTable, readings: &Readings) -> ContainerStats {
     let record = &entry.record;
     let queues = readings.container(entry).map(|reading| &reading.queues);
     let egress = counters(record, queues.and_then(|queues| queues.egress.as_ref()));
     let ingress = counters(record, queues.and_then(|queues| queues.ingress.as_ref()));
     let (name, slot) = (record.name.clone(), record.slot);
-    let SlotCounts { delivered, drops: dropped } = counts.get(&slot).copied().unwrap_or_default();
+    let SlotCounts { delivered, drops: dropped } = counts.get(slot);
     let traffic = delivered
         .by_path()
         .into_iter()

@@ -4,10 +4,7 @@ mod percentiles;
 pub(in crate::daemon) mod rates;
 mod totals;
 
-use std::{
-    collections::BTreeMap,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use self::{rates::Rates, totals::Totals};
 use super::collect::{Key, Readings};
@@ -19,7 +16,7 @@ use crate::{
         registry::{Entry, Snapshot},
     },
     error::Result,
-    kernel::slot_counters::SlotCounts,
+    kernel::slot_counters::SlotTable,
     model::{Limit, QueueStats, labels},
 };
 
@@ -40,13 +37,12 @@ pub(in crate::daemon) fn all(
 
 fn of_container(
     entry: &Entry,
-    counts: &BTreeMap<u16, SlotCounts>,
+    counts: &SlotTable,
     readings: &Readings,
     rates: Option<&Rates>,
 ) -> MonitoredContainer {
     let (record, link) = (&entry.record, readings.link(entry));
-    let counts = counts.get(&record.slot).copied().unwrap_or_default();
-    let totals = Totals::of(&counts, link.unwrap_or_default());
+    let totals = Totals::of(&counts.get(record.slot), link.unwrap_or_default());
     // A counter that is not known yet is left out, because 0 would look like a reset.
     let of_link = |count: u64| link.is_some().then_some(count);
     let inside = readings.inside(entry);

@@ -84,10 +84,8 @@ impl Rates {
         series.retain(|key, _| current.contains_key(key));
         for (key, slot) in current {
             // Without its counters there is no sample, because one with zeros would distort the next.
-            let (Some(counts), Some(link)) = (counts.get(&slot), links.get(&veth_ifindex(slot))) else {
-                continue;
-            };
-            series.entry(key).or_default().add(now, Totals::of(counts, *link), self.window);
+            let Some(link) = links.get(&veth_ifindex(slot)) else { continue };
+            series.entry(key).or_default().add(now, Totals::of(&counts.get(slot), *link), self.window);
         }
         Ok(())
     }
