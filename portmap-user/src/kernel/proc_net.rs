@@ -123,6 +123,7 @@ pub fn socket_summary() -> Result<SocketSummary> {
         // The kernel counts those of both address families here.
         time_wait: number(&v4, "TCP:", "tw"),
         udp: number(&v4, "UDP:", "inuse") + number(&v6, "UDP6:", "inuse"),
+        all: number(&v4, "sockets:", "used"),
     })
 }
 
@@ -201,7 +202,7 @@ mod tests {
             let _listener = std::net::TcpListener::bind(address).expect("a port");
             let _datagrams = std::net::UdpSocket::bind(address).expect("a port");
             let found = socket_summary().expect("files");
-            assert!(found.tcp > 0 && found.udp > 0, "{found:?}");
+            assert!(found.tcp > 0 && found.udp > 0 && found.all >= 2, "{found:?}");
         }
     }
 }

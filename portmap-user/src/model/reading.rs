@@ -24,12 +24,15 @@ pub struct SocketSummary {
     pub time_wait: u64,
     /// UDP sockets that are bound to a port.
     pub udp: u64,
+    /// Sockets of all kinds.
+    pub all: u64,
 }
 
 impl SocketSummary {
-    /// Whether the kernel has a TCP socket of the namespace in its tables.
-    pub const fn has_tcp(&self) -> bool {
-        self.tcp + self.time_wait > 0
+    /// Whether there can be a TCP socket besides `own` sockets of another kind. One that is only bound is in no count
+    /// but that of all.
+    pub const fn can_have_tcp(&self, own: u64) -> bool {
+        self.tcp + self.time_wait > 0 || self.all > self.udp + own
     }
 }
 

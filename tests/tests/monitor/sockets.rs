@@ -4,9 +4,11 @@ use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     ops::ControlFlow,
+    os::fd::AsRawFd as _,
     time::{Duration, Instant},
 };
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, socket};
 use portmap::{
     kernel::tcp_sockets::{self, Query},
     model::TcpState,
@@ -233,4 +235,30 @@ fn ports_in_use_and_exhaustion_are_counted() {
     }
     drop(clients);
     wait::until("all ports to be free again", || is(&ports(), 0, 16));
+}
+
+/// A socket that is only bound uses its port, in a container without any other, as far as the kernel lists it.
+#[test]
+fn ports_of_sockets_that_are_only_bound_are_in_use() {
+    let (sandbox, _daemon) = world(&[], &["--ephemeral-ports-per-container", "16"]);
+    let first = sandbox.json(&["show", "a"])["ephemeral_ports"][0].as_u64().expect("a block");
+    let address = SockaddrIn::new(0, 0, 0, 0, u16::try_from(first).expect("a port"));
+    let bound = sandbox.inside(A, || {
+        let bound = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None)?;
+        bind(bound.as_raw_fd(), &address).map(|()| bound)
+    });
+    let bound = bound.expect("the port is free");
+    let mut listed = 0;
+    let ended = sandbox.inside(A, || {
+        tcp_sockets::visit(Query::ALL, Instant::now() + Duration::from_mins(1), |_| {
+            listed += 1;
+            ControlFlow::Continue(())
+        })
+    });
+    ended.expect("an answer");
+    let in_use = || sandbox.json(&["stats", "a"])["ephemeral_ports"]["in_use"].as_u64();
+    // Kernels before 6.8 list none.
+    wait::until("the port of the socket", || in_use() == Some(listed));
+    drop(bound);
+    wait::until("the port to be free", || in_use() == Some(0));
 }

@@ -42,6 +42,9 @@ use crate::{
 /// Time limit of the visit to one container.
 const VISIT: Duration = Duration::from_millis(250);
 
+/// Sockets of a visit itself when the namespace's are counted: that of its netlink session.
+const OWN_SOCKETS: u64 = 1;
+
 /// A source of readings: the host veths of containers, or a container.
 #[derive(Clone)]
 pub(super) enum Source {
@@ -207,7 +210,7 @@ fn inside(
     let (sockets, snmp) = (proc_net::socket_summary(), monitor.snmp.then(proc_net::snmp));
     // A walk through the kernel's tables, which all namespaces share, takes most of a visit's time. It is not
     // needed where the namespace has nothing in them.
-    let has_tcp = sockets.as_ref().map_or(true, SocketSummary::has_tcp);
+    let has_tcp = sockets.as_ref().map_or(true, |sockets| sockets.can_have_tcp(OWN_SOCKETS));
     let has_udp = sockets.as_ref().map_or(true, |sockets| sockets.udp > 0);
     let mut found = Inside {
         // One that fails must not cost the others.
