@@ -98,8 +98,8 @@ fn runs(slots: &BTreeSet<u16>, longest: usize) -> Vec<RangeInclusive<u16>> {
 /// The part of `union bpf_attr` for this command.
 #[repr(C)]
 struct Batch {
-    in_batch: u64,
-    out_batch: u64,
+    before: u64,
+    last: u64,
     keys: u64,
     values: u64,
     count: u32,
@@ -114,8 +114,8 @@ fn lookup<V: Pod>(map: &MapData, first: u16, count: usize, values: &mut [V]) -> 
     let before = first.checked_sub(1).map(u32::from);
     let (mut last, mut keys) = (0_u32, vec![0_u32; count]);
     let mut batch = Batch {
-        in_batch: before.as_ref().map_or(0, |before| std::ptr::from_ref(before).expose_provenance() as u64),
-        out_batch: (&raw mut last).expose_provenance() as u64,
+        before: before.as_ref().map_or(0, |before| std::ptr::from_ref(before).expose_provenance() as u64),
+        last: (&raw mut last).expose_provenance() as u64,
         keys: keys.as_mut_ptr().expose_provenance() as u64,
         values: values.as_mut_ptr().expose_provenance() as u64,
         count: u32::try_from(count).unwrap_or(0),

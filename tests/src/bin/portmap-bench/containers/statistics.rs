@@ -27,8 +27,8 @@ use super::{FLAGS, PORTS, median, milliseconds, name, ports, timed};
 use crate::text::{grouped, number, table};
 
 /// Requests of each kind.
-const REQUESTS: usize = 15;
-/// Pause between two requests: no reading is young enough to be used again.
+const REQUESTS: usize = 11;
+/// Pause between two requests.
 const PAUSE: Duration = Duration::from_secs(3);
 /// The groups that the other measurements do not enable.
 const ALL_GROUPS: [&str; 5] = [
@@ -112,7 +112,8 @@ pub(super) fn measure(count: usize) -> Result<Cost> {
         thread::sleep(PAUSE / 6);
         cost.monitor_cpu.push(cpu_time(daemon.pid())? - cpu);
         let before = rounds(&get("/metrics")?)?;
-        thread::sleep(PAUSE);
+        // No reading is young enough to be used again, unless one takes two seconds.
+        thread::sleep(PAUSE * 3);
         let barrier = Barrier::new(2);
         thread::scope(|scope| {
             let scrape = || {
@@ -120,7 +121,8 @@ pub(super) fn measure(count: usize) -> Result<Cost> {
                 get("/monitor/statistics").map(drop)
             };
             let both = [scope.spawn(scrape), scope.spawn(scrape)];
-            both.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a scraper failed"))?)
+            both.into_iter()
+                .try_for_each(|thread| thread.join().map_err(|_panic| anyhow!("a scraper failed"))?)
         })?;
         // This request uses their round, too.
         cost.rounds_of_two.push(rounds(&get("/metrics")?)? - before);
