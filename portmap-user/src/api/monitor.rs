@@ -1,11 +1,11 @@
 //! `/monitor/statistics`: the JSON of a Mesos agent. Names, units and types are the original's
 //! (docs/monitor.md).
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::RttPercentiles;
+use crate::model::{RttPercentiles, Snmp};
 
 /// A container and its statistics. The texts are empty if the container lacks the label.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,17 +34,21 @@ pub struct Statistics {
     /// Their bytes.
     pub net_rx_bytes: u64,
     /// Packets for the container that its interface could not send on.
-    pub net_rx_errors: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net_rx_errors: Option<u64>,
     /// Packets for the container that were dropped.
-    pub net_rx_dropped: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net_rx_dropped: Option<u64>,
     /// Packets that the container sent.
     pub net_tx_packets: u64,
     /// Their bytes.
     pub net_tx_bytes: u64,
     /// Packets of the container that its interface could not receive.
-    pub net_tx_errors: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net_tx_errors: Option<u64>,
     /// Packets of the container that were dropped.
-    pub net_tx_dropped: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net_tx_dropped: Option<u64>,
     /// Limit on what it sends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub net_tx_rate_limit: Option<u64>,
@@ -76,7 +80,7 @@ pub struct Statistics {
     pub rtt: Rtt,
     /// Protocol counters: group, name, value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub net_snmp_statistics: Option<BTreeMap<String, BTreeMap<String, i64>>>,
+    pub net_snmp_statistics: Option<Arc<Snmp>>,
     /// Counters of the qdiscs of its limits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub net_traffic_control_statistics: Vec<TrafficControl>,

@@ -16,9 +16,10 @@ use portmap_common::{
     tables::{Address4, Config, Endpoint},
 };
 
+use super::slot_counters::{self, SlotCounters, SlotTable};
 use crate::{
     failpoint,
-    kernel::error::{Context as _, Failure, Result},
+    kernel::error::{Context as _, Result},
     locks::{Rank, Ranked},
     model::Reach,
     paths::Pins,
@@ -28,6 +29,7 @@ use crate::{
 /// a single system call.
 pub struct Maps {
     tables: Ranked<Tables>,
+    slots: SlotCounters,
 }
 
 /// The maps that are read and written by system calls.
@@ -66,7 +68,9 @@ impl Maps {
             broadcasts: HashMap::try_from(Map::HashMap(open(&pins.map(names::MAP_BROADCASTS))?))
                 .context(|| reading(names::MAP_BROADCASTS))?,
         };
-        Ok(Self { tables: Ranked::new(Rank::Maps, tables) })
+        let slots =
+            SlotCounters::new(open(&pins.map(names::MAP_COUNTERS))?, open(&pins.map(names::MAP_DROPS))?)?;
+        Ok(Self { tables: Ranked::new(Rank::Maps, tables), slots })
     }
 
     /// Writes the host's configuration.
@@ -103,6 +107,13 @@ impl Maps {
     /// Reads a slot's policer.
     pub fn limit(&self, slot: u16) -> Result<GcraState> {
         self.tables.lock().limits.get(&u32::from(slot), 0).context(|| reading(names::MAP_LIMITS))
+    }
+
+    /// Reads all counters of some slots, at a few hundred slots per system call.
+    pub fn slot_counts(&self, slots: &BTreeSet<u16>) -> Result<SlotTable> {
+        self.slots
+            .read(slots)
+            .context(|| format!("cannot read the maps {} and {}", names::MAP_COUNTERS, names::MAP_DROPS))
     }
 
     /// Reads a slot's counters of delivered traffic, summed over all CPUs.
@@ -206,10 +217,7 @@ impl Maps {
 
     /// Resets all counters of a slot for its next container.
     pub fn reset_counters(&self, slot: u16) -> Result<()> {
-        let cpus = aya::util::nr_cpus().map_err(|(file, error)| {
-            Failure::caused_by(format!("cannot read the number of CPUs from {file}"), error)
-        })?;
-        let zeros = PerCpuValues::try_from(vec![Counters::default(); cpus])
+        let zeros = PerCpuValues::try_from(vec![Counters::default(); slot_counters::cpus()?])
             .context(|| writing(names::MAP_COUNTERS))?;
         let mut tables = self.tables.lock();
         failpoint::hit("write a map").context(|| writing(names::MAP_COUNTERS))?;

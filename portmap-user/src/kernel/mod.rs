@@ -28,6 +28,7 @@ pub mod pseudo;
 pub mod qdisc;
 pub mod ring;
 pub mod session;
+pub mod slot_counters;
 mod sock_diag;
 pub mod sockets;
 pub mod sysctl;

@@ -113,7 +113,7 @@ fn pin(object: &OwnedFd, path: &Path) -> io::Result<()> {
     command(bpf_cmd::BPF_OBJ_PIN, &mut object).map(drop)
 }
 
-fn command<T>(command: bpf_cmd, attributes: &mut T) -> io::Result<i32> {
+pub(super) fn command<T>(command: bpf_cmd, attributes: &mut T) -> io::Result<i32> {
     // SAFETY: the attributes are those of the command, or a prefix of them, with their size. The string that
     // they point to lives as long as the caller's borrow, and the kernel does not keep it.
     let result = unsafe {

@@ -1,12 +1,12 @@
 //! Files in `/proc/net` with counters of the calling thread's network namespace.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
 use super::pseudo;
 use crate::{
     failpoint,
     kernel::error::{Context as _, Result},
-    model::{Snmp, TcpSummary},
+    model::{Snmp, SocketSummary},
 };
 
 /// Longest file that is read, in bytes. `snmp` has about 2,000, and one line for each type of ICMP message.
@@ -115,13 +115,15 @@ pub fn snmp() -> Result<Snmp> {
     Ok(parse_snmp(&file("snmp")?))
 }
 
-/// Counts the TCP sockets.
-pub fn tcp_summary() -> Result<TcpSummary> {
+/// Counts the sockets.
+pub fn socket_summary() -> Result<SocketSummary> {
     let (v4, v6) = (file("sockstat")?, file("sockstat6")?);
-    Ok(TcpSummary {
-        in_use: number(&v4, "TCP:", "inuse") + number(&v6, "TCP6:", "inuse"),
+    Ok(SocketSummary {
+        tcp: number(&v4, "TCP:", "inuse") + number(&v6, "TCP6:", "inuse"),
         // The kernel counts those of both address families here.
         time_wait: number(&v4, "TCP:", "tw"),
+        udp: number(&v4, "UDP:", "inuse") + number(&v6, "UDP6:", "inuse"),
+        all: number(&v4, "sockets:", "used"),
     })
 }
 
@@ -149,18 +151,24 @@ fn parse_snmp(text: &str) -> Snmp {
     for (head, group, known) in GROUPS {
         let mut lines = text.lines().filter_map(|line| line.strip_prefix(head));
         let (Some(names), Some(values)) = (lines.next(), lines.next()) else { continue };
-        let counters: BTreeMap<&str, i64> = names
-            .split_whitespace()
-            .zip(values.split_whitespace())
-            .filter_map(|(name, value)| Some((name, value.parse().ok()?)))
-            .collect();
-        found.insert(group, known.iter().filter_map(|name| Some((*name, *counters.get(name)?))).collect());
+        // The kernel's names are in the order of those that are known, with others in between; some may be missing.
+        let mut remaining = known;
+        let counters = names.split_ascii_whitespace().zip(values.split_ascii_whitespace());
+        let counters = counters.filter_map(|(name, value)| {
+            let place = remaining.iter().position(|known| *known == name)?;
+            let known = remaining[place];
+            remaining = &remaining[place + 1..];
+            Some((Cow::Borrowed(known), value.parse().ok()?))
+        });
+        found.insert(Cow::Borrowed(group), counters.collect());
     }
     found
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -169,9 +177,9 @@ mod tests {
                     IcmpMsg: InType3\nIcmpMsg: 7\nTcp: MaxConn RetransSegs\nTcp: -1 18446744073709551615\n\
                     UdpLite: InDatagrams\nUdpLite: 9\n";
         let expected = Snmp::from([
-            ("ip_stats", BTreeMap::from([("Forwarding", 1), ("DefaultTTL", 64)])),
-            ("icmp_stats", BTreeMap::from([("InMsgs", 3)])),
-            ("tcp_stats", BTreeMap::from([("MaxConn", -1)])),
+            ("ip_stats".into(), BTreeMap::from([("Forwarding".into(), 1), ("DefaultTTL".into(), 64)])),
+            ("icmp_stats".into(), BTreeMap::from([("InMsgs".into(), 3)])),
+            ("tcp_stats".into(), BTreeMap::from([("MaxConn".into(), -1)])),
         ]);
         assert_eq!(parse_snmp(text), expected);
     }
@@ -190,8 +198,11 @@ mod tests {
             "sockets: used 204\nTCP: inuse 3 orphan 0 tw 12 alloc 9 mem 1\nTCP6: inuse 4\nUDP: inuse 1\n";
         assert_eq!((number(text, "TCP:", "inuse"), number(text, "TCP:", "tw")), (3, 12));
         assert_eq!((number(text, "TCP6:", "inuse"), number(text, "UDP:", "mem")), (4, 0));
-        let before = tcp_summary().expect("files");
-        let _listener = std::net::TcpListener::bind("[::1]:0").expect("a port");
-        assert!(tcp_summary().expect("files").in_use > 0, "{before:?}");
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let _listener = std::net::TcpListener::bind(address).expect("a port");
+            let _datagrams = std::net::UdpSocket::bind(address).expect("a port");
+            let found = socket_summary().expect("files");
+            assert!(found.tcp > 0 && found.udp > 0 && found.all >= 2, "{found:?}");
+        }
     }
 }

@@ -73,7 +73,7 @@ pub use self::{
     protocol::Protocol,
     queue::QueueStats,
     reach::{HostAccess, Loopback, Reach},
-    reading::{LinkErrors, PortUse, RttPercentiles, Snmp, TcpSummary},
+    reading::{LinkErrors, PortUse, RttPercentiles, Snmp, SocketSummary},
     resources::Resources,
     tcp::{TcpInfo, TcpSocket, TcpState},
     traffic::TrafficSpec,

@@ -1,6 +1,6 @@
 //! Readings of the kernel for statistics, besides the counters of the programs.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 /// Errors and drops of an interface since it was created, from the interface's view.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,17 +15,29 @@ pub struct LinkErrors {
     pub tx_dropped: u64,
 }
 
-/// Counts of a network namespace's TCP sockets.
+/// Counts of a network namespace's sockets, IPv4 and IPv6.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TcpSummary {
-    /// Sockets in use, IPv4 and IPv6, listening ones included.
-    pub in_use: u64,
-    /// Connections in `TIME_WAIT`.
+pub struct SocketSummary {
+    /// TCP sockets in use, listening ones included.
+    pub tcp: u64,
+    /// TCP connections in `TIME_WAIT`.
     pub time_wait: u64,
+    /// UDP sockets that are bound to a port.
+    pub udp: u64,
+    /// Sockets of all kinds.
+    pub all: u64,
+}
+
+impl SocketSummary {
+    /// Whether there can be a TCP socket besides `own` sockets of another kind. One that is only bound is in no count
+    /// but that of all.
+    pub const fn can_have_tcp(&self, own: u64) -> bool {
+        self.tcp + self.time_wait > 0 || self.all > self.udp + own
+    }
 }
 
 /// Protocol counters of a network namespace (`/proc/net/snmp`), by group and then by the kernel's name.
-pub type Snmp = BTreeMap<&'static str, BTreeMap<&'static str, i64>>;
+pub type Snmp = BTreeMap<Cow<'static, str>, BTreeMap<Cow<'static, str>, i64>>;
 
 /// Percentiles of the round-trip times of a namespace's TCP connections, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,14 +3,15 @@
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::{Duration, Instant},
 };
 
 use portmap_tests::{
-    sandbox::{Netns, Sandbox},
+    sandbox::{HOST, Netns, Sandbox},
     wait,
 };
 
-use super::{ALL, monitor, world};
+use super::{A, ALL, get, monitor, number, statistics, udp, world};
 
 /// The names of the containers with a complete reading.
 fn complete(sandbox: &Sandbox) -> Vec<String> {
@@ -66,4 +67,94 @@ fn monitor_reads_no_other_namespace() {
         "umount /run/netns/a && mount --bind /run/kept/a /run/netns/a && umount /run/kept/a",
     );
     wait::until("the container to be complete again", || complete(&sandbox) == ["a"]);
+}
+
+/// Requests use a reading of the last 50 ms again, so however many there are, they cause at most 20 readings a
+/// second.
+#[test]
+fn monitor_requests_cause_a_bounded_number_of_readings() {
+    let (sandbox, _daemon) = world(&ALL, &[]);
+    let rounds = || {
+        let metrics = get(&sandbox, "/metrics");
+        let line = metrics.lines().find_map(|line| line.strip_prefix("portmap_collector_rounds_total "));
+        line.expect("the metric").parse::<u32>().expect("a number")
+    };
+    let (start, before) = (Instant::now(), rounds());
+    let requests = "for i in $(seq 100); do
+                        curl -sf --unix-socket /run/portmap/portmapd.sock http://portmap/monitor/statistics -o /dev/null
+                    done";
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| sandbox.sh(Netns::Host, requests));
+        }
+    });
+    let (found, took) = (rounds() - before, start.elapsed());
+    let most = took.div_duration_f64(Duration::from_millis(50));
+    // The one at the beginning.
+    assert!(f64::from(found) <= most + 1.0, "{found} readings in {took:?} for 400 requests");
+}
+
+/// A container with the name, the namespace and the slot of one that was removed has none of its readings.
+#[test]
+fn monitor_forgets_a_container_that_was_removed() {
+    let add = ["--netns", "/run/netns/kept", "--ports", "31000", "--ingress-rate", "50mbit"];
+    let (sandbox, _daemon) = world(&ALL, &[]);
+    sandbox.ok(&["del", "a"]);
+    sandbox.sh(Netns::Host, "ip netns add kept");
+    let inside = Netns::Container("kept");
+    let ports = |key: &str| sandbox.json(&["stats", "a"])["ephemeral_ports"][key].as_u64();
+    sandbox.ok(&[&["add", "a"][..], &add].concat());
+    let slot = sandbox.json(&["show", "a"])["slot"].clone();
+    // A port in use, and datagrams that the host veth loses.
+    let first = sandbox.json(&["show", "a"])["ephemeral_ports"][0].as_u64().expect("a block");
+    let socket = udp(&sandbox, inside, u16::try_from(first).expect("a port"));
+    wait::until("the port to be counted", || ports("peak") == Some(1));
+    drop(socket);
+    sandbox.sh(inside, "ip link set eth0 mtu 1000");
+    let outside = udp(&sandbox, Netns::Outside, 9000);
+    for _ in 0..3 {
+        outside.send_to(&[0; 1200], (HOST, 31000)).expect("sent");
+    }
+    wait::until("drops and their rate", || {
+        let found = statistics(&sandbox);
+        number(&found, "net_rx_dropped") == 3
+            && found["net_rate_statistics"]["rx_drop_rate"]["max"].as_u64().is_some_and(|max| max > 0)
+    });
+    sandbox.ok(&["del", "a"]);
+    sandbox.ok(&[&["add", "a"][..], &add].concat());
+    assert_eq!(sandbox.json(&["show", "a"])["slot"], slot);
+    let found = statistics(&sandbox);
+    assert_eq!(number(&found, "net_rx_dropped"), 0, "{found}");
+    assert!(
+        found["net_rate_statistics"]["rx_drop_rate"]["max"].as_u64().is_none_or(|max| max == 0),
+        "{found}"
+    );
+    let peak = wait::for_value("the use of ports", || ports("peak"));
+    assert_eq!(peak, 0);
+}
+
+/// The counters of the host veth go on when it is lost, with its reading or for good.
+#[test]
+fn monitor_drops_of_a_lost_host_veth_remain() {
+    let (sandbox, _daemon) = world(&[], &["--ingress-rate", "50mbit"]);
+    sandbox.sh(A, "ip link set eth0 mtu 1000");
+    let outside = udp(&sandbox, Netns::Outside, 9000);
+    for _ in 0..3 {
+        outside.send_to(&[0; 1200], (HOST, 31000)).expect("sent");
+    }
+    let dropped = || number(&statistics(&sandbox), "net_rx_dropped");
+    wait::until("the drops to be counted", || dropped() == 3);
+    let veth = sandbox.json(&["show", "a"])["host_veth"].as_str().expect("a name").to_owned();
+    sandbox.sh(Netns::Host, &format!("ip link del {veth}"));
+    let rounds = || {
+        let metrics = get(&sandbox, "/metrics");
+        let line = metrics.lines().find_map(|line| line.strip_prefix("portmap_collector_rounds_total "));
+        line.expect("the metric").parse::<u32>().expect("a number")
+    };
+    // Several readings without the interface, or of the one that the daemon makes instead.
+    let before = rounds();
+    wait::until("readings of a host without that interface", || {
+        assert!(dropped() >= 3, "a counter does not decrease");
+        rounds() >= before + 3
+    });
 }

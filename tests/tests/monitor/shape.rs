@@ -117,3 +117,28 @@ fn monitor_groups_depend_on_their_flags() {
     let qdiscs = found["net_traffic_control_statistics"].as_array().expect("a list");
     assert_eq!(qdiscs.iter().map(|qdisc| &qdisc["id"]).collect::<Vec<_>>(), ["bw_limit", "bloat_reduction"]);
 }
+
+/// Limits, the block of ports and the time follow what they describe.
+#[test]
+fn monitor_settings_follow_updates() {
+    let bursts = ["--egress-ceil-limit", "200mbit", "--ingress-ceil-limit", "80mbit"];
+    let (sandbox, _daemon) = world(&bursts, &["--egress-rate", "100mbit", "--ingress-rate", "50mbit"]);
+    let before = statistics(&sandbox);
+    let labels = ["--label", "source=s", "--ephemeral-ports-per-container", "16"];
+    sandbox
+        .ok(&[&["update", "a", "--egress-rate", "90mbit", "--ingress-rate", "40mbit"][..], &labels].concat());
+    let found = monitor(&sandbox).remove(0);
+    assert_eq!(found["source"], "s");
+    let after = &found["statistics"];
+    assert_eq!([&after["net_tx_rate_limit"], &after["net_rx_rate_limit"]], [11_250_000, 5_000_000]);
+    let shown = sandbox.json(&["show", "a"]);
+    for (direction, key) in [("egress", "tx"), ("ingress", "rx")] {
+        assert_eq!(after[format!("net_{key}_burst_rate_limit")], shown[direction]["ceil"], "{shown}");
+        assert_eq!(after[format!("net_{key}_burst_size")], shown[direction]["burst"], "{shown}");
+    }
+    let (block, ports) = (&shown["ephemeral_ports"], &after["net_ephemeral_ports"]);
+    assert_eq!((&ports["begin"], &ports["end"]), (&block[0], &block[1]));
+    assert_ne!(*ports, before["net_ephemeral_ports"]);
+    let time = |statistics: &Value| statistics["timestamp"].as_f64().expect("a time");
+    assert!(time(after) > time(&before), "{before} {after}");
+}

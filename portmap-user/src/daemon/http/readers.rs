@@ -12,13 +12,13 @@ use axum::{
 };
 
 use super::{
-    format::{format_for, in_format},
+    format::{encoded, format_for, in_format, in_json},
     operation::{Shared, run_for_reader},
     refusal::{Name, accepts_json, no_such_method, no_such_path, not_by_tcp, read_only, to_an_address},
     streams::{Whose, WhoseQuery},
 };
 use crate::{
-    api::{Capacity, Container, ContainerStats, DropCount, Stats, monitor::MonitoredContainer},
+    api::{Capacity, Container, ContainerStats, DropCount},
     daemon::Daemon,
     error::{Error, Result},
 };
@@ -81,8 +81,10 @@ async fn show_for_reader(State(shared): State<Shared>, Name(name): Name) -> Resu
     run_for_reader(&shared, &shared.reader_operations, what, move |daemon| daemon.peek(&name)).await
 }
 
-async fn stats_for_reader(State(shared): State<Shared>) -> Result<Json<Stats>> {
-    run_for_reader(&shared, &shared.reader_operations, "stats", |daemon| daemon.stats()).await
+async fn stats_for_reader(State(shared): State<Shared>) -> Result<Response> {
+    let stats = |daemon: &Arc<Daemon>| encoded(&daemon.stats()?);
+    let text = run_for_reader(&shared, &shared.reader_operations, "stats", stats).await;
+    text.map(|Json(text)| in_json(text))
 }
 
 async fn container_stats_for_reader(
@@ -103,8 +105,10 @@ async fn capacity_for_reader(State(shared): State<Shared>) -> Result<Json<Capaci
     run_for_reader(&shared, &shared.reader_operations, "capacity", |daemon| daemon.capacity()).await
 }
 
-async fn monitor_for_reader(State(shared): State<Shared>) -> Result<Json<Vec<MonitoredContainer>>> {
-    run_for_reader(&shared, &shared.reader_operations, "monitor", |daemon| daemon.monitor()).await
+async fn monitor_for_reader(State(shared): State<Shared>) -> Result<Response> {
+    let monitor = |daemon: &Arc<Daemon>| encoded(&daemon.monitor()?);
+    let text = run_for_reader(&shared, &shared.reader_operations, "monitor", monitor).await;
+    text.map(|Json(text)| in_json(text))
 }
 
 async fn metrics_for_reader(State(shared): State<Shared>, headers: HeaderMap) -> Result<Response> {
@@ -126,6 +130,8 @@ async fn metrics_by_tcp(State(shared): State<Shared>, headers: HeaderMap) -> Res
     response.map(|Json(text)| in_format(format, text))
 }
 
-async fn monitor_by_tcp(State(shared): State<Shared>) -> Result<Json<Vec<MonitoredContainer>>> {
-    run_for_reader(&shared, &shared.tcp_operations, "monitor (by TCP)", |daemon| daemon.monitor()).await
+async fn monitor_by_tcp(State(shared): State<Shared>) -> Result<Response> {
+    let monitor = |daemon: &Arc<Daemon>| encoded(&daemon.monitor()?);
+    let text = run_for_reader(&shared, &shared.tcp_operations, "monitor (by TCP)", monitor).await;
+    text.map(|Json(text)| in_json(text))
 }

@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::{
     connection::{Connection, Peer},
-    format::{format_for, in_format},
+    format::{encoded, format_for, in_format, in_json},
     operation::{Shared, run, run_change, run_with},
     readers::{description, healthz},
     refusal::{JsonBody, Name, accepts_json, no_such_method, no_such_path},
@@ -23,9 +23,9 @@ use super::{
 use crate::{
     api::{
         AddRequest, Capacity, Changed, Container, ContainerStats, DropCount, ExplainRequest, Explanation,
-        Finding, Flows, FlowsRequest, Stats, UpdateRequest, monitor::MonitoredContainer,
+        Finding, Flows, FlowsRequest, UpdateRequest,
     },
-    daemon::container::owner,
+    daemon::{Daemon, container::owner},
     error::{Error, Result},
     failpoint,
 };
@@ -118,8 +118,9 @@ async fn update(
     run_change(&shared, &connection, what, move |daemon| daemon.update(&name, &request)).await
 }
 
-async fn stats(State(shared): State<Shared>) -> Result<Json<Stats>> {
-    run(&shared, "stats", |daemon| failpoint::suppressed(|| daemon.stats())).await
+async fn stats(State(shared): State<Shared>) -> Result<Response> {
+    let stats = |daemon: &Arc<Daemon>| failpoint::suppressed(|| encoded(&daemon.stats()?));
+    run(&shared, "stats", stats).await.map(|Json(text)| in_json(text))
 }
 
 async fn container_stats(State(shared): State<Shared>, Name(name): Name) -> Result<Json<ContainerStats>> {
@@ -146,8 +147,9 @@ async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> Result<Res
         .map(|Json(text)| in_format(format, text))
 }
 
-async fn monitor(State(shared): State<Shared>) -> Result<Json<Vec<MonitoredContainer>>> {
-    run(&shared, "monitor", |daemon| failpoint::suppressed(|| daemon.monitor())).await
+async fn monitor(State(shared): State<Shared>) -> Result<Response> {
+    let monitor = |daemon: &Arc<Daemon>| failpoint::suppressed(|| encoded(&daemon.monitor()?));
+    run(&shared, "monitor", monitor).await.map(|Json(text)| in_json(text))
 }
 
 async fn drops(State(shared): State<Shared>, whose: WhoseQuery) -> Result<Json<Vec<DropCount>>> {

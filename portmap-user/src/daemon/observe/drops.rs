@@ -35,8 +35,9 @@ pub(in crate::daemon) fn all(env: &Env, containers: &Snapshot, name: Option<&str
         all
     };
     let mut found = Vec::new();
+    let counts = env.maps.slot_counts(&slots.iter().map(|(_, slot)| *slot).collect())?;
     for (name, slot) in slots {
-        add_drops(&mut found, &name, &env.maps.drops(slot)?);
+        add_drops(&mut found, &name, &counts.get(slot).drops);
     }
     Ok(found)
 }

@@ -11,8 +11,13 @@ use tracing::debug;
 use super::collect::Readings;
 use crate::{
     api::{ContainerStats, DropStats, HostStats, Reasons, Stats, Traffic},
-    daemon::{container::limits::Queue, env::Env, registry::Snapshot},
+    daemon::{
+        container::limits::Queue,
+        env::Env,
+        registry::{Entry, Snapshot},
+    },
     error::Result,
+    kernel::slot_counters::{SlotCounts, SlotTable},
     model::{ContainerRecord, QueueStats},
 };
 
@@ -22,8 +27,9 @@ use crate::{
 ///
 /// If a map cannot be read.
 pub(in crate::daemon) fn all(env: &Env, containers: &Snapshot, readings: &Readings) -> Result<Stats> {
-    let of_each = containers.records().map(|record| of_container(env, record, readings));
-    Ok(Stats { containers: of_each.collect::<Result<_>>()?, host: of_host(env)? })
+    let counts = env.maps.slot_counts(&containers.slots())?;
+    let of_each = containers.entries().map(|entry| of_container(entry, &counts, readings));
+    Ok(Stats { containers: of_each.collect(), host: of_host(env)? })
 }
 
 /// The statistics of one container.
@@ -37,31 +43,28 @@ pub(in crate::daemon) fn one(
     readings: &Readings,
     name: &str,
 ) -> Result<ContainerStats> {
-    of_container(env, &containers.entry(name)?.record, readings)
+    let entry = containers.entry(name)?;
+    Ok(of_container(entry, &env.maps.slot_counts(&[entry.record.slot].into())?, readings))
 }
 
-/// The statistics of a container. What could not be read is left out.
-pub(super) fn of_container(
-    env: &Env,
-    record: &ContainerRecord,
-    readings: &Readings,
-) -> Result<ContainerStats> {
-    let queues = readings.container(record).map(|reading| &reading.queues);
+/// The statistics of a container, given the counters of all slots. What could not be read is left out.
+pub(super) fn of_container(entry: &Entry, counts: &SlotTable, readings: &Readings) -> ContainerStats {
+    let record = &entry.record;
+    let queues = readings.container(entry).map(|reading| &reading.queues);
     let egress = counters(record, queues.and_then(|queues| queues.egress.as_ref()));
     let ingress = counters(record, queues.and_then(|queues| queues.ingress.as_ref()));
     let (name, slot) = (record.name.clone(), record.slot);
-    let counters = env.maps.counters(slot)?;
-    let traffic = counters
+    let SlotCounts { delivered, drops: dropped } = counts.get(slot);
+    let traffic = delivered
         .by_path()
         .into_iter()
         .filter(|(path, _)| *path != "reserved")
         .map(|(path, tally)| (path.to_owned(), Traffic { packets: tally.packets, bytes: tally.bytes }))
         .collect();
-    let drops = drops(&env.maps.drops(slot)?);
-    let ephemeral_ports = readings.ports(record);
-    let rtt_us = readings.inside(record).and_then(|inside| inside.rtt);
-    let read_age_ms = readings.age(record).map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-    Ok(ContainerStats { name, slot, traffic, drops, egress, ingress, ephemeral_ports, rtt_us, read_age_ms })
+    let (drops, ephemeral_ports) = (drops(&dropped), readings.ports(entry));
+    let rtt_us = readings.inside(entry).and_then(|inside| inside.rtt);
+    let read_age_ms = readings.age(entry).map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+    ContainerStats { name, slot, traffic, drops, egress, ingress, ephemeral_ports, rtt_us, read_age_ms }
 }
 
 fn counters(record: &ContainerRecord, queue: Option<&Result<Queue>>) -> Vec<QueueStats> {

@@ -158,7 +158,10 @@ impl Registry {
         Ok(were_lost)
     }
 
-    pub(super) fn insert(&self, state: &mut State, entry: Entry) -> Arc<Entry> {
+    pub(super) fn insert(&self, state: &mut State, mut entry: Entry) -> Arc<Entry> {
+        if let Some(known) = state.containers.get(&entry.record.name) {
+            entry.life = known.life;
+        }
         let entry = Arc::new(entry);
         state.containers.0.insert(entry.record.name.as_str().into(), entry.clone());
         self.publish_snapshot(state, &entry.record.name);

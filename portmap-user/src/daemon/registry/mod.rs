@@ -17,5 +17,5 @@ pub(super) use self::{
     entries::{Published, Registry},
     ephemeral::drain_end,
     refusal::Refusal,
-    snapshot::{Entry, Snapshot},
+    snapshot::{Entry, Life, Snapshot},
 };

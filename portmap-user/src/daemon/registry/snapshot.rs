@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use portmap_common::slot::SLOTS;
@@ -29,12 +32,27 @@ pub(in crate::daemon) struct Entry {
     pub(in crate::daemon) is_broken: bool,
     /// An earlier daemon added it, and this one has not checked it yet.
     pub(in crate::daemon) is_unchecked: bool,
+    /// Distinguishes it from other containers of this daemon, earlier ones of the same name included.
+    pub(in crate::daemon) life: Life,
+}
+
+/// The life of a container, from its addition or the daemon's start to its removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::daemon) struct Life(u64);
+
+impl Life {
+    /// A life that differs from all before.
+    pub(in crate::daemon) fn next() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
 }
 
 impl Entry {
-    /// An entry for a container whose record this daemon has written.
+    /// An entry for a container whose record this daemon has written. The registry knows its life if it has an
+    /// entry already.
     pub(in crate::daemon) fn new(record: ContainerRecord, is_broken: bool) -> Self {
-        Self { record, pending_ports: PortSet::default(), is_broken, is_unchecked: false }
+        Self { record, pending_ports: PortSet::default(), is_broken, is_unchecked: false, life: Life::next() }
     }
 
     /// An entry for a container of an earlier daemon.

@@ -3,6 +3,7 @@
 //! It visits each namespace for a moment, with a socket that it closes again. An open socket would keep the
 //! namespace alive after its last process has ended, and so the container.
 
+mod links;
 mod ports;
 mod read;
 mod rounds;
@@ -19,20 +20,23 @@ use tracing::warn;
 
 pub(super) use self::read::{ContainerReading, Inside, Key};
 use self::{
+    links::link_sources,
     read::{Reader, Reading, Source},
     rounds::{Dated, Rounds},
 };
 use crate::{
     daemon::{
         env::Env,
-        registry::{Registry, Snapshot},
+        registry::{Entry, Registry, Snapshot},
     },
     error::Result,
     failpoint,
     kernel::visitor::Visitor,
-    model::{ContainerRecord, LinkErrors, Phase, PortUse},
+    model::{LinkErrors, PortUse},
 };
 
+/// Requests use a younger reading instead of causing another one.
+const FLOOR: Duration = Duration::from_millis(50);
 /// How long a request waits for readings of this moment before it uses older ones.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// The same on a host with few containers, where only a slow one can make a request wait.
@@ -51,13 +55,15 @@ const MAX_AGE: Duration = Duration::from_mins(1);
 /// Reads the containers' namespaces and the host's interfaces.
 pub(in crate::daemon) struct Collector {
     registry: Arc<Registry>,
-    rounds: Rounds<Source, Reading>,
+    rounds: Rounds<Source>,
     has_read: OnceLock<()>,
 }
 
 /// The newest readings.
 pub(in crate::daemon) struct Readings {
     all: BTreeMap<Key, Arc<Dated<Reading>>>,
+    /// Rounds of all containers since the daemon started.
+    pub(in crate::daemon) rounds: u64,
     /// Readings that were given up because they hang in the kernel, since the daemon started.
     pub(in crate::daemon) overdue: u64,
     now: Instant,
@@ -74,7 +80,7 @@ impl Collector {
     pub(in crate::daemon) fn new(env: Arc<Env>, registry: Arc<Registry>) -> Result<Self> {
         let reader = Reader { env, visitor: Visitor::new()? };
         // Readings happen at any time, so failpoints must not count them.
-        let rounds = Rounds::new(move |source: &Source, before: Option<&Reading>| {
+        let rounds = Rounds::new(FLOOR, move |source: &Source, before: Option<&Reading>| {
             failpoint::suppressed(|| reader.read(source, before))
         });
         Ok(Self { registry, rounds, has_read: OnceLock::new() })
@@ -100,7 +106,8 @@ impl Collector {
     /// The newest readings of these containers. Waits briefly for readings of this moment.
     pub(in crate::daemon) fn newest(&self, containers: &Snapshot) -> Readings {
         let ready = containers.ready_entries().map(|entry| Source::Container(entry.clone()));
-        let sources: Vec<_> = std::iter::once(Source::Host).chain(ready).collect();
+        let host = Source::Host(link_sources(containers));
+        let sources: Vec<_> = std::iter::once(host).chain(ready).collect();
         let patience = match self.has_read.get() {
             None => FIRST_PATIENCE,
             Some(()) if containers.len() <= FEW => PATIENCE_OF_FEW,
@@ -110,7 +117,8 @@ impl Collector {
         let _ = self.has_read.set(());
         // On a host on which a round takes long, readings are as old as rounds are apart.
         let max_age = MAX_AGE.max(self.rounds.last_duration() * (rounds::REST + 4));
-        Readings { all, overdue: self.rounds.overdue(), now: Instant::now(), max_age }
+        let (rounds, overdue) = (self.rounds.rounds(), self.rounds.overdue());
+        Readings { all, rounds, overdue, now: Instant::now(), max_age }
     }
 }
 
@@ -125,39 +133,40 @@ impl Readings {
     }
 
     /// Time since the newest reading of a container began, if it is not too old.
-    pub(in crate::daemon) fn age(&self, record: &ContainerRecord) -> Option<Duration> {
-        Some(self.dated(&Key::of(record))?.began.elapsed())
+    pub(in crate::daemon) fn age(&self, entry: &Entry) -> Option<Duration> {
+        Some(self.dated(&Key::of(entry))?.began.elapsed())
     }
 
     /// The newest reading of a container, if it is not too old.
-    pub(in crate::daemon) fn container(&self, record: &ContainerRecord) -> Option<&ContainerReading> {
-        match self.get(&Key::of(record))? {
+    pub(in crate::daemon) fn container(&self, entry: &Entry) -> Option<&ContainerReading> {
+        match self.get(&Key::of(entry))? {
             Reading::Container(reading) => Some(reading),
             Reading::Host(_) => None,
         }
     }
 
     /// The reading of a container's inside.
-    pub(in crate::daemon) fn inside(&self, record: &ContainerRecord) -> Option<&Inside> {
-        self.container(record)?.inside.as_ref().ok()
+    pub(in crate::daemon) fn inside(&self, entry: &Entry) -> Option<&Inside> {
+        self.container(entry)?.inside.as_ref().ok()
     }
 
     /// The use of a container's ephemeral ports.
-    pub(in crate::daemon) fn ports(&self, record: &ContainerRecord) -> Option<PortUse> {
-        self.inside(record)?.ports
+    pub(in crate::daemon) fn ports(&self, entry: &Entry) -> Option<PortUse> {
+        self.inside(entry)?.ports
     }
 
-    /// Errors and drops of the host's interfaces, by index.
-    pub(in crate::daemon) fn links(&self) -> Option<&BTreeMap<u32, LinkErrors>> {
-        match self.get(&Key::HOST)? {
-            Reading::Host(errors) => errors.as_ref().ok(),
+    /// Errors and drops of a container's host veth; `None` before its first reading. They do not decrease, so
+    /// they are used at any age.
+    pub(in crate::daemon) fn link(&self, entry: &Entry) -> Option<LinkErrors> {
+        match &self.all.get(&Key::HOST)?.value {
+            Reading::Host(host) => host.link(entry.life),
             Reading::Container(_) => None,
         }
     }
 
     /// Number of containers in service without a complete reading.
     pub(in crate::daemon) fn missing(&self, containers: &Snapshot) -> usize {
-        let is_complete = |record| self.inside(record).is_some_and(|inside| !inside.is_incomplete);
-        containers.records().filter(|record| record.phase == Phase::Ready && !is_complete(record)).count()
+        let is_complete = |entry| self.inside(entry).is_some_and(|inside| !inside.is_incomplete);
+        containers.ready_entries().filter(|entry| !is_complete(entry)).count()
     }
 }

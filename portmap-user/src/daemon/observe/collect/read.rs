@@ -9,12 +9,19 @@ use std::{
 
 use portmap_common::slot::veth_ifindex;
 
-use super::{ports::PortsInUse, rounds::Subject, rtt::RttSamples};
+use tracing::debug;
+
+use super::{
+    links::{HostReading, LinkSource},
+    ports::PortsInUse,
+    rounds::Subject,
+    rtt::RttSamples,
+};
 use crate::{
     daemon::{
         container::limits::{Queue, Queues},
         env::Env,
-        registry::Entry,
+        registry::{Entry, Life},
     },
     error::Result,
     kernel::{
@@ -27,8 +34,7 @@ use crate::{
         visitor::Visitor,
     },
     model::{
-        ContainerRecord, Limit, LinkErrors, PortUse, RttPercentiles, Snmp, TcpInfo, TcpSocket, TcpState,
-        TcpSummary,
+        ContainerRecord, Limit, PortUse, RttPercentiles, Snmp, SocketSummary, TcpInfo, TcpSocket, TcpState,
     },
     settings::Monitor,
 };
@@ -36,47 +42,59 @@ use crate::{
 /// Time limit of the visit to one container.
 const VISIT: Duration = Duration::from_millis(250);
 
-/// A source of readings: the interfaces of the host, or a container.
+/// Sockets of a visit itself when the namespace's are counted: that of its netlink session.
+const OWN_SOCKETS: u64 = 1;
+
+/// A source of readings: the host veths of containers, or a container.
 #[derive(Clone)]
 pub(super) enum Source {
-    Host,
+    Host(Arc<[LinkSource]>),
     Container(Arc<Entry>),
 }
 
-/// Identity of a source. A container that is removed and added again has another namespace, as a rule.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Identity of a source: a container in one life, with its namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::daemon) struct Key {
-    slot: u16,
-    name: String,
+    /// `None`: the host.
+    life: Option<Life>,
     /// Inode and cookie.
     namespace: Option<(u64, Option<u64>)>,
 }
 
 impl Key {
     /// The host.
-    pub(super) const HOST: Self = Self { slot: 0, name: String::new(), namespace: None };
+    pub(super) const HOST: Self = Self { life: None, namespace: None };
 
     /// A container.
-    pub(in crate::daemon) fn of(record: &ContainerRecord) -> Self {
-        let namespace = record.namespace.map(|id| (id.inode, id.cookie));
-        Self { slot: record.slot, name: record.name.clone(), namespace }
+    pub(in crate::daemon) fn of(entry: &Entry) -> Self {
+        let namespace = entry.record.namespace.map(|id| (id.inode, id.cookie));
+        Self { life: Some(entry.life), namespace }
     }
 }
 
 impl Subject for Source {
     type Key = Key;
+    type Reading = Reading;
 
     fn key(&self) -> Key {
         match self {
-            Self::Host => Key::HOST,
-            Self::Container(entry) => Key::of(&entry.record),
+            Self::Host(_) => Key::HOST,
+            Self::Container(entry) => Key::of(entry),
+        }
+    }
+
+    fn is_answered_by(&self, reading: &Reading) -> bool {
+        match (self, reading) {
+            (Self::Host(links), Reading::Host(host)) => host.is_of(links),
+            (Self::Container(entry), Reading::Container(reading)) => reading.has_limits_of(&entry.record),
+            _ => false,
         }
     }
 }
 
 /// A reading of a source.
 pub(super) enum Reading {
-    Host(Result<BTreeMap<u32, LinkErrors>>),
+    Host(HostReading),
     Container(Box<ContainerReading>),
 }
 
@@ -104,12 +122,12 @@ impl ContainerReading {
 pub(in crate::daemon) struct Inside {
     /// Use of its ephemeral ports.
     pub(in crate::daemon) ports: Option<PortUse>,
-    /// Counts of its TCP sockets.
-    pub(in crate::daemon) tcp: Option<TcpSummary>,
+    /// Counts of its sockets.
+    pub(in crate::daemon) sockets: Option<SocketSummary>,
     /// Round-trip times; also `None` if no connection has one.
     pub(in crate::daemon) rtt: Option<RttPercentiles>,
     /// Protocol counters.
-    pub(in crate::daemon) snmp: Option<Snmp>,
+    pub(in crate::daemon) snmp: Option<Arc<Snmp>>,
     /// Whether a part is missing because of the deadline.
     pub(in crate::daemon) is_incomplete: bool,
 }
@@ -124,12 +142,20 @@ impl Reader {
     /// Reads a source, given its last reading.
     pub(super) fn read(&self, source: &Source, before: Option<&Reading>) -> Reading {
         match source {
-            Source::Host => {
-                let errors = self
+            Source::Host(sources) => {
+                let found = self
                     .visitor
                     .stay_home()
                     .and_then(|()| Netlink::open().and_then(|netlink| link_stats::errors(&netlink)));
-                Reading::Host(errors.map_err(Into::into))
+                let found = found.unwrap_or_else(|error| {
+                    debug!("the counters of host veths are those of an earlier reading: {error}");
+                    BTreeMap::new()
+                });
+                let before = before.and_then(|before| match before {
+                    Reading::Host(host) => Some(host),
+                    Reading::Container(_) => None,
+                });
+                Reading::Host(HostReading::next(sources.clone(), before, &found))
             }
             Source::Container(entry) => {
                 let before = before.and_then(|before| match before {
@@ -181,12 +207,16 @@ fn inside(
     before: Option<PortUse>,
     deadline: Instant,
 ) -> Result<Inside> {
-    let (tcp, snmp) = (monitor.socket_summary.then(proc_net::tcp_summary), monitor.snmp.then(proc_net::snmp));
+    let (sockets, snmp) = (proc_net::socket_summary(), monitor.snmp.then(proc_net::snmp));
+    // A walk through the kernel's tables, which all namespaces share, takes most of a visit's time. It is not
+    // needed where the namespace has nothing in them.
+    let has_tcp = sockets.as_ref().map_or(true, |sockets| sockets.can_have_tcp(OWN_SOCKETS));
+    let has_udp = sockets.as_ref().map_or(true, |sockets| sockets.udp > 0);
     let mut found = Inside {
         // One that fails must not cost the others.
-        is_incomplete: matches!(tcp, Some(Err(_))) || matches!(snmp, Some(Err(_))),
-        tcp: tcp.and_then(Result::ok),
-        snmp: snmp.and_then(Result::ok),
+        is_incomplete: sockets.is_err() && monitor.socket_summary || matches!(snmp, Some(Err(_))),
+        sockets: sockets.ok().filter(|_| monitor.socket_summary),
+        snmp: snmp.and_then(Result::ok).map(Arc::new),
         ..Inside::default()
     };
     let block = record.ephemeral_ports;
@@ -197,17 +227,20 @@ fn inside(
         info: monitor.socket_details,
         ..Query::ALL
     };
-    let mut ended = tcp_sockets::visit(query, deadline, |socket: &TcpSocket| {
-        ports.add(socket.local.port());
-        let rtt = socket.info.map_or(0, |TcpInfo { rtt, .. }| rtt);
-        if rtt != 0 && socket.state != TcpState::Listen {
-            rtts.add(rtt);
-        }
-        ControlFlow::Continue(())
-    })?;
+    let mut ended = Ended::Complete;
+    if has_tcp {
+        ended = tcp_sockets::visit(query, deadline, |socket: &TcpSocket| {
+            ports.add(socket.local.port());
+            let rtt = socket.info.map_or(0, |TcpInfo { rtt, .. }| rtt);
+            if rtt != 0 && socket.state != TcpState::Listen {
+                rtts.add(rtt);
+            }
+            ControlFlow::Continue(())
+        })?;
+    }
     // At the deadline they are those of the connections that were read.
     found.rtt = rtts.percentiles();
-    if ended == Ended::Complete {
+    if has_udp && ended == Ended::Complete {
         ended = udp_sockets::visit(Some(block), deadline, |socket| ports.add(socket.local.port()))?;
     }
     let total = u32::try_from(block.count()).unwrap_or(u32::MAX);

@@ -21,18 +21,20 @@ const MAX_READERS: usize = 8;
 /// A reading that takes longer is written off. Its own deadline is earlier, so this concerns only readings
 /// that hang in a system call.
 const LATE: Duration = Duration::from_millis(500);
-/// A round that takes less is repeated for every request.
-const CHEAP: Duration = Duration::from_millis(250);
-/// A round that takes longer is used again for this many times its duration, so that requests cause at most a
-/// constant load.
+/// A round is used again for this many times its duration, so that requests cause at most a constant load.
 pub(super) const REST: u32 = 4;
 
 /// Something that can be read.
 pub(super) trait Subject: Clone + Send + 'static {
     /// Its identity: a reading of another identity is never taken for one of this.
     type Key: Clone + Ord + Send + Sync + 'static;
+    /// What a reading finds out.
+    type Reading: Send + Sync + 'static;
 
     fn key(&self) -> Self::Key;
+
+    /// Whether a reading of this identity is one of the subject as it is now.
+    fn is_answered_by(&self, reading: &Self::Reading) -> bool;
 }
 
 /// A reading and the time at which it began.
@@ -43,25 +45,29 @@ pub(in crate::daemon) struct Dated<R> {
 }
 
 /// The newest reading of each subject.
-pub(super) type Readings<K, R> = BTreeMap<K, Arc<Dated<R>>>;
+pub(super) type Readings<S> = BTreeMap<<S as Subject>::Key, Arc<Dated<<S as Subject>::Reading>>>;
 
-type Read<S, R> = dyn Fn(&S, Option<&R>) -> R + Send + Sync;
+type Read<S> = dyn Fn(&S, Option<&<S as Subject>::Reading>) -> <S as Subject>::Reading + Send + Sync;
 
 /// Reads subjects in rounds.
-pub(super) struct Rounds<S: Subject, R> {
-    shared: Arc<Shared<S, R>>,
+pub(super) struct Rounds<S: Subject> {
+    shared: Arc<Shared<S>>,
 }
 
-struct Shared<S: Subject, R> {
+struct Shared<S: Subject> {
     /// Reads one subject, given its reading before this.
-    read: Box<Read<S, R>>,
-    state: Mutex<State<S, R>>,
-    /// A reading has been finished, or there are subjects to read.
-    changed: Condvar,
+    read: Box<Read<S>>,
+    /// A younger round is used again.
+    floor: Duration,
+    state: Mutex<State<S>>,
+    /// There are subjects to read.
+    has_work: Condvar,
+    /// A round has ended.
+    has_ended: Condvar,
 }
 
-struct State<S: Subject, R> {
-    readings: Readings<S::Key, R>,
+struct State<S: Subject> {
+    readings: Readings<S>,
     pending: VecDeque<S>,
     /// Readings in progress, by thread.
     running: BTreeMap<u64, Running<S::Key>>,
@@ -69,6 +75,8 @@ struct State<S: Subject, R> {
     round: Option<(Instant, bool)>,
     /// End and duration of the last complete round.
     last: Option<(Instant, Duration)>,
+    /// Number of rounds of all subjects.
+    rounds: u64,
     readers: usize,
     next_reader: u64,
     overdue: u64,
@@ -80,15 +88,20 @@ struct Running<K> {
     is_late: bool,
 }
 
-impl<S: Subject, R: Send + Sync + 'static> Rounds<S, R> {
-    /// Rounds of readings by `read`. Threads are started with the first round.
-    pub(super) fn new(read: impl Fn(&S, Option<&R>) -> R + Send + Sync + 'static) -> Self {
+impl<S: Subject> Rounds<S> {
+    /// Rounds of readings by `read`, each of which is used again for `floor` at least. Threads are started with the
+    /// first round.
+    pub(super) fn new(
+        floor: Duration,
+        read: impl Fn(&S, Option<&S::Reading>) -> S::Reading + Send + Sync + 'static,
+    ) -> Self {
         let state = State {
             readings: BTreeMap::new(),
             pending: VecDeque::new(),
             running: BTreeMap::new(),
             round: None,
             last: None,
+            rounds: 0,
             readers: 0,
             next_reader: 0,
             overdue: 0,
@@ -96,21 +109,22 @@ impl<S: Subject, R: Send + Sync + 'static> Rounds<S, R> {
         Self {
             shared: Arc::new(Shared {
                 read: Box::new(read),
+                floor,
                 state: Mutex::new(state),
-                changed: Condvar::new(),
+                has_work: Condvar::new(),
+                has_ended: Condvar::new(),
             }),
         }
     }
 
     /// Begins a round unless one is in progress or the last one is fresh, waits for its end, but not longer
     /// than `patience`, and returns the newest readings.
-    pub(super) fn newest(&self, subjects: &[S], patience: Duration) -> Readings<S::Key, R> {
+    pub(super) fn newest(&self, subjects: &[S], patience: Duration) -> Readings<S> {
         let end = Instant::now() + patience;
         let mut state = self.shared.lock();
         let mut has_joined = state.round.is_some();
         if !has_joined {
-            state.begin(subjects, Instant::now());
-            self.shared.changed.notify_all();
+            self.shared.begin(&mut state, subjects, Instant::now());
         }
         loop {
             let now = Instant::now();
@@ -118,16 +132,15 @@ impl<S: Subject, R: Send + Sync + 'static> Rounds<S, R> {
             // The round that was in progress did not have a subject that is new.
             if has_joined && state.round.is_none() && state.lacks(subjects) {
                 has_joined = false;
-                state.begin(subjects, now);
-                self.shared.changed.notify_all();
+                self.shared.begin(&mut state, subjects, now);
             }
             self.shared.start_readers(&mut state);
             if state.round.is_none() || now >= end {
                 return state.readings.clone();
             }
-            // Woken by each reading; otherwise to notice those that hang.
+            // Woken by the end of the round; otherwise to notice readings that hang.
             let wait = (end - now).min(LATE / 4);
-            let woken = self.shared.changed.wait_timeout(state, wait);
+            let woken = self.shared.has_ended.wait_timeout(state, wait);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -137,17 +150,21 @@ impl<S: Subject, R: Send + Sync + 'static> Rounds<S, R> {
         self.shared.lock().overdue
     }
 
+    /// Number of rounds of all subjects that have begun.
+    pub(super) fn rounds(&self) -> u64 {
+        self.shared.lock().rounds
+    }
+
     /// Duration of the last complete round.
     pub(super) fn last_duration(&self) -> Duration {
         self.shared.lock().last.map_or(Duration::ZERO, |(_, took)| took)
     }
 }
 
-impl<S: Subject, R> State<S, R> {
+impl<S: Subject> State<S> {
     /// Begins a round of all subjects, or of those without a reading if the last round is fresh.
-    fn begin(&mut self, subjects: &[S], now: Instant) {
-        let is_fresh =
-            self.last.is_some_and(|(end, took)| took > CHEAP && now.duration_since(end) < took * REST);
+    fn begin(&mut self, subjects: &[S], floor: Duration, now: Instant) {
+        let is_fresh = self.last.is_some_and(|(end, took)| now.duration_since(end) < floor.max(took * REST));
         let keys: Vec<S::Key> = subjects.iter().map(S::key).collect();
         if !is_fresh {
             let known: std::collections::BTreeSet<&S::Key> = keys.iter().collect();
@@ -156,19 +173,24 @@ impl<S: Subject, R> State<S, R> {
         for (subject, key) in subjects.iter().zip(keys) {
             // One that hangs is not tried again before it has ended.
             let hangs = self.running.values().any(|running| running.key == key);
-            let is_known = is_fresh && self.readings.contains_key(&key);
+            let is_known = is_fresh && self.has(subject, &key);
             if !hangs && !is_known {
                 self.pending.push_back(subject.clone());
             }
         }
         if !self.pending.is_empty() {
             self.round = Some((now, !is_fresh));
+            self.rounds += u64::from(!is_fresh);
         }
     }
 
     /// Whether a subject has no reading.
     fn lacks(&self, subjects: &[S]) -> bool {
-        subjects.iter().any(|subject| !self.readings.contains_key(&subject.key()))
+        subjects.iter().any(|subject| !self.has(subject, &subject.key()))
+    }
+
+    fn has(&self, subject: &S, key: &S::Key) -> bool {
+        self.readings.get(key).is_some_and(|dated| subject.is_answered_by(&dated.value))
     }
 
     /// Writes off readings that hang, and ends a round that waits for nothing else.
@@ -197,14 +219,19 @@ impl<S: Subject, R> State<S, R> {
     }
 }
 
-impl<S: Subject, R: Send + Sync + 'static> Shared<S, R> {
+impl<S: Subject> Shared<S> {
     // A poisoned lock is taken, because every change is a single step.
-    fn lock(&self) -> MutexGuard<'_, State<S, R>> {
+    fn lock(&self) -> MutexGuard<'_, State<S>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn begin(&self, state: &mut State<S>, subjects: &[S], now: Instant) {
+        state.begin(subjects, self.floor, now);
+        self.has_work.notify_all();
+    }
+
     /// Starts threads, if there is work and some are missing.
-    fn start_readers(self: &Arc<Self>, state: &mut State<S, R>) {
+    fn start_readers(self: &Arc<Self>, state: &mut State<S>) {
         while !state.pending.is_empty() && state.able_readers() < READERS && state.readers < MAX_READERS {
             let (shared, number) = (self.clone(), state.next_reader);
             let thread = thread::Builder::new().name("portmap-reader".to_owned());
@@ -225,7 +252,7 @@ impl<S: Subject, R: Send + Sync + 'static> Shared<S, R> {
                     state.readers -= 1;
                     return;
                 }
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self.has_work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
             let (key, began) = (subject.key(), Instant::now());
@@ -245,7 +272,10 @@ impl<S: Subject, R: Send + Sync + 'static> Shared<S, R> {
                 Err(_panic) => state.overdue += 1,
             }
             state.write_off(Instant::now());
-            self.changed.notify_all();
+            // Not woken for each reading, because a round has thousands.
+            if state.round.is_none() {
+                self.has_ended.notify_all();
+            }
         }
     }
 }
@@ -264,21 +294,34 @@ mod tests {
 
     impl Subject for u32 {
         type Key = Self;
+        type Reading = Self;
 
         fn key(&self) -> Self {
             *self
         }
+
+        fn is_answered_by(&self, _reading: &Self) -> bool {
+            true
+        }
     }
 
-    fn keys<R>(readings: &Readings<u32, R>) -> Vec<u32> {
+    fn keys(readings: &Readings<u32>) -> Vec<u32> {
         readings.keys().copied().collect()
     }
 
     #[test]
     fn collector_reads_all_subjects_and_forgets_others() {
-        let rounds = Rounds::new(|subject: &u32, before: Option<&u32>| before.map_or(*subject, |b| b + 100));
+        let rounds = Rounds::new(Duration::ZERO, |subject: &u32, before: Option<&u32>| {
+            before.map_or(*subject, |b| b + 100)
+        });
         assert_eq!(keys(&rounds.newest(&(0..50).collect::<Vec<_>>(), LONG)), (0..50).collect::<Vec<_>>());
-        let second = rounds.newest(&[7, 8], LONG);
+        // Once the first round has been used again for a while.
+        let second = loop {
+            let second = rounds.newest(&[7, 8], LONG);
+            if second.len() == 2 {
+                break second;
+            }
+        };
         assert_eq!(keys(&second), [7, 8]);
         assert_eq!(second[&7].value, 107, "a reading is given the one before it");
     }
@@ -291,7 +334,7 @@ mod tests {
         let released = Mutex::new(released);
         let reads = Arc::new(AtomicU32::new(0));
         let counted = reads.clone();
-        let rounds = Rounds::new(move |subject: &u32, _: Option<&u32>| {
+        let rounds = Rounds::new(Duration::ZERO, move |subject: &u32, _: Option<&u32>| {
             if *subject < 3 {
                 let _ = released.lock().expect("not poisoned").recv();
             } else {
@@ -319,7 +362,7 @@ mod tests {
     fn collector_answers_impatient_requests_with_what_there_is() {
         let (release, released) = mpsc::channel::<()>();
         let released = Mutex::new(released);
-        let rounds = Rounds::new(move |subject: &u32, _: Option<&u32>| {
+        let rounds = Rounds::new(Duration::ZERO, move |subject: &u32, _: Option<&u32>| {
             if *subject == 0 {
                 let _ = released.lock().expect("not poisoned").recv();
             }
@@ -337,7 +380,7 @@ mod tests {
         let begins = has_begun.clone();
         let (release, released) = mpsc::channel::<()>();
         let released = Mutex::new(released);
-        let rounds = Rounds::new(move |subject: &u32, _: Option<&u32>| {
+        let rounds = Rounds::new(Duration::ZERO, move |subject: &u32, _: Option<&u32>| {
             if counted.fetch_add(1, Ordering::Relaxed) == 0 {
                 begins.wait();
                 let _ = released.lock().expect("not poisoned").recv();
@@ -358,5 +401,28 @@ mod tests {
         });
         // The second one began another round if it came after the end of the first.
         assert!(reads.load(Ordering::Relaxed) <= 2, "{reads:?}");
+    }
+
+    /// However many requests there are, they use a reading again while it is young; only what has none is read.
+    #[test]
+    fn collector_requests_use_a_young_reading_again() {
+        let reads = Arc::new(AtomicU32::new(0));
+        let counted = reads.clone();
+        let rounds = Rounds::new(LONG, move |subject: &u32, _: Option<&u32>| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            *subject
+        });
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        assert_eq!(keys(&rounds.newest(&[1, 2], LONG)), [1, 2]);
+                    }
+                });
+            }
+        });
+        assert_eq!((reads.load(Ordering::Relaxed), rounds.rounds()), (2, 1));
+        assert_eq!(keys(&rounds.newest(&[1, 2, 3], LONG)), [1, 2, 3]);
+        assert_eq!((reads.load(Ordering::Relaxed), rounds.rounds()), (3, 1));
     }
 }

@@ -134,15 +134,17 @@ pub(in crate::daemon) fn all(
     let has = |feature, has| metrics.features.get_or_create(&Feature { feature }).set(u64::from(has));
     has("fq_codel", env.leaf == Leaf::FqCodel);
     has("tcx", env.attach_mode == AttachMode::Tcx);
-    for record in published.containers.records() {
+    let counts = env.maps.slot_counts(&published.containers.slots())?;
+    for entry in published.containers.entries() {
+        let record = &entry.record;
         // During `add` and `del` the qdiscs can be missing.
         if record.phase == Phase::Ready
-            && let Some(reading) = readings.container(record)
+            && let Some(reading) = readings.container(entry)
             && reading.has_limits_of(record)
         {
             metrics.read_limits(record, reading.queues.in_place(env, record));
         }
-        metrics.read_container(&stats::of_container(env, record, readings)?);
+        metrics.read_container(&stats::of_container(entry, &counts, readings));
     }
     metrics.read_host(&stats::of_host(env)?);
     let mut registry = Registry::default();

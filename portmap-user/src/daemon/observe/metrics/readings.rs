@@ -22,9 +22,9 @@ type Level = Family<Of, Gauge<u64, AtomicU64>>;
 pub(super) fn register(registry: &mut Registry, containers: &Snapshot, readings: &Readings) {
     let (in_use, total, peak) = (Level::default(), Level::default(), Level::default());
     let exhausted = Family::<Of, Counter>::default();
-    for record in containers.ready() {
-        let Some(ports) = readings.ports(record) else { continue };
-        let labels = Of { container: record.name.clone() };
+    for entry in containers.ready_entries() {
+        let Some(ports) = readings.ports(entry) else { continue };
+        let labels = Of { container: entry.record.name.clone() };
         in_use.get_or_create(&labels).set(ports.in_use.into());
         total.get_or_create(&labels).set(ports.total.into());
         peak.get_or_create(&labels).set(ports.peak.into());
@@ -39,6 +39,9 @@ pub(super) fn register(registry: &mut Registry, containers: &Snapshot, readings:
     let missing = Gauge::<u64, AtomicU64>::default();
     missing.set(u64::try_from(readings.missing(containers)).unwrap_or(u64::MAX));
     collector.register("missing_containers", "Containers in service without a complete reading", missing);
+    let rounds = Counter::<u64>::default();
+    rounds.inc_by(readings.rounds);
+    collector.register("rounds", "Readings of all containers", rounds);
     let overdue = Counter::<u64>::default();
     overdue.inc_by(readings.overdue);
     collector.register("overdue_readings", "Readings that were given up because they took too long", overdue);

@@ -6,15 +6,18 @@ mod totals;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use portmap_common::slot::veth_ifindex;
-
 use self::{rates::Rates, totals::Totals};
 use super::collect::{Key, Readings};
 use crate::{
     api::monitor::{MonitoredContainer, Ports, Rtt, Statistics, TrafficControl},
-    daemon::{container::limits::Queue, env::Env, registry::Snapshot},
+    daemon::{
+        container::limits::Queue,
+        env::Env,
+        registry::{Entry, Snapshot},
+    },
     error::Result,
-    model::{ContainerRecord, Limit, QueueStats, labels},
+    kernel::slot_counters::SlotTable,
+    model::{Limit, QueueStats, labels},
 };
 
 /// The statistics of all containers in service.
@@ -28,30 +31,33 @@ pub(in crate::daemon) fn all(
     readings: &Readings,
     rates: Option<&Rates>,
 ) -> Result<Vec<MonitoredContainer>> {
-    containers.ready().map(|record| of_container(env, record, readings, rates)).collect()
+    let counts = env.maps.slot_counts(&containers.slots())?;
+    Ok(containers.ready_entries().map(|entry| of_container(entry, &counts, readings, rates)).collect())
 }
 
 fn of_container(
-    env: &Env,
-    record: &ContainerRecord,
+    entry: &Entry,
+    counts: &SlotTable,
     readings: &Readings,
     rates: Option<&Rates>,
-) -> Result<MonitoredContainer> {
-    let link = readings.links().and_then(|links| links.get(&veth_ifindex(record.slot))).copied();
-    let totals = Totals::read(env, record.slot, link.unwrap_or_default())?;
-    let inside = readings.inside(record);
-    let tcp = inside.and_then(|inside| inside.tcp);
+) -> MonitoredContainer {
+    let (record, link) = (&entry.record, readings.link(entry));
+    let totals = Totals::of(&counts.get(record.slot), link.unwrap_or_default());
+    // A counter that is not known yet is left out, because 0 would look like a reset.
+    let of_link = |count: u64| link.is_some().then_some(count);
+    let inside = readings.inside(entry);
+    let sockets = inside.and_then(|inside| inside.sockets);
     let (tx, rx) = (rate_keys(record.egress.as_ref()), rate_keys(record.ingress.as_ref()));
     let statistics = Statistics {
         timestamp: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
         net_rx_packets: totals.rx.packets,
         net_rx_bytes: totals.rx.bytes,
-        net_rx_errors: totals.rx.errors,
-        net_rx_dropped: totals.rx.drops,
+        net_rx_errors: of_link(totals.rx.errors),
+        net_rx_dropped: of_link(totals.rx.drops),
         net_tx_packets: totals.tx.packets,
         net_tx_bytes: totals.tx.bytes,
-        net_tx_errors: totals.tx.errors,
-        net_tx_dropped: totals.tx.drops,
+        net_tx_errors: of_link(totals.tx.errors),
+        net_tx_dropped: of_link(totals.tx.drops),
         net_tx_rate_limit: tx[0],
         net_tx_burst_rate_limit: tx[1],
         net_tx_burst_size: tx[2],
@@ -62,28 +68,23 @@ fn of_container(
             begin: record.ephemeral_ports.first(),
             end: record.ephemeral_ports.last(),
         },
-        net_tcp_active_connections: tcp.map(|tcp| float(tcp.in_use)),
-        net_tcp_time_wait_connections: tcp.map(|tcp| float(tcp.time_wait)),
+        net_tcp_active_connections: sockets.map(|sockets| float(sockets.tcp)),
+        net_tcp_time_wait_connections: sockets.map(|sockets| float(sockets.time_wait)),
         rtt: Rtt::from(inside.and_then(|inside| inside.rtt)),
-        net_snmp_statistics: inside.and_then(|inside| inside.snmp.clone()).map(|groups| {
-            let named = |group: &std::collections::BTreeMap<&str, i64>| {
-                group.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
-            };
-            groups.iter().map(|(name, group)| ((*name).to_owned(), named(group))).collect()
-        }),
-        net_traffic_control_statistics: traffic_control(record, readings),
-        net_rate_statistics: rates.map(|rates| rates.of(&Key::of(record))),
+        net_snmp_statistics: inside.and_then(|inside| inside.snmp.clone()),
+        net_traffic_control_statistics: traffic_control(entry, readings),
+        net_rate_statistics: rates.map(|rates| rates.of(&Key::of(entry))),
     };
     // Empty if the container lacks the label.
     let label = |key| record.labels.get(key).unwrap_or_default().to_owned();
-    Ok(MonitoredContainer {
+    MonitoredContainer {
         container_id: record.name.clone(),
         executor_id: label(labels::EXECUTOR_ID),
         executor_name: label(labels::EXECUTOR_NAME),
         framework_id: label(labels::FRAMEWORK_ID),
         source: label(labels::SOURCE),
         statistics,
-    })
+    }
 }
 
 /// Rate, burst rate and burst size of a limit. The last two exist only with a burst rate above the rate.
@@ -99,8 +100,8 @@ const fn float(count: u64) -> f64 {
 }
 
 /// The qdiscs of a container's limits. Those that could not be read are left out.
-fn traffic_control(record: &ContainerRecord, readings: &Readings) -> Vec<TrafficControl> {
-    let Some(reading) = readings.container(record) else { return Vec::new() };
+fn traffic_control(entry: &Entry, readings: &Readings) -> Vec<TrafficControl> {
+    let Some(reading) = readings.container(entry) else { return Vec::new() };
     let directions = [
         (["ingress_bw_limit", "ingress_bloat_reduction"], &reading.queues.ingress),
         (["bw_limit", "bloat_reduction"], &reading.queues.egress),

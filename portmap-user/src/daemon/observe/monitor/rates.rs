@@ -77,16 +77,15 @@ impl Rates {
     /// Takes a sample of each container in service, with one dump of the interfaces' counters.
     fn sample_all(&self, env: &Env, netlink: &Netlink, containers: &Snapshot) -> Result<()> {
         let links = link_stats::errors(netlink)?;
-        let mut current = BTreeMap::new();
-        for record in containers.ready() {
-            let link = links.get(&veth_ifindex(record.slot)).copied().unwrap_or_default();
-            let totals = Totals::read(env, record.slot, link)?;
-            current.insert(Key::of(record), (Instant::now(), totals));
-        }
+        let (counts, now) = (env.maps.slot_counts(&containers.slots())?, Instant::now());
+        let current: BTreeMap<Key, u16> =
+            containers.ready_entries().map(|entry| (Key::of(entry), entry.record.slot)).collect();
         let mut series = self.series();
         series.retain(|key, _| current.contains_key(key));
-        for (key, (now, totals)) in current {
-            series.entry(key).or_default().add(now, totals, self.window);
+        for (key, slot) in current {
+            // Without its counters there is no sample, because one with zeros would distort the next.
+            let Some(link) = links.get(&veth_ifindex(slot)) else { continue };
+            series.entry(key).or_default().add(now, Totals::of(&counts.get(slot), *link), self.window);
         }
         Ok(())
     }

@@ -1,11 +1,11 @@
 //! The totals of a container's traffic.
 
 use portmap_common::{
-    counters::{Counters, PacketCount},
-    reason::{Drops, Reason, ReasonCounts},
+    counters::PacketCount,
+    reason::{Reason, ReasonCounts},
 };
 
-use crate::{daemon::env::Env, error::Result, model::LinkErrors};
+use crate::{kernel::slot_counters::SlotCounts, model::LinkErrors};
 
 /// Totals since the container was added, from its point of view.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,16 +30,9 @@ pub(in crate::daemon) struct Flow {
 }
 
 impl Totals {
-    /// Reads the totals of a slot, whose host veth has these errors.
-    ///
-    /// # Errors
-    ///
-    /// If a map cannot be read.
-    pub(in crate::daemon) fn read(env: &Env, slot: u16, link: LinkErrors) -> Result<Self> {
-        Ok(Self::of(&env.maps.counters(slot)?, &env.maps.drops(slot)?, link))
-    }
-
-    fn of(counters: &Counters, drops: &Drops, link: LinkErrors) -> Self {
+    /// The totals of a slot with these counters, whose host veth has these errors.
+    pub(in crate::daemon) fn of(counts: &SlotCounts, link: LinkErrors) -> Self {
+        let SlotCounts { delivered: counters, drops } = counts;
         let sum = |paths: [PacketCount; 3]| paths.into_iter().fold(PacketCount::default(), PacketCount::plus);
         let rx = sum([counters.rx_outside, counters.rx_host, counters.rx_container]);
         let tx = sum([counters.tx_outside, counters.tx_host, counters.tx_container]);
@@ -62,12 +55,14 @@ impl Totals {
 
 #[cfg(test)]
 mod tests {
+    use portmap_common::{counters::Counters, reason::Drops};
+
     use super::*;
 
     #[test]
     fn totals_are_those_of_the_container_and_not_of_its_loopback() {
         let path = |packets| PacketCount { packets, bytes: packets * 100 };
-        let counters = Counters {
+        let delivered = Counters {
             rx_outside: path(1),
             rx_host: path(2),
             rx_container: path(4),
@@ -84,6 +79,6 @@ mod tests {
             rx: Flow { packets: 7, bytes: 700, drops: 4001, errors: 3000 },
             tx: Flow { packets: 56, bytes: 5600, drops: 2006, errors: 1000 },
         };
-        assert_eq!(Totals::of(&counters, &drops, link), expected);
+        assert_eq!(Totals::of(&SlotCounts { delivered, drops }, link), expected);
     }
 }

@@ -1,5 +1,7 @@
 //! Scaling with the number of containers: time to add, list, change and remove them, memory and files of the
-//! daemon.
+//! daemon, and the cost of statistics.
+
+mod statistics;
 
 use std::{
     fmt::Write as _,
@@ -57,6 +59,9 @@ pub(crate) struct Arguments {
     /// Use a tenth of the containers.
     #[arg(long)]
     quick: bool,
+    /// Measure only the cost of statistics, and write no file.
+    #[arg(long, conflicts_with = "redraw")]
+    statistics: bool,
     /// Directory for raw data and report.
     #[arg(long, value_name = "DIR", default_value = "docs/benchmarks/containers")]
     output: PathBuf,
@@ -76,7 +81,7 @@ struct Level {
     /// Response times in milliseconds.
     list: f64,
     stats: f64,
-    /// `/monitor/statistics` with all statistics; earlier findings lack it.
+    /// `/monitor/statistics` with the statistics of sockets and protocols; earlier findings lack it.
     #[serde(default)]
     monitor: Option<f64>,
     doctor: f64,
@@ -100,10 +105,19 @@ struct Findings {
     veth: Vec<f64>,
     /// Milliseconds of attaching a program, by attach mode.
     attach: Vec<(String, Vec<f64>)>,
+    /// Earlier findings lack it.
+    #[serde(default)]
+    statistics: Option<statistics::Cost>,
 }
 
 /// Measures, or reads earlier findings, and writes the report.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.statistics {
+        let mut text = String::new();
+        statistics::report(&mut text, &statistics::measure(if arguments.quick { 100 } else { 1000 })?)?;
+        println!("{}", wrapped(&text));
+        return Ok(());
+    }
     let file = arguments.output.join("findings.json");
     let findings = if arguments.redraw {
         let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
@@ -184,6 +198,7 @@ fn measure(count: usize) -> Result<Findings> {
         teardown,
         veth,
         attach,
+        statistics: Some(statistics::measure(count)?),
     })
 }
 
@@ -261,7 +276,8 @@ fn median(values: &[f64]) -> f64 {
 }
 
 fn report(findings: &Findings) -> Result<String> {
-    let Findings { machine, levels, add, update, delete, ready, checked, teardown, veth, attach } = findings;
+    let Findings { machine, levels, add, update, delete, ready, checked, teardown, veth, attach, statistics } =
+        findings;
     let mut text = String::from("# Scaling with the number of containers\n\n");
     writeln!(
         text,
@@ -333,5 +349,8 @@ fn report(findings: &Findings) -> Result<String> {
         number(median(&filters.1)),
         filters.0
     )?;
+    if let Some(cost) = statistics {
+        statistics::report(&mut text, cost)?;
+    }
     Ok(text)
 }
