@@ -154,7 +154,7 @@ fn connections_busy_do_not_block_other_addresses() {
     assert_eq!(sandbox.sh(Netns::Host, other), "ok\n");
     // Reads what has arrived, to the end if the daemon has closed the connection.
     let is_open = |mut stream: &TcpStream| loop {
-        match stream.read(&mut [0; 1 << 16]) {
+        match stream.read(&mut [0; 1 << 12]) {
             Ok(0) => return false,
             Ok(_) => {}
             Err(error) => return error.kind() == ErrorKind::WouldBlock,

@@ -59,19 +59,20 @@ pub struct PortUse {
     pub in_use: u32,
     /// Number of ports in the block.
     pub total: u32,
-    /// The highest `in_use` of all readings since the daemon started.
+    /// The highest `in_use` of all readings since the daemon started, or since the container has this block.
     pub peak: u32,
-    /// Number of readings since then in which no port of the block was free.
+    /// Number of readings since the daemon started in which no port of the block was free.
     pub exhausted: u64,
 }
 
 impl PortUse {
     /// The use after another reading; `before`: that of the reading before it.
     pub fn next(before: Option<Self>, in_use: u32, total: u32) -> Self {
-        // Another block begins from zero.
-        let before = before.filter(|before| before.total == total).unwrap_or_default();
+        let before = before.unwrap_or_default();
+        let peak = if before.total == total { before.peak } else { 0 };
+        // A counter, which continues when exhaustion has been remedied by a larger block.
         let exhausted = before.exhausted + u64::from(in_use >= total);
-        Self { in_use, total, peak: before.peak.max(in_use), exhausted }
+        Self { in_use, total, peak: peak.max(in_use), exhausted }
     }
 }
 
@@ -89,7 +90,7 @@ mod tests {
         assert_eq!(after, PortUse { in_use: 0, total: 16, peak: 16, exhausted: 2 });
         assert_eq!(
             PortUse::next(Some(after), 1, 32),
-            PortUse { in_use: 1, total: 32, peak: 1, exhausted: 0 }
+            PortUse { in_use: 1, total: 32, peak: 1, exhausted: 2 }
         );
     }
 }

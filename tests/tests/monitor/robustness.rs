@@ -158,3 +158,30 @@ fn monitor_drops_of_a_lost_host_veth_remain() {
         rounds() >= before + 3
     });
 }
+
+/// A container's root can make any number of classes at its own end of the veth pair.
+#[test]
+fn monitor_leaves_out_classes_of_a_containers_root() {
+    let (sandbox, _daemon) = world(&ALL, &["--egress-rate", "2mbit"]);
+    let kinds = || {
+        let stats = sandbox.json(&["stats", "a"]);
+        let queues = stats["egress"].as_array().cloned().unwrap_or_default();
+        queues.iter().map(|queue| queue["kind"].clone()).collect::<Vec<_>>()
+    };
+    wait::until("a reading", || !kinds().is_empty());
+    let before = kinds();
+    sandbox.sh(
+        A,
+        "for n in $(seq 3 1002); do echo class add dev eth0 parent 1: classid 1:$(printf %x $n) htb rate 1mbit; \
+         done | tc -batch -",
+    );
+    assert_eq!(sandbox.sh(A, "tc class show dev eth0").lines().count(), 1001);
+    assert_eq!(kinds(), before);
+    let metrics = get(&sandbox, "/metrics");
+    for line in [
+        "portmap_container_limit_bytes_per_second{container=\"a\",direction=\"egress\"} 250000\n",
+        "portmap_container_reading_complete{container=\"a\"} 1\n",
+    ] {
+        assert!(metrics.contains(line), "{line} {metrics}");
+    }
+}

@@ -233,6 +233,12 @@ impl Queue {
 }
 
 impl Queues {
+    /// Whether all of them could be read.
+    pub(in crate::daemon) fn were_read(&self) -> bool {
+        let was_read = |queue: &Result<Queue>| queue.as_ref().is_ok_and(|queue| queue.stats.is_ok());
+        [&self.egress, &self.ingress].into_iter().flatten().all(was_read)
+    }
+
     /// Reads a container's qdiscs. Enters its namespace only if it has an egress limit.
     pub(in crate::daemon) fn read(env: &Env, netlink: &Netlink, record: &ContainerRecord) -> Self {
         let egress = record.egress.as_ref().map(|_limit| {

@@ -23,12 +23,11 @@ pub fn stats_of(netlink: &Netlink, index: u32) -> Result<Vec<QueueStats>> {
     let ours = all.iter().filter(|qdisc| is_limiter(qdisc) || qdisc.parent == limited);
     let mut stats: Vec<QueueStats> = ours.map(Qdisc::stats).collect();
     for class in classes(netlink, index)? {
+        // A container's root may have made others, any number of them. The flows of fq_codel are listed, too.
         let TcHandle { major, minor } = class.header.handle;
-        // The flows of fq_codel are listed as classes, too.
-        if major != handle(queue::ROOT).major {
-            continue;
+        if [queue::LIMITED, queue::LOCAL].map(handle).contains(&class.header.handle) {
+            stats.push(read(&class).of_class(major, minor));
         }
-        stats.push(read(&class).of_class(major, minor));
     }
     Ok(stats)
 }

@@ -164,9 +164,9 @@ impl Readings {
         }
     }
 
-    /// Number of containers in service without a complete reading.
-    pub(in crate::daemon) fn missing(&self, containers: &Snapshot) -> usize {
-        let is_complete = |entry| self.inside(entry).is_some_and(|inside| !inside.is_incomplete);
-        containers.ready_entries().filter(|entry| !is_complete(entry)).count()
+    /// Whether everything of a container could be read: its namespace, and the qdiscs of its limits.
+    pub(in crate::daemon) fn is_complete(&self, entry: &Entry) -> bool {
+        let Some(reading) = self.container(entry) else { return false };
+        reading.inside.as_ref().is_ok_and(|inside| !inside.is_incomplete) && reading.queues.were_read()
     }
 }

@@ -39,8 +39,11 @@ use crate::{
     settings::Monitor,
 };
 
-/// Time limit of the visit to one container.
+/// Time limit of a visit to one container, apart from its qdiscs.
 const VISIT: Duration = Duration::from_millis(250);
+
+/// Time limit for its qdiscs.
+const QUEUES: Duration = Duration::from_millis(100);
 
 /// Sockets of a visit itself when the namespace's are counted: that of its netlink session.
 const OWN_SOCKETS: u64 = 1;
@@ -177,12 +180,14 @@ impl Reader {
         });
         let mut egress = None;
         let inside = self.visit(record, |session| {
-            session.netlink.set_deadline(deadline);
+            // First, and with a deadline of its own, because a container's root can make any number of classes.
+            let found = inside(record, &self.env.settings.monitor, ports, deadline);
+            session.netlink.set_deadline(Instant::now() + QUEUES);
             if record.egress.is_some() {
                 let eth0 = self.env.maps.endpoint(record.slot).map(|endpoint| endpoint.eth0_ifindex);
                 egress = Some(eth0.map(|eth0| Queue::read(&session.netlink, eth0)).map_err(Into::into));
             }
-            inside(record, &self.env.settings.monitor, ports, deadline)
+            found
         });
         // A visit that fails before is the failure of its qdisc, too.
         if let (Some(_limit), None, Err(error)) = (&record.egress, &egress, &inside) {

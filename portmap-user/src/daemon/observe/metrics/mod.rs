@@ -138,11 +138,10 @@ pub(in crate::daemon) fn all(
     for entry in published.containers.entries() {
         let record = &entry.record;
         // During `add` and `del` the qdiscs can be missing.
-        if record.phase == Phase::Ready
-            && let Some(reading) = readings.container(entry)
-            && reading.has_limits_of(record)
-        {
-            metrics.read_limits(record, reading.queues.in_place(env, record));
+        if record.phase == Phase::Ready {
+            let reading = readings.container(entry).filter(|reading| reading.has_limits_of(record));
+            let in_place = reading.map(|reading| reading.queues.in_place(env, record));
+            metrics.read_limits(record, in_place.unwrap_or_default());
         }
         metrics.read_container(&stats::of_container(entry, &counts, readings));
     }
@@ -164,10 +163,13 @@ impl Metrics {
     fn read_limits(&self, record: &ContainerRecord, [egress, ingress]: [Option<bool>; 2]) {
         let both = [("egress", &record.egress, egress), ("ingress", &record.ingress, ingress)];
         for (direction, limit, is_in_place) in both {
-            let (Some(limit), Some(is_in_place)) = (limit, is_in_place) else { continue };
+            let Some(limit) = limit else { continue };
             let labels = Direction { container: record.name.clone(), direction };
             self.limits.get_or_create(&labels).set(limit.rate);
-            self.in_place.get_or_create(&labels).set(u64::from(is_in_place));
+            // Unknown if the qdiscs could not be read.
+            if let Some(is_in_place) = is_in_place {
+                self.in_place.get_or_create(&labels).set(u64::from(is_in_place));
+            }
         }
     }
 
