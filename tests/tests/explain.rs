@@ -78,7 +78,7 @@ fn explain_covers_every_path_without_counting() {
         sandbox.sh(netns, &format!("echo 1 > /proc/sys/net/ipv6/conf/{interface}/disable_ipv6"));
     }
     let (sandbox, _daemon) = world_of(sandbox);
-    let before = sandbox.json(&["stats"]);
+    let before = sandbox.counters();
     for (question, steps, expected) in [
         ("--from outside --to 10.0.0.1:31000", &["pm_uplink_in to_container"][..], TO_A),
         (
@@ -133,7 +133,7 @@ fn explain_covers_every_path_without_counting() {
     ] {
         check(&sandbox, question, steps, expected);
     }
-    assert_eq!(sandbox.json(&["stats"]), before);
+    assert_eq!(sandbox.counters(), before);
 }
 
 #[test]
