@@ -11,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::Instant,
 };
 
 use portmap::kernel::namespace::Namespace;
@@ -309,6 +310,17 @@ impl Sandbox {
         let mut all = vec!["-o", "json"];
         all.extend(arguments);
         serde_json::from_str(&self.ok(&all)).expect("JSON")
+    }
+
+    /// The statistics of a container, whose queues and sockets were read after the start of this call. The daemon
+    /// may answer with those of a reading before it.
+    pub fn fresh_stats(&self, name: &str) -> Value {
+        let start = Instant::now();
+        wait::for_value("a new reading", || {
+            let sent = start.elapsed().as_millis();
+            let stats = self.json(&["stats", name]);
+            stats["read_age_ms"].as_u64().is_some_and(|age| u128::from(age) < sent).then_some(stats)
+        })
     }
 
     /// The statistics of all containers and of the host. They are equal to earlier ones if nothing was counted in

@@ -47,7 +47,7 @@ fn leaf(sandbox: &Sandbox) -> &'static str {
 
 /// Returns a counter of the class that enforces a container's limit in one direction.
 fn counter(sandbox: &Sandbox, name: &str, direction: &str, counter: &str) -> u64 {
-    sandbox.json(&["stats", name])[direction][0][counter].as_u64().unwrap_or_default()
+    sandbox.fresh_stats(name)[direction][0][counter].as_u64().unwrap_or_default()
 }
 
 /// Sends many large datagrams as fast as possible, and returns their number.

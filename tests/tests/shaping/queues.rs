@@ -196,7 +196,7 @@ fn limit_local_traffic_is_optional() {
         let _b = Service::both(&sandbox, B, 31010, "b");
         assert_eq!(ask(&sandbox, A, Transport::Udp, (HOST, 31010)).expect("an answer").from, "b");
         assert_eq!(counter(&sandbox, "a", "ingress", "packets") > 0, limited, "the answer waits in a queue");
-        let stats = sandbox.json(&["stats", "a"]);
+        let stats = sandbox.fresh_stats("a");
         let of_class = |class: &str| {
             let queues = stats["egress"].as_array().expect("queues").iter();
             queues.filter(|queue| queue["kind"] == class).find_map(|queue| queue["packets"].as_u64())
@@ -251,7 +251,7 @@ fn ecn_streams_are_marked_not_dropped() {
         let (mut server, _) = listener.accept().expect("a connection");
         readers.push(thread::spawn(move || server.read_to_end(&mut Vec::new())));
     }
-    let marks = || sandbox.json(&["stats", "a"])["ingress"][1]["ecn_marks"].as_u64().expect("it marks");
+    let marks = || sandbox.fresh_stats("a")["ingress"][1]["ecn_marks"].as_u64().expect("it marks");
     wait::until("a mark", || {
         for client in &mut clients {
             client.set_nonblocking(true).expect("a socket");

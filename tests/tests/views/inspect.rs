@@ -94,6 +94,21 @@ fn inspect_page_agrees_with_stats() {
         ["rx_", "tx_"].map(|direction| ["packets", "bytes"].map(|unit| sum(&stats, direction, unit)));
     let forged = stats["drops"]["tx"]["source_port"].as_u64().expect("a number");
     assert_eq!(forged, 7);
+    // The statistics in the form of a Mesos agent.
+    let monitor = sandbox.sh(
+        Netns::Host,
+        "curl -sf --unix-socket /run/portmap/portmapd.sock http://portmap/monitor/statistics",
+    );
+    let monitor: Value = serde_json::from_str(&monitor).expect("JSON");
+    for (key, expected) in [
+        ("net_rx_packets", rx[0]),
+        ("net_rx_bytes", rx[1]),
+        ("net_tx_packets", tx[0]),
+        ("net_tx_bytes", tx[1]),
+        ("net_tx_dropped", forged),
+    ] {
+        assert_eq!(monitor[0]["statistics"][key], expected, "{key}: {monitor}");
+    }
     // bpftool: the same maps, so the same numbers.
     let outside = |direction: &str| {
         let count = &stats["traffic"][format!("{direction}_outside")];

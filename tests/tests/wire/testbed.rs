@@ -355,13 +355,13 @@ impl Testbed {
 
     /// Bytes that the uplink's qdisc has accounted.
     fn charged(&self) -> u64 {
-        let stats = qdisc::stats_of(&self.queues, self.uplink).expect("the kernel tells");
+        let stats = qdisc::stats_of(&self.queues, self.uplink, |_any| true).expect("the kernel tells");
         stats.iter().find(|stats| stats.kind == "htb").map_or(0, |stats| stats.bytes)
     }
 
     /// Packets in the uplink's qdisc and in each of its classes.
     fn queues(&self) -> Vec<(String, u64)> {
-        let stats = qdisc::stats_of(&self.queues, self.uplink).expect("the kernel tells");
+        let stats = qdisc::stats_of(&self.queues, self.uplink, |_any| true).expect("the kernel tells");
         stats.into_iter().map(|stats| (stats.kind, stats.packets)).collect()
     }
 

@@ -6,6 +6,7 @@
 
 use portmap_common::{
     gcra::{GcraState, MIN_RATE},
+    queue,
     slot::veth_ifindex,
     tables::Endpoint,
 };
@@ -222,7 +223,9 @@ impl Queue {
     pub(in crate::daemon) fn read(netlink: &Netlink, index: u32) -> Self {
         Self {
             shape: qdisc::shape_of(netlink, index).map_err(Error::from),
-            stats: qdisc::stats_of(netlink, index).map_err(Error::from),
+            // A container's root can make other classes, any number of them.
+            stats: qdisc::stats_of(netlink, index, |class| [queue::LIMITED, queue::LOCAL].contains(&class))
+                .map_err(Error::from),
         }
     }
 

@@ -12,9 +12,9 @@ use portmap_common::queue;
 /// `TCA_STATS_PKT64`, the 64-bit packet counter of newer kernels.
 const PACKETS64: u16 = 8;
 
-/// Returns the counters of an interface's HTB qdisc, its leaf and its classes; empty if
-/// [`shape`](super::shape) did not install one.
-pub fn stats_of(netlink: &Netlink, index: u32) -> Result<Vec<QueueStats>> {
+/// Returns the counters of an interface's HTB qdisc, its leaf, and those of its classes whose handle `is_wanted`;
+/// empty if [`shape`](super::shape) did not install one.
+pub fn stats_of(netlink: &Netlink, index: u32, is_wanted: impl Fn(u32) -> bool) -> Result<Vec<QueueStats>> {
     let all = of_interface(netlink, index)?;
     if !all.iter().any(is_limiter) {
         return Ok(Vec::new());
@@ -23,9 +23,9 @@ pub fn stats_of(netlink: &Netlink, index: u32) -> Result<Vec<QueueStats>> {
     let ours = all.iter().filter(|qdisc| is_limiter(qdisc) || qdisc.parent == limited);
     let mut stats: Vec<QueueStats> = ours.map(Qdisc::stats).collect();
     for class in classes(netlink, index)? {
-        // A container's root may have made others, any number of them. The flows of fq_codel are listed, too.
         let TcHandle { major, minor } = class.header.handle;
-        if [queue::LIMITED, queue::LOCAL].map(handle).contains(&class.header.handle) {
+        // The flows of fq_codel are listed as classes, too.
+        if major == handle(queue::ROOT).major && is_wanted(queue::ROOT | u32::from(minor)) {
             stats.push(read(&class).of_class(major, minor));
         }
     }
