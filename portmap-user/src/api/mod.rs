@@ -18,7 +18,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use self::wire::{As, AsList, AsObject, AsOption};
+use self::wire::{As, AsList, AsOption};
 pub use self::{
     capacity::{
         BlockCapacity, Bound, Capacity, ContainerCapacity, EphemeralCapacity, LimitPolicies, LimitPolicy,
@@ -61,7 +61,11 @@ pub struct AddRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ephemeral_ports_per_container: Option<u16>,
     /// Properties of its traffic.
-    #[serde(default, with = "AsObject::<wire::TrafficSpec>")]
+    #[serde(
+        default,
+        serialize_with = "As::<wire::TrafficSpec>::serialize",
+        deserialize_with = "As::<wire::TrafficSpec>::deserialize_object"
+    )]
     pub traffic: TrafficSpec,
     /// Its labels.
     #[serde(default, skip_serializing_if = "Labels::is_empty", with = "As::<wire::Labels>")]
@@ -93,7 +97,11 @@ pub struct UpdateRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ephemeral_ports_per_container: Option<u16>,
     /// New properties of its traffic; those that are `None` are unchanged.
-    #[serde(default, with = "AsObject::<wire::TrafficSpec>")]
+    #[serde(
+        default,
+        serialize_with = "As::<wire::TrafficSpec>::serialize",
+        deserialize_with = "As::<wire::TrafficSpec>::deserialize_object"
+    )]
     pub traffic: TrafficSpec,
     /// New values of labels; a null removes one, others are unchanged.
     #[serde(default, skip_serializing_if = "LabelChanges::is_empty", with = "As::<wire::LabelChanges>")]

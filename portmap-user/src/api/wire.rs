@@ -11,9 +11,6 @@ use crate::model::{self, Cpus, mirror_enum, mirror_struct};
 /// For `#[serde(with = "As::<F>")]`: a model value in the form `F`.
 pub(super) struct As<F>(PhantomData<F>);
 
-/// A model value in the form `F`, which must be a JSON object.
-pub(super) struct AsObject<F>(PhantomData<F>);
-
 /// An optional model value in the form `F`, or null. A field that may be missing needs `#[serde(default)]`.
 pub(super) struct AsOption<F>(PhantomData<F>);
 
@@ -40,19 +37,9 @@ impl<F> As<F> {
     {
         F::deserialize(deserializer)?.try_into().map_err(D::Error::custom)
     }
-}
 
-impl<F> AsObject<F> {
-    pub(super) fn serialize<M, S>(value: &M, serializer: S) -> Result<S::Ok, S::Error>
-    where
-        M: Clone,
-        F: From<M> + Serialize,
-        S: Serializer,
-    {
-        As::<F>::serialize(value, serializer)
-    }
-
-    pub(super) fn deserialize<'de, M, D>(deserializer: D) -> Result<M, D::Error>
+    /// The same, from nothing but a JSON object.
+    pub(super) fn deserialize_object<'de, M, D>(deserializer: D) -> Result<M, D::Error>
     where
         F: Deserialize<'de> + TryInto<M, Error: Display>,
         D: Deserializer<'de>,

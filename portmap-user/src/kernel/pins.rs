@@ -81,7 +81,8 @@ pub fn detach_link(path: &Path) -> Result<()> {
         Ok(link) => {
             let mut fd = link.as_raw_fd();
             // Errors are ignored: a link whose interface or cgroup was deleted is detached already.
-            let _ = command(bpf_cmd::BPF_LINK_DETACH, &mut fd);
+            // SAFETY: the attributes are a prefix of those of the command, and point to nothing.
+            let _ = unsafe { command(bpf_cmd::BPF_LINK_DETACH, &mut fd) };
         }
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => {
@@ -100,7 +101,8 @@ pub fn links(pins: &Pins) -> Vec<PathBuf> {
 fn get(path: &Path) -> io::Result<OwnedFd> {
     let name = CString::new(path.as_os_str().as_bytes())?;
     let mut object = Object { path: name.as_ptr().expose_provenance() as u64, ..Object::default() };
-    let fd = command(bpf_cmd::BPF_OBJ_GET, &mut object)?;
+    // SAFETY: the attributes are those of the command, and the name lives until the end of this function.
+    let fd = unsafe { command(bpf_cmd::BPF_OBJ_GET, &mut object) }?;
     // SAFETY: the kernel has just opened the descriptor for this process, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -110,12 +112,18 @@ fn pin(object: &OwnedFd, path: &Path) -> io::Result<()> {
     let name = CString::new(path.as_os_str().as_bytes())?;
     let fd = object.as_raw_fd().cast_unsigned();
     let mut object = Object { path: name.as_ptr().expose_provenance() as u64, fd, ..Object::default() };
-    command(bpf_cmd::BPF_OBJ_PIN, &mut object).map(drop)
+    // SAFETY: the attributes are those of the command, and the name lives until the end of this function.
+    unsafe { command(bpf_cmd::BPF_OBJ_PIN, &mut object) }.map(drop)
 }
 
-pub(super) fn command<T>(command: bpf_cmd, attributes: &mut T) -> io::Result<i32> {
-    // SAFETY: the attributes are those of the command, or a prefix of them, with their size. The string that
-    // they point to lives as long as the caller's borrow, and the kernel does not keep it.
+/// Executes a command of the system call `bpf`.
+///
+/// # Safety
+///
+/// The attributes must be those of the command, or a prefix of them. What they point to must live until this
+/// returns, with room for everything that the kernel writes there.
+pub(super) unsafe fn command<T>(command: bpf_cmd, attributes: &mut T) -> io::Result<i32> {
+    // SAFETY: the attributes are passed with their size; the caller answers for what they contain.
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, command as libc::c_long, std::ptr::from_mut(attributes), size_of::<T>())
     };

@@ -62,8 +62,8 @@ impl SlotCounters {
             let count = run.len();
             counters.resize(count * self.cpus, Counters::default());
             drops.resize(count, Drops::default());
-            lookup(&self.counters, *run.start(), count, &mut counters)?;
-            lookup(&self.drops, *run.start(), count, &mut drops)?;
+            lookup(&self.counters, *run.start(), self.cpus, &mut counters)?;
+            lookup(&self.drops, *run.start(), 1, &mut drops)?;
             let values = counters.chunks(self.cpus).zip(&drops);
             for (slot, (per_cpu, drops)) in run.zip(values).filter(|(slot, _)| slots.contains(slot)) {
                 let delivered = per_cpu.iter().fold(Counters::default(), Counters::plus);
@@ -108,8 +108,10 @@ struct Batch {
     flags: u64,
 }
 
-/// Reads `count` elements of an array from `first` on. Of a per-CPU array, `values` has all CPUs' values of each.
-fn lookup<V: Pod>(map: &MapData, first: u16, count: usize, values: &mut [V]) -> io::Result<()> {
+/// Reads elements of an array from `first` on, as many as there is room for. Each has `values_each` values: one, or
+/// one for each CPU.
+fn lookup<V: Pod>(map: &MapData, first: u16, values_each: usize, values: &mut [V]) -> io::Result<()> {
+    let count = values.len() / values_each;
     // The key before the first one; there is none before 0.
     let before = first.checked_sub(1).map(u32::from);
     let (mut last, mut keys) = (0_u32, vec![0_u32; count]);
@@ -123,8 +125,10 @@ fn lookup<V: Pod>(map: &MapData, first: u16, count: usize, values: &mut [V]) -> 
         element_flags: 0,
         flags: 0,
     };
-    // The kernel writes `count` keys and values, to which the attributes point, and any bytes are values of `V`.
-    pins::command(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut batch)?;
+    // SAFETY: the attributes are a prefix of those of the command. `before`, `last`, `keys` and `values` outlive the
+    // call; the kernel writes at most `count` keys and elements, for which there is room, and any bytes are values
+    // of `V`.
+    unsafe { pins::command(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut batch) }?;
     if batch.count as usize == count && keys.first() == Some(&u32::from(first)) {
         Ok(())
     } else {

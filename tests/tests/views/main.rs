@@ -4,4 +4,3 @@ mod flows;
 mod inspect;
 mod page;
 mod top;
-mod top_cost;

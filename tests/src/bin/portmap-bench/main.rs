@@ -1,5 +1,5 @@
-//! Benchmarks: the cost of a packet, the accuracy of rate limits, and the scaling with the number of
-//! containers.
+//! Benchmarks: the cost of a packet, the accuracy of rate limits, the scaling with the number of containers, and
+//! the cost of the live view.
 
 use std::process::ExitCode;
 
@@ -13,6 +13,7 @@ mod datapath_log;
 mod machine;
 mod shaping;
 mod text;
+mod top;
 
 /// Measures the cost of portmap's classifier per packet, compared with Apache Mesos' lists of u32 filters,
 /// unless a subcommand names another benchmark.
@@ -31,6 +32,8 @@ enum What {
     Shaping(shaping::Arguments),
     /// Measure the time of commands and the memory of the daemon by the number of containers.
     Containers(containers::Arguments),
+    /// Measure the CPU time of `portmap top` with many containers.
+    Top(top::Arguments),
     /// Measure the cost of the log of verdicts.
     #[cfg(feature = "datapath-log")]
     DatapathLog(datapath_log::Arguments),
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         None => classifier::run(&arguments.classifier),
         Some(What::Shaping(shaping)) => shaping::run(shaping),
         Some(What::Containers(containers)) => containers::run(containers),
+        Some(What::Top(top)) => top::run(top),
         #[cfg(feature = "datapath-log")]
         Some(What::DatapathLog(log)) => datapath_log::run(log),
     };
