@@ -116,6 +116,8 @@ fn block_that_moves_keeps_connections_and_drains() {
     assert!(warning.contains("former ephemeral ports 65472-65487: it keeps them until"), "{warning}");
     assert!(sandbox.ok(&["show", "a"]).contains("draining ports     65472-65487"));
     before.expect_alive();
+    // A port that drains is still no service's.
+    assert_eq!(sandbox.json(&["flows", "a"])["flows"][0]["direction"], "out");
     let mut after = Connection::open(&sandbox, &listener, A).expect("a free port");
     assert!(ports(&moved).contains(&after.port()));
     after.expect_alive();

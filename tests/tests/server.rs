@@ -160,7 +160,8 @@ fn connections_busy_do_not_block_other_addresses() {
             Err(error) => return error.kind() == ErrorKind::WouldBlock,
         }
     };
-    assert!(busy.iter().any(is_open), "the others are served while connections are busy");
+    // If the others had waited, they would have waited until the daemon had given up on these.
+    assert!(busy.iter().take(8).all(is_open), "others are served while the connections are busy");
 }
 
 #[test]
