@@ -112,7 +112,7 @@ pub(super) fn measure(count: usize) -> Result<Cost> {
         thread::sleep(PAUSE / 6);
         cost.monitor_cpu.push(cpu_time(daemon.pid())? - cpu);
         let before = rounds(&get("/metrics")?)?;
-        // No reading is young enough to be used again, unless one takes two seconds.
+        // A reading is used again for four times its duration, so most of the time none is young enough now.
         thread::sleep(PAUSE * 3);
         let barrier = Barrier::new(2);
         thread::scope(|scope| {
@@ -184,10 +184,12 @@ pub(super) fn report(text: &mut String, cost: &Cost) -> Result<()> {
     }
     writeln!(text, "{rows}\n")?;
     let mut goals = table(&["goal", "measured", "met"]);
+    // The worst of all, because a median can be that of requests for which no reading was due.
+    let worst = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
     for (goal, measured, limit, unit) in [
-        ("reading all counters takes at most 1 ms", median(counters), COUNTERS_GOAL, " ms"),
-        ("`/monitor/statistics` takes at most 100 ms", median(monitor), EVERYTHING_GOAL, " ms"),
-        ("two scrapers at once cause at most one reading", median(rounds_of_two), READINGS_GOAL, ""),
+        ("reading all counters takes at most 1 ms (median)", median(counters), COUNTERS_GOAL, " ms"),
+        ("`/monitor/statistics` takes at most 100 ms (slowest)", worst(monitor), EVERYTHING_GOAL, " ms"),
+        ("two scrapers at once cause at most one reading (most)", worst(rounds_of_two), READINGS_GOAL, ""),
     ] {
         let met = if measured <= limit { "yes" } else { "**no**" };
         goals.add_row([goal.to_owned(), format!("{}{unit}", number(measured)), met.to_owned()]);
