@@ -143,6 +143,53 @@ pub struct HostFlow {
     pub seen: u64,
 }
 
+/// Number of entries of the LRU map of [`HostConnection`]s.
+pub const HOST_CONNECTION_ENTRIES: usize = 65_536;
+
+/// Nanoseconds for which an idle TCP connection of the host's is remembered: the timeout of the kernel's
+/// connection tracking (`nf_conntrack_tcp_timeout_established`, five days).
+pub const HOST_TCP_LIFETIME: u64 = 432_000_000_000_000;
+
+/// Nanoseconds for which other connections of the host's are remembered: datagrams, and TCP after a FIN or a
+/// RST. The timeout of the kernel's connection tracking for UDP streams, which is longer than its one for TCP
+/// in `TIME_WAIT` (120 seconds).
+pub const HOST_CONNECTION_LIFETIME: u64 = 180_000_000_000;
+
+/// Nanoseconds after which the time of a connection is written again, so that not every packet writes.
+pub const HOST_CONNECTION_REFRESH: u64 = 1_000_000_000;
+
+/// Key of a connection of the host's own, or of one whose source the host's NAT has translated, from a port
+/// that a container owns. As a port has one owner for all protocols, the protocol is not part of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostConnectionKey {
+    /// The peer's address; an IPv4 address as `::ffff:a.b.c.d`.
+    pub peer: Address6,
+    /// The host's address, in the same form.
+    pub local: Address6,
+    /// The peer's port.
+    pub peer_port: u16,
+    /// The port at the host's address.
+    pub local_port: u16,
+    /// IP version: an IPv6 packet can carry an address that looks like a mapped IPv4 address.
+    pub version: u32,
+}
+
+/// A connection of the host's, whose packets are not the port owner's.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostConnection {
+    /// When the connection ends unless it is used again, in nanoseconds of the monotonic clock.
+    pub until: u64,
+    /// 1 for TCP after a FIN or a RST.
+    pub closing: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
+}
+
+/// Nanoseconds after which the kernel is asked again whether a neighbour answers.
+pub const NEIGHBOUR_CHECK_INTERVAL: u64 = 10_000_000;
+
 /// Nanoseconds for which a neighbour that a container has used is not new again, however often it is used
 /// meanwhile. The kernel keeps an unreachable neighbour for about that time, so a container's share of the
 /// neighbour table is bounded.
@@ -172,6 +219,8 @@ pub struct NeighbourKey {
 pub struct Neighbour {
     /// When the container was charged for it, in nanoseconds of the monotonic clock.
     pub seen: u64,
+    /// When the kernel's FIB was last asked about it, in nanoseconds of the monotonic clock.
+    pub checked: u64,
 }
 
 /// State of a container's neighbour policer (GCRA, as [`GcraState`](crate::gcra::GcraState)).
@@ -183,7 +232,9 @@ pub struct NeighbourBudget {
 }
 
 const _: () = assert!(size_of::<NeighbourKey>() == 24);
-const _: () = assert!(size_of::<Neighbour>() == 8);
+const _: () = assert!(size_of::<Neighbour>() == 16);
+const _: () = assert!(size_of::<HostConnectionKey>() == 40);
+const _: () = assert!(size_of::<HostConnection>() == 16);
 const _: () = assert!(size_of::<NeighbourBudget>() == 8);
 const _: () = assert!(size_of::<HostFlowKey>() == 12);
 const _: () = assert!(size_of::<HostFlow>() == 8);

@@ -25,4 +25,4 @@ mod pod;
 
 /// Version of the layout of all pinned maps. It is part of the pin path (`<bpffs-dir>/v<LAYOUT_VERSION>`), so
 /// that a daemon never takes over maps with a layout that it does not know.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;

@@ -51,6 +51,15 @@ pub const MAP_NEIGHBOUR_BUDGETS: &str = "pm_neigh_budget";
 /// [`Address4`](crate::tables::Address4) to 1.
 pub const MAP_BROADCASTS: &str = "pm_broadcasts";
 
+/// Shared IPv4 addresses other than the primary one: `HASH` of [`Address4`](crate::tables::Address4) to 1.
+pub const MAP_ADDRESSES4: &str = "pm_addresses4";
+/// The same for IPv6.
+pub const MAP_ADDRESSES6: &str = "pm_addresses6";
+/// Connections of the host's from ports that containers own: `LRU_HASH` of
+/// [`HostConnectionKey`](crate::flow_state::HostConnectionKey) to
+/// [`HostConnection`](crate::flow_state::HostConnection).
+pub const MAP_HOST_CONNECTIONS: &str = "pm_host_conns";
+
 /// Targets of tail calls: `PROG_ARRAY`, in the order of [`TAIL_CALLS`]. The map keeps this
 /// name, because another one needs a new layout version.
 pub const MAP_TAIL_CALLS: &str = "pm_rest";
@@ -60,7 +69,7 @@ pub const MAP_TAIL_CALLS: &str = "pm_rest";
 pub const MAP_GUARDED: &str = "pm_guarded";
 
 /// All maps that exist in every configuration, in the order of their descriptions above.
-pub const MAPS: [&str; 18] = [
+pub const MAPS: [&str; 21] = [
     MAP_PORTS,
     MAP_ENDPOINTS,
     MAP_CONFIG,
@@ -78,6 +87,9 @@ pub const MAPS: [&str; 18] = [
     MAP_NEIGHBOURS,
     MAP_NEIGHBOUR_BUDGETS,
     MAP_BROADCASTS,
+    MAP_ADDRESSES4,
+    MAP_ADDRESSES6,
+    MAP_HOST_CONNECTIONS,
     MAP_TAIL_CALLS,
 ];
 

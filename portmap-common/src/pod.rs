@@ -7,12 +7,12 @@ use crate::{
     counters::Counters,
     event::{DropEvent, SampleLimiter},
     flow_state::{
-        Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour,
-        NeighbourBudget, NeighbourKey,
+        Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostConnection, HostConnectionKey,
+        HostFlow, HostFlowKey, Neighbour, NeighbourBudget, NeighbourKey,
     },
     gcra::GcraState,
     reason::{Drops, ReasonCounts},
-    tables::{Address4, Config, Endpoint, NetnsOwner, PortEntry},
+    tables::{Address4, Address6, Config, Endpoint, NetnsOwner, PortEntry},
     verdict_log::{LogFilter, LogLimiter},
 };
 
@@ -26,6 +26,7 @@ macro_rules! pod {
 
 pod!(
     Address4,
+    Address6,
     PortEntry,
     Endpoint,
     NetnsOwner,
@@ -40,6 +41,8 @@ pod!(
     Echo,
     HostFlowKey,
     HostFlow,
+    HostConnectionKey,
+    HostConnection,
     NeighbourKey,
     Neighbour,
     NeighbourBudget,

@@ -57,7 +57,7 @@ macro_rules! reasons {
 
 reasons! {
     0 HostPort host_port "The destination port is owned by no container."
-    1 OtherAddress other_address "The destination is not the address that the containers share."
+    1 OtherAddress other_address "The destination is not an address that the containers share."
     2 OtherStation other_station "The destination MAC address is not the uplink's."
     3 Vlan vlan "The frame carries a VLAN tag."
     4 EtherType ether_type "The frame is neither IPv4, IPv6 nor ARP."
@@ -73,7 +73,7 @@ reasons! {
     12 SourcePort source_port "The source port is not owned by the sending container."
     13 Destination destination
         "The destination is a multicast, broadcast or other address that the sender cannot reach."
-    14 NoRoute no_route "The destination is not on the uplink's network and the host has no gateway."
+    14 NoRoute no_route "The host has no route to the destination, or one that rejects it."
     15 SourceMac source_mac "The source MAC address is not the sender's."
     16 ExtensionHeaders extension_headers "The packet has more IPv6 extension headers than are parsed."
     17 Neighbour neighbour "The packet is IPv6 neighbour discovery, which only the host handles."
@@ -81,15 +81,17 @@ reasons! {
         "The ICMP error embeds a packet that its receiver cannot have sent or its sender cannot have received."
     19 EchoBusy echo_busy "All candidate identifiers of the echo request are in use."
     20 TooBig too_big
-        "The frame or one of its segments exceeds the uplink's MTU, or it has too many segments."
+        "The frame or one of its segments exceeds the MTU of the outgoing interface, or it has too many segments."
     21 Rate rate "The container exceeds its egress rate limit."
     22 Loopback loopback
         "The packet is from or to a loopback address that its sender or its receiver keeps private."
     23 Listener listener "The packet is to the daemon's TCP listener, which containers must not reach."
     24 HostAccess host_access "The port is one of the host's that containers may not reach."
     25 Neighbours neighbours
-        "The destination is a neighbour on the uplink's network, and the sender has used too many new ones."
-    ; 6 unused
+        "The destination is a neighbour on one of the host's networks, and the sender has used too many new ones."
+    26 HostConnection host_connection
+        "The packet belongs to a connection of the host's, or of its NAT, from a port that a container owns."
+    ; 5 unused
 }
 
 /// Hooks at which packets are left to the host: indices of [`MAP_HOST`](crate::names::MAP_HOST).

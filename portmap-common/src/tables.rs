@@ -67,7 +67,8 @@ pub struct PortEntry {
     pub ifindex: u32,
     /// The owner's slot; 0 if the port is the host's.
     pub slot: u16,
-    /// Flags of the owner: [`QUEUE_OUTSIDE`], [`QUEUE_LOCAL`] and [`LOOPBACK_PRIVATE`].
+    /// Flags of the owner: [`QUEUE_OUTSIDE`], [`QUEUE_LOCAL`] and [`LOOPBACK_PRIVATE`]; and of the port:
+    /// [`HOST_CONNECTIONS`].
     pub flags: u16,
 }
 
@@ -77,12 +78,24 @@ pub const QUEUE_OUTSIDE: u16 = 1;
 pub const QUEUE_LOCAL: u16 = 2;
 /// Flag of an owner: packets from or to a loopback address neither leave its namespace nor enter it.
 pub const LOOPBACK_PRIVATE: u16 = 4;
+/// Flag of a port, which the program at the egress of the host's interfaces sets: a connection of the host's
+/// uses the port, see [`HostConnectionKey`](crate::flow_state::HostConnectionKey). It stays until the daemon
+/// writes the entry.
+pub const HOST_CONNECTIONS: u16 = 8;
 
 impl PortEntry {
     /// Returns whether no container owns the port.
     #[inline(always)]
     pub const fn is_host(&self) -> bool {
         self.ifindex == 0
+    }
+
+    /// Returns the entry of the owner's ports, without flags of the single port.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_owner(mut self) -> Self {
+        self.flags &= !HOST_CONNECTIONS;
+        self
     }
 
     /// Returns the entry as the word that the map stores.
@@ -146,19 +159,19 @@ pub struct NetnsOwner {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Config {
-    /// The IPv4 address that all containers share.
+    /// The primary shared IPv4 address.
     pub host_ip: Address4,
-    /// Its netmask. A destination in this network is on-link.
+    /// Its netmask. With `direct4`, a destination in this network is on-link.
     pub netmask: Address4,
-    /// Gateway for all other IPv4 destinations; zero if there is none.
+    /// With `direct4`, the gateway for all other IPv4 destinations; zero if there is none.
     pub gateway: Address4,
     /// Interface index of the uplink.
     pub uplink_ifindex: u32,
-    /// The IPv6 address that all containers share; zero if there is none.
+    /// The primary shared IPv6 address; zero if there is none.
     pub host_ip6: Address6,
     /// Its netmask.
     pub netmask6: Address6,
-    /// Gateway for all other IPv6 destinations; zero if there is none.
+    /// With `direct6`, the gateway for all other IPv6 destinations; zero if there is none.
     pub gateway6: Address6,
     /// MAC address of the uplink and of every container's `eth0`.
     pub mac: Mac,
@@ -174,9 +187,23 @@ pub struct Config {
     pub secret: u64,
     /// Number of entries of [`MAP_BROADCASTS`](crate::names::MAP_BROADCASTS). If 0, programs skip the lookup.
     pub broadcasts: u32,
+    /// Number of further shared IPv4 addresses, the entries of [`MAP_ADDRESSES4`](crate::names::MAP_ADDRESSES4).
+    /// If 0, programs skip the lookup.
+    pub more_addresses4: u32,
+    /// The same for IPv6.
+    pub more_addresses6: u32,
+    /// 1 if the kernel's decision on every IPv4 destination is known from this structure: on-link in the
+    /// network of `host_ip`, else `gateway`, by the uplink. 0 if programs must ask the kernel's FIB.
+    pub direct4: u32,
+    /// The same for IPv6.
+    pub direct6: u32,
     /// Reserved, 0.
     pub reserved: u32,
 }
+
+/// Capacity of [`MAP_ADDRESSES4`](crate::names::MAP_ADDRESSES4) and
+/// [`MAP_ADDRESSES6`](crate::names::MAP_ADDRESSES6).
+pub const ADDRESSES: usize = 4096;
 
 /// Capacity of [`MAP_BROADCASTS`](crate::names::MAP_BROADCASTS).
 pub const BROADCASTS: usize = 1024;
@@ -222,7 +249,7 @@ const _: () = assert!(size_of::<PortEntry>() == 8);
 const _: () = assert!(size_of::<Endpoint>() == 20);
 const _: () = assert!(size_of::<NetnsOwner>() == 4);
 const _: () = assert!(size_of::<Listener>() == 48);
-const _: () = assert!(size_of::<Config>() == 152);
+const _: () = assert!(size_of::<Config>() == 168);
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@
 pub mod bind;
 pub mod frame;
 pub mod hooks;
+pub mod host_connections;
 pub mod icmp_id;
 pub mod neighbours;
 mod object;

@@ -18,7 +18,9 @@ use crate::{
 /// Offsets of the start and the end of the word with the flags in a TCP header.
 const TCP_FLAGS: usize = 12;
 const TCP_FLAGS_END: usize = 16;
+const FIN: u32 = 0x01 << 16;
 const SYN: u32 = 0x02 << 16;
+const RST: u32 = 0x04 << 16;
 const ACK: u32 = 0x10 << 16;
 
 /// Returns whether a packet is from or to a loopback address.
@@ -63,7 +65,7 @@ pub fn check_host_access<V: IpVersion>(
         return Ok(());
     }
     let is_reply = if is_tcp {
-        !opens_connection(frame, ip, l4.transport)
+        !opens_connection(frame, ip, l4)
     } else {
         let flow = tables.host_flow(&key(l4, slot, info.ports.source, port));
         flow.is_some_and(|flow| tables.now().wrapping_sub(flow.seen) <= HOST_FLOW_LIFETIME)
@@ -97,11 +99,32 @@ fn key<V: IpVersion>(l4: &ParsedL4<V>, slot: u16, container_port: u16, host_port
     HostFlowKey { slot, container_port, host_port, protocol, version: V::NUMBER }
 }
 
-/// Returns whether a TCP segment opens a connection, or is too short to exclude that.
+/// Returns whether a packet is a TCP segment that opens a connection, or is too short to exclude that.
 #[inline(always)]
-fn opens_connection<V: IpVersion>(frame: &impl Frame, ip: &IpHeader<V>, transport: usize) -> bool {
-    if transport + TCP_FLAGS_END > ip.end {
-        return true;
+pub fn opens_connection<V: IpVersion>(frame: &impl Frame, ip: &IpHeader<V>, l4: &ParsedL4<V>) -> bool {
+    tcp_flags(frame, ip, l4).is_some_and(|flags| flags & (SYN | ACK) == SYN)
+}
+
+/// Returns the flags of a TCP segment; [`SYN`] if it is too short to have them, and `None` for other packets.
+#[inline(always)]
+fn tcp_flags<V: IpVersion>(frame: &impl Frame, ip: &IpHeader<V>, l4: &ParsedL4<V>) -> Option<u32> {
+    if l4.info.kind != L4Kind::Ports || l4.protocol != TCP {
+        return None;
     }
-    frame.load_be32s(transport + TCP_FLAGS).is_none_or(|[word]| word & (SYN | ACK) == SYN)
+    if l4.transport + TCP_FLAGS_END > ip.end {
+        return Some(SYN);
+    }
+    Some(frame.load_be32s(l4.transport + TCP_FLAGS).map_or(SYN, |[word]| word & (FIN | SYN | RST | ACK)))
+}
+
+/// Returns whether a packet is a TCP segment that ends a connection.
+#[inline(always)]
+pub fn closes_connection<V: IpVersion>(frame: &impl Frame, ip: &IpHeader<V>, l4: &ParsedL4<V>) -> bool {
+    tcp_flags(frame, ip, l4).is_some_and(|flags| flags & (FIN | RST) != 0)
+}
+
+/// Returns whether a packet is a TCP segment that aborts a connection.
+#[inline(always)]
+pub fn aborts_connection<V: IpVersion>(frame: &impl Frame, ip: &IpHeader<V>, l4: &ParsedL4<V>) -> bool {
+    tcp_flags(frame, ip, l4).is_some_and(|flags| flags & RST != 0)
 }

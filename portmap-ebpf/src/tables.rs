@@ -2,12 +2,14 @@
 
 use portmap_common::{
     flow_state::{
-        Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour,
-        NeighbourKey,
+        Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostConnection, HostConnectionKey,
+        HostFlow, HostFlowKey, Neighbour, NeighbourKey,
     },
     gcra::GcraState,
-    tables::{Address4, Config, Endpoint, PortEntry},
+    tables::{Address4, Address6, Config, Endpoint, PortEntry},
 };
+
+use crate::route::{FibAnswer, FibQuestion};
 
 /// The maps: in the kernel, through the daemon's system calls, or in a test's memory.
 ///
@@ -72,6 +74,22 @@ pub trait Tables {
     /// Returns whether an address is a broadcast address of one of the host's networks other than the shared
     /// one.
     fn is_broadcast(&self, address: Address4) -> bool;
+
+    /// Returns whether an IPv4 address is a shared one other than the primary one.
+    fn is_address4(&self, address: Address4) -> bool;
+
+    /// Returns whether an IPv6 address is a shared one other than the primary one.
+    fn is_address6(&self, address: Address6) -> bool;
+
+    /// Asks the kernel's routing tables (FIB) how the host itself would send a packet.
+    fn fib(&self, question: &FibQuestion) -> FibAnswer;
+
+    /// Returns a connection of the host's from a port that a container owns; all zero if there is none.
+    fn host_connection(&self, key: &HostConnectionKey) -> HostConnection;
+
+    /// Inserts or replaces such a connection, and sets the port's flag
+    /// [`HOST_CONNECTIONS`](portmap_common::tables::HOST_CONNECTIONS).
+    fn set_host_connection(&self, key: &HostConnectionKey, connection: &HostConnection);
 
     /// Returns the egress rate policer of a slot; `None` or a zero rate if it has no limit.
     fn policer(&self, slot: u16) -> Option<&GcraState>;

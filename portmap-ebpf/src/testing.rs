@@ -10,18 +10,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use portmap_common::{
     flow_state::{
-        Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour,
-        NeighbourKey,
+        Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostConnection, HostConnectionKey,
+        HostFlow, HostFlowKey, Neighbour, NeighbourKey,
     },
     gcra::GcraState,
     hook_point::HookPoint,
-    tables::{Address4, Config, Endpoint, PortEntry},
+    tables::{Address4, Address6, Config, Endpoint, HOST_CONNECTIONS, PortEntry},
 };
 
 use crate::{
     frame::Frame,
     hooks::{ContainerEth0, ContainerLo, Hook, HostLo, ReturnVerdict, Uplink, UplinkEgress, Veth},
     packet::{FastPath, IpVersion as _, V4, V6, ethernet::L3},
+    route::{FibAnswer, FibQuestion},
     tables::Tables,
     verdict::Verdict,
 };
@@ -42,6 +43,15 @@ pub struct FakeTables {
     pub allowed_host_ports: BTreeSet<u16>,
     /// Broadcast addresses of the host's networks other than the shared one.
     pub broadcasts: BTreeSet<Address4>,
+    /// Shared IPv4 addresses other than the primary one.
+    pub addresses4: BTreeSet<Address4>,
+    /// Shared IPv6 addresses other than the primary one.
+    pub addresses6: BTreeSet<Address6>,
+    /// The FIB's answers by destination, in the form of [`FibQuestion::destination`]. There are no other
+    /// routes.
+    pub routes: BTreeMap<Address6, FibAnswer>,
+    /// Connections of the host's from ports of containers.
+    pub host_connections: RefCell<BTreeMap<HostConnectionKey, HostConnection>>,
     /// Policers by slot. Their theoretical arrival times are the initial values only.
     pub policers: BTreeMap<u16, GcraState>,
     /// Theoretical arrival times by slot, once a packet has been charged.
@@ -60,7 +70,11 @@ pub struct FakeTables {
 
 impl Tables for FakeTables {
     fn port(&self, port: u16) -> PortEntry {
-        self.ports.get(&port).copied().unwrap_or_default()
+        let mut entry = self.ports.get(&port).copied().unwrap_or_default();
+        if self.host_connections.borrow().keys().any(|key| key.local_port == port) {
+            entry.flags |= HOST_CONNECTIONS;
+        }
+        entry
     }
 
     fn endpoint(&self, slot: u16) -> Endpoint {
@@ -135,6 +149,26 @@ impl Tables for FakeTables {
 
     fn is_broadcast(&self, address: Address4) -> bool {
         self.broadcasts.contains(&address)
+    }
+
+    fn is_address4(&self, address: Address4) -> bool {
+        self.addresses4.contains(&address)
+    }
+
+    fn is_address6(&self, address: Address6) -> bool {
+        self.addresses6.contains(&address)
+    }
+
+    fn fib(&self, question: &FibQuestion) -> FibAnswer {
+        self.routes.get(&question.destination).copied().unwrap_or(FibAnswer::NONE)
+    }
+
+    fn host_connection(&self, key: &HostConnectionKey) -> HostConnection {
+        self.host_connections.borrow().get(key).copied().unwrap_or_default()
+    }
+
+    fn set_host_connection(&self, key: &HostConnectionKey, connection: &HostConnection) {
+        self.host_connections.borrow_mut().insert(*key, *connection);
     }
 
     fn policer(&self, slot: u16) -> Option<&GcraState> {

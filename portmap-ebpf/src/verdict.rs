@@ -1,5 +1,10 @@
 //! The decision of a hook, with everything that is needed to apply it and to count it exactly once.
 
+use core::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
 use portmap_common::{reason::Reason, tables::PortEntry};
 
 /// The origin of a packet to a container.
@@ -13,13 +18,65 @@ pub enum Origin {
     Container(u16),
 }
 
-/// The neighbour on the uplink's network that receives a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NextHop {
-    /// An IPv4 address.
-    V4([u8; 4]),
-    /// An IPv6 address.
-    V6([u8; 16]),
+/// The neighbour that receives a frame, in the form of the kernel's `struct bpf_redir_neigh`.
+///
+/// This is no enum, because LLVM merges the arms and reads registers that one arm left uninitialised; the
+/// verifier rejects that.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct NextHop {
+    /// Address family of the neighbour; 0 if the kernel chooses it.
+    pub family: u32,
+    /// Its address in network order; of an IPv4 address only the first word is used.
+    pub address: [u32; 4],
+}
+
+/// Address families of [`NextHop`].
+pub const AF_INET: u32 = 2;
+/// Address families of [`NextHop`].
+pub const AF_INET6: u32 = 10;
+
+impl NextHop {
+    /// The kernel chooses the neighbour while it sends the packet, resolves it, and informs the sender if it
+    /// does not answer.
+    pub const KERNEL: Self = Self { family: 0, address: [0; 4] };
+
+    /// Returns the neighbour with this IPv4 address.
+    #[inline(always)]
+    pub const fn v4(address: [u8; 4]) -> Self {
+        Self { family: AF_INET, address: [u32::from_ne_bytes(address), 0, 0, 0] }
+    }
+
+    /// Returns the neighbour with this IPv6 address.
+    #[inline(always)]
+    pub fn v6(address: [u8; 16]) -> Self {
+        let bits = u128::from_be_bytes(address);
+        #[expect(clippy::cast_possible_truncation, reason = "it is a quarter of the address")]
+        let word = |shift: u32| ((bits >> shift) as u32).to_be();
+        Self { family: AF_INET6, address: [word(96), word(64), word(32), word(0)] }
+    }
+
+    /// Returns the neighbour's address; `None` if the kernel chooses it.
+    pub fn ip(self) -> Option<IpAddr> {
+        let [first, ..] = self.address;
+        match self.family {
+            AF_INET => Some(Ipv4Addr::from(first.to_ne_bytes()).into()),
+            AF_INET6 => {
+                let bits =
+                    self.address.iter().fold(0, |bits, word| bits << 32 | u128::from(u32::from_be(*word)));
+                Some(Ipv6Addr::from_bits(bits).into())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Debug for NextHop {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.ip() {
+            Some(address) => write!(formatter, "{address}"),
+            None => formatter.write_str("the kernel's choice"),
+        }
+    }
 }
 
 /// A rewrite of the identifier of an ICMP echo message, which is the packet's own or embedded in an ICMP
@@ -83,10 +140,12 @@ pub enum Verdict {
         /// The rewrite of its ICMP identifier.
         rewrite: IcmpIdRewrite,
     },
-    /// Redirect the packet of a container out of the uplink.
+    /// Redirect the packet of a container out of one of the host's interfaces.
     ToOutside {
         /// The sender's slot.
         slot: u16,
+        /// Index of the interface.
+        ifindex: u32,
         /// The neighbour that receives the frame.
         next_hop: NextHop,
         /// The rewrite of its ICMP identifier.

@@ -6,7 +6,7 @@
 
 use portmap_common::{reason::Reason, tables::PortEntry};
 
-use crate::verdict::{IcmpIdRewrite, NextHop, Origin, Verdict};
+use crate::verdict::{AF_INET, AF_INET6, IcmpIdRewrite, NextHop, Origin, Verdict};
 
 /// The seven words: five of `cb`, then `priority` and `mark`.
 pub type EncodedVerdict = [u32; 7];
@@ -24,6 +24,10 @@ const TO_HOST: u8 = 10;
 const TO_ETH0: u8 = 11;
 const TO_LOOPBACK: u8 = 12;
 const ASSIGN_FLOW: u8 = 13;
+const TO_OUTSIDE_KERNEL: u8 = 14;
+
+/// Bits of a kind of verdict.
+const KIND_BITS: u32 = 4;
 
 /// Encodes a verdict.
 #[inline(always)]
@@ -45,17 +49,16 @@ pub fn encode(verdict: &Verdict) -> EncodedVerdict {
             let (ids, message) = encode_rewrite(rewrite);
             [first(kind, u8::from(by_loopback), sender), owner.ifindex, entry, 0, 0, ids, message]
         }
-        Verdict::ToOutside { slot, next_hop, rewrite } => {
+        Verdict::ToOutside { slot, ifindex, next_hop, rewrite } => {
             let (ids, message) = encode_rewrite(rewrite);
-            match next_hop {
-                NextHop::V4(address) => {
-                    [first(TO_OUTSIDE_V4, 0, slot), u32::from_be_bytes(address), 0, 0, 0, ids, message]
-                }
-                NextHop::V6(address) => {
-                    let word = |bits: u32| ((u128::from_be_bytes(address) >> bits) & 0xffff_ffff) as u32;
-                    [first(TO_OUTSIDE_V6, 0, slot), word(96), word(64), word(32), word(0), ids, message]
-                }
-            }
+            let kind = match next_hop.family {
+                AF_INET => TO_OUTSIDE_V4,
+                AF_INET6 => TO_OUTSIDE_V6,
+                _ => TO_OUTSIDE_KERNEL,
+            };
+            let [a, b, c, d] = next_hop.address;
+            // Seven words have room for all only if slot and offset share one with the kind.
+            [u32::from(kind) | u32::from(slot) << KIND_BITS | message << 16, a, b, c, d, ids, ifindex]
         }
         Verdict::ToHost(slot) => short(TO_HOST, 0, slot),
         Verdict::ToEth0(ifindex) => [first(TO_ETH0, 0, 0), ifindex, 0, 0, 0, 0, 0],
@@ -67,6 +70,10 @@ pub fn encode(verdict: &Verdict) -> EncodedVerdict {
 pub fn decode(words: EncodedVerdict) -> Option<Verdict> {
     let [first, a, b, c, d, ids, message] = words;
     let [kind, detail, low, high] = first.to_le_bytes();
+    let kind = match kind & ((1 << KIND_BITS) - 1) {
+        outside @ (TO_OUTSIDE_V4 | TO_OUTSIDE_V6 | TO_OUTSIDE_KERNEL) => outside,
+        _ => kind,
+    };
     let slot = u16::from_le_bytes([low, high]);
     let reason = || Reason::ALL.get(usize::from(detail)).copied();
     let rewrite = decode_rewrite(ids, message);
@@ -85,13 +92,19 @@ pub fn decode(words: EncodedVerdict) -> Option<Verdict> {
         TO_CONTAINER_FROM_OUTSIDE => to_container(Origin::Outside),
         TO_CONTAINER_FROM_HOST => to_container(Origin::Host),
         TO_CONTAINER_FROM_CONTAINER => to_container(Origin::Container(slot)),
-        TO_OUTSIDE_V4 => Verdict::ToOutside { slot, next_hop: NextHop::V4(a.to_be_bytes()), rewrite },
-        TO_OUTSIDE_V6 => {
-            let mut address = [0; 16];
-            for (bytes, word) in address.chunks_exact_mut(4).zip([a, b, c, d]) {
-                bytes.copy_from_slice(&word.to_be_bytes());
+        TO_OUTSIDE_V4 | TO_OUTSIDE_V6 | TO_OUTSIDE_KERNEL => {
+            let family = match kind {
+                TO_OUTSIDE_V4 => AF_INET,
+                TO_OUTSIDE_V6 => AF_INET6,
+                _ => 0,
+            };
+            let [slot, at] = [first as u16 >> KIND_BITS, (first >> 16) as u16];
+            Verdict::ToOutside {
+                slot,
+                ifindex: message,
+                next_hop: NextHop { family, address: [a, b, c, d] },
+                rewrite: decode_rewrite(ids, at.into()),
             }
-            Verdict::ToOutside { slot, next_hop: NextHop::V6(address), rewrite }
         }
         TO_HOST => Verdict::ToHost(slot),
         TO_ETH0 => Verdict::ToEth0(a),
@@ -138,10 +151,19 @@ mod tests {
             Verdict::ToHost(1),
             Verdict::ToEth0(2),
             Verdict::ToLoopback,
-            Verdict::ToOutside { slot: 9, next_hop: NextHop::V4([10, 0, 0, 254]), rewrite },
-            Verdict::ToOutside { slot: 9, next_hop: NextHop::V6(*b"0123456789abcdef"), rewrite },
-            Verdict::ToOutside { slot: 9, next_hop: NextHop::V6([0xff; 16]), rewrite: IcmpIdRewrite::NONE },
         ];
+        for next_hop in [
+            NextHop::v4([10, 0, 0, 254]),
+            NextHop::v6(*b"0123456789abcdef"),
+            NextHop::v6([0xff; 16]),
+            NextHop::KERNEL,
+        ] {
+            for (slot, ifindex) in [(9, 2), (4095, u32::MAX)] {
+                verdicts.push(Verdict::ToOutside { slot, ifindex, next_hop, rewrite });
+                let rewrite = IcmpIdRewrite::NONE;
+                verdicts.push(Verdict::ToOutside { slot, ifindex, next_hop, rewrite });
+            }
+        }
         for reason in Reason::ALL {
             verdicts.push(Verdict::Continue(*reason));
             verdicts.push(Verdict::Drop { slot: 4095, reason: *reason });

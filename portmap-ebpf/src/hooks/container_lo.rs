@@ -69,16 +69,14 @@ fn has_other_owner<V: Route>(
     l4: &ParsedL4<V>,
     slot: u16,
 ) -> Option<bool> {
-    let host = V::host_addr(tables.config())?;
-    let is_local = |address| address == host || V::is_loopback(address);
-    if !is_local(ip.destination) {
+    if !V::is_shared_at_all(tables.config()) || !V::is_local(ip.destination, tables) {
         return None;
     }
     frag_cache::insert(tables, ip, l4, slot | SCOPE_LOOPBACK);
     let info = &l4.info;
     let port = match info.kind {
         L4Kind::Ports => info.ports.destination,
-        L4Kind::IcmpErrorPorts if is_local(info.inner_source) => info.ports.source,
+        L4Kind::IcmpErrorPorts if V::is_local(info.inner_source, tables) => info.ports.source,
         _ => return None,
     };
     let owner = tables.port(port);

@@ -40,10 +40,11 @@ impl Hook for HostLo {
         sink: &S,
     ) -> Applied<S> {
         let stop = |reason| sink.apply(Verdict::Continue(reason));
-        let host = V::host_addr(tables.config()).ok_or(Reason::Ipv6).map_err(stop)?;
+        if !V::is_shared_at_all(tables.config()) {
+            return Err(stop(Reason::Ipv6));
+        }
         let ip = V::parse(frame).map_err(stop)?;
-        let is_local = |address| address == host || V::is_loopback(address);
-        if !is_local(ip.destination) {
+        if !V::is_local(ip.destination, tables) {
             return Err(stop(Reason::OtherAddress));
         }
         let l4 = P::parse_l4(frame, tables, &ip, HOST_SLOT).map_err(stop)?;
@@ -52,11 +53,11 @@ impl Hook for HostLo {
         let info = &l4.info;
         let port = match info.kind {
             L4Kind::Ports => info.ports.destination,
-            L4Kind::IcmpErrorPorts if is_local(info.inner_source) => info.ports.source,
+            L4Kind::IcmpErrorPorts if V::is_local(info.inner_source, tables) => info.ports.source,
             L4Kind::IcmpErrorPorts | L4Kind::IcmpErrorEcho => return Err(stop(Reason::Quoted)),
             L4Kind::EchoRequest | L4Kind::EchoReply => return Err(stop(Reason::Icmp)),
         };
-        let owner = tables.port(port);
+        let owner = tables.port(port).of_owner();
         if owner.is_host() {
             return Err(stop(Reason::HostPort));
         }

@@ -6,6 +6,7 @@ use portmap_common::{reason::Reason, slot::HOST_SLOT, tables::PortEntry};
 use super::hook::{Applied, Hook, VerdictSink};
 use crate::{
     frame::Frame,
+    host_connections::{self, Direction},
     icmp_id,
     packet::{
         IpVersion, L4Info, ParsePath,
@@ -36,9 +37,11 @@ impl Hook for Uplink {
         sink: &S,
     ) -> Applied<S> {
         let stop = |reason| sink.apply(Verdict::Continue(reason));
-        let host = V::host_addr(tables.config()).ok_or(Reason::Ipv6).map_err(stop)?;
+        if !V::is_shared_at_all(tables.config()) {
+            return Err(stop(Reason::Ipv6));
+        }
         let ip = V::parse(frame).map_err(stop)?;
-        if ip.destination != host {
+        if !V::is_shared(ip.destination, tables) {
             // If the uplink allows routes to loopback addresses, the host's stack would accept the packet.
             return if V::is_loopback(ip.destination) {
                 Ok(sink.apply(Verdict::Drop { slot: HOST_SLOT, reason: Reason::Destination }))
@@ -46,9 +49,9 @@ impl Hook for Uplink {
                 Err(stop(Reason::OtherAddress))
             };
         }
-        // A container accepts the shared address as a source, because other containers have it, too. So no
+        // A container accepts a shared address as a source, because other containers have it, too. So no
         // sender outside may use it; nor a mapped IPv4 address.
-        if ip.source == host || V::is_loopback(ip.source) || V::is_v4_mapped(ip.source) {
+        if V::is_local(ip.source, tables) || V::is_v4_mapped(ip.source) {
             return Ok(sink.apply(Verdict::Drop { slot: HOST_SLOT, reason: Reason::SourceAddress }));
         }
         let l4 = P::parse_l4(frame, tables, &ip, HOST_SLOT).map_err(stop)?;
@@ -57,11 +60,9 @@ impl Hook for Uplink {
         frag_cache::insert(tables, &ip, &l4, HOST_SLOT);
         let info = &l4.info;
         if matches!(info.kind, L4Kind::IcmpErrorPorts | L4Kind::IcmpErrorEcho)
-            && (info.inner_source != host
-                || info.inner_destination == host
-                || V::is_loopback(info.inner_destination))
+            && (!V::is_shared(info.inner_source, tables) || V::is_local(info.inner_destination, tables))
         {
-            // The inner packet cannot have left by this uplink.
+            // The inner packet cannot have left this machine.
             return Err(stop(Reason::Quoted));
         }
         let (owner, rewrite) = match info.kind {
@@ -75,6 +76,12 @@ impl Hook for Uplink {
             L4Kind::IcmpErrorEcho => container_of_id(tables, info, info.inner_destination).map_err(stop)?,
             L4Kind::EchoRequest => return Err(stop(Reason::Icmp)),
         };
+        let has_ports = matches!(info.kind, L4Kind::Ports | L4Kind::IcmpErrorPorts);
+        if has_ports && host_connections::is_hosts(tables, &ip, &l4, owner, Direction::In) {
+            host_connections::note_abort(frame, tables, &ip, &l4);
+            return Err(stop(Reason::HostConnection));
+        }
+        let owner = owner.of_owner();
         // A redirect would make a frame that only a promiscuous interface receives one for the container.
         if !frame.is_packet_host() {
             return Err(stop(Reason::OtherStation));

@@ -12,15 +12,16 @@ use portmap_common::{
 use super::hook::{Applied, Hook, VerdictSink};
 use crate::{
     frame::Frame,
+    host_connections::{self, Direction},
     icmp_id, neighbours,
     packet::{
-        IpHeader, IpVersion, ParsePath,
+        IpVersion, ParsePath,
         ethernet::{self, L3},
         frag_cache,
         l4::L4Kind,
     },
     policer, reach,
-    route::Route,
+    route::{self, Exit, Route},
     segments::WireSize,
     tables::Tables,
     verdict::{IcmpIdRewrite, Origin, Verdict},
@@ -49,9 +50,12 @@ impl Hook for Veth {
             return Err(stop(Reason::Malformed));
         }
         let config = tables.config();
-        let host = V::host_addr(config).ok_or(Reason::Ipv6).map_err(stop)?;
+        if !V::is_shared_at_all(config) {
+            return Err(stop(Reason::Ipv6));
+        }
         let ip = V::parse(frame).map_err(stop)?;
-        if !is_allowed_source(&ip, host, ip.source) {
+        let is_local = V::is_local(ip.destination, tables);
+        if !is_allowed_source::<V>(tables, is_local, ip.source) {
             return Err(stop(Reason::SourceAddress));
         }
         let l4 = P::parse_l4(frame, tables, &ip, slot).map_err(stop)?;
@@ -62,14 +66,14 @@ impl Hook for Veth {
         let permission = match info.kind {
             L4Kind::Ports if is_own(info.ports.source) => Ok(()),
             L4Kind::Ports => Err(Reason::SourcePort),
-            L4Kind::EchoRequest if !is_local_dst(&ip, host) => Ok(()),
+            L4Kind::EchoRequest if !is_local => Ok(()),
             L4Kind::EchoRequest | L4Kind::EchoReply => Err(Reason::Icmp),
             // It would describe the path to the address that all containers share.
             L4Kind::IcmpErrorPorts | L4Kind::IcmpErrorEcho if info.by_router => Err(Reason::Icmp),
             // The container must be able to have received the inner packet, and the error must go to that
             // packet's source.
             L4Kind::IcmpErrorPorts
-                if is_allowed_source(&ip, host, info.inner_destination)
+                if is_allowed_source::<V>(tables, is_local, info.inner_destination)
                     && info.inner_source == ip.destination
                     && is_own(info.ports.destination) =>
             {
@@ -83,16 +87,25 @@ impl Hook for Veth {
         if !frame.has_valid_offloads(l4.offloadable_transport(), l4.is_sctp()) {
             return Err(stop(Reason::Malformed));
         }
-        if !is_local_dst(&ip, host) {
-            let next_hop = V::next_hop(ip.destination, tables).map_err(stop)?;
+        if !is_local {
+            let known = neighbours::known::<V>(tables, ip.destination, slot);
+            let opens = || reach::opens_connection(frame, &ip, &l4);
+            let exit = route::exit(tables, &ip, &l4, known, opens).map_err(stop)?;
             // A redirect bypasses the MTU check of the kernel's output path, and not every driver has one.
-            if !frame.mtu_allows(config.uplink_ifindex, wire_size.max_frame_len) {
+            if !frame.mtu_allows(exit.ifindex, wire_size.max_frame_len) {
                 return Err(stop(Reason::TooBig));
+            }
+            if matches!(info.kind, L4Kind::Ports | L4Kind::IcmpErrorPorts) {
+                let port =
+                    if info.kind == L4Kind::Ports { info.ports.source } else { info.ports.destination };
+                if host_connections::is_hosts(tables, &ip, &l4, tables.port(port), Direction::Out) {
+                    return Err(stop(Reason::HostConnection));
+                }
             }
             if !policer::conforms(tables, wire_size.bytes, slot, false) {
                 return Err(stop(Reason::Rate));
             }
-            if !neighbours::conforms::<V>(tables, ip.destination, slot) {
+            if !neighbours::conforms::<V>(tables, ip.destination, slot, known, &exit) {
                 return Err(stop(Reason::Neighbours));
             }
             // A subsequent fragment of an echo request contains no identifier; the first one's is rewritten.
@@ -104,7 +117,8 @@ impl Hook for Veth {
                 IcmpIdRewrite::NONE
             };
             frag_cache::insert(tables, &ip, &l4, slot);
-            return Ok(sink.deliver(Verdict::ToOutside { slot, next_hop, rewrite }, wire_size));
+            let Exit { ifindex, next_hop, .. } = exit;
+            return Ok(sink.deliver(Verdict::ToOutside { slot, ifindex, next_hop, rewrite }, wire_size));
         }
         // An error goes to the sender of its inner packet.
         let (own, target) = if info.kind == L4Kind::Ports {
@@ -126,6 +140,7 @@ impl Hook for Veth {
         if owner.is_host() {
             return Ok(sink.deliver(Verdict::ToHost(slot), wire_size));
         }
+        let owner = owner.of_owner();
         let by_loopback = V::is_loopback_only(ip.source) || V::is_loopback_only(ip.destination);
         let origin = Origin::Container(slot);
         let verdict = Verdict::ToContainer { origin, owner, by_loopback, rewrite: IcmpIdRewrite::NONE };
@@ -148,15 +163,9 @@ fn check_ethernet(frame: &impl Frame, tables: &impl Tables, slot: u16) -> Result
     Ok(l3)
 }
 
-/// Returns whether a packet stays on this machine. `host` is the host's shared address.
-#[inline(always)]
-fn is_local_dst<V: IpVersion>(ip: &IpHeader<V>, host: V::Address) -> bool {
-    ip.destination == host || V::is_loopback(ip.destination)
-}
-
-/// Returns whether a container may use an address as the source of this packet: the shared address, or, for a
+/// Returns whether a container may use an address as the source of a packet: a shared address, or, for a
 /// packet that stays on this machine, a loopback address.
 #[inline(always)]
-fn is_allowed_source<V: IpVersion>(ip: &IpHeader<V>, host: V::Address, address: V::Address) -> bool {
-    address == host || (is_local_dst(ip, host) && V::is_loopback(address))
+fn is_allowed_source<V: IpVersion>(tables: &impl Tables, is_local: bool, address: V::Address) -> bool {
+    V::is_shared(address, tables) || (is_local && V::is_loopback(address))
 }

@@ -8,7 +8,10 @@ use portmap_common::{
 };
 
 use super::icmp_message::IcmpMessage;
-use crate::{frame::Frame, tables::FragmentKey};
+use crate::{
+    frame::Frame,
+    tables::{FragmentKey, Tables},
+};
 
 /// An IP version.
 pub trait IpVersion: Copy + Debug {
@@ -27,8 +30,17 @@ pub trait IpVersion: Copy + Debug {
     /// Offset of the L4 header in a frame whose IP header has the minimum length.
     const MIN_L4_OFFSET: usize;
 
-    /// Returns the host's shared address; `None` if the host shares no address of this version.
-    fn host_addr(config: &Config) -> Option<Self::Address>;
+    /// Returns whether the host shares addresses of this version.
+    fn is_shared_at_all(config: &Config) -> bool;
+
+    /// Returns whether an address is one that the host shares with all containers.
+    fn is_shared(address: Self::Address, tables: &impl Tables) -> bool;
+
+    /// Returns whether an address is a shared one or a loopback address.
+    #[inline(always)]
+    fn is_local(address: Self::Address, tables: &impl Tables) -> bool {
+        Self::is_shared(address, tables) || Self::is_loopback(address)
+    }
 
     /// Returns whether an address is a loopback address.
     fn is_loopback(address: Self::Address) -> bool;

@@ -12,7 +12,10 @@ use super::{
     ip::{FragmentPosition, InnerHeader, IpHeader, IpVersion, L4Location, end_of_packet},
     l4::has_ports,
 };
-use crate::frame::{Frame, Head as _};
+use crate::{
+    frame::{Frame, Head as _},
+    tables::Tables,
+};
 
 /// Length in bytes of the Ethernet header and an IPv4 header without options.
 const HEAD: usize = ethernet::HEADER + MIN_HEADER;
@@ -43,8 +46,15 @@ impl IpVersion for V4 {
     const MIN_L4_OFFSET: usize = HEAD;
 
     #[inline(always)]
-    fn host_addr(config: &Config) -> Option<u32> {
-        Some(u32::from_be_bytes(config.host_ip.bytes))
+    fn is_shared_at_all(_config: &Config) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn is_shared(address: u32, tables: &impl Tables) -> bool {
+        let config = tables.config();
+        address == u32::from_be_bytes(config.host_ip.bytes)
+            || (config.more_addresses4 != 0 && tables.is_address4(Address4 { bytes: address.to_be_bytes() }))
     }
 
     #[inline(always)]

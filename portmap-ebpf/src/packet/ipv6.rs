@@ -12,7 +12,10 @@ use super::{
     ip::{FragmentPosition, InnerHeader, IpHeader, IpVersion, L4Location, end_of_packet},
     l4::has_ports,
 };
-use crate::frame::{Frame, Head as _};
+use crate::{
+    frame::{Frame, Head as _},
+    tables::Tables,
+};
 
 /// Length in bytes of the fixed header.
 const FIXED: usize = 40;
@@ -85,9 +88,15 @@ impl IpVersion for V6 {
     const MIN_L4_OFFSET: usize = HEAD;
 
     #[inline(always)]
-    fn host_addr(config: &Config) -> Option<Address> {
-        let address = Address::from_bytes(config.host_ip6);
-        if address.is_zero() { None } else { Some(address) }
+    fn is_shared_at_all(config: &Config) -> bool {
+        !Address::from_bytes(config.host_ip6).is_zero()
+    }
+
+    #[inline(always)]
+    fn is_shared(address: Address, tables: &impl Tables) -> bool {
+        let config = tables.config();
+        address == Address::from_bytes(config.host_ip6)
+            || (config.more_addresses6 != 0 && tables.is_address6(address.to_bytes()))
     }
 
     #[inline(always)]

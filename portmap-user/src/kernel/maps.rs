@@ -1,19 +1,27 @@
 //! The pinned maps, with typed keys and values.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, path::Path};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+};
 
 use aya::{
     Pod,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
 };
+use nix::libc::EEXIST;
 use portmap_common::{
     counters::Counters,
     event::SampleLimiter,
-    flow_state::{Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey},
+    flow_state::{
+        Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostConnection, HostConnectionKey,
+        HostFlow, HostFlowKey,
+    },
     gcra::GcraState,
     names,
     reason::{Drops, HostHook, ReasonCounts},
-    tables::{Address4, Config, Endpoint},
+    tables::{Address4, Address6, Config, Endpoint},
 };
 
 use super::slot_counters::{self, SlotCounters, SlotTable};
@@ -24,6 +32,9 @@ use crate::{
     model::Reach,
     paths::Pins,
 };
+
+/// Flag of an insertion: the key must not exist.
+const BPF_NOEXIST: u64 = 1;
 
 /// The maps of one daemon that are accessed by system calls. Any thread may use them: their lock is held for
 /// a single system call.
@@ -47,6 +58,9 @@ struct Tables {
     host_ports: Array<MapData, u64>,
     host_flows: HashMap<MapData, HostFlowKey, HostFlow>,
     broadcasts: HashMap<MapData, Address4, u32>,
+    addresses4: HashMap<MapData, Address4, u32>,
+    addresses6: HashMap<MapData, Address6, u32>,
+    host_connections: HashMap<MapData, HostConnectionKey, HostConnection>,
 }
 
 impl Maps {
@@ -65,8 +79,10 @@ impl Maps {
             echoes: lru_hash(pins, names::MAP_ECHO)?,
             host_ports: array(pins, names::MAP_HOST_ACCESS)?,
             host_flows: lru_hash(pins, names::MAP_HOST_FLOWS)?,
-            broadcasts: HashMap::try_from(Map::HashMap(open(&pins.map(names::MAP_BROADCASTS))?))
-                .context(|| reading(names::MAP_BROADCASTS))?,
+            broadcasts: hash(pins, names::MAP_BROADCASTS)?,
+            addresses4: hash(pins, names::MAP_ADDRESSES4)?,
+            addresses6: hash(pins, names::MAP_ADDRESSES6)?,
+            host_connections: lru_hash(pins, names::MAP_HOST_CONNECTIONS)?,
         };
         let slots =
             SlotCounters::new(open(&pins.map(names::MAP_COUNTERS))?, open(&pins.map(names::MAP_DROPS))?)?;
@@ -192,25 +208,75 @@ impl Maps {
         Ok(found(self.tables.lock().broadcasts.get(&address, 0), names::MAP_BROADCASTS)?.is_some())
     }
 
-    /// Reads the broadcast addresses of the host's networks other than the shared one.
-    pub fn broadcasts(&self) -> Result<BTreeSet<Ipv4Addr>> {
-        let tables = self.tables.lock();
-        let keys = tables.broadcasts.keys().map(|key| key.map(|key| Ipv4Addr::from(key.bytes)));
-        keys.collect::<std::result::Result<_, _>>().context(|| reading(names::MAP_BROADCASTS))
-    }
-
     /// Writes the broadcast addresses of the host's networks. Returns true if that changed anything.
     pub fn set_broadcasts(&self, wanted: &BTreeSet<Ipv4Addr>) -> Result<bool> {
-        let known = self.broadcasts()?;
-        let key = |address: &Ipv4Addr| Address4::new(address.octets());
-        let doing = || writing(names::MAP_BROADCASTS);
-        for address in known.difference(wanted) {
-            failpoint::hit("write a map").context(doing)?;
-            self.tables.lock().broadcasts.remove(&key(address)).context(doing)?;
+        let wanted = wanted.iter().map(|address| Address4::new(address.octets())).collect();
+        self.set_keys(|tables| &mut tables.broadcasts, &wanted, names::MAP_BROADCASTS)
+    }
+
+    /// Whether the map of broadcast addresses has exactly these.
+    pub fn has_broadcasts(&self, wanted: &BTreeSet<Ipv4Addr>) -> Result<bool> {
+        let wanted: BTreeSet<_> = wanted.iter().map(|address| Address4::new(address.octets())).collect();
+        Ok(keys(&self.tables.lock().broadcasts, names::MAP_BROADCASTS)? == wanted)
+    }
+
+    /// Writes the shared addresses other than the primary ones. Returns true if that changed anything.
+    pub fn set_addresses(&self, wanted: &BTreeSet<IpAddr>) -> Result<bool> {
+        let (v4, v6) = by_version(wanted);
+        let v4 = self.set_keys(|tables| &mut tables.addresses4, &v4, names::MAP_ADDRESSES4)?;
+        let v6 = self.set_keys(|tables| &mut tables.addresses6, &v6, names::MAP_ADDRESSES6)?;
+        Ok(v4 || v6)
+    }
+
+    /// Whether the maps of shared addresses have exactly these.
+    pub fn has_addresses(&self, wanted: &BTreeSet<IpAddr>) -> Result<bool> {
+        let (v4, v6) = by_version(wanted);
+        let tables = self.tables.lock();
+        Ok(keys(&tables.addresses4, names::MAP_ADDRESSES4)? == v4
+            && keys(&tables.addresses6, names::MAP_ADDRESSES6)? == v6)
+    }
+
+    /// Whether an IPv4 address is a shared one other than the primary one.
+    pub fn is_address4(&self, address: Address4) -> Result<bool> {
+        Ok(found(self.tables.lock().addresses4.get(&address, 0), names::MAP_ADDRESSES4)?.is_some())
+    }
+
+    /// Whether an IPv6 address is a shared one other than the primary one.
+    pub fn is_address6(&self, address: Address6) -> Result<bool> {
+        Ok(found(self.tables.lock().addresses6.get(&address, 0), names::MAP_ADDRESSES6)?.is_some())
+    }
+
+    /// Looks up a connection of the host's from a port that a container owns.
+    pub fn host_connection(&self, key: &HostConnectionKey) -> Result<Option<HostConnection>> {
+        found(self.tables.lock().host_connections.get(key, 0), names::MAP_HOST_CONNECTIONS)
+    }
+
+    /// Records a connection of the host's, unless the programs know it. The port needs its flag, too.
+    pub fn add_host_connection(&self, key: &HostConnectionKey, connection: HostConnection) -> Result<()> {
+        let doing = || writing(names::MAP_HOST_CONNECTIONS);
+        failpoint::hit("write a map").context(doing)?;
+        match self.tables.lock().host_connections.insert(key, connection, BPF_NOEXIST) {
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(EEXIST) => Ok(()),
+            other => other.context(doing),
         }
-        for address in wanted.difference(&known) {
+    }
+
+    /// Makes the keys of a map equal to a set. Removes keys before it adds others, so that the map has room.
+    fn set_keys<K: Pod + Ord>(
+        &self,
+        map: fn(&mut Tables) -> &mut HashMap<MapData, K, u32>,
+        wanted: &BTreeSet<K>,
+        name: &str,
+    ) -> Result<bool> {
+        let known = keys(map(&mut self.tables.lock()), name)?;
+        let doing = || writing(name);
+        for key in known.difference(wanted) {
             failpoint::hit("write a map").context(doing)?;
-            self.tables.lock().broadcasts.insert(key(address), 1, 0).context(doing)?;
+            map(&mut self.tables.lock()).remove(key).context(doing)?;
+        }
+        for key in wanted.difference(&known) {
+            failpoint::hit("write a map").context(doing)?;
+            map(&mut self.tables.lock()).insert(key, 1, 0).context(doing)?;
         }
         Ok(known != *wanted)
     }
@@ -225,6 +291,23 @@ impl Maps {
         put(&mut tables.drops, u32::from(slot), Drops::default(), names::MAP_DROPS)?;
         put(&mut tables.budgets, u32::from(slot), SampleLimiter::default(), names::MAP_BUDGETS)
     }
+}
+
+/// The keys of a map.
+fn keys<K: Pod + Ord>(map: &HashMap<MapData, K, u32>, name: &str) -> Result<BTreeSet<K>> {
+    map.keys().collect::<std::result::Result<_, _>>().context(|| reading(name))
+}
+
+/// Addresses as keys, by IP version.
+fn by_version(addresses: &BTreeSet<IpAddr>) -> (BTreeSet<Address4>, BTreeSet<Address6>) {
+    let (mut v4, mut v6) = (BTreeSet::new(), BTreeSet::new());
+    for address in addresses {
+        match address {
+            IpAddr::V4(address) => v4.insert(Address4::new(address.octets())),
+            IpAddr::V6(address) => v6.insert(Address6::new(address.octets())),
+        };
+    }
+    (v4, v6)
 }
 
 fn reading(name: &str) -> String {
@@ -252,6 +335,10 @@ fn array<V: Pod>(pins: &Pins, name: &str) -> Result<Array<MapData, V>> {
 
 fn per_cpu_array<V: Pod>(pins: &Pins, name: &str) -> Result<PerCpuArray<MapData, V>> {
     PerCpuArray::try_from(Map::PerCpuArray(open(&pins.map(name))?)).context(|| reading(name))
+}
+
+fn hash<K: Pod, V: Pod>(pins: &Pins, name: &str) -> Result<HashMap<MapData, K, V>> {
+    HashMap::try_from(Map::HashMap(open(&pins.map(name))?)).context(|| reading(name))
 }
 
 fn lru_hash<K: Pod, V: Pod>(pins: &Pins, name: &str) -> Result<HashMap<MapData, K, V>> {

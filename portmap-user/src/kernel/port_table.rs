@@ -10,7 +10,7 @@ use std::{
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use portmap_common::{
     names,
-    tables::{PORTS, PortEntry},
+    tables::{HOST_CONNECTIONS, PORTS, PortEntry},
 };
 
 use super::maps;
@@ -57,9 +57,25 @@ impl PortTable {
         PortEntry::from_word(self.word(port).load(Ordering::Relaxed))
     }
 
-    /// Sets the owner of a port; the default entry is the host. Programs see either the old or the new owner.
+    /// Gives a port to a container, or with the default entry to the host. Programs see either the old or the
+    /// new owner. The flag that the host has connections from the port stays until the host owns the port.
     pub fn set(&self, port: u16, owner: PortEntry) {
-        self.word(port).store(owner.to_word(), Ordering::Relaxed);
+        let word = self.word(port);
+        if owner.is_host() {
+            word.store(owner.to_word(), Ordering::Relaxed);
+            return;
+        }
+        let kept = PortEntry { flags: HOST_CONNECTIONS, ..PortEntry::default() }.to_word();
+        // Programs set the flag at any time. The closure always returns a value, so this cannot fail.
+        let _ = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| {
+            Some(owner.to_word() | before & kept)
+        });
+    }
+
+    /// Sets the flag that the host has connections from a port.
+    pub fn flag_host_connections(&self, port: u16) {
+        let flag = PortEntry { flags: HOST_CONNECTIONS, ..PortEntry::default() }.to_word();
+        self.word(port).fetch_or(flag, Ordering::Relaxed);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Applying a verdict: the only place that counts, redirects and returns a code to the kernel.
 
+use core::ptr;
+
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
@@ -25,15 +27,12 @@ use portmap_ebpf::{
 use super::{
     counters::{count_for, count_reason},
     drop, maps,
-    metadata::{set_mark, set_priority, set_tc_index},
+    metadata::{set_mark, set_packet_host, set_priority, set_tc_index},
     skb::{Skb, is_dry_run, mtu_allows},
 };
 
-/// Address families of `bpf_redir_neigh`.
-const AF_INET: u32 = 2;
-const AF_INET6: u32 = 10;
 /// The loopback device has interface index 1 in every network namespace.
-const LO_IFINDEX: u32 = 1;
+pub(super) const LO_IFINDEX: u32 = 1;
 /// Offsets of the checksum and the identifier in an echo message, for both versions of ICMP.
 const ECHO_CHECKSUM: usize = 2;
 const ECHO_ID: usize = 4;
@@ -161,15 +160,16 @@ pub(super) fn execute(context: &TcContext, verdict: &Verdict, is_dry_run: bool) 
             // packet.
             code(unsafe { bpf_redirect_peer(owner.ifindex, 0) })
         }
-        Verdict::ToOutside { slot, next_hop, rewrite } => {
+        Verdict::ToOutside { slot, ifindex, next_hop, rewrite } => {
             if !rewrite_icmp_id(context, rewrite) {
                 return TC_ACT_SHOT;
             }
             clear_metadata();
-            if maps::config().uplink_flows != 0 {
+            let config = maps::config();
+            if config.uplink_flows != 0 && ifindex == config.uplink_ifindex {
                 set_priority(queue::priority_of(queue::flow_of(slot)));
             }
-            to_neighbour(next_hop)
+            to_neighbour(context, ifindex, next_hop)
         }
         Verdict::ToHost(_) => {
             clear_metadata();
@@ -199,25 +199,21 @@ fn to_qdisc(context: &TcContext, owner: PortEntry, by_loopback: bool) -> i32 {
     code(unsafe { bpf_redirect(owner.ifindex, 0) })
 }
 
-/// Sends a packet out of the uplink to a neighbour, which the kernel resolves.
+/// Sends a packet out of an interface to a neighbour, which the kernel resolves.
 #[inline(always)]
-fn to_neighbour(next_hop: NextHop) -> i32 {
-    let (nh_family, ipv6_nh) = match next_hop {
-        NextHop::V4(address) => (AF_INET, [u32::from_ne_bytes(address), 0, 0, 0]),
-        NextHop::V6(address) => {
-            let word = |bits: u32| {
-                #[expect(clippy::cast_possible_truncation, reason = "it is a quarter of the address")]
-                let word = (u128::from_be_bytes(address) >> bits) as u32;
-                word.to_be()
-            };
-            (AF_INET6, [word(96), word(64), word(32), word(0)])
-        }
-    };
-    let mut neighbour =
-        Neighbour(bpf_redir_neigh { nh_family, __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh } });
-    let uplink = maps::config().uplink_ifindex;
+fn to_neighbour(context: &TcContext, ifindex: u32, next_hop: NextHop) -> i32 {
+    if next_hop.family == 0 {
+        // The kernel sends errors to the source of packets that were received for this host only.
+        set_packet_host(context);
+        // SAFETY: without a next hop the pointer is null, as the helper expects.
+        return code(unsafe { bpf_redirect_neigh(ifindex, ptr::null_mut(), 0, 0) });
+    }
+    let mut neighbour = Neighbour(bpf_redir_neigh {
+        nh_family: next_hop.family,
+        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: next_hop.address },
+    });
     // SAFETY: the pointer is to a local of the size that is passed with it.
-    code(unsafe { bpf_redirect_neigh(uplink, &raw mut neighbour.0, NEIGHBOUR_SIZE, 0) })
+    code(unsafe { bpf_redirect_neigh(ifindex, &raw mut neighbour.0, NEIGHBOUR_SIZE, 0) })
 }
 
 /// Redirects a packet into the ingress of the namespace's loopback device, which accepts frames to its own

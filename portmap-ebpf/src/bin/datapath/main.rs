@@ -6,9 +6,13 @@
 #[cfg(target_arch = "bpf")]
 mod apply;
 #[cfg(target_arch = "bpf")]
+mod atomic;
+#[cfg(target_arch = "bpf")]
 mod counters;
 #[cfg(target_arch = "bpf")]
 mod drop;
+#[cfg(target_arch = "bpf")]
+mod fib;
 #[cfg(target_arch = "bpf")]
 mod gcra;
 #[cfg(all(target_arch = "bpf", feature = "datapath-log"))]

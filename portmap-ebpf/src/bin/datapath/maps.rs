@@ -12,20 +12,25 @@ use portmap_common::{
     counters::Counters,
     event::{DropEvent, RING_BYTES, SampleLimiter},
     flow_state::{
-        ENTRIES, Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey,
-        NEIGHBOUR_INTERVAL, NEIGHBOUR_TOLERANCE, Neighbour, NeighbourBudget, NeighbourKey,
+        ENTRIES, Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HOST_CONNECTION_ENTRIES,
+        HostConnection, HostConnectionKey, HostFlow, HostFlowKey, NEIGHBOUR_INTERVAL, NEIGHBOUR_TOLERANCE,
+        Neighbour, NeighbourBudget, NeighbourKey,
     },
     gcra::GcraState,
     names::TAIL_CALLS,
     reason::{Drops, HostHook, ReasonCounts},
     slot::SLOTS,
     tables::{
-        Address4, Address6, BROADCASTS, Config, Endpoint, HOST_ACCESS_WORDS, Listener, Mac, PORTS, PortEntry,
+        ADDRESSES, Address4, Address6, BROADCASTS, Config, Endpoint, HOST_ACCESS_WORDS, HOST_CONNECTIONS,
+        Listener, Mac, PORTS, PortEntry,
     },
 };
-use portmap_ebpf::Tables;
+use portmap_ebpf::{
+    Tables,
+    route::{FibAnswer, FibQuestion},
+};
 
-use super::{gcra, skb::is_dry_run};
+use super::{atomic, fib, gcra, skb::is_dry_run};
 
 /// `BPF_F_MMAPABLE`: the daemon maps this map into its memory.
 const MMAPABLE: usize = 1 << 10;
@@ -68,6 +73,14 @@ static PM_NEIGHBOUR_BUDGETS: Array<NeighbourBudget, { SLOTS as usize }> = Array:
 
 #[btf_map(name = "pm_broadcasts")]
 static PM_BROADCASTS: HashMap<Address4, u32, BROADCASTS> = HashMap::new();
+
+#[btf_map(name = "pm_addresses4")]
+static PM_ADDRESSES4: HashMap<Address4, u32, ADDRESSES> = HashMap::new();
+#[btf_map(name = "pm_addresses6")]
+static PM_ADDRESSES6: HashMap<Address6, u32, ADDRESSES> = HashMap::new();
+#[btf_map(name = "pm_host_conns")]
+static PM_HOST_CONNECTIONS: LruHashMap<HostConnectionKey, HostConnection, HOST_CONNECTION_ENTRIES> =
+    LruHashMap::new();
 
 #[btf_map(name = "pm_rest")]
 static PM_TAIL_CALLS: ProgramArray<{ TAIL_CALLS.len() }> = ProgramArray::new();
@@ -235,6 +248,47 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
+    fn is_address4(&self, address: Address4) -> bool {
+        // SAFETY: the entry itself is not read.
+        unsafe { PM_ADDRESSES4.get(address) }.is_some()
+    }
+
+    #[inline(always)]
+    fn is_address6(&self, address: Address6) -> bool {
+        // SAFETY: the entry itself is not read.
+        unsafe { PM_ADDRESSES6.get(address) }.is_some()
+    }
+
+    #[inline(always)]
+    fn fib(&self, question: &FibQuestion) -> FibAnswer {
+        fib::ask(self.context, question)
+    }
+
+    #[inline(always)]
+    fn host_connection(&self, key: &HostConnectionKey) -> HostConnection {
+        // SAFETY: the pointer is valid as long as the program runs. The time is one aligned word; if the entry
+        // is reused meanwhile, the copy is another connection's, and one packet is misjudged.
+        unsafe { PM_HOST_CONNECTIONS.get(key) }.copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn set_host_connection(&self, key: &HostConnectionKey, connection: &HostConnection) {
+        if is_dry_run(self.context) {
+            return;
+        }
+        // It fails only if the kernel has no free element on this CPU; the next packet then tries again.
+        if PM_HOST_CONNECTIONS.insert(key, connection, u64::from(BPF_ANY)).is_err() {
+            return;
+        }
+        if let Some(entry) = PM_PORTS.get_ptr_mut(u32::from(key.local_port)) {
+            let flag = PortEntry { ifindex: 0, slot: 0, flags: HOST_CONNECTIONS };
+            // SAFETY: the pointer is to an entry of the map, which is eight aligned bytes. The daemon can
+            // replace the whole entry at any time, and the flag is added to whichever one is there.
+            unsafe { atomic::or(entry.cast(), flag.to_word()) };
+        }
+    }
+
+    #[inline(always)]
     fn policer(&self, slot: u16) -> Option<&GcraState> {
         PM_LIMITS.get(u32::from(slot))
     }
@@ -268,6 +322,10 @@ static NO_CONFIG: Config = Config {
     listener: Listener::NONE,
     secret: 0,
     broadcasts: 0,
+    more_addresses4: 0,
+    more_addresses6: 0,
+    direct4: 0,
+    direct6: 0,
     reserved: 0,
 };
 

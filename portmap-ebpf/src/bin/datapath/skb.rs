@@ -17,7 +17,7 @@ use super::offload;
 const ETHERNET: u32 = 14;
 
 /// `PACKET_HOST` of `linux/if_packet.h`.
-const PACKET_HOST: u32 = 0;
+pub(super) const PACKET_HOST: u32 = 0;
 
 /// A frame.
 pub(super) struct Skb<'a> {

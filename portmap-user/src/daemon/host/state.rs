@@ -158,6 +158,8 @@ impl HostState {
             uplink_flows: if has_flows { queue::UPLINK_FLOWS } else { 0 },
             secret: *SECRET,
             broadcasts: u32::try_from(self.broadcasts.len()).unwrap_or(u32::MAX),
+            direct4: 1,
+            direct6: 1,
             ..Config::default()
         };
         if let Some(v6) = &self.v6 {

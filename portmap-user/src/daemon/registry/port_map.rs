@@ -63,7 +63,7 @@ impl Registry {
             }
         }
         for (port, owner) in (0..=u16::MAX).zip(owners) {
-            if self.ports.get(port) != owner {
+            if self.ports.get(port).of_owner() != owner {
                 self.ports.set(port, owner);
             }
         }
@@ -83,7 +83,7 @@ impl Registry {
             found.map(|record| record.name.clone())
         };
         (0..=u16::MAX).zip(desired).find_map(|(port, desired)| {
-            let owner = self.ports.get(port);
+            let owner = self.ports.get(port).of_owner();
             let expected = desired.map_or_else(PortEntry::default, |record| self.port_entry(record));
             (owner != expected).then(|| WrongPort {
                 port,

@@ -4,13 +4,17 @@ use std::cell::RefCell;
 
 use portmap_common::{
     flow_state::{
-        Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour,
-        NeighbourKey,
+        Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostConnection, HostConnectionKey,
+        HostFlow, HostFlowKey, Neighbour, NeighbourKey,
     },
     gcra::GcraState,
-    tables::{Address4, Config, Endpoint, PortEntry},
+    tables::{Address4, Address6, Config, Endpoint, PortEntry},
 };
-use portmap_ebpf::Tables;
+use portmap_ebpf::{
+    Tables, Verdict,
+    route::{FibAnswer, FibQuestion},
+    verdict::NextHop,
+};
 
 use crate::{
     daemon::registry::Registry,
@@ -24,14 +28,30 @@ pub(super) struct Live<'a> {
     registry: &'a Registry,
     config: &'a Config,
     now: u64,
+    /// The kernel's answer to a question about a route.
+    route: FibAnswer,
     /// The first error in reading a map, which makes the decision void.
     failed: RefCell<Option<Error>>,
 }
 
 impl<'a> Live<'a> {
-    /// Returns the maps at the current time.
-    pub(super) fn new(maps: &'a Maps, registry: &'a Registry, config: &'a Config) -> Result<Self> {
-        Ok(Self { maps, registry, config, now: clock::monotonic()?, failed: RefCell::new(None) })
+    /// Returns the maps at the current time. Only a program can ask the kernel for a route, so its answer is
+    /// taken from the verdict of the program.
+    pub(super) fn new(
+        maps: &'a Maps,
+        registry: &'a Registry,
+        config: &'a Config,
+        verdict: Option<Verdict>,
+    ) -> Result<Self> {
+        let route = match verdict {
+            Some(Verdict::ToOutside { ifindex, next_hop, .. }) => {
+                let is_resolved = next_hop != NextHop::KERNEL;
+                let outcome = if is_resolved { FibAnswer::RESOLVED } else { FibAnswer::UNRESOLVED };
+                FibAnswer { outcome, ifindex, next_hop }
+            }
+            _ => FibAnswer::NONE,
+        };
+        Ok(Self { maps, registry, config, now: clock::monotonic()?, route, failed: RefCell::new(None) })
     }
 
     /// Returns the first error in reading them.
@@ -112,6 +132,24 @@ impl Tables for Live<'_> {
     fn is_broadcast(&self, address: Address4) -> bool {
         self.read(self.maps.is_broadcast(address))
     }
+
+    fn is_address4(&self, address: Address4) -> bool {
+        self.read(self.maps.is_address4(address))
+    }
+
+    fn is_address6(&self, address: Address6) -> bool {
+        self.read(self.maps.is_address6(address))
+    }
+
+    fn fib(&self, _question: &FibQuestion) -> FibAnswer {
+        self.route
+    }
+
+    fn host_connection(&self, key: &HostConnectionKey) -> HostConnection {
+        self.read(self.maps.host_connection(key)).unwrap_or_default()
+    }
+
+    fn set_host_connection(&self, _key: &HostConnectionKey, _connection: &HostConnection) {}
 
     fn policer(&self, _slot: u16) -> Option<&GcraState> {
         // A policer's state changes all the time, and a dry run does not use it either.

@@ -123,10 +123,11 @@ impl Explainer<'_> {
         frame: &[u8],
         config: &Config,
     ) -> Result<(Verdict, Option<Verdict>)> {
-        let tables = Live::new(&self.env.maps, self.registry, config)?;
+        let verdict = visit.dry_run(&self.env.settings.pins, frame, config)?;
+        let tables = Live::new(&self.env.maps, self.registry, config, verdict)?;
         let expected = visit.decide(frame, config, &tables);
         tables.into_result()?;
-        Ok((expected, visit.dry_run(&self.env.settings.pins, frame, config)?))
+        Ok((expected, verdict))
     }
 
     /// Returns the hook to which a verdict sends a packet.

@@ -1,15 +1,9 @@
 //! Rendering of verdicts as text.
 
-use std::{
-    collections::BTreeMap,
-    net::{Ipv4Addr, Ipv6Addr},
-};
+use std::collections::BTreeMap;
 
 use portmap_common::{hook_point::HookPoint, reason::Reason, tables::PortEntry};
-use portmap_ebpf::{
-    Verdict,
-    verdict::{IcmpIdRewrite, NextHop},
-};
+use portmap_ebpf::{Verdict, verdict::IcmpIdRewrite};
 
 use crate::api::Outcome;
 
@@ -62,13 +56,14 @@ impl Names {
             }
             Verdict::DeliverLocal(_) => Fixed::new("own", "stays inside").to_outcome(),
             Verdict::ToContainer { owner, rewrite, .. } => self.to_container(owner, rewrite),
-            Verdict::ToOutside { next_hop, rewrite, .. } => {
-                let next_hop = match next_hop {
-                    NextHop::V4(address) => Ipv4Addr::from(address).to_string(),
-                    NextHop::V6(address) => Ipv6Addr::from(address).to_string(),
-                };
-                let text = format!("to the outside by {next_hop}{}", id_rewrite(rewrite));
-                Outcome { target: Some(next_hop), ..outcome("to_outside", text) }
+            Verdict::ToOutside { ifindex, next_hop, rewrite, .. } => {
+                let next_hop = next_hop.ip().map(|address| address.to_string());
+                let by = next_hop.as_ref().map_or_else(
+                    || format!("a neighbour that the kernel resolves (ifindex {ifindex})"),
+                    |address| format!("{address} (ifindex {ifindex})"),
+                );
+                let text = format!("to the outside by {by}{}", id_rewrite(rewrite));
+                Outcome { target: next_hop, ..outcome("to_outside", text) }
             }
             Verdict::ToHost(_) => Fixed::new("to_host", "to the host's stack").to_outcome(),
             Verdict::ToEth0(ifindex) => outcome("to_eth0", format!("out by eth0 (ifindex {ifindex})")),
@@ -99,7 +94,7 @@ fn id_rewrite(IcmpIdRewrite { from, to, .. }: IcmpIdRewrite) -> String {
 
 #[cfg(test)]
 mod tests {
-    use portmap_ebpf::verdict::Origin;
+    use portmap_ebpf::verdict::{NextHop, Origin};
 
     use super::*;
 
@@ -121,10 +116,10 @@ mod tests {
         );
         assert!(text(Verdict::Continue(Reason::HostPort)).starts_with("left to the host: host_port - "));
         let rewrite = IcmpIdRewrite { message: 34, from: 1, to: 9 };
-        let next_hop = NextHop::V4([10, 0, 0, 2]);
+        let next_hop = NextHop::v4([10, 0, 0, 2]);
         assert_eq!(
-            text(Verdict::ToOutside { slot: 2, next_hop, rewrite }),
-            "to the outside by 10.0.0.2, with the identifier 9 instead of 1"
+            text(Verdict::ToOutside { slot: 2, ifindex: 3, next_hop, rewrite }),
+            "to the outside by 10.0.0.2 (ifindex 3), with the identifier 9 instead of 1"
         );
     }
 }

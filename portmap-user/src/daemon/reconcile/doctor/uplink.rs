@@ -80,7 +80,7 @@ impl Reconciler {
         if env.maps.config()? != env.config(state) {
             return Err(Error::failure(format!("the map pm_config differs from the host: {REPAIR}")));
         }
-        if env.maps.broadcasts()? != state.broadcasts {
+        if !env.maps.has_broadcasts(&state.broadcasts)? {
             return Err(Error::failure(format!("the map pm_broadcasts differs from the host: {REPAIR}")));
         }
         if env.maps.lacks_host_ports(&env.settings.reach)? {
