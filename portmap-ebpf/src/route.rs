@@ -39,8 +39,8 @@ pub struct FibQuestion {
     pub destination_port: u16,
 }
 
-/// The FIB's answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The FIB's answer; by default, that there is no route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FibAnswer {
     /// One of the constants below.
     pub outcome: u32,
@@ -51,12 +51,12 @@ pub struct FibAnswer {
 }
 
 impl FibAnswer {
-    /// The packet goes to a neighbour whose link-layer address the kernel knows.
-    pub const RESOLVED: u32 = 0;
-    /// The packet goes to a neighbour that the kernel must resolve first.
-    pub const UNRESOLVED: u32 = 1;
     /// There is no route to the outside, or one that rejects the packet.
-    pub const NO_ROUTE: u32 = 2;
+    pub const NO_ROUTE: u32 = 0;
+    /// The packet goes to a neighbour whose link-layer address the kernel knows.
+    pub const RESOLVED: u32 = 1;
+    /// The packet goes to a neighbour that the kernel must resolve first.
+    pub const UNRESOLVED: u32 = 2;
 
     /// No route.
     pub const NONE: Self = Self { outcome: Self::NO_ROUTE, ifindex: 0, next_hop: NextHop::KERNEL };
@@ -120,7 +120,7 @@ pub fn exit<V: Route>(
             });
         }
         let is_checked =
-            known.is_some_and(|known| tables.now().wrapping_sub(known.checked) <= NEIGHBOUR_CHECK_INTERVAL);
+            known.is_some_and(|known| tables.now() <= known.checked.wrapping_add(NEIGHBOUR_CHECK_INTERVAL));
         if is_gateway::<V>(ip.destination, config) || (is_checked && !opens()) {
             return Ok(Exit {
                 ifindex: config.uplink_ifindex,

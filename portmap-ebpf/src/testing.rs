@@ -47,9 +47,10 @@ pub struct FakeTables {
     pub addresses4: BTreeSet<Address4>,
     /// Shared IPv6 addresses other than the primary one.
     pub addresses6: BTreeSet<Address6>,
-    /// The FIB's answers by destination, in the form of [`FibQuestion::destination`]. There are no other
-    /// routes.
+    /// The FIB's answers by destination, in the form of [`FibQuestion::destination`].
     pub routes: BTreeMap<Address6, FibAnswer>,
+    /// The FIB's answer for all other destinations.
+    pub default_route: FibAnswer,
     /// Connections of the host's from ports of containers.
     pub host_connections: RefCell<BTreeMap<HostConnectionKey, HostConnection>>,
     /// Policers by slot. Their theoretical arrival times are the initial values only.
@@ -160,7 +161,7 @@ impl Tables for FakeTables {
     }
 
     fn fib(&self, question: &FibQuestion) -> FibAnswer {
-        self.routes.get(&question.destination).copied().unwrap_or(FibAnswer::NONE)
+        self.routes.get(&question.destination).copied().unwrap_or(self.default_route)
     }
 
     fn host_connection(&self, key: &HostConnectionKey) -> HostConnection {

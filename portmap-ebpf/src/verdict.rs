@@ -22,7 +22,7 @@ pub enum Origin {
 ///
 /// This is no enum, because LLVM merges the arms and reads registers that one arm left uninitialised; the
 /// verifier rejects that.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct NextHop {
     /// Address family of the neighbour; 0 if the kernel chooses it.
     pub family: u32,

@@ -1,6 +1,6 @@
 //! A scratch network and mount namespace for privileged work.
 
-use std::{path::Path, thread};
+use std::{fs, path::Path, process::Command, thread};
 
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -28,4 +28,21 @@ pub fn in_namespaces<T: Send>(work: impl FnOnce(&Path) -> T + Send) -> T {
         });
         worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// Adds routes in the calling thread's namespace, each in the words of `ip route add` behind `-4` or `-6`, and
+/// lets the programs ask for them.
+///
+/// # Panics
+///
+/// Panics if the kernel refuses a route.
+pub fn add_routes(routes: &[(&str, &str)]) {
+    for (version, route) in routes {
+        let arguments = [*version, "route", "add"].into_iter().chain(route.split(' '));
+        let added = Command::new("ip").args(arguments).status().expect("ip runs");
+        assert!(added.success(), "cannot add the route {route}");
+    }
+    for version in ["ipv4", "ipv6"] {
+        fs::write(format!("/proc/sys/net/{version}/conf/lo/forwarding"), "1").expect("written");
+    }
 }

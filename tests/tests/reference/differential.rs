@@ -2,13 +2,18 @@
 
 use std::{collections::HashMap, mem};
 
-use portmap_common::{hook_point::HookPoint, reason::Reason, slot::HOST_SLOT};
+use portmap_common::{
+    flow_state::{HOST_CONNECTION_LIFETIME, HostConnection},
+    hook_point::HookPoint,
+    reason::Reason,
+    slot::{HOST_SLOT, slot_of_veth},
+};
 use portmap_ebpf::Verdict;
 
 use crate::{
     kernel::Kernel,
     recording_tables::RecordingTables,
-    situation::{Situation, TCP},
+    situation::{Situation, TCP, Way},
     spec_model,
     spec_parser::{self, Content},
     spec_state::{CachedContent, Entry, IdOwner, SpecState, StateChange},
@@ -194,10 +199,34 @@ fn expected_changes(situation: &Situation<'_>, verdict: Verdict) -> Vec<StateCha
         };
         changes.extend(counts.map(|counts| StateChange::Fragment(datagram, NOW, counts)));
     }
-    let was_charged =
+    // The neighbour is checked before the identifier of an echo request.
+    let was_sent =
         matches!(verdict, Verdict::ToOutside { .. } | Verdict::Drop { reason: Reason::EchoBusy, .. });
-    if was_charged && situation.is_for_new_neighbour() {
-        changes.push(StateChange::Neighbour(situation.sender(), packet.destination, NOW));
+    if was_sent && situation.way() == Some(Way::Asked) {
+        let (slot, destination) = (situation.sender(), packet.destination);
+        let seen = if situation.is_for_new_neighbour() {
+            Some(NOW)
+        } else {
+            situation.memory.neighbours.get(&(slot, destination)).map(|(seen, _)| *seen)
+        };
+        // Elsewhere the FIB is asked for each packet.
+        let is_noted = situation.world.is_direct(destination) || situation.is_for_new_neighbour();
+        if let (Some(seen), true) = (seen, is_noted) {
+            changes.push(StateChange::Neighbour(slot, destination, seen, NOW));
+        }
+    }
+    if case.hook == HookPoint::UplinkEgress
+        && let Some((key, connection)) = situation.tracked()
+    {
+        changes.push(StateChange::HostConnection(key, connection));
+    }
+    if verdict == Verdict::Continue(Reason::HostConnection)
+        && packet.ports_header.is_some_and(|header| header.aborts())
+        && let Some(key) = situation.connection(true)
+    {
+        let until = NOW + HOST_CONNECTION_LIFETIME;
+        let connection = HostConnection { until, closing: 1, reserved: 0 };
+        changes.push(StateChange::HostConnection(key, connection));
     }
     if let Content::EchoRequest { id, at: Some(_) } = packet.content {
         let peer = packet.destination;
@@ -207,7 +236,9 @@ fn expected_changes(situation: &Situation<'_>, verdict: Verdict) -> Vec<StateCha
                 let generation = situation.world.containers[&slot];
                 changes.push(StateChange::Echo(peer, outside, NOW, IdOwner { slot, generation, id }));
             }
-            (HookPoint::UplinkEgress, _) if case.ingress == 0 && situation.world.is_shared(packet.source) => {
+            (HookPoint::UplinkEgress, _)
+                if slot_of_veth(case.ingress) == HOST_SLOT && situation.world.is_shared(packet.source) =>
+            {
                 changes.push(StateChange::Echo(
                     peer,
                     id,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use portmap_common::{
-    flow_state::{CONFLICT_WINDOW, FRAGMENT_LIFETIME, NEIGHBOUR_LIFETIME},
+    flow_state::{CONFLICT_WINDOW, FRAGMENT_LIFETIME, NEIGHBOUR_CHECK_INTERVAL, NEIGHBOUR_LIFETIME},
     hook_point::HookPoint,
     marks::HANDLED_MARK,
     slot::{HOST_SLOT, loopback_mac, veth_ifindex},
@@ -255,10 +255,14 @@ pub(crate) fn neighbours(differential: &mut Differential<'_>, shape: &Shape) {
     let [shared, _, near, _] = packet_shapes::four(shape.is_ipv6);
     let mut template = shape.frame(HookPoint::VethIngress(A), A, &Ends::new(shared, near));
     template.set(own, others);
-    for (slot, age) in [(A, 0), (A, NEIGHBOUR_LIFETIME), (A, NEIGHBOUR_LIFETIME + 1), (B, 0)] {
-        differential.apply(StateChange::Neighbour(slot, near, NOW - age));
-        check(differential, HookPoint::VethIngress(A), shape, &template);
-        differential.clear();
+    for (slot, seen) in
+        [(A, NOW), (A, NOW - NEIGHBOUR_LIFETIME), (A, NOW - NEIGHBOUR_LIFETIME - 1), (A, 0), (B, NOW)]
+    {
+        for age in [0, NEIGHBOUR_CHECK_INTERVAL, NEIGHBOUR_CHECK_INTERVAL + 1] {
+            differential.apply(StateChange::Neighbour(slot, near, seen, NOW - age));
+            check(differential, HookPoint::VethIngress(A), shape, &template);
+            differential.clear();
+        }
     }
 }
 

@@ -28,23 +28,25 @@ use portmap::{
 };
 use portmap_common::{
     flow_state::{
-        Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour,
-        NeighbourBudget, NeighbourKey,
+        Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HOST_FLOW_LIFETIME, HostConnection,
+        HostConnectionKey, HostFlow, HostFlowKey, NEIGHBOUR_CHECK_INTERVAL, Neighbour, NeighbourBudget,
+        NeighbourKey,
     },
     gcra::GcraState,
     hook_point::HookPoint,
     marks::{DRY_RUN_HWTSTAMP, DRY_RUN_MARK},
     names,
     slot::{HOST_SLOT, veth_ifindex},
-    tables::Endpoint,
+    tables::{Endpoint, PortEntry},
 };
 use portmap_ebpf::{Verdict, verdict_codec};
+use portmap_tests::private;
 
 use crate::{
     differential::NOW,
     spec_state::Entry,
     test_run::{self, CB, GSO_SIZE, HWTSTAMP, IFINDEX, INGRESS_IFINDEX, MARK, PRIORITY, Skb},
-    world::{A, B, C, Case, MAC, MTU, NO_CONTAINER, UPLINK, World, ifindex},
+    world::{A, B, C, Case, MAC, MTU, NO_CONTAINER, UNREACHABLE, UNREACHABLE6, UPLINK, World, ifindex},
 };
 
 /// Slots for which the maps can have entries.
@@ -63,6 +65,7 @@ pub(crate) struct Kernel {
     echoes: HashMap<MapData, EchoKey, Echo>,
     host_flows: HashMap<MapData, HostFlowKey, HostFlow>,
     neighbours: HashMap<MapData, NeighbourKey, Neighbour>,
+    host_connections: HashMap<MapData, HostConnectionKey, HostConnection>,
     neighbour_budgets: Array<MapData, NeighbourBudget>,
 }
 
@@ -90,6 +93,10 @@ impl Kernel {
             link::set_up(&netlink, index, name).expect("up");
         }
         link::set_up(&netlink, link::LOOPBACK, "lo").expect("up");
+        // The routes of `World::has_route`.
+        let reject = [UNREACHABLE.1, UNREACHABLE6.1].map(|network| format!("unreachable {network}"));
+        let all = "default dev uplink";
+        private::add_routes(&[("-4", &reject[0]), ("-6", &reject[1]), ("-4", all), ("-6", all)]);
         programs::load(&pins).expect("the kernel takes the programs");
         let programs = names::PROGRAMS
             .map(|name| (name, SchedClassifier::from_pin(pins.program(name)).expect("a pinned program")));
@@ -104,6 +111,7 @@ impl Kernel {
             echoes: hash(&pins, names::MAP_ECHO),
             host_flows: hash(&pins, names::MAP_HOST_FLOWS),
             neighbours: hash(&pins, names::MAP_NEIGHBOURS),
+            host_connections: hash(&pins, names::MAP_HOST_CONNECTIONS),
             neighbour_budgets: Array::try_from(Map::Array(open(&pins, names::MAP_NEIGHBOUR_BUDGETS)))
                 .expect("an array"),
         }
@@ -118,6 +126,7 @@ impl Kernel {
             self.maps.set_host_ports(&Reach { host, ..Reach::default() }).expect("written");
         }
         self.maps.set_broadcasts(&world.broadcasts).expect("written");
+        self.maps.set_addresses(&world.more).expect("written");
         self.maps.set_config(&world.config).expect("written");
         for slot in SLOTS {
             self.endpoints.set(slot.into(), world.endpoint(slot), 0).expect("written");
@@ -128,6 +137,8 @@ impl Kernel {
             self.neighbour_budgets.set(slot.into(), NeighbourBudget { tat }, 0).expect("written");
         }
         for port in 0..=u16::MAX {
+            // The host's entry first, because it removes the flag of an earlier world.
+            self.ports.set(port, PortEntry::default());
             self.ports.set(port, world.entry(world.owner(port)));
         }
     }
@@ -142,8 +153,17 @@ impl Kernel {
             Entry::HostFlow(key, HostFlow { seen }) => {
                 self.host_flows.insert(key, HostFlow { seen: in_kernel_time(seen) }, 0)
             }
-            Entry::Neighbour(key, Neighbour { seen }) => {
-                self.neighbours.insert(key, Neighbour { seen: in_kernel_time(seen) }, 0)
+            Entry::Neighbour(key, Neighbour { seen, checked }) => {
+                let seen = if seen == 0 { 0 } else { in_kernel_time(seen) };
+                // It would age before the last packet is compared.
+                let is_fresh = NOW - checked <= NEIGHBOUR_CHECK_INTERVAL;
+                let checked = in_kernel_time(if is_fresh { NOW + HOST_FLOW_LIFETIME } else { checked });
+                self.neighbours.insert(key, Neighbour { seen, checked }, 0)
+            }
+            Entry::HostConnection(key, HostConnection { until, closing, .. }) => {
+                self.ports.flag_host_connections(key.local_port);
+                let until = in_kernel_time(until);
+                self.host_connections.insert(key, HostConnection { until, closing, reserved: 0 }, 0)
             }
         }
         .expect("written");
@@ -157,6 +177,7 @@ impl Kernel {
             Entry::Echo(key, _) => self.echoes.remove(&key),
             Entry::HostFlow(key, _) => self.host_flows.remove(&key),
             Entry::Neighbour(key, _) => self.neighbours.remove(&key),
+            Entry::HostConnection(key, _) => self.host_connections.remove(&key),
         };
     }
 
@@ -227,7 +248,7 @@ fn in_kernel_time(seen: u64) -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every kernel has it");
     let now = std::time::Duration::from(now).as_nanos();
     let now = u64::try_from(now).expect("not up for centuries");
-    now.wrapping_sub(NOW - seen)
+    now.wrapping_sub(NOW.wrapping_sub(seen))
 }
 
 fn hash<K: Pod, V: Pod>(pins: &Pins, name: &str) -> HashMap<MapData, K, V> {

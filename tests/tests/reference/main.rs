@@ -78,7 +78,8 @@ fn verdict_all_shapes_between_all_addresses() {
         for (number, row) in spec_model::rows(hook).iter().enumerate() {
             // These rows depend on the host's network, on state, on limits, on GSO, and on invalid headers.
             let elsewhere = [
-                "no gateway",
+                "no route",
+                "connection of the host's",
                 "identifiers",
                 "new neighbour",
                 "limit",

@@ -207,6 +207,8 @@ pub(crate) fn addresses(is_ipv6: bool) -> Vec<IpAddr> {
             "2001:db8::9",
             "2001:db8::ffff:ffff:ffff:ffff",
             "2001:db8:0:1::1",
+            "2001:db8::50",
+            "2001:db8:dead::1",
             "fe80::1",
             "febf::1",
             "fec0::1",
@@ -218,6 +220,8 @@ pub(crate) fn addresses(is_ipv6: bool) -> Vec<IpAddr> {
         ]
     } else {
         &[
+            "10.0.0.50",
+            "198.51.100.9",
             "127.0.0.1",
             "127.255.255.254",
             "127.0.0.0",

@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use portmap_common::{
-    flow_state::{ECHO_LIFETIME, FRAGMENT_LIFETIME, HOST_FLOW_LIFETIME, HostFlowKey},
+    flow_state::{
+        ECHO_LIFETIME, FRAGMENT_LIFETIME, HOST_CONNECTION_LIFETIME, HOST_FLOW_LIFETIME, HOST_TCP_LIFETIME,
+        HostConnection, HostConnectionKey, HostFlowKey, NEIGHBOUR_CHECK_INTERVAL, NEIGHBOUR_LIFETIME,
+    },
     hook_point::HookPoint,
     marks::HANDLED_MARK,
     queue::UPLINK_FLOWS,
@@ -16,9 +19,10 @@ use crate::{
     differential::{Differential, NOW},
     packet_shapes,
     packets::{Ends, Shape, Template, WITH_PORTS},
-    spec_state::{IdOwner, StateChange},
+    spec_state::{IdOwner, StateChange, in_map},
     world::{
-        A, B, C, Case, GATEWAY6, HOST6, MAC, NO_CONTAINER, OTHER_MAC, UPLINK, World, limit, mask4, mask6,
+        A, B, C, Case, GATEWAY6, HOST6, MAC, NO_CONTAINER, OTHER_MAC, SECOND, SECOND6, UPLINK, World, limit,
+        mask4, mask6,
     },
 };
 
@@ -73,6 +77,11 @@ pub(crate) fn world(random: &mut Random) -> World {
             world.private.insert(slot);
         }
     }
+    world.config.direct4 = u32::from(random.once_in(2));
+    world.config.direct6 = u32::from(random.once_in(2));
+    let second = [SECOND.into(), SECOND6.into()].into_iter().filter(|_| random.once_in(2));
+    let second: Vec<IpAddr> = second.collect();
+    world.share(second);
     world
 }
 
@@ -154,6 +163,22 @@ fn apply_random_change(differential: &mut Differential<'_>, random: &mut Random)
         version: if is_ipv6 { 6 } else { 4 },
     };
     differential.apply(StateChange::HostFlow(key, NOW - age));
+    let [shared, _, near, far] = packet_shapes::four(is_ipv6);
+    let ((peer, version), (local, _)) = (in_map(random.pick(&[near, far])), in_map(shared));
+    let (peer_port, local_port) = (random.pick(&NUMBERS), random.pick(&NUMBERS));
+    let key = HostConnectionKey { peer, local, peer_port, local_port, version };
+    let until = random.pick(&[
+        NOW - 1,
+        NOW + HOST_CONNECTION_LIFETIME / 2,
+        NOW + HOST_TCP_LIFETIME / 2,
+        NOW + HOST_TCP_LIFETIME,
+    ]);
+    let closing = u32::from(random.once_in(2));
+    differential.apply(StateChange::HostConnection(key, HostConnection { until, closing, reserved: 0 }));
+    let seen = random.pick(&[0, NOW - NEIGHBOUR_LIFETIME / 2, NOW - NEIGHBOUR_LIFETIME * 2]);
+    // In the kernel a check ages while the packets are compared, so it is an old one.
+    let checked = NOW - NEIGHBOUR_CHECK_INTERVAL * 2;
+    differential.apply(StateChange::Neighbour(random.pick(&[A, B]), near, seen, checked));
 }
 
 /// Returns a valid frame with random damage.

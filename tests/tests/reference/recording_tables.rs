@@ -3,21 +3,26 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    net::IpAddr,
 };
 
 use portmap_common::{
     flow_state::{
-        Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour,
-        NeighbourKey,
+        Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostConnection, HostConnectionKey,
+        HostFlow, HostFlowKey, Neighbour, NeighbourKey,
     },
     gcra::GcraState,
-    tables::{Address4, Config, Endpoint, PortEntry},
+    tables::{Address4, Address6, Config, Endpoint, HOST_CONNECTIONS, PortEntry},
 };
-use portmap_ebpf::{PacketBuf, Tables, Verdict, hooks};
+use portmap_ebpf::{
+    PacketBuf, Tables, Verdict, hooks,
+    route::{FibAnswer, FibQuestion},
+    verdict::NextHop,
+};
 
 use crate::{
     spec_state::Entry,
-    world::{Case, LONGEST, World, ifindex},
+    world::{Case, LONGEST, UPLINK, World, ifindex},
 };
 
 /// The maps. This is not `portmap_ebpf::testing::FakeTables`, because the test compares each write and lookup
@@ -30,6 +35,7 @@ pub(crate) struct RecordingTables<'a> {
     echoes: RefCell<HashMap<EchoKey, Echo>>,
     host_flows: RefCell<HashMap<HostFlowKey, HostFlow>>,
     neighbours: RefCell<HashMap<NeighbourKey, Neighbour>>,
+    host_connections: RefCell<HashMap<HostConnectionKey, HostConnection>>,
     /// Writes of the last decision, with the previous entries.
     changes: RefCell<Vec<(Entry, Option<Entry>)>>,
     /// Identifiers that the last decision has looked up, each once.
@@ -48,6 +54,7 @@ impl<'a> RecordingTables<'a> {
             echoes: RefCell::default(),
             host_flows: RefCell::default(),
             neighbours: RefCell::default(),
+            host_connections: RefCell::default(),
             changes: RefCell::default(),
             tried: RefCell::default(),
             spent: Cell::default(),
@@ -61,6 +68,9 @@ impl<'a> RecordingTables<'a> {
             Entry::Echo(key, echo) => drop(self.echoes.borrow_mut().insert(key, echo)),
             Entry::HostFlow(key, flow) => drop(self.host_flows.borrow_mut().insert(key, flow)),
             Entry::Neighbour(key, value) => drop(self.neighbours.borrow_mut().insert(key, value)),
+            Entry::HostConnection(key, value) => {
+                self.host_connections.borrow_mut().insert(key, value);
+            }
         }
     }
 
@@ -72,6 +82,10 @@ impl<'a> RecordingTables<'a> {
             Entry::Echo(key, _) => self.echoes.borrow().get(&key).map(|echo| Entry::Echo(key, *echo)),
             Entry::HostFlow(key, _) => self.host_flow(&key).map(|flow| Entry::HostFlow(key, flow)),
             Entry::Neighbour(key, _) => self.neighbour(&key).map(|value| Entry::Neighbour(key, value)),
+            Entry::HostConnection(key, _) => {
+                let found = self.host_connections.borrow().get(&key).copied();
+                found.map(|value| Entry::HostConnection(key, value))
+            }
         }
     }
 
@@ -82,6 +96,7 @@ impl<'a> RecordingTables<'a> {
             Entry::Echo(key, _) => drop(self.echoes.borrow_mut().remove(&key)),
             Entry::HostFlow(key, _) => drop(self.host_flows.borrow_mut().remove(&key)),
             Entry::Neighbour(key, _) => drop(self.neighbours.borrow_mut().remove(&key)),
+            Entry::HostConnection(key, _) => drop(self.host_connections.borrow_mut().remove(&key)),
         }
     }
 
@@ -114,6 +129,7 @@ impl<'a> RecordingTables<'a> {
         self.echoes.take();
         self.host_flows.take();
         self.neighbours.take();
+        self.host_connections.take();
     }
 
     /// Returns the verdict of the decision code.
@@ -140,7 +156,9 @@ impl<'a> RecordingTables<'a> {
 
 impl Tables for RecordingTables<'_> {
     fn port(&self, port: u16) -> PortEntry {
-        self.world.entry(self.world.owner(port))
+        let entry = self.world.entry(self.world.owner(port));
+        let is_flagged = self.host_connections.borrow().keys().any(|key| key.local_port == port);
+        PortEntry { flags: entry.flags | if is_flagged { HOST_CONNECTIONS } else { 0 }, ..entry }
     }
 
     fn endpoint(&self, slot: u16) -> Endpoint {
@@ -223,6 +241,37 @@ impl Tables for RecordingTables<'_> {
 
     fn is_broadcast(&self, address: Address4) -> bool {
         self.world.broadcasts.contains(&address.bytes.into())
+    }
+
+    fn is_address4(&self, address: Address4) -> bool {
+        assert_ne!(self.world.config.more_addresses4, 0, "there is nothing to look up");
+        self.world.more.contains(&address.bytes.into())
+    }
+
+    fn is_address6(&self, address: Address6) -> bool {
+        assert_ne!(self.world.config.more_addresses6, 0, "there is nothing to look up");
+        self.world.more.contains(&address.bytes.into())
+    }
+
+    fn fib(&self, question: &FibQuestion) -> FibAnswer {
+        let destination = IpAddr::from(question.destination.bytes);
+        let destination = if question.version == 4 { destination.to_canonical() } else { destination };
+        if !World::has_route(destination) {
+            return FibAnswer::NONE;
+        }
+        let next_hop = match destination {
+            IpAddr::V4(address) => NextHop::v4(address.octets()),
+            IpAddr::V6(address) => NextHop::v6(address.octets()),
+        };
+        FibAnswer { outcome: FibAnswer::UNRESOLVED, ifindex: UPLINK, next_hop }
+    }
+
+    fn host_connection(&self, key: &HostConnectionKey) -> HostConnection {
+        self.host_connections.borrow().get(key).copied().unwrap_or_default()
+    }
+
+    fn set_host_connection(&self, key: &HostConnectionKey, connection: &HostConnection) {
+        self.record(Entry::HostConnection(*key, *connection));
     }
 
     fn policer(&self, slot: u16) -> Option<&GcraState> {

@@ -3,17 +3,20 @@
 use std::net::IpAddr;
 
 use portmap_common::{
-    flow_state::{HOST_FLOW_LIFETIME, HostFlowKey, NEIGHBOUR_LIFETIME},
+    flow_state::{
+        HOST_CONNECTION_LIFETIME, HOST_CONNECTION_REFRESH, HOST_FLOW_LIFETIME, HOST_TCP_LIFETIME,
+        HostConnection, HostConnectionKey, HostFlowKey, NEIGHBOUR_CHECK_INTERVAL, NEIGHBOUR_LIFETIME,
+    },
     hook_point::HookPoint,
     reason::Reason,
-    slot::HOST_SLOT,
+    slot::{HOST_SLOT, slot_of_veth},
 };
 use portmap_ebpf::{Verdict, verdict::IcmpIdRewrite};
 
 use crate::{
     differential::NOW,
     spec_parser::{self, Content, InnerContent, InnerPacket, ParsedFrame, loopback_slot},
-    spec_state::{IdOwner, SpecState},
+    spec_state::{IdOwner, SpecState, in_map},
     world::{Case, LONGEST, World},
 };
 
@@ -22,6 +25,16 @@ pub(crate) const TCP: u8 = 6;
 /// `IPPROTO_SCTP`, the only protocol with lists of packets in place of segments, which have this size.
 const SCTP: u8 = 132;
 const GSO_BY_FRAGS: u32 = 0xffff;
+
+/// The way of a packet out of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// To this neighbour.
+    Known(IpAddr),
+    /// To the destination, which is a neighbour that the kernel must resolve: the only answer of the FIB in
+    /// this test.
+    Asked,
+}
 
 /// The input of a row.
 pub(crate) struct Situation<'a> {
@@ -175,14 +188,83 @@ impl Situation<'_> {
         self.world.is_local(self.packet.destination)
     }
 
-    /// Returns whether a packet from a container is to a neighbour other than the gateway that the container
-    /// has not used in the last minute.
-    pub(crate) fn is_for_new_neighbour(&self) -> bool {
+    /// Returns the way of a packet out of the machine; `None` if there is no route.
+    pub(crate) fn way(&self) -> Option<Way> {
         let destination = self.packet.destination;
-        let is_neighbour =
-            self.world.is_on_link(destination) && self.world.gateway(destination) != Some(destination);
-        let charged = self.memory.neighbours.get(&(self.sender(), destination));
-        is_neighbour && charged.is_none_or(|seen| NOW - seen > NEIGHBOUR_LIFETIME)
+        let gateway = self.world.gateway(destination);
+        if self.world.is_direct(destination) {
+            if !self.world.is_on_link(destination) {
+                return gateway.map(Way::Known);
+            }
+            let used = self.memory.neighbours.get(&(self.sender(), destination));
+            let is_checked = used.is_some_and(|(_, checked)| NOW - checked <= NEIGHBOUR_CHECK_INTERVAL);
+            let opens = self.packet.ports_header.is_some_and(|header| header.opens());
+            if gateway == Some(destination) || (is_checked && !opens) {
+                return Some(Way::Known(destination));
+            }
+        }
+        World::has_route(destination).then_some(Way::Asked)
+    }
+
+    /// Returns whether a packet from a container is to a neighbour for which the container has not been charged
+    /// in the last minute.
+    pub(crate) fn is_for_new_neighbour(&self) -> bool {
+        let used = self.memory.neighbours.get(&(self.sender(), self.packet.destination));
+        let is_charged = used.is_some_and(|(seen, _)| *seen != 0 && NOW - seen <= NEIGHBOUR_LIFETIME);
+        self.way() == Some(Way::Asked) && !is_charged
+    }
+
+    /// Returns the connection to which a packet with ports, or an error about one, would belong if it were the
+    /// host's.
+    pub(crate) fn connection(&self, is_from_outside: bool) -> Option<HostConnectionKey> {
+        let (sender, receiver) = match self.packet.content {
+            Content::Ports { source, destination } => {
+                ((self.packet.source, source), (self.packet.destination, destination))
+            }
+            // The receiver of a packet sends the error.
+            Content::Error { inner, .. } => {
+                let (source, destination) = inner.ports()?;
+                ((inner.destination, destination), (inner.source, source))
+            }
+            _ => return None,
+        };
+        let ((local, local_port), (peer, peer_port)) =
+            if is_from_outside { (receiver, sender) } else { (sender, receiver) };
+        let ((local, version), (peer, _)) = (in_map(local), in_map(peer));
+        Some(HostConnectionKey { peer, local, peer_port, local_port, version })
+    }
+
+    /// Returns whether a packet belongs to a connection of the host's.
+    pub(crate) fn is_of_host_connection(&self, is_from_outside: bool) -> bool {
+        let key = self.connection(is_from_outside);
+        let found = key.and_then(|key| self.memory.host_connections.get(&key));
+        found.is_some_and(|connection| NOW <= connection.until)
+    }
+
+    /// Returns the connection that a packet of the host's begins, continues or ends, with its new state.
+    pub(crate) fn tracked(&self) -> Option<(HostConnectionKey, HostConnection)> {
+        let Content::Ports { source, .. } = self.packet.content else { return None };
+        let is_left_alone = self.packet.error_1_to_4().or(self.packet.error_content).is_some()
+            || slot_of_veth(self.case.ingress) != HOST_SLOT
+            || !self.world.is_shared(self.packet.source)
+            || self.is_hosts(source);
+        if is_left_alone {
+            return None;
+        }
+        let key = self.connection(false)?;
+        let before = self.memory.host_connections.get(&key).filter(|before| NOW <= before.until);
+        let was_closing = before.is_some_and(|before| before.closing == 1);
+        let (opens, ends, is_tcp) = self
+            .packet
+            .ports_header
+            .map_or((false, false, false), |header| (header.opens(), header.ends(), header.protocol == TCP));
+        let closes = ends || (was_closing && !opens);
+        let lifetime = if is_tcp && !closes { HOST_TCP_LIFETIME } else { HOST_CONNECTION_LIFETIME };
+        let after = HostConnection { until: NOW + lifetime, closing: closes.into(), reserved: 0 };
+        let is_known = before.is_some_and(|before| {
+            was_closing == closes && after.until <= before.until + HOST_CONNECTION_REFRESH
+        });
+        (!is_known).then_some((key, after))
     }
 
     /// Returns whether a packet is from or to a loopback address.
@@ -201,7 +283,7 @@ impl Situation<'_> {
     pub(crate) fn is_reply_to_host(&self) -> Option<bool> {
         let (transport, content) = (self.packet.ports_header?, self.packet.content);
         if transport.protocol == TCP {
-            return Some(transport.flags.is_some_and(|(syn, ack)| !syn || ack));
+            return Some(!transport.opens());
         }
         let Content::Ports { source, destination } = content else { return None };
         let seen = self.memory.host_flows.get(&self.host_flow(self.sender(), source, destination)?);
@@ -222,12 +304,6 @@ impl Situation<'_> {
             Content::Error { inner, .. } => inner.ports().map(|(source, _)| self.world.owner(source)),
             _ => None,
         }
-    }
-
-    /// Returns the next hop of a packet to the outside.
-    pub(crate) fn next_hop(&self) -> Option<IpAddr> {
-        let destination = self.packet.destination;
-        if self.world.is_on_link(destination) { Some(destination) } else { self.world.gateway(destination) }
     }
 
     /// Returns the container that owns an identifier towards `peer`.

@@ -16,8 +16,9 @@ use portmap_ebpf::{
 };
 
 use crate::{
-    situation::{Situation, TCP},
+    situation::{Situation, TCP, Way},
     spec_parser::{Content, InnerContent, InnerPacket},
+    world,
 };
 
 /// One row.
@@ -54,10 +55,10 @@ const UPLINK: &[Row] = &[
     row("to a loopback address", |s| {
         s.packet.destination.is_loopback().then(|| drop_from_outside(Reason::Destination))
     }),
-    row("not to the shared address", |s| {
+    row("not to a shared address", |s| {
         (!s.world.is_shared(s.packet.destination)).then_some(Verdict::Continue(Reason::OtherAddress))
     }),
-    row("from the shared address, a loopback address or a mapped IPv4 address", |s| {
+    row("from a shared address, a loopback address or a mapped IPv4 address", |s| {
         let is_v4_mapped = matches!(s.packet.source, IpAddr::V6(source) if source.to_ipv4_mapped().is_some());
         (s.world.is_local(s.packet.source) || is_v4_mapped).then(|| drop_from_outside(Reason::SourceAddress))
     }),
@@ -73,7 +74,7 @@ const UPLINK: &[Row] = &[
         let Content::EchoReply { id, .. } = s.packet.content else { return None };
         s.owner_of_id(s.packet.source, id).is_none().then_some(Verdict::Continue(Reason::Icmp))
     }),
-    row("an error: the inner source is not the shared address", |s| {
+    row("an error: the inner source is not a shared address", |s| {
         let inner = s.packet.inner()?;
         (!s.world.is_shared(inner.source)).then_some(Verdict::Continue(Reason::Quoted))
     }),
@@ -89,6 +90,9 @@ const UPLINK: &[Row] = &[
         let inner = s.packet.inner()?;
         let InnerContent::EchoRequest { id, .. } = inner.content else { return None };
         s.owner_of_id(inner.destination, id).is_none().then_some(Verdict::Continue(Reason::Icmp))
+    }),
+    row("of a connection of the host's", |s| {
+        s.is_of_host_connection(true).then_some(Verdict::Continue(Reason::HostConnection))
     }),
     row("the frame is to another MAC address", |s| {
         (s.packet.to_mac != s.world.config.mac.octets()).then_some(Verdict::Continue(Reason::OtherStation))
@@ -118,7 +122,7 @@ const VETH: &[Row] = &[
     }),
     row("parse error (3, 4)", |s| s.packet.error_header.map(|reason| s.drop(reason))),
     row(
-        "the source is not the shared address, nor a loopback address of a packet to a local destination",
+        "the source is not a shared address, nor a loopback address of a packet to a local destination",
         |s| {
             let source = s.packet.source;
             let allowed = s.world.is_shared(source) || (s.is_to_local() && source.is_loopback());
@@ -149,7 +153,7 @@ const VETH: &[Row] = &[
         is_routers.then(|| s.drop(Reason::Icmp))
     }),
     row(
-        "an error: the inner destination is not the shared address, or a loopback one to a local destination",
+        "an error: the inner destination is not a shared address, or a loopback one to a local destination",
         |s| {
             let destination = s.packet.inner()?.destination;
             let allowed = s.world.is_shared(destination) || (s.is_to_local() && destination.is_loopback());
@@ -202,10 +206,11 @@ const VETH: &[Row] = &[
     row("the destination is not a unicast address", |s| {
         s.world.is_not_unicast(s.packet.destination).then(|| s.drop(Reason::Destination))
     }),
-    row("beyond the uplink's network, and the host has no gateway", |s| {
-        s.next_hop().is_none().then(|| s.drop(Reason::NoRoute))
+    row("there is no route", |s| s.way().is_none().then(|| s.drop(Reason::NoRoute))),
+    row("exceeds the MTU of the route's interface", |s| s.is_too_big().then(|| s.drop(Reason::TooBig))),
+    row("of a connection of the host's", |s| {
+        s.is_of_host_connection(false).then(|| s.drop(Reason::HostConnection))
     }),
-    row("exceeds the uplink's MTU", |s| s.is_too_big().then(|| s.drop(Reason::TooBig))),
     row("exceeds the container's rate limit", |s| s.exceeds_limit().then(|| s.drop(Reason::Rate))),
     row("to a new neighbour, and the container has used too many", |s| {
         let has_enough = s.world.neighbour_limited.contains(&s.sender());
@@ -217,15 +222,16 @@ const VETH: &[Row] = &[
         s.allocated_id(id).is_none().then(|| s.drop(Reason::EchoBusy))
     }),
     row("all others", |s| {
-        let next_hop = match s.next_hop()? {
-            IpAddr::V4(address) => NextHop::V4(address.octets()),
-            IpAddr::V6(address) => NextHop::V6(address.octets()),
+        let next_hop = match s.way()? {
+            Way::Known(IpAddr::V4(address)) => NextHop::v4(address.octets()),
+            Way::Known(IpAddr::V6(address)) => NextHop::v6(address.octets()),
+            Way::Asked => NextHop::KERNEL,
         };
         let rewrite = match s.packet.content {
             Content::EchoRequest { id, at: Some(at) } => IcmpIdRewrite::new(at, id, s.allocated_id(id)?),
             _ => IcmpIdRewrite::NONE,
         };
-        Some(Verdict::ToOutside { slot: s.sender(), next_hop, rewrite })
+        Some(Verdict::ToOutside { slot: s.sender(), ifindex: world::UPLINK, next_hop, rewrite })
     }),
 ];
 

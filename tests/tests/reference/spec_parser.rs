@@ -46,8 +46,36 @@ pub(crate) struct ParsedFrame {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PortsHeader {
     pub(crate) protocol: u8,
-    /// SYN and ACK of TCP, if the packet contains them and the two bytes behind them.
-    pub(crate) flags: Option<(bool, bool)>,
+    /// Flags of TCP, if the packet contains them and the two bytes behind them.
+    pub(crate) flags: Option<Flags>,
+}
+
+/// Flags of a TCP segment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flags {
+    pub(crate) fin: bool,
+    pub(crate) syn: bool,
+    pub(crate) rst: bool,
+    pub(crate) ack: bool,
+}
+
+impl PortsHeader {
+    const TCP: u8 = 6;
+
+    /// Returns whether a TCP segment opens a connection, or is too short to exclude that.
+    pub(crate) fn opens(&self) -> bool {
+        self.protocol == Self::TCP && self.flags.is_none_or(|flags| flags.syn && !flags.ack)
+    }
+
+    /// Returns whether a TCP segment ends a connection.
+    pub(crate) fn ends(&self) -> bool {
+        self.protocol == Self::TCP && self.flags.is_some_and(|flags| flags.fin || flags.rst)
+    }
+
+    /// Returns whether a TCP segment aborts a connection.
+    pub(crate) fn aborts(&self) -> bool {
+        self.protocol == Self::TCP && self.flags.is_some_and(|flags| flags.rst)
+    }
 }
 
 /// The header behind the IP header and its extension headers.
@@ -293,7 +321,10 @@ fn read_content(
     if has_ports(protocol) {
         // All of them have the ports at UDP's offsets.
         let ports = UdpHeaderSlice::from_slice(message).map_err(|_short| Reason::Malformed)?;
-        let flags = message.get(..16).map(|header| (header[13] & 0x02 != 0, header[13] & 0x10 != 0));
+        let flags = message.get(..16).map(|header| {
+            let is_set = |bit: u8| header[13] & bit != 0;
+            Flags { fin: is_set(0x01), syn: is_set(0x02), rst: is_set(0x04), ack: is_set(0x10) }
+        });
         reading.ports_header = Some(PortsHeader { protocol, flags });
         return Ok(Content::Ports { source: ports.source_port(), destination: ports.destination_port() });
     }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::IpAddr};
 use portmap_common::{
     flow_state::{
         CONFLICT_WINDOW, ECHO_LIFETIME, Echo, EchoKey, FRAGMENT_LIFETIME, FragCacheEntry, FragmentKey4,
-        FragmentKey6, HostFlow, HostFlowKey, Neighbour, NeighbourKey,
+        FragmentKey6, HostConnection, HostConnectionKey, HostFlow, HostFlowKey, Neighbour, NeighbourKey,
     },
     slot::HOST_SLOT,
     tables::{Address4, Address6},
@@ -55,8 +55,9 @@ pub(crate) enum StateChange {
     Echo(IpAddr, u16, u64, IdOwner),
     /// Time of the host's last packet in a flow.
     HostFlow(HostFlowKey, u64),
-    /// Time at which a container was charged for a neighbour.
-    Neighbour(u16, IpAddr, u64),
+    /// Times at which a container was charged for a neighbour (0: never), and at which the FIB was asked.
+    Neighbour(u16, IpAddr, u64, u64),
+    HostConnection(HostConnectionKey, HostConnection),
 }
 
 /// State of the model.
@@ -65,7 +66,8 @@ pub(crate) struct SpecState {
     pub(crate) fragments: HashMap<Datagram, (u64, CachedContent)>,
     pub(crate) echoes: HashMap<(IpAddr, u16), (u64, IdOwner)>,
     pub(crate) host_flows: HashMap<HostFlowKey, u64>,
-    pub(crate) neighbours: HashMap<(u16, IpAddr), u64>,
+    pub(crate) neighbours: HashMap<(u16, IpAddr), (u64, u64)>,
+    pub(crate) host_connections: HashMap<HostConnectionKey, HostConnection>,
 }
 
 impl SpecState {
@@ -80,8 +82,11 @@ impl SpecState {
             StateChange::HostFlow(key, seen) => {
                 self.host_flows.insert(key, seen);
             }
-            StateChange::Neighbour(slot, address, seen) => {
-                self.neighbours.insert((slot, address), seen);
+            StateChange::Neighbour(slot, address, seen, checked) => {
+                self.neighbours.insert((slot, address), (seen, checked));
+            }
+            StateChange::HostConnection(key, connection) => {
+                self.host_connections.insert(key, connection);
             }
         }
     }
@@ -100,8 +105,12 @@ impl SpecState {
         let neighbours = self
             .neighbours
             .iter()
-            .map(|((slot, address), seen)| StateChange::Neighbour(*slot, *address, *seen));
-        fragments.chain(echoes).chain(host_flows).chain(neighbours)
+            .map(|((slot, address), times)| StateChange::Neighbour(*slot, *address, times.0, times.1));
+        let connections = self
+            .host_connections
+            .iter()
+            .map(|(key, connection)| StateChange::HostConnection(*key, *connection));
+        fragments.chain(echoes).chain(host_flows).chain(neighbours).chain(connections)
     }
 
     /// Returns the content of the first fragment, if the entry is valid.
@@ -139,6 +148,7 @@ pub(crate) enum Entry {
     Echo(EchoKey, Echo),
     HostFlow(HostFlowKey, HostFlow),
     Neighbour(NeighbourKey, Neighbour),
+    HostConnection(HostConnectionKey, HostConnection),
 }
 
 impl From<StateChange> for Entry {
@@ -174,11 +184,12 @@ impl From<StateChange> for Entry {
                 }
             }
             StateChange::HostFlow(key, seen) => Self::HostFlow(key, HostFlow { seen }),
-            StateChange::Neighbour(slot, address, seen) => {
+            StateChange::Neighbour(slot, address, seen, checked) => {
                 let (address, version) = in_map(address);
                 let key = NeighbourKey { address, slot: slot.into(), version };
-                Self::Neighbour(key, Neighbour { seen })
+                Self::Neighbour(key, Neighbour { seen, checked })
             }
+            StateChange::HostConnection(key, connection) => Self::HostConnection(key, connection),
             StateChange::Echo(peer, id, seen, owner) => {
                 let (peer, version) = in_map(peer);
                 let echo = Echo { generation: owner.generation, slot: owner.slot, id: owner.id, seen };
@@ -190,7 +201,7 @@ impl From<StateChange> for Entry {
 }
 
 /// Returns an address in the form of a key, and its IP version.
-fn in_map(address: IpAddr) -> (Address6, u32) {
+pub(crate) fn in_map(address: IpAddr) -> (Address6, u32) {
     let (octets, version) = match address {
         IpAddr::V4(address) => (address.to_ipv6_mapped().octets(), 4),
         IpAddr::V6(address) => (address.octets(), 6),

@@ -18,6 +18,14 @@ use portmap_common::{
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 pub(crate) const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
+/// A further shared address of each IP version, in some worlds.
+pub(crate) const SECOND: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 50);
+pub(crate) const SECOND6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x50);
+/// An unreachable destination of each version, with the networks of the routes that say so. To all others the
+/// FIB has a route by the uplink without a gateway.
+pub(crate) const UNREACHABLE: (Ipv4Addr, &str) = (Ipv4Addr::new(198, 51, 100, 9), "198.51.100.0/24");
+pub(crate) const UNREACHABLE6: (Ipv6Addr, &str) =
+    (Ipv6Addr::new(0x2001, 0xdb8, 0xdead, 0, 0, 0, 0, 1), "2001:db8:dead::/48");
 pub(crate) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xfe);
 pub(crate) const MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 1];
 pub(crate) const OTHER_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 9];
@@ -56,6 +64,8 @@ pub(crate) struct World {
     pub(crate) broadcasts: BTreeSet<Ipv4Addr>,
     /// Slots that have exceeded their neighbour policer.
     pub(crate) neighbour_limited: BTreeSet<u16>,
+    /// Shared addresses other than the primary ones.
+    pub(crate) more: BTreeSet<IpAddr>,
 }
 
 /// Returns a limit of one nanosecond per byte that is either exceeded or never reached.
@@ -95,6 +105,10 @@ impl World {
                 listener: Listener::NONE,
                 secret: 0xfedc_ba98_7654_3210,
                 broadcasts: 0,
+                more_addresses4: 0,
+                more_addresses6: 0,
+                direct4: 1,
+                direct6: 1,
                 reserved: 0,
             },
             containers: BTreeMap::from([(A, 11), (B, 12), (C, u32::MAX)]),
@@ -105,6 +119,28 @@ impl World {
             open: None,
             broadcasts: BTreeSet::new(),
             neighbour_limited: BTreeSet::new(),
+            more: BTreeSet::new(),
+        }
+    }
+
+    /// Adds shared addresses.
+    pub(crate) fn share(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.more.extend(addresses);
+        let v4 = self.more.iter().filter(|address| address.is_ipv4()).count();
+        self.config.more_addresses4 = u32::try_from(v4).expect("few");
+        self.config.more_addresses6 = u32::try_from(self.more.len() - v4).expect("few");
+    }
+
+    /// Returns whether the way to an address is the direct one.
+    pub(crate) fn is_direct(&self, of: IpAddr) -> bool {
+        (if of.is_ipv4() { self.config.direct4 } else { self.config.direct6 }) == 1
+    }
+
+    /// Returns whether the FIB has a route to an address.
+    pub(crate) fn has_route(address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => address.octets()[..3] != UNREACHABLE.0.octets()[..3],
+            IpAddr::V6(address) => address.segments()[..3] != UNREACHABLE6.0.segments()[..3],
         }
     }
 
@@ -182,8 +218,11 @@ impl World {
 
     pub(crate) fn is_shared(&self, address: IpAddr) -> bool {
         match address {
-            IpAddr::V4(address) => address.octets() == self.config.host_ip.bytes,
-            IpAddr::V6(address) => self.shares_ipv6() && address.octets() == self.config.host_ip6.bytes,
+            IpAddr::V4(v4) => v4.octets() == self.config.host_ip.bytes || self.more.contains(&address),
+            IpAddr::V6(v6) => {
+                let is_primary = v6.octets() == self.config.host_ip6.bytes;
+                self.shares_ipv6() && (is_primary || self.more.contains(&address))
+            }
         }
     }
 

@@ -20,6 +20,7 @@ use portmap_common::{
     slot::{HOST_SLOT, veth_ifindex},
 };
 use portmap_ebpf::{Tables as _, Verdict, verdict::Origin};
+use portmap_tests::private;
 
 use crate::world::{A, B, CONFIG, FREE, LISTENER, MAC, MTU, OTHER_BROADCAST, P, UPLINK, ifindex, tables};
 
@@ -137,6 +138,7 @@ pub(crate) fn build_world(pins: &Pins) -> Maps {
         link::set_up(&netlink, index, name).expect("up");
     }
     link::set_up(&netlink, link::LOOPBACK, "lo").expect("up");
+    private::add_routes(&[("-4", "default dev uplink"), ("-6", "default dev uplink")]);
     programs::load(pins).expect("the kernel takes the programs");
     let (maps, ports) = (Maps::open(pins).expect("the maps"), PortTable::open(pins).expect("the port map"));
     let open = format!("{FREE},{LISTENER}");

@@ -14,6 +14,7 @@ use std::{
 use etherparse::PacketBuilder;
 use portmap::{kernel::programs, paths::Pins};
 use portmap_common::{
+    flow_state::NEIGHBOUR_LIFETIME,
     names,
     reason::Reason,
     tables::{Address4, Address6, Config},
@@ -28,13 +29,18 @@ use portmap_tests::{frames::Frame, private::in_namespaces};
 use crate::{
     kernel::{Counts, build_world, effects_of, run},
     table::{Fixture, fixtures, from_a},
-    world::{A, A_PORT, CONFIG, FREE, HOOKS, HOST, MAC, PEER, VETH_OF_A, decide, frame, tables, tables_with},
+    world::{
+        A, A_PORT, CONFIG, FREE, HOOKS, HOST, MAC, PEER, UPLINK, VETH_OF_A, decide, frame, tables,
+        tables_with,
+    },
 };
 
 #[test]
 fn verdict_decision_code_matches_the_table() {
     let tables = tables();
     for Fixture { name, hook, frame, verdict } in fixtures() {
+        // So late that every neighbour is asked for again.
+        tables.now.update(|now| now + NEIGHBOUR_LIFETIME);
         assert_eq!(decide(hook, &frame, &tables), verdict, "{hook:?}: {name}");
     }
 }
@@ -86,11 +92,11 @@ fn next_hop_follows_the_ipv4_network() {
     const NONE: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
     let near = Ipv4Addr::new(10, 0, 0, 0);
     let far = Ipv4Addr::new(192, 0, 2, 7);
-    let to = |next_hop: Ipv4Addr| Verdict::ToOutside {
-        slot: A,
-        next_hop: NextHop::V4(next_hop.octets()),
-        rewrite: IcmpIdRewrite::NONE,
-    };
+    let by =
+        |next_hop| Verdict::ToOutside { slot: A, ifindex: UPLINK, next_hop, rewrite: IcmpIdRewrite::NONE };
+    let to = |gateway: Ipv4Addr| by(NextHop::v4(gateway.octets()));
+    // The kernel is asked whether the neighbour is resolved.
+    let on_link = by(NextHop::KERNEL);
     let dropped = |reason| Verdict::Drop { slot: A, reason };
     for (netmask, gateway, destination, expected) in [
         // A /32 network, as in many clouds: all destinations are beyond the gateway.
@@ -98,12 +104,12 @@ fn next_hop_follows_the_ipv4_network() {
         ([255; 4], GATEWAY, far, to(GATEWAY)),
         ([255; 4], NONE, near, dropped(Reason::NoRoute)),
         // A /31 network has no broadcast address.
-        ([255, 255, 255, 254], GATEWAY, near, to(near)),
+        ([255, 255, 255, 254], GATEWAY, near, on_link),
         ([255, 255, 255, 254], NONE, far, dropped(Reason::NoRoute)),
         ([255, 255, 255, 252], GATEWAY, near, dropped(Reason::Destination)),
         ([255, 255, 255, 252], GATEWAY, Ipv4Addr::new(10, 0, 0, 3), dropped(Reason::Destination)),
-        ([255, 255, 255, 252], GATEWAY, Ipv4Addr::new(10, 0, 0, 2), to(Ipv4Addr::new(10, 0, 0, 2))),
-        ([255, 0, 0, 0], NONE, Ipv4Addr::new(10, 9, 9, 9), to(Ipv4Addr::new(10, 9, 9, 9))),
+        ([255, 255, 255, 252], GATEWAY, Ipv4Addr::new(10, 0, 0, 2), on_link),
+        ([255, 0, 0, 0], NONE, Ipv4Addr::new(10, 9, 9, 9), on_link),
         ([255, 0, 0, 0], NONE, far, dropped(Reason::NoRoute)),
     ] {
         let config =
@@ -152,11 +158,12 @@ fn next_hop_follows_the_ipv6_network() {
             .expect("a packet");
         let verdict = Veth::decide(&frame(VETH_OF_A, &bytes), &tables_with(config));
         let expected = match expected {
-            Ok(next_hop) => Verdict::ToOutside {
-                slot: A,
-                next_hop: NextHop::V6(address(next_hop).octets()),
-                rewrite: IcmpIdRewrite::NONE,
-            },
+            Ok(next_hop) => {
+                let is_gateway = address(next_hop) == gateway;
+                let to_gateway = NextHop::v6(gateway.octets());
+                let next_hop = if is_gateway { to_gateway } else { NextHop::KERNEL };
+                Verdict::ToOutside { slot: A, ifindex: UPLINK, next_hop, rewrite: IcmpIdRewrite::NONE }
+            }
             Err(reason) => Verdict::Drop { slot: A, reason },
         };
         assert_eq!(verdict, expected, "{destination} from {host}/{prefix} by {gateway}");

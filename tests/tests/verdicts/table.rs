@@ -16,7 +16,7 @@ use portmap_tests::frames::{Frame, ICMP, TCP, UDP};
 
 use crate::world::{
     A, A_PORT, ALSO_LOCAL, B, B_LOW_PORT, B_PORT, CLOSED, ETH0, FAR, FREE, GATEWAY, HOOKS, HOST, LISTENER,
-    LOCAL, LONGEST, MAC, OTHER_BROADCAST, OTHER_MAC, P, P_PORT, PEER, VETH_OF_A, entry,
+    LOCAL, LONGEST, MAC, OTHER_BROADCAST, OTHER_MAC, P, P_PORT, PEER, UPLINK, VETH_OF_A, entry,
 };
 
 pub(crate) struct Fixture {
@@ -130,8 +130,10 @@ const fn to(origin: Origin, slot: u16) -> Verdict {
     Verdict::ToContainer { origin, owner: entry(slot), by_loopback: false, rewrite: IcmpIdRewrite::NONE }
 }
 
-const fn outside(next_hop: Ipv4Addr) -> Verdict {
-    Verdict::ToOutside { slot: A, next_hop: NextHop::V4(next_hop.octets()), rewrite: IcmpIdRewrite::NONE }
+/// To the outside by a gateway, or to a neighbour that the kernel resolves.
+fn outside(gateway: Option<Ipv4Addr>) -> Verdict {
+    let next_hop = gateway.map_or(NextHop::KERNEL, |gateway| NextHop::v4(gateway.octets()));
+    Verdict::ToOutside { slot: A, ifindex: UPLINK, next_hop, rewrite: IcmpIdRewrite::NONE }
 }
 
 const fn drop_a(reason: Reason) -> Verdict {
@@ -251,7 +253,7 @@ fn lengths(table: &mut Table, name: &str, short: Frame) {
     let rest = LONGEST as usize - short.bytes().len();
     let longest = Frame { payload: [&short.payload[..], &vec![0; rest]].concat(), ..short };
     let too_long = Frame { payload: [&longest.payload[..], &[0]].concat(), ..longest.clone() };
-    table.add(&format!("{name} of exactly the MTU"), &longest, outside(PEER));
+    table.add(&format!("{name} of exactly the MTU"), &longest, outside(None));
     table.add(&format!("longer {name}"), &too_long, drop_a(Reason::TooBig));
     table.add(
         &format!("longer {name} beyond"),
@@ -267,10 +269,10 @@ fn at_veth_of_a() -> Vec<Fixture> {
     for (protocol, name) in [(UDP, "UDP"), (TCP, "TCP")] {
         let packet = |from, to| from_a(from, to).protocol(protocol);
         let own = (HOST, A_PORT);
-        table.add(&format!("{name} on the link"), &packet(own, (PEER, FREE)), outside(PEER));
-        table.add(&format!("{name} beyond"), &packet(own, (FAR, FREE)), outside(GATEWAY));
+        table.add(&format!("{name} on the link"), &packet(own, (PEER, FREE)), outside(None));
+        table.add(&format!("{name} beyond"), &packet(own, (FAR, FREE)), outside(Some(GATEWAY)));
         // A remote port is independent of the local owner of that port.
-        table.add(&format!("{name} to b's port beyond"), &packet(own, (FAR, B_PORT)), outside(GATEWAY));
+        table.add(&format!("{name} to b's port beyond"), &packet(own, (FAR, B_PORT)), outside(Some(GATEWAY)));
         lengths(&mut table, name, packet(own, (PEER, FREE)));
         for address in [HOST, LOCAL, ALSO_LOCAL] {
             table.add(
@@ -387,11 +389,11 @@ fn at_veth_of_a() -> Vec<Fixture> {
         &from_a((HOST, A_PORT), (HOST, P_PORT)),
         by_host_ip,
     );
-    table.add("to another MAC address", &Frame { to_mac: OTHER_MAC, ..to_peer.clone() }, outside(PEER));
+    table.add("to another MAC address", &Frame { to_mac: OTHER_MAC, ..to_peer.clone() }, outside(None));
     table.add(
         "from its own loopback device",
         &Frame { from_mac: loopback_mac(A), to_mac: [0; 6], ..to_peer },
-        outside(PEER),
+        outside(None),
     );
     let optional = Frame { options: vec![1; 40], ..from_a((HOST, B_PORT), (PEER, FREE)) };
     table.add("options before a foreign port", &optional, drop_a(Reason::SourcePort));

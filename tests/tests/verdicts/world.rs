@@ -12,7 +12,7 @@ use portmap_common::{
         Address4, Address6, Config, Endpoint, HOST_ACCESS_LIMITED, LOOPBACK_PRIVATE, Listener, Mac, PortEntry,
     },
 };
-use portmap_ebpf::{PacketBuf, Verdict, hooks, testing::FakeTables};
+use portmap_ebpf::{PacketBuf, Verdict, hooks, route::FibAnswer, testing::FakeTables, verdict::NextHop};
 
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
@@ -69,6 +69,10 @@ pub(crate) const CONFIG: Config = Config {
     },
     secret: 0x0123_4567_89ab_cdef,
     broadcasts: 1,
+    more_addresses4: 0,
+    more_addresses6: 0,
+    direct4: 1,
+    direct6: 1,
     reserved: 0,
 };
 
@@ -88,6 +92,12 @@ pub(crate) fn tables_with(config: Config) -> FakeTables {
         endpoints: BTreeMap::from([(A, endpoint)]),
         allowed_host_ports: BTreeSet::from([FREE, LISTENER]),
         broadcasts: BTreeSet::from([Address4::new(OTHER_BROADCAST.octets())]),
+        // The kernel has one route in this test: to all destinations by the uplink, without a gateway.
+        default_route: FibAnswer {
+            outcome: FibAnswer::UNRESOLVED,
+            ifindex: UPLINK,
+            next_hop: NextHop::KERNEL,
+        },
         ..FakeTables::default()
     }
 }

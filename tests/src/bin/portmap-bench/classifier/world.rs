@@ -188,6 +188,8 @@ impl World {
             host_ip6: Address6::new(HOST6.octets()),
             netmask6: Address6::new((u128::MAX << 64).to_be_bytes()),
             mac: Mac::new(HOST_MAC),
+            direct4: 1,
+            direct6: 1,
             ..Config::default()
         })?;
         self.maps.set_endpoint(HOST_SLOT, Endpoint::default())?;
