@@ -107,6 +107,11 @@ pub const PROG_UPLINK_EGRESS: &str = "pm_uplink_out";
 /// Program at the ingress of every container's `eth0`.
 pub const PROG_CONTAINER_ETH0: &str = "pm_ctr_eth0_in";
 
+/// Program at the ingress of interfaces without Ethernet headers.
+pub const PROG_L3_INGRESS: &str = "pm_l3_in";
+/// Program at the egress of interfaces without Ethernet headers.
+pub const PROG_L3_EGRESS: &str = "pm_l3_out";
+
 /// Programs of the bind guard, for both versions of IP.
 pub const GUARDS: [&str; 2] = ["pm_bind4", "pm_bind6"];
 
@@ -120,18 +125,20 @@ pub const MAP_LOG_LIMITER: &str = "pm_log_limiter";
 pub const MAP_LOG_PROGRAM: &str = "pm_log_program";
 
 /// The programs that are attached to interfaces.
-pub const PROGRAMS: [&str; 6] = [
+pub const PROGRAMS: [&str; 8] = [
     PROG_UPLINK_INGRESS,
     PROG_VETH_INGRESS,
     PROG_LO_INGRESS,
     PROG_CONTAINER_LO,
     PROG_UPLINK_EGRESS,
     PROG_CONTAINER_ETH0,
+    PROG_L3_INGRESS,
+    PROG_L3_EGRESS,
 ];
 
 /// The targets of tail calls: the slow path of each hook by IP version, and the program that records drops. A
 /// program's position here is its index in [`MAP_TAIL_CALLS`].
-pub const TAIL_CALLS: [&str; 11] = [
+pub const TAIL_CALLS: [&str; 15] = [
     "pm_uplink_in4",
     "pm_uplink_in6",
     "pm_veth_in4",
@@ -143,6 +150,10 @@ pub const TAIL_CALLS: [&str; 11] = [
     "pm_uplink_out4",
     "pm_uplink_out6",
     "pm_dropped",
+    "pm_l3_in4",
+    "pm_l3_in6",
+    "pm_l3_out4",
+    "pm_l3_out6",
 ];
 
 /// Returns the index of a program in [`TAIL_CALLS`].

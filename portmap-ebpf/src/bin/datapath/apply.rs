@@ -26,7 +26,7 @@ use portmap_ebpf::{
 
 use super::{
     counters::{count_for, count_reason},
-    drop, maps,
+    drop, l3_skb, maps,
     metadata::{set_mark, set_packet_host, set_priority, set_tc_index},
     skb::{Skb, is_dry_run, mtu_allows},
 };
@@ -51,6 +51,8 @@ pub(super) struct SkbSink<'a> {
     pub(super) context: &'a TcContext,
     /// Where the program runs. The slot of a host veth is not set.
     pub(super) point: HookPoint,
+    /// Whether the packet has no Ethernet header.
+    pub(super) lacks_header: bool,
 }
 
 impl VerdictSink for SkbSink<'_> {
@@ -64,6 +66,13 @@ impl VerdictSink for SkbSink<'_> {
     #[inline(always)]
     fn deliver(&self, verdict: Verdict, size: WireSize) -> i32 {
         let is_dry_run = is_dry_run(self.context);
+        // A container and a sample need the header; the host's stack must not see it.
+        if self.lacks_header
+            && matches!(verdict, Verdict::ToContainer { .. } | Verdict::Drop { .. })
+            && !l3_skb::add_header(self.context)
+        {
+            return TC_ACT_SHOT;
+        }
         if is_dry_run {
             report_dry_run(self.context, &verdict);
         } else if let Verdict::Drop { reason, .. } = verdict {
@@ -72,8 +81,11 @@ impl VerdictSink for SkbSink<'_> {
             return drop::tail_call(self.context, reason);
         } else {
             self.count(&verdict, size);
+            // A record needs the header.
             #[cfg(feature = "datapath-log")]
-            super::log::hand_over(self.context, self.point, &verdict);
+            if !self.lacks_header || matches!(verdict, Verdict::ToContainer { .. }) {
+                super::log::hand_over(self.context, self.point, &verdict);
+            }
         }
         if verdict == Verdict::AlreadyHandled && self.point.host_hook().is_some() {
             // The mark is between portmap's hooks only; the host's stack must not see it.

@@ -15,6 +15,8 @@ mod drop;
 mod fib;
 #[cfg(target_arch = "bpf")]
 mod gcra;
+#[cfg(target_arch = "bpf")]
+mod l3_skb;
 #[cfg(all(target_arch = "bpf", feature = "datapath-log"))]
 mod log;
 #[cfg(target_arch = "bpf")]

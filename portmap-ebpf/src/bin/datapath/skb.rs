@@ -33,7 +33,7 @@ impl<'a> Skb<'a> {
 }
 
 #[inline(always)]
-fn skb(context: &TcContext) -> &__sk_buff {
+pub(super) fn skb(context: &TcContext) -> &__sk_buff {
     // SAFETY: the kernel passes a valid context that lives as long as the program runs.
     unsafe { &*context.as_ptr().cast::<__sk_buff>() }
 }
@@ -65,13 +65,13 @@ fn check_mtu(context: &TcContext, ifindex: u32, flags: u64) -> (i64, u32) {
 
 /// The start of bytes in the linear part of a packet.
 #[derive(Clone, Copy)]
-struct Linear {
-    start: usize,
+pub(super) struct Linear {
+    pub(super) start: usize,
 }
 
 /// Returns the first `length` bytes if they are in the linear part.
 #[inline(always)]
-fn linear(context: &TcContext, length: usize) -> Option<Linear> {
+pub(super) fn linear(context: &TcContext, length: usize) -> Option<Linear> {
     let start = context.data();
     if start + length > context.data_end() { None } else { Some(Linear { start }) }
 }
@@ -79,7 +79,7 @@ fn linear(context: &TcContext, length: usize) -> Option<Linear> {
 /// Loads a number from a packet. This is inline assembly, because the compiler assembles a number of unknown
 /// alignment from single bytes, although the kernel's JIT compiler can load it misaligned.
 macro_rules! load {
-    ($size:literal, $type:ty, $start:expr) => {{
+    ($size:literal, $type:ty, $start:expr, $at:expr) => {{
         let loaded: $type;
         // SAFETY: the instruction reads from the packet, whose bounds have been checked; the verifier rejects
         // a program that reads elsewhere, or after the packet has moved. It has no side effects.
@@ -88,7 +88,7 @@ macro_rules! load {
                 concat!("{loaded} = *(", $size, " *)({start} + {at})"),
                 loaded = out(reg) loaded,
                 start = in(reg) $start,
-                at = const AT,
+                at = const $at,
                 options(pure, readonly, nostack)
             );
         }
@@ -99,23 +99,33 @@ macro_rules! load {
 impl Head for Linear {
     #[inline(always)]
     fn byte<const AT: usize>(self) -> u8 {
-        load!("u8", u8, self.start)
+        load!("u8", u8, self.start, AT)
     }
 
     #[inline(always)]
     fn be16<const AT: usize>(self) -> u16 {
-        load!("u16", u16, self.start)
+        load!("u16", u16, self.start, AT)
     }
 
     #[inline(always)]
     fn be32<const AT: usize>(self) -> u32 {
-        load!("u32", u32, self.start)
+        load!("u32", u32, self.start, AT)
     }
 
     #[inline(always)]
     fn be64<const AT: usize>(self) -> u64 {
-        load!("u64", u64, self.start)
+        load!("u64", u64, self.start, AT)
     }
+}
+
+/// A frame of the kernel's.
+pub(super) trait KernelFrame: Frame {
+    /// Whether it has no Ethernet header.
+    const LACKS_HEADER: bool;
+}
+
+impl KernelFrame for Skb<'_> {
+    const LACKS_HEADER: bool = false;
 }
 
 impl Frame for Skb<'_> {
@@ -199,3 +209,5 @@ impl Frame for Skb<'_> {
         skb(self.context).mark
     }
 }
+
+pub(super) use load;
