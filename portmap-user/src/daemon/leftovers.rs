@@ -11,7 +11,7 @@ use crate::{
         link::{self, Interface},
         namespace,
         netlink::Netlink,
-        sysctl::{self, Sysctls},
+        sysctl::Sysctls,
     },
 };
 
@@ -62,9 +62,8 @@ pub(super) fn remove_filters(netlink: &Netlink) -> Result<()> {
 /// Reports the sysctls that portmap changes and that may still have its values.
 pub(super) fn name_settings(notices: &mut Vec<String>) -> Result<()> {
     let sysctls = Sysctls::open()?;
-    for setting in LO_SETTINGS {
-        let name = sysctl::of_interface("ipv4", "lo", setting);
-        if sysctls.read(&name)? == "1" {
+    for name in LO_SETTINGS {
+        if sysctls.read_if_present(name)?.is_some_and(|value| value == "1") {
             notices.push(format!(
                 "/proc/sys/net/{name} is 1 and stays unchanged: its previous value is unknown, the kernel's \
                  default is 0"

@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, os::fd::AsRawFd as _};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{InfoData, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkLayerType, LinkMessage},
+    link::{
+        InfoData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType,
+        LinkMessage,
+    },
 };
 use nix::libc::{EBUSY, EEXIST, ENODEV};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
@@ -33,6 +36,9 @@ pub struct Interface {
     pub is_up: bool,
     /// Whether it has a carrier: a cable, or a peer that is up.
     pub has_carrier: bool,
+    /// Whether it is a port of a bridge, bond or the like, which then has its addresses and receives its
+    /// packets. The members of a VRF keep both.
+    pub is_port: bool,
     /// Index of a veth's peer, in the peer's namespace.
     pub peer: Option<u32>,
     /// Alias (`ip link set alias`).
@@ -51,6 +57,7 @@ impl From<LinkMessage> for Interface {
             is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             is_up: message.header.flags.contains(LinkFlags::Up),
             has_carrier: message.header.flags.contains(LinkFlags::LowerUp),
+            is_port: false,
             peer: None,
             alias: None,
             group: 0,
@@ -68,6 +75,10 @@ impl From<LinkMessage> for Interface {
                 interface.alias = Some(alias);
             } else if let LinkAttribute::Group(group) = attribute {
                 interface.group = group;
+            } else if let LinkAttribute::LinkInfo(infos) = attribute {
+                interface.is_port = infos.iter().any(
+                    |info| matches!(info, LinkInfo::PortKind(kind) if *kind != InfoPortKind::Vrf),
+                );
             }
         }
         interface

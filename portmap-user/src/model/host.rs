@@ -1,6 +1,6 @@
 //! What the daemon has changed on the host.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{netns::NetnsId, ports::PortSet};
 
@@ -15,6 +15,8 @@ pub struct HostRecord {
     pub bpffs_dir: PathBuf,
     /// The uplink's name.
     pub uplink: String,
+    /// The other interfaces with programs, by index.
+    pub interfaces: BTreeMap<u32, String>,
     /// Ports that the daemon added to `ip_local_reserved_ports`.
     pub reserved: PortSet,
     /// Sysctls that the daemon changed.

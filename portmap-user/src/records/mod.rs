@@ -57,6 +57,8 @@ pub struct Host {
     bpffs_dir: PathBuf,
     uplink: String,
     #[serde(default)]
+    interfaces: BTreeMap<u32, String>,
+    #[serde(default)]
     reserved: Vec<(u16, u16)>,
     sysctls: Vec<SavedSysctl>,
     clsact: Vec<String>,
@@ -188,13 +190,14 @@ impl Recorded for model::HostRecord {
     type Form = Host;
 
     fn to_form(&self) -> Host {
-        let Self { boot, namespace, bpffs_dir, uplink, reserved, sysctls, clsact, uplink_queue } =
+        let Self { boot, namespace, bpffs_dir, uplink, interfaces, reserved, sysctls, clsact, uplink_queue } =
             self.clone();
         Host {
             boot,
             namespace: namespace.into(),
             bpffs_dir,
             uplink,
+            interfaces,
             reserved: reserved.into(),
             sysctls: sysctls.into_iter().map(SavedSysctl::from).collect(),
             clsact,
@@ -203,12 +206,13 @@ impl Recorded for model::HostRecord {
     }
 
     fn from_form(form: Host) -> Result<Self> {
-        let Host { boot, namespace, bpffs_dir, uplink, reserved, sysctls, clsact, uplink_queue } = form;
+        let Host { boot, namespace, bpffs_dir, uplink, interfaces, reserved, sysctls, clsact, uplink_queue } = form;
         Ok(Self {
             boot,
             namespace: namespace.into(),
             bpffs_dir,
             uplink,
+            interfaces,
             reserved: reserved.try_into()?,
             sysctls: sysctls.into_iter().map(Into::into).collect(),
             clsact,

@@ -1,11 +1,19 @@
 //! The attach points of programs at the host's own interfaces.
 
-use portmap_common::names::{PROG_LO_INGRESS, PROG_UPLINK_EGRESS, PROG_UPLINK_INGRESS};
+use std::path::PathBuf;
 
+use portmap_common::names::{
+    PROG_L3_EGRESS, PROG_L3_INGRESS, PROG_LO_INGRESS, PROG_UPLINK_EGRESS, PROG_UPLINK_INGRESS,
+};
+
+use super::{HostInterface, HostState};
 use crate::{
     kernel::programs::{AttachMode, AttachPoint},
     paths::Pins,
 };
+
+/// Prefix of the pins of links at interfaces other than the uplink.
+const PREFIX: &str = "if";
 
 /// The hooks at the uplink.
 pub(in crate::daemon) fn uplink_hooks(
@@ -14,22 +22,54 @@ pub(in crate::daemon) fn uplink_hooks(
     uplink: &str,
 ) -> [AttachPoint; 2] {
     // The pin does not have the interface's name, because that can contain dots, which a bpffs refuses.
-    [(true, PROG_UPLINK_INGRESS, "uplink"), (false, PROG_UPLINK_EGRESS, "uplink-out")].map(
-        |(ingress, program, link)| AttachPoint {
-            interface: uplink.to_owned(),
-            ingress,
-            program,
-            attach_mode,
-            link: pins.link(link),
-        },
-    )
+    both_ways(attach_mode, uplink, true, ["uplink", "uplink-out"].map(|link| pins.link(link)))
+}
+
+/// The hooks at another interface of the host, by its index.
+pub(in crate::daemon) fn interface_hooks(
+    attach_mode: AttachMode,
+    pins: &Pins,
+    index: u32,
+    interface: &HostInterface,
+) -> [AttachPoint; 2] {
+    let links = ["", "-out"].map(|suffix| pins.link(&format!("{PREFIX}{index}{suffix}")));
+    both_ways(attach_mode, &interface.name, interface.is_ethernet, links)
+}
+
+fn both_ways(
+    attach_mode: AttachMode,
+    interface: &str,
+    is_ethernet: bool,
+    [link_in, link_out]: [PathBuf; 2],
+) -> [AttachPoint; 2] {
+    let [ingress, egress] = if is_ethernet {
+        [PROG_UPLINK_INGRESS, PROG_UPLINK_EGRESS]
+    } else {
+        [PROG_L3_INGRESS, PROG_L3_EGRESS]
+    };
+    [(true, ingress, link_in), (false, egress, link_out)].map(|(ingress, program, link)| AttachPoint {
+        interface: interface.to_owned(),
+        ingress,
+        program,
+        attach_mode,
+        link,
+    })
+}
+
+/// The hook at the host's loopback device.
+pub(in crate::daemon) fn loopback_hook(attach_mode: AttachMode, pins: &Pins) -> AttachPoint {
+    let (interface, link) = ("lo".to_owned(), pins.link("lo"));
+    AttachPoint { interface, ingress: true, program: PROG_LO_INGRESS, attach_mode, link }
 }
 
 /// All hooks at the host's own interfaces. The loopback device is the first, because packets from containers
 /// to the host need its program from the start.
-pub(in crate::daemon) fn hooks(attach_mode: AttachMode, pins: &Pins, uplink: &str) -> [AttachPoint; 3] {
-    let (interface, link) = ("lo".to_owned(), pins.link("lo"));
-    let lo = AttachPoint { interface, ingress: true, program: PROG_LO_INGRESS, attach_mode, link };
-    let [uplink_in, uplink_out] = uplink_hooks(attach_mode, pins, uplink);
-    [lo, uplink_in, uplink_out]
+pub(in crate::daemon) fn hooks(attach_mode: AttachMode, pins: &Pins, state: &HostState) -> Vec<AttachPoint> {
+    let others = state.interfaces.iter();
+    let others = others.flat_map(|(index, found)| interface_hooks(attach_mode, pins, *index, found));
+    [loopback_hook(attach_mode, pins)]
+        .into_iter()
+        .chain(uplink_hooks(attach_mode, pins, &state.uplink))
+        .chain(others)
+        .collect()
 }

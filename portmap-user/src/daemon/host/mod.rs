@@ -1,6 +1,7 @@
 //! The host: its state, and the daemon's changes to it.
 
 pub(super) mod attach;
+mod interfaces;
 mod ownership;
 pub(super) mod setup;
 pub(super) mod sockets;
@@ -10,6 +11,7 @@ pub(super) mod uplink_qdisc;
 use std::sync::{Arc, MutexGuard};
 
 pub(super) use self::{
+    interfaces::HostInterface,
     ownership::Ownership,
     state::{HostState, SharedAddress},
 };

@@ -2,8 +2,8 @@
 //! uplink.
 
 use super::{
-    HostState, Ownership,
-    attach::{hooks, uplink_hooks},
+    HostInterface, HostState, Ownership,
+    attach::{hooks, interface_hooks, loopback_hook, uplink_hooks},
     uplink_qdisc,
 };
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
         clock, clsact, link,
         netlink::Netlink,
         programs::{self, AttachMode},
-        sysctl::{self, Sysctls},
+        sysctl::Sysctls,
     },
     model::{HostRecord, NetnsId, PortSet, SavedSysctl},
     paths::Pins,
@@ -20,9 +20,16 @@ use crate::{
     state::Store,
 };
 
-/// Sysctls of the host's loopback device that must be 1. Packets from containers arrive there with the host's
-/// own address or one of 127.0.0.0/8 as source and destination.
-pub(in crate::daemon) const LO_SETTINGS: [&str; 2] = ["accept_local", "route_localnet"];
+/// Sysctls of the host's loopback device that must be 1, where the kernel has them. Packets from containers
+/// arrive there with the host's own address or one of 127.0.0.0/8 as source and destination. The kernel tells
+/// the programs the routes of the host's own packets only if `forwarding` is 1; it forwards nothing by that, as
+/// nothing for another host arrives at this device.
+pub(in crate::daemon) const LO_SETTINGS: [&str; 4] = [
+    "ipv4/conf/lo/accept_local",
+    "ipv4/conf/lo/route_localnet",
+    "ipv4/conf/lo/forwarding",
+    "ipv6/conf/lo/forwarding",
+];
 
 /// Refuses ports that the host assigns to its own sockets.
 pub(in crate::daemon) fn check_ports(settings: &Settings, sysctls: &Sysctls) -> Result<()> {
@@ -82,6 +89,13 @@ impl Setup<'_> {
                     earlier.bpffs_dir.display()
                 )));
             }
+            // Before they are attached elsewhere, programs are detached from interfaces that are not used any
+            // more, and from one that has become the uplink.
+            for (index, name) in &earlier.interfaces {
+                if state.interfaces.get(index).is_none_or(|now| now.name != *name) {
+                    detach_from(netlink, attach_mode, &settings.pins, *index, name)?;
+                }
+            }
             // An uplink that has only been renamed keeps its programs.
             let old = link::find(netlink, &earlier.uplink)?;
             if earlier.uplink != state.uplink && old.is_some() {
@@ -100,6 +114,7 @@ impl Setup<'_> {
             namespace: state.namespace,
             bpffs_dir: settings.pins.bpffs().to_owned(),
             uplink: state.uplink.clone(),
+            interfaces: state.interfaces.iter().map(|(index, found)| (*index, found.name.clone())).collect(),
             uplink_queue: earlier
                 .as_ref()
                 .filter(|earlier| earlier.uplink == state.uplink)
@@ -107,15 +122,17 @@ impl Setup<'_> {
             sysctls: earlier.as_ref().map(|earlier| earlier.sysctls.clone()).unwrap_or_default(),
             clsact: earlier.map(|earlier| earlier.clsact).unwrap_or_default(),
         };
-        for setting in LO_SETTINGS {
-            let name = sysctl::of_interface("ipv4", "lo", setting);
-            let before = sysctls.read(&name)?;
-            if before != "1" && !record.sysctls.iter().any(|saved| saved.name == name) {
-                record.sysctls.push(SavedSysctl { name, before, set: "1".to_owned() });
+        for name in LO_SETTINGS {
+            if let Some(before) = sysctls.read_if_present(name)?
+                && before != "1"
+                && !record.sysctls.iter().any(|saved| saved.name == name)
+            {
+                record.sysctls.push(SavedSysctl { name: name.to_owned(), before, set: "1".to_owned() });
             }
         }
         if attach_mode == AttachMode::Clsact {
-            for name in ["lo", state.uplink.as_str()] {
+            let others = state.interfaces.values().map(|found| found.name.as_str());
+            for name in ["lo", state.uplink.as_str()].into_iter().chain(others) {
                 if !clsact::has_qdisc(netlink, name)? && !record.clsact.iter().any(|had| had == name) {
                     record.clsact.push(name.to_owned());
                 }
@@ -135,11 +152,11 @@ impl Setup<'_> {
     /// The first failure.
     pub(in crate::daemon) fn apply(&self) -> Result<()> {
         self.reserve_ports()?;
-        for setting in LO_SETTINGS {
-            self.sysctls.write(&sysctl::of_interface("ipv4", "lo", setting), "1")?;
+        for name in LO_SETTINGS {
+            self.sysctls.write_if_present(name, "1")?;
         }
         let pins = &self.settings.pins;
-        for hook in hooks(self.attach_mode, pins, &self.state.uplink) {
+        for hook in hooks(self.attach_mode, pins, self.state) {
             programs::attach(self.netlink, pins, &hook)?;
             programs::move_to_front(self.netlink, pins, &hook)?;
         }
@@ -150,19 +167,18 @@ impl Setup<'_> {
     pub(in crate::daemon) fn ensure(&self) -> RepairReport {
         let mut report = RepairReport::default();
         report.note("ip_local_reserved_ports", self.reserve_ports());
-        for setting in LO_SETTINGS {
-            let name = sysctl::of_interface("ipv4", "lo", setting);
-            let was_missing = self.sysctls.read(&name).and_then(|value| {
-                let is_missing = value != "1";
+        for name in LO_SETTINGS {
+            let was_missing = self.sysctls.read_if_present(name).and_then(|value| {
+                let is_missing = value.is_some_and(|value| value != "1");
                 if is_missing {
-                    self.sysctls.write(&name, "1")?;
+                    self.sysctls.write(name, "1")?;
                 }
                 Ok(is_missing)
             });
             report.note(format!("/proc/sys/net/{name}"), was_missing);
         }
         let pins = &self.settings.pins;
-        for hook in hooks(self.attach_mode, pins, &self.state.uplink) {
+        for hook in hooks(self.attach_mode, pins, self.state) {
             let was_missing = programs::ensure(self.netlink, pins, &hook);
             report.note(format!("{} at {}", hook.program, hook.interface), was_missing);
             let was_behind = programs::move_to_front(self.netlink, pins, &hook);
@@ -222,8 +238,12 @@ pub(in crate::daemon) fn undo(
     host: &HostRecord,
 ) -> Result<()> {
     let mut failures = Failures::default();
-    for hook in hooks(attach_mode, pins, &host.uplink) {
+    let uplink = uplink_hooks(attach_mode, pins, &host.uplink);
+    for hook in [loopback_hook(attach_mode, pins)].into_iter().chain(uplink) {
         failures.note(programs::detach(netlink, &hook));
+    }
+    for (index, name) in &host.interfaces {
+        failures.note(detach_from(netlink, attach_mode, pins, *index, name));
     }
     for name in &host.clsact {
         failures.note(clsact::delete_qdisc_if_empty(netlink, name));
@@ -231,6 +251,22 @@ pub(in crate::daemon) fn undo(
     failures.note(uplink_qdisc::restore_default(netlink, host));
     failures.note(restore_sysctls(host));
     failures.into_result()
+}
+
+/// Detaches the programs from an interface other than the uplink. Idempotent.
+fn detach_from(
+    netlink: &Netlink,
+    attach_mode: AttachMode,
+    pins: &Pins,
+    index: u32,
+    name: &str,
+) -> Result<()> {
+    // Which programs they are does not matter.
+    let interface = HostInterface { name: name.to_owned(), is_ethernet: true };
+    for hook in interface_hooks(attach_mode, pins, index, &interface) {
+        programs::detach(netlink, &hook)?;
+    }
+    Ok(())
 }
 
 /// Restores the sysctls that still have the daemon's values.

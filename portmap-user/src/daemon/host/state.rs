@@ -44,6 +44,8 @@ pub(in crate::daemon) struct HostState {
     pub v4: SharedAddress<Ipv4Addr>,
     /// The IPv6 address that they share, if the uplink has one.
     pub v6: Option<SharedAddress<Ipv6Addr>>,
+    /// The other interfaces by which packets for containers can come, by index.
+    pub interfaces: BTreeMap<u32, HostInterface>,
     /// MAC address of the host's loopback device.
     pub lo_mac: Mac,
     /// Broadcast addresses of all networks of the host except the shared one.

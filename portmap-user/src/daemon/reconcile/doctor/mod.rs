@@ -55,7 +55,7 @@ impl Reconciler {
             self.check_host_state(&netlink, &state),
             &format!("{} on {}", state.addresses(), state.uplink),
         ));
-        for hook in hooks(env.attach_mode, &env.settings.pins, &state.uplink) {
+        for hook in hooks(env.attach_mode, &env.settings.pins, &state) {
             let direction = if hook.ingress { "ingress" } else { "egress" };
             let subject = format!("program at {} {direction}", hook.interface);
             findings.push(finding(&subject, self.check_host_hook(&netlink, &hook), hook.program));
@@ -191,10 +191,10 @@ impl Reconciler {
                  {REPAIR}"
             )));
         }
-        for setting in LO_SETTINGS {
-            let name = sysctl::of_interface("ipv4", "lo", setting);
-            let value = sysctls.read(&name)?;
-            if value != "1" {
+        for name in LO_SETTINGS {
+            if let Some(value) = sysctls.read_if_present(name)?
+                && value != "1"
+            {
                 return Err(Error::failure(format!("/proc/sys/net/{name} is {value}, expected 1: {REPAIR}")));
             }
         }
