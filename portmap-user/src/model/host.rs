@@ -1,10 +1,10 @@
 //! What the daemon has changed on the host.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use super::{netns::NetnsId, ports::PortSet};
 
-/// Everything that the daemon has changed on the host, for a teardown to undo.
+/// Everything that the daemon has changed on the host, for a teardown to undo, and its choices that outlive it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostRecord {
     /// The boot during which it was changed; `None` in records of earlier versions.
@@ -15,6 +15,8 @@ pub struct HostRecord {
     pub bpffs_dir: PathBuf,
     /// The uplink's name.
     pub uplink: String,
+    /// The present and former primary addresses, in the order of preference.
+    pub primaries: Vec<IpAddr>,
     /// Ports that the daemon added to `ip_local_reserved_ports`.
     pub reserved: PortSet,
     /// Sysctls that the daemon changed.

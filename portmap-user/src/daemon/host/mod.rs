@@ -1,7 +1,10 @@
 //! The host: its state, and the daemon's changes to it.
 
 pub(super) mod attach;
+mod direct;
 mod ownership;
+mod primary;
+mod projection;
 pub(super) mod setup;
 pub(super) mod sockets;
 mod state;
@@ -9,10 +12,7 @@ pub(super) mod uplink_qdisc;
 
 use std::sync::{Arc, MutexGuard};
 
-pub(super) use self::{
-    ownership::Ownership,
-    state::{HostState, SharedAddress},
-};
+pub(super) use self::{ownership::Ownership, state::HostState};
 use crate::{
     kernel::sysctl::Sysctls,
     locks::{Held, Rank, Ranked, RankedRw},

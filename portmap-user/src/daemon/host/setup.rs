@@ -100,6 +100,7 @@ impl Setup<'_> {
             namespace: state.namespace,
             bpffs_dir: settings.pins.bpffs().to_owned(),
             uplink: state.uplink.clone(),
+            primaries: state.primaries.clone(),
             uplink_queue: earlier
                 .as_ref()
                 .filter(|earlier| earlier.uplink == state.uplink)

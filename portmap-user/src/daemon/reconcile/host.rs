@@ -1,7 +1,7 @@
 //! Reconciliation of the host side, and updates after a change of the host.
 
 use portmap_common::slot::veth_ifindex;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::reconciler::Reconciler;
 use crate::{
@@ -21,8 +21,8 @@ use crate::{
 };
 
 impl Reconciler {
-    /// Reads the state of the host, and applies changes to the programs and the containers: addresses, MAC
-    /// address, MTU, next hop, link speed. Moves the programs and the qdisc to a new uplink.
+    /// Reads the state of the host, and applies changes to the programs and the containers: addresses, routes,
+    /// MAC address, MTU, link speed. Moves the programs and the qdisc to a new uplink.
     ///
     /// # Errors
     ///
@@ -37,14 +37,16 @@ impl Reconciler {
         // The programs read this map as soon as `pm_config` contains the number of its entries, so it is
         // written first.
         env.maps.set_broadcasts(&now.broadcasts)?;
-        let concerns_programs_only =
-            HostState { broadcasts: now.broadcasts.clone(), ..(*before).clone() } == now;
-        if concerns_programs_only {
+        if now.primaries != before.primaries {
+            let record = self.setup(netlink, &now).record(&env.store, &mut self.host.ownership())?;
+            debug!("the primary addresses are now {:?}", record.primaries);
+        }
+        if now.is_same_for_containers(&before) {
             env.maps.set_config(&env.config(&now))?;
             self.host.replace_state(now);
             return Ok(());
         }
-        info!("the host has changed: sharing {} of {}", now.addresses(), now.uplink);
+        info!("the host has changed: sharing {} of {}", now.primary_addresses(), now.uplink);
         let setup = self.setup(netlink, &now);
         if (now.uplink_index, &now.uplink) != (before.uplink_index, &before.uplink) {
             let mut ownership = self.host.ownership();
@@ -54,7 +56,7 @@ impl Reconciler {
         }
         setup.ensure().failures.into_result()?;
         env.maps.set_config(&env.config(&now))?;
-        let text = format!("sharing {} of {}", now.addresses(), now.uplink);
+        let text = format!("sharing {} of {}", now.primary_addresses(), now.uplink);
         self.host.replace_state(now);
         env.events.emit(EventKind::HostChanged, None, Some(text));
         for entry in self.registry.snapshot().entries() {
