@@ -26,7 +26,7 @@ mod registry;
 pub mod shutdown;
 pub mod teardown;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -348,6 +348,11 @@ impl Daemon {
     pub fn repair(&self) -> Result<Vec<Finding>> {
         self.reconciler.repair()?;
         self.reconciler.doctor()
+    }
+
+    /// The gateways whose neighbour entries concern the state of the host.
+    fn gateways(&self) -> Vec<IpAddr> {
+        self.host.state().gateways().collect()
     }
 
     /// Reconciles the host and the containers that these events concern.

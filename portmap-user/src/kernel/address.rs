@@ -1,70 +1,115 @@
-//! IPv4 and IPv6 addresses and routes.
+//! IPv4 and IPv6 addresses of interfaces.
 
 use std::{
     collections::BTreeSet,
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr},
 };
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
-    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType},
+    address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo},
 };
-use nix::libc::{EADDRNOTAVAIL, EEXIST};
-use rtnetlink::{AddressMessageBuilder, RouteMessageBuilder};
+use nix::libc::EADDRNOTAVAIL;
 
-use super::{
-    link::{self, Interface},
-    netlink::Netlink,
-};
-use crate::kernel::error::{Context as _, Error, Failure, Result};
+use super::netlink::Netlink;
+use crate::kernel::error::{Context as _, Result};
 
-/// An address and its prefix length.
+/// A global unicast address of an interface: of the host, or of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Address<A> {
+pub struct HostAddress {
     /// The address.
-    pub address: A,
-    /// Length of the prefix in bits.
+    pub address: IpAddr,
+    /// Length of its prefix in bits.
     pub prefix_length: u8,
+    /// Index of its interface.
+    pub interface: u32,
+    /// Whether it should not be the source of new connections (`IFA_F_DEPRECATED`).
+    pub deprecated: bool,
+    /// Of IPv4, whether another address of its network is the primary one; of IPv6, whether it is temporary. Both
+    /// have the same flag.
+    pub secondary: bool,
+    /// Whether the kernel made no route to its prefix (`IFA_F_NOPREFIXROUTE`).
+    pub no_prefix_route: bool,
+    /// Metric of the route to its prefix (`IFA_RT_PRIORITY`), if one is set.
+    pub route_metric: Option<u32>,
 }
 
-/// The addresses of an interface that containers can share.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Addresses {
-    /// The first primary IPv4 address with global scope.
-    pub v4: Option<Address<Ipv4Addr>>,
-    /// The first global IPv6 address that is permanent and usable.
-    pub v6: Option<Address<Ipv6Addr>>,
+/// An address as the kernel lists it.
+#[derive(Clone, Copy, Debug)]
+pub struct Listed {
+    /// The address.
+    pub address: HostAddress,
+    /// Remaining preferred lifetime in seconds; `u32::MAX`: for ever.
+    pub preferred_for: u32,
+    /// Who added it (`IFA_PROTO`); 0 if that is not recorded.
+    pub protocol: u8,
 }
 
-/// Returns the shareable addresses of an interface.
-pub fn of_interface(netlink: &Netlink, interface: &Interface) -> Result<Addresses> {
-    // The kernel dumps the addresses of all interfaces.
-    let messages = netlink
+/// `IFA_PROTO` of the addresses that portmap gives to containers. iproute2 and the kernel do not use it.
+pub const PROTOCOL: u8 = 0x70;
+
+/// Lists the global unicast addresses of all interfaces, in the kernel's order by IP version and interface. IPv6
+/// addresses whose duplicate detection has not succeeded are left out.
+pub fn list(netlink: &Netlink) -> Result<Vec<Listed>> {
+    let mut found = netlink
         .list(&RouteNetlinkMessage::GetAddress(AddressMessage::default()), |answer| match answer {
-            RouteNetlinkMessage::NewAddress(message) if message.header.index == interface.index => {
-                Some(message)
-            }
+            RouteNetlinkMessage::NewAddress(message) => listed(&message),
             _ => None,
         })
-        .context(|| format!("cannot list the addresses of {}", interface.name))?;
-    let mut found = Addresses::default();
-    for message in messages.iter().filter(|message| message.header.scope == AddressScope::Universe) {
-        let flags = flags(message);
-        let prefix_length = message.header.prefix_len;
-        match local(message) {
-            Some(IpAddr::V4(address)) if !flags.contains(AddressFlags::Secondary) => {
-                found.v4.get_or_insert(Address { address, prefix_length });
+        .context(|| "cannot list the addresses")?;
+    found.sort_by_key(|listed| (listed.address.address.is_ipv6(), listed.address.interface));
+    Ok(found)
+}
+
+fn listed(message: &AddressMessage) -> Option<Listed> {
+    let address = local(message)?;
+    let flags = flags(message);
+    let is_global = message.header.scope == AddressScope::Universe && is_global_unicast(address);
+    if !is_global || flags.intersects(AddressFlags::Tentative.union(AddressFlags::Dadfailed)) {
+        return None;
+    }
+    let (mut preferred_for, mut route_metric, mut protocol) = (u32::MAX, None, 0);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::CacheInfo(info) => preferred_for = info.ifa_preferred,
+            AddressAttribute::RoutePriority(metric) => {
+                route_metric = Some(*metric).filter(|metric| *metric != 0);
             }
-            Some(IpAddr::V6(address)) if !flags.intersects(NOT_SHARED) => {
-                found.v6.get_or_insert(Address { address, prefix_length });
-            }
+            AddressAttribute::Protocol(by) => protocol = u8::from(*by),
             _ => {}
         }
     }
-    Ok(found)
+    let address = HostAddress {
+        address,
+        prefix_length: message.header.prefix_len,
+        interface: message.header.index,
+        deprecated: flags.contains(AddressFlags::Deprecated),
+        secondary: flags.contains(AddressFlags::Secondary),
+        no_prefix_route: flags.contains(AddressFlags::Noprefixroute),
+        route_metric,
+    };
+    Some(Listed { address, preferred_for, protocol })
+}
+
+/// Whether an address can be one of a host on a network: neither unspecified nor loopback, link-local, multicast
+/// or broadcast. IPv4 link-local addresses are told by their scope, because clouds use some of them as ordinary
+/// ones.
+pub const fn is_global_unicast(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            !(address.is_unspecified()
+                || address.is_loopback()
+                || address.is_multicast()
+                || address.is_broadcast())
+        }
+        IpAddr::V6(address) => {
+            !(address.is_unspecified()
+                || address.is_loopback()
+                || address.is_multicast()
+                || address.is_unicast_link_local())
+        }
+    }
 }
 
 /// Whether an interface has any IPv4 address.
@@ -120,13 +165,6 @@ pub fn ends(address: Ipv4Addr, prefix_length: u8) -> Vec<Ipv4Addr> {
     vec![(address.to_bits() & !hosts).into(), (address.to_bits() | hosts).into()]
 }
 
-/// Flags of IPv6 addresses that are not shared: temporary addresses (which have the flag of secondary ones),
-/// deprecated ones, and those whose duplicate detection has not succeeded.
-const NOT_SHARED: AddressFlags = AddressFlags::Secondary
-    .union(AddressFlags::Deprecated)
-    .union(AddressFlags::Tentative)
-    .union(AddressFlags::Dadfailed);
-
 fn flags(message: &AddressMessage) -> AddressFlags {
     let flags = message.attributes.iter().find_map(|attribute| {
         if let AddressAttribute::Flags(flags) = attribute { Some(*flags) } else { None }
@@ -148,71 +186,34 @@ fn local(message: &AddressMessage) -> Option<IpAddr> {
     local.or(address)
 }
 
-/// A default route.
-#[derive(Clone, Copy, Debug)]
-pub struct DefaultRoute {
-    /// Index of its interface.
-    pub interface: u32,
-    /// Its gateway, if it has one.
-    pub gateway: Option<IpAddr>,
-}
-
-/// Returns the default routes of the main table for one IP version, by metric.
-pub fn default_routes(netlink: &Netlink, family: AddressFamily) -> Result<Vec<DefaultRoute>> {
-    let mut message = RouteMessage::default();
-    message.header.address_family = family;
-    let messages = netlink
-        .list(&RouteNetlinkMessage::GetRoute(message), |answer| match answer {
-            RouteNetlinkMessage::NewRoute(message) if is_default(&message, family) => Some(message),
-            _ => None,
-        })
-        .context(|| "cannot list the routes")?;
-    let mut routes: Vec<(u32, DefaultRoute)> = messages
-        .into_iter()
-        .filter_map(|message| {
-            let (mut interface, mut gateway, mut metric) = (None, None, 0);
-            for attribute in message.attributes {
-                if let RouteAttribute::Oif(index) = attribute {
-                    interface = Some(index);
-                } else if let RouteAttribute::Gateway(RouteAddress::Inet(address)) = attribute {
-                    gateway = Some(address.into());
-                } else if let RouteAttribute::Gateway(RouteAddress::Inet6(address)) = attribute {
-                    gateway = Some(address.into());
-                } else if let RouteAttribute::Priority(priority) = attribute {
-                    metric = priority;
-                }
-            }
-            Some((metric, DefaultRoute { interface: interface?, gateway }))
-        })
-        .collect();
-    routes.sort_by_key(|(metric, _)| *metric);
-    Ok(routes.into_iter().map(|(_, route)| route).collect())
-}
-
-fn is_default(message: &RouteMessage, family: AddressFamily) -> bool {
-    message.header.address_family == family
-        && message.header.destination_prefix_length == 0
-        && message.header.table == RouteHeader::RT_TABLE_MAIN
-        && message.header.kind == RouteType::Unicast
-}
-
-/// Adds an address, without duplicate address detection.
-pub fn add(netlink: &Netlink, index: u32, address: IpAddr, prefix_length: u8) -> Result<()> {
-    let message = match address {
-        IpAddr::V4(address) => {
-            AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(address, prefix_length).build()
-        }
-        IpAddr::V6(address) => {
-            let builder = AddressMessageBuilder::<Ipv6Addr>::new().index(index);
-            let mut message = builder.address(address, prefix_length).build();
-            // All containers share this address, so detection would find them as duplicates.
-            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-            message
-        }
-    };
+/// Adds an address, or changes its lifetime if it exists. Without duplicate address detection, because all
+/// containers share the host's addresses, and would be each other's duplicates. The kernel makes no route to its
+/// prefix: the routes of a container are those of the host.
+pub fn set(netlink: &Netlink, address: &HostAddress) -> Result<()> {
+    let mut message = AddressMessage::default();
+    let (ip, prefix_length) = (address.address, address.prefix_length);
+    message.header.family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.index = address.interface;
+    message.header.prefix_len = prefix_length;
+    message.attributes.extend([AddressAttribute::Local(ip), AddressAttribute::Address(ip)]);
+    let mut flags = AddressFlags::Noprefixroute;
+    if let IpAddr::V4(v4) = ip {
+        // The kernel sets no broadcast address by itself.
+        message.attributes.extend(ends(v4, prefix_length).pop().map(AddressAttribute::Broadcast));
+    } else {
+        flags |= AddressFlags::Nodad;
+    }
+    let mut lifetime = CacheInfo::default();
+    lifetime.ifa_valid = u32::MAX;
+    lifetime.ifa_preferred = if address.deprecated { 0 } else { u32::MAX };
+    message.attributes.extend([
+        AddressAttribute::Flags(flags),
+        AddressAttribute::CacheInfo(lifetime),
+        AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)),
+    ]);
     netlink
-        .request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
-        .context(|| format!("cannot add the address {address}/{prefix_length}"))
+        .request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
+        .context(|| format!("cannot add the address {ip}/{prefix_length}"))
 }
 
 /// Removes an address. Idempotent.
@@ -226,59 +227,6 @@ pub fn delete(netlink: &Netlink, index: u32, address: IpAddr, prefix_length: u8)
         Err(error) if error.raw_os_error() == Some(EADDRNOTAVAIL) => Ok(()),
         other => other.context(|| format!("cannot remove the address {address}/{prefix_length}")),
     }
-}
-
-/// Sets an interface's IPv4 default route. With `instead` it replaces the existing one, which must be this
-/// interface's.
-///
-/// # Errors
-///
-/// [`Error::DefaultRouteExists`] if there is one that must not be replaced.
-pub fn set_default_route(
-    netlink: &Netlink,
-    index: u32,
-    gateway: Option<Ipv4Addr>,
-    instead: bool,
-) -> Result<()> {
-    let mut route = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(index);
-    route = match gateway {
-        // Onlink, because the gateway may be outside the prefix, as with /32 addresses.
-        Some(gateway) => route.gateway(gateway).onlink(),
-        None => route.scope(RouteScope::Link),
-    };
-    let how = if instead { NLM_F_REPLACE } else { NLM_F_EXCL };
-    netlink
-        .request(RouteNetlinkMessage::NewRoute(route.build()), NLM_F_CREATE | how)
-        .map_err(|error| no_route(netlink, AddressFamily::Inet, error))
-}
-
-/// The error of a rejected default route, with the existing one if that is the cause.
-fn no_route(netlink: &Netlink, family: AddressFamily, error: io::Error) -> Error {
-    let is_v6 = family == AddressFamily::Inet6;
-    if error.raw_os_error() != Some(EEXIST) {
-        let version = if is_v6 { "IPv6 " } else { "" };
-        return Failure::caused_by(format!("cannot set the {version}default route"), error).into();
-    }
-    let found = default_routes(netlink, family).unwrap_or_default();
-    let existing = found.first().map_or_else(String::new, |route| {
-        let name = link::find_by_index(netlink, route.interface).ok().flatten().map(|found| found.name);
-        let by = format!(" by {}", name.unwrap_or_else(|| format!("interface {}", route.interface)));
-        route.gateway.map_or_else(|| by.clone(), |gateway| format!("{by} (gateway {gateway})"))
-    });
-    Error::DefaultRouteExists { is_v6, existing }
-}
-
-/// Adds an interface's IPv6 default route. It has no gateway, because that is often a link-local address, and
-/// the interface has none.
-///
-/// # Errors
-///
-/// [`Error::DefaultRouteExists`] if there is one.
-pub fn add_default_route6(netlink: &Netlink, index: u32) -> Result<()> {
-    let route = RouteMessageBuilder::<Ipv6Addr>::new().output_interface(index).build();
-    netlink
-        .request(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
-        .map_err(|error| no_route(netlink, AddressFamily::Inet6, error))
 }
 
 #[cfg(test)]

@@ -76,9 +76,9 @@ impl From<LinkMessage> for Interface {
             } else if let LinkAttribute::Group(group) = attribute {
                 interface.group = group;
             } else if let LinkAttribute::LinkInfo(infos) = attribute {
-                interface.is_port = infos.iter().any(
-                    |info| matches!(info, LinkInfo::PortKind(kind) if *kind != InfoPortKind::Vrf),
-                );
+                interface.is_port = infos
+                    .iter()
+                    .any(|info| matches!(info, LinkInfo::PortKind(kind) if *kind != InfoPortKind::Vrf));
             }
         }
         interface

@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::{self, ErrorKind},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     ops::ControlFlow,
 };
 
@@ -35,6 +35,8 @@ pub struct Socket {
     pub inode: u64,
     /// Whether it is listening, or a datagram socket without a peer.
     pub listens: bool,
+    /// Its peer, if it is connected and the kernel says to whom.
+    pub peer: Option<SocketAddr>,
 }
 
 /// States of TCP sockets in use (`net/tcp_states.h`): all but `TIME_WAIT` and `CLOSE`.
@@ -165,6 +167,7 @@ fn ask(
                         port: local.port(),
                         inode: answer.inode().into(),
                         listens: answer.state() == protocol.listening,
+                        peer: (answer.state() != protocol.listening).then(|| answer.remote()),
                     });
                 }
             }
@@ -215,7 +218,7 @@ fn listed(protocol: &Protocol, line: &str) -> Option<(Socket, u8)> {
         Err(_) => IpAddr::from(<[u8; 16]>::try_from(bytes.as_slice()).ok()?).to_canonical(),
     };
     let listens = state == protocol.listening;
-    Some((Socket { protocol: protocol.name, address, port, inode, listens }, state))
+    Some((Socket { protocol: protocol.name, address, port, inode, listens, peer: None }, state))
 }
 
 /// Lists bound SCTP sockets from `/proc/net`, because `sock_diag` would make the kernel load a module.
@@ -229,7 +232,7 @@ fn read_endpoints(range: PortRange, found: &mut Vec<Socket>) -> io::Result<()> {
         }
         for address in addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok()) {
             let address = address.to_canonical();
-            found.push(Socket { protocol: "SCTP", address, port, inode, listens: true });
+            found.push(Socket { protocol: "SCTP", address, port, inode, listens: true, peer: None });
         }
     }
     Ok(())
@@ -321,6 +324,7 @@ mod tests {
                     0        0 12345 1 0";
         let (socket, state) = listed(&PROTOCOLS[0], line).expect("a socket");
         let expected = Socket {
+            peer: None,
             protocol: "TCP",
             address: Ipv4Addr::LOCALHOST.into(),
             port: 31000,

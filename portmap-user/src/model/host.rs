@@ -1,10 +1,10 @@
 //! What the daemon has changed on the host.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use super::{netns::NetnsId, ports::PortSet};
 
-/// Everything that the daemon has changed on the host, for a teardown to undo.
+/// Everything that the daemon has changed on the host, for a teardown to undo, and its choices that outlive it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostRecord {
     /// The boot during which it was changed; `None` in records of earlier versions.
@@ -17,6 +17,8 @@ pub struct HostRecord {
     pub uplink: String,
     /// The other interfaces with programs, by index.
     pub interfaces: BTreeMap<u32, String>,
+    /// The present and former primary addresses, in the order of preference.
+    pub primaries: Vec<IpAddr>,
     /// Ports that the daemon added to `ip_local_reserved_ports`.
     pub reserved: PortSet,
     /// Sysctls that the daemon changed.

@@ -5,7 +5,7 @@
 //! exhaustively, so no change of the model changes a file by accident. A new field needs `#[serde(default)]`,
 //! and the files a new version; see [`crate::state`].
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -63,6 +63,8 @@ pub struct Host {
     sysctls: Vec<SavedSysctl>,
     clsact: Vec<String>,
     uplink_queue: Option<u32>,
+    #[serde(default)]
+    primaries: Vec<IpAddr>,
 }
 
 /// `containers/NAME.json`.
@@ -190,8 +192,18 @@ impl Recorded for model::HostRecord {
     type Form = Host;
 
     fn to_form(&self) -> Host {
-        let Self { boot, namespace, bpffs_dir, uplink, interfaces, reserved, sysctls, clsact, uplink_queue } =
-            self.clone();
+        let Self {
+            boot,
+            namespace,
+            bpffs_dir,
+            uplink,
+            interfaces,
+            primaries,
+            reserved,
+            sysctls,
+            clsact,
+            uplink_queue,
+        } = self.clone();
         Host {
             boot,
             namespace: namespace.into(),
@@ -202,11 +214,23 @@ impl Recorded for model::HostRecord {
             sysctls: sysctls.into_iter().map(SavedSysctl::from).collect(),
             clsact,
             uplink_queue,
+            primaries,
         }
     }
 
     fn from_form(form: Host) -> Result<Self> {
-        let Host { boot, namespace, bpffs_dir, uplink, interfaces, reserved, sysctls, clsact, uplink_queue } = form;
+        let Host {
+            boot,
+            namespace,
+            bpffs_dir,
+            uplink,
+            interfaces,
+            primaries,
+            reserved,
+            sysctls,
+            clsact,
+            uplink_queue,
+        } = form;
         Ok(Self {
             boot,
             namespace: namespace.into(),
@@ -217,6 +241,7 @@ impl Recorded for model::HostRecord {
             sysctls: sysctls.into_iter().map(Into::into).collect(),
             clsact,
             uplink_queue,
+            primaries,
         })
     }
 }

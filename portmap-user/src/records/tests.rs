@@ -22,7 +22,7 @@ const HOST: &str = concat!(
     r#"{"boot":"b","namespace":{"device":4,"inode":4026531840,"cookie":null},"#,
     r#""bpffs_dir":"/sys/fs/bpf/portmap","uplink":"eth0","reserved":[[31000,32000]],"#,
     r#""sysctls":[{"name":"ipv4/ip_forward","before":"0","set":"1"}],"clsact":["lo"],"#,
-    r#""uplink_queue":4294967295}"#
+    r#""uplink_queue":4294967295,"primaries":["10.0.0.1","2001:db8::1"]}"#
 );
 
 const QUARANTINE: &str = r#"[{"name":"web","block":[32768,33791],"since":{"secs":5,"nanos":6}}]"#;

@@ -1,5 +1,6 @@
 //! The daemon's settings: flags and the configuration file, validated as far as that needs no kernel.
 
+mod addresses;
 mod metrics_labels;
 mod monitor;
 mod raw;
@@ -18,6 +19,7 @@ use tracing::warn;
 pub use self::monitor::{Monitor, RateWindow};
 use self::raw::Ipv6;
 pub use self::{
+    addresses::AddressFilter,
     metrics_labels::MetricsLabel,
     raw::{RawSettings, Readers, normalized},
 };
@@ -64,8 +66,10 @@ pub struct Settings {
     pub state_dir: StateDir,
     /// The pins.
     pub pins: Pins,
-    /// Whether containers have IPv6 if the uplink has a global address.
+    /// Whether containers have IPv6 if the host has a global address.
     pub ipv6: bool,
+    /// Which of the host's addresses containers share.
+    pub addresses: AddressFilter,
     /// Id of the group with full access to the daemon's socket, if there is one.
     pub socket_group: Option<u32>,
     /// Who may use the read-only socket.
@@ -259,6 +263,7 @@ impl RawSettings {
             state_dir: StateDir::new(self.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into())),
             pins: Pins::new(self.bpffs_dir.unwrap_or_else(|| DEFAULT_BPFFS_DIR.into())),
             ipv6: self.ipv6.unwrap_or_default() == Ipv6::Auto,
+            addresses: AddressFilter::new(self.address, self.exclude_address)?,
             socket_group: self.socket_group.as_deref().map(group_id).transpose()?,
             readers: self.readonly_socket.unwrap_or_default(),
             listen,

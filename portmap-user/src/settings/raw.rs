@@ -70,9 +70,18 @@ pub struct RawSettings {
     /// Directory of pinned maps, programs and links [default: /sys/fs/bpf/portmap]
     #[arg(long, value_name = "DIR")]
     pub(super) bpffs_dir: Option<PathBuf>,
-    /// Whether containers share the uplink's IPv6 address [default: auto]
+    /// Whether containers share the host's IPv6 addresses [default: auto]
     #[arg(long, value_enum)]
     pub(super) ipv6: Option<Ipv6>,
+    /// The only addresses of the host that containers share, separated by commas; may be repeated [default: all
+    /// global ones]
+    #[arg(long, value_name = "ADDRESSES")]
+    #[serde(default, deserialize_with = "one_or_several")]
+    pub(super) address: Option<Vec<String>>,
+    /// Addresses of the host that containers do not share, separated by commas; may be repeated
+    #[arg(long, value_name = "ADDRESSES")]
+    #[serde(default, deserialize_with = "one_or_several")]
+    pub(super) exclude_address: Option<Vec<String>>,
     /// Limit on what each container sends, such as 37500KB (per second) or 300mbit; 0: unlimited
     #[arg(long, value_name = "RATE")]
     pub(super) egress_rate_limit_per_container: Option<HumanBytes>,
@@ -207,7 +216,7 @@ impl RawSettings {
             other:
             uplink, lo_name, isolation, ports, ephemeral_ports,
             ephemeral_ports_per_container, ephemeral_ports_quarantine, ephemeral_ports_drain, resources,
-            state_dir, bpffs_dir, ipv6,
+            state_dir, bpffs_dir, ipv6, address, exclude_address,
             egress_rate_limit_per_container, egress_rate_per_cpu, minimum_egress_rate_limit,
             maximum_egress_rate_limit, egress_ceil_limit, egress_burst,
             ingress_rate_limit_per_container, ingress_rate_per_cpu, minimum_ingress_rate_limit,
@@ -265,7 +274,7 @@ fn from_toml(text: &str) -> Result<RawSettings, String> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Ipv6 {
-    /// If the uplink has a global address
+    /// If the host has a global address
     #[default]
     Auto,
     /// Never
@@ -290,6 +299,22 @@ fn one_text<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> std::result::Result<Option<Vec<String>>, D::Error> {
     String::deserialize(deserializer).map(|text| Some(vec![text]))
+}
+
+/// Reads the values of a flag that may be repeated: one text, or a list of them.
+fn one_or_several<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<Vec<String>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a text or a list of texts")]
+    enum Values {
+        One(String),
+        Several(Vec<String>),
+    }
+    Ok(Some(match Values::deserialize(deserializer)? {
+        Values::One(text) => vec![text],
+        Values::Several(texts) => texts,
+    }))
 }
 
 /// Deserialises values of the file from their text form.

@@ -13,6 +13,7 @@ pub(super) mod netns;
 pub(super) mod owner;
 pub(super) mod provision;
 mod update;
+mod view;
 
 use std::sync::Arc;
 

@@ -3,18 +3,19 @@
 //!
 //! Each function works in the namespace of its session.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
-use netlink_packet_route::AddressFamily;
 use portmap_common::slot::loopback_mac;
 
-use super::attach::{ETH0, loopback_hook};
+use super::{
+    attach::{ETH0, loopback_hook},
+    view::{self, Difference},
+};
 use crate::{
-    daemon::host::{HostState, SharedAddress},
+    daemon::host::HostState,
     error::{Error, Failures, Result},
     kernel::{
-        address::{self, Address, DefaultRoute},
-        clsact, inherit,
+        address, clsact, inherit,
         link::{self, LOOPBACK, Mac},
         netlink::Netlink,
         offloads,
@@ -95,6 +96,8 @@ fn settings(record: &ContainerRecord) -> Vec<(String, &'static str)> {
     all.extend(
         [all_rp_filter(), sysctl::of_interface("ipv4", ETH0, "rp_filter")].map(|name| (name, RP_FILTER)),
     );
+    // An address that the host loses must not take others of its network with it.
+    all.push((sysctl::of_interface("ipv4", ETH0, "promote_secondaries"), "1"));
     let of_eth0 = |setting| sysctl::of_interface("ipv6", ETH0, setting);
     all.push((of_eth0("disable_ipv6"), if record.ipv6 { "0" } else { "1" }));
     if record.ipv6 {
@@ -124,8 +127,7 @@ pub(super) fn set_up(
     Ok(())
 }
 
-/// Ensures that the namespace has the host's MAC address, MTU, addresses and default routes, and the required
-/// sysctls. Idempotent; returns true if anything changed.
+/// Ensures that the namespace has the host's MAC address, MTU, addresses and routes, and the required sysctls. Idempotent; returns true if anything changed.
 pub(in crate::daemon) fn ensure(
     inside: &NetSession,
     state: &HostState,
@@ -152,20 +154,10 @@ pub(in crate::daemon) fn ensure(
         link::change_loopback(netlink, None, state.mtu)?;
         changed = true;
     }
-    let interface = link::find_by_index(netlink, eth0)?.ok_or_else(|| no_eth0(record))?;
-    let found = address::of_interface(netlink, &interface)?;
-    changed |= replace_address(netlink, eth0, found.v4, Some(state.v4.own()))?;
-    let had = default_route(netlink, AddressFamily::Inet, eth0)?;
-    if had.map(|route| route.gateway) != Some(state.v4.gateway.map(IpAddr::V4)) {
-        address::set_default_route(netlink, eth0, state.v4.gateway, had.is_some())?;
+    let difference = Difference::read(netlink, state, record, eth0)?;
+    if !difference.is_none() {
+        difference.apply(netlink, eth0)?;
         changed = true;
-    }
-    if record.ipv6 {
-        changed |= replace_address(netlink, eth0, found.v6, state.v6.map(SharedAddress::own))?;
-        if state.v6.is_some() && default_route(netlink, AddressFamily::Inet6, eth0)?.is_none() {
-            address::add_default_route6(netlink, eth0)?;
-            changed = true;
-        }
     }
     Ok(changed)
 }
@@ -196,8 +188,6 @@ pub(in crate::daemon) fn differences(
     let (netlink, sysctls) = (&inside.netlink, inside.sysctls()?);
     let interface = link::find_by_index(netlink, eth0)?.ok_or_else(|| no_eth0(record))?;
     let lo_mtu = link::find_by_index(netlink, LOOPBACK)?.map(|lo| lo.mtu);
-    let found = address::of_interface(netlink, &interface)?;
-    let route = default_route(netlink, AddressFamily::Inet, eth0)?;
     let mut all = Vec::new();
     for (setting, value) in settings(record) {
         if let Some(found) = sysctls.read_if_present(&setting)?.filter(|found| found != value) {
@@ -214,45 +204,14 @@ pub(in crate::daemon) fn differences(
     };
     expect(interface.mac == state.mac, "the MAC address of eth0");
     expect(interface.mtu == state.mtu && lo_mtu == Some(state.mtu), "the MTU");
-    expect(found.v4 == Some(state.v4.own()), "the address of eth0");
-    expect(route.map(|route| route.gateway) == Some(state.v4.gateway.map(IpAddr::V4)), "the default route");
-    if record.ipv6 {
-        let route = default_route(netlink, AddressFamily::Inet6, eth0)?;
-        expect(found.v6 == state.v6.map(SharedAddress::own), "the IPv6 address of eth0");
-        expect(state.v6.is_none() || route.is_some(), "the default route of IPv6");
+    for different in Difference::read(netlink, state, record, eth0)?.names() {
+        expect(false, different);
     }
     Ok(all)
 }
 
 fn no_eth0(record: &ContainerRecord) -> Error {
     Error::failure(format!("container {:?} has no {ETH0} any more", record.name))
-}
-
-/// Replaces an address by another. Returns true if they differ.
-fn replace_address<A: Into<IpAddr> + Copy + PartialEq>(
-    netlink: &Netlink,
-    eth0: u32,
-    old: Option<Address<A>>,
-    new: Option<Address<A>>,
-) -> Result<bool> {
-    if old == new {
-        return Ok(false);
-    }
-    // The old address must be deleted first. Otherwise a new address of the same prefix becomes its secondary
-    // address, which the kernel deletes together with it.
-    if let Some(old) = old {
-        address::delete(netlink, eth0, old.address.into(), old.prefix_length)?;
-    }
-    if let Some(new) = new {
-        address::add(netlink, eth0, new.address.into(), new.prefix_length)?;
-    }
-    Ok(true)
-}
-
-/// An interface's default route.
-fn default_route(netlink: &Netlink, family: AddressFamily, index: u32) -> Result<Option<DefaultRoute>> {
-    let routes = address::default_routes(netlink, family)?;
-    Ok(routes.into_iter().find(|route| route.interface == index))
 }
 
 /// Restores the settings that [`set_up`] changed, apart from those that were deleted with `eth0`.
@@ -264,6 +223,7 @@ pub(super) fn restore(
 ) -> Result<()> {
     let (netlink, mut failures) = (&inside.netlink, Failures::default());
     failures.note(programs::detach(netlink, &loopback_hook(attach_mode, pins, record)));
+    failures.note(view::remove(netlink));
     if let Some(before) = &record.before {
         // The kernel refuses the all-zero address of a new loopback device, so portmap's address stays in
         // that case.

@@ -127,7 +127,10 @@ impl Containers {
         let Some(ports) = ports else { return Ok(Vec::new()) };
         // The registry is asked first, because the operator cannot override its refusals.
         let new = self.registry.new_ports(name, ports)?;
-        Ok(HostSockets::read(&self.host.state(), &new).check(&new, take)?)
+        let sockets = HostSockets::read(&self.host.state(), &new);
+        let warnings = sockets.check(&new, take)?;
+        self.registry.leave_to_host(&sockets.connections(&new))?;
+        Ok(warnings)
     }
 
     /// Gives a container in service the limits of another record, which has the same ports.

@@ -30,8 +30,7 @@ pub(in crate::daemon) fn probe(
     uplink: u32,
 ) -> Result<BTreeMap<u32, HostInterface>> {
     let candidates: BTreeSet<u32> = candidates.into_iter().collect();
-    let is_foreign =
-        |index: &u32| ![LOOPBACK, uplink].contains(index) && slot_of_veth(*index) == HOST_SLOT;
+    let is_foreign = |index: &u32| ![LOOPBACK, uplink].contains(index) && slot_of_veth(*index) == HOST_SLOT;
     let mut found = BTreeMap::new();
     for index in candidates.into_iter().filter(is_foreign) {
         if let Some(interface) = link::find_by_index(netlink, index)?

@@ -1,8 +1,11 @@
 //! The host: its state, and the daemon's changes to it.
 
 pub(super) mod attach;
+mod direct;
 mod interfaces;
 mod ownership;
+mod primary;
+mod projection;
 pub(super) mod setup;
 pub(super) mod sockets;
 mod state;
@@ -10,11 +13,7 @@ pub(super) mod uplink_qdisc;
 
 use std::sync::{Arc, MutexGuard};
 
-pub(super) use self::{
-    interfaces::HostInterface,
-    ownership::Ownership,
-    state::{HostState, SharedAddress},
-};
+pub(super) use self::{interfaces::HostInterface, ownership::Ownership, state::HostState};
 use crate::{
     kernel::sysctl::Sysctls,
     locks::{Held, Rank, Ranked, RankedRw},

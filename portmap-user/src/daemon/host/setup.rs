@@ -115,6 +115,7 @@ impl Setup<'_> {
             bpffs_dir: settings.pins.bpffs().to_owned(),
             uplink: state.uplink.clone(),
             interfaces: state.interfaces.iter().map(|(index, found)| (*index, found.name.clone())).collect(),
+            primaries: state.primaries.clone(),
             uplink_queue: earlier
                 .as_ref()
                 .filter(|earlier| earlier.uplink == state.uplink)

@@ -2,26 +2,37 @@
 //! which a change replaces as a whole.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet, HashMap},
     hash::{BuildHasher as _, RandomState},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::LazyLock,
 };
 
-use netlink_packet_route::AddressFamily;
+use netlink_packet_route::{AddressFamily, route::RouteType};
 use portmap_common::{
     queue,
-    tables::{Address4, Address6, BROADCASTS, Config, Mac as MacEntry},
+    slot::{HOST_SLOT, slot_of_veth},
+    tables::{ADDRESSES, Address4, Address6, BROADCASTS, Config, Mac as MacEntry},
 };
 use tracing::{info, warn};
 
+use super::{
+    direct::Routing,
+    interfaces::{self, HostInterface},
+    primary,
+    projection::{Projected, Projection},
+};
 use crate::{
     error::{Error, Result},
     kernel::{
-        address::{self, Address, DefaultRoute},
+        address::{self, HostAddress, Listed},
         link::{self, Interface, LOOPBACK, Mac},
         namespace::Namespace,
+        neighbour,
         netlink::Netlink,
+        routes::{self, HostRoute, Route, TABLE_MAIN},
+        rules,
+        sysctl::{self, Sysctls},
     },
     model::NetnsId,
     settings::Settings,
@@ -40,12 +51,28 @@ pub(in crate::daemon) struct HostState {
     pub mac: Mac,
     /// The uplink's MTU.
     pub mtu: u32,
-    /// The IPv4 address that containers share with the host.
+    /// The primary IPv4 address.
     pub v4: SharedAddress<Ipv4Addr>,
-    /// The IPv6 address that they share, if the uplink has one.
+    /// The primary IPv6 address, if the host has one.
     pub v6: Option<SharedAddress<Ipv6Addr>>,
     /// The other interfaces by which packets for containers can come, by index.
     pub interfaces: BTreeMap<u32, HostInterface>,
+    /// All addresses that containers share with the host, by IP version and interface, and otherwise in the
+    /// kernel's order.
+    pub addresses: Vec<HostAddress>,
+    /// The present and former primary addresses, in the order of preference.
+    pub primaries: Vec<IpAddr>,
+    /// Whether new IPv6 connections by the uplink prefer temporary addresses.
+    pub prefers_temporary: bool,
+    /// The routes of containers, in the order of their keys.
+    pub routes: Vec<HostRoute>,
+    /// Number of routes that containers lack because there are too many.
+    pub routes_left_out: usize,
+    /// Whether the route to every IPv4 destination is known without asking the kernel: the network of the primary
+    /// address is on the uplink's link, and all others are behind the gateway, which answers.
+    pub direct4: bool,
+    /// The same of IPv6.
+    pub direct6: bool,
     /// MAC address of the host's loopback device.
     pub lo_mac: Mac,
     /// Broadcast addresses of all networks of the host except the shared one.
@@ -55,26 +82,15 @@ pub(in crate::daemon) struct HostState {
     pub link_speed: Option<u64>,
 }
 
-/// An address that containers share with the host, with its network and gateway.
+/// A primary address, with its network and gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::daemon) struct SharedAddress<A> {
     /// The address.
     pub address: A,
     /// Length of its network's prefix in bits.
     pub prefix_length: u8,
-    /// The next hop to other networks, if the host has a default route.
+    /// The gateway of the default route by the uplink, if that has one of this IP version.
     pub gateway: Option<A>,
-}
-
-impl<A> SharedAddress<A> {
-    fn new(Address { address, prefix_length }: Address<A>, gateway: Option<A>) -> Self {
-        Self { address, prefix_length, gateway }
-    }
-
-    /// The address with its prefix.
-    pub(in crate::daemon) fn own(self) -> Address<A> {
-        Address { address: self.address, prefix_length: self.prefix_length }
-    }
 }
 
 /// A secret of this process. The standard library gets the keys of its hashes from the kernel's random
@@ -85,14 +101,33 @@ static SECRET: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()))
 const SMALLEST_IPV6_MTU: u32 = 1280;
 
 impl HostState {
-    /// Reads the state of the host at the start, and warns of restrictions for the containers.
+    /// Reads the state of the host at the start.
     ///
     /// # Errors
     ///
     /// If its address cannot be shared.
     pub(in crate::daemon) fn discover(netlink: &Netlink, settings: &Settings) -> Result<Self> {
-        let state = Self::probe(netlink, settings, None)?;
-        warn_of_limits(&state, settings.ipv6);
+        Self::probe(netlink, settings, None)
+    }
+
+    /// Reads the state again with the primary addresses of an earlier daemon, and warns of restrictions for the
+    /// containers.
+    ///
+    /// # Errors
+    ///
+    /// If its address cannot be shared any more.
+    pub(in crate::daemon) fn recall(
+        self,
+        netlink: &Netlink,
+        settings: &Settings,
+        primaries: Option<Vec<IpAddr>>,
+    ) -> Result<Self> {
+        let primaries = primaries.filter(|known| !known.is_empty());
+        let state = match primaries {
+            Some(primaries) => Self::probe(netlink, settings, Some(&Self { primaries, ..self }))?,
+            None => self,
+        };
+        state.warn_of_limits(settings);
         Ok(state)
     }
 
@@ -108,9 +143,12 @@ impl HostState {
         settings: &Settings,
         previous: Option<&Self>,
     ) -> Result<Self> {
-        let routes = address::default_routes(netlink, AddressFamily::Inet)?;
+        let [mut routes4, mut routes6] =
+            [AddressFamily::Inet, AddressFamily::Inet6].map(|family| routes::list(netlink, family));
+        let (routes4, routes6) = (routes4.as_deref_mut(), routes6.as_deref_mut());
+        let (routes4, routes6) = (complete(netlink, routes4)?, complete(netlink, routes6)?);
         let in_use = previous.map(|previous| previous.uplink_index);
-        let uplink = find_uplink(netlink, settings.uplink.as_deref(), &routes, in_use)?;
+        let uplink = find_uplink(netlink, settings.uplink.as_deref(), [routes4, routes6], in_use)?;
         let name = &uplink.name;
         if !uplink.is_ethernet || uplink.mac == Mac::default() || uplink.index == LOOPBACK {
             return Err(Error::usage(format!(
@@ -118,7 +156,46 @@ impl HostState {
                  link`"
             )));
         }
-        let (v4, v6) = shared_addresses(netlink, &uplink, &routes, settings.ipv6)?;
+        let mut primaries = previous.map(|last| last.primaries.clone()).unwrap_or_default();
+        let shared = shared_addresses(netlink, settings, &uplink)?;
+        let (v4, v6) = shared.split_at(shared.partition_point(|listed| listed.address.address.is_ipv4()));
+        let v4 = primary(netlink, v4, &uplink, &mut primaries).and_then(only_v4).ok_or_else(|| {
+            Error::usage(format!(
+                "the uplink {name} has no IPv4 address, nor has another interface: expected one that containers \
+                 can share"
+            ))
+        })?;
+        let v6 = primary(netlink, v6, &uplink, &mut primaries).and_then(only_v6);
+        let v4 = SharedAddress { gateway: gateway(routes4, &uplink, ip4), ..v4 };
+        let v6 = v6.map(|v6| SharedAddress { gateway: gateway(routes6, &uplink, ip6), ..v6 });
+        let addresses: Vec<HostAddress> = shared.iter().map(|listed| listed.address).collect();
+        let Projected { routes, left_out } = {
+            let all = || routes4.iter().chain(routes6.iter().filter(|_| v6.is_some()));
+            let mtus = mtus(netlink, all(), &uplink)?;
+            let (uplink, primaries) = (uplink.index, &primaries);
+            Projection { addresses: &addresses, primaries, uplink, mtus: &mtus }.of(all())
+        };
+        let is_direct = |family, routes, primary: IpAddr, prefix_length, gateway: Option<IpAddr>| {
+            let (addresses, uplink) = (&addresses, uplink.index);
+            let routing = Routing { routes, addresses, uplink, primary, prefix_length, gateway };
+            let answers = || gateway.is_none_or(|gateway| !neighbour::has_failed(netlink, uplink, gateway));
+            Ok::<bool, Error>(rules::are_standard(netlink, family)? && routing.is_direct() && answers())
+        };
+        let direct4 = is_direct(
+            AddressFamily::Inet,
+            routes4,
+            v4.address.into(),
+            v4.prefix_length,
+            v4.gateway.map(IpAddr::V4),
+        )?;
+        let direct6 = v6.map_or(Ok(false), |v6| {
+            let gateway = v6.gateway.map(IpAddr::V6);
+            is_direct(AddressFamily::Inet6, routes6, v6.address.into(), v6.prefix_length, gateway)
+        })?;
+        let by_routes = routes4.iter().chain(routes6).filter(|route| route.leads_outside());
+        let by_routes = by_routes.flat_map(|route| route.hops.iter().map(|hop| hop.interface));
+        let by_addresses = addresses.iter().map(|own| own.interface);
+        let interfaces = interfaces::probe(netlink, by_addresses.chain(by_routes), uplink.index)?;
         let broadcasts = other_broadcasts(address::broadcasts(netlink)?, &v4);
         let lo = link::find_by_index(netlink, LOOPBACK)?
             .filter(|lo| lo.is_up)
@@ -131,25 +208,70 @@ impl HostState {
             mac: uplink.mac,
             mtu: uplink.mtu,
             link_speed: settings.shaping.link_speed.or_else(|| link::speed(name)).or(last_speed),
+            prefers_temporary: v6.is_some() && prefers_temporary(name)?,
             uplink: uplink.name,
             v4,
             v6,
+            addresses,
+            primaries,
+            routes,
+            routes_left_out: left_out,
+            direct4,
+            direct6,
+            interfaces,
             lo_mac: lo.mac,
             broadcasts,
         })
     }
 
+    /// Whether the state differs from an earlier one in nothing that a container has a part in.
+    pub(in crate::daemon) fn is_same_for_containers(&self, before: &Self) -> bool {
+        let mut now = self.clone();
+        now.broadcasts.clone_from(&before.broadcasts);
+        now.primaries.clone_from(&before.primaries);
+        (now.direct4, now.direct6) = (before.direct4, before.direct6);
+        now.routes_left_out = before.routes_left_out;
+        now.interfaces.clone_from(&before.interfaces);
+        now == *before
+    }
+
+    /// The gateways of the default routes by the uplink.
+    pub(in crate::daemon) fn gateways(&self) -> impl Iterator<Item = IpAddr> {
+        let v6 = self.v6.and_then(|v6| v6.gateway).map(IpAddr::V6);
+        self.v4.gateway.map(IpAddr::V4).into_iter().chain(v6)
+    }
+
+    /// Whether an interface of the uplink's kind is that of an address of the container's `eth0`: the uplink's
+    /// addresses, and the primary ones wherever the host has them.
+    pub(in crate::daemon) fn is_of_eth0(&self, own: &HostAddress) -> bool {
+        let is_primary = match own.address {
+            IpAddr::V4(v4) => v4 == self.v4.address && own.prefix_length == self.v4.prefix_length,
+            IpAddr::V6(v6) => self
+                .v6
+                .is_some_and(|shared| (shared.address, shared.prefix_length) == (v6, own.prefix_length)),
+        };
+        own.interface == self.uplink_index || is_primary
+    }
+
     /// Whether an address is a shared one.
     pub(in crate::daemon) fn shares(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(v4) => v4 == self.v4.address,
-            IpAddr::V6(v6) => self.v6.is_some_and(|shared| shared.address == v6),
-        }
+        self.addresses.iter().any(|own| own.address == address)
+    }
+
+    /// The shared addresses other than the primary ones, as many as the maps can contain.
+    pub(in crate::daemon) fn more_addresses(&self) -> BTreeSet<IpAddr> {
+        let primary = [IpAddr::V4(self.v4.address)].into_iter().chain(self.v6.map(|v6| v6.address.into()));
+        let primary: Vec<IpAddr> = primary.collect();
+        let all = self.addresses.iter().map(|own| own.address);
+        let more =
+            all.filter(|address| !primary.contains(address) && (address.is_ipv4() || self.v6.is_some()));
+        more.collect::<BTreeSet<_>>().into_iter().take(ADDRESSES).collect()
     }
 
     /// The part of the state that the programs need, as `pm_config`.
     pub(in crate::daemon) fn config(&self, has_flows: bool) -> Config {
         let mask = u32::MAX.checked_shl(32 - u32::from(self.v4.prefix_length)).unwrap_or_default();
+        let more = self.more_addresses();
         let mut config = Config {
             host_ip: Address4::new(self.v4.address.octets()),
             netmask: Address4::new(mask.to_be_bytes()),
@@ -160,8 +282,10 @@ impl HostState {
             uplink_flows: if has_flows { queue::UPLINK_FLOWS } else { 0 },
             secret: *SECRET,
             broadcasts: u32::try_from(self.broadcasts.len()).unwrap_or(u32::MAX),
-            direct4: 1,
-            direct6: 1,
+            direct4: self.direct4.into(),
+            direct6: self.direct6.into(),
+            more_addresses4: count(more.iter().filter(|address| address.is_ipv4())),
+            more_addresses6: count(more.iter().filter(|address| address.is_ipv6())),
             ..Config::default()
         };
         if let Some(v6) = &self.v6 {
@@ -173,8 +297,56 @@ impl HostState {
         config
     }
 
-    /// Renders the shared addresses with their prefixes.
-    pub(in crate::daemon) fn addresses(&self) -> String {
+    /// Warns of restrictions for the containers.
+    fn warn_of_limits(&self, settings: &Settings) {
+        let uplink = &self.uplink;
+        for address in settings.addresses.only().iter().filter(|address| !self.shares(**address)) {
+            warn!("--address {address}: the host has no such address; containers get it when the host does");
+        }
+        if !self.has_default(false) {
+            warn!(
+                "the host has no IPv4 default route: containers reach only the networks of its other routes"
+            );
+        }
+        if self.v6.is_some() && !self.has_default(true) {
+            warn!(
+                "the host has no IPv6 default route: containers reach only the networks of its other routes"
+            );
+        }
+        if self.v6.is_none() && settings.ipv6 {
+            if self.mtu < SMALLEST_IPV6_MTU {
+                warn!(
+                    "the MTU of {uplink} is {}: IPv6 needs {SMALLEST_IPV6_MTU}, so containers have none",
+                    self.mtu
+                );
+            } else {
+                info!("the host has no global IPv6 address, so containers have none");
+            }
+        }
+        if let Some(text) = self.too_many_routes() {
+            warn!("{text}");
+        }
+    }
+
+    /// Whether the host has a default route of an IP version.
+    pub(in crate::daemon) fn has_default(&self, is_v6: bool) -> bool {
+        let is_one = |route: &&HostRoute| route.kind == RouteType::Unicast && route.is_default();
+        self.routes.iter().filter(is_one).any(|route| route.destination.is_ipv6() == is_v6)
+    }
+
+    /// The warning that containers lack routes of the host, if they do.
+    pub(in crate::daemon) fn too_many_routes(&self) -> Option<String> {
+        (self.routes_left_out != 0).then(|| {
+            format!(
+                "the host has too many different routes: containers have its default routes only, and lack \
+                 {} with sources, metrics or errors of their own",
+                self.routes_left_out
+            )
+        })
+    }
+
+    /// Renders the primary addresses with their prefixes.
+    pub(in crate::daemon) fn primary_addresses(&self) -> String {
         let v4 = format!("{}/{}", self.v4.address, self.v4.prefix_length);
         match &self.v6 {
             Some(v6) => format!("{v4} and {}/{}", v6.address, v6.prefix_length),
@@ -183,45 +355,108 @@ impl HostState {
     }
 }
 
-/// The uplink's addresses that can be shared.
-fn shared_addresses(
+fn count<'a>(addresses: impl Iterator<Item = &'a IpAddr>) -> u32 {
+    u32::try_from(addresses.count()).unwrap_or(u32::MAX)
+}
+
+/// Routes whose next hops are all known.
+fn complete<'a>(
     netlink: &Netlink,
-    uplink: &Interface,
-    routes: &[DefaultRoute],
-    ipv6: bool,
-) -> Result<(SharedAddress<Ipv4Addr>, Option<SharedAddress<Ipv6Addr>>)> {
-    let name = &uplink.name;
-    let addresses = address::of_interface(netlink, uplink)?;
-    let v4 = addresses.v4.ok_or_else(|| {
-        Error::usage(format!("the uplink {name} has no IPv4 address: expected one that containers can share"))
-    })?;
-    let v4 = SharedAddress::new(
-        v4,
-        gateway(routes, uplink, |gateway| match gateway {
-            IpAddr::V4(gateway) => Some(gateway),
-            IpAddr::V6(_) => None,
-        }),
-    );
-    let Some(v6) = addresses.v6.filter(|_| ipv6) else { return Ok((v4, None)) };
-    if uplink.mtu < SMALLEST_IPV6_MTU {
-        return Ok((v4, None));
-    }
-    let routes = address::default_routes(netlink, AddressFamily::Inet6)?;
-    let gateway = gateway(&routes, uplink, |gateway| match gateway {
-        IpAddr::V6(gateway) => Some(gateway),
-        IpAddr::V4(_) => None,
+    routes: Result<&'a mut [Route], &mut crate::kernel::Error>,
+) -> Result<&'a [Route]> {
+    let routes = routes.map_err(|error| Error::failure(error.to_string()))?;
+    routes::resolve_objects(netlink, routes);
+    Ok(routes)
+}
+
+/// The addresses of the host that containers share.
+fn shared_addresses(netlink: &Netlink, settings: &Settings, uplink: &Interface) -> Result<Vec<Listed>> {
+    let mut all = address::list(netlink)?;
+    let has_v6 = settings.ipv6 && uplink.mtu >= SMALLEST_IPV6_MTU;
+    all.retain(|Listed { address: own, .. }| {
+        slot_of_veth(own.interface) == HOST_SLOT
+            && (own.address.is_ipv4() || has_v6)
+            && settings.addresses.shares(own.address)
     });
-    Ok((v4, Some(SharedAddress::new(v6, gateway))))
+    Ok(all)
+}
+
+/// The primary address among the shared ones of an IP version, which is remembered.
+fn primary(
+    netlink: &Netlink,
+    shared: &[Listed],
+    uplink: &Interface,
+    primaries: &mut Vec<IpAddr>,
+) -> Option<HostAddress> {
+    let chosen = primary::choose(netlink, shared, uplink.index, primaries)?;
+    primary::remember(primaries, chosen.address);
+    Some(chosen)
+}
+
+const fn ip4(address: IpAddr) -> Option<Ipv4Addr> {
+    if let IpAddr::V4(address) = address { Some(address) } else { None }
+}
+
+const fn ip6(address: IpAddr) -> Option<Ipv6Addr> {
+    if let IpAddr::V6(address) = address { Some(address) } else { None }
+}
+
+fn only_v4(own: HostAddress) -> Option<SharedAddress<Ipv4Addr>> {
+    let address = ip4(own.address)?;
+    Some(SharedAddress { address, prefix_length: own.prefix_length, gateway: None })
+}
+
+fn only_v6(own: HostAddress) -> Option<SharedAddress<Ipv6Addr>> {
+    let address = ip6(own.address)?;
+    Some(SharedAddress { address, prefix_length: own.prefix_length, gateway: None })
+}
+
+/// The MTU of the uplink and of the other interfaces of routes, by index.
+fn mtus<'a>(
+    netlink: &Netlink,
+    routes: impl Iterator<Item = &'a Route>,
+    uplink: &Interface,
+) -> Result<HashMap<u32, u32>> {
+    let mut mtus = HashMap::from([(uplink.index, uplink.mtu)]);
+    for hop in routes.filter(|route| route.route.table == TABLE_MAIN).flat_map(|route| &route.hops) {
+        // Routes by host veths are no one else's.
+        if !mtus.contains_key(&hop.interface)
+            && slot_of_veth(hop.interface) == HOST_SLOT
+            && let Some(found) = link::find_by_index(netlink, hop.interface)?
+        {
+            mtus.insert(found.index, found.mtu);
+        }
+    }
+    Ok(mtus)
+}
+
+/// Whether new connections by an interface prefer temporary addresses (RFC 8981).
+fn prefers_temporary(name: &str) -> Result<bool> {
+    let value = Sysctls::open()?.read_if_present(&sysctl::of_interface("ipv6", name, "use_tempaddr"))?;
+    Ok(value.and_then(|value| value.parse::<i32>().ok()).is_some_and(|value| value >= 2))
+}
+
+/// The default routes, by metric.
+fn default_routes(routes: &[Route]) -> Vec<&Route> {
+    let mut found: Vec<&Route> = routes
+        .iter()
+        .filter(|route| {
+            let found = &route.route;
+            found.is_default() && found.table == TABLE_MAIN && found.kind == RouteType::Unicast
+        })
+        .collect();
+    found.sort_by_key(|route| route.route.metric);
+    found
 }
 
 /// The gateway of an interface's preferred default route.
 fn gateway<A>(
-    routes: &[DefaultRoute],
+    routes: &[Route],
     interface: &Interface,
     right_version: impl Fn(IpAddr) -> Option<A>,
 ) -> Option<A> {
-    let routes = routes.iter().filter(|route| route.interface == interface.index);
-    routes.filter_map(|route| route.gateway).find_map(right_version)
+    let hops = default_routes(routes).into_iter().flat_map(|route| &route.hops);
+    hops.filter(|hop| hop.interface == interface.index).filter_map(|hop| hop.gateway).find_map(right_version)
 }
 
 /// The broadcast addresses without those of the shared network, as many as `pm_broadcasts` can contain.
@@ -238,34 +473,12 @@ fn other_broadcasts(mut all: BTreeSet<Ipv4Addr>, shared: &SharedAddress<Ipv4Addr
     all.into_iter().take(BROADCASTS).collect()
 }
 
-/// Warns of restrictions for the containers.
-fn warn_of_limits(state: &HostState, ipv6: bool) {
-    let uplink = &state.uplink;
-    if state.v4.gateway.is_none() {
-        let SharedAddress { address, prefix_length, .. } = state.v4;
-        warn!("no default route uses {uplink}: containers reach only {address}/{prefix_length}");
-    }
-    match &state.v6 {
-        None if ipv6 && state.mtu < SMALLEST_IPV6_MTU => {
-            warn!(
-                "the MTU of {uplink} is {}: IPv6 needs {SMALLEST_IPV6_MTU}, so containers have none",
-                state.mtu
-            );
-        }
-        None if ipv6 => info!("{uplink} has no global IPv6 address, so containers have none"),
-        Some(SharedAddress { address, prefix_length, gateway: None }) => {
-            warn!("no IPv6 default route uses {uplink}: containers reach only {address}/{prefix_length}");
-        }
-        _ => {}
-    }
-}
-
 /// Finds the interface with this name, or else that of the preferred default route. The interface in use is
 /// kept if it has been renamed, or if another default route is preferred now.
 fn find_uplink(
     netlink: &Netlink,
     wanted: Option<&str>,
-    routes: &[DefaultRoute],
+    routes: [&[Route]; 2],
     in_use: Option<u32>,
 ) -> Result<Interface> {
     if let Some(name) = wanted {
@@ -275,11 +488,17 @@ fn find_uplink(
             Error::usage(format!("no such interface: {name:?}; `ip link` lists the existing ones"))
         });
     }
-    let route = routes.iter().find(|route| Some(route.interface) == in_use).or(routes.first());
-    let route = route.ok_or_else(|| {
+    let interfaces: Vec<u32> = routes
+        .into_iter()
+        .flat_map(default_routes)
+        .flat_map(|route| &route.hops)
+        .map(|hop| hop.interface)
+        .collect();
+    let index = in_use.filter(|index| interfaces.contains(index)).or(interfaces.first().copied());
+    let index = index.ok_or_else(|| {
         Error::usage("no uplink: the host has no default route; name the uplink with --uplink")
     })?;
-    link::find_by_index(netlink, route.interface)?.ok_or_else(|| {
-        Error::failure(format!("the default route's interface {} does not exist any more", route.interface))
+    link::find_by_index(netlink, index)?.ok_or_else(|| {
+        Error::failure(format!("the default route's interface {index} does not exist any more"))
     })
 }

@@ -154,8 +154,9 @@ pub async fn serve(
         let tcp = tokio::net::TcpListener::from_std(tcp).context(|| "cannot serve TCP".to_owned())?;
         task::spawn(accept(tcp, by_tcp, readers::by_tcp(shared.clone()), shutdown.clone()));
     }
-    let reconciling = daemon.clone();
-    task::spawn(events::watch(shutdown.clone(), move |events| reconciling.reconcile(events)));
+    let (watching, reconciling) = (daemon.clone(), daemon.clone());
+    let gateways = move || watching.gateways();
+    task::spawn(events::watch(shutdown.clone(), gateways, move |events| reconciling.reconcile(events)));
     task::spawn(takeover::take_over_all(daemon.reconciler.clone(), shutdown.clone()));
     task::spawn(drains::watch(daemon.reconciler.clone(), shutdown.clone()));
     for (name, owner) in daemon.owned() {

@@ -153,10 +153,9 @@ impl<'a> Owners<'a> {
             ranges.extend(other.all_ports().ranges().iter().map(|range| (*range, other.name.as_str())));
         }
         ranges.sort_by_key(|(range, _)| range.first());
-        let v6 = state.v6.map(|v6| IpAddr::V6(v6.address));
         Self {
             ranges,
-            addresses: [Some(IpAddr::V4(state.v4.address)), v6].into_iter().flatten().collect(),
+            addresses: state.addresses.iter().map(|own| own.address).collect(),
             private: (env.loopback(record) == Loopback::Private).then_some(record.name.as_str()),
         }
     }

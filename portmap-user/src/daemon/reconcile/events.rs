@@ -1,7 +1,7 @@
 //! Host events: the kernel notifies the daemon of changes to interfaces, addresses, routes, qdiscs and
 //! filters.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt as _, StreamExt as _};
 use netlink_packet_core::NetlinkPayload;
@@ -18,16 +18,21 @@ use crate::{
     daemon::shutdown::Shutdown,
     error::{Context as _, Result},
     failpoint,
+    kernel::neighbour,
 };
 
-/// The netlink groups whose notifications can concern containers.
-const GROUPS: [MulticastGroup; 6] = [
+/// The netlink groups whose notifications can concern containers. Next-hop objects have a group, too, but the
+/// library cannot parse its messages; the next resync notices that one has changed.
+const GROUPS: [MulticastGroup; 9] = [
     MulticastGroup::Tc,
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Ifaddr,
     MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Rule,
+    MulticastGroup::Neigh,
 ];
 
 /// Debounce: time in which the daemon collects notifications before it reconciles, because they arrive in
@@ -46,7 +51,8 @@ const RESYNC_INTERVAL: Duration = Duration::from_secs(10);
 pub(in crate::daemon) struct HostEvents {
     /// Everything must be checked, because a resync is due or notifications were lost.
     pub(super) resync: bool,
-    /// A link, address or route of the host has changed, other than a host veth.
+    /// A link, address, route or rule of the host has changed, other than a host veth, or the neighbour entry of a
+    /// gateway.
     pub(super) host_changed: bool,
     /// Host veths that have changed or have been deleted, by index.
     pub(super) veths: BTreeSet<u32>,
@@ -55,18 +61,18 @@ pub(in crate::daemon) struct HostEvents {
 }
 
 impl HostEvents {
-    fn add(&mut self, change: &NetlinkPayload<RouteNetlinkMessage>) {
+    fn add(&mut self, change: &NetlinkPayload<RouteNetlinkMessage>, gateways: &[IpAddr]) {
         match change {
             NetlinkPayload::Overrun(_) => {
                 info!("netlink event buffer overrun; resyncing");
                 self.resync = true;
             }
-            NetlinkPayload::InnerMessage(message) => self.add_message(message),
+            NetlinkPayload::InnerMessage(message) => self.add_message(message, gateways),
             _ => {}
         }
     }
 
-    fn add_message(&mut self, message: &RouteNetlinkMessage) {
+    fn add_message(&mut self, message: &RouteNetlinkMessage, gateways: &[IpAddr]) {
         match message {
             RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message)
                 if slot_of_veth(message.header.index) != HOST_SLOT =>
@@ -82,22 +88,30 @@ impl HostEvents {
             | RouteNetlinkMessage::NewAddress(_)
             | RouteNetlinkMessage::DelAddress(_)
             | RouteNetlinkMessage::NewRoute(_)
-            | RouteNetlinkMessage::DelRoute(_) => self.host_changed = true,
+            | RouteNetlinkMessage::DelRoute(_)
+            | RouteNetlinkMessage::NewRule(_)
+            | RouteNetlinkMessage::DelRule(_) => self.host_changed = true,
+            // Other neighbours change all the time, and do not concern the state of the host.
+            RouteNetlinkMessage::NewNeighbour(message) | RouteNetlinkMessage::DelNeighbour(message) => {
+                self.host_changed |= neighbour::address(message).is_some_and(|own| gateways.contains(&own));
+            }
             // Added qdiscs, classes and filters need no reconciliation.
             _ => {}
         }
     }
 }
 
-/// Watches the host while the daemon runs, and calls `reconcile` with the changes. Restarts a watch that
+/// Watches the host while the daemon runs, and calls `reconcile` with the changes, among which are those of the
+/// neighbour entries of `gateways`. Restarts a watch that
 /// fails.
 pub(in crate::daemon) async fn watch(
     shutdown: Shutdown,
+    gateways: impl Fn() -> Vec<IpAddr> + Send,
     reconcile: impl Fn(&HostEvents) -> Result<()> + Send + Sync + 'static,
 ) {
     let reconcile = Arc::new(reconcile);
     loop {
-        let ended = watch_once(&shutdown, &reconcile).await;
+        let ended = watch_once(&shutdown, &gateways, &reconcile).await;
         let why = ended
             .err()
             .map_or_else(|| "the kernel has closed the connection".to_owned(), |error| error.message);
@@ -108,6 +122,7 @@ pub(in crate::daemon) async fn watch(
 
 async fn watch_once(
     shutdown: &Shutdown,
+    gateways: &(impl Fn() -> Vec<IpAddr> + Send),
     reconcile: &Arc<impl Fn(&HostEvents) -> Result<()> + Send + Sync + 'static>,
 ) -> Result<()> {
     let opening = || "cannot watch the host's interfaces".to_owned();
@@ -117,13 +132,14 @@ async fn watch_once(
     let mut resync_at = Instant::now() + RESYNC_INTERVAL;
     loop {
         let mut events = HostEvents::default();
+        let known = gateways();
         tokio::select! {
             change = changes.next() => {
                 let Some((change, _)) = change else { return Ok(()) };
-                events.add(&change.payload);
+                events.add(&change.payload, &known);
                 time::sleep_until(back_off_until.max(Instant::now() + DEBOUNCE)).await;
                 while let Some(Some((change, _))) = changes.next().now_or_never() {
-                    events.add(&change.payload);
+                    events.add(&change.payload, &known);
                 }
             }
             () = time::sleep_until(resync_at) => {}

@@ -1,7 +1,7 @@
 //! Reconciliation of the host side, and updates after a change of the host.
 
 use portmap_common::slot::veth_ifindex;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::reconciler::Reconciler;
 use crate::{
@@ -21,8 +21,8 @@ use crate::{
 };
 
 impl Reconciler {
-    /// Reads the state of the host, and applies changes to the programs and the containers: addresses, MAC
-    /// address, MTU, next hop, link speed. Moves the programs and the qdisc to a new uplink.
+    /// Reads the state of the host, and applies changes to the programs and the containers: addresses, routes,
+    /// MAC address, MTU, link speed. Moves the programs and the qdisc to a new uplink.
     ///
     /// # Errors
     ///
@@ -37,14 +37,23 @@ impl Reconciler {
         // The programs read this map as soon as `pm_config` contains the number of its entries, so it is
         // written first.
         env.maps.set_broadcasts(&now.broadcasts)?;
-        let concerns_programs_only =
-            HostState { broadcasts: now.broadcasts.clone(), ..(*before).clone() } == now;
-        if concerns_programs_only {
+        env.maps.set_addresses(&now.more_addresses())?;
+        let is_elsewhere = now.interfaces != before.interfaces;
+        if is_elsewhere || now.primaries != before.primaries {
+            let record = self.setup(netlink, &now).record(&env.store, &mut self.host.ownership())?;
+            debug!("the primary addresses are now {:?}", record.primaries);
+        }
+        if is_elsewhere {
+            let names: Vec<&str> = now.interfaces.values().map(|found| found.name.as_str()).collect();
+            info!("packets for containers are taken from {} and {names:?}", now.uplink);
+            self.setup(netlink, &now).ensure().failures.into_result()?;
+        }
+        if now.is_same_for_containers(&before) {
             env.maps.set_config(&env.config(&now))?;
             self.host.replace_state(now);
             return Ok(());
         }
-        info!("the host has changed: sharing {} of {}", now.addresses(), now.uplink);
+        info!("the host has changed: sharing {} of {}", now.primary_addresses(), now.uplink);
         let setup = self.setup(netlink, &now);
         if (now.uplink_index, &now.uplink) != (before.uplink_index, &before.uplink) {
             let mut ownership = self.host.ownership();
@@ -54,7 +63,7 @@ impl Reconciler {
         }
         setup.ensure().failures.into_result()?;
         env.maps.set_config(&env.config(&now))?;
-        let text = format!("sharing {} of {}", now.addresses(), now.uplink);
+        let text = format!("sharing {} of {}", now.primary_addresses(), now.uplink);
         self.host.replace_state(now);
         env.events.emit(EventKind::HostChanged, None, Some(text));
         for entry in self.registry.snapshot().entries() {
@@ -110,7 +119,7 @@ impl Reconciler {
         if let (true, Some(parent)) = (env.has_flows(), env.settings.shaping.flows) {
             report.note("the uplink's qdisc", uplink_qdisc::ensure(netlink, &state, parent));
         }
-        report.note("pm_config, pm_broadcasts and pm_host_access", self.restore_config(&state));
+        report.note("the maps of the host's addresses and ports", self.restore_config(&state));
         let RepairReport { repaired, failures } = report;
         if !repaired.is_empty() {
             info!("repaired on the host: {}", repaired.join(", "));
@@ -143,8 +152,9 @@ impl Reconciler {
     /// Rewrites the maps that describe the host if they differ. Returns true if any did.
     fn restore_config(&self, state: &HostState) -> Result<bool> {
         let (maps, config) = (&self.env.maps, self.env.config(state));
-        let have_others_changed =
-            maps.set_host_ports(&self.env.settings.reach)? | maps.set_broadcasts(&state.broadcasts)?;
+        let have_others_changed = maps.set_host_ports(&self.env.settings.reach)?
+            | maps.set_broadcasts(&state.broadcasts)?
+            | maps.set_addresses(&state.more_addresses())?;
         let has_changed = maps.config()? != config;
         if has_changed {
             maps.set_config(&config)?;

@@ -35,8 +35,10 @@ impl Reconciler {
     }
 
     fn reconcile_all(&self, netlink: &Netlink, events: &HostEvents) -> Result<()> {
-        let own = [link::LOOPBACK, self.host.state().uplink_index];
-        let is_host_suspect = own.iter().any(|index| events.tc_removed_on.contains(index));
+        let state = self.host.state();
+        let own = [link::LOOPBACK, state.uplink_index];
+        let mut own = own.iter().chain(state.interfaces.keys());
+        let is_host_suspect = own.any(|index| events.tc_removed_on.contains(index));
         let must_check_host = (events.resync || is_host_suspect) && self.env.settings.reconcile;
         // The kernel detaches the programs inside namespaces together with their pinned links.
         let are_pins_lost = must_check_host && self.env.pins.check().is_err();

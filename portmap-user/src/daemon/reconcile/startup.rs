@@ -80,6 +80,8 @@ fn start_over(netlink: &Netlink, settings: Settings) -> Result<Started> {
     let store = Store::lock(&settings.state_dir)?;
     let mut ownership = Ownership::take(state.namespace, &settings.state_dir)?;
     ownership.take_pins(settings.pins.bpffs())?;
+    let known = store.host()?.or_else(|| ownership.host().cloned());
+    let state = state.recall(netlink, &settings, known.map(|known| known.primaries))?;
     let attach_mode = AttachMode::detect();
     let records = store.containers()?;
     let pool = restored_pool(&settings, &store, &records)?;
@@ -119,6 +121,7 @@ fn start_over(netlink: &Netlink, settings: Settings) -> Result<Started> {
     // The maps must be complete before the first program is replaced.
     env.maps.set_host_ports(&env.settings.reach)?;
     env.maps.set_broadcasts(&state.broadcasts)?;
+    env.maps.set_addresses(&state.more_addresses())?;
     env.maps.set_config(&env.config(&state))?;
     let progress = Progress::new(records.len());
     let ports = PortTable::open(&env.settings.pins)?;
@@ -154,7 +157,7 @@ fn start_over(netlink: &Netlink, settings: Settings) -> Result<Started> {
     pin_migration::remove_earlier(settings.pins.bpffs())?;
     info!(
         "ready: sharing {} of {}, attach mode {}, taking over {} containers",
-        state.addresses(),
+        state.primary_addresses(),
         state.uplink,
         attach_mode.name(),
         registry.snapshot().len()

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use portmap_common::{
+    flow_state::{HOST_TCP_LIFETIME, HostConnection, HostConnectionKey},
     slot::veth_ifindex,
     tables::{PORTS, PortEntry},
 };
 
 use super::{entries::Registry, snapshot::Entry};
-use crate::{api::ContainerState, model::ContainerRecord};
+use crate::{api::ContainerState, error::Result, kernel::clock, model::ContainerRecord};
 
 /// A port whose owner in the port map differs from the records.
 pub(in crate::daemon) struct WrongPort {
@@ -25,6 +26,21 @@ impl Registry {
     /// The owner of a port in the port map.
     pub(in crate::daemon) fn owner_of(&self, port: u16) -> PortEntry {
         self.ports.get(port)
+    }
+
+    /// Leaves connections to the host that it has from ports of a container to come.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be written.
+    pub(in crate::daemon) fn leave_to_host(&self, connections: &[HostConnectionKey]) -> Result<()> {
+        let until = clock::monotonic()?.saturating_add(HOST_TCP_LIFETIME);
+        for key in connections {
+            let connection = HostConnection { until, ..HostConnection::default() };
+            self.env.maps.add_host_connection(key, connection)?;
+            self.ports.flag_host_connections(key.local_port);
+        }
+        Ok(())
     }
 
     /// Puts a container into service: makes it the owner of its ports, and the host the owner of ports that

@@ -25,7 +25,6 @@ use crate::{
         programs::{self, AttachMode, AttachPoint},
         qdisc::Leaf,
         session::NetSession,
-        sysctl,
     },
     model::ContainerRecord,
 };
@@ -49,12 +48,14 @@ impl Reconciler {
             self.check_settings(),
             "containers reach the host by lo, and the host reserves their ports",
         ));
-        findings.push(uplink::finding(&netlink, &state));
+        findings.push(uplink::finding(&netlink, &env.settings, &state));
         findings.push(finding(
             "host addresses",
             self.check_host_state(&netlink, &state),
-            &format!("{} on {}", state.addresses(), state.uplink),
+            &format!("{} on {}", state.primary_addresses(), state.uplink),
         ));
+        findings
+            .extend(state.too_many_routes().map(|text| Finding::new("host routes", Health::Notice, text)));
         for hook in hooks(env.attach_mode, &env.settings.pins, &state) {
             let direction = if hook.ingress { "ingress" } else { "egress" };
             let subject = format!("program at {} {direction}", hook.interface);

@@ -1,29 +1,29 @@
 //! The checks of `doctor` at the host's own interfaces: the uplink's state, the host's addresses, and the
 //! programs.
 
-use netlink_packet_route::AddressFamily;
-
 use super::remedy::REPAIR;
 use crate::{
     api::{Finding, Health},
     daemon::{host::HostState, reconcile::reconciler::Reconciler},
     error::{Error, Result},
     kernel::{
-        address, clsact,
+        clsact,
         link::{self, Interface},
         netlink::Netlink,
         programs::{self, AttachMode, AttachPoint},
     },
+    settings::Settings,
 };
 
 const SUBJECT: &str = "uplink";
 
 /// Checks that packets can leave and arrive by the uplink.
-pub(super) fn finding(netlink: &Netlink, state: &HostState) -> Finding {
-    check(netlink, state).unwrap_or_else(|error| Finding::new(SUBJECT, Health::Problem, error.message))
+pub(super) fn finding(netlink: &Netlink, settings: &Settings, state: &HostState) -> Finding {
+    check(netlink, settings, state)
+        .unwrap_or_else(|error| Finding::new(SUBJECT, Health::Problem, error.message))
 }
 
-fn check(netlink: &Netlink, state: &HostState) -> Result<Finding> {
+fn check(netlink: &Netlink, settings: &Settings, state: &HostState) -> Result<Finding> {
     let (name, uplink) = (&state.uplink, find(netlink, state)?);
     if !uplink.is_up {
         return Err(Error::failure(format!(
@@ -36,15 +36,22 @@ fn check(netlink: &Netlink, state: &HostState) -> Result<Finding> {
              the link"
         )));
     }
-    let routes = address::default_routes(netlink, AddressFamily::Inet)?;
-    let mut routes = routes.iter().filter(|route| route.interface == uplink.index);
-    Ok(match routes.find_map(|route| route.gateway) {
+    let now = HostState::probe(netlink, settings, Some(state));
+    let now = now.as_ref().unwrap_or(state);
+    Ok(match now.v4.gateway {
         Some(gateway) => Finding::new(SUBJECT, Health::Ok, format!("{name}, default gateway {gateway}")),
+        None if now.has_default(false) => Finding::new(
+            SUBJECT,
+            Health::Ok,
+            format!(
+                "{name}; the default route has no single IPv4 gateway there, so the kernel selects the next hop"
+            ),
+        ),
         None => Finding::new(
             SUBJECT,
             Health::Notice,
             format!(
-                "{name} has no default route with a gateway, so containers reach only its own network: run \
+                "there is no default route, so containers reach only the networks of other routes: run \
                  `ip route add default via GATEWAY dev {name}`"
             ),
         ),
@@ -70,10 +77,11 @@ impl Reconciler {
         if find(netlink, state)?.is_up {
             // An address that cannot be shared has no other remedy than the one that the error names.
             let now = HostState::probe(netlink, &env.settings, Some(state))?;
-            if (now.v4, now.v6, now.mac) != (state.v4, state.v6, state.mac) {
+            if (now.v4, now.v6, now.mac, &now.addresses, &now.routes)
+                != (state.v4, state.v6, state.mac, &state.addresses, &state.routes)
+            {
                 return Err(Error::failure(format!(
-                    "the addresses of {} differ from those of the containers: {REPAIR}",
-                    state.uplink
+                    "the addresses or routes of the host differ from those of the containers: {REPAIR}"
                 )));
             }
         }
@@ -82,6 +90,11 @@ impl Reconciler {
         }
         if !env.maps.has_broadcasts(&state.broadcasts)? {
             return Err(Error::failure(format!("the map pm_broadcasts differs from the host: {REPAIR}")));
+        }
+        if !env.maps.has_addresses(&state.more_addresses())? {
+            return Err(Error::failure(format!(
+                "the maps pm_addresses4 and pm_addresses6 differ from the host: {REPAIR}"
+            )));
         }
         if env.maps.lacks_host_ports(&env.settings.reach)? {
             return Err(Error::failure(format!(
