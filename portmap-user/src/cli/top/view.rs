@@ -123,7 +123,7 @@ fn draw_text(frame: &mut Frame<'_>, app: &mut App, lines: Vec<Line<'static>>, ar
 }
 
 fn footer_line(app: &App, theme: Theme) -> Line<'static> {
-    // What is being typed is more important.
+    // The filter that the user types is more important.
     if let Some(trouble) = &app.trouble
         && app.mode != Mode::Filter
     {

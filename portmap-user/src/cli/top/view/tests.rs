@@ -258,7 +258,7 @@ fn top_shows_all_of_one_container_on_80_columns() {
     assert!(lines.contains("no flows: run as root"), "{lines}");
 }
 
-/// The prompt of the filter is seen, and what is wrong again afterwards.
+/// The prompt of the filter is seen, and the error again afterwards.
 #[test]
 fn top_shows_the_filter_while_there_is_no_daemon() {
     let mut app = app(3);
