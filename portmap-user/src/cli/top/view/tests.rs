@@ -219,7 +219,7 @@ fn top_shows_the_limit_that_slows_a_container_down() {
         (Some((600, 0)), (500, 0), 0, "tx 60%", 0),
         (Some((600, 0)), (500, 7), 0, "rx 50%!", 1),
         (Some((600, 3)), (500, 7), 0, "tx 60%!", 1),
-        // Root in the container has removed its queue, or replaced it by one that counts whatever it sends.
+        // Root in the container has removed its queue, or replaced it by one that counts all that it sends.
         (None, (0, 0), 9, "tx ?!", 1),
         (Some((6_000_000, 0)), (0, 0), 9, "tx 999%!", 1),
     ] {
