@@ -251,7 +251,8 @@ fn permission_of_root_is_required() {
     let (code, errors) = unprivileged("portmap", &["del", "web"]);
     assert_eq!(code, Some(6), "{errors}");
     assert!(
-        errors.contains("this user may not DELETE /v1/containers/web: run as root")
+        errors.contains("this user may not do that: run as root")
+            && errors.contains("the request was DELETE /v1/containers/web")
             && errors.lines().count() == 1,
         "{errors}"
     );

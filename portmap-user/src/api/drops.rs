@@ -4,9 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-/// The reserved name that stands for the outside in place of a container's name: the sender of packets from
-/// outside.
-pub const OUTSIDE: &str = "outside";
+pub use crate::model::name::OUTSIDE;
 
 /// Direction of dropped packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::wire::AsText;
 use crate::model::Protocol;
 
-/// The reserved name that stands for the host in place of a container's name.
-pub const HOST: &str = "host";
+pub use crate::model::name::HOST;
 
 /// A packet to explain. The daemon chooses plausible values for omitted fields.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

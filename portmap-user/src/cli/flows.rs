@@ -15,6 +15,11 @@ pub(super) fn print(output: Output, flows: &Flows) -> Result<()> {
 
 /// The flows as a table with its title line, and the remarks on it.
 pub(super) fn text(flows: &Flows) -> String {
+    text_with(flows, |bytes| bytes.to_string())
+}
+
+/// The same with another form of the bytes in the table.
+pub(super) fn text_with(flows: &Flows, bytes: fn(u64) -> String) -> String {
     let Flows { name: _, flows, others, unconnected_udp, is_complete } = flows;
     let mut lines = Vec::new();
     if flows.is_empty() {
@@ -24,7 +29,7 @@ pub(super) fn text(flows: &Flows) -> String {
         table
             .add_row(["PROTO", "DIR", "PEER", "NAME", "PORT", "CONNS", "SENT", "RECEIVED", "RTT", "RETRANS"]);
         for flow in flows {
-            table.add_row(row(flow));
+            table.add_row(row(flow, bytes));
         }
         for column in table.column_iter_mut().skip(4) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -48,7 +53,7 @@ pub(super) fn text(flows: &Flows) -> String {
     lines.join("\n")
 }
 
-fn row(flow: &Flow) -> [String; 10] {
+fn row(flow: &Flow, bytes: fn(u64) -> String) -> [String; 10] {
     let Flow {
         protocol,
         peer,
@@ -70,8 +75,8 @@ fn row(flow: &Flow) -> [String; 10] {
         peer_name.clone().unwrap_or_else(|| "outside".to_owned()),
         or_dash(port.map(|port| port.to_string())),
         connections.to_string(),
-        number(bytes_sent),
-        number(bytes_received),
+        or_dash(bytes_sent.map(bytes)),
+        or_dash(bytes_received.map(bytes)),
         or_dash(rtt_us.map(rtt)),
         number(retransmits),
     ]

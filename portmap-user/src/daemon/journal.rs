@@ -2,10 +2,11 @@
 
 use tracing::{info, warn};
 
-use super::{container::add::LONGEST_NAME, events::Events};
+use super::events::Events;
 use crate::{
     api::{Container, EventContainer, EventKind},
     error::Result,
+    model::name,
 };
 
 /// Longest error in the log, in characters. An error can list every port of a request.
@@ -19,7 +20,7 @@ pub(super) fn note<T>(
     result: Result<T>,
     done: impl FnOnce(&T) -> String,
 ) -> Result<T> {
-    let short = cut(name, LONGEST_NAME);
+    let short = cut(name, name::LONGEST);
     match &result {
         Ok(value) => info!("container {short:?}: {}", done(value)),
         Err(error) => {

@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use super::name;
+
 /// A container or a port. A number is a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogTarget {
@@ -16,6 +18,8 @@ impl FromStr for LogTarget {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            // Nothing would ever be logged for a name that no container can have.
+            name::check(text).map_err(|error| error.to_string())?;
             return Ok(Self::Container(text.to_owned()));
         }
         match text.parse() {
@@ -46,6 +50,11 @@ mod tests {
         }
         for number in ["0", "65536", "99999999999999999999"] {
             assert!(number.parse::<LogTarget>().is_err_and(|error| error.contains(number)));
+        }
+        for name in ["", "web,api", "web:31000", "*", "outside", "a\x1b[2J"] {
+            let expected = format!("{name:?} cannot be a container's name");
+            let error = name.parse::<LogTarget>().expect_err(name);
+            assert!(error.starts_with(&expected), "{error}");
         }
     }
 }

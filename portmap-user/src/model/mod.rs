@@ -48,6 +48,7 @@ mod host;
 pub mod labels;
 pub mod limit;
 mod log_target;
+pub mod name;
 mod netns;
 pub mod ports;
 mod process;

@@ -283,6 +283,10 @@ fn whole_cpus(cpus: f64) -> u64 {
 /// Refuses isolators of a Mesos agent that portmap does not replace.
 fn check_isolation(isolators: &str) -> Result<()> {
     match isolators.split(',').map(str::trim).find(|name| *name != ISOLATOR) {
+        // As Mesos does.
+        None if isolators.contains(',') => Err(Error::usage(format!(
+            "--isolation names {ISOLATOR} more than once: expected {ISOLATOR} alone"
+        ))),
         None => Ok(()),
         Some(other) => Err(Error::usage(format!(
             "--isolation names the unknown or unsupported isolator {other:?}: expected {ISOLATOR} alone; leave \

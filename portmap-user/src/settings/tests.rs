@@ -127,6 +127,7 @@ fn settings_error_names_the_flag() {
         (format!("{ephemeral} --resources ports"), "\"ports\""),
         (format!("{ephemeral} --isolation=cgroups/cpu,network/port_mapping"), "isolator \"cgroups/cpu\""),
         (format!("{ephemeral} --isolation="), "isolator \"\""),
+        (format!("{ephemeral} --isolation=network/port_mapping,network/port_mapping"), "more than once"),
         (format!("{ephemeral} --listen here"), "\"here\""),
         (format!("{ephemeral} --bind-guard=here"), "\"here\""),
         (format!("{ephemeral} --ports 5000-6000"), "127.0.0.1:5051"),

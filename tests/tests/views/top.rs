@@ -162,7 +162,7 @@ fn top_shows_traffic_drops_and_limits() {
             let line = screen.lines().find(|line| line.starts_with("host")).unwrap_or_default();
             line.split_whitespace().nth(1).is_some_and(|rate| number(rate) > 10.0)
         });
-        assert!(host.contains("pkt/s from the uplink"), "{host}");
+        assert!(host.contains("pkt/s by uplink"), "{host}");
         terminal.keys("n");
         let screen = terminal.wait("the order by name", |screen| first(screen).starts_with("api "));
         assert!(screen.contains("by name"), "{screen}");
@@ -171,7 +171,7 @@ fn top_shows_traffic_drops_and_limits() {
         assert!(screen.contains("by drops"), "{screen}");
         terminal.keys("p");
         terminal.wait("the order by ports", |screen| {
-            let summary = "now    1 with drops  1 delayed by limits  1 short of ports";
+            let summary = "now    1 with drops  1 slowed by limits  1 short of ports";
             first(screen).starts_with("api ") && screen.contains(summary)
         });
         terminal.keys("m");

@@ -24,6 +24,8 @@ pub(super) struct App {
     paused: Option<Table>,
     /// The flows of the container that is shown, with their container's name.
     flows: Option<Flows>,
+    /// Why they could not be read at last.
+    pub(super) flows_trouble: Option<String>,
     /// Why the last reading failed.
     pub(super) trouble: Option<String>,
     pub(super) mode: Mode,
@@ -47,6 +49,7 @@ impl App {
             live: Table::default(),
             paused: None,
             flows: None,
+            flows_trouble: None,
             trouble: None,
             mode: Mode::Table,
             sort: SortKey::Tx,
@@ -90,10 +93,17 @@ impl App {
         }
     }
 
-    /// Takes the flows of a container in, unless the display is paused.
-    pub(super) fn read_flows(&mut self, flows: Flows) {
-        if !self.is_paused() {
-            self.flows = Some(flows);
+    /// Takes the flows of a container in, or why there are none, unless the display is paused.
+    pub(super) fn read_flows(&mut self, flows: Result<Flows, String>) {
+        if self.is_paused() {
+            return;
+        }
+        match flows {
+            Ok(flows) => {
+                self.flows = Some(flows);
+                self.flows_trouble = None;
+            }
+            Err(trouble) => self.flows_trouble = Some(trouble),
         }
     }
 
@@ -151,6 +161,7 @@ impl App {
                 let order = self.order();
                 if let Some(index) = order.get(self.selected_in(&order)) {
                     self.selected = Some(self.name(*index).to_owned());
+                    self.flows_trouble = None;
                     self.show(Mode::Detail);
                 }
             }

@@ -14,7 +14,12 @@ use super::{
     text,
     theme::Theme,
 };
-use crate::{api::Reasons, cli::flows, model::PortUse, sizes};
+use crate::{
+    api::Reasons,
+    cli::flows,
+    model::{PortSet, PortUse},
+    sizes,
+};
 
 /// Width of the text beside a sparkline.
 const LABEL: usize = 18;
@@ -37,7 +42,7 @@ pub(super) fn lines(app: &App, theme: Theme, width: usize) -> Vec<Line<'static>>
             container.slot,
             container.host_veth,
             container.state.name(),
-            container.ports,
+            ports(&container.ports),
             container.ephemeral_ports,
         )));
         if !container.draining_ports.is_empty() {
@@ -70,7 +75,20 @@ pub(super) fn lines(app: &App, theme: Theme, width: usize) -> Vec<Line<'static>>
     drops(row, theme, &mut lines);
     queues(app, row, theme, &mut lines);
     talkers(app, &mut lines);
-    lines
+    lines.into_iter().flat_map(|line| wrapped(line, width)).collect()
+}
+
+/// The lines of one that is too long for the terminal, because nothing scrolls to the right.
+fn wrapped(line: Line<'static>, width: usize) -> Vec<Line<'static>> {
+    if line.width() <= width {
+        return vec![line];
+    }
+    let style = line.style;
+    text::wrapped(&line.to_string(), width).into_iter().map(|part| Line::styled(part, style)).collect()
+}
+
+fn ports(ports: &PortSet) -> String {
+    if ports.is_empty() { "-".to_owned() } else { ports.to_string() }
 }
 
 fn sparkline(history: &History, width: usize, theme: Theme) -> String {
@@ -133,18 +151,28 @@ fn queues(app: &App, row: &Row, theme: Theme, lines: &mut Vec<Line<'static>>) {
         let rate = if app.in_bytes { format!("{limit} B/s") } else { sizes::rate(*limit) };
         let line = format!(
             "{name:<10}{rate:>15}{:>7}{backlog:>12}{:>10}{:>12}",
-            used.map_or_else(|| "-".to_owned(), text::percent),
+            text::share(*used),
             text::short(*drops),
             text::short(*overlimits),
         );
         lines.push(Line::styled(line, if *overlimits > 0.0 { theme.warning() } else { Style::new() }));
     }
+    if row.is_policed() {
+        let line = "the host drops the excess that it sends, because its own queue does not hold the limit: see \
+                    `portmap doctor`";
+        lines.push(Line::styled(line, theme.alert()));
+    }
 }
 
 /// The largest flows.
 fn talkers(app: &App, lines: &mut Vec<Line<'static>>) {
+    if let Some(trouble) = &app.flows_trouble {
+        lines.extend([Line::default(), Line::from(format!("no flows: {}", text::escaped(trouble)))]);
+    }
     let Some(flows) = app.flows() else { return };
-    let text = flows::text(flows);
+    // Short numbers leave space for the others on a narrow terminal.
+    #[expect(clippy::cast_precision_loss, reason = "it is shown with three digits")]
+    let text = flows::text_with(flows, |bytes| text::short(bytes as f64));
     let mut text = text.lines().map(|line| text::escaped(line.trim_end()));
     lines.push(Line::default());
     if flows.flows.is_empty() {

@@ -19,7 +19,7 @@ const KEYS: [(&str, &str); 9] = [
 const COLUMNS: [(&str, &str); 9] = [
     ("RX, TX", "received and sent per second, without packets to itself"),
     ("UPLINK", "the part of both that is exchanged with the outside"),
-    ("LIMIT", "direction and used share of its rate limit; ! it delays packets"),
+    ("LIMIT", "direction and used share of its rate limit; ! it slows it down"),
     ("QUEUE", "bytes that wait for the limit"),
     ("PORTS", "ephemeral ports in use; ! few are free"),
     ("RTT", "half of its connections have at most this round-trip time"),

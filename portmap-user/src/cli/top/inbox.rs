@@ -22,8 +22,8 @@ pub(super) enum Event {
     Resized,
     /// The counters, or why they could not be read.
     Reading(Result<Reading, String>),
-    /// The flows of the container that is shown.
-    Flows(Flows),
+    /// The flows of the container that is shown, or why they could not be read.
+    Flows(Result<Flows, String>),
     /// A signal asks this process to suspend itself.
     Suspend,
     /// A signal asks this process to end, or the terminal is gone.
@@ -41,7 +41,7 @@ pub(super) struct Inbox {
 struct State {
     keys: VecDeque<KeyEvent>,
     reading: Option<Result<Reading, String>>,
-    flows: Option<Flows>,
+    flows: Option<Result<Flows, String>>,
     is_resized: bool,
     suspends: bool,
     ends: bool,

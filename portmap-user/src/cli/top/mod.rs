@@ -171,11 +171,9 @@ fn send_counters(client: &Client, interval: Duration, shown: &Receiver<Option<St
             }
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        // The container may have been removed, and the counters say whether the daemon is lost.
-        if let Some(name) = &name
-            && let Ok(flows) = client.flows_within(name, FlowsRequest::default(), PATIENCE)
-        {
-            inbox.send(Event::Flows(flows));
+        if let Some(name) = &name {
+            let flows = client.flows_within(name, FlowsRequest::default(), PATIENCE);
+            inbox.send(Event::Flows(flows.map_err(|error| error.to_string())));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The order of the table of `portmap top`.
 
-use super::state::Row;
+use super::state::{LimitUse, Row};
 
 /// A column by which the table is sorted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +91,7 @@ impl SortKey {
             Self::Tx => row.tx.bytes,
             Self::TxPackets => row.tx.packets,
             Self::Uplink => row.uplink.bytes,
-            Self::Limit => row.limit_used().map_or(-1.0, |(_, used)| used),
+            Self::Limit => row.limit().map_or(-1.0, LimitUse::weight),
             #[expect(clippy::cast_precision_loss, reason = "it is compared with others only")]
             Self::Queue => row.backlog() as f64,
             Self::Ports => row.ports_used().unwrap_or(-1.0),

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use portmap_common::reason::Reason;
+
 use super::queue::{Queues, per_second};
 use crate::{
     api::{Container, ContainerStats, DropStats, HostStats, Reasons, Stats, Traffic},
@@ -86,6 +88,25 @@ pub(super) struct Row {
     pub(super) tx_history: History,
 }
 
+/// The use of a limit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct LimitUse {
+    pub(super) direction: &'static str,
+    /// The used share; `None` if the queue could not be read, or not twice.
+    pub(super) used: Option<f64>,
+    /// Whether the limit delays or drops packets.
+    pub(super) slows: bool,
+}
+
+impl LimitUse {
+    /// Its place in an order: limits that slow a container down first, then by the used share.
+    pub(super) fn weight(self) -> f64 {
+        // Root in a container can let its queue count far more than the host lets pass.
+        let share = self.used.unwrap_or_default().min(1e6);
+        if self.slows { share + 1e7 } else { share }
+    }
+}
+
 /// Share of its ephemeral ports from which on a container is short of them.
 const SHORT_OF_PORTS: f64 = 0.8;
 
@@ -113,12 +134,18 @@ impl Row {
         all
     }
 
-    /// The direction of the limit of which the larger share is used, and that share.
-    pub(super) fn limit_used(&self) -> Option<(&'static str, f64)> {
+    /// The limit that matters most: one that slows the container down, otherwise that of which the larger share is
+    /// used.
+    pub(super) fn limit(&self) -> Option<LimitUse> {
         let Queues { egress, ingress, .. } = &self.queues;
-        let both = [("rx", ingress.used), ("tx", egress.used)];
-        let used = both.into_iter().filter_map(|(direction, used)| Some((direction, used?)));
-        used.max_by(|(_, a), (_, b)| a.total_cmp(b))
+        let both = [
+            ("rx", ingress, ingress.overlimits > 0.0),
+            ("tx", egress, egress.overlimits > 0.0 || self.is_policed()),
+        ];
+        let limits = both.into_iter().filter(|(_, queue, _)| queue.limit.is_some());
+        limits
+            .map(|(direction, queue, slows)| LimitUse { direction, used: queue.used, slows })
+            .max_by(|a, b| a.weight().total_cmp(&b.weight()))
     }
 
     /// Bytes that wait in both queues.
@@ -126,9 +153,15 @@ impl Row {
         self.queues.egress.backlog + self.queues.ingress.backlog
     }
 
-    /// Whether a limit delays its packets.
-    pub(super) fn is_delayed(&self) -> bool {
-        self.queues.egress.overlimits > 0.0 || self.queues.ingress.overlimits > 0.0
+    /// Whether a limit delays or drops its packets.
+    pub(super) fn is_slowed(&self) -> bool {
+        self.limit().is_some_and(|limit| limit.slows)
+    }
+
+    /// Whether the host drops what it sends beyond its limit. Its own queue would have delayed that, but root in the
+    /// container can remove or change the queue.
+    pub(super) fn is_policed(&self) -> bool {
+        self.tx_drops.get(Reason::Rate.name()).is_some_and(|rate| *rate > 0.0)
     }
 
     /// The share of its ephemeral ports that is in use; 1 is all of them.

@@ -12,7 +12,7 @@ use super::{
     app::App,
     columns::{Column, Columns},
     sort::SortKey,
-    state::Row,
+    state::{LimitUse, Row},
     text,
     theme::Theme,
 };
@@ -104,7 +104,7 @@ fn number(app: &App, theme: Theme, row: &Row, key: SortKey, width: usize) -> (St
         SortKey::Tx => (app.rate(row.tx.bytes), Style::new()),
         SortKey::TxPackets => (text::short(row.tx.packets), Style::new()),
         SortKey::Uplink => (app.rate(row.uplink.bytes), Style::new()),
-        SortKey::Limit => (limit(row), alert(row.is_delayed(), theme.warning())),
+        SortKey::Limit => (limit(row), alert(row.is_slowed(), theme.warning())),
         SortKey::Queue => {
             #[expect(clippy::cast_precision_loss, reason = "it is shown with three digits")]
             let waiting = text::short(row.backlog() as f64);
@@ -118,13 +118,11 @@ fn number(app: &App, theme: Theme, row: &Row, key: SortKey, width: usize) -> (St
     }
 }
 
-/// The direction and the used share of a limit, with a mark while it delays packets.
+/// The direction and the used share of a limit, with a mark while it slows the container down.
 fn limit(row: &Row) -> String {
-    let mark = if row.is_delayed() { "!" } else { "" };
-    row.limit_used().map_or_else(
-        || "-".to_owned(),
-        |(direction, used)| format!("{direction} {}{mark}", text::percent(used)),
-    )
+    let Some(LimitUse { direction, used, slows }) = row.limit() else { return "-".to_owned() };
+    let mark = if slows { "!" } else { "" };
+    format!("{direction} {}{mark}", text::share(used))
 }
 
 /// Ephemeral ports in use and their number if there is space for them, otherwise their share, with a mark if few are

@@ -31,9 +31,40 @@ pub(super) fn short(number: f64) -> String {
     format!("{number:.digits$}{}", UNITS[unit])
 }
 
-/// A share in percent.
+/// A share in percent, in at most four characters.
 pub(super) fn percent(share: f64) -> String {
-    format!("{:.0}%", share * 100.0)
+    format!("{:.0}%", (share * 100.0).min(999.0))
+}
+
+/// The same for a share that may be unknown.
+pub(super) fn share(share: Option<f64>) -> String {
+    share.map_or_else(|| "?".to_owned(), percent)
+}
+
+/// Text in lines of at most `width` columns, which end after a space or a comma where possible.
+pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let (mut lines, mut rest) = (Vec::new(), text);
+    while rest.width() > width.max(1) {
+        let (mut end, mut used, mut gap) = (0, 0, None);
+        for (at, character) in rest.char_indices() {
+            used += character.width().unwrap_or_default();
+            // At least one character, however narrow the line is.
+            if used > width && at > 0 {
+                break;
+            }
+            end = at + character.len_utf8();
+            if matches!(character, ' ' | ',') {
+                gap = Some(end);
+            }
+        }
+        let (line, others) = rest.split_at(gap.unwrap_or(end));
+        lines.push(line.trim_end().to_owned());
+        rest = others.trim_start();
+    }
+    if !rest.is_empty() || lines.is_empty() {
+        lines.push(rest.to_owned());
+    }
+    lines
 }
 
 /// Text without characters that control the terminal, change the order of others, or cannot be seen.
@@ -147,6 +178,29 @@ mod tests {
             ("web", 0, ""),
         ] {
             assert_eq!(padded(text, width), expected, "{text:?} {width}");
+        }
+    }
+
+    #[test]
+    fn top_percents_have_at_most_four_characters() {
+        for (number, text) in [(0.0, "0%"), (0.994, "99%"), (1.0, "100%"), (6244.72, "999%")] {
+            assert_eq!(percent(number), text, "{number}");
+        }
+        assert_eq!(share(None), "?");
+    }
+
+    #[test]
+    fn top_long_texts_are_wrapped() {
+        for (text, width, lines) in [
+            ("ports 1-9", 9, &["ports 1-9"][..]),
+            ("ports 1-9,11,13", 12, &["ports 1-9,", "11,13"]),
+            ("label k=xxxxxx", 8, &["label", "k=xxxxxx"]),
+            ("xxxxxxx", 3, &["xxx", "xxx", "x"]),
+            ("日本語", 4, &["日本", "語"]),
+            ("日本", 1, &["日", "本"]),
+            ("", 4, &[""]),
+        ] {
+            assert_eq!(wrapped(text, width), lines, "{text:?} {width}");
         }
     }
 

@@ -60,15 +60,14 @@ fn title_line(app: &App, shown: usize, theme: Theme) -> Line<'static> {
     };
     let interval = table
         .interval
-        .map_or_else(|| "reading …".to_owned(), |interval| format!("{:.1} s", interval.as_secs_f64()));
+        .map_or_else(|| "reading".to_owned(), |interval| format!("{:.1} s", interval.as_secs_f64()));
     let order = if app.is_inverted { ", inverted" } else { "" };
-    let mut spans = vec![
-        Span::styled("portmap top", theme.title()),
-        format!("  {containers}  {interval}  {}  by {}{order}", app.unit(), app.sort.label()).into(),
-    ];
+    let mut spans = vec![Span::styled("portmap top", theme.title())];
+    // First, because a narrow terminal has no space for all.
     if app.is_paused() {
         spans.push(Span::styled("  PAUSED", theme.warning().add_modifier(Modifier::BOLD)));
     }
+    spans.push(format!("  {containers}  {interval}  {}  by {}{order}", app.unit(), app.sort.label()).into());
     Line::from(spans)
 }
 
@@ -96,21 +95,21 @@ fn draw_totals(frame: &mut Frame<'_>, app: &App, theme: Theme, area: Rect) {
     );
     let passed = |hook: &str| text::short(table.host.passed.get(hook).copied().unwrap_or_default());
     let host = format!(
-        "host   {:>5} pkt/s from the uplink  {:>5} pkt/s by lo  drops {:>5}/s {}",
+        "host   {:>5} pkt/s by uplink  {:>5} pkt/s by lo  drops {:>5}/s {}",
         passed("uplink"),
         passed("lo"),
         text::short(table.host.drops),
         text::escaped(table.host.reason.as_deref().unwrap_or_default()),
     );
     let count = |is_concerned: fn(&Row) -> bool| table.rows.iter().filter(|row| is_concerned(row)).count();
-    let [losing, delayed, short] =
-        [count(|row| row.drops() > 0.0), count(Row::is_delayed), count(Row::is_short_of_ports)];
-    let watch = format!("now    {losing} with drops  {delayed} delayed by limits  {short} short of ports");
+    let [losing, slowed, short] =
+        [count(|row| row.drops() > 0.0), count(Row::is_slowed), count(Row::is_short_of_ports)];
+    let watch = format!("now    {losing} with drops  {slowed} slowed by limits  {short} short of ports");
     let style = |is_bad: bool| if is_bad { theme.alert() } else { Style::new() };
     let lines = vec![
         Line::styled(all, style(drops > 0.0)),
         Line::styled(host, style(table.host.drops > 0.0)),
-        Line::styled(watch, style(losing + delayed + short > 0)),
+        Line::styled(watch, style(losing + slowed + short > 0)),
     ];
     frame.render_widget(Paragraph::new(lines), area);
 }
@@ -124,7 +123,10 @@ fn draw_text(frame: &mut Frame<'_>, app: &mut App, lines: Vec<Line<'static>>, ar
 }
 
 fn footer_line(app: &App, theme: Theme) -> Line<'static> {
-    if let Some(trouble) = &app.trouble {
+    // The filter that the user types is more important.
+    if let Some(trouble) = &app.trouble
+        && app.mode != Mode::Filter
+    {
         return Line::styled(format!("no data: {}", text::escaped(trouble)), theme.alert());
     }
     match app.mode {

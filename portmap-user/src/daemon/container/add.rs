@@ -6,18 +6,15 @@ use portmap_common::slot::veth_ifindex;
 
 use super::{Containers, limits};
 use crate::{
-    api::{AddRequest, HOST, OUTSIDE},
+    api::AddRequest,
     daemon::{
         host::sockets::HostSockets,
         registry::{Admission, Entry, Refusal},
     },
     error::{Error, Result},
     kernel::{link, netlink::Netlink},
-    model::ContainerRecord,
+    model::{ContainerRecord, name},
 };
-
-/// Longest name of a container. The identifiers of other container systems fit.
-pub(in crate::daemon) const LONGEST_NAME: usize = 128;
 
 /// A container that a command has changed.
 pub(in crate::daemon) struct Changed {
@@ -32,7 +29,7 @@ pub(in crate::daemon) struct Changed {
 ///
 /// Names the value and the expectation.
 pub(in crate::daemon) fn check_request(request: &AddRequest) -> Result<()> {
-    check_name(&request.name)?;
+    name::check(&request.name)?;
     if request.inherit_sysctls && request.netns.is_none() && request.pid.is_none() {
         return Err(Error::usage(
             "--inherit-sysctls needs an existing namespace: expected --netns or --pid with it; a namespace \
@@ -53,27 +50,6 @@ pub(in crate::daemon) fn check_request(request: &AddRequest) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-/// Refuses a name that is unsuitable for file names and interface aliases, or that is a reserved name of
-/// commands.
-fn check_name(name: &str) -> Result<()> {
-    if [HOST, OUTSIDE].contains(&name) {
-        return Err(Error::usage(format!(
-            "{name:?} cannot be a container's name, because it is a reserved name of commands: expected \
-             another one"
-        )));
-    }
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
-    let starts_well = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-    if starts_well && name.len() <= LONGEST_NAME && name.bytes().all(is_allowed) {
-        return Ok(());
-    }
-    let name: String = name.chars().take(LONGEST_NAME + 1).collect();
-    Err(Error::usage(format!(
-        "{name:?} cannot be a container's name: expected a letter or digit followed by letters, digits, '_', \
-         '.' or '-', at most {LONGEST_NAME} characters"
-    )))
 }
 
 impl Containers {
@@ -162,21 +138,6 @@ impl Containers {
                 return Ok(foreign);
             }
             foreign.insert(slot);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn container_name_is_a_file_name() {
-        for name in ["a", "web-1", "A.b_c", "0", &"x".repeat(128)] {
-            assert!(check_name(name).is_ok(), "{name}");
-        }
-        for name in ["host", "outside", "", "-a", ".", "..", "a/b", "a b", "ä", "a\0", &"x".repeat(129)] {
-            assert!(check_name(name).is_err(), "{name}");
         }
     }
 }

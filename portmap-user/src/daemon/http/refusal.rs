@@ -52,7 +52,8 @@ pub(super) async fn not_by_tcp(uri: Uri) -> Refusal {
 /// Refuses a request that the read-only socket does not serve.
 pub(super) async fn read_only(method: Method, uri: Uri) -> Refusal {
     let message = format!(
-        "this user may not {} {}: run as root, or as a member of the group of the daemon's --socket-group",
+        "this user may not do that: run as root, or as a member of the group of the daemon's --socket-group \
+         (the request was {} {})",
         shortened(method.as_str()),
         shortened(uri.path())
     );

@@ -10,6 +10,7 @@ use ratatui::{
     buffer::Cell,
     style::Color,
 };
+use serde_json::json;
 
 use super::*;
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
         sort::SortKey,
         state::tests::{reading, stats},
     },
-    model::{PortUse, RttPercentiles},
+    model::{PortUse, QueueStats, RttPercentiles},
 };
 
 const PLAIN: Theme = Theme { has_colour: false, is_ascii: true };
@@ -77,7 +78,7 @@ fn top_shows_1000_containers_on_80_by_24() {
     let shown = lines(&mut app);
     assert!(shown[0].starts_with("portmap top  1000 containers  1.0 s  bit/s  by sent"), "{}", shown[0]);
     assert!(
-        shown[3].starts_with("now    1 with drops  0 delayed by limits  1 short of ports"),
+        shown[3].starts_with("now    1 with drops  0 slowed by limits  1 short of ports"),
         "{}",
         shown[3]
     );
@@ -171,6 +172,104 @@ fn top_frames_are_as_small_with_1000_containers() {
     assert!(whole < 2 * 80 * 24 && whole < few * 2, "{whole} {few}");
     assert!(same < 50, "nothing has changed: {same}");
     assert!(moved < 4 * 80, "two lines have changed: {moved}");
+}
+
+/// A screen that stands still must not look like one that is up to date, even without colours.
+#[test]
+fn top_says_on_80_columns_that_it_is_paused() {
+    let mut app = app(1000);
+    for action in [Action::Sort(SortKey::Ports), Action::Invert, Action::Type('9'), Action::Pause] {
+        app.act(action);
+    }
+    let (lines, _) = screen(&mut app, 80, 24, PLAIN);
+    assert!(lines[0].starts_with("portmap top  PAUSED  271 of 1000 containers"), "{}", lines[0]);
+}
+
+/// An app that shows a container with limits of 1000 bytes per second, whose queues count bytes and waits: `None` is a
+/// queue that could not be read. The host drops so many packets that exceed the limit.
+fn limited(egress: Option<(u64, u64)>, ingress: (u64, u64), policed: u64) -> App {
+    let (mut app, start) = (App::new(), Instant::now());
+    let limit = json!({"rate": 1000, "ceil": 1000, "burst": 1, "leaf": "bfifo"});
+    let container = json!({
+        "name": "job", "slot": 1, "netns": "/run/netns/job", "host_veth": "pm1", "ip": "10.0.0.1", "state": "ready",
+        "ports": (0..12).map(|number| [31_000 + 10 * number, 31_005 + 10 * number]).collect::<Vec<_>>(),
+        "ephemeral_ports": [61_440, 62_463], "labels": {"k": format!("{}end", "x".repeat(150))},
+        "egress": limit, "ingress": limit,
+    });
+    for second in 0..2 {
+        let mut stats = stats("job", 0, 0);
+        let queue = |(bytes, overlimits): (u64, u64)| {
+            let (bytes, overlimits) = (bytes * second, overlimits * second);
+            vec![QueueStats { bytes, overlimits, ..QueueStats::default() }]
+        };
+        stats.egress = egress.map(queue).unwrap_or_default();
+        stats.ingress = queue(ingress);
+        stats.drops.tx.insert("rate".to_owned(), policed * second);
+        let mut reading = reading(start + Duration::from_secs(second), vec![stats]);
+        reading.containers = vec![serde_json::from_value(container.clone()).expect("a container")];
+        app.read(Ok(reading));
+    }
+    app
+}
+
+/// Who is slowed down, and by which of its limits.
+#[test]
+fn top_shows_the_limit_that_slows_a_container_down() {
+    for (egress, ingress, policed, expected, slowed) in [
+        (Some((600, 0)), (500, 0), 0, "tx 60%", 0),
+        (Some((600, 0)), (500, 7), 0, "rx 50%!", 1),
+        (Some((600, 3)), (500, 7), 0, "tx 60%!", 1),
+        // Root in the container has removed its queue, or replaced it by one that counts all that it sends.
+        (None, (0, 0), 9, "tx ?!", 1),
+        (Some((6_000_000, 0)), (0, 0), 9, "tx 999%!", 1),
+    ] {
+        let (lines, _) = screen(&mut limited(egress, ingress, policed), 80, 24, PLAIN);
+        let end = lines[4].find("LIMIT").expect("a title") + "LIMIT".len();
+        assert_eq!(lines[5][end - 9..end].trim(), expected, "{}", lines[5]);
+        assert_eq!(&lines[5][end - 9..=end - 9], " ", "a gap: {}", lines[5]);
+        assert!(lines[3].contains(&format!("{slowed} slowed by limits")), "{}", lines[3]);
+    }
+}
+
+/// Nothing scrolls to the right, so long lists and labels have more lines.
+#[test]
+fn top_shows_all_of_one_container_on_80_columns() {
+    let mut app = limited(None, (0, 0), 9);
+    app.act(Action::Open);
+    let flow = json!({
+        "protocol": "tcp", "peer": "203.0.113.254", "peer_name": "web", "direction": "out", "port": 54321,
+        "connections": 10, "bytes_sent": 817_272_920_111_u64, "bytes_received": 2_817_272_920_111_u64,
+        "rtt_us": 13_100, "retransmits": 4242,
+    });
+    let others = json!({"connections": 0, "bytes_sent": 0, "bytes_received": 0});
+    let flows =
+        json!({"name": "job", "flows": [flow], "others": others, "unconnected_udp": 0, "is_complete": true});
+    app.read_flows(Ok(serde_json::from_value(flows).expect("flows")));
+    let shown = |app: &mut App| screen(app, 80, 60, PLAIN).0.join("\n");
+    let lines = shown(&mut app);
+    for expected in
+        ["31110-31115", "ephemeral 61440-62463", "xend", "817G", "2.82T", "4242", "portmap doctor"]
+    {
+        assert!(lines.contains(expected), "{expected}: {lines}");
+    }
+    // Reading flows needs root, reading counters does not.
+    app.read_flows(Err("run as root".to_owned()));
+    let lines = shown(&mut app);
+    assert!(lines.contains("no flows: run as root"), "{lines}");
+}
+
+/// The prompt of the filter is seen, and the error again afterwards.
+#[test]
+fn top_shows_the_filter_while_there_is_no_daemon() {
+    let mut app = app(3);
+    app.read(Err("no daemon".to_owned()));
+    for action in [Action::Filter, Action::Type('x')] {
+        app.act(action);
+    }
+    let last = |app: &mut App| screen(app, 80, 24, PLAIN).0[23].clone();
+    assert!(last(&mut app).starts_with("filter: x_"), "{}", last(&mut app));
+    app.act(Action::Accept);
+    assert!(last(&mut app).starts_with("no data: no daemon"), "{}", last(&mut app));
 }
 
 /// No size of a window may stop the view, and one that is too small is told so.

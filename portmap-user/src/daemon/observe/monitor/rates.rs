@@ -4,11 +4,11 @@ use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use portmap_common::slot::veth_ifindex;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{
     percentiles,
@@ -54,18 +54,16 @@ impl Rates {
         let rates = Arc::new(Self { window, series: Mutex::default() });
         let (sampled, netlink) = (Arc::downgrade(&rates), Netlink::open()?);
         let sampling = thread::Builder::new().name("portmap-rates".to_owned()).spawn(move || {
+            let (mut due, mut missing) = (Instant::now(), Missing::default());
             while let Some(rates) = sampled.upgrade() {
                 let start = Instant::now();
                 // Samples are taken at any time, so failpoints must not count them.
-                if let Err(error) =
-                    failpoint::suppressed(|| rates.sample_all(&env, &netlink, &registry.snapshot()))
-                {
-                    warn!("a sample of the rates is missing: {error}");
-                }
+                missing
+                    .report(failpoint::suppressed(|| rates.sample_all(&env, &netlink, &registry.snapshot())));
                 drop(rates);
-                // At most half of the time, however many containers there are.
-                let took = start.elapsed();
-                thread::sleep(window.interval.saturating_sub(took).max(took));
+                let now = Instant::now();
+                due = next_sample(due, now, now - start, window.interval);
+                thread::sleep(due.saturating_duration_since(Instant::now()));
             }
         });
         if let Err(error) = sampling {
@@ -120,6 +118,36 @@ impl Rates {
     }
 }
 
+/// When the sample after that of the time `due` is taken, which has ended `now` and has taken so long. Late samples do
+/// not delay the next ones, so that a window has all of its samples. But at most half of the time is spent on
+/// samples, however many containers there are.
+fn next_sample(due: Instant, now: Instant, took: Duration, interval: Duration) -> Instant {
+    (due + interval).max(now + took)
+}
+
+/// Samples in succession that could not be taken.
+#[derive(Debug, Default)]
+struct Missing(u64);
+
+impl Missing {
+    /// Logs the first failure and the end of the failures, because samples are as frequent as every second.
+    fn report(&mut self, sample: Result<()>) {
+        match sample {
+            Err(error) => {
+                if self.0 == 0 {
+                    warn!("samples of the rates are missing: {error}; retrying");
+                }
+                self.0 += 1;
+            }
+            Ok(()) if self.0 > 0 => {
+                info!("samples of the rates are taken again; {} are missing", self.0);
+                self.0 = 0;
+            }
+            Ok(()) => {}
+        }
+    }
+}
+
 impl Series {
     /// Adds the rates since the last totals, and removes samples that are too old or too many.
     fn add(&mut self, now: Instant, totals: Totals, window: RateWindow) {
@@ -156,8 +184,6 @@ fn rates(old: &Totals, new: &Totals, seconds: f64) -> Sample {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const WINDOW: RateWindow =
@@ -168,6 +194,21 @@ mod tests {
             rx: Flow { bytes, drops: 7, ..Flow::default() },
             tx: Flow { packets: bytes / 10, ..Flow::default() },
         }
+    }
+
+    /// 60 samples of a second each in a minute, although each takes a while.
+    #[test]
+    fn rate_samples_do_not_drift() {
+        let (start, interval) = (Instant::now(), Duration::from_secs(1));
+        let (mut due, wakes, took) = (start, Duration::from_micros(200), Duration::from_millis(30));
+        for _ in 0..60 {
+            due = next_sample(due, due + wakes + took, took, interval);
+        }
+        assert_eq!(due, start + Duration::from_mins(1));
+        // Slow ones leave as much time as they take, and are not made up for.
+        let slow = Duration::from_secs(3);
+        due = next_sample(due, due + slow, slow, interval);
+        assert_eq!(due, start + Duration::from_mins(1) + 2 * slow);
     }
 
     #[test]
