@@ -1,6 +1,7 @@
 //! The host: its state, and the daemon's changes to it.
 
 pub(super) mod attach;
+pub(super) mod nat;
 mod ownership;
 pub(super) mod setup;
 pub(super) mod sockets;
