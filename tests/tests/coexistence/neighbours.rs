@@ -237,11 +237,11 @@ fn neighbour_firewalls_and_nat_are_no_obstacle() {
     world.run(&FIREWALLS);
 }
 
-/// The address, as far as its lifetime is not shown, and the routes of the uplink.
-const ADDRESSES: &str = "ip -o address show dev uplink; ip route; ip -6 route; ip rule";
+/// The addresses of the uplink, without the link-local one of the kernel, the routes and the rules.
+const ADDRESSES: &str = "ip -o address show dev uplink scope global; ip route; ip -6 route; ip rule";
 
 /// Managers of interfaces, addresses and settings.
-const MANAGERS: [Step; 8] = [
+const MANAGERS: [Step; 11] = [
     step(
         "systemd-networkd restarts, removes foreign routes and rules, and configures its own again",
         "ip route del default; ip -6 route del default; ip rule add from 10.9.9.9 table 100; \
@@ -288,6 +288,24 @@ const MANAGERS: [Step; 8] = [
          grep -o 8080,9090 ipv4/ip_local_reserved_ports",
     ),
     step(
+        "systemd-udevd gives host veths MAC addresses of its own",
+        "ip link set pm1 address 02:aa:bb:cc:dd:01; ip link set pm2 address 02:aa:bb:cc:dd:02",
+        "true",
+    ),
+    step(
+        "NetworkManager takes host veths for cards without an address",
+        "for veth in pm1 pm2; do ip link set $veth down; ip link set $veth up txqueuelen 500; done; \
+         ip address add 169.254.7.7/16 dev pm1",
+        "ip -o address show dev pm1",
+    ),
+    step(
+        "systemd-sysctl writes the settings of all interfaces",
+        "cd /proc/sys/net; for file in ipv4/conf/*/rp_filter; do echo 1 > $file; done; \
+         for file in ipv4/conf/*/send_redirects ipv4/conf/*/accept_redirects ipv6/conf/*/accept_ra; do echo 0 > $file; done; \
+         for file in ipv4/conf/*/arp_ignore; do echo 1 > $file; done; for file in ipv4/conf/*/arp_announce; do echo 2 > $file; done",
+        "cd /proc/sys/net/ipv4/conf; grep -H . */rp_filter */arp_ignore */arp_announce",
+    ),
+    step(
         "Docker sees its bridge and its sysctls go",
         "ip link add br-1 type bridge; ip link set br-1 up; ip link del br-1; echo 0 > /proc/sys/net/ipv4/ip_forward",
         "cat /proc/sys/net/ipv4/ip_forward",
@@ -318,6 +336,30 @@ fn neighbour_filters_of_the_uplink_stay() {
     assert_eq!(world.sandbox.sh(Netns::Host, look), before);
     world.daemon.wait();
     world.sandbox.sh(Netns::Host, "tc qdisc del dev uplink clsact");
+}
+
+#[test]
+fn neighbour_ingress_qdisc_is_no_obstacle_or_named() {
+    let sandbox = Sandbox::new();
+    // Of traffic shaping of what arrives. It has the place of a clsact qdisc, but no egress side.
+    sandbox.sh(Netns::Host, "tc qdisc add dev uplink ingress");
+    let look = || sandbox.sh(Netns::Host, "tc qdisc show dev uplink ingress");
+    let before = look();
+    assert!(before.contains("qdisc ingress"), "{before}");
+    if AttachMode::detect() == AttachMode::Tcx {
+        let _daemon = sandbox.daemon();
+        sandbox.ok(&["add", "a", "--ports", "31000"]);
+        let _service = Service::start(&sandbox, A, Transport::Tcp, 31000, "a");
+        assert_eq!(
+            ask(&sandbox, Netns::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer").from,
+            "a"
+        );
+        sandbox.ok(&["doctor"]);
+    } else {
+        let (code, log) = sandbox.refused_daemon(&DAEMON_FLAGS);
+        assert!(code == 4 && log.contains("uplink has an ingress qdisc"), "{code}: {log}");
+    }
+    assert_eq!(look(), before);
 }
 
 #[test]
