@@ -91,4 +91,7 @@ pub struct Explanation {
     pub outcome: Outcome,
     /// Whether all loaded programs and the decision code agree.
     pub agrees: bool,
+    /// Programs and NAT rules of the host that may decide otherwise, one line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }

@@ -222,6 +222,7 @@ fn api_json_of_explain_is_pinned() {
         steps: vec![step],
         outcome,
         agrees: false,
+        notes: vec!["NAT".to_owned()],
     };
     pin(
         &explanation,
@@ -231,7 +232,7 @@ fn api_json_of_explain_is_pinned() {
             r#""program":"pm_veth_in","verdict":"drop","reason":"port","target":null,"#,
             r#""text":"dropped","agrees":false,"decision_code":{"verdict":"drop","reason":"port","#,
             r#""target":null,"text":"dropped"}}],"verdict":"drop","reason":"port","target":null,"#,
-            r#""text":"dropped","agrees":false}"#
+            r#""text":"dropped","agrees":false,"notes":["NAT"]}"#
         ),
     );
 }

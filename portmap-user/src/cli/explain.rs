@@ -108,11 +108,16 @@ fn described(explanation: &Explanation) -> String {
         text += &output::text(table);
         text += "\n\n";
     }
-    if explanation.agrees {
-        text + &explanation.outcome.text
+    text += if explanation.agrees {
+        &explanation.outcome.text
     } else {
-        text + "the loaded program and the decision code DISAGREE"
+        "the loaded program and the decision code DISAGREE"
+    };
+    for note in &explanation.notes {
+        text += "\n\nnote: ";
+        text += note;
     }
+    text
 }
 
 #[cfg(test)]

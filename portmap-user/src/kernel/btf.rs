@@ -2,7 +2,7 @@
 //!
 //! The format is described in `Documentation/bpf/btf.rst`. aya-obj parses it, but does not expose members.
 
-use std::{fs, sync::OnceLock};
+use std::{fs, io, sync::OnceLock};
 
 use portmap_common::skb::SkbLayout;
 
@@ -52,6 +52,20 @@ pub fn give_memory_back() {
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Whether a type or function of the kernel itself, which includes built-in modules, has this name.
+///
+/// # Errors
+///
+/// If the kernel's BTF cannot be read.
+pub fn vmlinux_has_name(name: &str) -> io::Result<bool> {
+    let name = [b"\0", name.as_bytes(), b"\0"].concat();
+    let bytes = fs::read(VMLINUX)?;
+    let is_found = bytes.windows(name.len()).any(|window| window == name);
+    drop(bytes);
+    give_memory_back();
+    Ok(is_found)
 }
 
 fn read_skb_layout() -> Result<SkbLayout> {

@@ -65,6 +65,10 @@ pub fn replace_filter(
 }
 
 /// Adds a clsact qdisc unless there is one.
+///
+/// # Errors
+///
+/// [`Error::IngressQdisc`], because the kernel would put egress filters among those of an ingress qdisc.
 fn add_qdisc(netlink: &Netlink, index: u32, name: &str) -> Result<()> {
     let mut message = TcMessage::default();
     message.header.index = index.cast_signed();
@@ -72,7 +76,12 @@ fn add_qdisc(netlink: &Netlink, index: u32, name: &str) -> Result<()> {
     message.header.handle = TcHandle { major: TcHandle::CLSACT.major, minor: 0 };
     message.attributes = vec![TcAttribute::Kind("clsact".to_owned())];
     match netlink.request(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL) {
-        Err(error) if error.raw_os_error() == Some(EEXIST) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(EEXIST) => {
+            if has_kind(netlink, index, "ingress")? {
+                return Err(Error::IngressQdisc { interface: name.to_owned() });
+            }
+            Ok(())
+        }
         other => other.context(|| format!("cannot add a clsact qdisc to {name}")),
     }
 }
@@ -90,7 +99,11 @@ pub fn delete_filter(netlink: &Netlink, name: &str, ingress: bool) -> Result<()>
 /// Removes a clsact qdisc that portmap added, unless other tools have added filters to it since.
 pub fn delete_qdisc_if_empty(netlink: &Netlink, name: &str) -> Result<()> {
     let Some(index) = interface(netlink, name)? else { return Ok(()) };
-    if !filters(netlink, index, true)?.is_empty() || !filters(netlink, index, false)?.is_empty() {
+    // An ingress qdisc of another tool would be in the same place.
+    if !has_kind(netlink, index, "clsact")?
+        || !filters(netlink, index, true)?.is_empty()
+        || !filters(netlink, index, false)?.is_empty()
+    {
         return Ok(());
     }
     let mut message = TcMessage::default();
@@ -104,9 +117,12 @@ pub fn delete_qdisc_if_empty(netlink: &Netlink, name: &str) -> Result<()> {
 
 /// Whether an interface has a clsact qdisc.
 pub fn has_qdisc(netlink: &Netlink, name: &str) -> Result<bool> {
-    let Some(index) = interface(netlink, name)? else { return Ok(false) };
-    let ours = qdisc::of_interface(netlink, index)?;
-    Ok(ours.iter().any(|qdisc| qdisc.kind == "clsact"))
+    interface(netlink, name)?.map_or(Ok(false), |index| has_kind(netlink, index, "clsact"))
+}
+
+/// Whether an interface has a qdisc of this kind.
+fn has_kind(netlink: &Netlink, index: u32, kind: &str) -> Result<bool> {
+    Ok(qdisc::of_interface(netlink, index)?.iter().any(|qdisc| qdisc.kind == kind))
 }
 
 /// All filters at a hook.

@@ -45,6 +45,15 @@ pub enum Error {
         /// Its interface and gateway, as far as they could be read.
         existing: String,
     },
+    /// An interface has an ingress qdisc of another tool, in the place of a clsact qdisc.
+    #[error(
+        "{interface} has an ingress qdisc, where portmap needs a clsact qdisc on this kernel: remove it with `tc qdisc \
+         del dev {interface} ingress`, start portmapd, and add the tool's filters again; a clsact qdisc takes them, too"
+    )]
+    IngressQdisc {
+        /// The interface's name.
+        interface: String,
+    },
     /// A pinned map is not what the BPF object expects.
     #[error(
         "the pinned map {} is {found}, expected {expected}: another program made it; run `portmap teardown`, or name \
@@ -184,6 +193,7 @@ impl From<Error> for error::Error {
             Error::Namespace(NamespaceError::NameTaken(_))
             | Error::InterfaceExists { .. }
             | Error::DefaultRouteExists { .. }
+            | Error::IngressQdisc { .. }
             | Error::MapMismatch { .. }
             | Error::LaterLayout { .. } => Kind::Conflict,
             Error::Namespace(NamespaceError::NotPermitted(_)) => Kind::NotPermitted,

@@ -14,6 +14,7 @@ pub mod link;
 pub mod link_stats;
 pub mod maps;
 pub mod namespace;
+pub mod nat;
 pub mod neighbour;
 pub mod netlink;
 pub mod netns_lock;

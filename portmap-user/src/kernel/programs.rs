@@ -16,7 +16,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapData, MapInfo, MapType, ProgramArray},
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType,
         links::{FdLink, LinkError, PinnedLink},
         tc::{SchedClassifierLink, TcAttachOptions},
     },
@@ -275,22 +275,31 @@ pub fn ensure(netlink: &Netlink, pins: &Pins, hook: &AttachPoint) -> Result<bool
 /// Describes the programs before ours at an attach point in the calling thread's namespace; empty if ours is
 /// the first, or not attached.
 pub fn before_ours(netlink: &Netlink, pins: &Pins, hook: &AttachPoint) -> Result<Vec<String>> {
-    let doing = || format!("cannot query the programs of {}", hook.interface);
     match hook.attach_mode() {
         AttachMode::Tcx => {
-            let id = pinned_id(pins, hook)?;
-            let (_revision, chain) =
-                SchedClassifier::query_tcx(&hook.interface, hook.direction()).context(doing)?;
-            let Some(position) = chain.iter().position(|program| program.id() == id) else {
-                return Ok(Vec::new());
-            };
-            let before = chain.into_iter().take(position);
-            Ok(before
-                .map(|program| format!("{} (id {})", program.name_as_str().unwrap_or("?"), program.id()))
-                .collect())
+            let (chain, id) = (tcx_chain(hook)?, pinned_id(pins, hook)?);
+            let position = chain.iter().position(|program| program.id() == id).unwrap_or(0);
+            Ok(chain.iter().take(position).map(describe).collect())
         }
-        AttachMode::Clsact => clsact::before_ours(netlink, &hook.interface, hook.ingress),
+        AttachMode::Clsact => {
+            // Links run before filters, where the kernel has both.
+            let links = if AttachMode::detect() == AttachMode::Tcx { tcx_chain(hook)? } else { Vec::new() };
+            let mut before: Vec<String> = links.iter().map(describe).collect();
+            before.extend(clsact::before_ours(netlink, &hook.interface, hook.ingress)?);
+            Ok(before)
+        }
     }
+}
+
+/// The programs that are attached by links, in the order in which they run.
+fn tcx_chain(hook: &AttachPoint) -> Result<Vec<ProgramInfo>> {
+    let doing = || format!("cannot query the programs of {}", hook.interface);
+    let (_revision, chain) = SchedClassifier::query_tcx(&hook.interface, hook.direction()).context(doing)?;
+    Ok(chain)
+}
+
+fn describe(program: &ProgramInfo) -> String {
+    format!("{} (id {})", program.name_as_str().unwrap_or("?"), program.id())
 }
 
 /// Moves our program before all others, where it is attached by a link. Returns true if it was not the first.
@@ -349,14 +358,9 @@ pub fn replace_by_link(pins: &Pins, hook: &AttachPoint) -> Result<()> {
 
 /// Whether our program is attached in the calling thread's namespace.
 pub fn is_attached(netlink: &Netlink, pins: &Pins, hook: &AttachPoint) -> Result<bool> {
-    let doing = || format!("cannot query the programs of {}", hook.interface);
     let id = pinned_id(pins, hook)?;
     match hook.attach_mode() {
-        AttachMode::Tcx => {
-            let (_revision, programs) =
-                SchedClassifier::query_tcx(&hook.interface, hook.direction()).context(doing)?;
-            Ok(programs.iter().any(|program| program.id() == id))
-        }
+        AttachMode::Tcx => Ok(tcx_chain(hook)?.iter().any(|program| program.id() == id)),
         AttachMode::Clsact => clsact::has_program(netlink, &hook.interface, hook.ingress, id),
     }
 }

@@ -18,9 +18,10 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// Programs that the demonstration, the benchmarks and the tests run.
-pub(super) const RUN: [Tool; 28] = [
+pub(super) const RUN: [Tool; 31] = [
     tool("arping", "iputils-arping"),
     tool("bpftool", "bpftool"),
+    tool("conntrack", "conntrack"),
     tool("curl", "curl"),
     tool("dig", "bind9-dnsutils"),
     tool("dnsmasq", "dnsmasq-base"),
@@ -28,9 +29,11 @@ pub(super) const RUN: [Tool; 28] = [
     tool("host", "bind9-host"),
     tool("ip", "iproute2"),
     tool("iperf3", "iperf3"),
+    tool("iptables", "iptables"),
     tool("jq", "jq"),
     tool("kill", "procps"),
     tool("nc", "netcat-openbsd"),
+    tool("nft", "nftables"),
     tool("nsenter", "util-linux"),
     tool("nstat", "iproute2"),
     tool("pgrep", "procps"),

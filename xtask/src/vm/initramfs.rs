@@ -17,7 +17,7 @@ use crate::process;
 const ROOT_MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
 
 /// Modules that portmap and its tests use; the guest prints those that the kernel lacks.
-const JOB_MODULES: [&str; 10] = [
+const JOB_MODULES: [&str; 24] = [
     "veth",
     "sch_ingress",
     "cls_bpf",
@@ -28,6 +28,21 @@ const JOB_MODULES: [&str; 10] = [
     "act_mirred",
     "ifb",
     "sctp",
+    // The firewalls and NAT of other programs.
+    "bridge",
+    "nf_conntrack_netlink",
+    "nf_tables",
+    "nft_chain_nat",
+    "nft_compat",
+    "nft_ct",
+    "nft_fib_inet",
+    "nft_masq",
+    "nft_nat",
+    "nft_redir",
+    "xt_MASQUERADE",
+    "xt_REDIRECT",
+    "xt_multiport",
+    "xt_nat",
 ];
 
 /// An initramfs, and the guest's marker of the end of the job.

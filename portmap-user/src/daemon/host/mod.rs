@@ -3,6 +3,7 @@
 pub(super) mod attach;
 mod direct;
 mod interfaces;
+pub(super) mod nat;
 mod ownership;
 mod primary;
 mod projection;

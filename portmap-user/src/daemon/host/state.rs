@@ -345,6 +345,33 @@ impl HostState {
         })
     }
 
+    /// Describes all shared addresses.
+    pub(in crate::daemon) fn describe_addresses(&self) -> String {
+        const MOST_NAMED: usize = 8;
+        let more = self.more_addresses();
+        let mut text = format!("{} on {}", self.primary_addresses(), self.uplink);
+        if !more.is_empty() {
+            let named: Vec<String> = more.iter().take(MOST_NAMED).map(IpAddr::to_string).collect();
+            let others = more.len() - named.len();
+            let others = if others == 0 { String::new() } else { format!(" and {others} more") };
+            text.push_str(&format!("; also {}{others}", named.join(", ")));
+        }
+        text
+    }
+
+    /// Describes how packets of containers are routed.
+    pub(in crate::daemon) fn describe_routing(&self) -> String {
+        let v6 = self.v6.map(|_| ("IPv6", self.direct6));
+        let each = [("IPv4", self.direct4)].into_iter().chain(v6).map(|(version, is_direct)| {
+            if is_direct {
+                format!("{version} by the uplink's network and gateway")
+            } else {
+                format!("{version} as the kernel routes the host's own packets")
+            }
+        });
+        each.collect::<Vec<_>>().join(", ")
+    }
+
     /// Renders the primary addresses with their prefixes.
     pub(in crate::daemon) fn primary_addresses(&self) -> String {
         let v4 = format!("{}/{}", self.v4.address, self.v4.prefix_length);

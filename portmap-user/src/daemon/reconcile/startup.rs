@@ -13,6 +13,7 @@ use crate::{
         events::Events,
         host::{
             Host, HostState, Ownership,
+            nat::Nat,
             setup::{self, Setup},
             sockets, uplink_qdisc,
         },
@@ -34,7 +35,7 @@ use crate::{
         qdisc::Leaf,
         sysctl::Sysctls,
     },
-    model::{ContainerRecord, EphemeralPool, Phase, PortSet},
+    model::{ContainerRecord, EphemeralPool, Phase},
     settings::Settings,
     state::Store,
 };
@@ -162,7 +163,7 @@ fn start_over(netlink: &Netlink, settings: Settings) -> Result<Started> {
         attach_mode.name(),
         registry.snapshot().len()
     );
-    warn_of_host_sockets(&env, &registry, &state);
+    warn_of_host(&env, &registry, &state);
     Ok(Started { env, registry, host, containers, operations, reconciler })
 }
 
@@ -215,11 +216,12 @@ fn attach_guard(env: &Env, registry: &Registry) -> Result<()> {
     Ok(guard.attach()?)
 }
 
-/// Warns of the host's processes that use managed ports.
-fn warn_of_host_sockets(env: &Env, registry: &Registry, state: &HostState) {
-    let owned: PortSet = registry.snapshot().owned_ports();
-    let findings = sockets::findings(state, &env.managed_ports(), &owned);
+/// Warns of the host's processes that use managed ports, and of its NAT rules that cannot work with containers.
+fn warn_of_host(env: &Env, registry: &Registry, state: &HostState) {
+    let (managed, owned) = (env.managed_ports(), registry.snapshot().owned_ports());
+    let mut findings = sockets::findings(state, &managed, &owned);
+    findings.extend(Nat { state, managed: &managed }.findings());
     for finding in findings.iter().filter(|finding| finding.health != Health::Ok) {
-        warn!("{}", finding.text);
+        warn!("{}: {}", finding.subject, finding.text);
     }
 }

@@ -4,6 +4,7 @@
 
 mod hook_visit;
 mod live_tables;
+mod notes;
 mod packet;
 pub(super) mod render;
 
@@ -72,10 +73,12 @@ impl Explainer<'_> {
         let config = self.env.maps.config()?;
         let Some(first) = first_visit(&sender, self.is_local(packet.destination)) else {
             let outcome = NO_DECISION.to_outcome();
-            return Ok(Explanation { packet, steps: Vec::new(), outcome, agrees: true });
+            return Ok(Explanation { packet, steps: Vec::new(), outcome, agrees: true, notes: Vec::new() });
         };
         let frame = packet::build(packet, first.source_mac(&config), first.mac(&config))?;
-        self.collect(packet, first, frame, &config)
+        let mut explanation = self.collect(packet, first, frame, &config)?;
+        explanation.notes.extend(self.nat_notes(&sender, &explanation)?);
+        Ok(explanation)
     }
 
     /// Collects the verdicts on a frame from hook to hook.
@@ -91,7 +94,9 @@ impl Explainer<'_> {
         let mut decisive: Option<Outcome> = None;
         let mut next = Some(first);
         let mut agrees = true;
+        let mut notes = Vec::new();
         while let Some(visit) = next.filter(|_| agrees) {
+            notes.extend(self.program_notes(visit));
             let (expected, verdict) = self.decide_twice(visit, &frame, config)?;
             agrees = verdict == Some(expected);
             let render = |verdict| names.outcome(visit.point, verdict);
@@ -113,7 +118,7 @@ impl Explainer<'_> {
             }
         }
         let outcome = decisive.unwrap_or_else(|| NO_DECISION.to_outcome());
-        Ok(Explanation { packet, steps, outcome, agrees })
+        Ok(Explanation { packet, steps, outcome, agrees, notes })
     }
 
     /// Returns the verdicts of the decision code and of the loaded program.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use nix::net::if_::if_indextoname;
 use portmap_common::{hook_point::HookPoint, reason::Reason, tables::PortEntry};
 use portmap_ebpf::{Verdict, verdict::IcmpIdRewrite};
 
@@ -57,10 +58,12 @@ impl Names {
             Verdict::DeliverLocal(_) => Fixed::new("own", "stays inside").to_outcome(),
             Verdict::ToContainer { owner, rewrite, .. } => self.to_container(owner, rewrite),
             Verdict::ToOutside { ifindex, next_hop, rewrite, .. } => {
+                let interface = if_indextoname(ifindex).ok().and_then(|name| name.into_string().ok());
+                let interface = interface.unwrap_or_else(|| format!("interface {ifindex}"));
                 let next_hop = next_hop.ip().map(|address| address.to_string());
                 let by = next_hop.as_ref().map_or_else(
-                    || format!("a neighbour that the kernel resolves (ifindex {ifindex})"),
-                    |address| format!("{address} (ifindex {ifindex})"),
+                    || format!("{interface}, to a neighbour that the kernel must resolve first"),
+                    |address| format!("{address} on {interface}"),
                 );
                 let text = format!("to the outside by {by}{}", id_rewrite(rewrite));
                 Outcome { target: next_hop, ..outcome("to_outside", text) }
@@ -118,8 +121,8 @@ mod tests {
         let rewrite = IcmpIdRewrite { message: 34, from: 1, to: 9 };
         let next_hop = NextHop::v4([10, 0, 0, 2]);
         assert_eq!(
-            text(Verdict::ToOutside { slot: 2, ifindex: 3, next_hop, rewrite }),
-            "to the outside by 10.0.0.2 (ifindex 3), with the identifier 9 instead of 1"
+            text(Verdict::ToOutside { slot: 2, ifindex: 4_000_000_000, next_hop, rewrite }),
+            "to the outside by 10.0.0.2 on interface 4000000000, with the identifier 9 instead of 1"
         );
     }
 }

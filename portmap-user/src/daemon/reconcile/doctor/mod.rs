@@ -16,7 +16,7 @@ use crate::{
             lookup, netns,
             provision::endpoint,
         },
-        host::{attach::hooks, setup::LO_SETTINGS, sockets},
+        host::{attach::hooks, nat::Nat, setup::LO_SETTINGS, sockets},
     },
     error::{Error, Result},
     kernel::{
@@ -34,7 +34,7 @@ impl Reconciler {
     ///
     /// # Errors
     ///
-    /// If the kernel refuses a netlink socket.
+    /// If the kernel refuses a netlink socket, or does not tell the host's ephemeral ports.
     pub(in crate::daemon) fn doctor(&self) -> Result<Vec<Finding>> {
         let (env, netlink, state) = (&self.env, Netlink::open()?, self.host.state());
         let mut findings = vec![attach_mode_finding(env.attach_mode)];
@@ -52,20 +52,23 @@ impl Reconciler {
         findings.push(finding(
             "host addresses",
             self.check_host_state(&netlink, &state),
-            &format!("{} on {}", state.primary_addresses(), state.uplink),
+            &state.describe_addresses(),
         ));
+        findings.push(Finding::new("host routes", Health::Ok, state.describe_routing()));
         findings
             .extend(state.too_many_routes().map(|text| Finding::new("host routes", Health::Notice, text)));
         for hook in hooks(env.attach_mode, &env.settings.pins, &state) {
             let direction = if hook.ingress { "ingress" } else { "egress" };
             let subject = format!("program at {} {direction}", hook.interface);
-            findings.push(finding(&subject, self.check_host_hook(&netlink, &hook), hook.program));
+            findings.push(finding(&subject, self.check_first_hook(&netlink, &hook), hook.program));
         }
         findings.push(leaf_finding(env.leaf));
         findings.extend(self.progress.finding());
         findings.push(finding("port map", self.check_port_map(), "every port has its owner"));
         let owned = self.registry.snapshot().owned_ports();
-        findings.extend(sockets::findings(&state, &env.managed_ports(), &owned));
+        let managed = env.managed_ports();
+        findings.extend(sockets::findings(&state, &managed, &owned));
+        findings.extend(Nat { state: &state, managed: &managed }.findings());
         if let Some(guard) = &env.guard {
             let checked = guard.check().map_err(|error| Error::failure(format!("{error}: {REPAIR}")));
             findings.push(finding(
@@ -142,7 +145,7 @@ impl Reconciler {
         if !interface.is_up {
             return Err(Error::failure(format!("{veth} is down: {REPAIR}")));
         }
-        self.check_hook(netlink, &veth_hook(&env.settings.pins, record))?;
+        self.check_first_hook(netlink, &veth_hook(&env.settings.pins, record))?;
         let eth0 = interface.peer.unwrap_or_default();
         let found = env.maps.endpoint(record.slot)?;
         if found != (Endpoint { generation: found.generation, ..endpoint(env, record, eth0) }) {

@@ -105,19 +105,21 @@ impl Reconciler {
     }
 
     /// Checks that a program is attached to an interface of the host, in front of all other programs.
-    pub(super) fn check_host_hook(&self, netlink: &Netlink, hook: &AttachPoint) -> Result<()> {
+    pub(super) fn check_first_hook(&self, netlink: &Netlink, hook: &AttachPoint) -> Result<()> {
         self.check_hook(netlink, hook)?;
         let ahead = programs::before_ours(netlink, &self.env.settings.pins, hook)?;
         if ahead.is_empty() {
             return Ok(());
         }
-        let remedy = match self.env.attach_mode {
+        let remedy = match hook.attach_mode {
             AttachMode::Tcx => "`portmap doctor --repair` moves it to the front".to_owned(),
-            AttachMode::Clsact => format!("set its preference above {}", clsact::PRIORITY),
+            AttachMode::Clsact => {
+                format!("detach it from {}, or set its preference above {}", hook.interface, clsact::PRIORITY)
+            }
         };
         let (ahead, program) = (ahead.join(", "), hook.program);
         Err(Error::failure(format!(
-            "{ahead} runs before {program}, which does not see packets that it drops or redirects: {remedy}"
+            "{ahead} runs before {program}, which does not see packets that it accepts, drops or redirects: {remedy}"
         )))
     }
 }

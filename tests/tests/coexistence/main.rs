@@ -1,5 +1,8 @@
 //! Coexistence: sockets, programs and settings of the host, and the content of existing namespaces, are
-//! kept or reported.
+//! kept or reported. Other programs of a host do not disturb containers, nor are they disturbed.
+
+mod nat;
+mod neighbours;
 
 use std::{
     net::{Ipv4Addr, TcpListener, UdpSocket},
