@@ -34,11 +34,14 @@ fn addresses(sandbox: &Sandbox, netns: Netns<'_>) -> BTreeSet<String> {
     let interfaces = ip(sandbox, netns, "address show scope global");
     let all = interfaces.as_array().expect("a list").iter().flat_map(|interface| {
         let name = interface["ifname"].as_str().unwrap_or_default().to_owned();
-        interface["addr_info"].as_array().cloned().unwrap_or_default().into_iter().map(move |address| {
-            let mark = if address["deprecated"] == true { "!" } else { "" };
-            let local = address["local"].as_str().expect("an address");
-            format!("{name} {local}/{}{mark}", address["prefixlen"])
-        })
+        // ip prints an empty object for each address of another scope.
+        interface["addr_info"].as_array().cloned().unwrap_or_default().into_iter().filter_map(
+            move |address| {
+                let mark = if address["deprecated"] == true { "!" } else { "" };
+                let local = address["local"].as_str()?;
+                Some(format!("{name} {local}/{}{mark}", address["prefixlen"]))
+            },
+        )
     });
     all.collect()
 }
@@ -220,7 +223,7 @@ fn routes_decide_as_the_hosts_do() {
     // Without a default route there is none inside.
     sandbox.sh(
         Netns::Host,
-        "ip route flush table main proto boot; ip route del blackhole 203.0.113.0/24 || true",
+        "for route in blackhole unreachable prohibit unicast; do ip -4 route flush type $route proto boot; done",
     );
     sandbox.sh(Netns::Host, "ip route del default 2>/dev/null || true");
     for destination in known.iter().filter(|destination| !destination.contains(':')) {
@@ -324,7 +327,7 @@ fn address_flags_restrict_what_is_shared() {
 fn uplink_is_found_by_every_form_of_default_route() {
     for default in [
         "ip route add default nexthop via 10.0.0.2 nexthop via 10.0.0.3",
-        "ip route add default via inet6 fe80::2 dev uplink",
+        "ip -4 route add default via inet6 fe80::2 dev uplink",
         "ip route add default dev uplink scope link",
         "ip nexthop add id 7 via 10.0.0.2 dev uplink; ip route add default nhid 7",
         "echo 0 > /proc/sys/net/ipv4/nexthop_compat_mode; ip nexthop add id 7 via 10.0.0.2 dev uplink; \
