@@ -223,9 +223,11 @@ fn routes_decide_as_the_hosts_do() {
     // Without a default route there is none inside.
     sandbox.sh(
         Netns::Host,
-        "for route in blackhole unreachable prohibit unicast; do ip -4 route flush type $route proto boot; done",
+        "ip nexthop flush; ip -4 route show | grep -v 'proto kernel' | \
+         while read -r destination more; do ip -4 route del $destination 2>/dev/null || \
+         for kind in blackhole unreachable prohibit; do ip -4 route del $destination $more 2>/dev/null || true; done; done",
     );
-    sandbox.sh(Netns::Host, "ip route del default 2>/dev/null || true");
+    wait::until("no default route", || sandbox.sh(A, "ip route show default").is_empty());
     for destination in known.iter().filter(|destination| !destination.contains(':')) {
         wait::until(&format!("without routes: {destination}"), || {
             decision(&sandbox, A, destination) == decision(&sandbox, Netns::Host, destination)
