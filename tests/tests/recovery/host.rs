@@ -56,7 +56,7 @@ fn host_change_reaches_containers() {
          ip address add 2001:db8:0:1::9/64 dev uplink nodad",
     );
     expect("the new IPv6 address", "ip -6 address show dev eth0 | grep -q 2001:db8:0:1::9/64");
-    assert!(!sandbox.sh(A, "ip -6 address show dev eth0").contains(&HOST6.to_string()));
+    expect("the deprecated one", &format!("ip -6 address show dev eth0 deprecated | grep -q {HOST6}/64"));
     let _outside = Service::start(&sandbox, Netns::Outside, Transport::Udp, 7001, "outside");
     ask(&sandbox, A, Transport::Udp, (OUTSIDE6, 7001)).expect("an answer");
     // Another MTU and another MAC address.
@@ -69,7 +69,7 @@ fn host_change_reaches_containers() {
     // Another gateway.
     sandbox.sh(Netns::Outside, "ip address add 10.0.0.3/24 dev eth0");
     sandbox.sh(Netns::Host, "ip route replace default via 10.0.0.3");
-    expect("the new gateway", "ip route show default | grep -q 10.0.0.3");
+    wait::until("the new gateway", || sandbox.ok(&["doctor"]).contains("default gateway 10.0.0.3"));
     check_traffic(&sandbox, host);
     // Another name.
     sandbox.sh(Netns::Host, "ip link set uplink down; ip link set uplink name wan0; ip link set wan0 up");

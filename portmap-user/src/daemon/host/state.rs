@@ -235,14 +235,20 @@ impl HostState {
         now == *before
     }
 
+    /// Whether only routes differ from those of an earlier state.
+    pub(in crate::daemon) fn differs_in_routes_only(&self, before: &Self) -> bool {
+        let routes = before.routes.clone();
+        Self { routes, ..self.clone() }.is_same_for_containers(before)
+    }
+
     /// The gateways of the default routes by the uplink.
     pub(in crate::daemon) fn gateways(&self) -> impl Iterator<Item = IpAddr> {
         let v6 = self.v6.and_then(|v6| v6.gateway).map(IpAddr::V6);
         self.v4.gateway.map(IpAddr::V4).into_iter().chain(v6)
     }
 
-    /// Whether an interface of the uplink's kind is that of an address of the container's `eth0`: the uplink's
-    /// addresses, and the primary ones wherever the host has them.
+    /// Whether containers have an address at their `eth0`: the uplink's addresses, and the primary ones wherever the
+    /// host has them.
     pub(in crate::daemon) fn is_of_eth0(&self, own: &HostAddress) -> bool {
         let is_primary = match own.address {
             IpAddr::V4(v4) => v4 == self.v4.address && own.prefix_length == self.v4.prefix_length,

@@ -53,7 +53,10 @@ impl Reconciler {
             self.host.replace_state(now);
             return Ok(());
         }
-        info!("the host has changed: sharing {} of {}", now.primary_addresses(), now.uplink);
+        let has_news = !now.differs_in_routes_only(&before);
+        if has_news {
+            info!("the host has changed: sharing {} of {}", now.primary_addresses(), now.uplink);
+        }
         let setup = self.setup(netlink, &now);
         if (now.uplink_index, &now.uplink) != (before.uplink_index, &before.uplink) {
             let mut ownership = self.host.ownership();
@@ -65,7 +68,10 @@ impl Reconciler {
         env.maps.set_config(&env.config(&now))?;
         let text = format!("sharing {} of {}", now.primary_addresses(), now.uplink);
         self.host.replace_state(now);
-        env.events.emit(EventKind::HostChanged, None, Some(text));
+        // Routes can change all the time, and the event says nothing of them.
+        if has_news {
+            env.events.emit(EventKind::HostChanged, None, Some(text));
+        }
         for entry in self.registry.snapshot().entries() {
             let name = &entry.record.name;
             // The lock waits for an `add` that may have started with the old state.
