@@ -261,7 +261,8 @@ const MANAGERS: [Step; 11] = [
     step(
         "NetworkManager removes all qdiscs and filters of the card",
         "for where in ingress egress; do tc filter del dev uplink $where 2>/dev/null || true; done; \
-         tc qdisc del dev uplink clsact 2>/dev/null || true; tc qdisc del dev uplink root 2>/dev/null || true",
+         tc qdisc del dev uplink clsact 2>/dev/null || true; \
+         tc qdisc del dev uplink root 2>/dev/null || true",
         "true",
     ),
     step(
@@ -282,9 +283,11 @@ const MANAGERS: [Step; 11] = [
     step(
         "tuned and sysctl --system write their profiles",
         "cd /proc/sys/net; echo 8080,9090 > ipv4/ip_local_reserved_ports; echo 1 > ipv4/conf/all/rp_filter; \
-         echo 1 > ipv4/conf/default/rp_filter; echo 0 > ipv4/conf/lo/accept_local; echo 0 > ipv4/conf/lo/route_localnet; \
+         echo 1 > ipv4/conf/default/rp_filter; echo 0 > ipv4/conf/lo/accept_local; \
+         echo 0 > ipv4/conf/lo/route_localnet; \
          echo 1 > ipv4/tcp_mtu_probing; echo 65535 > core/somaxconn",
-        "cd /proc/sys/net; cat ipv4/conf/all/rp_filter ipv4/conf/default/rp_filter ipv4/tcp_mtu_probing core/somaxconn; \
+        "cd /proc/sys/net; cat ipv4/conf/all/rp_filter ipv4/conf/default/rp_filter ipv4/tcp_mtu_probing \
+         core/somaxconn; \
          grep -o 8080,9090 ipv4/ip_local_reserved_ports",
     ),
     step(
@@ -301,8 +304,9 @@ const MANAGERS: [Step; 11] = [
     step(
         "systemd-sysctl writes the settings of all interfaces",
         "cd /proc/sys/net; for file in ipv4/conf/*/rp_filter; do echo 1 > $file; done; \
-         for file in ipv4/conf/*/send_redirects ipv4/conf/*/accept_redirects ipv6/conf/*/accept_ra; do echo 0 > $file; done; \
-         for file in ipv4/conf/*/arp_ignore; do echo 1 > $file; done; for file in ipv4/conf/*/arp_announce; do echo 2 > $file; done",
+         for file in ipv4/conf/*/send_redirects ipv4/conf/*/accept_redirects; do echo 0 > $file; done; \
+         for file in ipv4/conf/*/arp_ignore; do echo 1 > $file; done; \
+         for file in ipv4/conf/*/arp_announce; do echo 2 > $file; done",
         "cd /proc/sys/net/ipv4/conf; grep -H . */rp_filter */arp_ignore */arp_announce",
     ),
     step(

@@ -6,7 +6,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use super::{NewAddress, Translation, xtables};
+use super::{
+    rule::{NewAddress, Translation},
+    xtables,
+};
 use crate::model::{PortRange, PortSet};
 
 /// Number of four-byte registers.

@@ -8,8 +8,8 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::libc::{EINVAL, EOPNOTSUPP};
 
 use super::{
-    NatRule,
     interpreter::{Attributes, NFPROTO_IPV4, NFPROTO_IPV6, interpret},
+    rule::NatRule,
 };
 use crate::kernel::sock_diag::array;
 

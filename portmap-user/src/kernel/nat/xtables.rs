@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{NewAddress, Translation};
+use super::rule::{NewAddress, Translation};
 use crate::{
     kernel::sock_diag::array,
     model::{PortRange, PortSet},
