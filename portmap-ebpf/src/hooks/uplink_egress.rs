@@ -76,7 +76,7 @@ fn assign_flow(frame: &impl Frame, tables: &impl Tables, flow: u16) -> Verdict {
 #[inline(always)]
 fn track<V: IpVersion, P: ParsePath>(frame: &impl Frame, tables: &impl Tables) -> Result<(), Reason> {
     let ip = V::parse(frame)?;
-    if !V::is_shared(ip.source, tables) {
+    if !V::is_shared_at_all(tables.config()) || !V::is_shared(ip.source, tables) {
         return Ok(());
     }
     let l4 = P::parse_l4(frame, tables, &ip, HOST_SLOT)?;
