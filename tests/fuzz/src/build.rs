@@ -20,6 +20,8 @@ const ICMP: u8 = 0xff;
 const TYPES4: [u8; 10] = [8, 0, 3, 3, 11, 12, 5, 13, 4, 17];
 const TYPES6: [u8; 10] = [128, 129, 1, 3, 2, 4, 135, 133, 137, 130];
 const EXTENSIONS: [u8; 5] = [0, 43, 60, 51, 44];
+/// Flags of TCP segments: SYN, SYN and ACK, ACK, none, FIN and ACK, RST, RST and ACK, SYN and FIN.
+const FLAGS: [u8; 8] = [0x02, 0x12, 0x10, 0, 0x11, 0x04, 0x14, 0x03];
 /// Longer than the maximum of any length field.
 const GIANT: usize = 65_600;
 
@@ -221,8 +223,8 @@ fn transport(
         bytes.extend(to.to_be_bytes());
         bytes.extend([0, 8, 0, 0]);
         if protocol == 6 {
-            // Sequence numbers, length and flags: SYN, SYN and ACK, ACK, or none.
-            bytes.extend([0, 0, 0, 0, 0x50, one_of(&[2, 0x12, 0x10, 0], choice), 0xff, 0xff, 0, 0, 0, 0]);
+            // Sequence numbers, length and flags.
+            bytes.extend([0, 0, 0, 0, 0x50, one_of(&FLAGS, choice), 0xff, 0xff, 0, 0, 0, 0]);
         }
         return bytes;
     }

@@ -1,7 +1,9 @@
 //! Expected verdicts and state changes.
 
 use portmap_common::{
-    flow_state::{Echo, FragCacheEntry, HostFlowKey, NeighbourKey},
+    flow_state::{
+        Echo, FragCacheEntry, HostConnection, HostConnectionKey, HostFlowKey, Neighbour, NeighbourKey,
+    },
     tables::PortEntry,
 };
 use portmap_ebpf::verdict::{IcmpIdRewrite, NextHop, Origin};
@@ -22,7 +24,7 @@ pub enum Expected {
     /// To a container.
     Container(Delivery),
     /// From this slot to the outside.
-    Outside(u16, NextHop),
+    Outside(u16, Exit),
     /// From a container to the outside with a free identifier, or dropped if all candidates are taken.
     Request(EchoRequest),
     /// From this slot to the host.
@@ -33,6 +35,30 @@ pub enum Expected {
     Loopback,
     /// In a flow of the uplink's qdisc.
     AssignFlow(u16),
+}
+
+/// The way of a packet to the outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Index of the interface.
+    pub ifindex: u32,
+    /// The next hop.
+    pub next_hop: NextHop,
+}
+
+/// A question to the FIB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Whether it is about IPv6.
+    pub is_v6: bool,
+    /// Source address of the packet; an IPv4 address as `::ffff:a.b.c.d`.
+    pub source: [u8; 16],
+    /// Destination address, in the same form.
+    pub destination: [u8; 16],
+    /// Its protocol.
+    pub protocol: u8,
+    /// Source and destination port; 0 if it has none.
+    pub ports: (u16, u16),
 }
 
 /// A packet to a container.
@@ -55,8 +81,8 @@ pub struct EchoRequest {
     pub owner: Echo,
     /// The destination.
     pub peer: Peer,
-    /// The next hop.
-    pub next_hop: NextHop,
+    /// Its way.
+    pub exit: Exit,
     /// Offset of the message in the frame.
     pub message: usize,
 }
@@ -72,6 +98,10 @@ pub struct Outcome {
     pub reserves: Option<(Peer, u16)>,
     /// Flow of the host that is tracked.
     pub host_flow: Option<HostFlowKey>,
-    /// Neighbour that a container is charged for.
-    pub charges: Option<NeighbourKey>,
+    /// New entry of a neighbour that a container is charged for, or about which the FIB was asked.
+    pub neighbour: Option<(NeighbourKey, Neighbour)>,
+    /// New entry of a connection of the host's.
+    pub host_connection: Option<(HostConnectionKey, HostConnection)>,
+    /// Question to the FIB.
+    pub question: Option<Question>,
 }

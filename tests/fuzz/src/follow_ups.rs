@@ -27,8 +27,8 @@ pub fn subsequent_fragment(frame: &[u8], position: u8) -> Option<Vec<u8>> {
 }
 
 /// Returns the reply to a packet that has left, at the uplink: with ports and addresses swapped, and for an
-/// echo request the reply with the identifier on the wire.
-pub fn reply(frame: &[u8], verdict: &Verdict) -> Option<Vec<u8>> {
+/// echo request the reply with the identifier on the wire. `flags` are those of a TCP reply, unless they are 0.
+pub fn reply(frame: &[u8], verdict: &Verdict, flags: u8) -> Option<Vec<u8>> {
     let packet = reader::packet(frame)?;
     let behind = packet.behind()?;
     let mut other = frame.to_vec();
@@ -38,7 +38,15 @@ pub fn reply(frame: &[u8], verdict: &Verdict) -> Option<Vec<u8>> {
     other.get_mut(at..at + 2 * length)?.rotate_left(length);
     let at = Packet::START + behind.at;
     match packet.content(behind)? {
-        Content::Ports(..) => other.get_mut(at..at + 4)?.rotate_left(2),
+        Content::Ports(..) => {
+            other.get_mut(at..at + 4)?.rotate_left(2);
+            if behind.protocol == 6
+                && flags != 0
+                && let Some(old) = other.get_mut(at + 13)
+            {
+                *old = flags;
+            }
+        }
         Content::Echo { .. } => {
             *other.get_mut(at)? = if packet.is_v6 { 129 } else { 0 };
             if let Verdict::ToOutside { rewrite: rewrite @ IcmpIdRewrite { to, .. }, .. } = verdict

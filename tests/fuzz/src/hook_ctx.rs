@@ -3,24 +3,47 @@
 use portmap_common::{
     hook_point::HookPoint,
     marks::{DRY_RUN_MARK, HANDLED_MARK},
-    slot::veth_ifindex,
+    slot::{VETH_IFINDEX_BASE, veth_ifindex},
     tables::Mac,
 };
 use portmap_ebpf::{PacketBuf, Verdict, hooks, testing};
 
 use crate::{
-    values::{MAC, one_of},
+    values::{A, C, GONE, MAC, OTHER_UPLINK, UPLINK, one_of},
     world::World,
 };
 
 /// Bytes of an input that select a context.
 pub const HOOK_CTX_BYTES: usize = 3;
 
+/// Interfaces through which a frame entered the stack: mostly none, then host veths, then others, also next to
+/// the indices of host veths.
+const INGRESS: [u32; 16] = [
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    veth_ifindex(A),
+    veth_ifindex(GONE),
+    veth_ifindex(C),
+    VETH_IFINDEX_BASE,
+    VETH_IFINDEX_BASE + 4096,
+    OTHER_UPLINK,
+    UPLINK,
+];
+
 /// A hook, and the metadata of the frame there.
 #[derive(Clone, Copy, Debug)]
 pub struct HookCtx {
     /// The hook.
     pub hook: HookPoint,
+    /// Whether an egress hook is at another interface than the uplink.
+    pub is_elsewhere: bool,
     /// VLAN tag that the kernel has removed.
     pub vlan_tag: Option<u16>,
     /// `skb->mark`.
@@ -36,6 +59,7 @@ impl HookCtx {
     pub fn new(choices: [u8; HOOK_CTX_BYTES]) -> Self {
         let [hook, tag, rest] = choices;
         let slot = one_of(&World::slots(), hook >> 4);
+        let is_elsewhere = hook >= 0xd0;
         let hook = match hook & 0x0f {
             0..=3 => HookPoint::UplinkIngress,
             4..=8 => HookPoint::VethIngress(slot),
@@ -63,21 +87,26 @@ impl HookCtx {
             12 => 0x504d_0000,
             _ => 0,
         };
-        Self { hook, vlan_tag, mark, ingress_ifindex: if rest >> 4 == 15 { 77 } else { 0 }, priority }
+        Self { hook, is_elsewhere, vlan_tag, mark, ingress_ifindex: one_of(&INGRESS, rest >> 4), priority }
+    }
+
+    /// Returns the index of the interface at which the hook is.
+    pub fn ifindex(&self) -> u32 {
+        match self.hook {
+            HookPoint::UplinkEgress if self.is_elsewhere => OTHER_UPLINK,
+            HookPoint::UplinkIngress | HookPoint::UplinkEgress => UPLINK,
+            HookPoint::VethIngress(slot) => veth_ifindex(slot),
+            HookPoint::HostLoIngress | HookPoint::ContainerLoEgress => 1,
+            HookPoint::ContainerEth0Ingress => 2,
+        }
     }
 
     /// Returns the frame with its metadata.
     pub fn view<'a>(&self, bytes: &'a [u8]) -> PacketBuf<'a> {
-        let ifindex = match self.hook {
-            HookPoint::UplinkIngress | HookPoint::UplinkEgress => 77,
-            HookPoint::VethIngress(slot) => veth_ifindex(slot),
-            HookPoint::HostLoIngress | HookPoint::ContainerLoEgress => 1,
-            HookPoint::ContainerEth0Ingress => 2,
-        };
         let Self { vlan_tag, mark, ingress_ifindex, priority, .. } = *self;
         PacketBuf {
             bytes,
-            ifindex,
+            ifindex: self.ifindex(),
             ingress_ifindex,
             mac: Mac::new(MAC),
             vlan_tag,

@@ -10,12 +10,15 @@
 pub mod build;
 pub mod check;
 pub mod expected;
+pub mod fib;
 pub mod follow_ups;
 pub mod hook_ctx;
 pub mod input;
+pub mod past;
 pub mod reader;
 pub mod spec;
 pub mod state;
 pub mod targets;
+pub mod tcp;
 pub mod values;
 pub mod world;

@@ -81,9 +81,9 @@ pub fn mapped([a, b, c, d]: [u8; 4]) -> [u8; 16] {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
 
-/// Returns whether an address is in 127.0.0.0/8 or is `::1`.
-pub fn is_loopback(address: [u8; 16]) -> bool {
-    address.starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127]) || is_one(address)
+/// Returns whether an address of an IP version is in 127.0.0.0/8 or is `::1`.
+pub fn is_loopback(is_v6: bool, address: [u8; 16]) -> bool {
+    if is_v6 { is_one(address) } else { address[12] == 127 }
 }
 
 /// Returns whether an address is `::1`.

@@ -1,9 +1,10 @@
 //! State between packets, in a form that the tables and the specification's model share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use portmap_common::flow_state::{
-    Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostFlowKey, NeighbourKey,
+    Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostConnection, HostConnectionKey,
+    HostFlowKey, Neighbour, NeighbourKey,
 };
 
 use crate::reader::mapped;
@@ -55,8 +56,12 @@ pub struct State {
     pub echoes: BTreeMap<(Peer, u16), Echo>,
     /// Times of the host's last packets by flow.
     pub host_flows: BTreeMap<HostFlowKey, u64>,
-    /// Times at which containers were charged for neighbours.
-    pub neighbours: BTreeMap<NeighbourKey, u64>,
+    /// Times at which containers were charged for neighbours, and at which the FIB was asked.
+    pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
+    /// Connections of the host's.
+    pub host_connections: BTreeMap<HostConnectionKey, HostConnection>,
+    /// Ports with the flag that there are such connections.
+    pub flagged: BTreeSet<u16>,
     /// Owner of all identifiers that are not in `echoes`, towards all peers.
     pub default_owner: Option<Echo>,
 }

@@ -15,18 +15,32 @@ pub const PEER: [u8; 4] = [10, 0, 0, 9];
 /// See [`PEER`].
 pub const PEER6: [u8; 16] = *b"\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x09";
 
+/// Further shared addresses, of which a host may have none, one or both: in the network of the primary one, and
+/// elsewhere.
+pub const SECOND: [[u8; 4]; 2] = [[10, 0, 0, 3], [192, 0, 2, 8]];
+/// See [`SECOND`].
+pub const SECOND6: [[u8; 16]; 2] =
+    [*b"\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x03", *b"\x20\x01\x0d\xb8\0\x01\0\0\0\0\0\0\0\0\0\x08"];
+/// Interface index of the uplink.
+pub const UPLINK: u32 = 77;
+/// Interface index of another interface that leads outside.
+pub const OTHER_UPLINK: u32 = 78;
+
 /// IPv4 addresses of all kinds.
-pub const ADDRESSES4: [[u8; 4]; 14] = [
+pub const ADDRESSES4: [[u8; 4]; 17] = [
     HOST,
     PEER,
     [192, 0, 2, 7],
+    SECOND[0],
+    SECOND[1],
+    SECOND[0],
     [127, 0, 0, 1],
     [127, 255, 255, 254],
     GATEWAY,
     [10, 0, 0, 0],
     [10, 0, 0, 255],
     [10, 0, 0, 2],
-    [10, 0, 0, 3],
+    [10, 0, 0, 4],
     [0, 1, 2, 3],
     [223, 255, 255, 255],
     [224, 0, 0, 1],
@@ -34,9 +48,12 @@ pub const ADDRESSES4: [[u8; 4]; 14] = [
 ];
 
 /// IPv6 addresses of all kinds.
-pub const ADDRESSES6: [[u8; 16]; 12] = [
+pub const ADDRESSES6: [[u8; 16]; 15] = [
     HOST6,
     PEER6,
+    SECOND6[0],
+    SECOND6[1],
+    SECOND6[0],
     *b"\x20\x01\x0d\xb8\0\x01\0\0\0\0\0\0\0\0\0\x07",
     *b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01",
     GATEWAY6,

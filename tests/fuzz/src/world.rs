@@ -5,24 +5,31 @@ use std::cell::{Cell, RefCell};
 
 use portmap_common::{
     flow_state::{
-        Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostFlow, HostFlowKey, Neighbour,
-        NeighbourKey,
+        Echo, EchoKey, FragCacheEntry, FragmentKey4, FragmentKey6, HostConnection, HostConnectionKey,
+        HostFlow, HostFlowKey, Neighbour, NeighbourKey,
     },
     gcra::GcraState,
     slot::{HOST_SLOT, veth_ifindex},
     tables::{
-        Address4, Address6, Config, Endpoint, HOST_ACCESS_LIMITED, LOOPBACK_PRIVATE, Listener, Mac, PortEntry,
+        Address4, Address6, Config, Endpoint, HOST_ACCESS_LIMITED, HOST_CONNECTIONS, LOOPBACK_PRIVATE,
+        Listener, Mac, PortEntry,
     },
 };
-use portmap_ebpf::Tables;
+use portmap_ebpf::{
+    Tables,
+    route::{FibAnswer, FibQuestion},
+};
 
 use crate::{
+    expected::Question,
+    fib,
+    reader::mapped,
     state::{State, parts},
-    values::{A, B, C, GATEWAY, GATEWAY6, GONE, HOST, HOST6, LO_MAC, MAC, one_of},
+    values::{A, B, C, GATEWAY, GATEWAY6, GONE, HOST, HOST6, LO_MAC, MAC, SECOND, SECOND6, UPLINK, one_of},
 };
 
 /// Bytes of an input that select a world.
-pub const WORLD_BYTES: usize = 8;
+pub const WORLD_BYTES: usize = 10;
 
 const NETMASKS: [[u8; 4]; 8] = [
     [255, 255, 255, 0],
@@ -56,22 +63,32 @@ pub struct World {
     pub memory: RefCell<State>,
     /// Number of further claims that another CPU wins.
     pub races: Cell<u8>,
+    /// Further shared addresses, by place in [`SECOND`] and in [`SECOND6`].
+    seconds: [[bool; 2]; 2],
+    /// Selects the FIB's answers.
+    routes: u8,
+    /// Questions to the FIB.
+    pub asked: RefCell<Vec<Question>>,
 }
 
 impl World {
-    /// Returns the world that these bytes select: all zero is a host with both IP versions, gateways and
-    /// three containers.
+    /// Returns the world that these bytes select: all zero is a host with both IP versions, one address of
+    /// each, gateways, direct routes and three containers.
     pub fn new(choices: [u8; WORLD_BYTES]) -> Self {
-        let [network, state, p0, p1, owner_p, q0, q1, owner_q] = choices;
+        let [network, state, p0, p1, owner_p, q0, q1, owner_q, addresses, routes] = choices;
         let bit = |place: u8| network >> place & 1 != 0;
         let prefix = one_of(&PREFIXES, network >> 6);
+        // Without a primary IPv6 address there are no others.
+        let bits = if bit(0) { addresses & 3 } else { addresses };
+        let seconds = [[bits & 1 != 0, bits & 2 != 0], [bits & 4 != 0, bits & 8 != 0]];
+        let count = |present: [bool; 2]| present.map(u32::from).iter().sum();
         let netmask6: [u8; 16] =
             std::array::from_fn(|at| !(0xff_u8.checked_shr(clamped(prefix, at)).unwrap_or(0)));
         let config = Config {
             host_ip: Address4::new(HOST),
             netmask: Address4::new(one_of(&NETMASKS, network >> 3)),
             gateway: Address4::new(if bit(1) { [0; 4] } else { GATEWAY }),
-            uplink_ifindex: 77,
+            uplink_ifindex: UPLINK,
             host_ip6: Address6::new(if bit(0) { [0; 16] } else { HOST6 }),
             netmask6: Address6::new(netmask6),
             gateway6: Address6::new(if bit(2) { [0; 16] } else { GATEWAY6 }),
@@ -79,8 +96,12 @@ impl World {
             lo_mac: Mac::new(LO_MAC),
             uplink_flows: if state & 4 != 0 { 4097 } else { 0 },
             reach: if state & 64 != 0 { HOST_ACCESS_LIMITED } else { 0 },
-            secret: u64::from_le_bytes(choices),
+            secret: u64::from_le_bytes([network, state, p0, p1, owner_p, q0, q1, owner_q]),
             broadcasts: u32::from(owner_q >> 7),
+            more_addresses4: count(seconds[0]),
+            more_addresses6: count(seconds[1]),
+            direct4: u32::from(addresses & 16 == 0),
+            direct6: u32::from(addresses & 32 == 0),
             reserved: 0,
             // One IPv4 address and all IPv6 addresses.
             listener: if state & 128 != 0 {
@@ -108,6 +129,9 @@ impl World {
             neighbour_limited: owner_p >= 0x80,
             memory: RefCell::default(),
             races: Cell::default(),
+            seconds,
+            routes,
+            asked: RefCell::default(),
         };
         let owner = |choice| one_of(&[A, B, C, HOST_SLOT], choice);
         world.ports = vec![
@@ -159,9 +183,34 @@ impl World {
         self.ports.insert(0, (port, slot));
     }
 
+    /// Changes the FIB, and whether programs must ask it for every packet.
+    pub fn reroute(&mut self, routes: u8, direct: u8) {
+        self.routes = routes;
+        self.config.direct4 = u32::from(direct & 1);
+        self.config.direct6 = u32::from(direct >> 1 & 1);
+    }
+
+    /// Returns the owner of a port, without flags of the port.
+    pub fn owner(&self, port: u16) -> PortEntry {
+        let owner = self.ports.iter().find(|(other, _)| *other == port).map_or(HOST_SLOT, |(_, slot)| *slot);
+        let is_there = self.endpoints.iter().any(|(slot, _)| *slot == owner);
+        if is_there { self.endpoint(owner).entry(owner) } else { PortEntry::default() }
+    }
+
     /// Returns whether a slot owns any port.
     pub fn owns_any(&self, slot: u16) -> bool {
-        self.ports.iter().any(|&(port, owner)| owner == slot && self.port(port).slot == slot)
+        self.ports.iter().any(|&(port, owner)| owner == slot && self.owner(port).slot == slot)
+    }
+
+    /// Returns whether an address is a further shared one.
+    pub fn is_second(&self, is_v6: bool, address: [u8; 16]) -> bool {
+        let seconds = if is_v6 { SECOND6 } else { SECOND.map(mapped) };
+        seconds.iter().zip(self.seconds[usize::from(is_v6)]).any(|(second, has)| has && *second == address)
+    }
+
+    /// Returns the FIB's answer for a destination.
+    pub fn answer(&self, is_v6: bool, destination: [u8; 16]) -> FibAnswer {
+        fib::answer(self.routes, is_v6, destination)
     }
 
     /// Returns whether a local or other packet exceeds the rate limit of a slot.
@@ -187,9 +236,11 @@ fn clamped(prefix: usize, byte: usize) -> u32 {
 
 impl Tables for World {
     fn port(&self, port: u16) -> PortEntry {
-        let owner = self.ports.iter().find(|(other, _)| *other == port).map_or(HOST_SLOT, |(_, slot)| *slot);
-        let is_there = self.endpoints.iter().any(|(slot, _)| *slot == owner);
-        if is_there { self.endpoint(owner).entry(owner) } else { PortEntry::default() }
+        let mut entry = self.owner(port);
+        if self.memory.borrow().flagged.contains(&port) {
+            entry.flags |= HOST_CONNECTIONS;
+        }
+        entry
     }
 
     fn endpoint(&self, slot: u16) -> Endpoint {
@@ -265,11 +316,11 @@ impl Tables for World {
     }
 
     fn neighbour(&self, key: &NeighbourKey) -> Option<Neighbour> {
-        self.memory.borrow().neighbours.get(key).copied().map(|seen| Neighbour { seen })
+        self.memory.borrow().neighbours.get(key).copied()
     }
 
     fn set_neighbour(&self, key: &NeighbourKey, neighbour: &Neighbour) {
-        self.memory.borrow_mut().neighbours.insert(*key, neighbour.seen);
+        self.memory.borrow_mut().neighbours.insert(*key, *neighbour);
     }
 
     fn charge_neighbour(&self, slot: u16, now: u64) -> bool {
@@ -280,6 +331,32 @@ impl Tables for World {
     fn is_broadcast(&self, address: Address4) -> bool {
         assert_ne!(self.config.broadcasts, 0, "there is nothing to look up");
         address.bytes == OTHER_BROADCAST
+    }
+
+    fn is_address4(&self, address: Address4) -> bool {
+        assert_ne!(self.config.more_addresses4, 0, "there is nothing to look up");
+        self.is_second(false, mapped(address.bytes))
+    }
+
+    fn is_address6(&self, address: Address6) -> bool {
+        assert_ne!(self.config.more_addresses6, 0, "there is nothing to look up");
+        self.is_second(true, address.bytes)
+    }
+
+    fn fib(&self, question: &FibQuestion) -> FibAnswer {
+        let question = fib::question(question);
+        self.asked.borrow_mut().push(question);
+        self.answer(question.is_v6, question.destination)
+    }
+
+    fn host_connection(&self, key: &HostConnectionKey) -> HostConnection {
+        self.memory.borrow().host_connections.get(key).copied().unwrap_or_default()
+    }
+
+    fn set_host_connection(&self, key: &HostConnectionKey, connection: &HostConnection) {
+        let mut memory = self.memory.borrow_mut();
+        memory.host_connections.insert(*key, *connection);
+        memory.flagged.insert(key.local_port);
     }
 
     fn policer(&self, slot: u16) -> Option<&GcraState> {
