@@ -79,8 +79,8 @@ pub const QUEUE_LOCAL: u16 = 2;
 /// Flag of an owner: packets from or to a loopback address neither leave its namespace nor enter it.
 pub const LOOPBACK_PRIVATE: u16 = 4;
 /// Flag of a port, which the program at the egress of the host's interfaces sets: a connection of the host's
-/// uses the port, see [`HostConnectionKey`](crate::flow_state::HostConnectionKey). It stays until the daemon
-/// writes the entry.
+/// uses the port, see [`HostConnectionKey`](crate::flow_state::HostConnectionKey). It stays until the host owns
+/// the port.
 pub const HOST_CONNECTIONS: u16 = 8;
 
 impl PortEntry {

@@ -84,9 +84,13 @@ pub fn track<V: IpVersion>(
     let is_closing =
         reach::closes_connection(frame, ip, l4) || (was_closing && !reach::opens_connection(frame, ip, l4));
     let is_long = l4.protocol == TCP && !is_closing;
-    let until = now.wrapping_add(if is_long { HOST_TCP_LIFETIME } else { HOST_CONNECTION_LIFETIME });
-    let is_recorded = is_known
-        && is_closing == was_closing
+    let mut until = now.wrapping_add(if is_long { HOST_TCP_LIFETIME } else { HOST_CONNECTION_LIFETIME });
+    let is_same = is_known && is_closing == was_closing;
+    if is_same && until < known.until {
+        // A datagram or a fragment with the same addresses and ports does not shorten a TCP connection.
+        until = known.until;
+    }
+    let is_recorded = is_same
         && until <= known.until.wrapping_add(HOST_CONNECTION_REFRESH)
         && entry.flags & HOST_CONNECTIONS != 0;
     if !is_recorded {

@@ -17,7 +17,7 @@ use portmap_common::{
 };
 
 use crate::{
-    packet::{IpHeader, IpVersion, ParsedL4, V4, V6, ipv6::Address},
+    packet::{IpHeader, IpVersion, ParsedL4, V4, V6, ipv6::Address, l4::L4Kind},
     tables::Tables,
     verdict::NextHop,
 };
@@ -31,11 +31,11 @@ pub struct FibQuestion {
     pub destination: Address6,
     /// IP version.
     pub version: u32,
-    /// Protocol.
+    /// Protocol of the datagram, also for a subsequent fragment.
     pub protocol: u32,
-    /// Source port.
+    /// Source port; 0 if the packet has none, as an ICMP error.
     pub source_port: u16,
-    /// Destination port.
+    /// Destination port; 0 if the packet has none.
     pub destination_port: u16,
 }
 
@@ -130,13 +130,16 @@ pub fn exit<V: Route>(
             });
         }
     }
+    // The ports of an error are those of the packet that it is about.
+    let has_ports = l4.info.kind == L4Kind::Ports;
+    let ports = l4.info.ports;
     let answer = tables.fib(&FibQuestion {
         source: V::to_mapped(ip.source),
         destination: V::to_mapped(ip.destination),
         version: V::NUMBER,
-        protocol: l4.protocol,
-        source_port: l4.info.ports.source,
-        destination_port: l4.info.ports.destination,
+        protocol: l4.datagram_protocol,
+        source_port: if has_ports { ports.source } else { 0 },
+        destination_port: if has_ports { ports.destination } else { 0 },
     });
     if answer.outcome == FibAnswer::NO_ROUTE {
         return Err(Reason::NoRoute);

@@ -103,6 +103,8 @@ pub struct ParsedL4<V: IpVersion> {
     pub info: L4Info<V>,
     /// Protocol of the L4 header in the packet; 0 in a subsequent fragment, which has no such header.
     pub protocol: u32,
+    /// Protocol of the datagram, also in a subsequent fragment.
+    pub datagram_protocol: u32,
     /// Offset of that header in the frame.
     pub transport: usize,
     /// Whether the packet is a fragment, the first or a subsequent one.
@@ -117,7 +119,15 @@ impl<V: IpVersion> ParsedL4<V> {
     /// Returns the parsed L4 of an unfragmented packet.
     #[inline(always)]
     pub(crate) const fn unfragmented(info: L4Info<V>, protocol: u32, transport: usize) -> Self {
-        Self { info, protocol, transport, is_fragment: false, is_first: false, datagram: 0 }
+        Self {
+            info,
+            protocol,
+            datagram_protocol: protocol,
+            transport,
+            is_fragment: false,
+            is_first: false,
+            datagram: 0,
+        }
     }
 
     /// Returns the offset of the transport header whose checksum the sender may offload to the interface:

@@ -112,6 +112,7 @@ fn parse<V: IpVersion>(
         return Ok(ParsedL4 {
             info,
             protocol: 0,
+            datagram_protocol: protocol,
             transport: 0,
             is_fragment: true,
             is_first: false,
@@ -126,5 +127,13 @@ fn parse<V: IpVersion>(
         return Err(Reason::Protocol);
     };
     let is_first = l4.is_first();
-    Ok(ParsedL4 { info, protocol, transport, is_fragment: is_first, is_first, datagram: l4.datagram })
+    Ok(ParsedL4 {
+        info,
+        protocol,
+        datagram_protocol: protocol,
+        transport,
+        is_fragment: is_first,
+        is_first,
+        datagram: l4.datagram,
+    })
 }

@@ -216,7 +216,8 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn neighbour(&self, key: &NeighbourKey) -> Option<Neighbour> {
-        // SAFETY: an entry is one aligned word and read atomically.
+        // SAFETY: the pointer is valid as long as the program runs. Each of the two times is one aligned word; if
+        // they are of different moments, a check is made once too often or a charge once more.
         unsafe { PM_NEIGHBOURS.get(key) }.copied()
     }
 

@@ -102,11 +102,13 @@ impl Decider<'_> {
         let until = now + if segment.is_some() && !is_ended { LONG } else { SHORT };
         let closing = u32::from(is_ended);
         let connection = match before {
-            // Packets of other protocols, and fragments, do not shorten it.
-            Some(before) if before.closing == closing => HostConnection {
-                until: if until > before.until + STEP { until } else { before.until },
-                ..before
-            },
+            Some(before) if before.closing == closing => {
+                let is_recorded =
+                    self.memory.flagged.contains(&key.local_port) && until <= before.until + STEP;
+                // Packets of other protocols, and fragments, do not shorten it.
+                let until = if is_recorded { before.until } else { until.max(before.until) };
+                HostConnection { until, ..before }
+            }
             _ => HostConnection { until, closing, reserved: 0 },
         };
         self.host_connection = Some((key, connection));
