@@ -40,7 +40,8 @@ fn key<V: IpVersion>(ip: &IpHeader<V>, l4: &ParsedL4<V>, direction: Direction) -
     let (source, destination) =
         if is_error { (info.inner_source, info.inner_destination) } else { (ip.source, ip.destination) };
     // The inner packet of an error went the other way.
-    let (local, local_port, peer, peer_port) = if (direction == Direction::Out) != is_error {
+    let goes_out = (direction == Direction::Out) ^ is_error;
+    let (local, local_port, peer, peer_port) = if goes_out {
         (source, info.ports.source, destination, info.ports.destination)
     } else {
         (destination, info.ports.destination, source, info.ports.source)

@@ -98,7 +98,8 @@ pub fn decode(words: EncodedVerdict) -> Option<Verdict> {
                 TO_OUTSIDE_V6 => AF_INET6,
                 _ => 0,
             };
-            let [slot, at] = [first as u16 >> KIND_BITS, (first >> 16) as u16];
+            let [a0, a1, b0, b1] = first.to_le_bytes();
+            let (slot, at) = (u16::from_le_bytes([a0, a1]) >> KIND_BITS, u16::from_le_bytes([b0, b1]));
             Verdict::ToOutside {
                 slot,
                 ifindex: message,

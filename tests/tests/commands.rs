@@ -281,7 +281,7 @@ fn settings_that_cannot_work_are_refused() {
         assert_eq!(seen, code, "{changed:?}: {log}");
         assert!(log.lines().last().is_some_and(|line| line.contains(expected)), "{changed:?}: {log}");
     }
-    sandbox.sh(Netns::Host, "ip route del default");
+    sandbox.sh(Netns::Host, "ip route del default; ip -6 route del default");
     let (code, log) = sandbox.refused_daemon(&DAEMON_FLAGS);
     assert_eq!(code, 2, "{log}");
     assert!(log.contains("name the uplink with --uplink"), "{log}");

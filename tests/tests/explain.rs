@@ -122,7 +122,7 @@ fn explain_covers_every_path_without_counting() {
         ),
         ("--from a --to 10.0.0.2:80", TO_OUTSIDE, "to the outside by 10.0.0.2"),
         ("--from a --to 192.0.2.1:80 --proto udplite", TO_OUTSIDE, "to the outside by 10.0.0.2"),
-        ("--from a --to 10.0.0.7:80 --proto dccp", TO_OUTSIDE, "to the outside by eth0, to a neighbour"),
+        ("--from a --to 10.0.0.7:80 --proto dccp", TO_OUTSIDE, "to the outside by uplink, to a neighbour"),
         ("--from a --to 10.0.0.2 --proto icmp", TO_OUTSIDE, "to the outside by 10.0.0.2"),
         ("--from a --sport 22 --to 10.0.0.2:80", VETH_DROPS, "dropped: source_port"),
         ("--from a --src 10.0.0.9 --to 10.0.0.2:80", VETH_DROPS, "dropped: source_address"),
@@ -165,8 +165,8 @@ fn explain_covers_ipv6_where_shared() {
             "to the host's stack",
         ),
         ("--from a --to fd00::1 --proto icmp6", OWN, "stays inside"),
-        ("--from a --to fd00::2 --proto icmp6", TO_OUTSIDE, "to the outside by fd00::2"),
-        ("--from a --to [fd00::2]:80", TO_OUTSIDE, "to the outside by fd00::2"),
+        ("--from a --to fd00::2 --proto icmp6", TO_OUTSIDE, "to the outside by uplink, to a neighbour"),
+        ("--from a --to [fd00::2]:80", TO_OUTSIDE, "to the outside by uplink, to a neighbour"),
         ("--from a --to [2001:db8::9]:80", VETH_DROPS, "dropped: no_route"),
         ("--from a --to [ff02::fb]:5353 --proto udp", VETH_DROPS, "dropped: destination"),
     ] {
@@ -260,7 +260,7 @@ fn explain_shows_the_rewritten_icmp_id() {
     let seen = clock::monotonic().expect("every kernel has it");
     echoes.insert(key, Echo { generation, slot: 2, id: 1, seen }, 0).expect("written");
     let (_, text) = explain(&sandbox, "--from a --to 10.0.0.2 --proto icmp");
-    assert!(text.starts_with("to the outside by 10.0.0.2 on eth0, with the identifier "), "{text}");
+    assert!(text.starts_with("to the outside by 10.0.0.2 on uplink, with the identifier "), "{text}");
     check(&sandbox, "--from b --to 10.0.0.2 --proto icmp", TO_OUTSIDE, "to the outside by 10.0.0.2");
     // Identifiers of a deleted container are released.
     let seen = seen.saturating_sub(ECHO_LIFETIME + 1);

@@ -20,6 +20,7 @@ use crate::kernel::error::{Context as _, Error, Failure, Result};
 pub type Mac = [u8; 6];
 
 /// Properties of an interface.
+#[expect(clippy::struct_excessive_bools, reason = "they are independent properties")]
 #[derive(Clone, Debug)]
 pub struct Interface {
     /// Index in its namespace.

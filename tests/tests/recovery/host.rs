@@ -69,7 +69,11 @@ fn host_change_reaches_containers() {
     // Another gateway.
     sandbox.sh(Netns::Outside, "ip address add 10.0.0.3/24 dev eth0");
     sandbox.sh(Netns::Host, "ip route replace default via 10.0.0.3");
-    wait::until("the new gateway", || sandbox.ok(&["doctor"]).contains("default gateway 10.0.0.3"));
+    wait::until("the new gateway", || {
+        let doctor = sandbox.portmap(&["doctor"]);
+        doctor.status.success()
+            && String::from_utf8_lossy(&doctor.stdout).contains("default gateway 10.0.0.3")
+    });
     check_traffic(&sandbox, host);
     // Another name.
     sandbox.sh(Netns::Host, "ip link set uplink down; ip link set uplink name wan0; ip link set wan0 up");
@@ -184,7 +188,7 @@ fn uplink_failover_moves_containers() {
         });
         wait::until("health", || is_healthy(&sandbox));
         check_traffic(&sandbox, host);
-        assert_eq!((is_attached("uplink"), is_attached("second")), (host == first, host == second));
+        assert!(is_attached("uplink") && is_attached("second"), "packets come by both");
     }
     assert!(daemon.log().contains("of second"), "{}", daemon.log());
 }

@@ -15,7 +15,7 @@ use crate::{
     recording_tables::RecordingTables,
     situation::{Situation, TCP, Way},
     spec_model,
-    spec_parser::{self, Content},
+    spec_parser::{self, Content, PortsHeader},
     spec_state::{CachedContent, Entry, IdOwner, SpecState, StateChange},
     world::{Case, World},
 };
@@ -221,7 +221,7 @@ fn expected_changes(situation: &Situation<'_>, verdict: Verdict) -> Vec<StateCha
         changes.push(StateChange::HostConnection(key, connection));
     }
     if verdict == Verdict::Continue(Reason::HostConnection)
-        && packet.ports_header.is_some_and(|header| header.aborts())
+        && packet.ports_header.is_some_and(PortsHeader::aborts)
         && let Some(key) = situation.connection(true)
     {
         let until = NOW + HOST_CONNECTION_LIFETIME;

@@ -15,7 +15,7 @@ use portmap_ebpf::{Verdict, verdict::IcmpIdRewrite};
 
 use crate::{
     differential::NOW,
-    spec_parser::{self, Content, InnerContent, InnerPacket, ParsedFrame, loopback_slot},
+    spec_parser::{self, Content, InnerContent, InnerPacket, ParsedFrame, PortsHeader, loopback_slot},
     spec_state::{IdOwner, SpecState, in_map},
     world::{Case, LONGEST, World},
 };
@@ -198,7 +198,7 @@ impl Situation<'_> {
             }
             let used = self.memory.neighbours.get(&(self.sender(), destination));
             let is_checked = used.is_some_and(|(_, checked)| NOW - checked <= NEIGHBOUR_CHECK_INTERVAL);
-            let opens = self.packet.ports_header.is_some_and(|header| header.opens());
+            let opens = self.packet.ports_header.is_some_and(PortsHeader::opens);
             if gateway == Some(destination) || (is_checked && !opens) {
                 return Some(Way::Known(destination));
             }

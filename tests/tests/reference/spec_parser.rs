@@ -51,6 +51,7 @@ pub(crate) struct PortsHeader {
 }
 
 /// Flags of a TCP segment.
+#[expect(clippy::struct_excessive_bools, reason = "each is a bit of the header")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Flags {
     pub(crate) fin: bool,
@@ -63,17 +64,17 @@ impl PortsHeader {
     const TCP: u8 = 6;
 
     /// Returns whether a TCP segment opens a connection, or is too short to exclude that.
-    pub(crate) fn opens(&self) -> bool {
+    pub(crate) fn opens(self) -> bool {
         self.protocol == Self::TCP && self.flags.is_none_or(|flags| flags.syn && !flags.ack)
     }
 
     /// Returns whether a TCP segment ends a connection.
-    pub(crate) fn ends(&self) -> bool {
+    pub(crate) fn ends(self) -> bool {
         self.protocol == Self::TCP && self.flags.is_some_and(|flags| flags.fin || flags.rst)
     }
 
     /// Returns whether a TCP segment aborts a connection.
-    pub(crate) fn aborts(&self) -> bool {
+    pub(crate) fn aborts(self) -> bool {
         self.protocol == Self::TCP && self.flags.is_some_and(|flags| flags.rst)
     }
 }

@@ -44,7 +44,7 @@ impl Projection<'_> {
     pub(super) fn of<'a>(&self, routes: impl Iterator<Item = &'a Route>) -> Projected {
         let mut by_key = BTreeMap::<Key, HostRoute>::new();
         for route in routes {
-            if self.is_relevant(route) {
+            if Self::is_relevant(route) {
                 // The kernel uses the first of several routes with the same key.
                 by_key.entry(route.route.key()).or_insert_with(|| self.project(route));
             }
@@ -61,7 +61,7 @@ impl Projection<'_> {
         Projected { routes, left_out: rest.len() }
     }
 
-    fn is_relevant(&self, route: &Route) -> bool {
+    fn is_relevant(route: &Route) -> bool {
         let HostRoute { destination, prefix_length, table, .. } = route.route;
         let is_asked = table == TABLE_MAIN || (table == TABLE_DEFAULT && destination.is_ipv4());
         let is_kind = match route.route.kind {

@@ -355,14 +355,14 @@ impl HostState {
     pub(in crate::daemon) fn describe_addresses(&self) -> String {
         const MOST_NAMED: usize = 8;
         let more = self.more_addresses();
-        let mut text = format!("{} on {}", self.primary_addresses(), self.uplink);
-        if !more.is_empty() {
-            let named: Vec<String> = more.iter().take(MOST_NAMED).map(IpAddr::to_string).collect();
-            let others = more.len() - named.len();
-            let others = if others == 0 { String::new() } else { format!(" and {others} more") };
-            text.push_str(&format!("; also {}{others}", named.join(", ")));
+        let text = format!("{} on {}", self.primary_addresses(), self.uplink);
+        if more.is_empty() {
+            return text;
         }
-        text
+        let named: Vec<String> = more.iter().take(MOST_NAMED).map(IpAddr::to_string).collect();
+        let others = more.len() - named.len();
+        let others = if others == 0 { String::new() } else { format!(" and {others} more") };
+        format!("{text}; also {}{others}", named.join(", "))
     }
 
     /// Describes how packets of containers are routed.
@@ -521,12 +521,12 @@ fn find_uplink(
             Error::usage(format!("no such interface: {name:?}; `ip link` lists the existing ones"))
         });
     }
-    let interfaces: Vec<u32> = routes
-        .into_iter()
-        .flat_map(default_routes)
-        .flat_map(|route| &route.hops)
-        .map(|hop| hop.interface)
-        .collect();
+    // A default route of IPv6 counts only on a host without one of IPv4.
+    let interfaces = routes.map(|routes| -> Vec<u32> {
+        default_routes(routes).into_iter().flat_map(|route| &route.hops).map(|hop| hop.interface).collect()
+    });
+    let [v4, v6] = &interfaces;
+    let interfaces = if v4.is_empty() { v6 } else { v4 };
     let index = in_use.filter(|index| interfaces.contains(index)).or(interfaces.first().copied());
     let index = index.ok_or_else(|| {
         Error::usage("no uplink: the host has no default route; name the uplink with --uplink")

@@ -1,0 +1,289 @@
+//! Hosts as people have them: bridges, second cards, tunnels, virtual addresses, routes of every form, NAT, and
+//! connections that are older than a container. A process of the host in the same place is the oracle.
+
+mod tunnel;
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    time::Duration,
+};
+
+use portmap_tests::{
+    daemon::Daemon,
+    sandbox::{FAR, FAR6, HOST, HOST6, Netns, OUTSIDE, OUTSIDE6, Sandbox},
+    service::{Service, Transport, ask},
+    wait,
+};
+
+const A: Netns<'_> = Netns::Container("a");
+/// A container of another tool, on a bridge of the host.
+const BOX: Netns<'_> = Netns::Container("box");
+const PORT: u16 = 31000;
+const HOST_PORT: u16 = 8080;
+const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
+
+/// A bridge `docker0` with a namespace `box`, which reaches the outside by the host.
+const BRIDGE: &str = "
+ip netns add box
+ip link add docker0 type bridge
+ip address add 172.17.0.1/16 dev docker0
+ip address add fd17::1/64 dev docker0 nodad
+ip link set docker0 up
+ip link add port type veth peer name eth0 netns box
+ip link set port master docker0 up
+ip -n box link set lo up
+ip -n box address add 172.17.0.2/16 dev eth0
+ip -n box address add fd17::2/64 dev eth0 nodad
+ip -n box link set eth0 up
+ip -n box route add default via 172.17.0.1
+echo 1 > /proc/sys/net/ipv4/ip_forward
+";
+
+/// Starts a daemon, a container `a` with a service on its port, and services of the host and outside.
+fn world(set_up: &str) -> (Sandbox, Daemon, Vec<[Service; 2]>) {
+    let sandbox = Sandbox::new();
+    sandbox.sh(Netns::Host, &format!("set -e\n{set_up}"));
+    let daemon = sandbox.daemon();
+    sandbox.ok(&["add", "a", "--ports", "31000-31009"]);
+    let services = [(A, PORT, "a"), (Netns::Host, HOST_PORT, "host"), (Netns::Outside, HOST_PORT, "outside")]
+        .map(|(netns, port, name)| Service::both(&sandbox, netns, port, name));
+    (sandbox, daemon, services.into())
+}
+
+/// Asserts who answers, and returns the client's address as the service saw it.
+#[track_caller]
+fn expect(sandbox: &Sandbox, from: Netns<'_>, to: (impl Into<IpAddr> + Copy, u16), who: &str) -> IpAddr {
+    let mut client = None;
+    for transport in TRANSPORTS {
+        let to = SocketAddr::from((to.0.into(), to.1));
+        let answer = ask(sandbox, from, transport, to);
+        let answer = answer.unwrap_or_else(|error| panic!("{transport:?} {from:?} to {to}: {error}"));
+        assert_eq!(answer.from, who, "{transport:?} {from:?} to {to}");
+        client = Some(answer.client.ip());
+    }
+    client.expect("two answers")
+}
+
+/// Waits until somebody answers.
+#[track_caller]
+fn wait_for(sandbox: &Sandbox, from: Netns<'_>, to: (impl Into<IpAddr>, u16), who: &str) {
+    let to = SocketAddr::from(to);
+    wait::until(&format!("{who} at {to} for {from:?}"), || {
+        ask(sandbox, from, Transport::Tcp, to).is_ok_and(|answer| answer.from == who)
+    });
+}
+
+#[test]
+fn bridge_neighbours_and_containers_reach_each_other() {
+    let (sandbox, _daemon, _services) = world(BRIDGE);
+    let _box = Service::both(&sandbox, BOX, 80, "box");
+    let bridge: [IpAddr; 2] =
+        [Ipv4Addr::new(172, 17, 0, 1).into(), Ipv6Addr::new(0xfd17, 0, 0, 0, 0, 0, 0, 1).into()];
+    let other: [IpAddr; 2] =
+        [Ipv4Addr::new(172, 17, 0, 2).into(), Ipv6Addr::new(0xfd17, 0, 0, 0, 0, 0, 0, 2).into()];
+    for address in bridge.into_iter().chain([HOST.into()]) {
+        expect(&sandbox, BOX, (address, HOST_PORT), "host");
+        expect(&sandbox, BOX, (address, PORT), "a");
+        // The container itself and the host reach the container by every address of the host.
+        expect(&sandbox, Netns::Host, (address, PORT), "a");
+        expect(&sandbox, A, (address, PORT), "a");
+        expect(&sandbox, A, (address, HOST_PORT), "host");
+    }
+    for address in other {
+        let seen = expect(&sandbox, Netns::Host, (address, 80), "box");
+        assert_eq!(expect(&sandbox, A, (address, 80), "box"), seen, "the container has the host's source");
+    }
+    // The bridge ends and comes back.
+    sandbox.sh(Netns::Host, "ip link del docker0");
+    expect(&sandbox, Netns::Outside, (HOST, PORT), "a");
+    sandbox.sh(
+        Netns::Host,
+        "ip link add docker0 type bridge; ip address add 172.17.0.1/16 dev docker0; ip link set docker0 up; \
+         ip link set port master docker0",
+    );
+    wait_for(&sandbox, BOX, (bridge[0], PORT), "a");
+    wait_for(&sandbox, A, (other[0], 80), "box");
+}
+
+#[test]
+fn masquerading_may_choose_ports_of_containers() {
+    let nat = "iptables -t nat -A POSTROUTING -p tcp -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE \
+               --to-ports 31000-31009";
+    let (sandbox, _daemon, _services) = world(&format!("{BRIDGE}{nat}"));
+    for _ in 0..40 {
+        let answer = ask(&sandbox, BOX, Transport::Tcp, (OUTSIDE, HOST_PORT))
+            .expect("the reply belongs to the sender");
+        assert_eq!(answer.client.ip(), IpAddr::V4(HOST), "it is translated");
+        assert!((31000..=31009).contains(&answer.client.port()), "{}", answer.client);
+        // The same port is still the container's for everybody else.
+        expect(&sandbox, Netns::Outside, (HOST, PORT), "a");
+    }
+    assert_eq!(sandbox.ok(&["drops", "a"]).lines().count(), 1, "nothing is dropped");
+}
+
+#[test]
+fn connection_of_the_host_outlives_the_change_of_its_ports_owner() {
+    for to in [IpAddr::V4(OUTSIDE), OUTSIDE6.into()] {
+        let sandbox = Sandbox::new();
+        let _daemon = sandbox.daemon();
+        let listener = sandbox.inside(Netns::Outside, || TcpListener::bind((to, 9000))).expect("free");
+        // The port is one of the managed ones, as of a daemon of the host that was started before portmap.
+        sandbox.sh(
+            Netns::Host,
+            "sysctl -qw net.ipv4.ip_local_port_range='31500 31501' net.ipv4.ip_local_reserved_ports=",
+        );
+        let mut client = sandbox.inside(Netns::Host, || TcpStream::connect((to, 9000))).expect("connected");
+        sandbox.sh(Netns::Host, "sysctl -qw net.ipv4.ip_local_port_range='50000 60000'");
+        let (mut server, peer) = listener.accept().expect("a connection");
+        let ports = peer.port().to_string();
+        sandbox.ok(&["add", "a", "--ports", &ports]);
+        let _service = Service::both(&sandbox, A, peer.port(), "a");
+        client.set_read_timeout(Some(Duration::from_secs(9))).expect("set");
+        // The peer speaks first: nothing of the host has passed since the container owns the port.
+        server.write_all(b"x").expect("sent");
+        client.read_exact(&mut [0]).expect("the connection is the host's");
+        client.write_all(b"y").expect("sent");
+        server.read_exact(&mut [0]).expect("it lives in both directions");
+        expect(
+            &sandbox,
+            Netns::Outside,
+            (if to.is_ipv4() { IpAddr::V4(HOST) } else { HOST6.into() }, peer.port()),
+            "a",
+        );
+        // It also lives when the daemon rewrites the port map.
+        sandbox.ok(&["update", "a", "--ports", &format!("{ports},31600")]);
+        sandbox.ok(&["doctor", "--repair"]);
+        server.write_all(b"x").expect("sent");
+        client.read_exact(&mut [0]).expect("the connection is still the host's");
+    }
+}
+
+#[test]
+fn virtual_address_leads_to_containers() {
+    let (sandbox, _daemon, _services) = world("");
+    let vip = (Ipv4Addr::new(10, 0, 0, 50), Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 0x50));
+    let vip: [IpAddr; 2] = [vip.0.into(), vip.1.into()];
+    for (address, prefix) in vip.into_iter().zip([32, 128]) {
+        let change =
+            |word| sandbox.sh(Netns::Host, &format!("ip address {word} {address}/{prefix} dev uplink nodad"));
+        change("add");
+        wait_for(&sandbox, Netns::Outside, (address, PORT), "a");
+        expect(&sandbox, Netns::Outside, (address, PORT), "a");
+        expect(&sandbox, Netns::Outside, (address, HOST_PORT), "host");
+        expect(&sandbox, A, (address, HOST_PORT), "host");
+        expect(&sandbox, Netns::Host, (address, PORT), "a");
+        sandbox.sh(Netns::Host, &format!("ip address del {address}/{prefix} dev uplink"));
+        wait::until("the address has gone", || {
+            !sandbox.sh(A, "ip address show dev eth0").contains(&format!("{address}/"))
+        });
+        expect(&sandbox, Netns::Outside, (HOST, PORT), "a");
+    }
+}
+
+#[test]
+fn unreachable_neighbour_is_an_error_as_on_the_host() {
+    let (sandbox, _daemon, _services) = world("");
+    // Nobody has these addresses, so the kernel asks for a neighbour three times, once a second.
+    let nobody = |last: u16| -> [IpAddr; 2] {
+        [Ipv4Addr::new(10, 0, 0, 99).into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, last).into()]
+    };
+    std::thread::scope(|scope| {
+        for address in nobody(0x99) {
+            for netns in [Netns::Host, A, A] {
+                let sandbox = &sandbox;
+                scope.spawn(move || {
+                    let connect =
+                        || TcpStream::connect_timeout(&(address, 80).into(), Duration::from_secs(20));
+                    let error = sandbox.inside(netns, connect).expect_err("nobody is there");
+                    assert_eq!(
+                        error.raw_os_error(),
+                        Some(nix::libc::EHOSTUNREACH),
+                        "{netns:?} {address}: {error}"
+                    );
+                });
+            }
+        }
+    });
+    let text = sandbox.ok(&["explain", "--from", "a", "--to", "10.0.0.99:80"]);
+    assert!(text.contains("by uplink, to a neighbour that the kernel must resolve first"), "{text}");
+}
+
+#[test]
+fn default_route_of_every_form_is_followed() {
+    let (sandbox, _daemon, _services) = world("");
+    sandbox.sh(
+        Netns::Outside,
+        "ip address add 10.0.0.3/24 dev eth0; ip address add 2001:db8:0:1::3/64 dev eth0 nodad; \
+         ip address add fe80::2:2/64 dev eth0 nodad; sysctl -qw net.ipv4.conf.eth0.proxy_arp=1",
+    );
+    let (two, object) = (
+        "nexthop via 10.0.0.2 dev uplink nexthop via 10.0.0.3 dev uplink",
+        "ip nexthop replace id 7 via 10.0.0.2 dev uplink; ip route replace default nhid 7",
+    );
+    for (form, version) in [
+        (format!("ip route replace default {two}"), 4),
+        (object.to_owned(), 4),
+        (format!("sysctl -qw net.ipv4.nexthop_compat_mode=0; {object}"), 4),
+        ("ip route replace default via inet6 fe80::2:2 dev uplink".to_owned(), 4),
+        ("ip route replace default dev uplink scope link".to_owned(), 4),
+        ("ip route add 192.0.2.0/24 via 10.0.0.3; ip route del default".to_owned(), 4),
+        (
+            "ip route add 192.0.2.0/24 via 10.0.0.3 table 100; ip rule add to 192.0.2.0/24 table 100"
+                .to_owned(),
+            4,
+        ),
+        (
+            "ip -6 route del default; ip -6 route add default nexthop via 2001:db8:0:1::2 dev uplink \
+             nexthop via 2001:db8:0:1::3 dev uplink"
+                .to_owned(),
+            6,
+        ),
+        ("ip -6 route del default; ip -6 route add default via fe80::2:2 dev uplink metric 9".to_owned(), 6),
+    ] {
+        sandbox.sh(
+            Netns::Host,
+            "set +e; exec 2>/dev/null >/dev/null; ip route flush table 100; ip rule del table 100; \
+             ip route del 192.0.2.0/24; ip route del default; ip nexthop flush; \
+             sysctl -qw net.ipv4.nexthop_compat_mode=1; true",
+        );
+        sandbox.sh(Netns::Host, &form);
+        let far = if version == 4 { IpAddr::V4(FAR) } else { FAR6.into() };
+        let seen = expect(&sandbox, Netns::Host, (far, HOST_PORT), "outside");
+        wait_for(&sandbox, A, (far, HOST_PORT), "outside");
+        assert_eq!(expect(&sandbox, A, (far, HOST_PORT), "outside"), seen, "{form}");
+    }
+}
+
+#[test]
+fn packets_for_a_vpn_do_not_leave_by_the_uplink() {
+    let second = "ip link add vpn type veth peer name vpn netns outside; ip address add 10.9.0.2/24 dev vpn; \
+                  ip link set vpn up; ip -n outside address add 10.9.0.1/24 dev vpn; ip -n outside link set vpn up; \
+                  ip -n outside route add 10.9.0.0/24 dev vpn 2>/dev/null || true\n";
+    let (sandbox, _daemon, _services) = world(second);
+    // The far address is reached by both; all traffic is to go through the VPN, as wg-quick and others do it.
+    sandbox.sh(
+        Netns::Host,
+        "ip route add default via 10.9.0.1 table 51820; ip rule add not fwmark 51820 table 51820; \
+         ip rule add table main suppress_prefixlength 0",
+    );
+    let seen = expect(&sandbox, Netns::Host, (FAR, HOST_PORT), "outside");
+    assert_eq!(seen, IpAddr::V4(Ipv4Addr::new(10, 9, 0, 2)), "the host sends it into the VPN");
+    let before = sent_by(&sandbox, "vpn");
+    wait::until("the container's packets go into the VPN", || {
+        let _answer = ask(&sandbox, A, Transport::Tcp, (FAR, HOST_PORT));
+        sent_by(&sandbox, "vpn") > before
+    });
+    let before = sent_by(&sandbox, "uplink");
+    let _answer = ask(&sandbox, A, Transport::Tcp, (FAR, HOST_PORT));
+    let text = sandbox.ok(&["explain", "--from", "a", "--to", "192.0.2.1:8080"]);
+    assert!(text.contains(" on vpn") || text.contains("by vpn"), "{text}");
+    assert_eq!(sent_by(&sandbox, "uplink"), before, "nothing leaves in the clear");
+}
+
+/// The number of packets that an interface of the host has sent.
+fn sent_by(sandbox: &Sandbox, interface: &str) -> u64 {
+    let text = sandbox.sh(Netns::Host, &format!("ip -j -s link show dev {interface}"));
+    let link: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    link[0]["stats64"]["tx"]["packets"].as_u64().expect("a number")
+}
