@@ -297,7 +297,7 @@ fn group_has_full_access_and_reads_maps() {
     assert_eq!(member.portmap(&["doctor"]).0, Some(0));
     let stranger = User { sandbox: &sandbox, group: UNPRIVILEGED };
     assert_eq!(stranger.portmap(&["del", "web"]).0, Some(6));
-    let map = "/run/bpf/portmap/v5/maps/pm_ports";
+    let map = "/run/bpf/portmap/v6/maps/pm_ports";
     let opened = |user: &User<'_>| {
         let output = user.run("/usr/bin/python3", &["-c", OPEN_PIN, map]);
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)

@@ -287,7 +287,7 @@ fn bpftool_shows_owners_and_counters_by_name() {
     sandbox.ok(&["add", "a", "--ports", "31000-31001"]);
     sandbox.ok(&["add", "b", "--ports", "31500"]);
     let bpftool = |arguments: &str| -> serde_json::Value {
-        let path = "/sys/fs/bpf/portmap/v5/maps";
+        let path = "/sys/fs/bpf/portmap/v6/maps";
         let text = sandbox.sh(Netns::Host, &format!("bpftool -j map {}", arguments.replace('@', path)));
         serde_json::from_str(&text).expect("JSON")
     };

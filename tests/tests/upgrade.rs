@@ -123,7 +123,7 @@ fn layout_migration_under_load() {
         assert_ne!(counted, 0);
         daemon.kill();
         // The state of an earlier version, in which these two maps had another layout.
-        sandbox.sh(Netns::Host, "cd /sys/fs/bpf/portmap; mv v5 v4; rm v4/maps/pm_ports v4/maps/pm_endpoints");
+        sandbox.sh(Netns::Host, "cd /sys/fs/bpf/portmap; mv v6 v5; rm v5/maps/pm_ports v5/maps/pm_endpoints");
         let _daemon = sandbox.daemon();
         assert!(received(&sandbox) > counted, "what has been counted is kept");
         sandbox.ok(&["doctor"]);

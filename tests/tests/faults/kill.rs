@@ -166,7 +166,7 @@ fn kill_during_start_with_a_container() {
 #[test]
 fn kill_during_layout_migration() {
     // One map has an incompatible layout.
-    let earlier = "cd /sys/fs/bpf/portmap; mv v5 v4; rm v4/maps/pm_ports";
+    let earlier = "cd /sys/fs/bpf/portmap; mv v6 v5; rm v5/maps/pm_ports";
     kill_during_start_after("start with an earlier layout", earlier);
 }
 

@@ -15,7 +15,7 @@ use portmap::{
 };
 use portmap_common::names::PROG_UPLINK_INGRESS;
 use portmap_tests::{
-    sandbox::{HOST, HOST6, Netns, OUTSIDE, OUTSIDE6, Sandbox},
+    sandbox::{FAR, HOST, HOST6, Netns, OUTSIDE, OUTSIDE6, Sandbox},
     service::{Service, Transport, ask},
     wait,
 };
@@ -181,13 +181,20 @@ fn uplink_failover_moves_containers() {
             .inside(Netns::Host, || programs::is_attached(&Netlink::open()?, &pins, &hook))
             .expect("an answer")
     };
+    let _outside = Service::start(&sandbox, Netns::Outside, Transport::Udp, 7001, "outside");
     for (route, host) in routes.into_iter().zip([second, first]) {
         sandbox.sh(Netns::Host, route);
         wait::until("the other address", || {
             sandbox.sh(A, "ip -4 address show dev eth0").contains(&host.to_string())
         });
         wait::until("health", || is_healthy(&sandbox));
-        check_traffic(&sandbox, host);
+        // Beyond the gateways it is the address of the present uplink, as for the host itself. The networks of
+        // both cards stay reached by their own.
+        for netns in [Netns::Host, A] {
+            let seen = ask(&sandbox, netns, Transport::Udp, (FAR, 7001)).expect("an answer").client.ip();
+            assert_eq!(seen, host, "{netns:?}");
+        }
+        check_traffic(&sandbox, first);
         assert!(is_attached("uplink") && is_attached("second"), "packets come by both");
     }
     assert!(daemon.log().contains("of second"), "{}", daemon.log());

@@ -52,15 +52,15 @@ const DAMAGE: [(&str, &str); 7] = [
     ("echo 0 > /proc/sys/net/ipv4/conf/lo/accept_local", "conf/lo/accept_local is 0, expected 1"),
     ("ip link set pm1 down", "pm1 is down"),
     (
-        "bpftool map update pinned /sys/fs/bpf/portmap/v5/maps/pm_ports key hex 18 79 00 00 value 9 0 0 0 9 0 0 0",
+        "bpftool map update pinned /sys/fs/bpf/portmap/v6/maps/pm_ports key hex 18 79 00 00 value 9 0 0 0 9 0 0 0",
         "port 31000 of container \"a\" belongs to slot 9 in the map, expected 1",
     ),
     (
-        "rm -f /sys/fs/bpf/portmap/v5/links/uplink; tc filter del dev uplink ingress 2>/dev/null || true",
+        "rm -f /sys/fs/bpf/portmap/v6/links/uplink; tc filter del dev uplink ingress 2>/dev/null || true",
         "pm_uplink_in is not attached to uplink",
     ),
     (
-        "rm -f /sys/fs/bpf/portmap/v5/links/pm1; tc filter del dev pm1 ingress 2>/dev/null || true",
+        "rm -f /sys/fs/bpf/portmap/v6/links/pm1; tc filter del dev pm1 ingress 2>/dev/null || true",
         "pm_veth_in is not attached to pm1",
     ),
 ];
@@ -68,7 +68,7 @@ const DAMAGE: [(&str, &str); 7] = [
 /// Returns a command that removes the host-side enforcement of slot 1's limits.
 fn no_limit() -> String {
     let nothing = "0 ".repeat(size_of::<GcraState>());
-    format!("bpftool map update pinned /sys/fs/bpf/portmap/v5/maps/pm_limits key 1 0 0 0 value {nothing}")
+    format!("bpftool map update pinned /sys/fs/bpf/portmap/v6/maps/pm_limits key 1 0 0 0 value {nothing}")
 }
 
 #[test]

@@ -139,7 +139,7 @@ fn in_the_kernel(screen: &Screen, sandbox: &Sandbox) {
     {
         let [low, high] = port.to_le_bytes();
         let command =
-            format!("bpftool map lookup pinned /sys/fs/bpf/portmap/v5/maps/pm_ports key {low} {high} 0 0");
+            format!("bpftool map lookup pinned /sys/fs/bpf/portmap/v6/maps/pm_ports key {low} {high} 0 0");
         let output = sandbox.sh(Netns::Host, &command);
         let line: String = output.split_whitespace().collect::<Vec<_>>().join(" ");
         screen.command(&format!("{command}   # {port}, {comment}"), &line);
