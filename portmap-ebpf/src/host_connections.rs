@@ -1,6 +1,6 @@
 //! Connections of the host's from ports that containers own.
 //!
-//! The host's NAT (masquerading) chooses source ports without regard to anybody, and a connection of the host's
+//! The host's NAT (masquerading) chooses source ports without regard to their owners, and a connection of the host's
 //! can be older than a container. So a packet that the host sends from a container's port is remembered with
 //! its addresses and ports, and the packets of the same connection from outside are the host's, while all
 //! others are the container's. The container cannot use the same addresses and ports meanwhile.

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bind;
+pub mod fib;
 pub mod frame;
 pub mod hooks;
 pub mod host_connections;

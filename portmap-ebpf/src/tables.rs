@@ -9,7 +9,7 @@ use portmap_common::{
     tables::{Address4, Address6, Config, Endpoint, PortEntry},
 };
 
-use crate::route::{FibAnswer, FibQuestion};
+use crate::fib::{FibAnswer, FibQuestion};
 
 /// The maps: in the kernel, through the daemon's system calls, or in a test's memory.
 ///

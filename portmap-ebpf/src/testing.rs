@@ -19,10 +19,10 @@ use portmap_common::{
 };
 
 use crate::{
+    fib::{FibAnswer, FibQuestion},
     frame::Frame,
     hooks::{ContainerEth0, ContainerLo, Hook, HostLo, ReturnVerdict, Uplink, UplinkEgress, Veth},
     packet::{FastPath, IpVersion as _, V4, V6, ethernet::L3},
-    route::{FibAnswer, FibQuestion},
     tables::Tables,
     verdict::Verdict,
 };

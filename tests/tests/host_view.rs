@@ -225,7 +225,8 @@ fn routes_decide_as_the_hosts_do() {
         Netns::Host,
         "ip nexthop flush; ip -4 route show | grep -v 'proto kernel' | \
          while read -r destination more; do ip -4 route del $destination 2>/dev/null || \
-         for kind in blackhole unreachable prohibit; do ip -4 route del $destination $more 2>/dev/null || true; done; done",
+         for kind in blackhole unreachable prohibit; do \
+             ip -4 route del $destination $more 2>/dev/null || true; done; done",
     );
     wait::until("no default route", || sandbox.sh(A, "ip route show default").is_empty());
     for destination in known.iter().filter(|destination| !destination.contains(':')) {
@@ -293,7 +294,7 @@ fn borrowed_netns_loses_all_addresses_and_routes() {
 }
 
 #[test]
-fn address_flags_restrict_what_is_shared() {
+fn address_flags_restrict_sharing() {
     let sandbox = Sandbox::new();
     sandbox.sh(
         Netns::Host,

@@ -87,7 +87,7 @@ impl HostRoute {
 /// A route as the kernel lists it.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// The destination, and what is said about it.
+    /// The destination, and the route's properties apart from next hops.
     pub route: HostRoute,
     /// The next hops; several with multipath. Empty for errors, and for next-hop objects if the kernel hides their
     /// contents (`nexthop_compat_mode` 0).

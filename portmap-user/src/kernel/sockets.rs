@@ -35,7 +35,7 @@ pub struct Socket {
     pub inode: u64,
     /// Whether it is listening, or a datagram socket without a peer.
     pub listens: bool,
-    /// Its peer, if it is connected and the kernel says to whom.
+    /// Its peer, if it is connected and the kernel reports the peer.
     pub peer: Option<SocketAddr>,
 }
 

@@ -1,7 +1,7 @@
 //! The kernel's routing tables.
 
 use portmap_ebpf::{
-    route::{FibAnswer, FibQuestion},
+    fib::{FibAnswer, FibQuestion},
     verdict::NextHop,
 };
 

@@ -17,7 +17,7 @@ use portmap_common::{
 };
 use portmap_ebpf::{
     Tables,
-    route::{FibAnswer, FibQuestion},
+    fib::{FibAnswer, FibQuestion},
 };
 
 use crate::{

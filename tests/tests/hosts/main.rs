@@ -65,7 +65,7 @@ fn expect(sandbox: &Sandbox, from: Netns<'_>, to: (impl Into<IpAddr> + Copy, u16
     client.expect("two answers")
 }
 
-/// Waits until somebody answers.
+/// Waits until this service answers.
 #[track_caller]
 fn wait_for(sandbox: &Sandbox, from: Netns<'_>, to: (impl Into<IpAddr>, u16), who: &str) {
     let to = SocketAddr::from(to);
@@ -116,7 +116,7 @@ fn masquerading_may_choose_ports_of_containers() {
             .expect("the reply belongs to the sender");
         assert_eq!(answer.client.ip(), IpAddr::V4(HOST), "it is translated");
         assert!((31000..=31009).contains(&answer.client.port()), "{}", answer.client);
-        // The same port is still the container's for everybody else.
+        // The same port is still the container's for all other peers.
         expect(&sandbox, Netns::Outside, (HOST, PORT), "a");
     }
     assert_eq!(sandbox.ok(&["drops", "a"]).lines().count(), 1, "nothing is dropped");
@@ -184,18 +184,18 @@ fn virtual_address_leads_to_containers() {
 #[test]
 fn unreachable_neighbour_is_an_error_as_on_the_host() {
     let (sandbox, _daemon, _services) = world("");
-    // Nobody has these addresses, so the kernel asks for a neighbour three times, once a second.
-    let nobody = |last: u16| -> [IpAddr; 2] {
+    // No machine has these addresses, so the kernel asks for a neighbour three times, once a second.
+    let unused = |last: u16| -> [IpAddr; 2] {
         [Ipv4Addr::new(10, 0, 0, 99).into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, last).into()]
     };
     std::thread::scope(|scope| {
-        for address in nobody(0x99) {
+        for address in unused(0x99) {
             for netns in [Netns::Host, A, A] {
                 let sandbox = &sandbox;
                 scope.spawn(move || {
                     let connect =
                         || TcpStream::connect_timeout(&(address, 80).into(), Duration::from_secs(20));
-                    let error = sandbox.inside(netns, connect).expect_err("nobody is there");
+                    let error = sandbox.inside(netns, connect).expect_err("no machine is there");
                     assert_eq!(
                         error.raw_os_error(),
                         Some(nix::libc::EHOSTUNREACH),

@@ -15,8 +15,9 @@ use portmap_common::{
     tables::{Address4, Address6, Config, Endpoint, HOST_CONNECTIONS, PortEntry},
 };
 use portmap_ebpf::{
-    PacketBuf, Tables, Verdict, hooks,
-    route::{FibAnswer, FibQuestion},
+    PacketBuf, Tables, Verdict,
+    fib::{FibAnswer, FibQuestion},
+    hooks,
     verdict::NextHop,
 };
 

@@ -12,7 +12,7 @@ use portmap_common::{
         Address4, Address6, Config, Endpoint, HOST_ACCESS_LIMITED, LOOPBACK_PRIVATE, Listener, Mac, PortEntry,
     },
 };
-use portmap_ebpf::{PacketBuf, Verdict, hooks, route::FibAnswer, testing::FakeTables, verdict::NextHop};
+use portmap_ebpf::{PacketBuf, Verdict, fib::FibAnswer, hooks, testing::FakeTables, verdict::NextHop};
 
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);

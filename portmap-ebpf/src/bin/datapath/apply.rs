@@ -28,11 +28,9 @@ use super::{
     counters::{count_for, count_reason},
     drop, l3_skb, maps,
     metadata::{set_mark, set_packet_host, set_priority, set_tc_index},
-    skb::{Skb, is_dry_run, mtu_allows},
+    skb::{LO_IFINDEX, Skb, is_dry_run, mtu_allows},
 };
 
-/// The loopback device has interface index 1 in every network namespace.
-pub(super) const LO_IFINDEX: u32 = 1;
 /// Offsets of the checksum and the identifier in an echo message, for both versions of ICMP.
 const ECHO_CHECKSUM: usize = 2;
 const ECHO_ID: usize = 4;

@@ -7,11 +7,11 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use portmap_ebpf::{
-    route::{FibAnswer, FibQuestion},
+    fib::{FibAnswer, FibQuestion},
     verdict::{AF_INET, AF_INET6, NextHop},
 };
 
-use super::apply::LO_IFINDEX;
+use super::skb::LO_IFINDEX;
 
 /// `struct bpf_fib_lookup` as words, so that each part is written and read whole.
 #[repr(C, align(8))]

@@ -15,6 +15,7 @@ use super::{
 
 /// Length in bytes of the missing header.
 const MISSING: usize = 14;
+const MISSING_LEN: u32 = 14;
 /// Offset of the Ethertype in it.
 const ETHER_TYPE: usize = 12;
 
@@ -105,7 +106,7 @@ impl Frame for L3Skb<'_> {
 
     #[inline(always)]
     fn length(&self) -> u32 {
-        self.skb.length() + MISSING as u32
+        self.skb.length() + MISSING_LEN
     }
 
     #[inline(always)]
@@ -161,7 +162,7 @@ impl Frame for L3Skb<'_> {
 pub(super) fn add_header(context: &TcContext) -> bool {
     let ether_type = ether_type(context);
     // SAFETY: the context is valid. The helper adds zero bytes in front of the packet.
-    let added = unsafe { bpf_skb_change_head(context.as_ptr().cast(), MISSING as u32, 0) };
+    let added = unsafe { bpf_skb_change_head(context.as_ptr().cast(), MISSING_LEN, 0) };
     added == 0
         && context.store(0, &maps::config().mac.octets(), 0).is_ok()
         && context.store(ETHER_TYPE, &ether_type.to_be_bytes(), 0).is_ok()

@@ -27,7 +27,7 @@ use portmap_common::{
 };
 use portmap_ebpf::{
     Tables,
-    route::{FibAnswer, FibQuestion},
+    fib::{FibAnswer, FibQuestion},
 };
 
 use super::{atomic, fib, gcra, skb::is_dry_run};

@@ -16,6 +16,9 @@ use super::offload;
 /// Length in bytes of an Ethernet header.
 const ETHERNET: u32 = 14;
 
+/// The loopback device has interface index 1 in every network namespace.
+pub(super) const LO_IFINDEX: u32 = 1;
+
 /// `PACKET_HOST` of `linux/if_packet.h`.
 pub(super) const PACKET_HOST: u32 = 0;
 

@@ -107,7 +107,7 @@ impl Containers {
         let state = self.host.state();
         let sockets = HostSockets::read(&state, &ports.union(&self.env.settings.ephemeral_ports));
         let warnings = sockets.check(&ports, take)?;
-        self.registry.leave_to_host(&sockets.connections(&ports))?;
+        self.registry.keep_host_connections(&sockets.connections(&ports))?;
         let foreign_slots = self.foreign_slots(netlink)?;
         let record = self.registry.admit(Admission {
             name,

@@ -127,7 +127,8 @@ pub(super) fn set_up(
     Ok(())
 }
 
-/// Ensures that the namespace has the host's MAC address, MTU, addresses and routes, and the required sysctls. Idempotent; returns true if anything changed.
+/// Ensures that the namespace has the host's MAC address, MTU, addresses and routes, and the required sysctls.
+/// Idempotent; returns true if anything changed.
 pub(in crate::daemon) fn ensure(
     inside: &NetSession,
     state: &HostState,

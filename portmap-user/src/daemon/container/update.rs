@@ -129,7 +129,7 @@ impl Containers {
         let new = self.registry.new_ports(name, ports)?;
         let sockets = HostSockets::read(&self.host.state(), &new);
         let warnings = sockets.check(&new, take)?;
-        self.registry.leave_to_host(&sockets.connections(&new))?;
+        self.registry.keep_host_connections(&sockets.connections(&new))?;
         Ok(warnings)
     }
 

@@ -91,12 +91,12 @@ impl Routing<'_> {
     /// The next hop of a route that has no other properties, if that is by the uplink.
     fn hop(&self, route: &Route) -> Option<Hop> {
         let [hop] = route.hops[..] else { return None };
-        let is_plain = route.route.kind == RouteType::Unicast
+        let is_bare = route.route.kind == RouteType::Unicast
             && route.route.tos == 0
             && route.route.metrics.is_empty()
             && route.object.is_none()
             && !route.has_more;
-        (is_plain && hop.interface == self.uplink).then_some(hop)
+        (is_bare && hop.interface == self.uplink).then_some(hop)
     }
 
     fn has(&self, address: IpAddr, prefix_length: u8) -> bool {

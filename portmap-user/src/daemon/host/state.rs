@@ -116,7 +116,7 @@ impl HostState {
     /// # Errors
     ///
     /// If its address cannot be shared any more.
-    pub(in crate::daemon) fn recall(
+    pub(in crate::daemon) fn with_known_primaries(
         self,
         netlink: &Netlink,
         settings: &Settings,

@@ -53,8 +53,8 @@ impl Reconciler {
             self.host.replace_state(now);
             return Ok(());
         }
-        let has_news = !now.differs_in_routes_only(&before);
-        if has_news {
+        let concerns_more = !now.differs_in_routes_only(&before);
+        if concerns_more {
             info!("the host has changed: sharing {} of {}", now.primary_addresses(), now.uplink);
         }
         let setup = self.setup(netlink, &now);
@@ -69,7 +69,7 @@ impl Reconciler {
         let text = format!("sharing {} of {}", now.primary_addresses(), now.uplink);
         self.host.replace_state(now);
         // Routes can change all the time, and the event says nothing of them.
-        if has_news {
+        if concerns_more {
             env.events.emit(EventKind::HostChanged, None, Some(text));
         }
         for entry in self.registry.snapshot().entries() {

@@ -82,7 +82,7 @@ fn start_over(netlink: &Netlink, settings: Settings) -> Result<Started> {
     let mut ownership = Ownership::take(state.namespace, &settings.state_dir)?;
     ownership.take_pins(settings.pins.bpffs())?;
     let known = store.host()?.or_else(|| ownership.host().cloned());
-    let state = state.recall(netlink, &settings, known.map(|known| known.primaries))?;
+    let state = state.with_known_primaries(netlink, &settings, known.map(|known| known.primaries))?;
     let attach_mode = AttachMode::detect();
     let records = store.containers()?;
     let pool = restored_pool(&settings, &store, &records)?;

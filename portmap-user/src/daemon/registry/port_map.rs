@@ -33,7 +33,7 @@ impl Registry {
     /// # Errors
     ///
     /// If the map cannot be written.
-    pub(in crate::daemon) fn leave_to_host(&self, connections: &[HostConnectionKey]) -> Result<()> {
+    pub(in crate::daemon) fn keep_host_connections(&self, connections: &[HostConnectionKey]) -> Result<()> {
         let until = clock::monotonic()?.saturating_add(HOST_TCP_LIFETIME);
         for key in connections {
             let connection = HostConnection { until, ..HostConnection::default() };

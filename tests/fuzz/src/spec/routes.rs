@@ -4,7 +4,7 @@ use portmap_common::{
     flow_state::{Neighbour, NeighbourKey},
     tables::{Address6, Config},
 };
-use portmap_ebpf::{route::FibAnswer, verdict::NextHop};
+use portmap_ebpf::{fib::FibAnswer, verdict::NextHop};
 
 use super::Decider;
 use crate::{

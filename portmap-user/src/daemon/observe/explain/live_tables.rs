@@ -12,7 +12,7 @@ use portmap_common::{
 };
 use portmap_ebpf::{
     Tables, Verdict,
-    route::{FibAnswer, FibQuestion},
+    fib::{FibAnswer, FibQuestion},
     verdict::NextHop,
 };
 
