@@ -73,6 +73,22 @@ pub struct HostRoute {
 pub type Key = (u32, IpAddr, u8, u8, u32);
 
 impl HostRoute {
+    /// A default route that every other one precedes, without properties of its own.
+    pub fn last_resort(is_v6: bool) -> Self {
+        let destination = if is_v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        Self {
+            destination,
+            prefix_length: 0,
+            kind: RouteType::Unicast,
+            table: TABLE_MAIN,
+            metric: u32::MAX - 1,
+            tos: 0,
+            source: None,
+            metrics: Vec::new(),
+            preference: None,
+        }
+    }
+
     /// The route's identity.
     pub const fn key(&self) -> Key {
         (self.table, self.destination, self.prefix_length, self.tos, self.metric)

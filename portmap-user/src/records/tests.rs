@@ -20,7 +20,8 @@ const CONTAINER: &str = concat!(
 
 const HOST: &str = concat!(
     r#"{"boot":"b","namespace":{"device":4,"inode":4026531840,"cookie":null},"#,
-    r#""bpffs_dir":"/sys/fs/bpf/portmap","uplink":"eth0","reserved":[[31000,32000]],"#,
+    r#""bpffs_dir":"/sys/fs/bpf/portmap","uplink":"eth0","interfaces":{"7":"docker0"},"#,
+    r#""reserved":[[31000,32000]],"#,
     r#""sysctls":[{"name":"ipv4/ip_forward","before":"0","set":"1"}],"clsact":["lo"],"#,
     r#""uplink_queue":4294967295,"primaries":["10.0.0.1","2001:db8::1"]}"#
 );

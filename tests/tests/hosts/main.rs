@@ -111,7 +111,8 @@ fn masquerading_may_choose_ports_of_containers() {
     let nat = "iptables -t nat -A POSTROUTING -p tcp -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE \
                --to-ports 31000-31009";
     let (sandbox, _daemon, _services) = world(&format!("{BRIDGE}{nat}"));
-    for _ in 0..40 {
+    // Fewer than ports: Linux before 6.7 does not use the port of a closed connection again for two minutes.
+    for _ in 0..8 {
         let answer = ask(&sandbox, BOX, Transport::Tcp, (OUTSIDE, HOST_PORT))
             .expect("the reply belongs to the sender");
         assert_eq!(answer.client.ip(), IpAddr::V4(HOST), "it is translated");
@@ -260,7 +261,8 @@ fn default_route_of_every_form_is_followed() {
 fn packets_for_a_vpn_do_not_leave_by_the_uplink() {
     let second = "ip link add vpn type veth peer name vpn netns outside; ip address add 10.9.0.2/24 dev vpn; \
                   ip link set vpn up; ip -n outside address add 10.9.0.1/24 dev vpn; ip -n outside link set vpn up; \
-                  ip -n outside route add 10.9.0.0/24 dev vpn 2>/dev/null || true\n";
+                  ip netns exec outside iptables -A INPUT -i eth0 -d 192.0.2.1 -j ACCEPT; \
+                  ip netns exec outside iptables -A INPUT -i vpn -d 192.0.2.1 -j ACCEPT\n";
     let (sandbox, _daemon, _services) = world(second);
     // The far address is reached by both; all traffic is to go through the VPN, as wg-quick and others do it.
     sandbox.sh(
@@ -270,21 +272,22 @@ fn packets_for_a_vpn_do_not_leave_by_the_uplink() {
     );
     let seen = expect(&sandbox, Netns::Host, (FAR, HOST_PORT), "outside");
     assert_eq!(seen, IpAddr::V4(Ipv4Addr::new(10, 9, 0, 2)), "the host sends it into the VPN");
-    let before = sent_by(&sandbox, "vpn");
-    wait::until("the container's packets go into the VPN", || {
-        let _answer = ask(&sandbox, A, Transport::Tcp, (FAR, HOST_PORT));
-        sent_by(&sandbox, "vpn") > before
+    let seen_by = |interface: &str| -> u64 {
+        let rules = sandbox.sh(Netns::Outside, "iptables -nvxL INPUT");
+        let rule = rules.lines().find(|line| line.split_whitespace().any(|word| word == interface));
+        let count = rule.and_then(|rule| rule.split_whitespace().next()).expect("a rule");
+        count.parse().expect("a number")
+    };
+    wait::until("the container's packets to go into the VPN", || {
+        let before = seen_by("vpn");
+        let _answer = ask(&sandbox, A, Transport::Udp, (FAR, HOST_PORT));
+        seen_by("vpn") > before
     });
-    let before = sent_by(&sandbox, "uplink");
-    let _answer = ask(&sandbox, A, Transport::Tcp, (FAR, HOST_PORT));
+    let before = seen_by("eth0");
+    for _ in 0..3 {
+        let _answer = ask(&sandbox, A, Transport::Udp, (FAR, HOST_PORT));
+    }
+    assert_eq!(seen_by("eth0"), before, "nothing leaves in the clear");
     let text = sandbox.ok(&["explain", "--from", "a", "--to", "192.0.2.1:8080"]);
     assert!(text.contains(" on vpn") || text.contains("by vpn"), "{text}");
-    assert_eq!(sent_by(&sandbox, "uplink"), before, "nothing leaves in the clear");
-}
-
-/// The number of packets that an interface of the host has sent.
-fn sent_by(sandbox: &Sandbox, interface: &str) -> u64 {
-    let text = sandbox.sh(Netns::Host, &format!("ip -j -s link show dev {interface}"));
-    let link: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    link[0]["stats64"]["tx"]["packets"].as_u64().expect("a number")
 }

@@ -17,8 +17,9 @@ use crate::process;
 const ROOT_MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
 
 /// Modules that portmap and its tests use; the guest prints those that the kernel lacks.
-const JOB_MODULES: [&str; 24] = [
+const JOB_MODULES: [&str; 25] = [
     "veth",
+    "tun",
     "sch_ingress",
     "cls_bpf",
     "sch_htb",

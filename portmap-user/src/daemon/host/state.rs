@@ -169,12 +169,23 @@ impl HostState {
         let v4 = SharedAddress { gateway: gateway(routes4, &uplink, ip4), ..v4 };
         let v6 = v6.map(|v6| SharedAddress { gateway: gateway(routes6, &uplink, ip6), ..v6 });
         let addresses: Vec<HostAddress> = shared.iter().map(|listed| listed.address).collect();
-        let Projected { routes, left_out } = {
+        let Projected { mut routes, left_out } = {
             let all = || routes4.iter().chain(routes6.iter().filter(|_| v6.is_some()));
             let mtus = mtus(netlink, all(), &uplink)?;
             let (uplink, primaries) = (uplink.index, &primaries);
             Projection { addresses: &addresses, primaries, uplink, mtus: &mtus }.of(all())
         };
+        // Rules can select other tables, which containers do not have: the kernel of the host decides then.
+        for (family, is_v6) in [(AddressFamily::Inet, false), (AddressFamily::Inet6, true)] {
+            let is_default = |route: &HostRoute| route.is_default() && route.destination.is_ipv6() == is_v6;
+            if (!is_v6 || v6.is_some())
+                && !rules::are_standard(netlink, family)?
+                && !routes.iter().any(is_default)
+            {
+                routes.push(HostRoute::last_resort(is_v6));
+                routes.sort_by_key(HostRoute::key);
+            }
+        }
         let is_direct = |family, routes, primary: IpAddr, prefix_length, gateway: Option<IpAddr>| {
             let (addresses, uplink) = (&addresses, uplink.index);
             let routing = Routing { routes, addresses, uplink, primary, prefix_length, gateway };

@@ -59,6 +59,8 @@ impl Names {
             Verdict::ToContainer { owner, rewrite, .. } => self.to_container(owner, rewrite),
             Verdict::ToOutside { ifindex, next_hop, rewrite, .. } => {
                 let interface = if_indextoname(ifindex).ok().and_then(|name| name.into_string().ok());
+                // The kernel's error can be an empty name.
+                let interface = interface.filter(|name| !name.is_empty());
                 let interface = interface.unwrap_or_else(|| format!("interface {ifindex}"));
                 let next_hop = next_hop.ip().map(|address| address.to_string());
                 let by = next_hop.as_ref().map_or_else(
