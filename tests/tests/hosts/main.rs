@@ -111,7 +111,7 @@ fn masquerading_may_choose_ports_of_containers() {
     let nat = "iptables -t nat -A POSTROUTING -p tcp -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE \
                --to-ports 31000-31009";
     let (sandbox, _daemon, _services) = world(&format!("{BRIDGE}{nat}"));
-    // Fewer than ports: Linux before 6.7 does not use the port of a closed connection again for two minutes.
+    // Fewer than ports: Linux 6.1 does not use the port of a closed connection again for two minutes.
     for _ in 0..8 {
         let answer = ask(&sandbox, BOX, Transport::Tcp, (OUTSIDE, HOST_PORT))
             .expect("the reply belongs to the sender");
