@@ -30,9 +30,9 @@ pub struct NextHop {
     pub address: [u32; 4],
 }
 
-/// Address families of [`NextHop`].
+/// [`NextHop::family`] of an IPv4 address.
 pub const AF_INET: u32 = 2;
-/// Address families of [`NextHop`].
+/// [`NextHop::family`] of an IPv6 address.
 pub const AF_INET6: u32 = 10;
 
 impl NextHop {

@@ -89,6 +89,9 @@ impl From<LinkMessage> for Interface {
 /// Index of the loopback device in every namespace.
 pub const LOOPBACK: u32 = 1;
 
+/// Smallest MTU of a link on which Linux speaks IPv6 (RFC 8200, section 5), in bytes.
+pub const SMALLEST_IPV6_MTU: u32 = 1280;
+
 /// Returns the speed of an interface in bytes per second, if its driver reports one. Drivers of virtual
 /// interfaces, and those without a carrier, report an error, -1, nothing or zero.
 pub fn speed(name: &str) -> Option<u64> {

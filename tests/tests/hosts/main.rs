@@ -146,6 +146,11 @@ fn connection_of_the_host_outlives_the_change_of_its_ports_owner() {
         client.read_exact(&mut [0]).expect("the connection is the host's");
         client.write_all(b"y").expect("sent");
         server.read_exact(&mut [0]).expect("it lives in both directions");
+        // The container cannot use the same ends meanwhile; for all other peers the port is its own.
+        let ends = format!("--from a --sport {ports} --to {}", SocketAddr::from((to, 9000)));
+        let explained = sandbox.json(&[&["explain"][..], &ends.split(' ').collect::<Vec<_>>()].concat());
+        assert_eq!(explained["agrees"], true, "{explained}");
+        assert_eq!(explained["reason"], "host_connection", "{explained}");
         expect(
             &sandbox,
             Netns::Outside,
@@ -252,7 +257,8 @@ fn default_route_of_every_form_is_followed() {
         println!("{form}");
         let far = if version == 4 { IpAddr::V4(FAR) } else { FAR6.into() };
         let seen = expect(&sandbox, Netns::Host, (far, HOST_PORT), "outside");
-        wait_for(&sandbox, A, (far, HOST_PORT), "outside");
+        // Before that the container has its routes of the form before.
+        wait::until("health", || sandbox.portmap(&["doctor"]).status.success());
         assert_eq!(expect(&sandbox, A, (far, HOST_PORT), "outside"), seen, "{form}");
     }
 }

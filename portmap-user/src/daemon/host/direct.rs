@@ -133,3 +133,129 @@ pub(super) fn contains(network: IpAddr, prefix_length: u8, address: IpAddr) -> b
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::route::{RouteMetric, RouteProtocol};
+
+    use super::*;
+    use crate::kernel::routes::HostRoute;
+
+    const UPLINK: u32 = 2;
+    const OTHER: u32 = 3;
+    const GATEWAY: &str = "10.0.0.254";
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    /// A route by an interface, with or without a gateway.
+    fn route(destination: &str, prefix_length: u8, interface: u32, gateway: Option<&str>) -> Route {
+        let route = HostRoute {
+            destination: ip(destination),
+            prefix_length,
+            metric: 0,
+            ..HostRoute::last_resort(false)
+        };
+        let hops = vec![Hop { interface, gateway: gateway.map(ip) }];
+        Route { route, hops, object: None, protocol: RouteProtocol::Kernel, has_more: false }
+    }
+
+    fn network() -> Route {
+        route("10.0.0.0", 24, UPLINK, None)
+    }
+
+    fn default() -> Route {
+        route("0.0.0.0", 0, UPLINK, Some(GATEWAY))
+    }
+
+    fn is_direct(routes: &[Route]) -> bool {
+        let primary = ip("10.0.0.1");
+        let own = HostAddress {
+            address: primary,
+            prefix_length: 24,
+            interface: UPLINK,
+            deprecated: false,
+            secondary: false,
+            no_prefix_route: false,
+            route_metric: None,
+        };
+        let (addresses, gateway) = (&[own][..], Some(ip(GATEWAY)));
+        Routing { routes, addresses, uplink: UPLINK, primary, prefix_length: 24, gateway }.is_direct()
+    }
+
+    #[test]
+    fn direct_is_a_network_and_one_gateway() {
+        assert!(is_direct(&[network(), default()]));
+        assert!(is_direct(&[network()]), "without a default route");
+        assert!(is_direct(&[network(), default(), route(GATEWAY, 32, UPLINK, None)]));
+        assert!(
+            is_direct(&[network(), default(), route("224.0.0.0", 4, OTHER, None)]),
+            "multicast is dropped"
+        );
+    }
+
+    /// Each of these decides about some destination in another way.
+    #[test]
+    fn direct_is_nothing_else() {
+        let changed = |mut route: Route, change: fn(&mut Route)| {
+            change(&mut route);
+            route
+        };
+        for (what, routes) in [
+            ("no network", vec![default()]),
+            ("another card's network", vec![network(), default(), route("10.9.0.0", 16, OTHER, None)]),
+            (
+                "a network by another gateway",
+                vec![network(), default(), route("10.9.0.0", 16, UPLINK, Some("10.0.0.3"))],
+            ),
+            (
+                "a host by another gateway",
+                vec![network(), default(), route("10.0.0.9", 32, UPLINK, Some("10.0.0.3"))],
+            ),
+            ("the network by the gateway", vec![route("10.0.0.0", 24, UPLINK, Some(GATEWAY)), default()]),
+            ("a default route by another card", vec![network(), route("0.0.0.0", 0, OTHER, Some(GATEWAY))]),
+            ("a default route without gateway", vec![network(), route("0.0.0.0", 0, UPLINK, None)]),
+            ("half of all by a VPN", vec![network(), default(), route("128.0.0.0", 1, OTHER, None)]),
+            (
+                "two default routes",
+                vec![network(), default(), changed(default(), |route| route.route.metric = 9)],
+            ),
+            ("two next hops", vec![network(), changed(default(), |route| route.hops.push(route.hops[0]))]),
+            ("a hidden next-hop object", vec![network(), changed(default(), |route| route.object = Some(7))]),
+            (
+                "an MTU",
+                vec![network(), changed(default(), |route| route.route.metrics.push(RouteMetric::Mtu(1400)))],
+            ),
+            ("an encapsulation", vec![network(), changed(default(), |route| route.has_more = true)]),
+            (
+                "a type of service",
+                vec![network(), default(), changed(default(), |route| route.route.tos = 8)],
+            ),
+            (
+                "a black hole",
+                vec![
+                    network(),
+                    default(),
+                    changed(route("10.9.0.0", 16, UPLINK, None), |route| {
+                        route.route.kind = RouteType::BlackHole;
+                        route.hops.clear();
+                    }),
+                ],
+            ),
+            (
+                "a local address that is not shared",
+                vec![
+                    network(),
+                    default(),
+                    changed(route("10.0.0.50", 32, UPLINK, None), |route| {
+                        route.route.kind = RouteType::Local;
+                        route.route.table = TABLE_LOCAL;
+                    }),
+                ],
+            ),
+        ] {
+            assert!(!is_direct(&routes), "{what}");
+        }
+    }
+}

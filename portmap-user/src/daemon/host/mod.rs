@@ -1,6 +1,7 @@
 //! The host: its state, and the daemon's changes to it.
 
 pub(super) mod attach;
+mod description;
 mod direct;
 mod interfaces;
 pub(super) mod nat;
@@ -10,6 +11,7 @@ mod projection;
 pub(super) mod setup;
 pub(super) mod sockets;
 mod state;
+mod uplink;
 pub(super) mod uplink_qdisc;
 
 use std::sync::{Arc, MutexGuard};

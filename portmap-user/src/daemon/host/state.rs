@@ -8,25 +8,26 @@ use std::{
     sync::LazyLock,
 };
 
-use netlink_packet_route::{AddressFamily, route::RouteType};
+use netlink_packet_route::AddressFamily;
 use portmap_common::{
     queue,
     slot::{HOST_SLOT, slot_of_veth},
     tables::{ADDRESSES, Address4, Address6, BROADCASTS, Config, Mac as MacEntry},
 };
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{
     direct::Routing,
     interfaces::{self, HostInterface},
     primary,
     projection::{Projected, Projection},
+    uplink,
 };
 use crate::{
     error::{Error, Result},
     kernel::{
         address::{self, HostAddress, Listed},
-        link::{self, Interface, LOOPBACK, Mac},
+        link::{self, Interface, LOOPBACK, Mac, SMALLEST_IPV6_MTU},
         namespace::Namespace,
         neighbour,
         netlink::Netlink,
@@ -97,9 +98,6 @@ pub(in crate::daemon) struct SharedAddress<A> {
 /// numbers.
 static SECRET: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()));
 
-/// Smallest MTU of a link on which Linux speaks IPv6 (RFC 8200, section 5).
-const SMALLEST_IPV6_MTU: u32 = 1280;
-
 impl HostState {
     /// Reads the state of the host at the start.
     ///
@@ -143,12 +141,10 @@ impl HostState {
         settings: &Settings,
         previous: Option<&Self>,
     ) -> Result<Self> {
-        let [mut routes4, mut routes6] =
-            [AddressFamily::Inet, AddressFamily::Inet6].map(|family| routes::list(netlink, family));
-        let (routes4, routes6) = (routes4.as_deref_mut(), routes6.as_deref_mut());
-        let (routes4, routes6) = (complete(netlink, routes4)?, complete(netlink, routes6)?);
+        let routes4 = &all_routes(netlink, AddressFamily::Inet)?[..];
+        let routes6 = &all_routes(netlink, AddressFamily::Inet6)?[..];
         let in_use = previous.map(|previous| previous.uplink_index);
-        let uplink = find_uplink(netlink, settings.uplink.as_deref(), [routes4, routes6], in_use)?;
+        let uplink = uplink::find(netlink, settings.uplink.as_deref(), [routes4, routes6], in_use)?;
         let name = &uplink.name;
         if !uplink.is_ethernet || uplink.mac == Mac::default() || uplink.index == LOOPBACK {
             return Err(Error::usage(format!(
@@ -166,8 +162,8 @@ impl HostState {
             ))
         })?;
         let v6 = primary(netlink, v6, &uplink, &mut primaries).and_then(only_v6);
-        let v4 = SharedAddress { gateway: gateway(routes4, &uplink, ip4), ..v4 };
-        let v6 = v6.map(|v6| SharedAddress { gateway: gateway(routes6, &uplink, ip6), ..v6 });
+        let v4 = SharedAddress { gateway: uplink::gateway(routes4, &uplink, ip4), ..v4 };
+        let v6 = v6.map(|v6| SharedAddress { gateway: uplink::gateway(routes6, &uplink, ip6), ..v6 });
         let addresses: Vec<HostAddress> = shared.iter().map(|listed| listed.address).collect();
         let Projected { mut routes, left_out } = {
             let all = || routes4.iter().chain(routes6.iter().filter(|_| v6.is_some()));
@@ -313,103 +309,16 @@ impl HostState {
         }
         config
     }
-
-    /// Warns of restrictions for the containers.
-    fn warn_of_limits(&self, settings: &Settings) {
-        let uplink = &self.uplink;
-        for address in settings.addresses.only().iter().filter(|address| !self.shares(**address)) {
-            warn!("--address {address}: the host has no such address; containers get it when the host does");
-        }
-        if !self.has_default(false) {
-            warn!(
-                "the host has no IPv4 default route: containers reach only the networks of its other routes"
-            );
-        }
-        if self.v6.is_some() && !self.has_default(true) {
-            warn!(
-                "the host has no IPv6 default route: containers reach only the networks of its other routes"
-            );
-        }
-        if self.v6.is_none() && settings.ipv6 {
-            if self.mtu < SMALLEST_IPV6_MTU {
-                warn!(
-                    "the MTU of {uplink} is {}: IPv6 needs {SMALLEST_IPV6_MTU}, so containers have none",
-                    self.mtu
-                );
-            } else {
-                info!("the host has no global IPv6 address, so containers have none");
-            }
-        }
-        if let Some(text) = self.too_many_routes() {
-            warn!("{text}");
-        }
-    }
-
-    /// Whether the host has a default route of an IP version.
-    pub(in crate::daemon) fn has_default(&self, is_v6: bool) -> bool {
-        let is_one = |route: &&HostRoute| route.kind == RouteType::Unicast && route.is_default();
-        self.routes.iter().filter(is_one).any(|route| route.destination.is_ipv6() == is_v6)
-    }
-
-    /// The warning that containers lack routes of the host, if they do.
-    pub(in crate::daemon) fn too_many_routes(&self) -> Option<String> {
-        (self.routes_left_out != 0).then(|| {
-            format!(
-                "the host has too many different routes: containers have its default routes only, and lack \
-                 {} with sources, metrics or errors of their own",
-                self.routes_left_out
-            )
-        })
-    }
-
-    /// Describes all shared addresses.
-    pub(in crate::daemon) fn describe_addresses(&self) -> String {
-        const MOST_NAMED: usize = 8;
-        let more = self.more_addresses();
-        let text = format!("{} on {}", self.primary_addresses(), self.uplink);
-        if more.is_empty() {
-            return text;
-        }
-        let named: Vec<String> = more.iter().take(MOST_NAMED).map(IpAddr::to_string).collect();
-        let others = more.len() - named.len();
-        let others = if others == 0 { String::new() } else { format!(" and {others} more") };
-        format!("{text}; also {}{others}", named.join(", "))
-    }
-
-    /// Describes how packets of containers are routed.
-    pub(in crate::daemon) fn describe_routing(&self) -> String {
-        let v6 = self.v6.map(|_| ("IPv6", self.direct6));
-        let each = [("IPv4", self.direct4)].into_iter().chain(v6).map(|(version, is_direct)| {
-            if is_direct {
-                format!("{version} by the uplink's network and gateway")
-            } else {
-                format!("{version} as the kernel routes the host's own packets")
-            }
-        });
-        each.collect::<Vec<_>>().join(", ")
-    }
-
-    /// Renders the primary addresses with their prefixes.
-    pub(in crate::daemon) fn primary_addresses(&self) -> String {
-        let v4 = format!("{}/{}", self.v4.address, self.v4.prefix_length);
-        match &self.v6 {
-            Some(v6) => format!("{v4} and {}/{}", v6.address, v6.prefix_length),
-            None => v4,
-        }
-    }
 }
 
 fn count<'a>(addresses: impl Iterator<Item = &'a IpAddr>) -> u32 {
     u32::try_from(addresses.count()).unwrap_or(u32::MAX)
 }
 
-/// Routes whose next hops are all known.
-fn complete<'a>(
-    netlink: &Netlink,
-    routes: Result<&'a mut [Route], &mut crate::kernel::Error>,
-) -> Result<&'a [Route]> {
-    let routes = routes.map_err(|error| Error::failure(error.to_string()))?;
-    routes::resolve_objects(netlink, routes);
+/// All routes of an IP version, with the next hops of next-hop objects.
+fn all_routes(netlink: &Netlink, family: AddressFamily) -> Result<Vec<Route>> {
+    let mut routes = routes::list(netlink, family)?;
+    routes::resolve_objects(netlink, &mut routes);
     Ok(routes)
 }
 
@@ -480,29 +389,6 @@ fn prefers_temporary(name: &str) -> Result<bool> {
     Ok(value.and_then(|value| value.parse::<i32>().ok()).is_some_and(|value| value >= 2))
 }
 
-/// The default routes, by metric.
-fn default_routes(routes: &[Route]) -> Vec<&Route> {
-    let mut found: Vec<&Route> = routes
-        .iter()
-        .filter(|route| {
-            let found = &route.route;
-            found.is_default() && found.table == TABLE_MAIN && found.kind == RouteType::Unicast
-        })
-        .collect();
-    found.sort_by_key(|route| route.route.metric);
-    found
-}
-
-/// The gateway of an interface's preferred default route.
-fn gateway<A>(
-    routes: &[Route],
-    interface: &Interface,
-    right_version: impl Fn(IpAddr) -> Option<A>,
-) -> Option<A> {
-    let hops = default_routes(routes).into_iter().flat_map(|route| &route.hops);
-    hops.filter(|hop| hop.interface == interface.index).filter_map(|hop| hop.gateway).find_map(right_version)
-}
-
 /// The broadcast addresses without those of the shared network, as many as `pm_broadcasts` can contain.
 fn other_broadcasts(mut all: BTreeSet<Ipv4Addr>, shared: &SharedAddress<Ipv4Addr>) -> BTreeSet<Ipv4Addr> {
     for own in address::ends(shared.address, shared.prefix_length) {
@@ -515,34 +401,4 @@ fn other_broadcasts(mut all: BTreeSet<Ipv4Addr>, shared: &SharedAddress<Ipv4Addr
         );
     }
     all.into_iter().take(BROADCASTS).collect()
-}
-
-/// Finds the interface with this name, or else that of the preferred default route. The interface in use is
-/// kept if it has been renamed, or if another default route is preferred now.
-fn find_uplink(
-    netlink: &Netlink,
-    wanted: Option<&str>,
-    routes: [&[Route]; 2],
-    in_use: Option<u32>,
-) -> Result<Interface> {
-    if let Some(name) = wanted {
-        let renamed = || in_use.map_or(Ok(None), |index| link::find_by_index(netlink, index));
-        let found = link::find(netlink, name)?.map_or_else(renamed, |found| Ok(Some(found)))?;
-        return found.ok_or_else(|| {
-            Error::usage(format!("no such interface: {name:?}; `ip link` lists the existing ones"))
-        });
-    }
-    // A default route of IPv6 counts only on a host without one of IPv4.
-    let interfaces = routes.map(|routes| -> Vec<u32> {
-        default_routes(routes).into_iter().flat_map(|route| &route.hops).map(|hop| hop.interface).collect()
-    });
-    let [v4, v6] = &interfaces;
-    let interfaces = if v4.is_empty() { v6 } else { v4 };
-    let index = in_use.filter(|index| interfaces.contains(index)).or(interfaces.first().copied());
-    let index = index.ok_or_else(|| {
-        Error::usage("no uplink: the host has no default route; name the uplink with --uplink")
-    })?;
-    link::find_by_index(netlink, index)?.ok_or_else(|| {
-        Error::failure(format!("the default route's interface {index} does not exist any more"))
-    })
 }

@@ -8,6 +8,7 @@ use portmap_common::{
         HostFlow, HostFlowKey, Neighbour, NeighbourKey,
     },
     gcra::GcraState,
+    reason::Reason,
     tables::{Address4, Address6, Config, Endpoint, PortEntry},
 };
 use portmap_ebpf::{
@@ -48,6 +49,10 @@ impl<'a> Live<'a> {
                 let is_resolved = next_hop != NextHop::KERNEL;
                 let outcome = if is_resolved { FibAnswer::RESOLVED } else { FibAnswer::UNRESOLVED };
                 FibAnswer { outcome, ifindex, next_hop }
+            }
+            // A packet that was dropped for another reason had a route.
+            Some(Verdict::Drop { reason, .. }) if reason != Reason::NoRoute => {
+                FibAnswer { outcome: FibAnswer::UNRESOLVED, ..FibAnswer::NONE }
             }
             _ => FibAnswer::NONE,
         };
