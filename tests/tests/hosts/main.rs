@@ -187,6 +187,27 @@ fn virtual_address_leads_to_containers() {
     }
 }
 
+/// Without TCX, an ingress qdisc of another tool is where portmap's would be.
+#[test]
+fn obstacle_at_another_card_stops_no_container() {
+    let second = |name: &str| {
+        format!(
+            "ip link add {name} type veth peer name {name} netns outside; tc qdisc add dev {name} ingress; \
+             ip address add 10.9.0.1/24 dev {name}; ip link set {name} up; ip -n outside link set {name} up\n"
+        )
+    };
+    let (sandbox, daemon, _services) = world(&second("card"));
+    expect(&sandbox, Netns::Outside, (HOST, PORT), "a");
+    // Nor when it comes later: containers still follow the host.
+    sandbox.sh(Netns::Host, &second("late").replace("10.9.0", "10.8.0"));
+    sandbox.sh(Netns::Host, "ip address add 10.0.0.50/32 dev uplink");
+    wait_for(&sandbox, Netns::Outside, (Ipv4Addr::new(10, 0, 0, 50), PORT), "a");
+    let doctor = sandbox.portmap(&["doctor"]);
+    let has_tcx = String::from_utf8_lossy(&doctor.stdout).contains("pinned TCX links");
+    assert_eq!(doctor.status.success(), has_tcx, "doctor names a card without a program");
+    assert_eq!(daemon.log().contains("containers are not reached by card"), !has_tcx, "{}", daemon.log());
+}
+
 #[test]
 fn unreachable_neighbour_is_an_error_as_on_the_host() {
     let (sandbox, _daemon, _services) = world("");

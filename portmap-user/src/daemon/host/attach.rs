@@ -62,14 +62,19 @@ pub(in crate::daemon) fn loopback_hook(attach_mode: AttachMode, pins: &Pins) -> 
     AttachPoint { interface, ingress: true, program: PROG_LO_INGRESS, attach_mode, link }
 }
 
-/// All hooks at the host's own interfaces. The loopback device is the first, because packets from containers
-/// to the host need its program from the start.
-pub(in crate::daemon) fn hooks(attach_mode: AttachMode, pins: &Pins, state: &HostState) -> Vec<AttachPoint> {
+/// The hooks without which no container is in service: at the loopback device and at the uplink. The loopback device
+/// is the first, because packets from containers to the host need its program from the start.
+pub(in crate::daemon) fn main_hooks(attach_mode: AttachMode, pins: &Pins, uplink: &str) -> [AttachPoint; 3] {
+    let [uplink_in, uplink_out] = uplink_hooks(attach_mode, pins, uplink);
+    [loopback_hook(attach_mode, pins), uplink_in, uplink_out]
+}
+
+/// The hooks at the other interfaces of the host.
+pub(in crate::daemon) fn other_hooks(
+    attach_mode: AttachMode,
+    pins: &Pins,
+    state: &HostState,
+) -> impl Iterator<Item = AttachPoint> {
     let others = state.interfaces.iter();
-    let others = others.flat_map(|(index, found)| interface_hooks(attach_mode, pins, *index, found));
-    [loopback_hook(attach_mode, pins)]
-        .into_iter()
-        .chain(uplink_hooks(attach_mode, pins, &state.uplink))
-        .chain(others)
-        .collect()
+    others.flat_map(move |(index, found)| interface_hooks(attach_mode, pins, *index, found))
 }

@@ -1,9 +1,11 @@
 //! The daemon's changes to the host, and their removal: sysctls, reserved ports, programs at `lo` and the
 //! uplink.
 
+use tracing::warn;
+
 use super::{
     HostInterface, HostState, Ownership,
-    attach::{hooks, interface_hooks, loopback_hook, uplink_hooks},
+    attach::{interface_hooks, main_hooks, other_hooks, uplink_hooks},
     uplink_qdisc,
 };
 use crate::{
@@ -11,7 +13,7 @@ use crate::{
     kernel::{
         clock, clsact, link,
         netlink::Netlink,
-        programs::{self, AttachMode},
+        programs::{self, AttachMode, AttachPoint},
         sysctl::Sysctls,
     },
     model::{HostRecord, NetnsId, PortSet, SavedSysctl},
@@ -146,20 +148,29 @@ impl Setup<'_> {
         Ok(record)
     }
 
-    /// Makes the recorded changes.
+    /// Makes the recorded changes. An interface other than the uplink may end at any time, or have a qdisc that is in
+    /// the way, so failures there are logged only.
     ///
     /// # Errors
     ///
-    /// The first failure.
+    /// The first other failure.
     pub(in crate::daemon) fn apply(&self) -> Result<()> {
         self.reserve_ports()?;
         for name in LO_SETTINGS {
             self.sysctls.write_if_present(name, "1")?;
         }
-        let pins = &self.settings.pins;
-        for hook in hooks(self.attach_mode, pins, self.state) {
-            programs::attach(self.netlink, pins, &hook)?;
-            programs::move_to_front(self.netlink, pins, &hook)?;
+        let attach = |hook: &AttachPoint| {
+            let pins = &self.settings.pins;
+            programs::attach(self.netlink, pins, hook)?;
+            programs::move_to_front(self.netlink, pins, hook)
+        };
+        for hook in main_hooks(self.attach_mode, &self.settings.pins, &self.state.uplink) {
+            attach(&hook)?;
+        }
+        for hook in other_hooks(self.attach_mode, &self.settings.pins, self.state) {
+            if let Err(error) = attach(&hook) {
+                warn!("containers are not reached by {}: {error}", hook.interface);
+            }
         }
         Ok(())
     }
@@ -178,15 +189,23 @@ impl Setup<'_> {
             });
             report.note(format!("/proc/sys/net/{name}"), was_missing);
         }
-        let pins = &self.settings.pins;
-        for hook in hooks(self.attach_mode, pins, self.state) {
-            let was_missing = programs::ensure(self.netlink, pins, &hook);
+        let (mode, pins) = (self.attach_mode, &self.settings.pins);
+        let ensure = |report: &mut RepairReport, hook: &AttachPoint| {
+            let was_missing = programs::ensure(self.netlink, pins, hook);
             report.note(format!("{} at {}", hook.program, hook.interface), was_missing);
-            let was_behind = programs::move_to_front(self.netlink, pins, &hook);
+            let was_behind = programs::move_to_front(self.netlink, pins, hook);
             report
                 .note(format!("{} at {}, behind another program", hook.program, hook.interface), was_behind);
+        };
+        for hook in main_hooks(mode, pins, &self.state.uplink) {
+            ensure(&mut report, &hook);
         }
-        report
+        let mut others = RepairReport::default();
+        for hook in other_hooks(mode, pins, self.state) {
+            ensure(&mut others, &hook);
+        }
+        report.repaired.append(&mut others.repaired);
+        RepairReport { elsewhere: others.failures, ..report }
     }
 
     fn managed_ports(&self) -> PortSet {
@@ -210,6 +229,8 @@ impl Setup<'_> {
 pub(in crate::daemon) struct RepairReport {
     pub(in crate::daemon) repaired: Vec<String>,
     pub(in crate::daemon) failures: Failures,
+    /// Failures at interfaces other than the uplink. Containers are in service without those.
+    pub(in crate::daemon) elsewhere: Failures,
 }
 
 impl RepairReport {
@@ -239,8 +260,7 @@ pub(in crate::daemon) fn undo(
     host: &HostRecord,
 ) -> Result<()> {
     let mut failures = Failures::default();
-    let uplink = uplink_hooks(attach_mode, pins, &host.uplink);
-    for hook in [loopback_hook(attach_mode, pins)].into_iter().chain(uplink) {
+    for hook in main_hooks(attach_mode, pins, &host.uplink) {
         failures.note(programs::detach(netlink, &hook));
     }
     for (index, name) in &host.interfaces {

@@ -46,9 +46,11 @@ impl Reconciler {
         if is_elsewhere {
             let names: Vec<&str> = now.interfaces.values().map(|found| found.name.as_str()).collect();
             info!("packets for containers are taken from {} and {names:?}", now.uplink);
-            self.setup(netlink, &now).ensure().failures.into_result()?;
         }
         if now.is_same_for_containers(&before) {
+            if is_elsewhere {
+                ensure(&self.setup(netlink, &now))?;
+            }
             env.maps.set_config(&env.config(&now))?;
             self.host.replace_state(now);
             return Ok(());
@@ -64,7 +66,7 @@ impl Reconciler {
             uplink_qdisc::install(netlink, &env.store, &mut record, &env.settings, &now, env.leaf)?;
             ownership.note(&record);
         }
-        setup.ensure().failures.into_result()?;
+        ensure(&setup)?;
         env.maps.set_config(&env.config(&now))?;
         let text = format!("sharing {} of {}", now.primary_addresses(), now.uplink);
         self.host.replace_state(now);
@@ -126,7 +128,8 @@ impl Reconciler {
             report.note("the uplink's qdisc", uplink_qdisc::ensure(netlink, &state, parent));
         }
         report.note("the maps of the host's addresses and ports", self.restore_config(&state));
-        let RepairReport { repaired, failures } = report;
+        let RepairReport { repaired, mut failures, elsewhere } = report;
+        failures.note(elsewhere.into_result());
         if !repaired.is_empty() {
             info!("repaired on the host: {}", repaired.join(", "));
         }
@@ -167,6 +170,19 @@ impl Reconciler {
         }
         Ok(has_changed || have_others_changed)
     }
+}
+
+/// Ensures that a changed state of the host is in effect.
+///
+/// # Errors
+///
+/// Failures that containers would notice. Others are logged, and the next resync tries again.
+fn ensure(setup: &Setup<'_>) -> Result<()> {
+    let RepairReport { failures, elsewhere, .. } = setup.ensure();
+    if let Err(error) = elsewhere.into_result() {
+        warn!("{error}");
+    }
+    failures.into_result()
 }
 
 /// The record with the limits that follow from another state of the host; `None` if they stay. A limit that does

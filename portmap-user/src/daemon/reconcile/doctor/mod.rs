@@ -16,7 +16,12 @@ use crate::{
             lookup, netns,
             provision::endpoint,
         },
-        host::{attach::hooks, nat::Nat, setup::LO_SETTINGS, sockets},
+        host::{
+            attach::{main_hooks, other_hooks},
+            nat::Nat,
+            setup::LO_SETTINGS,
+            sockets,
+        },
     },
     error::{Error, Result},
     kernel::{
@@ -57,7 +62,9 @@ impl Reconciler {
         findings.push(Finding::new("host routes", Health::Ok, state.describe_routing()));
         findings
             .extend(state.too_many_routes().map(|text| Finding::new("host routes", Health::Notice, text)));
-        for hook in hooks(env.attach_mode, &env.settings.pins, &state) {
+        let (mode, pins) = (env.attach_mode, &env.settings.pins);
+        let main = main_hooks(mode, pins, &state.uplink).into_iter();
+        for hook in main.chain(other_hooks(mode, pins, &state)) {
             let direction = if hook.ingress { "ingress" } else { "egress" };
             let subject = format!("program at {} {direction}", hook.interface);
             findings.push(finding(&subject, self.check_first_hook(&netlink, &hook), hook.program));
