@@ -202,16 +202,13 @@ pub fn decide_fast_path(point: HookPoint, frame: &impl Frame, tables: &impl Tabl
 }
 
 fn fast_path<H: Hook>(frame: &impl Frame, tables: &impl Tables) -> Option<Verdict> {
-    let applied = match H::classify_frame(frame, tables) {
+    match H::classify_frame(frame, tables) {
         Ok(L3::V4) if V4::is_fast_path(frame) => {
-            H::decide_ip::<V4, FastPath, _>(frame, tables, &ReturnVerdict)
+            Some(H::apply_ip::<V4, FastPath, _>(frame, tables, &ReturnVerdict))
         }
         Ok(L3::V6) if V6::is_fast_path(frame) => {
-            H::decide_ip::<V6, FastPath, _>(frame, tables, &ReturnVerdict)
+            Some(H::apply_ip::<V6, FastPath, _>(frame, tables, &ReturnVerdict))
         }
-        Ok(_) | Err(_) => return None,
-    };
-    match applied {
-        Ok(verdict) | Err(verdict) => Some(verdict),
+        Ok(_) | Err(_) => None,
     }
 }

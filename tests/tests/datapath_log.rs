@@ -94,7 +94,7 @@ fn datapath_log_has_the_verdicts_of_one_container() {
              hook=pm_veth_in verdict=drop reason=source_port "
                 .to_owned()
                 + &packet("10.0.0.1:22 > 10.0.0.2:8080"),
-            "to the outside by 10.0.0.2 name=a hook=pm_veth_in verdict=to_outside ".to_owned()
+            "to the outside by 10.0.0.2 on uplink name=a hook=pm_veth_in verdict=to_outside ".to_owned()
                 + &packet("10.0.0.1:31000 > 10.0.0.2:8080"),
             "to container a (slot 1, pm1, ifindex 1000001) name=outside hook=pm_uplink_in \
              verdict=to_container "

@@ -2,7 +2,9 @@
 //! because Linux drops them everywhere else. All other packets pass. This hook is not a security boundary,
 //! and it counts nothing.
 
-use super::hook::{Applied, Hook, VerdictSink};
+use portmap_common::reason::Reason;
+
+use super::hook::{Hook, VerdictSink};
 use crate::{
     frame::Frame,
     packet::{
@@ -32,7 +34,7 @@ impl Hook for ContainerEth0 {
         frame: &impl Frame,
         _tables: &impl Tables,
         sink: &S,
-    ) -> Applied<S> {
+    ) -> Result<S::Output, Reason> {
         Ok(match V::parse(frame) {
             Ok(ip) if V::is_loopback_only(ip.source) || V::is_loopback_only(ip.destination) => {
                 sink.apply(Verdict::ToLoopback)

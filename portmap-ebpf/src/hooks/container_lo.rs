@@ -5,9 +5,11 @@
 //! addresses, through its loopback device, regardless of the port's owner. This hook is not a security
 //! boundary: the hook at the host veth checks every packet that leaves.
 
-use portmap_common::{flow_state::SCOPE_LOOPBACK, slot::slot_of_loopback, tables::LOOPBACK_PRIVATE};
+use portmap_common::{
+    flow_state::SCOPE_LOOPBACK, reason::Reason, slot::slot_of_loopback, tables::LOOPBACK_PRIVATE,
+};
 
-use super::hook::{Applied, Hook, VerdictSink};
+use super::hook::{Hook, VerdictSink};
 use crate::{
     frame::Frame,
     packet::{
@@ -34,15 +36,19 @@ impl Hook for ContainerLo {
     }
 
     #[inline(always)]
+    fn stop(frame: &impl Frame, _reason: Reason) -> Verdict {
+        Verdict::DeliverLocal(slot_of(frame))
+    }
+
+    #[inline(always)]
     fn decide_ip<V: Route, P: ParsePath, S: VerdictSink>(
         frame: &impl Frame,
         tables: &impl Tables,
         sink: &S,
-    ) -> Applied<S> {
+    ) -> Result<S::Output, Reason> {
         let slot = slot_of(frame);
-        let unparsed = |_reason| sink.apply(Verdict::DeliverLocal(slot));
-        let ip = V::parse(frame).map_err(unparsed)?;
-        let l4 = P::parse_l4(frame, tables, &ip, slot | SCOPE_LOOPBACK).map_err(unparsed)?;
+        let ip = V::parse(frame)?;
+        let l4 = P::parse_l4(frame, tables, &ip, slot | SCOPE_LOOPBACK)?;
         if has_other_owner(tables, &ip, &l4, slot) == Some(true) {
             let eth0 = tables.endpoint(slot).eth0_ifindex;
             if eth0 != 0 {

@@ -3,7 +3,7 @@
 
 use portmap_common::{marks::HANDLED_MARK, reason::Reason, slot::HOST_SLOT};
 
-use super::hook::{Applied, Hook, VerdictSink};
+use super::hook::{Hook, VerdictSink};
 use crate::{
     frame::Frame,
     packet::{
@@ -38,32 +38,31 @@ impl Hook for HostLo {
         frame: &impl Frame,
         tables: &impl Tables,
         sink: &S,
-    ) -> Applied<S> {
-        let stop = |reason| sink.apply(Verdict::Continue(reason));
+    ) -> Result<S::Output, Reason> {
         if !V::is_shared_at_all(tables.config()) {
-            return Err(stop(Reason::Ipv6));
+            return Err(Reason::Ipv6);
         }
-        let ip = V::parse(frame).map_err(stop)?;
+        let ip = V::parse(frame)?;
         if !V::is_local(ip.destination, tables) {
-            return Err(stop(Reason::OtherAddress));
+            return Err(Reason::OtherAddress);
         }
-        let l4 = P::parse_l4(frame, tables, &ip, HOST_SLOT).map_err(stop)?;
+        let l4 = P::parse_l4(frame, tables, &ip, HOST_SLOT)?;
         // Also for packets that stay with the host, as at the uplink's hook.
         frag_cache::insert(tables, &ip, &l4, HOST_SLOT);
         let info = &l4.info;
         let port = match info.kind {
             L4Kind::Ports => info.ports.destination,
             L4Kind::IcmpErrorPorts if V::is_local(info.inner_source, tables) => info.ports.source,
-            L4Kind::IcmpErrorPorts | L4Kind::IcmpErrorEcho => return Err(stop(Reason::Quoted)),
-            L4Kind::EchoRequest | L4Kind::EchoReply => return Err(stop(Reason::Icmp)),
+            L4Kind::IcmpErrorPorts | L4Kind::IcmpErrorEcho => return Err(Reason::Quoted),
+            L4Kind::EchoRequest | L4Kind::EchoReply => return Err(Reason::Icmp),
         };
         let owner = tables.port(port).of_owner();
         if owner.is_host() {
-            return Err(stop(Reason::HostPort));
+            return Err(Reason::HostPort);
         }
         // The owner's loopback addresses are in its own namespace, so this is an unused port of the host's.
         if reach::is_private(owner) && reach::is_by_loopback(&ip) {
-            return Err(stop(Reason::Loopback));
+            return Err(Reason::Loopback);
         }
         reach::track_host_flow(tables, &l4, owner.slot);
         let by_loopback = V::is_loopback_only(ip.source) || V::is_loopback_only(ip.destination);

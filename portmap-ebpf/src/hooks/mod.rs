@@ -15,7 +15,7 @@ pub(crate) use self::hook::ReturnVerdict;
 pub use self::{
     container_eth0::ContainerEth0,
     container_lo::ContainerLo,
-    hook::{Applied, Hook, VerdictSink},
+    hook::{Hook, VerdictSink},
     host_lo::HostLo,
     uplink::Uplink,
     uplink_egress::UplinkEgress,

@@ -3,7 +3,7 @@
 
 use portmap_common::{reason::Reason, slot::HOST_SLOT, tables::PortEntry};
 
-use super::hook::{Applied, Hook, VerdictSink};
+use super::hook::{Hook, VerdictSink};
 use crate::{
     frame::Frame,
     host_connections::{self, Direction},
@@ -35,18 +35,17 @@ impl Hook for Uplink {
         frame: &impl Frame,
         tables: &impl Tables,
         sink: &S,
-    ) -> Applied<S> {
-        let stop = |reason| sink.apply(Verdict::Continue(reason));
+    ) -> Result<S::Output, Reason> {
         if !V::is_shared_at_all(tables.config()) {
-            return Err(stop(Reason::Ipv6));
+            return Err(Reason::Ipv6);
         }
-        let ip = V::parse(frame).map_err(stop)?;
+        let ip = V::parse(frame)?;
         if !V::is_shared(ip.destination, tables) {
             // If the uplink allows routes to loopback addresses, the host's stack would accept the packet.
             return if V::is_loopback(ip.destination) {
                 Ok(sink.apply(Verdict::Drop { slot: HOST_SLOT, reason: Reason::Destination }))
             } else {
-                Err(stop(Reason::OtherAddress))
+                Err(Reason::OtherAddress)
             };
         }
         // A container accepts a shared address as a source, because other containers have it, too. So no
@@ -54,7 +53,7 @@ impl Hook for Uplink {
         if V::is_local(ip.source, tables) || V::is_v4_mapped(ip.source) {
             return Ok(sink.apply(Verdict::Drop { slot: HOST_SLOT, reason: Reason::SourceAddress }));
         }
-        let l4 = P::parse_l4(frame, tables, &ip, HOST_SLOT).map_err(stop)?;
+        let l4 = P::parse_l4(frame, tables, &ip, HOST_SLOT)?;
         // Also for the host's own datagrams: their subsequent fragments must not match the entry of an
         // earlier datagram with the same identification.
         frag_cache::insert(tables, &ip, &l4, HOST_SLOT);
@@ -63,28 +62,24 @@ impl Hook for Uplink {
             && (!V::is_shared(info.inner_source, tables) || V::is_local(info.inner_destination, tables))
         {
             // The inner packet cannot have left this machine.
-            return Err(stop(Reason::Quoted));
+            return Err(Reason::Quoted);
         }
         let (owner, rewrite) = match info.kind {
-            L4Kind::Ports => {
-                (container_of_port(tables, info.ports.destination).map_err(stop)?, IcmpIdRewrite::NONE)
-            }
-            L4Kind::IcmpErrorPorts => {
-                (container_of_port(tables, info.ports.source).map_err(stop)?, IcmpIdRewrite::NONE)
-            }
-            L4Kind::EchoReply => container_of_id(tables, info, ip.source).map_err(stop)?,
-            L4Kind::IcmpErrorEcho => container_of_id(tables, info, info.inner_destination).map_err(stop)?,
-            L4Kind::EchoRequest => return Err(stop(Reason::Icmp)),
+            L4Kind::Ports => (container_of_port(tables, info.ports.destination)?, IcmpIdRewrite::NONE),
+            L4Kind::IcmpErrorPorts => (container_of_port(tables, info.ports.source)?, IcmpIdRewrite::NONE),
+            L4Kind::EchoReply => container_of_id(tables, info, ip.source)?,
+            L4Kind::IcmpErrorEcho => container_of_id(tables, info, info.inner_destination)?,
+            L4Kind::EchoRequest => return Err(Reason::Icmp),
         };
         let has_ports = matches!(info.kind, L4Kind::Ports | L4Kind::IcmpErrorPorts);
         if has_ports && host_connections::is_hosts(tables, &ip, &l4, owner, Direction::In) {
             host_connections::note_abort(frame, tables, &ip, &l4);
-            return Err(stop(Reason::HostConnection));
+            return Err(Reason::HostConnection);
         }
         let owner = owner.of_owner();
         // A redirect would make a frame that only a promiscuous interface receives one for the container.
         if !frame.is_packet_host() {
-            return Err(stop(Reason::OtherStation));
+            return Err(Reason::OtherStation);
         }
         let verdict = Verdict::ToContainer { origin: Origin::Outside, owner, by_loopback: false, rewrite };
         Ok(sink.deliver(verdict, WireSize::counted(frame, &l4)))

@@ -11,7 +11,7 @@ use portmap_common::{
     slot::{HOST_SLOT, slot_of_veth},
 };
 
-use super::hook::{Applied, Hook, VerdictSink};
+use super::hook::{Hook, VerdictSink};
 use crate::{
     frame::Frame,
     host_connections, icmp_id,
@@ -44,7 +44,7 @@ impl Hook for UplinkEgress {
         frame: &impl Frame,
         tables: &impl Tables,
         sink: &S,
-    ) -> Applied<S> {
+    ) -> Result<S::Output, Reason> {
         // A packet that cannot be parsed belongs to no connection.
         let _tracked = track::<V, P>(frame, tables);
         let is_icmp = V::parse(frame).is_ok_and(|ip| ip.protocol == V::ICMP);

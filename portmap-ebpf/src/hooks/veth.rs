@@ -9,7 +9,7 @@ use portmap_common::{
     tables::Mac,
 };
 
-use super::hook::{Applied, Hook, VerdictSink};
+use super::hook::{Hook, VerdictSink};
 use crate::{
     frame::Frame,
     host_connections::{self, Direction},
@@ -39,28 +39,32 @@ impl Hook for Veth {
     }
 
     #[inline(always)]
+    fn stop(frame: &impl Frame, reason: Reason) -> Verdict {
+        Verdict::Drop { slot: slot_of_veth(frame.ifindex()), reason }
+    }
+
+    #[inline(always)]
     fn decide_ip<V: Route, P: ParsePath, S: VerdictSink>(
         frame: &impl Frame,
         tables: &impl Tables,
         sink: &S,
-    ) -> Applied<S> {
+    ) -> Result<S::Output, Reason> {
         let slot = slot_of_veth(frame.ifindex());
-        let stop = |reason| sink.apply(Verdict::Drop { slot, reason });
         if !P::linearize(frame) {
-            return Err(stop(Reason::Malformed));
+            return Err(Reason::Malformed);
         }
         let config = tables.config();
         if !V::is_shared_at_all(config) {
-            return Err(stop(Reason::Ipv6));
+            return Err(Reason::Ipv6);
         }
-        let ip = V::parse(frame).map_err(stop)?;
+        let ip = V::parse(frame)?;
         let is_local = V::is_local(ip.destination, tables);
         if !is_allowed_source::<V>(tables, is_local, ip.source) {
-            return Err(stop(Reason::SourceAddress));
+            return Err(Reason::SourceAddress);
         }
-        let l4 = P::parse_l4(frame, tables, &ip, slot).map_err(stop)?;
-        let wire_size = WireSize::of(frame, &l4).map_err(stop)?;
-        let ip = P::reload_ip_header(frame, ip).ok_or(Reason::Malformed).map_err(stop)?;
+        let l4 = P::parse_l4(frame, tables, &ip, slot)?;
+        let wire_size = WireSize::of(frame, &l4)?;
+        let ip = P::reload_ip_header(frame, ip).ok_or(Reason::Malformed)?;
         let is_own = |port| tables.port(port).ifindex == frame.ifindex();
         let info = &l4.info;
         let permission = match info.kind {
@@ -81,37 +85,36 @@ impl Hook for Veth {
             }
             L4Kind::IcmpErrorPorts | L4Kind::IcmpErrorEcho => Err(Reason::Quoted),
         };
-        permission.map_err(stop)?;
+        permission?;
         // The packet that leaves the machine must be the one that was parsed here, whether it leaves now or
         // after the host's stack or another container has forwarded it.
         if !frame.has_valid_offloads(l4.offloadable_transport(), l4.is_sctp()) {
-            return Err(stop(Reason::Malformed));
+            return Err(Reason::Malformed);
         }
         if !is_local {
             let known = neighbours::known::<V>(tables, ip.destination, slot);
             let opens = || reach::opens_connection(frame, &ip, &l4);
-            let exit = route::exit(tables, &ip, &l4, known, opens).map_err(stop)?;
+            let exit = route::exit(tables, &ip, &l4, known, opens)?;
             // A redirect bypasses the MTU check of the kernel's output path, and not every driver has one.
             if !frame.mtu_allows(exit.ifindex, wire_size.max_frame_len) {
-                return Err(stop(Reason::TooBig));
+                return Err(Reason::TooBig);
             }
             if matches!(info.kind, L4Kind::Ports | L4Kind::IcmpErrorPorts) {
                 let port =
                     if info.kind == L4Kind::Ports { info.ports.source } else { info.ports.destination };
                 if host_connections::is_hosts(tables, &ip, &l4, tables.port(port), Direction::Out) {
-                    return Err(stop(Reason::HostConnection));
+                    return Err(Reason::HostConnection);
                 }
             }
             if !policer::conforms(tables, wire_size.bytes, slot, false) {
-                return Err(stop(Reason::Rate));
+                return Err(Reason::Rate);
             }
             if !neighbours::conforms::<V>(tables, ip.destination, slot, known, &exit) {
-                return Err(stop(Reason::Neighbours));
+                return Err(Reason::Neighbours);
             }
             // A subsequent fragment of an echo request contains no identifier; the first one's is rewritten.
             let rewrite = if info.kind == L4Kind::EchoRequest && info.has_message {
-                let on_wire =
-                    icmp_id::allocate_id::<V>(tables, ip.destination, info.id, slot).map_err(stop)?;
+                let on_wire = icmp_id::allocate_id::<V>(tables, ip.destination, info.id, slot)?;
                 IcmpIdRewrite::new(info.message, info.id, on_wire)
             } else {
                 IcmpIdRewrite::NONE
@@ -128,13 +131,13 @@ impl Hook for Veth {
         };
         let owner = tables.port(target);
         if reach::is_by_loopback(&ip) && (reach::is_private(owner) || reach::is_private(tables.port(own))) {
-            return Err(stop(Reason::Loopback));
+            return Err(Reason::Loopback);
         }
         if owner.is_host() {
-            reach::check_host_access(frame, tables, &ip, &l4, slot).map_err(stop)?;
+            reach::check_host_access(frame, tables, &ip, &l4, slot)?;
         }
         if !policer::conforms(tables, wire_size.bytes, slot, true) {
-            return Err(stop(Reason::Rate));
+            return Err(Reason::Rate);
         }
         frag_cache::insert(tables, &ip, &l4, slot);
         if owner.is_host() {

@@ -69,9 +69,7 @@ const fn sink<'a, F: KernelFrame>(_frame: &F, context: &'a TcContext, point: Hoo
 
 #[inline(always)]
 fn decide_ip<H: Hook, V: Route, P: ParsePath>(frame: &impl Frame, sink: SkbSink<'_>) -> i32 {
-    match H::decide_ip::<V, P, _>(frame, &Maps::new(sink.context), &sink) {
-        Ok(code) | Err(code) => code,
-    }
+    H::apply_ip::<V, P, _>(frame, &Maps::new(sink.context), &sink)
 }
 
 /// Continues in another program. Returns `fallback` if that is missing.
