@@ -1,9 +1,13 @@
 //! Failpoints: a test can have the process killed at any step, or have the step fail or hang.
 //!
 //! Every step that changes or queries the kernel or the state directory passes a failpoint. The environment
-//! variable [`VARIABLE`] names a file with an order: `kill N`, `fail N` or `hang N` injects a fault at the
+//! variable [`VARIABLE`] names a file with an order: `kill N R`, `fail N R` or `hang N R` injects a fault at the
 //! Nth failpoint from then on. The process writes its progress back into the file: an order with a smaller
 //! number, or `at STEP` once the fault has been injected.
+//!
+//! Operations repeat themselves: a start pins each map, loads each program, and writes each setting. Two steps
+//! in succession count only the first R times that the process takes them, so that a test meets each kind of
+//! moment without meeting each of hundreds.
 //!
 //! Background reconciliation and read-only requests suppress failpoints, because they would make the numbers
 //! non-deterministic.
@@ -41,6 +45,7 @@ mod compiled_out {
 mod injected {
     use std::{
         cell::Cell,
+        collections::HashMap,
         env, fs, io,
         path::PathBuf,
         sync::{LazyLock, Mutex, PoisonError},
@@ -52,8 +57,31 @@ mod injected {
     static FILE: LazyLock<Option<PathBuf>> =
         LazyLock::new(|| env::var_os(super::VARIABLE).map(PathBuf::from));
 
-    /// Serialises access to the file.
-    static COUNTING: Mutex<()> = Mutex::new(());
+    /// Serialises access to the file, and knows the steps so far.
+    static COUNTING: LazyLock<Mutex<Steps>> = LazyLock::new(Mutex::default);
+
+    /// The steps since the process has read another order.
+    #[derive(Default)]
+    struct Steps {
+        /// What the file contained after the last step.
+        order: String,
+        last: String,
+        /// How often a step followed another one.
+        successions: HashMap<(String, String), u32>,
+    }
+
+    impl Steps {
+        /// Counts a step. Returns how often it has followed the step before it.
+        fn count(&mut self, order: &str, step: &str) -> u32 {
+            if self.order != order {
+                *self = Self::default();
+            }
+            let last = std::mem::replace(&mut self.last, step.to_owned());
+            let count = self.successions.entry((last, step.to_owned())).or_default();
+            *count += 1;
+            *count
+        }
+    }
 
     thread_local! {
         /// Whether failpoints of this thread are suppressed.
@@ -80,19 +108,27 @@ mod injected {
             return Ok(());
         }
         let Some(file) = FILE.as_deref() else { return Ok(()) };
-        let counting = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut steps = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
         let Ok(order) = fs::read_to_string(file) else { return Ok(()) };
-        let Some((fault, number)) = order.split_once(' ') else { return Ok(()) };
-        let Ok(number) = number.trim().parse::<u32>() else { return Ok(()) };
-        if number > 1 {
-            return fs::write(file, format!("{fault} {}", number - 1));
+        let mut words = order.split_whitespace();
+        let (Some(fault), Some(number), Some(repeats)) = (words.next(), words.next(), words.next()) else {
+            return Ok(());
+        };
+        let (Ok(number), Ok(repeats)) = (number.parse::<u32>(), repeats.parse::<u32>()) else {
+            return Ok(());
+        };
+        let repeated = steps.count(&order, step) > repeats;
+        if repeated || number > 1 {
+            steps.order = format!("{fault} {} {repeats}", number - u32::from(!repeated));
+            return fs::write(file, &steps.order);
         }
+        *steps = Steps::default();
         fs::write(file, format!("at {step}"))?;
         if fault == "kill" {
             let _ = raise(Signal::SIGKILL);
         }
         if fault == "hang" {
-            drop(counting);
+            drop(steps);
             loop {
                 std::thread::park();
             }

@@ -19,14 +19,14 @@ pub enum Fault {
 }
 
 impl Sandbox {
-    /// Arms a fault at a step, counted from now on.
+    /// Arms a fault at a step, counted from now on, where two steps in succession count [`repeats`] times.
     pub fn arm_fault(&self, fault: Fault, step: usize) {
         let fault = match fault {
             Fault::Kill => "kill",
             Fault::Fail => "fail",
             Fault::Hang => "hang",
         };
-        fs::write(self.path(FILE), format!("{fault} {step}")).expect("written");
+        fs::write(self.path(FILE), format!("{fault} {step} {}", repeats())).expect("written");
     }
 
     /// Disarms the fault. Returns the name of the step at which it fired, if it did.
@@ -41,4 +41,9 @@ impl Sandbox {
 /// emulated machines.
 pub fn sample() -> usize {
     env::var("PORTMAP_SAMPLE").map_or(1, |number| number.parse().expect("a number"))
+}
+
+/// Returns how often the same two steps in succession count: twice, unless `PORTMAP_REPEATS` is set.
+fn repeats() -> u32 {
+    env::var("PORTMAP_REPEATS").map_or(2, |number| number.parse().expect("a number"))
 }
