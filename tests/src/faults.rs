@@ -19,7 +19,8 @@ pub enum Fault {
 }
 
 impl Sandbox {
-    /// Arms a fault at a step, counted from now on, where two steps in succession count [`repeats`] times.
+    /// Arms a fault at a step, counted from now on. The same two steps in succession count twice, or as often as
+    /// `PORTMAP_REPEATS` says.
     pub fn arm_fault(&self, fault: Fault, step: usize) {
         let fault = match fault {
             Fault::Kill => "kill",

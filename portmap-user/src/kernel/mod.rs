@@ -18,6 +18,7 @@ pub mod nat;
 pub mod neighbour;
 pub mod netlink;
 pub mod netns_lock;
+pub mod notifications;
 pub mod offloads;
 pub mod own_process;
 pub mod pin_migration;

@@ -3,6 +3,7 @@
 
 mod nat;
 mod neighbours;
+mod notifications;
 
 use std::{
     net::{Ipv4Addr, TcpListener, UdpSocket},

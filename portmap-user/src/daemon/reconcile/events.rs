@@ -18,11 +18,14 @@ use crate::{
     daemon::shutdown::Shutdown,
     error::{Context as _, Result},
     failpoint,
-    kernel::neighbour,
+    kernel::{
+        neighbour,
+        notifications::{Changes, Notifications},
+    },
 };
 
-/// The netlink groups whose notifications can concern containers. Next-hop objects have a group, too, but the
-/// library cannot parse its messages; the next resync notices that one has changed.
+/// The netlink groups whose notifications can concern containers. [`Notifications`] has those that the library
+/// cannot parse.
 const GROUPS: [MulticastGroup; 9] = [
     MulticastGroup::Tc,
     MulticastGroup::Link,
@@ -43,7 +46,7 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
 /// cost to a tenth of a CPU. The bound holds for passes of up to 1.1 s, because no back-off is longer than
 /// [`RESYNC_INTERVAL`].
 const BACKOFF_FACTOR: u32 = 9;
-/// Interval of full resyncs, because changes of pins and sysctls cause no events. Also the longest back-off.
+/// Interval of full resyncs, because changes of pins and of most sysctls cause no events. Also the longest back-off.
 const RESYNC_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The changes since the last reconciliation.
@@ -51,9 +54,12 @@ const RESYNC_INTERVAL: Duration = Duration::from_secs(10);
 pub(in crate::daemon) struct HostEvents {
     /// Everything must be checked, because a resync is due or notifications were lost.
     pub(super) resync: bool,
-    /// A link, address, route or rule of the host has changed, other than a host veth, or the neighbour entry of a
-    /// gateway.
+    /// A link, address, route, next-hop object or rule of the host has changed, other than a host veth, or the
+    /// neighbour entry of a gateway.
     pub(super) host_changed: bool,
+    /// `forwarding` of the host's loopback device may have changed. Most often `ip_forward` was written, which
+    /// writes `forwarding` of every interface.
+    pub(super) loopback_settings_changed: bool,
     /// Host veths that have changed or have been deleted, by index.
     pub(super) veths: BTreeSet<u32>,
     /// Interfaces from which a filter or a qdisc has been removed, by index.
@@ -70,6 +76,11 @@ impl HostEvents {
             NetlinkPayload::InnerMessage(message) => self.add_message(message, gateways),
             _ => {}
         }
+    }
+
+    const fn add_changes(&mut self, changes: Changes) {
+        self.host_changed |= changes.next_hops;
+        self.loopback_settings_changed |= changes.loopback_settings;
     }
 
     fn add_message(&mut self, message: &RouteNetlinkMessage, gateways: &[IpAddr]) {
@@ -128,21 +139,32 @@ async fn watch_once(
     let opening = || "cannot watch the host's interfaces".to_owned();
     let (connection, _handle, mut changes) = new_multicast_connection(&GROUPS).context(opening)?;
     task::spawn(connection);
+    let notifications = Notifications::subscribe()?;
     let (mut last_error, mut back_off_until) = (None, Instant::now());
     let mut resync_at = Instant::now() + RESYNC_INTERVAL;
     loop {
         let mut events = HostEvents::default();
         let known = gateways();
-        tokio::select! {
+        let is_event = tokio::select! {
             change = changes.next() => {
                 let Some((change, _)) = change else { return Ok(()) };
                 events.add(&change.payload, &known);
-                time::sleep_until(back_off_until.max(Instant::now() + DEBOUNCE)).await;
-                while let Some(Some((change, _))) = changes.next().now_or_never() {
-                    events.add(&change.payload, &known);
-                }
+                true
             }
-            () = time::sleep_until(resync_at) => {}
+            change = notifications.next() => {
+                events.add_changes(change.context(opening)?);
+                true
+            }
+            () = time::sleep_until(resync_at) => false,
+        };
+        if is_event {
+            time::sleep_until(back_off_until.max(Instant::now() + DEBOUNCE)).await;
+            while let Some(Some((change, _))) = changes.next().now_or_never() {
+                events.add(&change.payload, &known);
+            }
+            while let Some(change) = notifications.next().now_or_never() {
+                events.add_changes(change.context(opening)?);
+            }
         }
         events.resync |= Instant::now() >= resync_at;
         if events.resync {
