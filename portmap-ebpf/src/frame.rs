@@ -72,4 +72,11 @@ pub trait Frame {
 
     /// Returns `skb->mark`.
     fn mark(&self) -> u32;
+
+    /// Returns the same number. In the kernel the verifier takes it for any number of 32 bits, so that paths that
+    /// differ in nothing else are one to it.
+    #[inline(always)]
+    fn forget(&self, number: u32) -> u32 {
+        number
+    }
 }

@@ -49,7 +49,8 @@ impl Hook for Veth {
         tables: &impl Tables,
         sink: &S,
     ) -> Result<S::Output, Reason> {
-        let slot = slot_of_veth(frame.ifindex());
+        #[expect(clippy::cast_possible_truncation, reason = "a slot has sixteen bits")]
+        let slot = P::forget(frame, u32::from(slot_of_veth(frame.ifindex()))) as u16;
         if !P::linearize(frame) {
             return Err(Reason::Malformed);
         }
@@ -64,6 +65,12 @@ impl Hook for Veth {
         }
         let l4 = P::parse_l4(frame, tables, &ip, slot)?;
         let wire_size = WireSize::of(frame, &l4)?;
+        // Not every way to compute them is to be a path of its own to the verifier.
+        let wire_size = WireSize {
+            max_frame_len: P::forget(frame, wire_size.max_frame_len),
+            packets: P::forget(frame, wire_size.packets),
+            bytes: P::forget(frame, wire_size.bytes),
+        };
         let ip = P::reload_ip_header(frame, ip).ok_or(Reason::Malformed)?;
         let is_own = |port| tables.port(port).ifindex == frame.ifindex();
         let info = &l4.info;

@@ -38,6 +38,9 @@ pub trait ParsePath {
     /// The slow path reads it from the packet once more, so that the verifier does not carry facts about the
     /// addresses across every chain of extension headers.
     fn reload_ip_header<V: IpVersion>(frame: &impl Frame, ip: IpHeader<V>) -> Option<IpHeader<V>>;
+
+    /// Returns the same number. On the slow path the verifier does not know it any more, see [`Frame::forget`].
+    fn forget(frame: &impl Frame, number: u32) -> u32;
 }
 
 /// The fast path, for packets that satisfy [`IpVersion::is_fast_path`].
@@ -73,6 +76,11 @@ impl ParsePath for FastPath {
     fn reload_ip_header<V: IpVersion>(_frame: &impl Frame, ip: IpHeader<V>) -> Option<IpHeader<V>> {
         Some(ip)
     }
+
+    #[inline(always)]
+    fn forget(_frame: &impl Frame, number: u32) -> u32 {
+        number
+    }
 }
 
 impl ParsePath for SlowPath {
@@ -88,12 +96,25 @@ impl ParsePath for SlowPath {
         ip: &IpHeader<V>,
         scope: u16,
     ) -> Result<ParsedL4<V>, Reason> {
-        parse(frame, tables, ip, scope)
+        let parsed = parse(frame, tables, ip, scope)?;
+        // What follows would be verified for each of the protocols, in fragments and in whole packets.
+        Ok(ParsedL4 {
+            protocol: frame.forget(parsed.protocol),
+            datagram_protocol: frame.forget(parsed.datagram_protocol),
+            is_fragment: frame.forget(u32::from(parsed.is_fragment)) != 0,
+            is_first: frame.forget(u32::from(parsed.is_first)) != 0,
+            ..parsed
+        })
     }
 
     #[inline(always)]
     fn reload_ip_header<V: IpVersion>(frame: &impl Frame, _ip: IpHeader<V>) -> Option<IpHeader<V>> {
         V::parse(frame).ok()
+    }
+
+    #[inline(always)]
+    fn forget(frame: &impl Frame, number: u32) -> u32 {
+        frame.forget(number)
     }
 }
 

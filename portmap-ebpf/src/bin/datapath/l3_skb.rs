@@ -154,6 +154,11 @@ impl Frame for L3Skb<'_> {
     fn mark(&self) -> u32 {
         self.skb.mark()
     }
+
+    #[inline(always)]
+    fn forget(&self, number: u32) -> u32 {
+        self.skb.forget(number)
+    }
 }
 
 /// Adds the missing header, with the MAC address of the containers as destination. Returns false if the kernel

@@ -211,6 +211,24 @@ impl Frame for Skb<'_> {
     fn mark(&self) -> u32 {
         skb(self.context).mark
     }
+
+    #[inline(always)]
+    fn forget(&self, number: u32) -> u32 {
+        let (mut number, any) = (u64::from(number), u64::from(self.context.len()));
+        // SAFETY: the instructions change no memory. The verifier does not see that they change nothing at all.
+        unsafe {
+            asm!(
+                "{number} ^= {any}",
+                "{number} ^= {any}",
+                number = inout(reg) number,
+                any = in(reg) any,
+                options(pure, nomem, nostack)
+            );
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "it had 32 bits")]
+        let number = number as u32;
+        number
+    }
 }
 
 pub(super) use load;
