@@ -65,7 +65,7 @@ impl Hook for Veth {
         }
         let l4 = P::parse_l4(frame, tables, &ip, slot)?;
         let wire_size = WireSize::of(frame, &l4)?;
-        // Not every way to compute them is to be a path of its own to the verifier.
+        // The verifier must not take each way to compute them for a path of its own.
         let wire_size = WireSize {
             max_frame_len: P::forget(frame, wire_size.max_frame_len),
             packets: P::forget(frame, wire_size.packets),
