@@ -330,7 +330,7 @@ mod tests {
     use super::*;
     use crate::{
         error::Kind,
-        model::{Labels, Limit, NetnsId, PortRange, TrafficSpec},
+        model::{InterfaceName, Labels, Limit, NetnsId, PortRange, TrafficSpec},
     };
 
     fn record(name: &str, slot: u16) -> ContainerRecord {
@@ -342,6 +342,7 @@ mod tests {
             owns_netns: true,
             pid: None,
             owner: None,
+            interface: InterfaceName::default(),
             ports: "31000-31009".parse().expect("ports"),
             ephemeral_ports: PortRange::new(32768, 33791).expect("a range"),
             draining: Vec::new(),

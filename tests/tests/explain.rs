@@ -220,7 +220,7 @@ fn explain_json_is_stable() {
             "steps": [
                 {
                     "hook": "container's lo, egress", "program": "pm_ctr_lo_out", "verdict": "to_eth0",
-                    "reason": null, "target": null, "text": "out by eth0 (ifindex 2)", "agrees": true,
+                    "reason": null, "target": null, "text": "out by its interface (ifindex 2)", "agrees": true,
                 },
                 {
                     "hook": "pm1, ingress", "program": "pm_veth_in", "verdict": "to_container", "reason": null,
@@ -236,7 +236,7 @@ fn explain_json_is_stable() {
 udp 10.0.0.1:31000 > 10.0.0.1:31010
 
 HOOK                    PROGRAM        VERDICT
-container's lo, egress  pm_ctr_lo_out  out by eth0 (ifindex 2)
+container's lo, egress  pm_ctr_lo_out  out by its interface (ifindex 2)
 pm1, ingress            pm_veth_in     to container b (slot 2, pm2, ifindex 1000002)
 
 to container b (slot 2, pm2, ifindex 1000002)

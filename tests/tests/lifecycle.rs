@@ -4,7 +4,7 @@ use std::{fs, net::Ipv4Addr};
 
 use portmap_tests::{
     not_run,
-    sandbox::{DAEMON_FLAGS, HOST, Netns, Sandbox},
+    sandbox::{DAEMON_FLAGS, HOST, Netns, OUTSIDE, Sandbox, binary},
     service::{Service, Transport, ask, expect_no_reply},
     wait,
 };
@@ -139,6 +139,53 @@ fn netns_with_fallback_tunnels_is_provisioned() {
 }
 
 #[test]
+fn interface_of_a_container_has_the_requested_name() {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon();
+    for (name, reason) in
+        [("lo", "other than `lo`"), ("all", "`all`"), ("a/b", "without '/'"), ("sixteen-letters-", "15")]
+    {
+        let errors = sandbox.fails(&["add", "a", "--container-interface", name], 2);
+        assert!(errors.contains(name) && errors.contains(reason), "{errors}");
+    }
+    let uplink = "bond0.100";
+    let added = sandbox.json(&[
+        "add",
+        "a",
+        "--ports",
+        "31000",
+        "--container-interface",
+        uplink,
+        "--egress-rate",
+        "1gbit",
+    ]);
+    assert_eq!(added["interface"], uplink);
+    let links = || sandbox.sh(A, "ip -br link");
+    assert!(links().contains("bond0.100@") && !links().contains("eth0"), "{}", links());
+    let _service = Service::start(&sandbox, A, Transport::Tcp, 31000, "a");
+    let _outside = Service::start(&sandbox, Netns::Outside, Transport::Tcp, 7001, "outside");
+    let check = || {
+        check_traffic(&sandbox);
+        assert_eq!(ask(&sandbox, A, Transport::Tcp, (OUTSIDE, 7001)).expect("an answer").from, "outside");
+        sandbox.ok(&["doctor"]);
+        assert!(sandbox.sh(A, "tc qdisc show dev bond0.100").contains("htb"));
+    };
+    check();
+    // The next daemon knows the name, and so does the one that recreates the interface.
+    daemon.stop();
+    let _daemon = sandbox.daemon();
+    sandbox.sh(A, "ip link del bond0.100");
+    wait::until("the interface to be recreated", || links().contains("bond0.100@"));
+    wait::until("health", || sandbox.portmap(&["doctor"]).status.success());
+    check();
+    // A daemon does not start in a container, whatever the name of its interface.
+    let output = sandbox.command(A, binary("portmapd")).args(DAEMON_FLAGS).output().expect("it runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(errors.contains("network namespace of a portmap container"), "{errors}");
+}
+
+#[test]
 fn netns_existing_one_is_restored_by_delete() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
@@ -150,6 +197,10 @@ fn netns_existing_one_is_restored_by_delete() {
     let errors = sandbox.fails(&["add", "a", "--netns", "/run/netns/existing"], 4);
     assert!(errors.contains("already has an interface eth0"), "{errors}");
     assert_eq!(sandbox.sh(existing, "ip -o link"), with_eth0);
+    let other = "another-name-12";
+    sandbox.ok(&["add", "a", "--netns", "/run/netns/existing", "--container-interface", other]);
+    assert!(sandbox.sh(existing, "ip -o link show eth0").contains("eth0"));
+    sandbox.ok(&["del", "a"]);
     sandbox.sh(Netns::Host, "ip -n existing link del eth0");
     // The loopback device keeps its new MAC address, because the kernel does not accept an all-zero
     // one.

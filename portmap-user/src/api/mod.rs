@@ -48,6 +48,9 @@ pub struct AddRequest {
     /// A process in an existing network namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
+    /// Name of its interface; `None`: `eth0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_interface: Option<String>,
     /// Static ports.
     #[serde(default, with = "As::<wire::Ports>")]
     pub ports: PortSet,
@@ -121,6 +124,9 @@ pub struct Container {
     pub pid: Option<u32>,
     /// Name of its host veth.
     pub host_veth: String,
+    /// Name of its own end of the veth pair.
+    #[serde(default)]
+    pub interface: String,
     /// The address that it shares with the host.
     pub ip: Ipv4Addr,
     /// The IPv6 address that it shares with the host, if there is one.

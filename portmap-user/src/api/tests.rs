@@ -23,6 +23,7 @@ fn container() -> Container {
         netns: "/run/netns/web".into(),
         pid: None,
         host_veth: "pm3".to_owned(),
+        interface: "eth0".to_owned(),
         ip: Ipv4Addr::new(10, 0, 0, 1),
         ip6: Some(Ipv6Addr::LOCALHOST),
         ports: "31000-31009,31500".parse().expect("ports"),
@@ -37,7 +38,7 @@ fn container() -> Container {
 }
 
 const CONTAINER: &str = concat!(
-    r#""name":"web","slot":3,"netns":"/run/netns/web","pid":null,"host_veth":"pm3","#,
+    r#""name":"web","slot":3,"netns":"/run/netns/web","pid":null,"host_veth":"pm3","interface":"eth0","#,
     r#""ip":"10.0.0.1","ip6":"::1","ports":[[31000,31009],[31500,31500]],"#,
     r#""ephemeral_ports":[32768,33791],"draining_ports":[[34816,35839]],"#,
     r#""egress":{"rate":1,"ceil":2,"burst":3,"leaf":"fq_codel"},"ingress":null,"#,
@@ -62,6 +63,7 @@ fn api_json_of_requests_is_pinned() {
             name: "web".to_owned(),
             netns: Some("/run/netns/x".into()),
             pid: Some(4),
+            container_interface: Some("ens3".to_owned()),
             ports: "31000-31009".parse().expect("ports"),
             take: true,
             inherit_sysctls: true,
@@ -73,8 +75,8 @@ fn api_json_of_requests_is_pinned() {
         },
         &format!(
             concat!(
-                r#"{{"name":"web","netns":"/run/netns/x","pid":4,"ports":[[31000,31009]],"take":true,"#,
-                r#""inherit_sysctls":true,"ephemeral_ports_per_container":64,"traffic":{spec},"#,
+                r#"{{"name":"web","netns":"/run/netns/x","pid":4,"container_interface":"ens3","ports":[[31000,31009]],"#,
+                r#""take":true,"inherit_sysctls":true,"ephemeral_ports_per_container":64,"traffic":{spec},"#,
                 r#""labels":{{"framework_id":"f-1"}},"ends_with_asker":true}}"#
             ),
             spec = spec

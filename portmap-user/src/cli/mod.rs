@@ -213,6 +213,9 @@ impl CommandOptions {
 
 #[derive(Args, Debug)]
 struct PortOptions {
+    /// Name of its interface, for programs that expect the uplink's for example [default: eth0]
+    #[arg(long, value_name = "NAME", alias = "container_interface")]
+    container_interface: Option<String>,
     /// Static ports, such as 31000-31009,31500
     #[arg(long, value_name = "RANGES", allow_hyphen_values = true)]
     ports: Option<PortSet>,
@@ -257,6 +260,7 @@ impl PortOptions {
             name,
             netns: None,
             pid: None,
+            container_interface: self.container_interface,
             ports: self.ports.unwrap_or_default(),
             take: self.take,
             inherit_sysctls: false,

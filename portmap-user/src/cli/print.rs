@@ -45,6 +45,7 @@ fn described(container: &Container) -> String {
         ("ephemeral ports", container.ephemeral_ports.to_string()),
         ("network namespace", container.netns.display().to_string()),
         ("host veth", container.host_veth.clone()),
+        ("interface", container.interface.clone()),
         ("sends at most", limit(container.egress.as_ref())),
         ("receives at most", limit(container.ingress.as_ref())),
         ("loopback", container.loopback.name().to_owned()),

@@ -1,9 +1,8 @@
 //! Preconditions that a start and a teardown check before they change anything.
 
 use nix::unistd::geteuid;
-use portmap_common::slot::slot_of_loopback;
+use portmap_common::slot::{slot_of_loopback, veth_ifindex};
 
-use super::container::attach::ETH0;
 use crate::{
     error::{Error, Kind, Result},
     kernel::{
@@ -43,8 +42,11 @@ pub(super) fn check_loopback(netlink: &Netlink, expected: Option<&str>) -> Resul
 /// to the host's daemon.
 pub(super) fn check_namespace(netlink: &Netlink) -> Result<()> {
     let slot = link::find_by_index(netlink, LOOPBACK)?.and_then(|lo| slot_of_loopback(lo.mac));
-    // The namespace of a deleted container keeps the MAC address of its loopback device, but has no `eth0`.
-    if slot.is_some() && link::find(netlink, ETH0)?.is_some() {
+    // The namespace of a deleted container keeps the MAC address of its loopback device, but has no veth.
+    let is_of = |slot| -> Result<bool> {
+        Ok(link::all(netlink)?.iter().any(|found| found.peer == Some(veth_ifindex(slot))))
+    };
+    if slot.map_or(Ok(false), is_of)? {
         return Err(Error::usage(
             "this is the network namespace of a portmap container (see the MAC address of its `lo`): run \
              this in the host's",

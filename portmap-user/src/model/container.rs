@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     host::SavedSysctl,
+    interface_name::InterfaceName,
     labels::Labels,
     limit::Limit,
     netns::NetnsId,
@@ -51,6 +52,8 @@ pub struct ContainerRecord {
     pub pid: Option<u32>,
     /// The process whose end removes the container, if there is one.
     pub owner: Option<Process>,
+    /// Name of its interface.
+    pub interface: InterfaceName,
     /// Its static ports.
     pub ports: PortSet,
     /// Its block of ephemeral ports.

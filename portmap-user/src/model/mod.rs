@@ -45,6 +45,7 @@ mod container;
 mod cpus;
 pub mod ephemeral;
 mod host;
+mod interface_name;
 pub mod labels;
 pub mod limit;
 mod log_target;
@@ -65,6 +66,7 @@ pub use self::{
     cpus::Cpus,
     ephemeral::{EphemeralPool, PoolCapacity},
     host::{HostRecord, SavedSysctl},
+    interface_name::InterfaceName,
     labels::{Label, LabelChanges, Labels},
     limit::{Direction, Limit, PerCpu, Policy},
     log_target::LogTarget,

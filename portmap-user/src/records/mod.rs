@@ -79,6 +79,8 @@ pub struct Container {
     pid: Option<u32>,
     #[serde(default)]
     owner: Option<Process>,
+    #[serde(default)]
+    interface: Option<String>,
     ports: Vec<(u16, u16)>,
     ephemeral_ports: (u16, u16),
     #[serde(default)]
@@ -258,6 +260,7 @@ impl Recorded for model::ContainerRecord {
             owns_netns,
             pid,
             owner,
+            interface,
             ports,
             ephemeral_ports,
             draining,
@@ -278,6 +281,7 @@ impl Recorded for model::ContainerRecord {
             owns_netns,
             pid,
             owner: owner.map(Process::from),
+            interface: Some(interface.to_string()),
             ports: ports.into(),
             ephemeral_ports: ephemeral_ports.into(),
             draining: draining.into_iter().map(Draining::from).collect(),
@@ -301,6 +305,7 @@ impl Recorded for model::ContainerRecord {
             owns_netns,
             pid,
             owner,
+            interface,
             ports,
             ephemeral_ports,
             draining,
@@ -321,6 +326,7 @@ impl Recorded for model::ContainerRecord {
             owns_netns,
             pid,
             owner: owner.map(Into::into),
+            interface: interface.map_or_else(|| Ok(model::InterfaceName::default()), |name| name.parse())?,
             ports: ports.try_into()?,
             ephemeral_ports: ephemeral_ports.try_into()?,
             draining: draining.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,

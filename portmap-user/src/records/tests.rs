@@ -8,7 +8,7 @@ use crate::model::Loopback as ModelLoopback;
 const CONTAINER: &str = concat!(
     r#"{"name":"web","slot":3,"netns":"/run/netns/web","namespace":{"device":4,"#,
     r#""inode":4026531840,"cookie":7},"owns_netns":false,"pid":12,"owner":{"pid":13,"#,
-    r#""started":99},"ports":[[31000,31009],[31500,31500]],"ephemeral_ports":[32768,33791],"#,
+    r#""started":99},"interface":"ens3","ports":[[31000,31009],[31500,31500]],"ephemeral_ports":[32768,33791],"#,
     r#""draining":[{"ports":[34816,35839],"until":{"secs":7,"nanos":8}}],"#,
     r#""ipv6":true,"wishes":{"egress_rate":0,"cpus":1.5,"loopback":"private"},"#,
     r#""labels":{"framework_id":"f-1"},"egress":null,"#,
@@ -76,6 +76,7 @@ fn state_file_of_version_3_has_defaults() {
     let record: model::ContainerRecord = read(container);
     assert_eq!((record.owner, record.inherit_sysctls, record.labels.is_empty()), (None, false, true));
     assert_eq!(record.draining, []);
+    assert_eq!(record.interface.as_str(), "eth0");
     assert_eq!(record.namespace.expect("an identity").cookie, None);
     let quarantine: Vec<Quarantined> = read(r#"[{"block":[32768,33791],"since":{"secs":5,"nanos":6}}]"#);
     assert_eq!(quarantine[0].name, None);
@@ -88,6 +89,7 @@ fn state_file_with_invalid_values_is_an_error() {
         ("\"cpus\":1.5", "\"cpus\":-1.5"),
         ("[34816,35839]", "[35839,34816]"),
         ("framework_id", "framework id"),
+        ("ens3", "all"),
     ] {
         let form = serde_json::from_str(&CONTAINER.replace(valid, invalid)).expect("the form is right");
         assert!(model::ContainerRecord::from_form(form).is_err(), "{invalid}");

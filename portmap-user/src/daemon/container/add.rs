@@ -13,7 +13,7 @@ use crate::{
     },
     error::{Error, Result},
     kernel::{link, netlink::Netlink},
-    model::{ContainerRecord, name},
+    model::{ContainerRecord, InterfaceName, name},
 };
 
 /// A container that a command has changed.
@@ -30,6 +30,7 @@ pub(in crate::daemon) struct Changed {
 /// Names the value and the expectation.
 pub(in crate::daemon) fn check_request(request: &AddRequest) -> Result<()> {
     name::check(&request.name)?;
+    interface_of(request.container_interface.as_deref())?;
     if request.inherit_sysctls && request.netns.is_none() && request.pid.is_none() {
         return Err(Error::usage(
             "--inherit-sysctls needs an existing namespace: expected --netns or --pid with it; a namespace \
@@ -50,6 +51,11 @@ pub(in crate::daemon) fn check_request(request: &AddRequest) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// The name of a new container's interface.
+fn interface_of(requested: Option<&str>) -> Result<InterfaceName> {
+    requested.map_or_else(|| Ok(InterfaceName::default()), str::parse)
 }
 
 impl Containers {
@@ -94,6 +100,7 @@ impl Containers {
             name,
             netns,
             pid,
+            container_interface,
             ports,
             take,
             remove_with_client: _,
@@ -103,6 +110,7 @@ impl Containers {
             traffic,
             labels,
         } = request;
+        let interface = interface_of(container_interface.as_deref())?;
         self.registry.check_available(&name, &ports)?;
         let state = self.host.state();
         let sockets = HostSockets::read(&state, &ports.union(&self.env.settings.ephemeral_ports));
@@ -114,6 +122,7 @@ impl Containers {
             netns,
             pid,
             owner,
+            interface,
             ports,
             block,
             ipv6: state.v6.is_some(),

@@ -12,9 +12,6 @@ use crate::{
     paths::Pins,
 };
 
-/// Name of a container's end of its veth pair.
-pub(in crate::daemon) const ETH0: &str = "eth0";
-
 /// Prefix of the alias of a host veth.
 pub(in crate::daemon) const ALIAS: &str = "portmap:";
 
@@ -48,11 +45,11 @@ pub(super) fn loopback_hook(best: AttachMode, pins: &Pins, record: &ContainerRec
     }
 }
 
-/// The hook at a container's `eth0`, for a session in its namespace. Only IPv6 needs it.
+/// The hook at a container's interface, `eth0` by default, for a session in its namespace. Only IPv6 needs it.
 fn eth0_hook(best: AttachMode, pins: &Pins, record: &ContainerRecord) -> AttachPoint {
     AttachPoint {
         link: pins.link(&format!("{}-eth0", record.host_veth())),
-        interface: ETH0.to_owned(),
+        interface: record.interface.to_string(),
         ingress: true,
         program: PROG_CONTAINER_ETH0,
         attach_mode: mode_inside(best, record),

@@ -310,7 +310,7 @@ fn check_egress(
     limit: &Limit,
     found: Option<(Class, String)>,
 ) -> Result<()> {
-    check_shape(env, record, "eth0", limit, found)
+    check_shape(env, record, record.interface.as_str(), limit, found)
         .map_err(|error| Error::failure(format!("{error}; the host drops the excess that it sends")))
 }
 

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use portmap_common::slot::loopback_mac;
 
 use super::{
-    attach::{ETH0, loopback_hook},
+    attach::loopback_hook,
     view::{self, Difference},
 };
 use crate::{
@@ -41,13 +41,14 @@ const ETH0_IPV6: [(&str, &str); 5] = [
 ///
 /// # Errors
 ///
-/// A conflict if an `eth0` exists.
-pub(super) fn free_index(inside: &NetSession) -> Result<u32> {
-    let netlink = &inside.netlink;
-    if link::find(netlink, ETH0)?.is_some() {
+/// A conflict if an interface with the name of the container's exists.
+pub(super) fn free_index(inside: &NetSession, record: &ContainerRecord) -> Result<u32> {
+    let (netlink, name) = (&inside.netlink, &record.interface);
+    if link::find(netlink, name.as_str())?.is_some() {
         return Err(Error::conflict(format!(
-            "the network namespace already has an interface {ETH0}, the name of the container's interface: \
-             rename or remove it (`ip link set {ETH0} name …`), or pass another namespace"
+            "the network namespace already has an interface {name}, the name of the container's interface: \
+             choose another name (--container-interface), rename or remove it (`ip link set {name} name …`), \
+             or pass another namespace"
         )));
     }
     let mut index = LOOPBACK + 1;
@@ -87,18 +88,19 @@ fn all_rp_filter() -> String {
 
 /// The sysctls of a container's namespace with their required values. Kernels without IPv6 lack some of them.
 fn settings(record: &ContainerRecord) -> Vec<(String, &'static str)> {
+    let eth0 = record.interface.as_str();
     // Packets from the host and from other containers have the container's own address as their source, and
     // their destination may be in 127.0.0.0/8.
     let mut all = ["accept_local", "route_localnet"]
-        .map(|setting| (sysctl::of_interface("ipv4", ETH0, setting), "1"))
+        .map(|setting| (sysctl::of_interface("ipv4", eth0, setting), "1"))
         .to_vec();
     // The route back to such a source does not use eth0. The kernel applies the larger of both values.
     all.extend(
-        [all_rp_filter(), sysctl::of_interface("ipv4", ETH0, "rp_filter")].map(|name| (name, RP_FILTER)),
+        [all_rp_filter(), sysctl::of_interface("ipv4", eth0, "rp_filter")].map(|name| (name, RP_FILTER)),
     );
     // An address that the host loses must not take others of its network with it.
-    all.push((sysctl::of_interface("ipv4", ETH0, "promote_secondaries"), "1"));
-    let of_eth0 = |setting| sysctl::of_interface("ipv6", ETH0, setting);
+    all.push((sysctl::of_interface("ipv4", eth0, "promote_secondaries"), "1"));
+    let of_eth0 = |setting| sysctl::of_interface("ipv6", eth0, setting);
     all.push((of_eth0("disable_ipv6"), if record.ipv6 { "0" } else { "1" }));
     if record.ipv6 {
         all.extend(ETH0_IPV6.map(|(setting, value)| (of_eth0(setting), value)));
@@ -121,8 +123,9 @@ pub(super) fn set_up(
     link::change_loopback(netlink, Some(loopback_mac(record.slot)), state.mtu)?;
     link::set_up(netlink, LOOPBACK, "lo")?;
     // The programs on the host cannot check how the inner packet of a tunnel will be segmented.
-    offloads::disable_tunnel_segmentation(ETH0)?;
-    link::set_up(netlink, eth0, ETH0)?;
+    let name = record.interface.as_str();
+    offloads::disable_tunnel_segmentation(name)?;
+    link::set_up(netlink, eth0, name)?;
     ensure(inside, state, record, eth0)?;
     Ok(())
 }
@@ -145,10 +148,10 @@ pub(in crate::daemon) fn ensure(
     }
     let is_up = link::find_by_index(netlink, eth0)?.is_some_and(|eth0| eth0.is_up);
     if !is_up {
-        link::set_up(netlink, eth0, ETH0)?;
+        link::set_up(netlink, eth0, record.interface.as_str())?;
         changed = true;
     }
-    changed |= ensure_link(netlink, state, eth0, ETH0)?;
+    changed |= ensure_link(netlink, state, eth0, record.interface.as_str())?;
     // The loopback device needs the uplink's MTU, too, because its packets to the host and to other
     // containers leave by eth0.
     if link::find_by_index(netlink, LOOPBACK)?.is_none_or(|lo| lo.mtu != state.mtu) {
@@ -196,14 +199,14 @@ pub(in crate::daemon) fn differences(
         }
     }
     if !interface.is_up {
-        all.push("eth0 is down".to_owned());
+        all.push(format!("{} is down", record.interface));
     }
     let mut expect = |is_so: bool, what: &str| {
         if !is_so {
             all.push(format!("{what} is not the host's"));
         }
     };
-    expect(interface.mac == state.mac, "the MAC address of eth0");
+    expect(interface.mac == state.mac, &format!("the MAC address of {}", record.interface));
     expect(interface.mtu == state.mtu && lo_mtu == Some(state.mtu), "the MTU");
     for different in Difference::read(netlink, state, record, eth0)?.names() {
         expect(false, different);
@@ -212,7 +215,7 @@ pub(in crate::daemon) fn differences(
 }
 
 fn no_eth0(record: &ContainerRecord) -> Error {
-    Error::failure(format!("container {:?} has no {ETH0} any more", record.name))
+    Error::failure(format!("container {:?} has no {} any more", record.name, record.interface))
 }
 
 /// Restores the settings that [`set_up`] changed, apart from those that were deleted with `eth0`.

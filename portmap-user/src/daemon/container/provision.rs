@@ -4,7 +4,7 @@ use portmap_common::{gcra::GcraState, slot::veth_ifindex, tables::Endpoint};
 
 use super::{
     Containers,
-    attach::{ETH0, alias, attach_inside, veth_hook},
+    attach::{alias, attach_inside, veth_hook},
     deprovision::deprovision,
     limits, netns,
 };
@@ -48,7 +48,7 @@ impl Containers {
     fn netns_for(&self, record: &mut ContainerRecord) -> Result<NewNetns, Refusal> {
         if record.owns_netns {
             // A new namespace may have interfaces: the fallback devices of the tunnel modules (`tunl0`, `sit0`).
-            let (namespace, free_index) = Namespace::create(netns::free_index)?;
+            let (namespace, free_index) = Namespace::create(|inside| netns::free_index(inside, record))?;
             record.namespace = Some(namespace.id()?);
             return Ok(NewNetns { namespace, free_index });
         }
@@ -70,7 +70,7 @@ impl Containers {
             before.sysctls.extend(inherit::before(&inherited)?);
             record.before = Some(before);
             record.namespace = Some(id);
-            Ok(netns::free_index(inside)?)
+            Ok(netns::free_index(inside, record)?)
         })?;
         Ok(NewNetns { namespace, free_index })
     }
@@ -82,7 +82,7 @@ impl Containers {
         record: &ContainerRecord,
         namespace: Namespace,
     ) -> Result<()> {
-        let free_index = namespace.run(netns::free_index)?;
+        let free_index = namespace.run(|inside| netns::free_index(inside, record))?;
         self.connect_new(netlink, record, &NewNetns { namespace, free_index })
     }
 
@@ -96,7 +96,7 @@ impl Containers {
                 host_name: &host_veth,
                 host_index: veth_ifindex(record.slot),
                 alias: &alias(&record.name),
-                container_name: ETH0,
+                container_name: record.interface.as_str(),
                 container_index: *eth0,
                 container: namespace,
                 mac: state.mac,

@@ -14,6 +14,7 @@ pub(in crate::daemon) fn describe(env: &Env, state: &HostState, entry: &Entry) -
         netns: record.netns.clone(),
         pid: record.pid,
         host_veth: record.host_veth(),
+        interface: record.interface.to_string(),
         ip: state.v4.address,
         ip6: state.v6.filter(|_| record.ipv6).map(|v6| v6.address),
         ports: record.ports.clone(),

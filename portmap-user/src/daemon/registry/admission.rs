@@ -12,7 +12,8 @@ use crate::{
     error::{Error, Result},
     kernel::{clock, namespace},
     model::{
-        ContainerRecord, Labels, NetnsId, Phase, PortSet, Process, TrafficSpec, ephemeral::check_block_size,
+        ContainerRecord, InterfaceName, Labels, NetnsId, Phase, PortSet, Process, TrafficSpec,
+        ephemeral::check_block_size,
     },
 };
 
@@ -23,6 +24,8 @@ pub(in crate::daemon) struct Admission {
     pub(in crate::daemon) netns: Option<PathBuf>,
     pub(in crate::daemon) pid: Option<u32>,
     pub(in crate::daemon) owner: Option<Process>,
+    /// Name of the container's interface.
+    pub(in crate::daemon) interface: InterfaceName,
     pub(in crate::daemon) ports: PortSet,
     /// Size of its block of ephemeral ports; `None` for the daemon's default.
     pub(in crate::daemon) block: Option<u16>,
@@ -122,6 +125,7 @@ impl Registry {
             owns_netns,
             pid: admission.pid,
             owner: admission.owner,
+            interface: admission.interface,
             ports: admission.ports,
             ephemeral_ports,
             draining: Vec::new(),

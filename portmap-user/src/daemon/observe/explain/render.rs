@@ -71,7 +71,9 @@ impl Names {
                 Outcome { target: next_hop, ..outcome("to_outside", text) }
             }
             Verdict::ToHost(_) => Fixed::new("to_host", "to the host's stack").to_outcome(),
-            Verdict::ToEth0(ifindex) => outcome("to_eth0", format!("out by eth0 (ifindex {ifindex})")),
+            Verdict::ToEth0(ifindex) => {
+                outcome("to_eth0", format!("out by its interface (ifindex {ifindex})"))
+            }
             Verdict::ToLoopback => Fixed::new("to_loopback", "into the container's lo").to_outcome(),
         }
     }
