@@ -55,7 +55,7 @@ pub(crate) fn expect_same(world: &World, route: Route) -> Result<usize, String> 
         if differ.is_empty() {
             return Ok(pairs.len());
         }
-        if attempt >= ATTEMPTS && start.elapsed() > Duration::from_secs(15) {
+        if attempt >= ATTEMPTS && start.elapsed() > wait::LIMIT {
             return Err(describe(world, route, &differ));
         }
     }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use nix::errno::Errno;
 use portmap_tests::service::Transport;
 
 use super::{
@@ -18,6 +19,16 @@ pub(crate) fn allow(world: &World, route: Route, pair: &Pair) -> bool {
         || is_within_the_host(world, pair)
         || is_source_by_another_table(world, route, pair)
         || is_datagram_without_a_bound_source(route, pair)
+        || is_gateway_known_to_be_silent(route, pair)
+}
+
+/// Once the host's kernel knows that an IPv6 gateway does not answer, it takes a less specific route, if it is no router
+/// itself. The programs' question to the FIB does not do that.
+fn is_gateway_known_to_be_silent(route: Route, pair: &Pair) -> bool {
+    let [Outcome::Answer { .. }, Outcome::Error { error: Errno::EHOSTUNREACH, .. }] = pair.outcomes else {
+        return false;
+    };
+    route == Route::Silent && MOVED.contains(&pair.probe.to.ip()) && pair.probe.to.is_ipv6()
 }
 
 /// Rules by source apply to every packet of a container. On the host they do not apply to a datagram of a socket that is

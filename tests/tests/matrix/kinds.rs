@@ -6,7 +6,7 @@ use portmap_tests::{
     tunnel::Tunnel,
 };
 
-use super::place::{Net, OTHER};
+use super::place::{GATEWAY, Net, OTHER};
 
 /// A kind of interface that leads outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,8 @@ impl Kind {
             Self::TwoCards => (5, "second"),
             Self::Tun | Self::WireGuard => (5, "tunnel"),
         };
-        Net { number, device, other: if self.is_tunnel() { 2 } else { OTHER } }
+        let loopback = if matches!(self, Self::Vrf) { "blue" } else { "lo" };
+        Net { number, device, other: if self.is_tunnel() { GATEWAY } else { OTHER }, loopback }
     }
 
     /// Whether it has one other end, which is no Ethernet neighbour.

@@ -54,6 +54,8 @@ pub(crate) struct Net {
     pub(crate) device: &'static str,
     /// Last part of the address of the machine `other`.
     pub(crate) other: u8,
+    /// The interface of the host that leads nowhere: `lo`, or the one of the VRF.
+    pub(crate) loopback: &'static str,
 }
 
 impl Net {
@@ -74,13 +76,13 @@ pub(crate) enum Form {
     One,
     /// A second one in the same network.
     Secondary,
-    /// A virtual address (/32 and /128) on `lo`.
+    /// A virtual address (/32 and /128) on the loopback device.
     Virtual,
     /// The same on a dummy interface.
     Dummy,
     /// An IPv6 address that is deprecated, besides one that is not.
     Deprecated,
-    /// IPv6 only on the interface, and an IPv4 address on `lo`.
+    /// IPv6 only on the interface, and an IPv4 address on the loopback device.
     Unnumbered,
     /// Point-to-point addresses (/32 and /128 with a peer).
     PointToPoint,
@@ -104,7 +106,7 @@ const SECOND: u8 = 7;
 impl Form {
     /// Gives an interface its addresses.
     pub(crate) fn script(self, net: Net) -> String {
-        let Net { device, .. } = net;
+        let Net { device, loopback, .. } = net;
         let [v4, v6] = net.at(OWN);
         let [second4, second6] = net.at(SECOND);
         let [peer4, peer6] = net.at(GATEWAY);
@@ -121,14 +123,14 @@ impl Form {
         match self {
             Self::One => one(),
             Self::Secondary => one() + &add(&format!("{second4}/24"), &format!("{second6}/64")),
-            Self::Virtual => one() + &virtual_at("lo"),
+            Self::Virtual => one() + &virtual_at(loopback),
             Self::Dummy => one() + "ip link add void type dummy; ip link set void up\n" + &virtual_at("void"),
             Self::Deprecated => {
                 add(&format!("{v4}/24"), &format!("{second6}/64"))
                     + &format!("ip -6 address add {v6}/64 dev {device} nodad preferred_lft 0\n")
             }
             Self::Unnumbered => {
-                add("", &format!("{v6}/64")) + &format!("ip address add {}/32 dev lo\n", VIRTUAL[0])
+                add("", &format!("{v6}/64")) + &format!("ip address add {}/32 dev {loopback}\n", VIRTUAL[0])
             }
             Self::PointToPoint => add(&format!("{v4} peer {peer4}/32"), &format!("{v6} peer {peer6}/128")),
         }

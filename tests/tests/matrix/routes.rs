@@ -127,7 +127,7 @@ struct Commands {
 
 impl Commands {
     fn add(&mut self, route: Route, version: usize) {
-        let Net { device, other, number } = self.net;
+        let Net { device, other, number, .. } = self.net;
         let moved = network(MOVED[version]);
         let to_other = via(self.net, self.form, version, other);
         match route {
