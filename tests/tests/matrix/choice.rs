@@ -48,12 +48,12 @@ fn chosen_of(kind: Kind, form: Form, stride: usize) -> Vec<Route> {
     let place = |all: Option<usize>| all.expect("the list is complete");
     let first = place(KINDS.iter().position(|other| *other == kind))
         + place(FORMS.iter().position(|other| *other == form));
-    if first % of_forms != 0 {
+    if !first.is_multiple_of(of_forms) {
         return Vec::new();
     }
     let numbered = ROUTES.into_iter().enumerate();
     numbered
-        .filter(|(number, _)| (first / of_forms + number) % of_routes == 0)
+        .filter(|(number, _)| (first / of_forms + number).is_multiple_of(of_routes))
         .map(|(_, route)| route)
         .filter(|route| invalid(kind, form, *route).is_none())
         .collect()

@@ -47,7 +47,18 @@ pub(crate) struct Pair {
 /// Panics if a process of the host does not have what the form of routes is about.
 pub(crate) fn expect_same(world: &World, route: Route) -> Result<usize, String> {
     let start = Instant::now();
-    wait::until("health", || world.sandbox.portmap(&["doctor"]).status.success());
+    // The container follows in the meantime.
+    loop {
+        let doctor = world.sandbox.portmap(&["doctor"]);
+        if doctor.status.success() {
+            break;
+        }
+        if start.elapsed() > wait::LIMIT {
+            let findings = String::from_utf8_lossy(&doctor.stdout).into_owned();
+            return Err(describe(world, route, &[]) + &findings);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
     for attempt in 1.. {
         let pairs = try_all(world, route, attempt);
         check_oracle(world, route, &pairs);

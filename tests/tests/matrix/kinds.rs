@@ -29,7 +29,7 @@ pub(crate) enum Kind {
     Vlan,
     /// A card in a VRF, with routes to it in the table main.
     Vrf,
-    /// A WireGuard tunnel besides the uplink.
+    /// A `WireGuard` tunnel besides the uplink.
     WireGuard,
 }
 
@@ -94,7 +94,13 @@ impl Kind {
             not_run(format!("this kernel has no links of the type {link}: {error}"));
             return true;
         }
-        let has_tool = || sandbox.command(Netns::Host, "wg").arg("--version").output().is_ok_and(is_success);
+        let has_tool = || {
+            sandbox
+                .command(Netns::Host, "wg")
+                .arg("--version")
+                .output()
+                .is_ok_and(|output| output.status.success())
+        };
         if self == Self::WireGuard && !has_tool() {
             not_run("the program wg is missing: install wireguard-tools");
             return true;
@@ -204,8 +210,4 @@ pub(crate) fn lacks(sandbox: &Sandbox, link: &str) -> Option<String> {
     // Other errors are about missing parameters.
     let is_unknown = error.contains("Unknown device type") || error.contains("not supported");
     is_unknown.then_some(error)
-}
-
-fn is_success(output: std::process::Output) -> bool {
-    output.status.success()
 }

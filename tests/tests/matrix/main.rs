@@ -13,6 +13,7 @@ mod kinds;
 mod place;
 mod probe;
 mod routes;
+mod server;
 mod world;
 
 use std::{panic::resume_unwind, thread};

@@ -24,25 +24,26 @@ pub(crate) const PORT: u16 = 31000;
 
 /// Addresses of both machines outside. The default route leads to those of `outside`.
 pub(crate) const MOVED: [IpAddr; 2] =
-    both(Ipv4Addr::new(198, 51, 100, 1), [0x2001, 0xdb8, 0xe, 0, 0, 0, 0, 1]);
+    both(Ipv4Addr::new(198, 51, 100, 1), Ipv6Addr::new(0x2001, 0xdb8, 0xe, 0, 0, 0, 0, 1));
 /// Addresses of `other` on the link, but in no network of the host.
 pub(crate) const ON_LINK: [IpAddr; 2] =
-    both(Ipv4Addr::new(203, 0, 113, 1), [0x2001, 0xdb8, 0xd, 0, 0, 0, 0, 1]);
+    both(Ipv4Addr::new(203, 0, 113, 1), Ipv6Addr::new(0x2001, 0xdb8, 0xd, 0, 0, 0, 0, 1));
 /// The same, for a gateway.
 pub(crate) const FOREIGN_GATEWAY: [IpAddr; 2] =
-    both(Ipv4Addr::new(192, 168, 77, 1), [0xfd77, 0, 0, 0, 0, 0, 0, 1]);
+    both(Ipv4Addr::new(192, 168, 77, 1), Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1));
 /// Addresses of `outside` beyond the default route.
 pub(crate) const BEYOND: [IpAddr; 2] = [IpAddr::V4(FAR), IpAddr::V6(FAR6)];
 /// Addresses of the host on an interface that leads nowhere.
-pub(crate) const VIRTUAL: [IpAddr; 2] = both(Ipv4Addr::new(10, 9, 0, 5), [0x2001, 0xdb8, 9, 0, 0, 0, 0, 5]);
+pub(crate) const VIRTUAL: [IpAddr; 2] =
+    both(Ipv4Addr::new(10, 9, 0, 5), Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 5));
 /// Link-local address of `outside` and of `other`, by its last part.
 pub(crate) fn link_local(last: u8) -> String {
     format!("fe80::a:{last}")
 }
 
-const fn both(v4: Ipv4Addr, v6: [u16; 8]) -> [IpAddr; 2] {
-    let [a, b, c, d, e, f, g, h] = v6;
-    [IpAddr::V4(v4), IpAddr::V6(Ipv6Addr::new(a, b, c, d, e, f, g, h))]
+/// An address of each IP version.
+const fn both(v4: Ipv4Addr, v6: Ipv6Addr) -> [IpAddr; 2] {
+    [IpAddr::V4(v4), IpAddr::V6(v6)]
 }
 
 /// The network of an interface.
@@ -64,7 +65,16 @@ impl Net {
         let third = u16::from(self.number.max(1));
         both(
             Ipv4Addr::new(10, self.number, 0, last),
-            [0x2001, 0xdb8, 0, third, 0, 0, 0, u16::from_str_radix(&last.to_string(), 16).expect("digits")],
+            Ipv6Addr::new(
+                0x2001,
+                0xdb8,
+                0,
+                third,
+                0,
+                0,
+                0,
+                u16::from_str_radix(&last.to_string(), 16).expect("digits"),
+            ),
         )
     }
 }

@@ -6,7 +6,6 @@ use std::{fmt::Write as _, net::IpAddr};
 use portmap_tests::{
     daemon::Daemon,
     sandbox::{DAEMON_FLAGS, Netns, OUTSIDE, OUTSIDE6, Sandbox},
-    service::{Service, Transport},
     tunnel::Tunnel,
 };
 
@@ -16,6 +15,7 @@ use super::{
         BEYOND, FOREIGN_GATEWAY, Form, GATEWAY, MOVED, Net, ON_LINK, PORT, SERVICE, VIRTUAL, link_local,
     },
     routes::{family, first_default},
+    server::Server,
 };
 
 /// The container.
@@ -43,7 +43,7 @@ pub(crate) struct World {
     pub(crate) kind: Kind,
     pub(crate) form: Form,
     pub(crate) net: Net,
-    _services: Vec<Service>,
+    _services: Vec<Server>,
     daemon: Daemon,
     pub(crate) sandbox: Sandbox,
     _tunnel: Option<Tunnel>,
@@ -128,9 +128,12 @@ fn machines(sandbox: &Sandbox, kind: Kind) {
     let mut other = ROUTER.to_owned() + &in_network(near, net.other);
     if kind.is_tunnel() {
         // The host's other addresses.
-        other += &format!("ip route add 10.0.0.0/15 dev {near}; ip route add {} dev {near}\n", VIRTUAL[0]);
-        other +=
-            &format!("ip -6 route add 2001:db8::/48 dev {near}; ip -6 route add {} dev {near}\n", VIRTUAL[1]);
+        let [v4, v6] = VIRTUAL;
+        let _ = writeln!(
+            other,
+            "ip route add 10.0.0.0/15 dev {near}; ip route add {v4} dev {near}\n\
+             ip -6 route add 2001:db8::/48 dev {near}; ip -6 route add {v6} dev {near}"
+        );
     } else {
         other += &back(near, net.at(1));
     }
@@ -140,25 +143,17 @@ fn machines(sandbox: &Sandbox, kind: Kind) {
     sandbox.sh(OTHER_MACHINE, &other);
 }
 
-fn services(sandbox: &Sandbox, kind: Kind) -> Vec<Service> {
+fn services(sandbox: &Sandbox, kind: Kind) -> Vec<Server> {
     let net = kind.net();
-    let mut services: Vec<Service> = [(A, PORT), (Netns::Host, SERVICE)]
-        .into_iter()
-        .flat_map(|(netns, port)| Service::both(sandbox, netns, port, OWN))
-        .collect();
     let mut outside = [BEYOND, MOVED, [OUTSIDE.into(), OUTSIDE6.into()]].concat();
     if !kind.is_tunnel() && kind.is_further() {
         outside.extend(net.at(GATEWAY));
     }
     let other = [MOVED, ON_LINK, FOREIGN_GATEWAY, net.at(net.other)].concat();
-    for (netns, name, addresses) in [(Netns::Outside, "outside", outside), (OTHER_MACHINE, "other", other)] {
-        services.push(Service::start(sandbox, netns, Transport::Tcp, SERVICE, name));
-        // One for each address, so that the answer comes from that.
-        services.extend(
-            addresses
-                .into_iter()
-                .map(|own| Service::start_on(sandbox, netns, Transport::Udp, (own, SERVICE), name)),
-        );
-    }
-    services
+    vec![
+        Server::start(sandbox, A, OWN, PORT, &[]),
+        Server::start(sandbox, Netns::Host, OWN, SERVICE, &[]),
+        Server::start(sandbox, Netns::Outside, "outside", SERVICE, &outside),
+        Server::start(sandbox, OTHER_MACHINE, "other", SERVICE, &other),
+    ]
 }
