@@ -10,8 +10,8 @@ use super::{
     routes::{ROUTES, Route},
 };
 
-/// Without `PORTMAP_SAMPLE`, a run tries every fourth form of routes of each kind of uplink with each form of addresses.
-/// The forms rotate, so that every pair of two of the three properties is tried.
+/// Without `PORTMAP_SAMPLE`, a run tries every fourth form of routes of each kind of uplink with each form of
+/// addresses. The forms rotate, so that every pair of two of the three properties is tried.
 const STRIDE: usize = 4;
 
 /// Why a combination does not exist.

@@ -16,7 +16,7 @@ use portmap_tests::{
 
 use super::{
     exceptions,
-    place::{BEYOND, CLOSED, FOREIGN_GATEWAY, GATEWAY, MOVED, NOBODY, ON_LINK, PORT, SERVICE},
+    place::{BEYOND, CLOSED, FOREIGN_GATEWAY, GATEWAY, MOVED, ON_LINK, PORT, SERVICE, UNUSED},
     probe::{Outcome, Probe},
     routes::{Effect, Route},
     world::{A, OTHER_MACHINE, World},
@@ -99,7 +99,7 @@ fn check_oracle(world: &World, route: Route, pairs: &[Pair]) {
             Effect::Outside => by == Some("outside"),
             Effect::Other => by == Some("other"),
             Effect::Either => by.is_some(),
-            Effect::Nobody => by.is_none(),
+            Effect::NoAnswer => by.is_none(),
             Effect::Any => true,
         };
         assert!(is_right, "{:?}, {:?}, {route:?}: the host itself: {pair:?}", world.kind, world.form);
@@ -181,7 +181,7 @@ fn outgoing(world: &World, route: Route) -> Vec<Probe> {
         to.extend(FOREIGN_GATEWAY.map(|address| SocketAddr::new(address, SERVICE)));
     }
     if route == Route::Silent {
-        to.extend(net.at(NOBODY[1]).map(|address| SocketAddr::new(address, SERVICE)));
+        to.extend(net.at(UNUSED[1]).map(|address| SocketAddr::new(address, SERVICE)));
     }
     to.sort_unstable();
     to.dedup();
@@ -204,7 +204,7 @@ fn incoming(world: &World, route: Route) -> Vec<(Netns<'static>, Probe)> {
     let to: Vec<SocketAddr> =
         world.form.all(world.net).into_iter().map(|address| SocketAddr::new(address, SERVICE)).collect();
     let moved = match route.effect() {
-        Effect::Outside | Effect::Nobody => Some(Netns::Outside),
+        Effect::Outside | Effect::NoAnswer => Some(Netns::Outside),
         Effect::Other => Some(OTHER_MACHINE),
         // The machine that does not wait for it could get the answer.
         Effect::Either | Effect::Any => None,

@@ -22,8 +22,8 @@ pub(crate) fn allow(world: &World, route: Route, pair: &Pair) -> bool {
         || is_gateway_known_to_be_silent(route, pair)
 }
 
-/// Once the host's kernel knows that an IPv6 gateway does not answer, it takes a less specific route, if it is no router
-/// itself. The programs' question to the FIB does not do that.
+/// Once the host's kernel knows that an IPv6 gateway does not answer, it takes a less specific route, if it is no
+/// router itself. The programs' question to the FIB does not do that.
 fn is_gateway_known_to_be_silent(route: Route, pair: &Pair) -> bool {
     let [Outcome::Answer { .. }, Outcome::Error { error: Errno::EHOSTUNREACH, .. }] = pair.outcomes else {
         return false;
@@ -31,15 +31,15 @@ fn is_gateway_known_to_be_silent(route: Route, pair: &Pair) -> bool {
     route == Route::Silent && MOVED.contains(&pair.probe.to.ip()) && pair.probe.to.is_ipv6()
 }
 
-/// Rules by source apply to every packet of a container. On the host they do not apply to a datagram of a socket that is
-/// bound to no address, because the kernel chooses its source after the route.
+/// Rules by source apply to every packet of a container. On the host they do not apply to a datagram of a socket that
+/// is bound to no address, because the kernel chooses its source after the route.
 fn is_datagram_without_a_bound_source(route: Route, pair: &Pair) -> bool {
     route == Route::RuleFrom && pair.client.is_some() && pair.probe.transport == Transport::Udp
 }
 
-/// Within the host the container's packets cross its `eth0`, which has the uplink's MTU, and the host's only `lo`. To a
-/// secondary address of an interface that is not the uplink the host connects from the first address of the network, and
-/// the container from the secondary one.
+/// Within the host the container's packets cross its `eth0`, which has the uplink's MTU, and the host's only `lo`. To
+/// a secondary address of an interface that is not the uplink the host connects from the first address of the
+/// network, and the container from the secondary one.
 fn is_within_the_host(world: &World, pair: &Pair) -> bool {
     let own = world.form.all(world.net);
     let [
@@ -57,9 +57,9 @@ fn is_within_the_host(world: &World, pair: &Pair) -> bool {
         && (is_other_source || (by_host, to_host) == (by_container, to_container))
 }
 
-/// Rules that lead to another table by another interface: next hops are those of the host, but a container has the routes
-/// of the table main only, so its source is the one of these. For IPv6 the machine at the other end of such a way does
-/// not reach that source here.
+/// Rules that lead to another table by another interface: next hops are those of the host, but a container has the
+/// routes of the table main only, so its source is the one of these. For IPv6 the machine at the other end of such a
+/// way does not reach that source here.
 fn is_source_by_another_table(world: &World, route: Route, pair: &Pair) -> bool {
     let concerns = |address: IpAddr| MOVED.contains(&address);
     let Probe { source, to, .. } = pair.probe;
@@ -74,8 +74,8 @@ fn is_source_by_another_table(world: &World, route: Route, pair: &Pair) -> bool 
         && is_way
 }
 
-/// No difference in fact: of several next hops the kernel chooses by a hash, for IPv6 with a random flow label, so two
-/// connections of the host itself go different ways.
+/// No difference in fact: of several next hops the kernel chooses by a hash, for IPv6 with a random flow label, so
+/// two connections of the host itself go different ways.
 fn is_other_next_hop(route: Route, pair: &Pair) -> bool {
     let [
         Outcome::Answer { seen: host, answered_from: to_host, mtu: host_mtu, .. },

@@ -1,4 +1,4 @@
-//! Kinds of uplinks: the interface by which a world's routes lead, and what is at its other end.
+//! Kinds of uplinks: the interface by which a world's routes lead, and the machines at its other end.
 
 use portmap_tests::{
     not_run,
@@ -147,8 +147,8 @@ impl Kind {
             Self::Bridge => {
                 "ip link add bridge type bridge; ip link set uplink master bridge; ip link set bridge up"
             }
-            // The card has no address, but would answer ARP for the host's, and take the packets: no program of portmap
-            // sees them there.
+            // The card has no address, but would answer ARP for the host's, and take the packets: no program of
+            // portmap sees them there.
             Self::Macvlan => {
                 "ip link add macvlan link uplink type macvlan mode bridge; ip link set macvlan up
                  sysctl -qw net.ipv4.conf.uplink.arp_ignore=8"

@@ -1,7 +1,7 @@
-//! The matrix: kinds of uplinks, forms of addresses and forms of routes, each with each. In every combination a process
-//! in a container must have what a process of the host has in the same place, connection by connection: who answers,
-//! from which address it is seen, with which MTU, or which error it gets, at once or after a wait; and it is reached
-//! as the host is.
+//! The matrix: kinds of uplinks, forms of addresses and forms of routes, each with each. In every combination a
+//! process in a container must have what a process of the host has in the same place, connection by connection: who
+//! answers, from which address it is seen, with which MTU, or which error it gets, at once or after a wait; and it is
+//! reached as the host is.
 //!
 //! One world is made for each kind of uplink with each form of addresses. The forms of routes come and go there while
 //! the daemon runs.
@@ -33,7 +33,8 @@ use self::{
     world::World,
 };
 
-/// Tries the chosen combinations of a kind of uplink, each form of addresses at the same time, because tests mostly wait.
+/// Tries the chosen combinations of a kind of uplink, each form of addresses at the same time, because tests mostly
+/// wait.
 fn matrix(kind: Kind) {
     if sample() > 1 && !kind.is_tried_on_emulated_machines() {
         not_run("a sample has only the kinds of uplinks that few kernels have");
@@ -77,7 +78,8 @@ fn matrix(kind: Kind) {
     );
 }
 
-/// Tries forms of routes, one after the other, in one world. Returns the number of comparisons of each, or what differs.
+/// Tries forms of routes, one after the other, in one world. Returns the number of comparisons of each, or what
+/// differs.
 fn in_world(kind: Kind, form: Form, routes: &[Route]) -> Vec<Result<usize, String>> {
     let world = World::new(Sandbox::new(), kind, form);
     let mut results = Vec::new();

@@ -1,8 +1,8 @@
 //! Where everything is: the host's addresses in a world, and the machines outside with theirs.
 //!
-//! There are two machines: `outside`, which is the gateway of the uplink, and `other`, a second router in the network of
-//! the interface under test, or the other end of a tunnel. Both have the addresses [`MOVED`], so that the answer tells
-//! the way of a packet.
+//! There are two machines: `outside`, which is the gateway of the uplink, and `other`, a second router in the network
+//! of the interface under test, or the other end of a tunnel. Both have the addresses [`MOVED`], so that the answer
+//! tells the way of a packet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,11 +13,11 @@ pub(crate) const GATEWAY: u8 = 2;
 /// Last part of the address of the machine `other`, unless it is the end of a tunnel.
 pub(crate) const OTHER: u8 = 3;
 /// Last part of addresses that no machine has.
-pub(crate) const NOBODY: [u8; 2] = [98, 99];
+pub(crate) const UNUSED: [u8; 2] = [98, 99];
 
 /// The port of the services outside, and of the host's.
 pub(crate) const SERVICE: u16 = 8080;
-/// A port outside on which nobody listens.
+/// A port outside on which no machine listens.
 pub(crate) const CLOSED: u16 = 8081;
 /// The container's port.
 pub(crate) const PORT: u16 = 31000;

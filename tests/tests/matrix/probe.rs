@@ -20,8 +20,8 @@ use nix::{
 };
 use portmap_tests::service::{Transport, any};
 
-/// From here on an error counts as one that came after a wait: the kernel gives up a neighbour after three seconds, and
-/// tries SYN again after one.
+/// From here on an error counts as one that came after a wait: the kernel gives up a neighbour after three seconds,
+/// and tries SYN again after one.
 const LATE: Duration = Duration::from_secs(2);
 
 /// What one client tries.
@@ -40,7 +40,7 @@ pub(crate) struct Probe {
 /// How it ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Somebody answers.
+    /// A service answers.
     Answer {
         /// The name of the service.
         from: String,
@@ -96,9 +96,9 @@ impl Probe {
         answer(&text, self.to, mtu)
     }
 
-    /// Sends a datagram. The services of the host and the container are on all addresses, and answer from the one that
-    /// their routes prefer, which a connected socket would not accept. Clients of the machines outside are connected,
-    /// because only connected sockets get errors of the network.
+    /// Sends a datagram. The services of the host and the container are on all addresses, and answer from the one
+    /// that their routes prefer, which a connected socket would not accept. Clients of the machines outside are
+    /// connected, because only connected sockets get errors of the network.
     fn udp(self, patience: Duration) -> io::Result<Outcome> {
         let own = self.source.map_or_else(|| any(self.to, 0), |source| SocketAddr::new(source, 0));
         let socket = UdpSocket::bind(own)?;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::place::{FOREIGN_GATEWAY, Form, GATEWAY, MOVED, NOBODY, Net, ON_LINK, link_local};
+use super::place::{FOREIGN_GATEWAY, Form, GATEWAY, MOVED, Net, ON_LINK, UNUSED, link_local};
 
 /// A form of routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +73,10 @@ pub(crate) enum Effect {
     Other,
     /// Either of them, by a hash of the flow.
     Either,
-    /// Nobody.
-    Nobody,
-    /// Whoever answers neighbour discovery for it, or whom IPv6 finds behind a less specific route.
+    /// Neither.
+    NoAnswer,
+    /// The machine that answers neighbour discovery for it, or that IPv6 finds behind a less specific route; perhaps
+    /// none.
     Any,
 }
 
@@ -86,7 +87,7 @@ impl Route {
             Self::OneGateway | Self::OnLink => Effect::Outside,
             Self::Multipath => Effect::Either,
             Self::Device | Self::Silent => Effect::Any,
-            Self::Blackhole | Self::Unreachable | Self::Prohibit => Effect::Nobody,
+            Self::Blackhole | Self::Unreachable | Self::Prohibit => Effect::NoAnswer,
             _ => Effect::Other,
         }
     }
@@ -188,7 +189,7 @@ impl Commands {
                 self.route(version, &format!("{moved} {to_other} src {source}"));
             }
             Route::Silent => {
-                let gateway = via(self.net, self.form, version, NOBODY[0]);
+                let gateway = via(self.net, self.form, version, UNUSED[0]);
                 self.route(version, &format!("{moved} {gateway}"));
             }
         }

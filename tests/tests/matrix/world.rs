@@ -25,8 +25,8 @@ pub(crate) const OTHER_MACHINE: Netns<'_> = Netns::Container("other");
 /// The name of the host's service and of the container's, which must look the same.
 pub(crate) const OWN: &str = "own";
 
-/// Routers answer for what they cannot reach, at once and each time, which the kernel's own errors of routing do not; and
-/// for addresses of the interface that is asked only. Redirects would change the routes of those who send.
+/// Routers answer for what they cannot reach, at once and each time, which the kernel's own errors of routing do not;
+/// and for addresses of the interface that is asked only. Redirects would change the routes of those who send.
 const ROUTER: &str =
     "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.icmp_ratelimit=0 \
     net.ipv6.icmp.ratelimit=0 net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.rp_filter=0
