@@ -7,6 +7,7 @@ use portmap_tests::service::Transport;
 
 use super::{
     compare::Pair,
+    kinds::Kind,
     place::{Form, MOVED},
     probe::{Outcome, Probe},
     routes::{Effect, Route},
@@ -20,6 +21,14 @@ pub(crate) fn allow(world: &World, route: Route, pair: &Pair) -> bool {
         || is_source_by_another_table(world, route, pair)
         || is_datagram_without_a_bound_source(route, pair)
         || is_gateway_known_to_be_silent(route, pair)
+        || is_own_address_in_a_vrf(world, pair)
+}
+
+/// A process of the host that is not in a VRF does not reach the host's addresses in it. A container reaches containers
+/// by them, as by every shared address, but not the host.
+fn is_own_address_in_a_vrf(world: &World, pair: &Pair) -> bool {
+    let is_own = world.form.all(world.net).contains(&pair.probe.to.ip());
+    world.kind == Kind::Vrf && pair.client.is_none() && is_own
 }
 
 /// Once the host's kernel knows that an IPv6 gateway does not answer, it takes a less specific route, if it is no
