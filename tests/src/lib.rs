@@ -19,6 +19,7 @@ mod run;
 pub mod sandbox;
 pub mod service;
 pub mod terminal;
+pub mod tunnel;
 pub mod wait;
 
 pub use self::not_run::not_run;

@@ -56,9 +56,9 @@ const QUICK: [&str; 7] = ["commands", "drops", "explain", "paths", "reference", 
 /// about ten times slower; the full test on this machine tries all of them.
 const SAMPLE: u32 = 24;
 
-/// Test programs with tools such as iperf3 and iptables, which start slowly on emulated machines: they run on the
-/// oldest kernel and on this machine's.
-const EARLIEST_AND_HERE: [&str; 3] = ["coexistence", "hosts", "tools"];
+/// Test programs with tools such as iperf3 and iptables, which start slowly on emulated machines, or with many hosts:
+/// they run on the oldest kernel and on this machine's.
+const EARLIEST_AND_HERE: [&str; 4] = ["coexistence", "hosts", "matrix", "tools"];
 
 /// Concurrent tests for each CPU of this machine.
 const TESTS_PER_CPU: usize = 2;

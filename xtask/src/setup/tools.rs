@@ -18,7 +18,7 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// Programs that the demonstration, the benchmarks and the tests run.
-pub(super) const RUN: [Tool; 31] = [
+pub(super) const RUN: [Tool; 32] = [
     tool("arping", "iputils-arping"),
     tool("bpftool", "bpftool"),
     tool("conntrack", "conntrack"),
@@ -51,6 +51,7 @@ pub(super) const RUN: [Tool; 31] = [
     tool("tracepath", "iputils-tracepath"),
     tool("traceroute", "traceroute"),
     tool("unshare", "util-linux"),
+    tool("wg", "wireguard-tools"),
 ];
 
 /// Programs that boot another kernel.

@@ -17,7 +17,7 @@ use crate::process;
 const ROOT_MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
 
 /// Modules that portmap and its tests use; the guest prints those that the kernel lacks.
-const JOB_MODULES: [&str; 25] = [
+const JOB_MODULES: [&str; 32] = [
     "veth",
     "tun",
     "sch_ingress",
@@ -29,6 +29,13 @@ const JOB_MODULES: [&str; 25] = [
     "act_mirred",
     "ifb",
     "sctp",
+    // Kinds of uplinks.
+    "8021q",
+    "bonding",
+    "dummy",
+    "macvlan",
+    "vrf",
+    "wireguard",
     // The firewalls and NAT of other programs.
     "bridge",
     "nf_conntrack_netlink",
@@ -40,6 +47,7 @@ const JOB_MODULES: [&str; 25] = [
     "nft_masq",
     "nft_nat",
     "nft_redir",
+    "nft_reject_inet",
     "xt_MASQUERADE",
     "xt_REDIRECT",
     "xt_multiport",
