@@ -62,6 +62,9 @@ pub struct Host {
     reserved: Vec<(u16, u16)>,
     sysctls: Vec<SavedSysctl>,
     clsact: Vec<String>,
+    #[serde(default)]
+    queues: BTreeMap<u32, u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     uplink_queue: Option<u32>,
     #[serde(default)]
     primaries: Vec<IpAddr>,
@@ -202,6 +205,7 @@ impl Recorded for model::HostRecord {
             reserved,
             sysctls,
             clsact,
+            queues,
             uplink_queue,
         } = self.clone();
         Host {
@@ -213,6 +217,7 @@ impl Recorded for model::HostRecord {
             reserved: reserved.into(),
             sysctls: sysctls.into_iter().map(SavedSysctl::from).collect(),
             clsact,
+            queues,
             uplink_queue,
             primaries,
         }
@@ -229,6 +234,7 @@ impl Recorded for model::HostRecord {
             reserved,
             sysctls,
             clsact,
+            queues,
             uplink_queue,
         } = form;
         Ok(Self {
@@ -240,6 +246,7 @@ impl Recorded for model::HostRecord {
             reserved: reserved.try_into()?,
             sysctls: sysctls.into_iter().map(Into::into).collect(),
             clsact,
+            queues,
             uplink_queue,
             primaries,
         })
