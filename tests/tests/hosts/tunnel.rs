@@ -33,7 +33,7 @@ struct Request {
 }
 
 /// Makes a tun device called `tunnel`.
-fn device(sandbox: &Sandbox, netns: Netns<'_>) -> File {
+pub(super) fn device(sandbox: &Sandbox, netns: Netns<'_>) -> File {
     sandbox.inside(netns, || {
         let device =
             OpenOptions::new().read(true).write(true).open("/dev/net/tun").expect("a kernel with tun");
@@ -49,13 +49,13 @@ fn device(sandbox: &Sandbox, netns: Netns<'_>) -> File {
 }
 
 /// Carries packets between two devices until it is dropped.
-struct Tunnel {
+pub(super) struct Tunnel {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Tunnel {
-    fn new(mut ends: [File; 2]) -> Self {
+    pub(super) fn new(mut ends: [File; 2]) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = thread::spawn(move || {
