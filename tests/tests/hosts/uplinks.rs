@@ -300,6 +300,8 @@ fn uplink_without_ethernet_is_a_further_one() {
     let events = Events::follow(&sandbox);
     let _tunnel = tunnel_of(&sandbox);
     events.expect("of uplink; further uplinks: tunnel");
+    // The container has the addresses and routes, too.
+    wait::until("health", || sandbox.portmap(&["doctor"]).status.success());
     for (own, peer) in TUNNEL_HOST.into_iter().zip(TUNNEL_OUTSIDE) {
         wait_for(&sandbox, Netns::Outside, (own, PORT), "a");
         assert_eq!(expect(&sandbox, Netns::Outside, (own, PORT), "a"), peer);
