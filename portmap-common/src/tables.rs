@@ -165,7 +165,7 @@ pub struct Config {
     pub netmask: Address4,
     /// With `direct4`, the gateway for all other IPv4 destinations; zero if there is none.
     pub gateway: Address4,
-    /// Interface index of the uplink.
+    /// Interface index of the main uplink.
     pub uplink_ifindex: u32,
     /// The primary shared IPv6 address; zero if there is none.
     pub host_ip6: Address6,
@@ -173,11 +173,11 @@ pub struct Config {
     pub netmask6: Address6,
     /// With `direct6`, the gateway for all other IPv6 destinations; zero if there is none.
     pub gateway6: Address6,
-    /// MAC address of the uplink and of every container's `eth0`.
+    /// MAC address of every container's `eth0`: the main uplink's, if that has one.
     pub mac: Mac,
     /// MAC address of the host's loopback device. A frame to the host must carry it as destination.
     pub lo_mac: Mac,
-    /// Number of flows of the uplink's qdisc, one of them per container; 0 if the qdisc is not portmap's.
+    /// Number of flows of the main uplink's qdisc, one of them per container; 0 if the qdisc is not portmap's.
     pub uplink_flows: u32,
     /// Which of the host's ports containers may reach: [`HOST_ACCESS_LIMITED`] or 0.
     pub reach: u32,
@@ -197,9 +197,25 @@ pub struct Config {
     pub direct4: u32,
     /// The same for IPv6.
     pub direct6: u32,
-    /// Reserved, 0.
-    pub reserved: u32,
+    /// Interface indices of the further uplinks whose qdiscs have these flows, too; 0 in unused places.
+    pub more_flows: [u32; FURTHER_FLOWS],
 }
+
+impl Config {
+    /// Returns whether the qdisc of an interface has one flow per container.
+    #[inline(always)]
+    pub fn has_flows(&self, ifindex: u32) -> bool {
+        let mut is_uplink = ifindex == self.uplink_ifindex;
+        // Without branches, which would multiply the states that the verifier explores.
+        for further in &self.more_flows {
+            is_uplink |= ifindex == *further;
+        }
+        self.uplink_flows != 0 && is_uplink
+    }
+}
+
+/// Number of further uplinks that can have one flow per container.
+pub const FURTHER_FLOWS: usize = 7;
 
 /// Capacity of [`MAP_ADDRESSES4`](crate::names::MAP_ADDRESSES4) and
 /// [`MAP_ADDRESSES6`](crate::names::MAP_ADDRESSES6).
@@ -249,11 +265,24 @@ const _: () = assert!(size_of::<PortEntry>() == 8);
 const _: () = assert!(size_of::<Endpoint>() == 20);
 const _: () = assert!(size_of::<NetnsOwner>() == 4);
 const _: () = assert!(size_of::<Listener>() == 48);
-const _: () = assert!(size_of::<Config>() == 168);
+const _: () = assert!(size_of::<Config>() == 192);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn flows_are_at_the_uplinks_that_have_them() {
+        let one = Config { uplink_ifindex: 2, uplink_flows: 4097, ..Config::default() };
+        assert_eq!([2, 3].map(|index| one.has_flows(index)), [true, false]);
+        for place in 0..FURTHER_FLOWS {
+            let mut several = one;
+            several.more_flows[place] = 3;
+            assert_eq!([2, 3, 4].map(|index| several.has_flows(index)), [true, true, false]);
+            several.uplink_flows = 0;
+            assert_eq!([2, 3, 4].map(|index| several.has_flows(index)), [false; 3]);
+        }
+    }
 
     #[test]
     fn port_entry_survives_conversion_to_a_word() {

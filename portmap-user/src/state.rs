@@ -32,7 +32,7 @@ const TEMPORARY: &str = ".unfinished-";
 const DELETING: &str = "deleting";
 
 /// Version of the files.
-const VERSION: u32 = 7;
+const VERSION: u32 = 8;
 /// The earliest supported version; fields that it lacks have defaults.
 const EARLIEST: u32 = 3;
 

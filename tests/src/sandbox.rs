@@ -234,6 +234,12 @@ impl Sandbox {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// The index of an interface of the host.
+    pub fn index(&self, interface: &str) -> u32 {
+        let text = self.sh(Netns::Host, &format!("ip -o link show {interface} | cut -d: -f1"));
+        text.trim().parse().expect("a number")
+    }
+
     /// Starts a daemon with [`DAEMON_FLAGS`] and waits until it is ready.
     pub fn daemon(&self) -> Daemon {
         self.daemon_with(&DAEMON_FLAGS)

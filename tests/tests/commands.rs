@@ -269,8 +269,18 @@ fn settings_that_cannot_work_are_refused() {
         (&["--ports", "55000-55010"], 2, "the ports 55000-55010"),
         (&["--ephemeral-ports", "59000-62000"], 2, "59000-60000"),
         (&["--ephemeral_ports", "1000-2047"], 2, "well-known"),
-        (&["--uplink", "nowhere"], 2, "no such interface: \"nowhere\""),
-        (&["--uplink", "lo"], 2, "lo is not an Ethernet interface"),
+        (
+            &["--uplink", "nowhere"],
+            2,
+            "no interface is selected by --uplink \"nowhere\"; the host has these: uplink;",
+        ),
+        (
+            &["--uplink", "eth*", "--uplink=b?"],
+            2,
+            "by --uplink \"eth*\", \"b?\"; the host has these: uplink; name one",
+        ),
+        (&["--uplink", "a/b"], 2, "--uplink \"a/b\": expected the name of an interface"),
+        (&["--uplink", "lo"], 2, "the uplink lo is the loopback device"),
         (&["--listen", "127.0.0.1:31000"], 2, "the daemon's own port"),
         (&["--lo_name=uplink"], 2, "--lo-name \"uplink\" is not the loopback interface: expected \"lo\""),
         (&["--isolation=cgroups/mem,network/port_mapping"], 2, "unsupported isolator \"cgroups/mem\""),
@@ -284,6 +294,7 @@ fn settings_that_cannot_work_are_refused() {
     sandbox.sh(Netns::Host, "ip route del default; ip -6 route del default");
     let (code, log) = sandbox.refused_daemon(&DAEMON_FLAGS);
     assert_eq!(code, 2, "{log}");
+    assert!(log.contains("no default route, but these interfaces: uplink;"), "{log}");
     assert!(log.contains("name the uplink with --uplink"), "{log}");
     sandbox.sh(Netns::Host, "ip address flush dev uplink");
     let (code, log) = sandbox.refused_daemon(&flags(&["--uplink", "uplink"]));

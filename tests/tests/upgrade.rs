@@ -19,6 +19,7 @@ use portmap_tests::{
     load::{Flow, Server, under_load},
     sandbox::{DAEMON_FLAGS, HOST, Netns, OUTSIDE, Sandbox},
 };
+use serde_json::Value;
 
 /// No pause between requests; on an emulated machine others need the CPU, too.
 fn pause() -> Duration {
@@ -62,6 +63,7 @@ fn replacing_programs_loses_no_packet() {
         program.pin(second.program(name)).expect("pinned");
     }
     sandbox.inside(Netns::Host, || programs::load(&first)).expect("loaded");
+    let uplink = format!("if{}", sandbox.index("uplink"));
     let hook = |netns, interface: &str, ingress, program, link: &str| {
         // As the daemon attaches them: links at the host's own interfaces.
         let attach_mode = if link.starts_with("pm") { AttachMode::Clsact } else { AttachMode::detect() };
@@ -69,8 +71,8 @@ fn replacing_programs_loses_no_packet() {
         (netns, AttachPoint { interface, ingress, program, attach_mode, link: first.link(link) })
     };
     let hooks = [
-        hook(Netns::Host, "uplink", true, PROG_UPLINK_INGRESS, "uplink"),
-        hook(Netns::Host, "uplink", false, PROG_UPLINK_EGRESS, "uplink-out"),
+        hook(Netns::Host, "uplink", true, PROG_UPLINK_INGRESS, &uplink),
+        hook(Netns::Host, "uplink", false, PROG_UPLINK_EGRESS, &format!("{uplink}-out")),
         hook(Netns::Host, "lo", true, PROG_LO_INGRESS, "lo"),
         hook(Netns::Host, "pm1", true, PROG_VETH_INGRESS, "pm1"),
         hook(A, "lo", false, PROG_CONTAINER_LO, "pm1-lo"),
@@ -122,8 +124,23 @@ fn layout_migration_under_load() {
         let counted = received(&sandbox);
         assert_ne!(counted, 0);
         daemon.kill();
-        // The state of an earlier version, in which these two maps had another layout.
-        sandbox.sh(Netns::Host, "cd /sys/fs/bpf/portmap; mv v6 v5; rm v5/maps/pm_ports v5/maps/pm_endpoints");
+        // The state of an earlier version, in which these two maps had another layout, and links and the record had
+        // the one uplink without its index.
+        let index = sandbox.index("uplink").to_string();
+        sandbox.sh(
+            Netns::Host,
+            &format!(
+                "cd /sys/fs/bpf/portmap; mv v6 v5; rm v5/maps/pm_ports v5/maps/pm_endpoints; cd v5/links; \
+                 [ ! -e if{index} ] || {{ mv if{index} uplink; mv if{index}-out uplink-out; }}"
+            ),
+        );
+        sandbox.change_state("host.json", |file| {
+            file["version"] = 7.into();
+            let record = file["record"].as_object_mut().expect("a record");
+            record.remove("queues").expect("as this version has it");
+            record.insert("uplink_queue".to_owned(), Value::Null);
+            record["interfaces"].as_object_mut().expect("by index").remove(&index).expect("the uplink");
+        });
         let _daemon = sandbox.daemon();
         assert!(received(&sandbox) > counted, "what has been counted is kept");
         sandbox.ok(&["doctor"]);

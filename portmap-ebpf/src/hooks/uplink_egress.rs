@@ -1,6 +1,6 @@
 //! Egress of the host's interfaces that lead outside: the hook remembers the host's connections from ports of
 //! containers, and reserves the identifiers of the host's echo requests, so that no container receives the
-//! replies. At the uplink it assigns the host's packets to a flow of the qdisc. It drops nothing.
+//! replies. At the uplinks it assigns the host's packets to a flow of the qdisc. It drops nothing.
 //!
 //! A packet of the host's is one that its stack has sent or forwarded. A container's packets have entered by a
 //! host veth, which is in `skb->skb_iif`, a field that no sender can set.
@@ -60,12 +60,10 @@ fn control_if(frame: &impl Frame, is_control: bool) -> u16 {
 }
 
 /// Returns the verdict that assigns a frame to a flow. A frame that has a flow, as a container's has, keeps
-/// it; if the uplink's qdisc is not portmap's, there are no flows.
+/// it; if the interface's qdisc is not portmap's, there are no flows.
 #[inline(always)]
 fn assign_flow(frame: &impl Frame, tables: &impl Tables, flow: u16) -> Verdict {
-    let config = tables.config();
-    let has_flows = config.uplink_flows != 0 && frame.ifindex() == config.uplink_ifindex;
-    if !has_flows || is_in_flow(frame.priority()) {
+    if !tables.config().has_flows(frame.ifindex()) || is_in_flow(frame.priority()) {
         Verdict::AlreadyHandled
     } else {
         Verdict::AssignFlow(flow)

@@ -122,7 +122,7 @@ pub struct LimitPolicies {
     pub egress: LimitPolicy,
     /// Limits on what they receive.
     pub ingress: LimitPolicy,
-    /// Speed of the uplink in bytes per second; `None` if it is unknown.
+    /// Speed of the fastest uplink in bytes per second; `None` if it is unknown.
     pub link_speed: Option<u64>,
 }
 

@@ -26,7 +26,7 @@ pub enum EventKind {
     Repaired,
     /// A command on a container has failed.
     Failed,
-    /// The host's shared addresses or its uplink have changed.
+    /// The host's shared addresses or its uplinks have changed.
     HostChanged,
     /// The daemon ends; containers stay in service.
     Stopping,

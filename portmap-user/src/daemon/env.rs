@@ -41,7 +41,7 @@ impl Env {
         self.settings.ports.union(&self.settings.ephemeral_ports)
     }
 
-    /// Whether the uplink has the qdisc with one flow per container.
+    /// Whether the uplinks have the qdisc with one flow per container.
     pub(super) fn has_flows(&self) -> bool {
         self.settings.shaping.flows.is_some() && self.leaf == Leaf::FqCodel
     }

@@ -33,6 +33,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Whether frames have an Ethernet header.
     pub is_ethernet: bool,
+    /// Whether frames have a header of another kind: those of `InfiniBand`. All other interfaces carry bare packets.
+    pub has_foreign_header: bool,
     /// Whether it is administratively up.
     pub is_up: bool,
     /// Whether it has a carrier: a cable, or a peer that is up.
@@ -56,6 +58,7 @@ impl From<LinkMessage> for Interface {
             mac: Mac::default(),
             mtu: 0,
             is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+            has_foreign_header: message.header.link_layer_type == LinkLayerType::Infiniband,
             is_up: message.header.flags.contains(LinkFlags::Up),
             has_carrier: message.header.flags.contains(LinkFlags::LowerUp),
             is_port: false,

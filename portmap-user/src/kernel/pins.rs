@@ -92,6 +92,16 @@ pub fn detach_link(path: &Path) -> Result<()> {
     bpffs::unpin(path)
 }
 
+/// Renames the pin of a link, which stays attached. Idempotent, also if there is no such pin.
+pub fn rename_link(from: &Path, to: &Path) -> Result<()> {
+    if !from.exists() {
+        return Ok(());
+    }
+    failpoint::hit("move a pin")
+        .and_then(|()| fs::rename(from, to))
+        .context(|| format!("cannot move {} to {}", from.display(), to.display()))
+}
+
 /// Lists the pinned links of a daemon.
 pub fn links(pins: &Pins) -> Vec<PathBuf> {
     let links = fs::read_dir(pins.links()).into_iter().flatten().flatten();

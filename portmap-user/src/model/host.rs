@@ -13,9 +13,9 @@ pub struct HostRecord {
     pub namespace: NetnsId,
     /// Where its maps, programs and links are pinned.
     pub bpffs_dir: PathBuf,
-    /// The uplink's name.
+    /// The main uplink's name.
     pub uplink: String,
-    /// The other interfaces with programs, by index.
+    /// The interfaces with programs, by index; without the uplink in records of earlier versions.
     pub interfaces: BTreeMap<u32, String>,
     /// The present and former primary addresses, in the order of preference.
     pub primaries: Vec<IpAddr>,
@@ -25,7 +25,9 @@ pub struct HostRecord {
     pub sysctls: Vec<SavedSysctl>,
     /// Interfaces to which the daemon added a clsact qdisc.
     pub clsact: Vec<String>,
-    /// Parent handle of the qdisc that the daemon added to the uplink, if it did.
+    /// Parent handles of the qdiscs that the daemon added to uplinks, by index.
+    pub queues: BTreeMap<u32, u32>,
+    /// The same of the main uplink, in records of earlier versions.
     pub uplink_queue: Option<u32>,
 }
 

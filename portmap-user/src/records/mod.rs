@@ -62,6 +62,9 @@ pub struct Host {
     reserved: Vec<(u16, u16)>,
     sysctls: Vec<SavedSysctl>,
     clsact: Vec<String>,
+    #[serde(default)]
+    queues: BTreeMap<u32, u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     uplink_queue: Option<u32>,
     #[serde(default)]
     primaries: Vec<IpAddr>,
@@ -204,6 +207,7 @@ impl Recorded for model::HostRecord {
             reserved,
             sysctls,
             clsact,
+            queues,
             uplink_queue,
         } = self.clone();
         Host {
@@ -215,6 +219,7 @@ impl Recorded for model::HostRecord {
             reserved: reserved.into(),
             sysctls: sysctls.into_iter().map(SavedSysctl::from).collect(),
             clsact,
+            queues,
             uplink_queue,
             primaries,
         }
@@ -231,6 +236,7 @@ impl Recorded for model::HostRecord {
             reserved,
             sysctls,
             clsact,
+            queues,
             uplink_queue,
         } = form;
         Ok(Self {
@@ -242,6 +248,7 @@ impl Recorded for model::HostRecord {
             reserved: reserved.try_into()?,
             sysctls: sysctls.into_iter().map(Into::into).collect(),
             clsact,
+            queues,
             uplink_queue,
             primaries,
         })

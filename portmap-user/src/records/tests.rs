@@ -23,7 +23,7 @@ const HOST: &str = concat!(
     r#""bpffs_dir":"/sys/fs/bpf/portmap","uplink":"eth0","interfaces":{"7":"docker0"},"#,
     r#""reserved":[[31000,32000]],"#,
     r#""sysctls":[{"name":"ipv4/ip_forward","before":"0","set":"1"}],"clsact":["lo"],"#,
-    r#""uplink_queue":4294967295,"primaries":["10.0.0.1","2001:db8::1"]}"#
+    r#""queues":{"2":4294967295},"primaries":["10.0.0.1","2001:db8::1"]}"#
 );
 
 const QUARANTINE: &str = r#"[{"name":"web","block":[32768,33791],"since":{"secs":5,"nanos":6}}]"#;
@@ -57,6 +57,10 @@ fn state_file_json_of_the_host_is_pinned() {
     let record: model::HostRecord = read(HOST);
     assert_eq!(written(&record), HOST);
     assert_eq!(record.reserved.to_string(), "31000-32000");
+    // A record of version 7 has the one qdisc without the index of the uplink.
+    let record: model::HostRecord =
+        read(&HOST.replace(r#""queues":{"2":4294967295}"#, r#""uplink_queue":65552"#));
+    assert_eq!((record.uplink_queue, record.queues.len()), (Some(65552), 0));
 }
 
 #[test]

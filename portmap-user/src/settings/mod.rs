@@ -4,6 +4,7 @@ mod addresses;
 mod metrics_labels;
 mod monitor;
 mod raw;
+mod uplinks;
 
 use std::{
     net::SocketAddr,
@@ -22,6 +23,7 @@ pub use self::{
     addresses::AddressFilter,
     metrics_labels::MetricsLabel,
     raw::{RawSettings, Readers, normalized},
+    uplinks::UplinkChoice,
 };
 use crate::{
     error::{Context as _, Error, Result},
@@ -48,8 +50,8 @@ const FIRST_UNPRIVILEGED: u16 = 1024;
 /// Validated settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The uplink's name; `None`: the default route's interface.
-    pub uplink: Option<String>,
+    /// Which interfaces are uplinks, in the order of preference for the main one.
+    pub uplinks: Vec<UplinkChoice>,
     /// The expected name of the host's loopback interface, if it is given.
     pub lo_name: Option<String>,
     /// Static ports that containers can request.
@@ -122,11 +124,11 @@ pub struct Shaping {
     pub ingress_for_existing: bool,
     /// Whether limits also count local traffic.
     pub limits_local: bool,
-    /// Speed of the uplink in bytes per second, if it is given.
+    /// Speed of the uplinks in bytes per second, if it is given.
     pub link_speed: Option<u64>,
     /// The CPUs among which `auto` divides the link's speed, if they are given; otherwise the host's.
     pub cpus: Option<u64>,
-    /// Parent of the uplink's qdisc in which each container has a flow; `None`: no such qdisc.
+    /// Parent of the uplinks' qdiscs in which each container has a flow; `None`: no such qdiscs.
     pub flows: Option<TcHandle>,
 }
 
@@ -253,7 +255,7 @@ impl RawSettings {
             shaping,
             reach,
             monitor,
-            uplink: self.uplink,
+            uplinks: uplinks::parsed(self.uplink)?,
             lo_name: self.lo_name,
             ports,
             ephemeral_ports,

@@ -23,6 +23,10 @@ pub(super) const RESOURCES_HELP: &str = "Both kinds of ports in Mesos' syntax: \
 /// Value name of flags that are true or false.
 const BOOL: &str = "BOOL";
 
+/// Help of `--uplink`; not a doc comment, because the patterns are not Markdown.
+const UPLINK_HELP: &str = "Interface that leads outside: a name, a pattern such as eth* or bond?, or auto for those of \
+    default routes; may be repeated, the first one is preferred as the main uplink [default: auto]";
+
 /// Help of `--isolation`; not a doc comment, because the isolator's name would need backticks.
 const ISOLATION_HELP: &str = "Mesos' list of isolators; portmap is network/port_mapping and refuses others";
 
@@ -35,10 +39,9 @@ const BIND_GUARD_HELP: &str = "Fail bind() in containers with EADDRINUSE for por
 #[derive(Args, Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RawSettings {
-    /// The host's public interface [default: that of the default route]
-    #[arg(long, value_name = "IF", visible_alias = "eth0-name")]
-    #[serde(alias = "eth0-name")]
-    pub(super) uplink: Option<String>,
+    #[arg(long, value_name = "IF|PATTERN|auto", visible_alias = "eth0-name", help = UPLINK_HELP)]
+    #[serde(default, alias = "eth0-name", deserialize_with = "one_or_several")]
+    pub(super) uplink: Option<Vec<String>>,
     /// The host's loopback interface; only checked, because Linux has one [default: lo]
     #[arg(long, value_name = "IF")]
     pub(super) lo_name: Option<String>,
@@ -85,8 +88,8 @@ pub struct RawSettings {
     /// Limit on what each container sends, such as 37500KB (per second) or 300mbit; 0: unlimited
     #[arg(long, value_name = "RATE")]
     pub(super) egress_rate_limit_per_container: Option<HumanBytes>,
-    /// Limit on what a container sends per whole CPU that it has, or auto: the link's speed divided by the
-    /// host's CPUs
+    /// Limit on what a container sends per whole CPU that it has, or auto: the speed of the fastest uplink divided
+    /// by the host's CPUs
     #[arg(long, value_name = "RATE|auto")]
     pub(super) egress_rate_per_cpu: Option<PerCpu>,
     /// Lower bound for per-CPU limits [default: 1mbit]
@@ -104,8 +107,8 @@ pub struct RawSettings {
     /// Limit on what each container receives, such as 37500KB (per second) or 300mbit; 0: unlimited
     #[arg(long, value_name = "RATE")]
     pub(super) ingress_rate_limit_per_container: Option<HumanBytes>,
-    /// Limit on what a container receives per whole CPU that it has, or auto: the link's speed divided by the
-    /// host's CPUs
+    /// Limit on what a container receives per whole CPU that it has, or auto: the speed of the fastest uplink
+    /// divided by the host's CPUs
     #[arg(long, value_name = "RATE|auto")]
     pub(super) ingress_rate_per_cpu: Option<PerCpu>,
     /// Lower bound for per-CPU limits [default: 1mbit]
@@ -123,13 +126,13 @@ pub struct RawSettings {
     /// Whether limits on receiving also apply to existing containers that have none [default: true]
     #[arg(long, value_name = BOOL, num_args = 0..=1, default_missing_value = "true")]
     pub(super) ingress_isolate_existing_containers: Option<bool>,
-    /// Give each container a flow of its own in a fair-queueing qdisc at the uplink
+    /// Give each container a flow of its own in a fair-queueing qdisc at each uplink
     #[arg(long, value_name = BOOL, num_args = 0..=1, default_missing_value = "true")]
     pub(super) egress_unique_flow_per_container: Option<bool>,
-    /// Parent of that qdisc: root, or a class MAJOR:MINOR of another qdisc [default: root]
+    /// Parent of these qdiscs: root, or a class MAJOR:MINOR of another qdisc [default: root]
     #[arg(long, value_name = "PARENT")]
     pub(super) egress_flow_classifier_parent: Option<String>,
-    /// Speed of the uplink, for auto [default: as the interface reports it]
+    /// Speed of the uplinks, for auto [default: that of the fastest one, as the interfaces report it]
     #[arg(long, value_name = "RATE")]
     pub(super) network_link_speed: Option<HumanBytes>,
     /// Count each container's TCP sockets in /monitor/statistics

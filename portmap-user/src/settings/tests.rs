@@ -85,7 +85,7 @@ fn settings_accept_the_flags_of_mesos() {
             .is_some()
     );
     assert!(of("--listen_to_containers --no_listen_to_containers").reach.listener.is_some());
-    assert_eq!(of("--eth0_name=e --lo_name=l").uplink.as_deref(), Some("e"));
+    assert_eq!(of("--eth0_name=e --lo_name=l").uplinks, [UplinkChoice::Name("e".to_owned())]);
     assert_eq!(of("--eth0_name=e --lo_name=l").lo_name.as_deref(), Some("l"));
     for (cpus, divisor) in [("64", 64), ("4.9", 4), ("0.5", 1)] {
         let flags = format!("--resources=cpus:{cpus};ports:[31000-32000];ephemeral_ports:[32768-57344]");
@@ -192,9 +192,28 @@ fn settings_accept_former_names() {
     fs::write(&file, text).expect("written");
     for flags in ["--eth0_name=e --ephemeral-ports-rest 5s", &format!("--config {}", file.path().display())] {
         let settings = settings(&format!("--ephemeral-ports 61440-65535 {flags}")).expect(flags);
-        assert_eq!(settings.uplink.as_deref(), Some("e"), "{flags}");
+        assert_eq!(settings.uplinks, [UplinkChoice::Name("e".to_owned())], "{flags}");
         assert_eq!(settings.quarantine, Duration::from_secs(5), "{flags}");
     }
+}
+
+#[test]
+fn settings_name_several_uplinks() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let in_file = format!("--config {}", file.path().display());
+    let of = |flags: &str| settings(&format!("--ephemeral-ports 61440-65535 {flags}")).expect(flags).uplinks;
+    let name = |text: &str| UplinkChoice::Name(text.to_owned());
+    let pattern = |text: &str| UplinkChoice::Pattern(text.to_owned());
+    assert_eq!(of(""), [UplinkChoice::Auto]);
+    let several = [name("wan0"), pattern("eth*"), UplinkChoice::Auto];
+    assert_eq!(of("--uplink wan0 --eth0_name=eth* --uplink auto"), several);
+    fs::write(&file, "uplink = ['wan0', 'eth*', 'auto']\n").expect("written");
+    assert_eq!(of(&in_file), several);
+    assert_eq!(of(&format!("{in_file} --uplink bond?")), [pattern("bond?")], "flags override the file");
+    fs::write(&file, "uplink = 'wan0'\n").expect("written");
+    assert_eq!(of(&in_file), [name("wan0")]);
+    fs::write(&file, "uplink = []\n").expect("written");
+    assert_eq!(of(&in_file), [UplinkChoice::Auto]);
 }
 
 #[test]

@@ -317,7 +317,8 @@ impl<'a> Decider<'a> {
             self.first = None;
         }
         let is_in_flow = ctx.priority & 0xffff_0000 == 0x504d_0000;
-        if self.config.uplink_flows == 0 || ctx.ifindex() != UPLINK || is_in_flow {
+        let is_uplink = ctx.ifindex() == UPLINK || self.config.more_flows.contains(&ctx.ifindex());
+        if self.config.uplink_flows == 0 || !is_uplink || is_in_flow {
             return Expected::AlreadyHandled;
         }
         let is_own = ctx.ingress_ifindex == 0 && ctx.vlan_tag.is_none();

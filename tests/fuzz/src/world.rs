@@ -25,7 +25,10 @@ use crate::{
     fib,
     reader::mapped,
     state::{State, parts},
-    values::{A, B, C, GATEWAY, GATEWAY6, GONE, HOST, HOST6, LO_MAC, MAC, SECOND, SECOND6, UPLINK, one_of},
+    values::{
+        A, B, C, GATEWAY, GATEWAY6, GONE, HOST, HOST6, LO_MAC, MAC, OTHER_UPLINK, SECOND, SECOND6, UPLINK,
+        one_of,
+    },
 };
 
 /// Bytes of an input that select a world.
@@ -102,7 +105,7 @@ impl World {
             more_addresses6: count(seconds[1]),
             direct4: u32::from(addresses & 16 == 0),
             direct6: u32::from(addresses & 32 == 0),
-            reserved: 0,
+            more_flows: [0, 0, 0, 0, 0, 0, if owner_q & 64 != 0 { OTHER_UPLINK } else { 0 }],
             // One IPv4 address and all IPv6 addresses.
             listener: if state & 128 != 0 {
                 Listener {

@@ -2,6 +2,7 @@
 //! connections that are older than a container. A process of the host in the same place is the oracle.
 
 mod tunnel;
+mod uplinks;
 
 use std::{
     io::{Read as _, Write as _},

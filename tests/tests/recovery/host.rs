@@ -175,7 +175,8 @@ fn uplink_failover_moves_containers() {
     let pins = Pins::new(sandbox.path("/sys/fs/bpf/portmap"));
     let is_attached = |interface: &str| {
         let (interface, attach_mode) = (interface.to_owned(), AttachMode::detect());
-        let (program, link) = (PROG_UPLINK_INGRESS, pins.link("uplink"));
+        let link = pins.link(&format!("if{}", sandbox.index(&interface)));
+        let program = PROG_UPLINK_INGRESS;
         let hook = AttachPoint { interface, ingress: true, program, attach_mode, link };
         sandbox
             .inside(Netns::Host, || programs::is_attached(&Netlink::open()?, &pins, &hook))

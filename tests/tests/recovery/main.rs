@@ -56,7 +56,8 @@ const DAMAGE: [(&str, &str); 7] = [
         "port 31000 of container \"a\" belongs to slot 9 in the map, expected 1",
     ),
     (
-        "rm -f /sys/fs/bpf/portmap/v6/links/uplink; tc filter del dev uplink ingress 2>/dev/null || true",
+        "rm -f /sys/fs/bpf/portmap/v6/links/if$(ip -o link show uplink | cut -d: -f1); \
+         tc filter del dev uplink ingress 2>/dev/null || true",
         "pm_uplink_in is not attached to uplink",
     ),
     (

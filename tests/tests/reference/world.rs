@@ -12,7 +12,7 @@ use portmap_common::{
     hook_point::HookPoint,
     queue::UPLINK_FLOWS,
     slot::{HOST_SLOT, loopback_mac, veth_ifindex},
-    tables::{Address4, Address6, Config, Endpoint, Listener, Mac, PortEntry},
+    tables::{Address4, Address6, Config, Endpoint, FURTHER_FLOWS, Listener, Mac, PortEntry},
 };
 
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -109,7 +109,7 @@ impl World {
                 more_addresses6: 0,
                 direct4: 1,
                 direct6: 1,
-                reserved: 0,
+                more_flows: [0; FURTHER_FLOWS],
             },
             containers: BTreeMap::from([(A, 11), (B, 12), (C, u32::MAX)]),
             owners: owners.collect(),

@@ -9,7 +9,8 @@ use portmap_common::{
     hook_point::HookPoint,
     slot::veth_ifindex,
     tables::{
-        Address4, Address6, Config, Endpoint, HOST_ACCESS_LIMITED, LOOPBACK_PRIVATE, Listener, Mac, PortEntry,
+        Address4, Address6, Config, Endpoint, FURTHER_FLOWS, HOST_ACCESS_LIMITED, LOOPBACK_PRIVATE, Listener,
+        Mac, PortEntry,
     },
 };
 use portmap_ebpf::{PacketBuf, Verdict, fib::FibAnswer, hooks, testing::FakeTables, verdict::NextHop};
@@ -73,7 +74,7 @@ pub(crate) const CONFIG: Config = Config {
     more_addresses6: 0,
     direct4: 1,
     direct6: 1,
-    reserved: 0,
+    more_flows: [0; FURTHER_FLOWS],
 };
 
 /// Returns the content of the maps before the first packet.

@@ -176,7 +176,7 @@ pub(super) fn execute(context: &TcContext, verdict: &Verdict, is_dry_run: bool) 
             }
             clear_metadata();
             let config = maps::config();
-            if config.uplink_flows != 0 && ifindex == config.uplink_ifindex {
+            if config.has_flows(ifindex) {
                 set_priority(queue::priority_of(queue::flow_of(slot)));
             }
             to_neighbour(context, ifindex, next_hop)

@@ -21,8 +21,8 @@ use portmap_common::{
     reason::{Drops, HostHook, ReasonCounts},
     slot::SLOTS,
     tables::{
-        ADDRESSES, Address4, Address6, BROADCASTS, Config, Endpoint, HOST_ACCESS_WORDS, HOST_CONNECTIONS,
-        Listener, Mac, PORTS, PortEntry,
+        ADDRESSES, Address4, Address6, BROADCASTS, Config, Endpoint, FURTHER_FLOWS, HOST_ACCESS_WORDS,
+        HOST_CONNECTIONS, Listener, Mac, PORTS, PortEntry,
     },
 };
 use portmap_ebpf::{
@@ -327,7 +327,7 @@ static NO_CONFIG: Config = Config {
     more_addresses6: 0,
     direct4: 0,
     direct6: 0,
-    reserved: 0,
+    more_flows: [0; FURTHER_FLOWS],
 };
 
 /// Returns the configuration of the host's network.

@@ -339,7 +339,8 @@ fn repair(record: &ContainerRecord) -> String {
     format!("run `portmap update {}` to restore it", record.name)
 }
 
-/// Compares the daemon's limits with the uplink's speed, if it is known. Warns of an upper bound without effect.
+/// Compares the daemon's limits with the speed of the fastest uplink, if it is known. Warns of an upper bound without
+/// effect.
 ///
 /// # Errors
 ///
@@ -348,7 +349,7 @@ pub(in crate::daemon) fn check_link_speed(shaping: &Shaping, state: &HostState) 
     let Some(speed) = state.link_speed else { return Ok(()) };
     let policies = [(Direction::Egress, &shaping.egress), (Direction::Ingress, &shaping.ingress)];
     for (direction, policy) in policies {
-        if let Some(warning) = policy.check_speed(direction, &state.uplink, speed)? {
+        if let Some(warning) = policy.check_speed(direction, &state.describe_fastest(), speed)? {
             warn!("{warning}");
         }
     }
@@ -369,7 +370,7 @@ pub(in crate::daemon) fn warn_of_degraded_limits(shaping: &Shaping, leaf: Leaf, 
         warn!(
             "the link speed of {} is unknown, so the rate `auto` limits no container: set \
              --network-link-speed, or a rate",
-            state.uplink
+            state.describe_uplinks()
         );
     }
 }

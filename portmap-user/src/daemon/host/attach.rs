@@ -6,34 +6,40 @@ use portmap_common::names::{
     PROG_L3_EGRESS, PROG_L3_INGRESS, PROG_LO_INGRESS, PROG_UPLINK_EGRESS, PROG_UPLINK_INGRESS,
 };
 
-use super::{HostInterface, HostState};
+use super::HostState;
 use crate::{
     kernel::programs::{AttachMode, AttachPoint},
     paths::Pins,
 };
 
-/// Prefix of the pins of links at interfaces other than the uplink.
+/// Prefix of the pins of links at the host's interfaces. The interface's index follows, because its name can contain
+/// dots, which a bpffs refuses, and because another interface can become the main uplink.
 const PREFIX: &str = "if";
 
-/// The hooks at the uplink.
-pub(in crate::daemon) fn uplink_hooks(
-    attach_mode: AttachMode,
-    pins: &Pins,
-    uplink: &str,
-) -> [AttachPoint; 2] {
-    // The pin does not have the interface's name, because that can contain dots, which a bpffs refuses.
-    both_ways(attach_mode, uplink, true, ["uplink", "uplink-out"].map(|link| pins.link(link)))
-}
-
-/// The hooks at another interface of the host, by its index.
+/// The hooks at an interface of the host, by its index.
 pub(in crate::daemon) fn interface_hooks(
     attach_mode: AttachMode,
     pins: &Pins,
     index: u32,
-    interface: &HostInterface,
+    name: &str,
+    is_ethernet: bool,
 ) -> [AttachPoint; 2] {
     let links = ["", "-out"].map(|suffix| pins.link(&format!("{PREFIX}{index}{suffix}")));
-    both_ways(attach_mode, &interface.name, interface.is_ethernet, links)
+    both_ways(attach_mode, name, is_ethernet, links)
+}
+
+/// The hooks at the main uplink.
+pub(in crate::daemon) fn uplink_hooks(
+    attach_mode: AttachMode,
+    pins: &Pins,
+    state: &HostState,
+) -> [AttachPoint; 2] {
+    interface_hooks(attach_mode, pins, state.uplink_index, &state.uplink, state.is_ethernet)
+}
+
+/// The hooks of an earlier version at its uplink, whose pins do not have the index.
+pub(super) fn former_hooks(attach_mode: AttachMode, pins: &Pins, uplink: &str) -> [AttachPoint; 2] {
+    both_ways(attach_mode, uplink, true, ["uplink", "uplink-out"].map(|link| pins.link(link)))
 }
 
 fn both_ways(
@@ -62,10 +68,14 @@ pub(in crate::daemon) fn loopback_hook(attach_mode: AttachMode, pins: &Pins) -> 
     AttachPoint { interface, ingress: true, program: PROG_LO_INGRESS, attach_mode, link }
 }
 
-/// The hooks without which no container is in service: at the loopback device and at the uplink. The loopback device
-/// is the first, because packets from containers to the host need its program from the start.
-pub(in crate::daemon) fn main_hooks(attach_mode: AttachMode, pins: &Pins, uplink: &str) -> [AttachPoint; 3] {
-    let [uplink_in, uplink_out] = uplink_hooks(attach_mode, pins, uplink);
+/// The hooks without which no container is in service: at the loopback device and at the main uplink. The loopback
+/// device is the first, because packets from containers to the host need its program from the start.
+pub(in crate::daemon) fn main_hooks(
+    attach_mode: AttachMode,
+    pins: &Pins,
+    state: &HostState,
+) -> [AttachPoint; 3] {
+    let [uplink_in, uplink_out] = uplink_hooks(attach_mode, pins, state);
     [loopback_hook(attach_mode, pins), uplink_in, uplink_out]
 }
 
@@ -76,5 +86,7 @@ pub(in crate::daemon) fn other_hooks(
     state: &HostState,
 ) -> impl Iterator<Item = AttachPoint> {
     let others = state.interfaces.iter();
-    others.flat_map(move |(index, found)| interface_hooks(attach_mode, pins, *index, found))
+    others.flat_map(move |(index, found)| {
+        interface_hooks(attach_mode, pins, *index, &found.name, found.is_ethernet)
+    })
 }

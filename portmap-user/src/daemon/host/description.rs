@@ -1,4 +1,4 @@
-//! What the logs and `doctor` say of the host's state.
+//! What the logs and `doctor` say of the host's state, and which uplinks it has.
 
 use std::net::IpAddr;
 
@@ -6,16 +6,19 @@ use netlink_packet_route::route::RouteType;
 use portmap_common::tables::ADDRESSES;
 use tracing::{info, warn};
 
-use super::HostState;
+use super::{HostState, interfaces::HostInterface};
 use crate::{
     kernel::{link::SMALLEST_IPV6_MTU, routes::HostRoute},
-    settings::Settings,
+    settings::{Settings, UplinkChoice},
 };
 
 impl HostState {
     /// Warns of restrictions for the containers.
     pub(super) fn warn_of_limits(&self, settings: &Settings) {
         let uplink = &self.uplink;
+        for choice in self.missing_uplinks(settings) {
+            warn!("--uplink {choice}: no such interface is up; it becomes an uplink when one is");
+        }
         for address in settings.addresses.only().iter().filter(|address| !self.shares(**address)) {
             warn!("--address {address}: the host has no such address; containers get it when the host does");
         }
@@ -50,6 +53,55 @@ impl HostState {
         if let Some(text) = self.too_many_routes() {
             warn!("{text}");
         }
+    }
+
+    /// The values of `--uplink` that name no present uplink.
+    pub(in crate::daemon) fn missing_uplinks<'a>(
+        &self,
+        settings: &'a Settings,
+    ) -> impl Iterator<Item = &'a UplinkChoice> {
+        settings.uplinks.iter().filter(|choice| {
+            **choice != UplinkChoice::Auto && !self.uplink_names().any(|name| choice.names(name))
+        })
+    }
+
+    /// The further uplinks, with their indices.
+    pub(in crate::daemon) fn further_uplinks(&self) -> impl Iterator<Item = (u32, &HostInterface)> {
+        self.interfaces.iter().filter(|(_, found)| found.is_uplink).map(|(index, found)| (*index, found))
+    }
+
+    /// The indices of all uplinks, the main one first.
+    pub(in crate::daemon) fn uplink_indices(&self) -> impl Iterator<Item = u32> {
+        [self.uplink_index].into_iter().chain(self.further_uplinks().map(|(index, _)| index))
+    }
+
+    /// The names of all uplinks, the main one first.
+    pub(in crate::daemon) fn uplink_names(&self) -> impl Iterator<Item = &str> {
+        let further = self.further_uplinks().map(|(_, found)| found.name.as_str());
+        [self.uplink.as_str()].into_iter().chain(further)
+    }
+
+    /// Names all uplinks, the main one first.
+    pub(in crate::daemon) fn describe_uplinks(&self) -> String {
+        self.uplink_names().collect::<Vec<_>>().join(", ")
+    }
+
+    /// Names the uplink that determines the link speed.
+    pub(in crate::daemon) fn describe_fastest(&self) -> String {
+        let uplinks = self.describe_uplinks();
+        if self.further_uplinks().next().is_none() { uplinks } else { format!("the fastest of {uplinks}") }
+    }
+
+    /// Says which addresses are shared, and by which uplinks packets come.
+    pub(in crate::daemon) fn describe_sharing(&self) -> String {
+        let text = format!("sharing {} of {}", self.primary_addresses(), self.uplink);
+        let further: Vec<&str> = self.further_uplinks().map(|(_, found)| found.name.as_str()).collect();
+        if further.is_empty() { text } else { format!("{text}; further uplinks: {}", further.join(", ")) }
+    }
+
+    /// Whether the uplinks are those of an earlier state.
+    pub(in crate::daemon) fn has_same_uplinks(&self, before: &Self) -> bool {
+        self.uplink_indices().eq(before.uplink_indices()) && self.uplink_names().eq(before.uplink_names())
     }
 
     /// Whether the host has a default route of an IP version.

@@ -1,44 +1,71 @@
-//! The interfaces of the host by which packets for containers can come: all that have a shared address, or a
-//! route, and not only the uplink.
+//! The interfaces of the host by which packets for containers can come: the uplinks, and all others that have a
+//! shared address or a route.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use portmap_common::slot::{HOST_SLOT, slot_of_veth};
+use netlink_packet_route::tc::TcHandle;
+use portmap_common::{
+    slot::{HOST_SLOT, slot_of_veth},
+    tables::FURTHER_FLOWS,
+};
 
+use super::uplink::Uplinks;
 use crate::{
     error::Result,
     kernel::{
-        link::{self, LOOPBACK},
+        link::{self, Interface, LOOPBACK},
         netlink::Netlink,
+        qdisc::{self, RootQdisc},
     },
 };
 
-/// An interface at which programs are attached, besides the uplink.
+/// An interface at which programs are attached, besides the main uplink.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::daemon) struct HostInterface {
     /// Its name.
     pub name: String,
     /// Whether its frames have an Ethernet header.
     pub is_ethernet: bool,
+    /// Whether it is a further uplink.
+    pub is_uplink: bool,
+    /// Whether it is a further uplink whose qdisc is portmap's, or can become it.
+    pub has_flows: bool,
 }
 
-/// Returns the interfaces among `candidates` at which packets for the host arrive, by index: not the loopback
-/// device, host veths, and ports of bridges and the like. An interface that has ended meanwhile is none.
+/// Returns the interfaces other than the main uplink at which packets for the host arrive, by index: the further
+/// uplinks, and those among `candidates` that are not the loopback device, host veths, or ports of bridges and the
+/// like. An interface that has ended meanwhile is none. `flows` is the parent of the uplinks' qdiscs, if they have
+/// flows.
 pub(in crate::daemon) fn probe(
     netlink: &Netlink,
     candidates: impl IntoIterator<Item = u32>,
-    uplink: u32,
+    uplinks: &Uplinks,
+    flows: Option<TcHandle>,
 ) -> Result<BTreeMap<u32, HostInterface>> {
     let candidates: BTreeSet<u32> = candidates.into_iter().collect();
-    let is_foreign = |index: &u32| ![LOOPBACK, uplink].contains(index) && slot_of_veth(*index) == HOST_SLOT;
+    let is_foreign = |index: &u32| {
+        ![LOOPBACK, uplinks.main.index].contains(index)
+            && slot_of_veth(*index) == HOST_SLOT
+            && !uplinks.further.contains_key(index)
+    };
     let mut found = BTreeMap::new();
     for index in candidates.into_iter().filter(is_foreign) {
         if let Some(interface) = link::find_by_index(netlink, index)?
             && !interface.is_port
         {
-            let link::Interface { name, is_ethernet, .. } = interface;
-            found.insert(index, HostInterface { name, is_ethernet });
+            let Interface { name, is_ethernet, .. } = interface;
+            found.insert(index, HostInterface { name, is_ethernet, is_uplink: false, has_flows: false });
         }
+    }
+    let mut places = FURTHER_FLOWS;
+    for (index, interface) in &uplinks.further {
+        let has_flows = match flows.filter(|_| places > 0) {
+            Some(parent) => !matches!(qdisc::at_parent(netlink, *index, parent)?, RootQdisc::Foreign(_)),
+            None => false,
+        };
+        places -= usize::from(has_flows);
+        let Interface { name, is_ethernet, .. } = interface.clone();
+        found.insert(*index, HostInterface { name, is_ethernet, is_uplink: true, has_flows });
     }
     Ok(found)
 }

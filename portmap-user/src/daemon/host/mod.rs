@@ -16,7 +16,10 @@ pub(super) mod uplink_qdisc;
 
 use std::sync::{Arc, MutexGuard};
 
-pub(super) use self::{interfaces::HostInterface, ownership::Ownership, state::HostState};
+pub(super) use self::{
+    ownership::Ownership,
+    state::{HostState, MAC_WITHOUT_ETHERNET},
+};
 use crate::{
     kernel::sysctl::Sysctls,
     locks::{Held, Rank, Ranked, RankedRw},

@@ -1,11 +1,13 @@
-//! The daemon's changes to the host, and their removal: sysctls, reserved ports, programs at `lo` and the
-//! uplink.
+//! The daemon's changes to the host, and their removal: sysctls, reserved ports, programs at `lo` and at the interfaces
+//! that lead outside.
+
+use std::collections::BTreeMap;
 
 use tracing::warn;
 
 use super::{
-    HostInterface, HostState, Ownership,
-    attach::{interface_hooks, main_hooks, other_hooks, uplink_hooks},
+    HostState, Ownership,
+    attach::{former_hooks, interface_hooks, loopback_hook, main_hooks, other_hooks, uplink_hooks},
     uplink_qdisc,
 };
 use crate::{
@@ -13,6 +15,7 @@ use crate::{
     kernel::{
         clock, clsact, link,
         netlink::Netlink,
+        pins,
         programs::{self, AttachMode, AttachPoint},
         sysctl::Sysctls,
     },
@@ -72,7 +75,7 @@ pub(in crate::daemon) struct Setup<'a> {
 
 impl Setup<'_> {
     /// Records the changes before they are made, in addition to those already on record. Detaches the
-    /// programs from an uplink that is no longer used.
+    /// programs from interfaces that are no longer used, and removes the qdiscs of former uplinks.
     ///
     /// # Errors
     ///
@@ -91,23 +94,25 @@ impl Setup<'_> {
                     earlier.bpffs_dir.display()
                 )));
             }
-            // Before they are attached elsewhere, programs are detached from interfaces that are not used any
-            // more, and from one that has become the uplink.
-            for (index, name) in &earlier.interfaces {
-                if state.interfaces.get(index).is_none_or(|now| now.name != *name) {
-                    detach_from(netlink, attach_mode, &settings.pins, *index, name)?;
+            let used = self.interfaces();
+            for (index, name) in had_programs(netlink, earlier)? {
+                if !used.contains_key(&index) {
+                    detach_from(netlink, attach_mode, &settings.pins, index, &name)?;
                 }
             }
-            // An uplink that has only been renamed keeps its programs.
-            let old = link::find(netlink, &earlier.uplink)?;
-            if earlier.uplink != state.uplink && old.is_some() {
-                // A program must be detached from the old uplink before it is attached to the new one.
-                for hook in uplink_hooks(attach_mode, &settings.pins, &earlier.uplink) {
-                    programs::detach(netlink, &hook)?;
+            if earlier.uplink != state.uplink && link::find(netlink, &earlier.uplink)?.is_some() {
+                for hook in former_hooks(attach_mode, &settings.pins, &earlier.uplink) {
+                    // Where programs have no links, this one is by index above.
+                    if hook.link.exists() {
+                        programs::detach(netlink, &hook)?;
+                    }
                 }
-                uplink_qdisc::restore_default(netlink, earlier)?;
             }
         }
+        let queues = match &earlier {
+            Some(earlier) => uplink_qdisc::keep(netlink, earlier, state)?,
+            None => BTreeMap::new(),
+        };
         let earlier_reserved = earlier.as_ref().map(|earlier| earlier.reserved.clone()).unwrap_or_default();
         let ours = self.managed_ports().difference(&sysctls.reserved_ports()?);
         let mut record = HostRecord {
@@ -116,12 +121,10 @@ impl Setup<'_> {
             namespace: state.namespace,
             bpffs_dir: settings.pins.bpffs().to_owned(),
             uplink: state.uplink.clone(),
-            interfaces: state.interfaces.iter().map(|(index, found)| (*index, found.name.clone())).collect(),
+            interfaces: self.interfaces(),
             primaries: state.primaries.clone(),
-            uplink_queue: earlier
-                .as_ref()
-                .filter(|earlier| earlier.uplink == state.uplink)
-                .and_then(|earlier| earlier.uplink_queue),
+            queues,
+            uplink_queue: None,
             sysctls: earlier.as_ref().map(|earlier| earlier.sysctls.clone()).unwrap_or_default(),
             clsact: earlier.map(|earlier| earlier.clsact).unwrap_or_default(),
         };
@@ -148,8 +151,14 @@ impl Setup<'_> {
         Ok(record)
     }
 
-    /// Makes the recorded changes. An interface other than the uplink may end at any time, or have a qdisc that is in
-    /// the way, so failures there are logged only.
+    /// The interfaces with programs, by index.
+    fn interfaces(&self) -> BTreeMap<u32, String> {
+        let others = self.state.interfaces.iter().map(|(index, found)| (*index, found.name.clone()));
+        others.chain([(self.state.uplink_index, self.state.uplink.clone())]).collect()
+    }
+
+    /// Makes the recorded changes. An interface other than the main uplink may end at any time, or have a qdisc that is
+    /// in the way, so failures there are logged only.
     ///
     /// # Errors
     ///
@@ -159,12 +168,13 @@ impl Setup<'_> {
         for name in LO_SETTINGS {
             self.sysctls.write_if_present(name, "1")?;
         }
+        self.adopt_former_links()?;
         let attach = |hook: &AttachPoint| {
             let pins = &self.settings.pins;
             programs::attach(self.netlink, pins, hook)?;
             programs::move_to_front(self.netlink, pins, hook)
         };
-        for hook in main_hooks(self.attach_mode, &self.settings.pins, &self.state.uplink) {
+        for hook in main_hooks(self.attach_mode, &self.settings.pins, self.state) {
             attach(&hook)?;
         }
         for hook in other_hooks(self.attach_mode, &self.settings.pins, self.state) {
@@ -197,7 +207,7 @@ impl Setup<'_> {
             report
                 .note(format!("{} at {}, behind another program", hook.program, hook.interface), was_behind);
         };
-        for hook in main_hooks(mode, pins, &self.state.uplink) {
+        for hook in main_hooks(mode, pins, self.state) {
             ensure(&mut report, &hook);
         }
         let mut others = RepairReport::default();
@@ -206,6 +216,16 @@ impl Setup<'_> {
         }
         report.repaired.append(&mut others.repaired);
         RepairReport { elsewhere: others.failures, ..report }
+    }
+
+    /// Gives the links of an earlier version at the main uplink their present names. They stay attached.
+    fn adopt_former_links(&self) -> Result<()> {
+        let (mode, pins) = (self.attach_mode, &self.settings.pins);
+        let former = former_hooks(mode, pins, &self.state.uplink);
+        for (former, hook) in former.iter().zip(uplink_hooks(mode, pins, self.state)) {
+            pins::rename_link(&former.link, &hook.link)?;
+        }
+        Ok(())
     }
 
     fn managed_ports(&self) -> PortSet {
@@ -229,7 +249,7 @@ impl Setup<'_> {
 pub(in crate::daemon) struct RepairReport {
     pub(in crate::daemon) repaired: Vec<String>,
     pub(in crate::daemon) failures: Failures,
-    /// Failures at interfaces other than the uplink. Containers are in service without those.
+    /// Failures at interfaces other than the main uplink. Containers are in service without those.
     pub(in crate::daemon) elsewhere: Failures,
 }
 
@@ -260,7 +280,8 @@ pub(in crate::daemon) fn undo(
     host: &HostRecord,
 ) -> Result<()> {
     let mut failures = Failures::default();
-    for hook in main_hooks(attach_mode, pins, &host.uplink) {
+    let former = former_hooks(attach_mode, pins, &host.uplink);
+    for hook in former.into_iter().chain([loopback_hook(attach_mode, pins)]) {
         failures.note(programs::detach(netlink, &hook));
     }
     for (index, name) in &host.interfaces {
@@ -269,12 +290,23 @@ pub(in crate::daemon) fn undo(
     for name in &host.clsact {
         failures.note(clsact::delete_qdisc_if_empty(netlink, name));
     }
-    failures.note(uplink_qdisc::restore_default(netlink, host));
+    failures.note(uplink_qdisc::remove_all(netlink, host));
     failures.note(restore_sysctls(host));
     failures.into_result()
 }
 
-/// Detaches the programs from an interface other than the uplink. Idempotent.
+/// The interfaces that have programs by a record, by index. Records of earlier versions have the uplink by name only.
+fn had_programs(netlink: &Netlink, record: &HostRecord) -> Result<BTreeMap<u32, String>> {
+    let mut had = record.interfaces.clone();
+    if !had.values().any(|name| *name == record.uplink)
+        && let Some(uplink) = link::find(netlink, &record.uplink)?
+    {
+        had.insert(uplink.index, uplink.name);
+    }
+    Ok(had)
+}
+
+/// Detaches the programs from an interface. Idempotent.
 fn detach_from(
     netlink: &Netlink,
     attach_mode: AttachMode,
@@ -283,8 +315,7 @@ fn detach_from(
     name: &str,
 ) -> Result<()> {
     // Which programs they are does not matter.
-    let interface = HostInterface { name: name.to_owned(), is_ethernet: true };
-    for hook in interface_hooks(attach_mode, pins, index, &interface) {
+    for hook in interface_hooks(attach_mode, pins, index, name, true) {
         programs::detach(netlink, &hook)?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The state of the host: its uplink, and the addresses that it shares with the containers. It is one value,
+//! The state of the host: its uplinks, and the addresses that it shares with the containers. It is one value,
 //! which a change replaces as a whole.
 
 use std::{
@@ -12,7 +12,7 @@ use netlink_packet_route::AddressFamily;
 use portmap_common::{
     queue,
     slot::{HOST_SLOT, slot_of_veth},
-    tables::{ADDRESSES, Address4, Address6, BROADCASTS, Config, Mac as MacEntry},
+    tables::{ADDRESSES, Address4, Address6, BROADCASTS, Config, FURTHER_FLOWS, Mac as MacEntry},
 };
 use tracing::warn;
 
@@ -40,30 +40,33 @@ use crate::{
 };
 
 /// The state of the host at one point in time.
+#[expect(clippy::struct_excessive_bools, reason = "they are independent properties")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::daemon) struct HostState {
     /// The daemon's network namespace.
     pub namespace: NetnsId,
-    /// The uplink's name.
+    /// The main uplink's name.
     pub uplink: String,
-    /// The uplink's index.
+    /// The main uplink's index.
     pub uplink_index: u32,
-    /// The uplink's MAC address, which containers have, too.
+    /// Whether the main uplink's frames have an Ethernet header.
+    pub is_ethernet: bool,
+    /// The MAC address of containers: the main uplink's, if it has one.
     pub mac: Mac,
-    /// The uplink's MTU.
+    /// The main uplink's MTU.
     pub mtu: u32,
     /// The primary IPv4 address.
     pub v4: SharedAddress<Ipv4Addr>,
     /// The primary IPv6 address, if the host has one.
     pub v6: Option<SharedAddress<Ipv6Addr>>,
-    /// The other interfaces by which packets for containers can come, by index.
+    /// The other interfaces by which packets for containers can come, by index. Some are further uplinks.
     pub interfaces: BTreeMap<u32, HostInterface>,
     /// All addresses that containers share with the host, by IP version and interface, and otherwise in the
     /// kernel's order.
     pub addresses: Vec<HostAddress>,
     /// The present and former primary addresses, in the order of preference.
     pub primaries: Vec<IpAddr>,
-    /// Whether new IPv6 connections by the uplink prefer temporary addresses.
+    /// Whether new IPv6 connections by the main uplink prefer temporary addresses.
     pub prefers_temporary: bool,
     /// The routes of containers, in the order of their keys.
     pub routes: Vec<HostRoute>,
@@ -78,7 +81,7 @@ pub(in crate::daemon) struct HostState {
     pub lo_mac: Mac,
     /// Broadcast addresses of all networks of the host except the shared one.
     pub broadcasts: BTreeSet<Ipv4Addr>,
-    /// Speed of the uplink in bytes per second: the operator's setting, else the driver's; `None` if both are
+    /// Speed of the fastest uplink in bytes per second: the operator's setting, else the drivers'; `None` if all are
     /// missing.
     pub link_speed: Option<u64>,
 }
@@ -93,6 +96,10 @@ pub(in crate::daemon) struct SharedAddress<A> {
     /// The gateway of the default route by the uplink, if that has one of this IP version.
     pub gateway: Option<A>,
 }
+
+/// MAC address of containers if the main uplink has no Ethernet header. It is never on a wire, because what leaves by
+/// an Ethernet interface has that interface's address. It is locally administered, as its first byte says.
+pub(in crate::daemon) const MAC_WITHOUT_ETHERNET: Mac = [0x02, 0x50, 0x4d, 0xff, 0, 1];
 
 /// A secret of this process. The standard library gets the keys of its hashes from the kernel's random
 /// numbers.
@@ -129,9 +136,9 @@ impl HostState {
         Ok(state)
     }
 
-    /// Reads the state of the host. `previous` is the state in use: its uplink is kept while it can be
-    /// shared, and its link speed while the kernel reports none: for a link that is down, or for another uplink
-    /// whose driver does not know its speed.
+    /// Reads the state of the host. `previous` is the state in use: its main uplink is kept while it is one of the
+    /// uplinks, and its link speed while the kernel reports none: for links that are down, or for other uplinks
+    /// whose drivers do not know their speed.
     ///
     /// # Errors
     ///
@@ -143,31 +150,26 @@ impl HostState {
     ) -> Result<Self> {
         let routes4 = &all_routes(netlink, AddressFamily::Inet)?[..];
         let routes6 = &all_routes(netlink, AddressFamily::Inet6)?[..];
-        let in_use = previous.map(|previous| previous.uplink_index);
-        let uplink = uplink::find(netlink, settings.uplink.as_deref(), [routes4, routes6], in_use)?;
-        let name = &uplink.name;
-        if !uplink.is_ethernet || uplink.mac == Mac::default() || uplink.index == LOOPBACK {
-            return Err(Error::usage(format!(
-                "the uplink {name} is not an Ethernet interface: expected one with a MAC address, see `ip \
-                 link`"
-            )));
-        }
+        let in_use: Vec<u32> = previous.into_iter().flat_map(Self::uplink_indices).collect();
+        let uplinks = uplink::find(netlink, &settings.uplinks, [routes4, routes6], &in_use)?;
+        let (uplink, name) = (&uplinks.main, &uplinks.main.name);
+        uplink::check_main(uplink)?;
         let mut primaries = previous.map(|last| last.primaries.clone()).unwrap_or_default();
-        let shared = shared_addresses(netlink, settings, &uplink)?;
+        let shared = shared_addresses(netlink, settings, uplink)?;
         let (v4, v6) = shared.split_at(shared.partition_point(|listed| listed.address.address.is_ipv4()));
-        let v4 = primary(netlink, v4, &uplink, &mut primaries).and_then(only_v4).ok_or_else(|| {
+        let v4 = primary(netlink, v4, uplink, &mut primaries).and_then(only_v4).ok_or_else(|| {
             Error::usage(format!(
                 "the uplink {name} has no IPv4 address, nor has another interface: expected one that containers \
                  can share"
             ))
         })?;
-        let v6 = primary(netlink, v6, &uplink, &mut primaries).and_then(only_v6);
-        let v4 = SharedAddress { gateway: uplink::gateway(routes4, &uplink, ip4), ..v4 };
-        let v6 = v6.map(|v6| SharedAddress { gateway: uplink::gateway(routes6, &uplink, ip6), ..v6 });
+        let v6 = primary(netlink, v6, uplink, &mut primaries).and_then(only_v6);
+        let v4 = SharedAddress { gateway: uplink::gateway(routes4, uplink, ip4), ..v4 };
+        let v6 = v6.map(|v6| SharedAddress { gateway: uplink::gateway(routes6, uplink, ip6), ..v6 });
         let addresses: Vec<HostAddress> = shared.iter().map(|listed| listed.address).collect();
         let Projected { mut routes, left_out } = {
             let all = || routes4.iter().chain(routes6.iter().filter(|_| v6.is_some()));
-            let mtus = mtus(netlink, all(), &uplink)?;
+            let mtus = mtus(netlink, all(), uplink)?;
             let (uplink, primaries) = (uplink.index, &primaries);
             Projection { addresses: &addresses, primaries, uplink, mtus: &mtus }.of(all())
         };
@@ -202,7 +204,8 @@ impl HostState {
         let by_routes = routes4.iter().chain(routes6).filter(|route| route.leads_outside());
         let by_routes = by_routes.flat_map(|route| route.hops.iter().map(|hop| hop.interface));
         let by_addresses = addresses.iter().map(|own| own.interface);
-        let interfaces = interfaces::probe(netlink, by_addresses.chain(by_routes), uplink.index)?;
+        let candidates = by_addresses.chain(by_routes);
+        let interfaces = interfaces::probe(netlink, candidates, &uplinks, settings.shaping.flows)?;
         let broadcasts = other_broadcasts(address::broadcasts(netlink)?, &v4);
         let lo = link::find_by_index(netlink, LOOPBACK)?
             .filter(|lo| lo.is_up)
@@ -212,11 +215,12 @@ impl HostState {
             namespace: previous
                 .map_or_else(|| Namespace::current()?.id(), |previous| Ok(previous.namespace))?,
             uplink_index: uplink.index,
-            mac: uplink.mac,
+            is_ethernet: uplink.is_ethernet,
+            mac: if uplink.is_ethernet { uplink.mac } else { MAC_WITHOUT_ETHERNET },
             mtu: uplink.mtu,
-            link_speed: settings.shaping.link_speed.or_else(|| link::speed(name)).or(last_speed),
+            link_speed: settings.shaping.link_speed.or_else(|| uplinks.speed()).or(last_speed),
             prefers_temporary: v6.is_some() && prefers_temporary(name)?,
-            uplink: uplink.name,
+            uplink: name.clone(),
             v4,
             v6,
             addresses,
@@ -285,6 +289,11 @@ impl HostState {
     pub(in crate::daemon) fn config(&self, has_flows: bool) -> Config {
         let mask = u32::MAX.checked_shl(32 - u32::from(self.v4.prefix_length)).unwrap_or_default();
         let more = self.more_addresses();
+        let mut more_flows = [0; FURTHER_FLOWS];
+        let further = self.further_uplinks().filter(|(_, found)| has_flows && found.has_flows);
+        for (place, (index, _)) in more_flows.iter_mut().zip(further) {
+            *place = index;
+        }
         let mut config = Config {
             host_ip: Address4::new(self.v4.address.octets()),
             netmask: Address4::new(mask.to_be_bytes()),
@@ -299,6 +308,7 @@ impl HostState {
             direct6: self.direct6.into(),
             more_addresses4: count(more.iter().filter(|address| address.is_ipv4())),
             more_addresses6: count(more.iter().filter(|address| address.is_ipv6())),
+            more_flows,
             ..Config::default()
         };
         if let Some(v6) = &self.v6 {

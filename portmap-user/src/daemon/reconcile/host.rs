@@ -38,10 +38,26 @@ impl Reconciler {
         // written first.
         env.maps.set_broadcasts(&now.broadcasts)?;
         env.maps.set_addresses(&now.more_addresses())?;
-        let is_elsewhere = now.interfaces != before.interfaces;
+        let has_same_uplinks = now.has_same_uplinks(&before);
+        let is_elsewhere = !has_same_uplinks || now.interfaces != before.interfaces;
         if is_elsewhere || now.primaries != before.primaries {
-            let record = self.setup(netlink, &now).record(&env.store, &mut self.host.ownership())?;
+            let mut ownership = self.host.ownership();
+            let mut record = self.setup(netlink, &now).record(&env.store, &mut ownership)?;
             debug!("the primary addresses are now {:?}", record.primaries);
+            if is_elsewhere {
+                let installed =
+                    uplink_qdisc::install(netlink, &env.store, &mut record, &env.settings, &now, env.leaf);
+                ownership.note(&record);
+                // A qdisc that another tool has installed since at the same main uplink stays.
+                match installed {
+                    Err(error) if now.uplink_index == before.uplink_index => warn!("{error}"),
+                    other => other?,
+                }
+            }
+        }
+        let text = now.describe_sharing();
+        if !has_same_uplinks {
+            info!("the uplinks have changed: {text}");
         }
         if is_elsewhere {
             let names: Vec<&str> = now.interfaces.values().map(|found| found.name.as_str()).collect();
@@ -53,25 +69,20 @@ impl Reconciler {
             }
             env.maps.set_config(&env.config(&now))?;
             self.host.replace_state(now);
+            if !has_same_uplinks {
+                env.events.emit(EventKind::HostChanged, None, Some(text));
+            }
             return Ok(());
         }
         let concerns_more = !now.differs_in_routes_only(&before);
         if concerns_more {
-            info!("the host has changed: sharing {} of {}", now.primary_addresses(), now.uplink);
+            info!("the host has changed: {text}");
         }
-        let setup = self.setup(netlink, &now);
-        if (now.uplink_index, &now.uplink) != (before.uplink_index, &before.uplink) {
-            let mut ownership = self.host.ownership();
-            let mut record = setup.record(&env.store, &mut ownership)?;
-            uplink_qdisc::install(netlink, &env.store, &mut record, &env.settings, &now, env.leaf)?;
-            ownership.note(&record);
-        }
-        ensure(&setup)?;
+        ensure(&self.setup(netlink, &now))?;
         env.maps.set_config(&env.config(&now))?;
-        let text = format!("sharing {} of {}", now.primary_addresses(), now.uplink);
         self.host.replace_state(now);
         // Routes can change all the time, and the event says nothing of them.
-        if concerns_more {
+        if concerns_more || !has_same_uplinks {
             env.events.emit(EventKind::HostChanged, None, Some(text));
         }
         for entry in self.registry.snapshot().entries() {
@@ -125,7 +136,14 @@ impl Reconciler {
             report.note("the bind guard", guard.ensure());
         }
         if let (true, Some(parent)) = (env.has_flows(), env.settings.shaping.flows) {
-            report.note("the uplink's qdisc", uplink_qdisc::ensure(netlink, &state, parent));
+            report.note("the uplink's qdisc", uplink_qdisc::ensure(netlink, state.uplink_index, parent));
+            for (index, uplink) in state.further_uplinks().filter(|(_, uplink)| uplink.has_flows) {
+                match uplink_qdisc::ensure(netlink, index, parent) {
+                    Ok(false) => {}
+                    Ok(true) => report.repaired.push(format!("the qdisc of {}", uplink.name)),
+                    Err(error) => report.elsewhere.note(Err(error)),
+                }
+            }
         }
         report.note("the maps of the host's addresses and ports", self.restore_config(&state));
         let RepairReport { repaired, mut failures, elsewhere } = report;

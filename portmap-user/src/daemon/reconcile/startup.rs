@@ -157,9 +157,8 @@ fn start_over(netlink: &Netlink, settings: Settings) -> Result<Started> {
     attach_guard(&env, &registry)?;
     pin_migration::remove_earlier(settings.pins.bpffs())?;
     info!(
-        "ready: sharing {} of {}, attach mode {}, taking over {} containers",
-        state.primary_addresses(),
-        state.uplink,
+        "ready: {}; attach mode {}, taking over {} containers",
+        state.describe_sharing(),
         attach_mode.name(),
         registry.snapshot().len()
     );

@@ -12,6 +12,7 @@ use portmap_ebpf::{PacketBuf, Verdict, hooks, verdict_codec};
 
 use super::live_tables::Live;
 use crate::{
+    daemon::host::MAC_WITHOUT_ETHERNET,
     error::Result,
     kernel::{link::LOOPBACK, test_run},
     paths::Pins,
@@ -79,9 +80,11 @@ impl HookVisit {
     }
 
     /// Returns the index of an interface in the host's namespace, as the program's context. The programs at a
-    /// container's own interfaces do not use it.
-    const fn ifindex(self, config: &Config) -> u32 {
+    /// container's own interfaces do not use it. A test run has frames with an Ethernet header, for which an uplink
+    /// without one has no address; the programs decide the same on those at the loopback device.
+    fn ifindex(self, config: &Config) -> u32 {
         match self.point {
+            HookPoint::UplinkIngress | HookPoint::UplinkEgress if lacks_ethernet(config) => LOOPBACK,
             HookPoint::UplinkIngress | HookPoint::UplinkEgress => config.uplink_ifindex,
             HookPoint::VethIngress(slot) => veth_ifindex(slot),
             HookPoint::HostLoIngress | HookPoint::ContainerLoEgress | HookPoint::ContainerEth0Ingress => {
@@ -91,8 +94,9 @@ impl HookVisit {
     }
 
     /// Returns the destination MAC address of frames here.
-    pub(super) const fn mac(self, config: &Config) -> Mac {
+    pub(super) fn mac(self, config: &Config) -> Mac {
         match self.point {
+            HookPoint::UplinkIngress | HookPoint::UplinkEgress if lacks_ethernet(config) => config.lo_mac,
             HookPoint::UplinkIngress | HookPoint::UplinkEgress | HookPoint::VethIngress(_) => config.mac,
             HookPoint::HostLoIngress => config.lo_mac,
             HookPoint::ContainerLoEgress | HookPoint::ContainerEth0Ingress => {
@@ -102,7 +106,7 @@ impl HookVisit {
     }
 
     /// Returns the source MAC address of frames whose first hook is this one.
-    pub(super) const fn source_mac(self, config: &Config) -> Mac {
+    pub(super) fn source_mac(self, config: &Config) -> Mac {
         match self.point {
             HookPoint::UplinkIngress => NEIGHBOUR,
             _ => self.mac(config),
@@ -143,4 +147,9 @@ impl HookVisit {
         let run = run(HANDLED_MARK)?;
         Ok((run.code == TC_ACT_UNSPEC && run.mark() == 0).then_some(Verdict::AlreadyHandled))
     }
+}
+
+/// Whether the main uplink has no Ethernet header.
+fn lacks_ethernet(config: &Config) -> bool {
+    config.mac.octets() == MAC_WITHOUT_ETHERNET
 }

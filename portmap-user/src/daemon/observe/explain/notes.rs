@@ -8,7 +8,7 @@ use crate::{
     daemon::{
         container::attach::veth_hook,
         host::{
-            attach::{loopback_hook, uplink_hooks},
+            attach::{interface_hooks, loopback_hook, uplink_hooks},
             nat::Nat,
         },
     },
@@ -20,35 +20,50 @@ use crate::{
 };
 
 impl Explainer<'_> {
-    /// Names the programs that run before ours at one of the host's interfaces. Nothing tells what they decide.
+    /// Names the programs that run before ours at the host's interfaces of a hook. Nothing tells what they decide.
     pub(super) fn program_notes(&self, visit: HookVisit) -> Vec<String> {
-        let Some(hook) = self.attach_point(visit) else { return Vec::new() };
+        let hooks = self.attach_points(visit);
+        let has_several = hooks.len() > 1;
+        hooks.iter().flat_map(|hook| self.notes_on(hook, visit, has_several)).collect()
+    }
+
+    fn notes_on(&self, hook: &AttachPoint, visit: HookVisit, has_several: bool) -> Vec<String> {
         let pins = &self.env.settings.pins;
-        let ahead = match Netlink::open().and_then(|netlink| programs::before_ours(&netlink, pins, &hook)) {
+        let ahead = match Netlink::open().and_then(|netlink| programs::before_ours(&netlink, pins, hook)) {
             Ok(ahead) => ahead,
             Err(error) => return vec![error.to_string()],
         };
+        let place = if has_several { format!("{visit} of {}", hook.interface) } else { visit.to_string() };
         let note = |other: String| {
             format!(
-                "{other} runs before {} at {visit}: a packet that it accepts, drops or redirects does not get further",
+                "{other} runs before {} at {place}: a packet that it accepts, drops or redirects does not get further",
                 hook.program
             )
         };
         ahead.into_iter().map(note).collect()
     }
 
-    /// The attach point of a hook at an interface of the host.
-    fn attach_point(&self, visit: HookVisit) -> Option<AttachPoint> {
+    /// The attach points of a hook at interfaces of the host. A packet from outside comes by any of the uplinks.
+    fn attach_points(&self, visit: HookVisit) -> Vec<AttachPoint> {
         let (mode, pins) = (self.env.attach_mode, &self.env.settings.pins);
         let state = self.host.state();
         match visit.point {
-            HookPoint::UplinkIngress => Some(uplink_hooks(mode, pins, &state.uplink).into_iter().next()?),
-            HookPoint::HostLoIngress => Some(loopback_hook(mode, pins)),
+            HookPoint::UplinkIngress => {
+                let further = state
+                    .further_uplinks()
+                    .map(|(index, found)| interface_hooks(mode, pins, index, &found.name, found.is_ethernet));
+                let all = [uplink_hooks(mode, pins, &state)].into_iter().chain(further);
+                all.flatten().filter(|hook| hook.ingress).collect()
+            }
+            HookPoint::HostLoIngress => vec![loopback_hook(mode, pins)],
             HookPoint::VethIngress(slot) => {
                 let containers = self.registry.snapshot();
-                containers.records().find(|record| record.slot == slot).map(|record| veth_hook(pins, record))
+                let record = containers.records().find(|record| record.slot == slot);
+                record.map(|record| veth_hook(pins, record)).into_iter().collect()
             }
-            HookPoint::UplinkEgress | HookPoint::ContainerLoEgress | HookPoint::ContainerEth0Ingress => None,
+            HookPoint::UplinkEgress | HookPoint::ContainerLoEgress | HookPoint::ContainerEth0Ingress => {
+                Vec::new()
+            }
         }
     }
 

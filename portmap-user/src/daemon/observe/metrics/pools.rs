@@ -175,7 +175,7 @@ fn register_limits(registry: &mut Registry, limits: &LimitPolicies) {
         link_speed.set(speed);
         registry.register_with_unit(
             "link_speed",
-            "Speed of the uplink, if it is known",
+            "Speed of the fastest uplink, if it is known",
             per_second(),
             link_speed,
         );

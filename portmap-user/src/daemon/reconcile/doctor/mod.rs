@@ -53,7 +53,7 @@ impl Reconciler {
             self.check_settings(),
             "containers reach the host by lo, and the host reserves their ports",
         ));
-        findings.push(uplink::finding(&netlink, &env.settings, &state));
+        findings.extend(uplink::findings(&netlink, &env.settings, &state));
         findings.push(finding(
             "host addresses",
             self.check_host_state(&netlink, &state),
@@ -63,7 +63,7 @@ impl Reconciler {
         findings
             .extend(state.too_many_routes().map(|text| Finding::new("host routes", Health::Notice, text)));
         let (mode, pins) = (env.attach_mode, &env.settings.pins);
-        let main = main_hooks(mode, pins, &state.uplink).into_iter();
+        let main = main_hooks(mode, pins, &state).into_iter();
         for hook in main.chain(other_hooks(mode, pins, &state)) {
             let direction = if hook.ingress { "ingress" } else { "egress" };
             let subject = format!("program at {} {direction}", hook.interface);

@@ -1,4 +1,4 @@
-//! The checks of `doctor` at the host's own interfaces: the uplink's state, the host's addresses, and the
+//! The checks of `doctor` at the host's own interfaces: the uplinks' state, the host's addresses, and the
 //! programs.
 
 use super::remedy::REPAIR;
@@ -17,25 +17,28 @@ use crate::{
 
 const SUBJECT: &str = "uplink";
 
-/// Checks that packets can leave and arrive by the uplink.
-pub(super) fn finding(netlink: &Netlink, settings: &Settings, state: &HostState) -> Finding {
-    check(netlink, settings, state)
-        .unwrap_or_else(|error| Finding::new(SUBJECT, Health::Problem, error.message))
+/// Checks that packets can leave and arrive by the uplinks, and that all that the settings name exist.
+pub(super) fn findings(netlink: &Netlink, settings: &Settings, state: &HostState) -> Vec<Finding> {
+    let problem = |error: Error| Finding::new(SUBJECT, Health::Problem, error.message);
+    let mut findings = vec![check(netlink, settings, state).unwrap_or_else(problem)];
+    for (index, uplink) in state.further_uplinks() {
+        let checked = find(netlink, index, &uplink.name).and_then(|found| check_link(&found));
+        let well = || Finding::new(SUBJECT, Health::Ok, format!("{}, a further uplink", uplink.name));
+        findings.push(checked.map_or_else(problem, |()| well()));
+    }
+    // A name or pattern that is missing may be the former one of an uplink that has been renamed.
+    let has_uplinks = state.uplink_names().count() > 1 || settings.uplinks.len() > 1;
+    findings.extend(state.missing_uplinks(settings).filter(|_| has_uplinks).map(|choice| {
+        let text =
+            format!("--uplink {choice} selects no interface: it becomes an uplink when it exists and is up");
+        Finding::new(SUBJECT, Health::Notice, text)
+    }));
+    findings
 }
 
 fn check(netlink: &Netlink, settings: &Settings, state: &HostState) -> Result<Finding> {
-    let (name, uplink) = (&state.uplink, find(netlink, state)?);
-    if !uplink.is_up {
-        return Err(Error::failure(format!(
-            "{name} is down, so containers reach only the host: run `ip link set {name} up`"
-        )));
-    }
-    if !uplink.has_carrier {
-        return Err(Error::failure(format!(
-            "{name} has no carrier, so containers reach only the host: check its cable and the other end of \
-             the link"
-        )));
-    }
+    let name = &state.uplink;
+    check_link(&find(netlink, state.uplink_index, name)?)?;
     let now = HostState::probe(netlink, settings, Some(state));
     let now = now.as_ref().unwrap_or(state);
     Ok(match now.v4.gateway {
@@ -58,11 +61,26 @@ fn check(netlink: &Netlink, settings: &Settings, state: &HostState) -> Result<Fi
     })
 }
 
-fn find(netlink: &Netlink, state: &HostState) -> Result<Interface> {
-    link::find_by_index(netlink, state.uplink_index)?.ok_or_else(|| {
+/// Checks that an uplink is up and has a carrier.
+fn check_link(uplink: &Interface) -> Result<()> {
+    let name = &uplink.name;
+    if !uplink.is_up {
+        return Err(Error::failure(format!(
+            "{name} is down, so containers reach nothing by it: run `ip link set {name} up`"
+        )));
+    }
+    if !uplink.has_carrier {
+        return Err(Error::failure(format!(
+            "{name} has no carrier, so containers reach nothing by it: check its cable and the other end of the link"
+        )));
+    }
+    Ok(())
+}
+
+fn find(netlink: &Netlink, index: u32, name: &str) -> Result<Interface> {
+    link::find_by_index(netlink, index)?.ok_or_else(|| {
         Error::failure(format!(
-            "the uplink {} does not exist: the daemon attaches to it again when it returns",
-            state.uplink
+            "the uplink {name} does not exist: the daemon attaches to it again when it returns"
         ))
     })
 }
@@ -74,7 +92,7 @@ impl Reconciler {
         let env = &self.env;
         // An uplink that is down has no routes and may have lost addresses, but containers keep theirs until
         // it is up again.
-        if find(netlink, state)?.is_up {
+        if find(netlink, state.uplink_index, &state.uplink)?.is_up {
             // An address that cannot be shared has no other remedy than the one that the error names.
             let now = HostState::probe(netlink, &env.settings, Some(state))?;
             if (now.v4, now.v6, now.mac, &now.addresses, &now.routes)
