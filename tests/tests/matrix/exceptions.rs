@@ -1,7 +1,5 @@
 //! The differences that portmap has on purpose. docs/coexistence.md lists them.
 
-use std::net::IpAddr;
-
 use nix::errno::Errno;
 use portmap_tests::service::Transport;
 
@@ -9,7 +7,7 @@ use super::{
     compare::Pair,
     kinds::Kind,
     place::{Form, MOVED},
-    probe::{Outcome, Probe},
+    probe::Outcome,
     routes::{Effect, Route},
     world::World,
 };
@@ -18,7 +16,6 @@ use super::{
 pub(crate) fn allow(world: &World, route: Route, pair: &Pair) -> bool {
     is_other_next_hop(route, pair)
         || is_within_the_host(world, pair)
-        || is_source_by_another_table(world, route, pair)
         || is_datagram_without_a_bound_source(route, pair)
         || is_gateway_known_to_be_silent(route, pair)
         || is_own_address_in_a_vrf(world, pair)
@@ -64,23 +61,6 @@ fn is_within_the_host(world: &World, pair: &Pair) -> bool {
         && own.contains(&pair.probe.to.ip())
         && host == container
         && (is_other_source || (by_host, to_host) == (by_container, to_container))
-}
-
-/// Rules that lead to another table by another interface: next hops are those of the host, but a container has the
-/// routes of the table main only, so its source is the one of these. For IPv6 the machine at the other end of such a
-/// way does not reach that source here.
-fn is_source_by_another_table(world: &World, route: Route, pair: &Pair) -> bool {
-    let concerns = |address: IpAddr| MOVED.contains(&address);
-    let Probe { source, to, .. } = pair.probe;
-    let is_way = match &pair.outcomes {
-        [Outcome::Answer { from: host, .. }, Outcome::Answer { from: container, .. }] => host == container,
-        [Outcome::Answer { .. }, Outcome::Silence] => to.is_ipv6() && pair.client.is_none(),
-        _ => false,
-    };
-    route == Route::RuleTo
-        && world.kind.is_further()
-        && (concerns(to.ip()) || source.is_some_and(concerns))
-        && is_way
 }
 
 /// No difference in fact: of several next hops the kernel chooses by a hash, for IPv6 with a random flow label, so

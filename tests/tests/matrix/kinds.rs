@@ -147,11 +147,9 @@ impl Kind {
             Self::Bridge => {
                 "ip link add bridge type bridge; ip link set uplink master bridge; ip link set bridge up"
             }
-            // The card has no address, but would answer ARP for the host's, and take the packets: no program of
-            // portmap sees them there.
+            // The card has no address, but answers ARP for the host's, so packets arrive there, too.
             Self::Macvlan => {
-                "ip link add macvlan link uplink type macvlan mode bridge; ip link set macvlan up
-                 sysctl -qw net.ipv4.conf.uplink.arp_ignore=8"
+                "ip link add macvlan link uplink type macvlan mode bridge; ip link set macvlan up"
             }
             Self::MacvlanParent => {
                 "ip netns add guest; ip link add child link uplink type macvlan mode bridge

@@ -1,5 +1,5 @@
-//! The interfaces of the host by which packets for containers can come: the uplinks, and all others that have a
-//! shared address or a route.
+//! The interfaces of the host by which packets for containers can come: the uplinks, all others that are up, and those
+//! that have a shared address or a route.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,9 +33,8 @@ pub(in crate::daemon) struct HostInterface {
 }
 
 /// Returns the interfaces other than the main uplink at which packets for the host arrive, by index: the further
-/// uplinks, and those among `candidates` that are not the loopback device, host veths, or ports of bridges and the
-/// like. An interface that has ended meanwhile is none. `flows` is the parent of the uplinks' qdiscs, if they have
-/// flows.
+/// uplinks, those that are up, and those among `candidates`; not the loopback device, host veths, and ports of bridges
+/// and the like. `flows` is the parent of the uplinks' qdiscs, if they have flows.
 pub(in crate::daemon) fn probe(
     netlink: &Netlink,
     candidates: impl IntoIterator<Item = u32>,
@@ -43,17 +42,17 @@ pub(in crate::daemon) fn probe(
     flows: Option<TcHandle>,
 ) -> Result<BTreeMap<u32, HostInterface>> {
     let candidates: BTreeSet<u32> = candidates.into_iter().collect();
-    let is_foreign = |index: &u32| {
-        ![LOOPBACK, uplinks.main.index].contains(index)
-            && slot_of_veth(*index) == HOST_SLOT
-            && !uplinks.further.contains_key(index)
+    let is_foreign = |index: u32| {
+        ![LOOPBACK, uplinks.main.index].contains(&index)
+            && slot_of_veth(index) == HOST_SLOT
+            && !uplinks.further.contains_key(&index)
     };
     let mut found = BTreeMap::new();
-    for index in candidates.into_iter().filter(is_foreign) {
-        if let Some(interface) = link::find_by_index(netlink, index)?
-            && !interface.is_port
-        {
-            let Interface { name, is_ethernet, .. } = interface;
+    for interface in link::all(netlink)? {
+        let Interface { index, name, is_ethernet, is_up, is_port, .. } = interface;
+        // The kernel accepts packets for the host's addresses wherever they arrive, and answers ARP for them there.
+        let receives = is_up || candidates.contains(&index);
+        if receives && !is_port && is_foreign(index) {
             found.insert(index, HostInterface { name, is_ethernet, is_uplink: false, has_flows: false });
         }
     }

@@ -6,6 +6,7 @@ mod direct;
 mod interfaces;
 pub(super) mod nat;
 mod ownership;
+mod policy;
 mod primary;
 mod projection;
 pub(super) mod setup;

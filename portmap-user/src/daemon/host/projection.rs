@@ -162,7 +162,7 @@ fn without_redundant(mut routes: Vec<HostRoute>) -> Vec<HostRoute> {
 }
 
 /// The network of an address.
-fn network(address: IpAddr, prefix_length: u8) -> IpAddr {
+pub(super) fn network(address: IpAddr, prefix_length: u8) -> IpAddr {
     let length = u32::from(prefix_length);
     match address {
         IpAddr::V4(address) => {

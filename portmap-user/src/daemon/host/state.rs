@@ -19,7 +19,7 @@ use tracing::warn;
 use super::{
     direct::Routing,
     interfaces::{self, HostInterface},
-    primary,
+    policy, primary,
     projection::{Projected, Projection},
     uplink,
 };
@@ -32,7 +32,6 @@ use crate::{
         neighbour,
         netlink::Netlink,
         routes::{self, HostRoute, Route, TABLE_MAIN},
-        rules,
         sysctl::{self, Sysctls},
     },
     model::NetnsId,
@@ -167,40 +166,46 @@ impl HostState {
         let v4 = SharedAddress { gateway: uplink::gateway(routes4, uplink, ip4), ..v4 };
         let v6 = v6.map(|v6| SharedAddress { gateway: uplink::gateway(routes6, uplink, ip6), ..v6 });
         let addresses: Vec<HostAddress> = shared.iter().map(|listed| listed.address).collect();
+        // Rules can select other tables, of which containers get what a process of the host finds in them.
+        let (policy4, policy6) = (
+            policy::tables(netlink, AddressFamily::Inet, routes4)?,
+            policy::tables(netlink, AddressFamily::Inet6, routes6)?,
+        );
         let Projected { mut routes, left_out } = {
-            let all = || routes4.iter().chain(routes6.iter().filter(|_| v6.is_some()));
+            let all4 = policy4.as_deref().unwrap_or(routes4).iter();
+            let all6 = policy6.as_deref().unwrap_or(routes6).iter();
+            let all = || all4.clone().chain(all6.clone().filter(|_| v6.is_some()));
             let mtus = mtus(netlink, all(), uplink)?;
             let (uplink, primaries) = (uplink.index, &primaries);
             Projection { addresses: &addresses, primaries, uplink, mtus: &mtus }.of(all())
         };
-        // Rules can select other tables, which containers do not have: the kernel of the host decides then.
-        for (family, is_v6) in [(AddressFamily::Inet, false), (AddressFamily::Inet6, true)] {
+        // A rule that applies to some packets only can select a default route that no table above has.
+        for (policy, is_v6) in [(&policy4, false), (&policy6, true)] {
             let is_default = |route: &HostRoute| route.is_default() && route.destination.is_ipv6() == is_v6;
-            if (!is_v6 || v6.is_some())
-                && !rules::are_standard(netlink, family)?
-                && !routes.iter().any(is_default)
-            {
+            if (!is_v6 || v6.is_some()) && policy.is_some() && !routes.iter().any(is_default) {
                 routes.push(HostRoute::last_resort(is_v6));
                 routes.sort_by_key(HostRoute::key);
             }
         }
-        let is_direct = |family, routes, primary: IpAddr, prefix_length, gateway: Option<IpAddr>| {
-            let (addresses, uplink) = (&addresses, uplink.index);
-            let routing = Routing { routes, addresses, uplink, primary, prefix_length, gateway };
-            let answers = || gateway.is_none_or(|gateway| !neighbour::has_failed(netlink, uplink, gateway));
-            Ok::<bool, Error>(rules::are_standard(netlink, family)? && routing.is_direct() && answers())
-        };
+        let is_direct =
+            |has_policy: bool, routes, primary: IpAddr, prefix_length, gateway: Option<IpAddr>| {
+                let (addresses, uplink) = (&addresses, uplink.index);
+                let routing = Routing { routes, addresses, uplink, primary, prefix_length, gateway };
+                let answers =
+                    || gateway.is_none_or(|gateway| !neighbour::has_failed(netlink, uplink, gateway));
+                !has_policy && routing.is_direct() && answers()
+            };
         let direct4 = is_direct(
-            AddressFamily::Inet,
+            policy4.is_some(),
             routes4,
             v4.address.into(),
             v4.prefix_length,
             v4.gateway.map(IpAddr::V4),
-        )?;
-        let direct6 = v6.map_or(Ok(false), |v6| {
+        );
+        let direct6 = v6.is_some_and(|v6| {
             let gateway = v6.gateway.map(IpAddr::V6);
-            is_direct(AddressFamily::Inet6, routes6, v6.address.into(), v6.prefix_length, gateway)
-        })?;
+            is_direct(policy6.is_some(), routes6, v6.address.into(), v6.prefix_length, gateway)
+        });
         let by_routes = routes4.iter().chain(routes6).filter(|route| route.leads_outside());
         let by_routes = by_routes.flat_map(|route| route.hops.iter().map(|hop| hop.interface));
         let by_addresses = addresses.iter().map(|own| own.interface);
