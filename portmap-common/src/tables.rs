@@ -205,12 +205,17 @@ impl Config {
     /// Returns whether the qdisc of an interface has one flow per container.
     #[inline(always)]
     pub fn has_flows(&self, ifindex: u32) -> bool {
-        let mut is_uplink = ifindex == self.uplink_ifindex;
-        // Without branches, which would multiply the states that the verifier explores.
-        for further in &self.more_flows {
-            is_uplink |= ifindex == *further;
+        if self.uplink_flows == 0 {
+            return false;
         }
-        self.uplink_flows != 0 && is_uplink
+        // The compiler would make a branch of each comparison, and the verifier explore each combination of them. A
+        // difference of 0 becomes the only number with the highest bit.
+        let is_equal = |index: u32| u64::from(ifindex ^ index).wrapping_sub(1);
+        let mut equal = is_equal(self.uplink_ifindex);
+        for further in &self.more_flows {
+            equal |= is_equal(*further);
+        }
+        equal >> 63 != 0
     }
 }
 

@@ -33,7 +33,7 @@ const FUZZ_SECONDS: u64 = 12;
 
 /// Test programs that hardly depend on the kernel: output and errors of commands, contents of files, flags, and
 /// routing tables. Other test programs cover the verdicts and counters behind them on every kernel.
-const HERE_ONLY: [&str; 13] = [
+const HERE_ONLY: [&str; 14] = [
     "api",
     "commands",
     "demo",
@@ -44,6 +44,7 @@ const HERE_ONLY: [&str; 13] = [
     "mesos",
     "metrics",
     "monitor",
+    "run",
     "server",
     "state",
     "views",
@@ -56,9 +57,10 @@ const QUICK: [&str; 7] = ["commands", "drops", "explain", "paths", "reference", 
 /// about ten times slower; the full test on this machine tries all of them.
 const SAMPLE: u32 = 24;
 
-/// Test programs with tools such as iperf3 and iptables, which start slowly on emulated machines, or with many hosts:
-/// they run on the oldest kernel and on this machine's.
-const EARLIEST_AND_HERE: [&str; 4] = ["coexistence", "hosts", "matrix", "tools"];
+/// Test programs with tools such as iperf3 and iptables, which start slowly on emulated machines, with many hosts, or
+/// with files and settings more than packets: they run on the oldest kernel and on this machine's.
+const EARLIEST_AND_HERE: [&str; 6] =
+    ["coexistence", "host_integrity", "hosts", "matrix", "reachability", "tools"];
 
 /// Concurrent tests for each CPU of this machine.
 const TESTS_PER_CPU: usize = 2;

@@ -61,14 +61,14 @@ fn all<T>(netlink: &Netlink, family: AddressFamily, read: impl Fn(&RuleMessage) 
 /// jumps to other rules, do not apply to all of them, so they are left out.
 fn applied(message: &RuleMessage) -> Option<Rule> {
     let header = &message.header;
-    let (mut table, mut mark, mut mask) = (u32::from(header.table), 0, u32::MAX);
+    let (mut table, mut mark, mut compared) = (u32::from(header.table), 0, u32::MAX);
     let (mut to, mut suppressed_length, mut is_for_host) = (None, None, header.tos == 0);
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Table(number) => table = *number,
             RuleAttribute::Destination(address) => to = Some((*address, header.dst_len)),
             RuleAttribute::FwMark(number) => mark = *number,
-            RuleAttribute::FwMask(number) => mask = *number,
+            RuleAttribute::FwMask(number) => compared = *number,
             RuleAttribute::SuppressPrefixLen(length) => suppressed_length = u8::try_from(*length).ok(),
             // The kernel takes what the host itself sends for packets from its loopback device.
             RuleAttribute::Iifname(name) => is_for_host &= name == "lo",
@@ -80,7 +80,7 @@ fn applied(message: &RuleMessage) -> Option<Rule> {
             _ => is_for_host = false,
         }
     }
-    is_for_host &= header.src_len == 0 && mark & mask == 0;
+    is_for_host &= header.src_len == 0 && mark & compared == 0;
     if header.flags.contains(RuleFlags::Invert) {
         // "All destinations but these" is not one network.
         is_for_host = !is_for_host && to.is_none();

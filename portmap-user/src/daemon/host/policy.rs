@@ -131,8 +131,8 @@ impl Level {
 
     /// The longest prefix that contains a network.
     fn longest(&self, (network, length): (IpAddr, u8)) -> Option<(usize, bool)> {
-        let wider = self.lengths.range(..=length).rev();
-        wider.filter_map(|length| self.first.get(&(masked(network, *length), *length))).next().copied()
+        let mut wider = self.lengths.range(..=length).rev();
+        wider.find_map(|length| self.first.get(&(masked(network, *length), *length))).copied()
     }
 
     /// Whether the rule decides on all of a network.
@@ -246,7 +246,7 @@ mod tests {
         routes.push(throw("10.0.0.0/8", VPN_TABLE));
         let expected = ["0.0.0.0/0 9", "10.0.0.0/24 2", "10.0.0.0/8 2", "10.9.0.0/24 9"];
         assert_eq!(merged(&[vpn.clone(), main.clone()], &routes), expected);
-        // A table that is empty, or that nobody fills, decides nothing.
+        // An empty table decides nothing.
         assert_eq!(merged(&[rule(Action::Table(7)), vpn, main], &routes), expected);
     }
 }
