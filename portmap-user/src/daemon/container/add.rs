@@ -3,17 +3,18 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use portmap_common::slot::veth_ifindex;
+use tracing::warn;
 
 use super::{Containers, limits};
 use crate::{
     api::AddRequest,
     daemon::{
-        host::sockets::HostSockets,
+        host::{sockets::HostSockets, tracked},
         registry::{Admission, Entry, Refusal},
     },
     error::{Error, Result},
     kernel::{link, netlink::Netlink},
-    model::{ContainerRecord, InterfaceName, name},
+    model::{ContainerRecord, InterfaceName, PortSet, name},
 };
 
 /// A container that a command has changed.
@@ -70,13 +71,34 @@ impl Containers {
         let (mut record, warnings) = self.admit(&netlink, request)?;
         // After the admission, because a later change of the host finds the container in the registry.
         (record.egress, record.ingress) = limits::for_traffic(&self.env, &self.host.state(), &record.traffic);
-        if let Err(refusal) = self.provision(&netlink, &mut record) {
+        let kept = self.keep_tracked_connections(&record.all_ports());
+        if let Err(refusal) = kept.map_err(Refusal::from).and_then(|()| self.provision(&netlink, &mut record))
+        {
             return Err(match self.remove(&netlink, &record) {
                 Ok(()) => refusal,
                 Err(left) => refusal.and(&format!("and the rollback failed: {left}")),
             });
         }
         Ok(Changed { entry: self.registry.publish(record), warnings })
+    }
+
+    /// Leaves to the host the connections that its NAT has on ports that a container is about to get.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be written. If the kernel cannot list connections, that is logged only: most hosts have no
+    /// such connection, and one is known from its next packet.
+    pub(super) fn keep_tracked_connections(&self, ports: &PortSet) -> Result<()> {
+        match tracked::connections(&self.host.state(), ports) {
+            Ok(found) => self.registry.keep_host_connections(&found),
+            Err(error) => {
+                warn!(
+                    "{error}: until the host sends on a connection through its NAT that is older than a container with \
+                     its port, packets of it reach the container ({ports})"
+                );
+                Ok(())
+            }
+        }
     }
 
     /// Removes a container with everything that portmap made for it.

@@ -63,7 +63,9 @@ impl Containers {
         }
         let is_moved = after.ephemeral_ports != before.ephemeral_ports;
         let moved = if is_moved { self.use_block(&after) } else { Ok(()) };
-        let committed = moved.and_then(|()| self.commit(&netlink, &before, &after));
+        let new_ports = after.all_ports().difference(&record.all_ports());
+        let kept = moved.and_then(|()| self.keep_tracked_connections(&new_ports));
+        let committed = kept.and_then(|()| self.commit(&netlink, &before, &after));
         if committed.is_err()
             && is_moved
             && let Err(left) = self.use_block(&before)

@@ -12,6 +12,7 @@ mod projection;
 pub(super) mod setup;
 pub(super) mod sockets;
 mod state;
+pub(super) mod tracked;
 mod uplink;
 pub(super) mod uplink_qdisc;
 

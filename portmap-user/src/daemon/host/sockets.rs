@@ -5,9 +5,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
-use portmap_common::{flow_state::HostConnectionKey, tables::Address6};
+use portmap_common::{
+    flow_state::{HOST_TCP_LIFETIME, HostConnectionKey},
+    tables::Address6,
+};
 
 use super::HostState;
 use crate::{
@@ -109,10 +113,12 @@ impl HostSockets {
         Ok(taken.take(MOST_PROGRAMS).collect())
     }
 
-    /// The connections of the host from some ports, which go on when a container owns the port.
-    pub(in crate::daemon) fn connections(&self, ports: &PortSet) -> Vec<HostConnectionKey> {
+    /// The connections of the host from some ports, which go on when a container owns the port, with their lifetimes.
+    pub(in crate::daemon) fn connections(&self, ports: &PortSet) -> Vec<(HostConnectionKey, Duration)> {
         let on_these = self.sockets.iter().filter(|socket| ports.contains(socket.port));
-        on_these.filter_map(|socket| Some(key(socket, socket.peer?))).collect()
+        let local = |socket: &Socket| SocketAddr::new(socket.address, socket.port);
+        let lifetime = Duration::from_nanos(HOST_TCP_LIFETIME);
+        on_these.filter_map(|socket| Some((key(local(socket), socket.peer?), lifetime))).collect()
     }
 
     fn by_program(&self) -> BTreeMap<String, Use> {
@@ -121,16 +127,16 @@ impl HostSockets {
 }
 
 /// The key of a connection in the map of the programs.
-fn key(socket: &Socket, peer: SocketAddr) -> HostConnectionKey {
+pub(super) fn key(local: SocketAddr, peer: SocketAddr) -> HostConnectionKey {
     let mapped = |address: IpAddr| match address {
         IpAddr::V4(v4) => Address6::new(v4.to_ipv6_mapped().octets()),
         IpAddr::V6(v6) => Address6::new(v6.octets()),
     };
     HostConnectionKey {
         peer: mapped(peer.ip()),
-        local: mapped(socket.address),
+        local: mapped(local.ip()),
         peer_port: peer.port(),
-        local_port: socket.port,
+        local_port: local.port(),
         version: if peer.is_ipv4() { 4 } else { 6 },
     }
 }

@@ -1,9 +1,9 @@
 //! The port map `pm_ports`: publishing the owner of each port.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use portmap_common::{
-    flow_state::{HOST_TCP_LIFETIME, HostConnection, HostConnectionKey},
+    flow_state::{HostConnection, HostConnectionKey},
     slot::veth_ifindex,
     tables::{PORTS, PortEntry},
 };
@@ -28,14 +28,20 @@ impl Registry {
         self.ports.get(port)
     }
 
-    /// Leaves connections to the host that it has from ports of a container to come.
+    /// Leaves connections to the host that it has from ports of a container to come, each for a time after its last
+    /// packet.
     ///
     /// # Errors
     ///
     /// If the map cannot be written.
-    pub(in crate::daemon) fn keep_host_connections(&self, connections: &[HostConnectionKey]) -> Result<()> {
-        let until = clock::monotonic()?.saturating_add(HOST_TCP_LIFETIME);
-        for key in connections {
+    pub(in crate::daemon) fn keep_host_connections(
+        &self,
+        connections: &[(HostConnectionKey, Duration)],
+    ) -> Result<()> {
+        let now = clock::monotonic()?;
+        for (key, lifetime) in connections {
+            let lifetime = u64::try_from(lifetime.as_nanos()).unwrap_or(u64::MAX);
+            let until = now.saturating_add(lifetime);
             let connection = HostConnection { until, ..HostConnection::default() };
             self.env.maps.add_host_connection(key, connection)?;
             self.ports.flag_host_connections(key.local_port);

@@ -261,7 +261,8 @@ impl<'a> Attributes<'a> {
         attributes(self.0).find(|(found, _)| *found == kind).map_or(&[], |(_, value)| value)
     }
 
-    fn nested(&self, kind: u16) -> Self {
+    /// The attributes inside an attribute.
+    pub(super) fn nested(&self, kind: u16) -> Self {
         Self(self.bytes(kind))
     }
 

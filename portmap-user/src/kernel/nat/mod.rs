@@ -1,8 +1,12 @@
 //! The rules by which the host translates addresses and ports (NAT), in the calling thread's network namespace.
 //!
+//! With them come the connections to which they have been applied.
+//!
 //! The kernel is asked; no other program runs, and no kernel module is loaded. Rules of `nf_tables` are read, which
 //! iptables writes, too (`iptables --version` says `nf_tables`). The older tables of iptables are only named.
 
+mod conntrack;
+mod dump;
 mod interpreter;
 mod nftables;
 mod rule;
@@ -14,8 +18,11 @@ use std::{
     sync::OnceLock,
 };
 
-pub use self::rule::{NatRule, NewAddress, Translation};
-use super::btf;
+pub use self::{
+    conntrack::TrackedConnection,
+    rule::{NatRule, NewAddress, Translation},
+};
+use super::{btf, pseudo};
 use crate::{
     failpoint,
     kernel::error::{Context as _, Result},
@@ -69,6 +76,47 @@ pub fn read(matters: impl Fn(&NatRule) -> bool) -> Result<NatRules> {
         }
     }
     Ok(found)
+}
+
+/// Returns the tracked connections that `matters` selects. Without connection tracking there are none.
+///
+/// # Errors
+///
+/// If the kernel refuses the dump, or tracks connections and cannot list them, because no program has loaded the
+/// module for that.
+pub fn connections(matters: impl Fn(&TrackedConnection) -> bool) -> Result<Vec<TrackedConnection>> {
+    let doing = || "cannot list the connections that the host tracks";
+    failpoint::hit("list tracked connections").context(doing)?;
+    let mut found = Vec::new();
+    if !tracks_connections().context(doing)? {
+        return Ok(found);
+    }
+    if !can_list_connections() {
+        return Err(io::Error::other("the module nf_conntrack_netlink is not loaded")).context(doing);
+    }
+    conntrack::for_each(|connection| {
+        if matters(&connection) {
+            found.push(connection);
+        }
+    })
+    .context(doing)?;
+    Ok(found)
+}
+
+/// Whether connections are tracked in this namespace.
+fn tracks_connections() -> io::Result<bool> {
+    match pseudo::read_short("/proc/sys/net/netfilter/nf_conntrack_count") {
+        Ok(count) => Ok(count.trim() != "0"),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the kernel can list them without loading a module.
+fn can_list_connections() -> bool {
+    static IS_BUILT_IN: OnceLock<bool> = OnceLock::new();
+    fs::exists("/sys/module/nf_conntrack_netlink").unwrap_or(false)
+        || *IS_BUILT_IN.get_or_init(|| btf::vmlinux_has_name("ctnetlink_dump_table").unwrap_or(false))
 }
 
 /// The lists of the older tables that contain the NAT table. The kernel creates a table when a program first uses

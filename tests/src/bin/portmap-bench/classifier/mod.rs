@@ -6,6 +6,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use anyhow::{Context as _, Result};
 use clap::Args;
 
+mod hosts;
 mod layout;
 mod mesos;
 mod plot;
@@ -90,6 +91,7 @@ fn measure(arguments: &Arguments) -> Result<Summary> {
     };
     let measured =
         trials::run((&world, &mut source, &sinks), &machine, &cases, &plan, &mut random, progress)?;
+    hosts::prepare(&world)?;
     eprintln!("measuring the programs alone, {test_rounds} rounds");
     let probes = test_runs::probes();
     let runs = test_runs::run((&world, &mut source), &machine, &probes, test_rounds, &mut random)?;

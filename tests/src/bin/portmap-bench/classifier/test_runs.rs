@@ -19,6 +19,7 @@ use portmap_common::{
 use portmap_tests::frames::{Frame, TCP};
 
 use crate::classifier::{
+    hosts::{self, Host},
     layout,
     source::{self, SENDER, Source},
     statistics::Random,
@@ -59,6 +60,7 @@ pub(crate) struct Probe {
     code: i32,
     /// The number of owned ports in the table.
     table: u16,
+    host: Host,
 }
 
 /// The program of a probe.
@@ -95,6 +97,7 @@ pub(crate) fn probes() -> Vec<Probe> {
         frames,
         code,
         table: OWNED_PORTS[2],
+        host: Host::Simple,
     };
     let mut probes = vec![
         probe("empty program", Program::Least(source::EMPTY), uplink, from_outside(OWNED_PORTS[2]), NEXT),
@@ -130,6 +133,15 @@ pub(crate) fn probes() -> Vec<Probe> {
         let frames = from_outside(owned).iter().map(|frame| as_ipv6(frame)).collect();
         probe(name, Program::Portmap(names::PROG_UPLINK_INGRESS), uplink, frames, code)
     };
+    let with_addresses = format!("uplink, to a container, {} further addresses", hosts::ADDRESSES);
+    let frames_to = from_outside(OWNED_PORTS[2]);
+    let by_primary =
+        probe(&with_addresses, Program::Portmap(names::PROG_UPLINK_INGRESS), uplink, frames_to, REDIRECT);
+    probes.push(Probe { host: Host::Addresses, ..by_primary });
+    let frames_to = frames(|number| (SENDER, (hosts::further_address(), spread(OWNED_PORTS[2], number))));
+    let name = "by a further address: uplink, to a container";
+    let by_further = probe(name, Program::Portmap(names::PROG_UPLINK_INGRESS), uplink, frames_to, REDIRECT);
+    probes.push(Probe { host: Host::Addresses, ..by_further });
     probes.push(over_ipv6("uplink, IPv6, to a container", OWNED_PORTS[2], REDIRECT));
 
     let own = own_port(SLOT);
@@ -143,6 +155,8 @@ pub(crate) fn probes() -> Vec<Probe> {
     probes.push(outbound("host veth, to outside", own, far, REDIRECT));
     let limited = outbound("host veth, to outside, with a limit", own_port(LIMITED_SLOT), far, REDIRECT);
     probes.push(Probe { ifindex: veth_ifindex(LIMITED_SLOT), ..limited });
+    let by_fib = format!("host veth, to outside, by the FIB of {} routes", hosts::ROUTES);
+    probes.push(Probe { host: Host::Routes, ..outbound(&by_fib, own, far, REDIRECT) });
     probes.push(outbound("host veth, to a container", own, (HOST, other), REDIRECT));
     probes.push(outbound("host veth, to the host", own, (HOST, 60_000), REDIRECT));
     probes.push(outbound("host veth, foreign source port", other, (HOST, other), SHOT));
@@ -247,6 +261,7 @@ pub(crate) fn run(
                 }
             };
             world.publish(&table(probe.table));
+            probe.host.publish(world)?;
             round[*place] = run_probe(program, machine, probe)?;
         }
         measured.push(round);

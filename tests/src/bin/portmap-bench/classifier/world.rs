@@ -110,6 +110,8 @@ pub(crate) struct World {
     /// The namespace of all containers' `eth0`.
     pub(crate) containers: Namespace,
     pub(crate) maps: Maps,
+    /// What the programs know of the host.
+    pub(crate) config: Config,
     /// Port to owner.
     pub(crate) ports: PortTable,
     pub(crate) pins: Pins,
@@ -172,7 +174,8 @@ impl World {
         let attach_mode = AttachMode::detect();
         programs::load(&pins)?;
         let (maps, ports) = (Maps::open(&pins)?, PortTable::open(&pins)?);
-        let mut world = Self { containers, maps, ports, pins, attach_mode };
+        let config = config();
+        let mut world = Self { containers, maps, config, ports, pins, attach_mode };
         world.fill_fixed_maps()?;
         world.attach(&netlink, source)?;
         Ok(world)
@@ -180,18 +183,7 @@ impl World {
 
     /// Fills the maps with the host's configuration and all endpoints.
     fn fill_fixed_maps(&mut self) -> Result<()> {
-        self.maps.set_config(&Config {
-            host_ip: Address4::new(HOST.octets()),
-            netmask: Address4::new([255, 255, 255, 0]),
-            gateway: Address4::new(GATEWAY.octets()),
-            uplink_ifindex: Classifier::Portmap.ifindex(),
-            host_ip6: Address6::new(HOST6.octets()),
-            netmask6: Address6::new((u128::MAX << 64).to_be_bytes()),
-            mac: Mac::new(HOST_MAC),
-            direct4: 1,
-            direct6: 1,
-            ..Config::default()
-        })?;
+        self.maps.set_config(&self.config)?;
         self.maps.set_endpoint(HOST_SLOT, Endpoint::default())?;
         for slot in layout::slots(layout::MOST_CONTAINERS) {
             let [.., ephemeral] = layout::ranges(slot);
@@ -235,6 +227,22 @@ impl World {
         for (port, owner) in (0..=u16::MAX).zip(table) {
             self.ports.set(port, *owner);
         }
+    }
+}
+
+/// The configuration of a host with one address of each IP version and one gateway.
+fn config() -> Config {
+    Config {
+        host_ip: Address4::new(HOST.octets()),
+        netmask: Address4::new([255, 255, 255, 0]),
+        gateway: Address4::new(GATEWAY.octets()),
+        uplink_ifindex: Classifier::Portmap.ifindex(),
+        host_ip6: Address6::new(HOST6.octets()),
+        netmask6: Address6::new((u128::MAX << 64).to_be_bytes()),
+        mac: Mac::new(HOST_MAC),
+        direct4: 1,
+        direct6: 1,
+        ..Config::default()
     }
 }
 
