@@ -43,6 +43,7 @@ ports              31000-31004,31500
 ephemeral ports    61440-62463
 network namespace  /run/netns/web
 host veth          pm1
+interface          eth0
 sends at most      -
 receives at most   -
 loopback           shared

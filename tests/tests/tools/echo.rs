@@ -36,9 +36,11 @@ fn ping_replies_reach_their_sender_only() {
         let captures = [A, B].map(|netns| Background::capture(sandbox, netns, REPLIES));
         // Until the neighbour is resolved, requests wait behind the hooks for longer than a reply
         // normally takes.
-        ping(sandbox, Netns::Host, to, "");
-        // Concurrent pings with the same identifier; their payloads differ.
+        // The host's identifier cannot be rewritten. If it came into use while a container's request with the same one
+        // is on its way, the host would get that reply.
         let id = 4242 + number;
+        ping(sandbox, Netns::Host, to, &format!("-e {id}"));
+        // Concurrent pings with the same identifier; their payloads differ.
         thread::scope(|scope| {
             for (netns, pattern) in [(A, "aa"), (B, "bb"), (Netns::Host, "cc")] {
                 scope.spawn(move || ping(sandbox, netns, to, &format!("-e {id} -p {pattern}")));
