@@ -5,6 +5,7 @@ pub mod background;
 pub mod cache;
 pub mod cgroup;
 pub mod daemon;
+pub mod events;
 pub mod faults;
 pub mod frames;
 pub mod inventory;

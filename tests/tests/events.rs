@@ -3,60 +3,14 @@
 use std::{
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
-    process::{Child, Stdio},
-    sync::mpsc::Receiver,
 };
 
 use portmap_tests::{
-    lines,
+    events::Events,
     sandbox::{DAEMON_FLAGS, Netns, Sandbox, binary},
     wait,
 };
 use serde_json::{Value, json};
-
-/// A running `portmap events`, and what it prints.
-struct Events {
-    process: Child,
-    lines: Receiver<String>,
-}
-
-impl Events {
-    /// Starts it and waits until it is subscribed.
-    fn follow(sandbox: &Sandbox, arguments: &[&str]) -> Self {
-        let mut process = sandbox
-            .portmap_command(&[&["events"], arguments].concat())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the command runs");
-        let lines = lines::of(process.stdout.take().expect("piped"));
-        let events = Self { process, lines };
-        assert_eq!(events.next()["event"], "subscribed");
-        events
-    }
-
-    fn next(&self) -> Value {
-        let line = self.lines.recv_timeout(wait::LIMIT).expect("an event");
-        serde_json::from_str(&line).expect("JSON")
-    }
-
-    /// Waits for the next event, of this kind and container, and returns it.
-    fn expect(&self, kind: &str, container: &str) -> Value {
-        let event = self.next();
-        assert_eq!(
-            (&event["event"], &event["container"]["name"]),
-            (&json!(kind), &json!(container)),
-            "{event}"
-        );
-        event
-    }
-}
-
-impl Drop for Events {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
 
 #[test]
 fn events_report_each_change_with_its_request() {
@@ -116,7 +70,7 @@ fn events_report_each_change_with_its_request() {
     assert_eq!(changed["event"], "host_changed", "{changed}");
     assert_eq!(of_b.next()["event"], "host_changed", "no container's");
     daemon.stop();
-    wait::until("the end", || events.lines.try_recv().is_ok_and(|line| line.contains("\"stopping\"")));
+    events.wait_for("\"stopping\"");
 }
 
 /// Asks for the stream of events. Returns the connection after the first bytes of the response, with those.

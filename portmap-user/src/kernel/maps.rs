@@ -255,9 +255,15 @@ impl Maps {
     pub fn add_host_connection(&self, key: &HostConnectionKey, connection: HostConnection) -> Result<()> {
         let doing = || writing(names::MAP_HOST_CONNECTIONS);
         failpoint::hit("write a map").context(doing)?;
-        match self.tables.lock().host_connections.insert(key, connection, BPF_NOEXIST) {
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(EEXIST) => Ok(()),
-            other => other.context(doing),
+        let connections = &mut self.tables.lock().host_connections;
+        match connections.insert(key, connection, BPF_NOEXIST) {
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(EEXIST) => {}
+            other => return other.context(doing),
+        }
+        // An entry that has expired stays until the map needs its place.
+        match connections.get(key, 0) {
+            Ok(known) if known.until >= connection.until => Ok(()),
+            _ => connections.insert(key, connection, 0).context(doing),
         }
     }
 

@@ -39,22 +39,21 @@ pub struct Rule {
 }
 
 /// Lists the rules of an IP version that apply when a process of the host connects to somewhere, in the kernel's
-/// order.
-pub fn list(netlink: &Netlink, family: AddressFamily) -> Result<Vec<Rule>> {
-    let found = all(netlink, family, applied)?;
-    Ok(found.into_iter().flatten().collect())
-}
-
-/// Lists what `read` makes of the rules of an IP version, in the kernel's order.
-fn all<T>(netlink: &Netlink, family: AddressFamily, read: impl Fn(&RuleMessage) -> T) -> Result<Vec<T>> {
+/// order. `None` if there are only the kernel's own, which ask the tables local, main and, for IPv4, default for every
+/// packet.
+pub fn list(netlink: &Netlink, family: AddressFamily) -> Result<Option<Vec<Rule>>> {
     let mut question = RuleMessage::default();
     question.header.family = family;
-    netlink
+    let found = netlink
         .list(&RouteNetlinkMessage::GetRule(question), |answer| match answer {
-            RouteNetlinkMessage::NewRule(message) if message.header.family == family => Some(read(&message)),
+            RouteNetlinkMessage::NewRule(message) if message.header.family == family => Some(message),
             _ => None,
         })
-        .context(|| "cannot list the routing rules")
+        .context(|| "cannot list the routing rules")?;
+    let standard = if family == AddressFamily::Inet { &STANDARD[..] } else { &STANDARD[..2] };
+    // A kernel without policy routing has no rules, and asks the same tables.
+    let is_standard = found.is_empty() || found.iter().map(of_all).eq(standard.iter().copied().map(Some));
+    Ok((!is_standard).then(|| found.iter().filter_map(applied).collect()))
 }
 
 /// The rule, if it can apply to the first packet of a connection of the host's. Rules for one protocol or port, and
@@ -93,15 +92,6 @@ fn applied(message: &RuleMessage) -> Option<Rule> {
         _ => return None,
     };
     is_for_host.then_some(Rule { action, to, suppressed_length })
-}
-
-/// Whether an IP version has only the kernel's own rules, which ask the tables local, main and, for IPv4, default
-/// for every packet.
-pub fn are_standard(netlink: &Netlink, family: AddressFamily) -> Result<bool> {
-    let found = all(netlink, family, of_all)?;
-    let expected = if family == AddressFamily::Inet { &STANDARD[..] } else { &STANDARD[..2] };
-    // A kernel without policy routing has no rules, and asks the same tables.
-    Ok(found.is_empty() || found.iter().copied().eq(expected.iter().copied().map(Some)))
 }
 
 /// Priority and table of a rule for all packets; `None` for any other rule.

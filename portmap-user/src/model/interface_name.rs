@@ -5,11 +5,17 @@ use std::{fmt, str::FromStr};
 use crate::error::{Error, Result};
 
 /// Longest name of an interface in bytes (`IFNAMSIZ` less its terminating zero).
-const LONGEST: usize = 15;
+pub const LONGEST: usize = 15;
 
 /// Names that stand for others: the loopback device, and the settings of all and of new interfaces below
 /// `/proc/sys/net/ipv4/conf`.
 const RESERVED: [&str; 3] = ["lo", "all", "default"];
+
+/// Whether the kernel accepts a name for an interface (`dev_valid_name`).
+pub fn is_of_kernel(name: &str) -> bool {
+    let is_allowed = |char: char| !matches!(char, '/' | ':') && !char.is_whitespace();
+    (1..=LONGEST).contains(&name.len()) && name.chars().all(is_allowed) && ![".", ".."].contains(&name)
+}
 
 /// Name of a container's end of its veth pair; `eth0` by default.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,13 +37,10 @@ impl Default for InterfaceName {
 impl FromStr for InterfaceName {
     type Err = Error;
 
-    /// Accepts what the kernel accepts as a name (`dev_valid_name`), apart from patterns such as `eth%d`, control
-    /// characters, and reserved names.
+    /// Accepts what the kernel accepts, apart from patterns such as `eth%d`, control characters, and reserved names.
     fn from_str(name: &str) -> Result<Self> {
-        let is_allowed = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%');
-        let is_path = [".", ".."].contains(&name);
-        let is_name = (1..=LONGEST).contains(&name.len()) && name.bytes().all(is_allowed) && !is_path;
-        if is_name && !RESERVED.contains(&name) {
+        let is_printable = |byte: u8| byte.is_ascii_graphic() && byte != b'%';
+        if is_of_kernel(name) && name.bytes().all(is_printable) && !RESERVED.contains(&name) {
             return Ok(Self(name.to_owned()));
         }
         let name: String = name.chars().take(LONGEST + 1).collect();

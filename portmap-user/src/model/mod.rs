@@ -45,7 +45,7 @@ mod container;
 mod cpus;
 pub mod ephemeral;
 mod host;
-mod interface_name;
+pub mod interface_name;
 pub mod labels;
 pub mod limit;
 mod log_target;

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use crate::error::{Error, Result};
-
-/// The longest name of an interface in bytes (`IFNAMSIZ` without the final zero).
-const LONGEST_NAME: usize = 15;
+use crate::{
+    error::{Error, Result},
+    model::interface_name::{LONGEST, is_of_kernel},
+};
 
 /// A value of `--uplink`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,13 +51,10 @@ fn parse(value: String) -> Result<UplinkChoice> {
         return Ok(UplinkChoice::Auto);
     }
     let is_pattern = value.contains(['*', '?']);
-    // As the kernel's dev_valid_name().
-    let is_valid = !value.is_empty()
-        && (is_pattern || value.len() <= LONGEST_NAME)
-        && !value.contains(|char: char| char == '/' || char == ':' || char.is_whitespace());
-    if !is_valid {
+    // A pattern that no name matches selects nothing.
+    if !is_pattern && !is_of_kernel(&value) {
         return Err(Error::usage(format!(
-            "--uplink {value:?}: expected the name of an interface (at most {LONGEST_NAME} bytes), a pattern such as \
+            "--uplink {value:?}: expected the name of an interface (at most {LONGEST} bytes), a pattern such as \
              eth* or bond?, or auto; repeat the flag for several"
         )));
     }

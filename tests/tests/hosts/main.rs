@@ -252,9 +252,13 @@ fn packets_for_a_vpn_do_not_leave_by_the_uplink() {
         let _answer = ask(&sandbox, A, Transport::Udp, (FAR, HOST_PORT));
         seen_by("vpn") > before
     });
+    // The other end of a VPN drops packets from other addresses.
+    wait::until("the container's source to be that of the VPN", || {
+        ask(&sandbox, A, Transport::Tcp, (FAR, HOST_PORT)).is_ok_and(|answer| answer.client.ip() == seen)
+    });
     let before = seen_by("eth0");
     for _ in 0..3 {
-        let _answer = ask(&sandbox, A, Transport::Udp, (FAR, HOST_PORT));
+        assert_eq!(expect(&sandbox, A, (FAR, HOST_PORT), "outside"), seen, "the host's source address");
     }
     assert_eq!(seen_by("eth0"), before, "nothing leaves in the clear");
     let text = sandbox.ok(&["explain", "--from", "a", "--to", "192.0.2.1:8080"]);

@@ -3,19 +3,16 @@
 use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
-    process::{Child, Stdio},
-    sync::mpsc::Receiver,
 };
 
 use portmap_tests::{
     daemon::Daemon,
-    lines,
+    events::Events,
     sandbox::{DAEMON_FLAGS, FAR, FAR6, HOST, Netns, OUTSIDE, Sandbox},
     service::{Service, send_from},
     tunnel::Tunnel,
     wait,
 };
-use serde_json::Value;
 
 use super::{A, HOST_PORT, PORT, expect, wait_for};
 
@@ -63,45 +60,6 @@ fn start(sandbox: &Sandbox, flags: &[&str]) -> (Daemon, Vec<[Service; 2]>) {
     let services = [(A, PORT, "a"), (Netns::Host, HOST_PORT, "host"), (Netns::Outside, HOST_PORT, "outside")]
         .map(|(netns, port, name)| Service::both(sandbox, netns, port, name));
     (daemon, services.into())
-}
-
-/// A running `portmap events`.
-struct Events {
-    process: Child,
-    lines: Receiver<String>,
-}
-
-impl Events {
-    fn follow(sandbox: &Sandbox) -> Self {
-        let command = sandbox.portmap_command(&["events"]).stdout(Stdio::piped()).spawn();
-        let mut process = command.expect("the command runs");
-        let lines = lines::of(process.stdout.take().expect("piped"));
-        let events = Self { process, lines };
-        assert_eq!(events.next()["event"], "subscribed");
-        events
-    }
-
-    fn next(&self) -> Value {
-        let line = self.lines.recv_timeout(wait::LIMIT).expect("an event");
-        serde_json::from_str(&line).expect("JSON")
-    }
-
-    /// Waits for an event about the host whose text ends like this.
-    fn expect(&self, end: &str) {
-        loop {
-            let event = self.next();
-            if event["event"] == "host_changed" && event["text"].as_str().expect("a text").ends_with(end) {
-                return;
-            }
-        }
-    }
-}
-
-impl Drop for Events {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 /// A connection from outside to container `a`.
@@ -156,22 +114,22 @@ fn uplinks_by_pattern_come_and_go() {
     }
     let found = doctor(&sandbox);
     assert!(found.contains("card1, a further uplink"), "{found}");
-    let events = Events::follow(&sandbox);
+    let events = Events::follow(&sandbox, &[]);
     let mut connection = Connection::open(&sandbox, HOST);
     bare_card(&sandbox, "card2");
-    events.expect("of uplink; further uplinks: card1, card2");
+    events.expect_host("of uplink; further uplinks: card1, card2");
     assert!(doctor(&sandbox).contains("program at card2 ingress"), "{}", doctor(&sandbox));
     sandbox.sh(Netns::Host, "ip link del card1");
-    events.expect("of uplink; further uplinks: card2");
+    events.expect_host("of uplink; further uplinks: card2");
     connection.expect_alive();
     // A pattern selects interfaces that are up.
     sandbox.sh(Netns::Host, "ip link set card2 down");
-    events.expect("of uplink");
+    events.expect_host("of uplink");
     connection.expect_alive();
     sandbox.sh(Netns::Host, "ip link set card2 up");
-    events.expect("of uplink; further uplinks: card2");
+    events.expect_host("of uplink; further uplinks: card2");
     sandbox.sh(Netns::Host, "ip link del card2");
-    events.expect("of uplink");
+    events.expect_host("of uplink");
     // The flag names an uplink that does not exist now.
     let found = doctor(&sandbox);
     assert!(found.contains("--uplink \"card?\" selects no interface"), "{found}");
@@ -184,17 +142,17 @@ fn uplink_that_is_lost_leaves_connections_by_the_others() {
     let sandbox = Sandbox::new();
     sandbox.sh(Netns::Host, CARD);
     let (_daemon, _services) = start(&sandbox, &["--uplink", "uplink", "--uplink", "card1"]);
-    let events = Events::follow(&sandbox);
+    let events = Events::follow(&sandbox, &[]);
     let mut connection = Connection::open(&sandbox, CARD_HOST);
     connection.expect_alive();
     sandbox.sh(Netns::Host, "ip link del uplink");
-    events.expect("of card1");
+    events.expect_host("of card1");
     connection.expect_alive();
     expect(&sandbox, Netns::Outside, (CARD_HOST, PORT), "a");
     assert_eq!(expect(&sandbox, A, (CARD_OUTSIDE, HOST_PORT), "outside"), IpAddr::V4(CARD_HOST));
     // It is one of the uplinks again when it returns, and the main one stays.
     bare_card(&sandbox, "uplink");
-    events.expect("of card1; further uplinks: uplink");
+    events.expect_host("of card1; further uplinks: uplink");
     connection.expect_alive();
     wait::until("health", || {
         sandbox.portmap(&["doctor"]).status.success() || !doctor(&sandbox).contains("PROBLEM")
@@ -207,7 +165,7 @@ fn uplinks_of_default_routes_are_followed() {
     sandbox.sh(Netns::Host, CARD);
     let (_daemon, _services) = start(&sandbox, &[]);
     assert!(!doctor(&sandbox).contains("a further uplink"), "{}", doctor(&sandbox));
-    let events = Events::follow(&sandbox);
+    let events = Events::follow(&sandbox, &[]);
     for (add, remove) in [
         ("route add default via 10.9.0.2 metric 100", "route del default metric 100"),
         ("route add default via 10.9.0.2 table 100", "route flush table 100"),
@@ -218,10 +176,10 @@ fn uplinks_of_default_routes_are_followed() {
         ),
     ] {
         sandbox.sh(Netns::Host, &format!("ip {add}"));
-        events.expect("of uplink; further uplinks: card1");
+        events.expect_host("of uplink; further uplinks: card1");
         wait_for(&sandbox, A, (FAR, HOST_PORT), "outside");
         sandbox.sh(Netns::Host, &format!("ip {remove}"));
-        events.expect("of uplink");
+        events.expect_host("of uplink");
     }
     expect(&sandbox, Netns::Outside, (CARD_HOST, PORT), "a");
 }
@@ -294,9 +252,9 @@ fn uplink_without_ethernet_is_a_further_one() {
         start(&sandbox, &["--uplink=auto", "--uplink=tun*", "--egress-rate-per-cpu=auto"]);
     let speed = || sandbox.json(&["capacity"])["limits"]["link_speed"].as_u64();
     assert_eq!(speed(), Some(1_250_000_000), "that of a veth");
-    let events = Events::follow(&sandbox);
+    let events = Events::follow(&sandbox, &[]);
     let _tunnel = tunnel_of(&sandbox);
-    events.expect("of uplink; further uplinks: tunnel");
+    events.expect_host("of uplink; further uplinks: tunnel");
     // The container has the addresses and routes, too.
     wait::until("health", || sandbox.portmap(&["doctor"]).status.success());
     for (own, peer) in TUNNEL_HOST.into_iter().zip(TUNNEL_OUTSIDE) {
@@ -311,7 +269,7 @@ fn uplink_without_ethernet_is_a_further_one() {
     let route = || sandbox.sh(A, "ip route get 10.8.0.2");
     wait::until("the MTU of the tunnel", || route().contains("mtu 1400"));
     sandbox.sh(Netns::Host, "ip link set tunnel down");
-    events.expect("of uplink");
+    events.expect_host("of uplink");
     wait::until("the speed of the veth", || speed() == Some(1_250_000_000));
     sandbox.ok(&["doctor"]);
 }
@@ -360,16 +318,16 @@ fn flows_are_at_every_uplink_and_end_with_it() {
     assert!(daemon.log().contains("containers have no flows of their own at card1"), "{}", daemon.log());
     assert!(has_flows("uplink") && !has_flows("card1"), "{}", qdisc("card1"));
     expect(&sandbox, A, (OUTSIDE, HOST_PORT), "outside");
-    let events = Events::follow(&sandbox);
+    let events = Events::follow(&sandbox, &[]);
     bare_card(&sandbox, "card2");
-    events.expect("further uplinks: card1, card2");
+    events.expect_host("further uplinks: card1, card2");
     assert!(has_flows("card2"), "{}", qdisc("card2"));
     // An uplink that is none any more gets its qdisc back.
     sandbox.sh(Netns::Host, "ip link set card2 down");
-    events.expect("further uplinks: card1");
+    events.expect_host("further uplinks: card1");
     assert!(!has_flows("card2"), "{}", qdisc("card2"));
     sandbox.sh(Netns::Host, "ip link set card2 up");
-    events.expect("further uplinks: card1, card2");
+    events.expect_host("further uplinks: card1, card2");
     sandbox.sh(Netns::Host, "tc qdisc del dev card2 root");
     wait::until("it to be restored", || has_flows("card2"));
     sandbox.ok(&["doctor"]);

@@ -59,7 +59,7 @@ fn chosen_of(kind: Kind, form: Form, stride: usize) -> Vec<Route> {
         .collect()
 }
 
-/// The kinds of devices of every kernel that the tests run on, without a dummy interface.
+/// In all, and in a sample of the first six kinds, which every kernel has.
 #[test]
 fn matrix_has_hundreds_of_combinations() {
     let count = |kinds: &[Kind], stride| -> usize {

@@ -31,7 +31,6 @@ pub(in crate::daemon) struct Changed {
 /// Names the value and the expectation.
 pub(in crate::daemon) fn check_request(request: &AddRequest) -> Result<()> {
     name::check(&request.name)?;
-    interface_of(request.container_interface.as_deref())?;
     if request.inherit_sysctls && request.netns.is_none() && request.pid.is_none() {
         return Err(Error::usage(
             "--inherit-sysctls needs an existing namespace: expected --netns or --pid with it; a namespace \
@@ -52,11 +51,6 @@ pub(in crate::daemon) fn check_request(request: &AddRequest) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-/// The name of a new container's interface.
-fn interface_of(requested: Option<&str>) -> Result<InterfaceName> {
-    requested.map_or_else(|| Ok(InterfaceName::default()), str::parse)
 }
 
 impl Containers {
@@ -132,7 +126,8 @@ impl Containers {
             traffic,
             labels,
         } = request;
-        let interface = interface_of(container_interface.as_deref())?;
+        let interface =
+            container_interface.as_deref().map_or_else(|| Ok(InterfaceName::default()), str::parse)?;
         self.registry.check_available(&name, &ports)?;
         let state = self.host.state();
         let sockets = HostSockets::read(&state, &ports.union(&self.env.settings.ephemeral_ports));

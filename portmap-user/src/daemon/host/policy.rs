@@ -31,11 +31,8 @@ pub(super) fn tables(
     family: AddressFamily,
     routes: &[Route],
 ) -> Result<Option<Vec<Route>>> {
-    if rules::are_standard(netlink, family)? {
-        return Ok(None);
-    }
     let rules = rules::list(netlink, family)?;
-    Ok(Some(merge(&rules, routes, family == AddressFamily::Inet6)))
+    Ok(rules.map(|rules| merge(&rules, routes, family == AddressFamily::Inet6)))
 }
 
 /// Returns the routes of one IP version as one table that answers as all tables do by these rules.
@@ -80,26 +77,34 @@ fn answers(rule: &Rule, routes: &[Route], is_v6: bool) -> Vec<Route> {
     match rule.action {
         Action::Error(kind) => vec![error(kind, to)],
         Action::Table(table) => {
-            let of_table = routes.iter().filter(|route| route.route.table == table);
-            let found = of_table.filter(|route| {
+            let is_asked = |route: &&Route| {
                 let is_suppressed = |length| route.route.prefix_length <= length;
-                !rule.suppressed_length.is_some_and(is_suppressed)
-            });
-            found.filter_map(|route| within(route, to)).collect()
+                route.route.table == table && !rule.suppressed_length.is_some_and(is_suppressed)
+            };
+            let found = || routes.iter().filter(is_asked).filter(|route| meets(route, to));
+            // Of those that lead to all of the network, the most specific ones decide.
+            let of_all_packets = found().filter(|route| route.route.tos == 0);
+            let longest =
+                of_all_packets.map(|route| route.route.prefix_length).filter(|length| *length <= to.1).max();
+            let decides = |route: &&Route| Some(route.route.prefix_length) >= longest;
+            found().filter(decides).map(|route| within(route, to)).collect()
         }
     }
 }
 
-/// The part of a route that leads to a network.
-fn within(route: &Route, (network, length): (IpAddr, u8)) -> Option<Route> {
-    let HostRoute { destination, prefix_length, .. } = route.route;
+/// Whether a route leads to a part of a network, or to all of it.
+fn meets(route: &Route, (network, length): (IpAddr, u8)) -> bool {
+    contains(network, length.min(route.route.prefix_length), route.route.destination)
+}
+
+/// The part of a route that leads to a network, as a route of the table main.
+fn within(route: &Route, (network, length): (IpAddr, u8)) -> Route {
     let mut route = route.clone();
     route.route.table = TABLE_MAIN;
-    if prefix_length >= length {
-        return contains(network, length, destination).then_some(route);
+    if route.route.prefix_length < length {
+        (route.route.destination, route.route.prefix_length) = (network, length);
     }
-    (route.route.destination, route.route.prefix_length) = (network, length);
-    contains(destination, prefix_length, network).then_some(route)
+    route
 }
 
 /// A route that is an error.
@@ -229,6 +234,13 @@ mod tests {
         assert_eq!(
             with(to("192.0.2.0/24", Action::Table(VPN_TABLE))),
             also(&["192.0.2.0/24 9", "192.0.2.128/25 10", "198.51.100.0/24 2"])
+        );
+        // Of two routes of the table to all of the network, the more specific one decides.
+        let mut nested = routes.clone();
+        nested.push(route("192.0.0.0/8", VPN_TABLE, 11));
+        assert_eq!(
+            merged(&[to("192.0.2.0/24", Action::Table(VPN_TABLE)), main.clone()], &nested),
+            also(&["192.0.2.0/24 11", "192.0.2.128/25 10", "198.51.100.0/24 2"])
         );
         // A more specific route of main is asked for no longer.
         assert_eq!(with(to("198.51.0.0/16", Action::Table(VPN_TABLE))), also(&["198.51.0.0/16 9"]));

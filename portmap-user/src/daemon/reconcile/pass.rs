@@ -38,8 +38,8 @@ impl Reconciler {
         let state = self.host.state();
         let own = [link::LOOPBACK, state.uplink_index];
         let mut own = own.iter().chain(state.interfaces.keys());
-        let is_host_suspect = own.any(|index| events.tc_removed_on.contains(index));
-        let is_host_suspect = is_host_suspect || events.loopback_settings_changed;
+        let is_host_suspect =
+            events.loopback_settings_changed || own.any(|index| events.tc_removed_on.contains(index));
         let must_check_host = (events.resync || is_host_suspect) && self.env.settings.reconcile;
         // The kernel detaches the programs inside namespaces together with their pinned links.
         let are_pins_lost = must_check_host && self.env.pins.check().is_err();

@@ -3,16 +3,17 @@
 use std::{
     collections::BTreeSet,
     fmt::Write as _,
-    io::Write as _,
     net::{IpAddr, Ipv4Addr},
-    process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use portmap::kernel::sysctl::{self, Sysctls};
 use portmap_common::tables::Config;
 
-use crate::classifier::world::{Classifier, GATEWAY, HOST, World};
+use crate::classifier::{
+    iproute2,
+    world::{Classifier, GATEWAY, HOST, World},
+};
 
 /// Number of addresses that the host has besides the primary one.
 pub(crate) const ADDRESSES: u16 = 1_000;
@@ -56,24 +57,7 @@ pub(crate) fn prepare(world: &World) -> Result<()> {
         let [high, low] = number.to_be_bytes();
         let _ = writeln!(text, "route add 172.{}.{low}.0/25 via {GATEWAY} dev {uplink}", 16 + high);
     }
-    ip(&text)
-}
-
-/// Executes commands of `ip`.
-fn ip(commands: &str) -> Result<()> {
-    let mut ip = Command::new("ip")
-        .args(["-batch", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot run ip, which is part of iproute2")?;
-    let input = ip.stdin.take().context("ip has an input")?;
-    { input }.write_all(commands.as_bytes()).context("cannot write to ip")?;
-    let output = ip.wait_with_output().context("cannot wait for ip")?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "ip refuses the routes: {}", errors.trim());
-    Ok(())
+    iproute2::batch("ip", &text)
 }
 
 impl Host {

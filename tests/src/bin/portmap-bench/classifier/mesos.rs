@@ -15,14 +15,13 @@
 
 use std::{
     fmt::Write as _,
-    io::Write as _,
     process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::classifier::{
-    layout,
+    iproute2, layout,
     world::{HOST, HOST_MAC, host_veth},
 };
 
@@ -33,26 +32,8 @@ const MOST_COPIES: u16 = 32;
 
 /// Installs the list for the first `containers` containers.
 pub(crate) fn install(interface: &str, containers: u16) -> Result<()> {
-    let mut tc = Command::new("tc")
-        .args(["-batch", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot run tc, which is part of iproute2")?;
-    let commands = commands(interface, containers);
-    tc.stdin
-        .take()
-        .context("tc has an input")?
-        .write_all(commands.as_bytes())
-        .context("cannot write to tc")?;
-    let output = tc.wait_with_output().context("cannot wait for tc")?;
-    ensure!(
-        output.status.success(),
-        "tc refuses the filters of {interface}: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(())
+    iproute2::batch("tc", &commands(interface, containers))
+        .with_context(|| format!("cannot install the filters of {interface}"))
 }
 
 fn commands(interface: &str, containers: u16) -> String {

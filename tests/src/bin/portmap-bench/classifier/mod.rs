@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 mod hosts;
+mod iproute2;
 mod layout;
 mod mesos;
 mod plot;
