@@ -6,6 +6,7 @@
 #![no_std]
 #![deny(unsafe_code)]
 
+pub mod address_filter;
 pub mod counters;
 pub mod event;
 pub mod flow_state;

@@ -55,6 +55,9 @@ pub const MAP_BROADCASTS: &str = "pm_broadcasts";
 pub const MAP_ADDRESSES4: &str = "pm_addresses4";
 /// The same for IPv6.
 pub const MAP_ADDRESSES6: &str = "pm_addresses6";
+/// 0 to the filter in front of the two maps of addresses: `ARRAY` of
+/// [`AddressFilter`](crate::address_filter::AddressFilter).
+pub const MAP_ADDRESS_FILTER: &str = "pm_addr_filter";
 /// Connections of the host's from ports that containers own: `LRU_HASH` of
 /// [`HostConnectionKey`](crate::flow_state::HostConnectionKey) to
 /// [`HostConnection`](crate::flow_state::HostConnection).
@@ -69,7 +72,7 @@ pub const MAP_TAIL_CALLS: &str = "pm_rest";
 pub const MAP_GUARDED: &str = "pm_guarded";
 
 /// All maps that exist in every configuration, in the order of their descriptions above.
-pub const MAPS: [&str; 21] = [
+pub const MAPS: [&str; 22] = [
     MAP_PORTS,
     MAP_ENDPOINTS,
     MAP_CONFIG,
@@ -89,6 +92,7 @@ pub const MAPS: [&str; 21] = [
     MAP_BROADCASTS,
     MAP_ADDRESSES4,
     MAP_ADDRESSES6,
+    MAP_ADDRESS_FILTER,
     MAP_HOST_CONNECTIONS,
     MAP_TAIL_CALLS,
 ];

@@ -4,6 +4,7 @@
 use aya::Pod;
 
 use crate::{
+    address_filter::AddressFilter,
     counters::Counters,
     event::{DropEvent, SampleLimiter},
     flow_state::{
@@ -27,6 +28,7 @@ macro_rules! pod {
 pod!(
     Address4,
     Address6,
+    AddressFilter,
     PortEntry,
     Endpoint,
     NetnsOwner,

@@ -12,6 +12,7 @@ use aya::{
 };
 use nix::libc::EEXIST;
 use portmap_common::{
+    address_filter::{AddressFilter, hash4, hash6},
     counters::Counters,
     event::SampleLimiter,
     flow_state::{
@@ -60,6 +61,7 @@ struct Tables {
     broadcasts: HashMap<MapData, Address4, u32>,
     addresses4: HashMap<MapData, Address4, u32>,
     addresses6: HashMap<MapData, Address6, u32>,
+    address_filter: Array<MapData, AddressFilter>,
     host_connections: HashMap<MapData, HostConnectionKey, HostConnection>,
 }
 
@@ -82,6 +84,7 @@ impl Maps {
             broadcasts: hash(pins, names::MAP_BROADCASTS)?,
             addresses4: hash(pins, names::MAP_ADDRESSES4)?,
             addresses6: hash(pins, names::MAP_ADDRESSES6)?,
+            address_filter: array(pins, names::MAP_ADDRESS_FILTER)?,
             host_connections: lru_hash(pins, names::MAP_HOST_CONNECTIONS)?,
         };
         let slots =
@@ -223,17 +226,30 @@ impl Maps {
     /// Writes the shared addresses other than the primary ones. Returns true if that changed anything.
     pub fn set_addresses(&self, wanted: &BTreeSet<IpAddr>) -> Result<bool> {
         let (v4, v6) = by_version(wanted);
+        let filter = filter_of(&v4, &v6);
+        // First, so that an address that is in a map passes.
+        let has_other_filter = self.address_filter()? != filter;
+        if has_other_filter {
+            put(&mut self.tables.lock().address_filter, 0, filter, names::MAP_ADDRESS_FILTER)?;
+        }
         let v4 = self.set_keys(|tables| &mut tables.addresses4, &v4, names::MAP_ADDRESSES4)?;
         let v6 = self.set_keys(|tables| &mut tables.addresses6, &v6, names::MAP_ADDRESSES6)?;
-        Ok(v4 || v6)
+        Ok(v4 || v6 || has_other_filter)
     }
 
     /// Whether the maps of shared addresses have exactly these.
     pub fn has_addresses(&self, wanted: &BTreeSet<IpAddr>) -> Result<bool> {
         let (v4, v6) = by_version(wanted);
+        if self.address_filter()? != filter_of(&v4, &v6) {
+            return Ok(false);
+        }
         let tables = self.tables.lock();
         Ok(keys(&tables.addresses4, names::MAP_ADDRESSES4)? == v4
             && keys(&tables.addresses6, names::MAP_ADDRESSES6)? == v6)
+    }
+
+    fn address_filter(&self) -> Result<AddressFilter> {
+        self.tables.lock().address_filter.get(&0, 0).context(|| reading(names::MAP_ADDRESS_FILTER))
     }
 
     /// Whether an IPv4 address is a shared one other than the primary one.
@@ -314,6 +330,14 @@ fn by_version(addresses: &BTreeSet<IpAddr>) -> (BTreeSet<Address4>, BTreeSet<Add
         };
     }
     (v4, v6)
+}
+
+/// The filter that exactly these addresses are inserted into.
+fn filter_of(v4: &BTreeSet<Address4>, v6: &BTreeSet<Address6>) -> AddressFilter {
+    let mut filter = AddressFilter::EMPTY;
+    v4.iter().for_each(|address| filter.insert(hash4(*address)));
+    v6.iter().for_each(|address| filter.insert(hash6(*address)));
+    filter
 }
 
 fn reading(name: &str) -> String {

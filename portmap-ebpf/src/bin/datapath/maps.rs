@@ -9,6 +9,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use portmap_common::{
+    address_filter::{AddressFilter, hash4, hash6},
     counters::Counters,
     event::{DropEvent, RING_BYTES, SampleLimiter},
     flow_state::{
@@ -78,6 +79,8 @@ static PM_BROADCASTS: HashMap<Address4, u32, BROADCASTS> = HashMap::new();
 static PM_ADDRESSES4: HashMap<Address4, u32, ADDRESSES> = HashMap::new();
 #[btf_map(name = "pm_addresses6")]
 static PM_ADDRESSES6: HashMap<Address6, u32, ADDRESSES> = HashMap::new();
+#[btf_map(name = "pm_addr_filter")]
+static PM_ADDRESS_FILTER: Array<AddressFilter, 1> = Array::new();
 #[btf_map(name = "pm_host_conns")]
 static PM_HOST_CONNECTIONS: LruHashMap<HostConnectionKey, HostConnection, HOST_CONNECTION_ENTRIES> =
     LruHashMap::new();
@@ -251,13 +254,13 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn is_address4(&self, address: Address4) -> bool {
         // SAFETY: the entry itself is not read.
-        unsafe { PM_ADDRESSES4.get(address) }.is_some()
+        passes_filter(hash4(address)) && unsafe { PM_ADDRESSES4.get(address) }.is_some()
     }
 
     #[inline(always)]
     fn is_address6(&self, address: Address6) -> bool {
         // SAFETY: the entry itself is not read.
-        unsafe { PM_ADDRESSES6.get(address) }.is_some()
+        passes_filter(hash6(address)) && unsafe { PM_ADDRESSES6.get(address) }.is_some()
     }
 
     #[inline(always)]
@@ -305,6 +308,12 @@ impl Tables for Maps<'_> {
         // SAFETY: it points into a map's entry and is aligned to eight bytes.
         unsafe { gcra::advance_tat(tat, time, now, tolerance) }
     }
+}
+
+/// Returns whether the address with this hash may be in one of the maps of addresses.
+#[inline(always)]
+fn passes_filter(hash: u64) -> bool {
+    PM_ADDRESS_FILTER.get(0).is_some_and(|filter| filter.passes(hash))
 }
 
 /// The configuration for a missing entry of the map, which the verifier cannot exclude.

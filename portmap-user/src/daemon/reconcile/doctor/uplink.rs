@@ -111,7 +111,7 @@ impl Reconciler {
         }
         if !env.maps.has_addresses(&state.more_addresses())? {
             return Err(Error::failure(format!(
-                "the maps pm_addresses4 and pm_addresses6 differ from the host: {REPAIR}"
+                "the maps pm_addresses4, pm_addresses6 and pm_addr_filter differ from the host: {REPAIR}"
             )));
         }
         if env.maps.lacks_host_ports(&env.settings.reach)? {
