@@ -1,6 +1,7 @@
 //! Hosts as people have them: bridges, second cards, tunnels, virtual addresses, routes of every form, NAT, and
 //! connections that are older than a container. A process of the host in the same place is the oracle.
 
+mod changes;
 mod connections;
 mod tunnel;
 mod uplinks;

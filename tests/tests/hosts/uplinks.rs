@@ -19,10 +19,10 @@ use super::{A, HOST_PORT, PORT, expect, wait_for};
 /// A port of container `a` without a service.
 const FREE_PORT: u16 = 31001;
 /// The addresses of the host and of the outside at [`CARD`].
-const CARD_HOST: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+pub(super) const CARD_HOST: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 const CARD_OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 /// A second card.
-const CARD: &str = "
+pub(super) const CARD: &str = "
 ip link add card1 type veth peer name card1 netns outside
 ip address add 10.9.0.1/24 dev card1
 ip -n outside address add 10.9.0.2/24 dev card1
@@ -39,7 +39,7 @@ const fn tunnel(own: u8) -> [IpAddr; 2] {
 }
 
 /// Makes a tunnel to the outside.
-fn tunnel_of(sandbox: &Sandbox) -> Tunnel {
+pub(super) fn tunnel_of(sandbox: &Sandbox) -> Tunnel {
     let tunnel = Tunnel::new(sandbox, [Netns::Host, Netns::Outside]);
     for (netns, own) in [(Netns::Host, 1), (Netns::Outside, 2)] {
         sandbox.sh(
