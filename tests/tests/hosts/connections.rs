@@ -108,7 +108,8 @@ fn connection_through_nat_outlives_the_change_of_its_ports_owner() {
     speak_first();
 }
 
-/// The host tracks a client's datagrams to a port that nobody has. They are the container's as soon as that has it.
+/// The host tracks a client's datagrams to a port that no process has. They are the container's as soon as it owns the
+/// port.
 #[test]
 fn datagrams_before_a_container_owns_the_port_are_no_connection_of_the_hosts() {
     let sandbox = Sandbox::new();
@@ -120,7 +121,7 @@ fn datagrams_before_a_container_owns_the_port_are_no_connection_of_the_hosts() {
     client.connect((HOST, PORT)).expect("connected");
     client.set_read_timeout(Some(Duration::from_secs(9))).expect("set");
     client.send(b"x").expect("sent");
-    let refused = client.recv(&mut [0; 64]).expect_err("nobody answers");
+    let refused = client.recv(&mut [0; 64]).expect_err("no process answers");
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     sandbox.ok(&["add", "a", "--ports", "31000-31009"]);
     let _service = Service::both(&sandbox, A, PORT, "a");

@@ -11,10 +11,7 @@ use netlink_packet_core::Nla as _;
 use netlink_packet_route::route::{RouteMetric, RouteType};
 use portmap_common::slot::{HOST_SLOT, slot_of_veth};
 
-use super::{
-    HostState,
-    direct::{contains, is_never_routed, max_length},
-};
+use super::direct::{contains, is_never_routed, max_length};
 use crate::kernel::{
     address::HostAddress,
     link::LOOPBACK,
@@ -131,15 +128,9 @@ impl Projection<'_> {
     }
 }
 
-impl HostState {
-    /// The source address that the kernel of a container chooses for a destination outside, as far as a route decides.
-    pub(in crate::daemon) fn source_towards(&self, destination: IpAddr) -> Option<IpAddr> {
-        source_of(&self.routes, destination)
-    }
-}
-
-/// The source of the route to a destination: the most specific one, and the lowest metric of several.
-fn source_of(routes: &[HostRoute], destination: IpAddr) -> Option<IpAddr> {
+/// The source that a container's kernel chooses for a destination outside, as far as a route decides: the most specific
+/// one, and of several the one with the lowest metric.
+pub(super) fn source_of(routes: &[HostRoute], destination: IpAddr) -> Option<IpAddr> {
     let leads = |route: &&HostRoute| {
         route.tos == 0
             && route.destination.is_ipv4() == destination.is_ipv4()

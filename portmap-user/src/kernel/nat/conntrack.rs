@@ -51,7 +51,7 @@ pub(super) fn for_each(mut visit: impl FnMut(TrackedConnection)) -> io::Result<(
     Ok(())
 }
 
-/// Parses a connection. Only one that NAT has translated is returned: the kernel also tracks what anybody sends to a
+/// Parses a connection. Only one that NAT has translated is returned: the kernel also tracks what a client sends to a
 /// port of the host that no process uses, and those packets are the next owner's.
 fn ways(message: &[u8]) -> [Option<TrackedConnection>; 2] {
     let Some((_, attributes)) = split(message) else { return [None; 2] };
