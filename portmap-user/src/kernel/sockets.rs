@@ -39,6 +39,15 @@ pub struct Socket {
     pub peer: Option<SocketAddr>,
 }
 
+impl Socket {
+    /// Whether it is a TCP socket.
+    pub fn is_tcp(&self) -> bool {
+        self.protocol == TCP
+    }
+}
+
+/// Name of a protocol.
+const TCP: &str = "TCP";
 /// States of TCP sockets in use (`net/tcp_states.h`): all but `TIME_WAIT` and `CLOSE`.
 const TCP_STATES: u32 =
     1 << ESTABLISHED | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << LISTEN | 1 << 11;
@@ -63,7 +72,7 @@ struct Protocol {
 
 const PROTOCOLS: [Protocol; 3] = [
     Protocol {
-        name: "TCP",
+        name: TCP,
         number: IPPROTO_TCP,
         states: TCP_STATES,
         listening: LISTEN,

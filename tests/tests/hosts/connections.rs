@@ -1,7 +1,7 @@
 //! Connections of the host and of its NAT from ports that containers own.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     time::Duration,
 };
@@ -106,4 +106,25 @@ fn connection_through_nat_outlives_the_change_of_its_ports_owner() {
     let _service = Service::both(&sandbox, A, 31007, "a");
     expect(&sandbox, Netns::Outside, (HOST, 31007), "a");
     speak_first();
+}
+
+/// The host tracks a client's datagrams to a port that no process has. They are the container's as soon as it owns the
+/// port.
+#[test]
+fn datagrams_before_a_container_owns_the_port_are_no_connection_of_the_hosts() {
+    let sandbox = Sandbox::new();
+    let nat = "iptables -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE";
+    sandbox.sh(Netns::Host, &format!("set -e\n{BRIDGE}{nat}"));
+    let _daemon = sandbox.daemon();
+    let client =
+        sandbox.inside(Netns::Outside, || UdpSocket::bind((OUTSIDE, 7777))).expect("the port is free");
+    client.connect((HOST, PORT)).expect("connected");
+    client.set_read_timeout(Some(Duration::from_secs(9))).expect("set");
+    client.send(b"x").expect("sent");
+    let refused = client.recv(&mut [0; 64]).expect_err("no process answers");
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    sandbox.ok(&["add", "a", "--ports", "31000-31009"]);
+    let _service = Service::both(&sandbox, A, PORT, "a");
+    client.send(b"x").expect("sent");
+    client.recv(&mut [0; 64]).expect("the container answers");
 }

@@ -95,6 +95,9 @@ fn bridge_neighbours_and_containers_reach_each_other() {
     for address in other {
         let seen = expect(&sandbox, Netns::Host, (address, 80), "box");
         assert_eq!(expect(&sandbox, A, (address, 80), "box"), seen, "the container has the host's source");
+        let to = SocketAddr::from((address, 80)).to_string();
+        let explained = sandbox.json(&["explain", "--from", "a", "--to", &to]);
+        assert_eq!(explained["packet"]["source"], seen.to_string(), "{explained}");
     }
     // The bridge ends and comes back.
     sandbox.sh(Netns::Host, "ip link del docker0");

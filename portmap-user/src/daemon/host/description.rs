@@ -6,7 +6,7 @@ use netlink_packet_route::route::RouteType;
 use portmap_common::tables::ADDRESSES;
 use tracing::{info, warn};
 
-use super::{HostState, interfaces::HostInterface};
+use super::{HostState, interfaces::HostInterface, projection::source_of};
 use crate::{
     kernel::{link::SMALLEST_IPV6_MTU, routes::HostRoute},
     settings::{Settings, UplinkChoice},
@@ -133,6 +133,11 @@ impl HostState {
         let others = more.len() - named.len();
         let others = if others == 0 { String::new() } else { format!(" and {others} more") };
         format!("{text}; also {}{others}", named.join(", "))
+    }
+
+    /// The source address of a container's packets to a destination outside, if a route decides on it.
+    pub(in crate::daemon) fn source_towards(&self, destination: IpAddr) -> Option<IpAddr> {
+        source_of(&self.routes, destination)
     }
 
     /// Describes how packets of containers are routed.

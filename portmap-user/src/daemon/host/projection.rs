@@ -2,6 +2,7 @@
 //! address, the MTU and the error as the host's kernel would. The next hop is always the container's `eth0`.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
@@ -127,6 +128,18 @@ impl Projection<'_> {
     }
 }
 
+/// The source that a container's kernel chooses for a destination outside, as far as a route decides: the most specific
+/// one, and of several the one with the lowest metric.
+pub(super) fn source_of(routes: &[HostRoute], destination: IpAddr) -> Option<IpAddr> {
+    let leads = |route: &&HostRoute| {
+        route.tos == 0
+            && route.destination.is_ipv4() == destination.is_ipv4()
+            && contains(route.destination, route.prefix_length, destination)
+    };
+    let rank = |route: &&HostRoute| (Reverse(route.prefix_length), route.metric);
+    routes.iter().filter(leads).min_by_key(rank)?.source
+}
+
 /// Whether senders to such a destination get an error, or the next table is asked.
 const fn is_error(kind: RouteType) -> bool {
     matches!(kind, RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit | RouteType::Throw)
@@ -216,5 +229,20 @@ mod tests {
         let mut slow = unicast(7, 24);
         slow.metrics.push(RouteMetric::Mtu(1400));
         assert_eq!(needed(&[default, slow]), ["0.0.0.0/0", "10.1.7.0/24"]);
+    }
+
+    #[test]
+    fn source_is_that_of_the_most_specific_route() {
+        let by = |third, length, metric, source: [u8; 4]| HostRoute {
+            metric,
+            source: Some(source.into()),
+            ..route(Ipv4Addr::new(10, 1, third, 0), length, RouteType::Unicast)
+        };
+        let routes =
+            [by(0, 16, 0, [10, 0, 0, 1]), by(7, 24, 20, [10, 0, 0, 2]), by(7, 24, 10, [10, 0, 0, 3])];
+        let source = |text: &str| source_of(&routes, text.parse().expect("an address"));
+        assert_eq!(source("10.1.7.7"), Some([10, 0, 0, 3].into()));
+        assert_eq!(source("10.1.8.7"), Some([10, 0, 0, 1].into()));
+        assert_eq!((source("10.2.0.1"), source("2001:db8::1")), (None, None));
     }
 }

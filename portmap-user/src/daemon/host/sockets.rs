@@ -9,7 +9,7 @@ use std::{
 };
 
 use portmap_common::{
-    flow_state::{HOST_TCP_LIFETIME, HostConnectionKey},
+    flow_state::{HOST_CONNECTION_LIFETIME, HOST_TCP_LIFETIME, HostConnectionKey},
     tables::Address6,
 };
 
@@ -113,12 +113,15 @@ impl HostSockets {
         Ok(taken.take(MOST_PROGRAMS).collect())
     }
 
-    /// The connections of the host from some ports, which go on when a container owns the port, with their lifetimes.
+    /// The connections of the host from some ports, which go on when a container owns the port, with their lifetimes:
+    /// those after which the programs forget an idle one, too. Nothing tells them that a datagram socket is closed.
     pub(in crate::daemon) fn connections(&self, ports: &PortSet) -> Vec<(HostConnectionKey, Duration)> {
         let on_these = self.sockets.iter().filter(|socket| ports.contains(socket.port));
         let local = |socket: &Socket| SocketAddr::new(socket.address, socket.port);
-        let lifetime = Duration::from_nanos(HOST_TCP_LIFETIME);
-        on_these.filter_map(|socket| Some((key(local(socket), socket.peer?), lifetime))).collect()
+        let lifetime = |socket: &Socket| {
+            Duration::from_nanos(if socket.is_tcp() { HOST_TCP_LIFETIME } else { HOST_CONNECTION_LIFETIME })
+        };
+        on_these.filter_map(|socket| Some((key(local(socket), socket.peer?), lifetime(socket)))).collect()
     }
 
     fn by_program(&self) -> BTreeMap<String, Use> {
@@ -273,6 +276,18 @@ mod tests {
         assert_eq!(sockets.check(&ports("31003"), false), Ok(Vec::new()));
         assert_eq!(sockets.check(&ports("31002"), false), Ok(Vec::new()), "no listener has the port");
         assert_eq!(sockets.ports(), ports("31000-31002"));
+    }
+
+    #[test]
+    fn host_sockets_of_datagrams_are_forgotten_as_their_packets_are() {
+        let connected = |protocol| {
+            let peer = "192.0.2.1:53".parse().ok();
+            Socket { peer, address: IpAddr::from([10, 0, 0, 1]), ..socket(protocol, 31000, false) }
+        };
+        let sockets = HostSockets { sockets: vec![connected("TCP"), connected("UDP")], unknown: None };
+        let found = sockets.connections(&"31000".parse().expect("a port"));
+        let lifetimes: Vec<u64> = found.iter().map(|(_, lifetime)| lifetime.as_secs()).collect();
+        assert_eq!(lifetimes, [432_000, 180]);
     }
 
     #[test]

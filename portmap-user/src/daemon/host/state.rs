@@ -159,7 +159,7 @@ impl HostState {
         let v4 = primary(netlink, v4, uplink, &mut primaries).and_then(only_v4).ok_or_else(|| {
             Error::usage(format!(
                 "the uplink {name} has no IPv4 address, nor has another interface: expected one that containers \
-                 can share"
+                 can share, and that --address and --exclude-address leave"
             ))
         })?;
         let v6 = primary(netlink, v6, uplink, &mut primaries).and_then(only_v6);

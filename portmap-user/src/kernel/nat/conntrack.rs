@@ -39,8 +39,8 @@ pub struct TrackedConnection {
     pub timeout: Duration,
 }
 
-/// Calls `visit` with both ways of every connection with ports, as packets arrive: those of its opener, and the
-/// replies to it.
+/// Calls `visit` with both ways of every translated connection with ports, as packets arrive: those of its opener, and
+/// the replies to it.
 ///
 /// # Errors
 ///
@@ -51,14 +51,17 @@ pub(super) fn for_each(mut visit: impl FnMut(TrackedConnection)) -> io::Result<(
     Ok(())
 }
 
-/// Parses a connection.
+/// Parses a connection. Only one that NAT has translated is returned: the kernel also tracks what a client sends to a
+/// port of the host that no process uses, and those packets are the next owner's.
 fn ways(message: &[u8]) -> [Option<TrackedConnection>; 2] {
     let Some((_, attributes)) = split(message) else { return [None; 2] };
+    let tuples = [CTA_TUPLE_ORIG, CTA_TUPLE_REPLY].map(|kind| tuple(&attributes.nested(kind)));
+    let [Some(original), Some(reply)] = tuples else { return [None; 2] };
+    if original == (reply.1, reply.0) {
+        return [None; 2];
+    }
     let timeout = Duration::from_secs(attributes.number(CTA_TIMEOUT).unwrap_or_default().into());
-    [CTA_TUPLE_ORIG, CTA_TUPLE_REPLY].map(|kind| {
-        let (peer, local) = tuple(&attributes.nested(kind))?;
-        Some(TrackedConnection { local, peer, timeout })
-    })
+    [original, reply].map(|(peer, local)| Some(TrackedConnection { local, peer, timeout }))
 }
 
 /// Source and destination of a tuple with ports.
@@ -91,30 +94,34 @@ mod tests {
         attribute(kind | NLA_F_NESTED, &inner.concat())
     }
 
-    /// A connection of a container of another tool, 172.17.0.2, that the host's NAT has given its address.
-    fn message() -> Vec<u8> {
-        let way = |kind, source: [u8; 4], destination: [u8; 4], ports: [u16; 2]| {
-            let addresses = [attribute(CTA_IP_V4_SRC, &source), attribute(CTA_IP_V4_DST, &destination)];
-            let ports = ports.map(u16::to_be_bytes);
+    /// A connection from 172.17.0.2:5000, with the source and the destination of its replies.
+    fn message(original_destination: ([u8; 4], u16), reply: [([u8; 4], u16); 2]) -> Vec<u8> {
+        let way = |kind, source: ([u8; 4], u16), destination: ([u8; 4], u16)| {
+            let addresses = [attribute(CTA_IP_V4_SRC, &source.0), attribute(CTA_IP_V4_DST, &destination.0)];
             let protocol = [
                 attribute(1, &[6]),
-                attribute(CTA_PROTO_SRC_PORT, &ports[0]),
-                attribute(CTA_PROTO_DST_PORT, &ports[1]),
+                attribute(CTA_PROTO_SRC_PORT, &source.1.to_be_bytes()),
+                attribute(CTA_PROTO_DST_PORT, &destination.1.to_be_bytes()),
             ];
             nested(kind, &[nested(CTA_TUPLE_IP, &addresses), nested(CTA_TUPLE_PROTO, &protocol)])
         };
         [
             vec![2, 0, 0, 0],
-            way(CTA_TUPLE_ORIG, [172, 17, 0, 2], [192, 0, 2, 1], [5000, 443]),
-            way(CTA_TUPLE_REPLY, [192, 0, 2, 1], [10, 0, 0, 1], [443, 31005]),
+            way(CTA_TUPLE_ORIG, ([172, 17, 0, 2], 5000), original_destination),
+            way(CTA_TUPLE_REPLY, reply[0], reply[1]),
             attribute(CTA_TIMEOUT, &300_u32.to_be_bytes()),
         ]
         .concat()
     }
 
+    /// A connection of a container of another tool that the host's NAT has given its address.
+    fn translated() -> Vec<u8> {
+        message(([192, 0, 2, 1], 443), [([192, 0, 2, 1], 443), ([10, 0, 0, 1], 31005)])
+    }
+
     #[test]
     fn conntrack_replies_arrive_at_the_translated_port() {
-        let [original, reply] = ways(&message());
+        let [original, reply] = ways(&translated());
         let way = |peer: &str, local: &str| {
             let [peer, local] = [peer, local].map(|address| address.parse().expect("an address"));
             Some(TrackedConnection { local, peer, timeout: Duration::from_mins(5) })
@@ -124,8 +131,16 @@ mod tests {
     }
 
     #[test]
+    fn conntrack_packets_to_an_unused_port_are_no_connection_of_the_hosts() {
+        let (host, client) = (([10, 0, 0, 1], 31005), ([172, 17, 0, 2], 5000));
+        assert_eq!(ways(&message(host, [host, client])), [None; 2]);
+        // Translated to another address, as a port that Docker publishes.
+        assert!(ways(&message(host, [([172, 17, 0, 3], 80), client])).iter().all(Option::is_some));
+    }
+
+    #[test]
     fn conntrack_messages_of_any_length_are_parsed() {
-        let whole = message();
+        let whole = translated();
         for end in 0..whole.len() {
             let _ = ways(&whole[..end]);
         }

@@ -78,7 +78,7 @@ pub fn read(matters: impl Fn(&NatRule) -> bool) -> Result<NatRules> {
     Ok(found)
 }
 
-/// Returns the tracked connections that `matters` selects. Without connection tracking there are none.
+/// Returns the connections translated by NAT that `matters` selects. Without connection tracking there are none.
 ///
 /// # Errors
 ///

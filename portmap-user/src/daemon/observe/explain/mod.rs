@@ -203,15 +203,22 @@ impl Explainer<'_> {
 
     /// Returns a source address that the sender would use.
     fn source(&self, sender: &Sender, destination: IpAddr) -> IpAddr {
-        let is_v4 = destination.is_ipv4();
+        let (is_v4, state) = (destination.is_ipv4(), self.host.state());
         let foreign: IpAddr = if is_v4 { OUTSIDE_V4.into() } else { OUTSIDE_V6.into() };
+        // Without a shared address no source address is valid.
+        let primary = if is_v4 {
+            state.v4.address.into()
+        } else {
+            state.v6.as_ref().map_or(foreign, |v6| v6.address.into())
+        };
         match sender {
             Sender::Outside => foreign,
             _ if destination.is_loopback() && is_v4 => Ipv4Addr::LOCALHOST.into(),
             _ if destination.is_loopback() => Ipv6Addr::LOCALHOST.into(),
-            _ if is_v4 => self.host.state().v4.address.into(),
-            // Without a shared address no source address is valid.
-            _ => self.host.state().v6.as_ref().map_or(foreign, |v6| v6.address.into()),
+            Sender::Host => primary,
+            // A container's kernel takes a local address itself, and otherwise what the route says.
+            Sender::Container(_) if self.is_local(destination) => destination,
+            Sender::Container(_) => state.source_towards(destination).unwrap_or(primary),
         }
     }
 
