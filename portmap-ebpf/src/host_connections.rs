@@ -69,7 +69,7 @@ pub fn is_hosts<V: IpVersion>(
         && tables.now() <= tables.host_connection(&key(ip, l4, direction)).until
 }
 
-/// Records that the host has sent a packet from a port that a container owns. `entry` is that of the port.
+/// Records that the host has sent a packet from a port that a container owns, unless it only answers one. `entry` is that of the port.
 #[inline(always)]
 pub fn track<V: IpVersion>(
     frame: &impl Frame,
@@ -81,6 +81,11 @@ pub fn track<V: IpVersion>(
     let (key, now) = (key(ip, l4, Direction::Out), tables.now());
     let known = tables.host_connection(&key);
     let is_known = now <= known.until;
+    // Outsiders can make the host's stack answer from any port, by packets that it accepts and the hook at the ingress
+    // cannot parse. The host has no connection because of that.
+    if !is_known && reach::only_answers(frame, ip, l4) {
+        return;
+    }
     let was_closing = is_known && known.closing != 0;
     let is_closing =
         reach::closes_connection(frame, ip, l4) || (was_closing && !reach::opens_connection(frame, ip, l4));

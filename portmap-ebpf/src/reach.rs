@@ -10,7 +10,7 @@ use crate::{
     frame::Frame,
     packet::{
         IpHeader, IpVersion, ParsedL4,
-        l4::{L4Kind, TCP},
+        l4::{DCCP, L4Kind, SCTP, TCP},
     },
     tables::Tables,
 };
@@ -22,6 +22,16 @@ const FIN: u32 = 0x01 << 16;
 const SYN: u32 = 0x02 << 16;
 const RST: u32 = 0x04 << 16;
 const ACK: u32 = 0x10 << 16;
+
+/// Offset of the type of the first chunk in an SCTP packet (RFC 9260, section 3).
+const SCTP_CHUNK: usize = 12;
+/// Types of chunks that only answer: INIT ACK, ABORT, SHUTDOWN COMPLETE.
+const SCTP_ANSWERS: [u32; 3] = [2, 6, 14];
+/// Offset of the word with the type in a DCCP header (RFC 4340, section 5.1), and the type's place in it.
+const DCCP_TYPE: usize = 8;
+const DCCP_TYPE_SHIFT: u32 = 25;
+/// Types of packets that only answer: Response, Reset.
+const DCCP_ANSWERS: [u32; 2] = [1, 7];
 
 /// Returns whether a packet is from or to a loopback address.
 #[inline(always)]
@@ -127,4 +137,24 @@ pub fn closes_connection<V: IpVersion>(frame: &impl Frame, ip: &IpHeader<V>, l4:
 #[inline(always)]
 pub fn aborts_connection<V: IpVersion>(frame: &impl Frame, ip: &IpHeader<V>, l4: &ParsedL4<V>) -> bool {
     tcp_flags(frame, ip, l4).is_some_and(|flags| flags & RST != 0)
+}
+
+/// Returns whether a packet is one with which a stack only answers another one: a packet that accepts a connection or
+/// refuses one.
+#[inline(always)]
+pub fn only_answers<V: IpVersion>(frame: &impl Frame, ip: &IpHeader<V>, l4: &ParsedL4<V>) -> bool {
+    if l4.info.kind != L4Kind::Ports {
+        return false;
+    }
+    let word = |offset: usize| {
+        if l4.transport + offset + 4 > ip.end { None } else { frame.load_be32s(l4.transport + offset) }
+    };
+    match l4.protocol {
+        TCP => {
+            tcp_flags(frame, ip, l4).is_some_and(|flags| flags & RST != 0 || flags & (SYN | ACK) == SYN | ACK)
+        }
+        SCTP => word(SCTP_CHUNK).is_some_and(|[word]| SCTP_ANSWERS.contains(&(word >> 24))),
+        DCCP => word(DCCP_TYPE).is_some_and(|[word]| DCCP_ANSWERS.contains(&(word >> DCCP_TYPE_SHIFT & 0xf))),
+        _ => false,
+    }
 }

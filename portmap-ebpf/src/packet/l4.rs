@@ -5,7 +5,7 @@ use crate::frame::Frame;
 
 pub(crate) const TCP: u32 = 6;
 pub(crate) const UDP: u32 = 17;
-const DCCP: u32 = 33;
+pub(crate) const DCCP: u32 = 33;
 pub(crate) const SCTP: u32 = 132;
 const UDP_LITE: u32 = 136;
 

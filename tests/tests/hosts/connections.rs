@@ -7,8 +7,10 @@ use std::{
 };
 
 use portmap_tests::{
-    sandbox::{HOST, HOST6, Netns, OUTSIDE, OUTSIDE6, Sandbox},
+    packet_socket::PacketSocket,
+    sandbox::{HOST, HOST_MAC, HOST6, Netns, OUTSIDE, OUTSIDE_MAC, OUTSIDE6, Sandbox},
     service::{Service, Transport, ask},
+    wait,
 };
 
 use super::{A, BOX, BRIDGE, HOST_PORT, PORT, expect, world};
@@ -127,4 +129,62 @@ fn datagrams_before_a_container_owns_the_port_are_no_connection_of_the_hosts() {
     let _service = Service::both(&sandbox, A, PORT, "a");
     client.send(b"x").expect("sent");
     client.recv(&mut [0; 64]).expect("the container answers");
+}
+
+/// The host's stack answers packets that the programs leave to it because they cannot be parsed, from any port. Such
+/// an answer is no connection of the host's.
+#[test]
+fn answers_of_the_host_to_forged_packets_take_no_port_away() {
+    let (sandbox, _daemon, _services) = world("");
+    let listener = sandbox.inside(A, || TcpListener::bind((HOST6, 31001))).expect("free");
+    let mut client =
+        sandbox.inside(Netns::Outside, || TcpStream::connect((HOST6, 31001))).expect("connected");
+    let (mut server, peer) = listener.accept().expect("a connection");
+    let socket = sandbox.inside(Netns::Outside, || PacketSocket::open("eth0"));
+    let frame = with_many_headers(SocketAddr::from((OUTSIDE6, peer.port())), (HOST6, 31001).into());
+    let answers = || -> u64 {
+        let snmp = sandbox.sh(Netns::Host, "cat /proc/net/snmp");
+        let values = snmp.lines().filter(|line| line.starts_with("Tcp:")).nth(1).expect("counters");
+        values.split_whitespace().nth(14).expect("OutRsts").parse().expect("a number")
+    };
+    let before = answers();
+    for _ in 0..3 {
+        socket.send(&frame);
+    }
+    wait::until("the host to answer the forged packets", || answers() >= before + 3);
+    client.set_read_timeout(Some(Duration::from_secs(9))).expect("set");
+    server.set_read_timeout(Some(Duration::from_secs(9))).expect("set");
+    for _ in 0..3 {
+        client.write_all(b"x").expect("sent");
+        server.read_exact(&mut [0]).expect("the connection is still the container's");
+        server.write_all(b"y").expect("sent");
+        client.read_exact(&mut [0]).expect("it lives in both directions");
+    }
+}
+
+/// A TCP segment that opens a connection, behind more IPv6 extension headers than the programs follow.
+fn with_many_headers(from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+    const HEADERS: usize = 7;
+    let (IpAddr::V6(source), IpAddr::V6(destination)) = (from.ip(), to.ip()) else { panic!("IPv6") };
+    let mut segment = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
+    // Sequence number, offset 5, SYN, window.
+    segment.extend([0, 0, 0, 9, 0, 0, 0, 0, 0x50, 0x02, 0x40, 0, 0, 0, 0, 0]);
+    let pseudo = [&source.octets()[..], &destination.octets(), &[0, 0, 0, 20, 0, 0, 0, 6], &segment].concat();
+    let sum: u32 = pseudo.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let checksum = !u16::try_from((folded & 0xffff) + (folded >> 16)).expect("folded twice");
+    segment[16..18].copy_from_slice(&checksum.to_be_bytes());
+    let length = u16::try_from(8 * HEADERS + segment.len()).expect("short");
+    let mut frame = [&HOST_MAC[..], &OUTSIDE_MAC, &[0x86, 0xdd, 0x60, 0, 0, 0]].concat();
+    frame.extend(length.to_be_bytes());
+    // Destination options, hop limit.
+    frame.extend([60, 64]);
+    frame.extend(source.octets());
+    frame.extend(destination.octets());
+    for number in 1..=HEADERS {
+        // The next header, and padding (PadN).
+        frame.extend([if number == HEADERS { 6 } else { 60 }, 0, 1, 4, 0, 0, 0, 0]);
+    }
+    frame.extend(segment);
+    frame
 }

@@ -253,6 +253,9 @@ impl Situation<'_> {
         }
         let key = self.connection(false)?;
         let before = self.memory.host_connections.get(&key).filter(|before| NOW <= before.until);
+        if before.is_none() && self.packet.ports_header.is_some_and(PortsHeader::only_answers) {
+            return None;
+        }
         let was_closing = before.is_some_and(|before| before.closing == 1);
         let (opens, ends, is_tcp) = self
             .packet

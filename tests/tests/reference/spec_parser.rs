@@ -48,6 +48,8 @@ pub(crate) struct PortsHeader {
     pub(crate) protocol: u8,
     /// Flags of TCP, if the packet contains them and the two bytes behind them.
     pub(crate) flags: Option<Flags>,
+    /// The type of the first chunk of SCTP, or of the packet of DCCP, if the packet contains its word.
+    pub(crate) kind: Option<u8>,
 }
 
 /// Flags of a TCP segment.
@@ -62,10 +64,22 @@ pub(crate) struct Flags {
 
 impl PortsHeader {
     const TCP: u8 = 6;
+    const DCCP: u8 = 33;
+    const SCTP: u8 = 132;
 
     /// Returns whether a TCP segment opens a connection, or is too short to exclude that.
     pub(crate) fn opens(self) -> bool {
         self.protocol == Self::TCP && self.flags.is_none_or(|flags| flags.syn && !flags.ack)
+    }
+
+    /// Returns whether the packet accepts or refuses a connection.
+    pub(crate) fn only_answers(self) -> bool {
+        match self.protocol {
+            Self::TCP => self.flags.is_some_and(|flags| flags.rst || flags.syn && flags.ack),
+            Self::SCTP => matches!(self.kind, Some(2 | 6 | 14)),
+            Self::DCCP => matches!(self.kind, Some(1 | 7)),
+            _ => false,
+        }
     }
 
     /// Returns whether a TCP segment ends a connection.
@@ -326,7 +340,12 @@ fn read_content(
             let is_set = |bit: u8| header[13] & bit != 0;
             Flags { fin: is_set(0x01), syn: is_set(0x02), rst: is_set(0x04), ack: is_set(0x10) }
         });
-        reading.ports_header = Some(PortsHeader { protocol, flags });
+        let kind = match protocol {
+            PortsHeader::SCTP => message.get(..16).map(|header| header[12]),
+            PortsHeader::DCCP => message.get(..12).map(|header| header[8] >> 1 & 0b1111),
+            _ => None,
+        };
+        reading.ports_header = Some(PortsHeader { protocol, flags, kind });
         return Ok(Content::Ports { source: ports.source_port(), destination: ports.destination_port() });
     }
     if protocol != icmp(is_ipv4) {

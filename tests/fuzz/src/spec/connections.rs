@@ -8,7 +8,7 @@ use portmap_common::{
 
 use super::Decider;
 use crate::{
-    reader::{Content, Inner, Packet},
+    reader::{Behind, Content, Inner, Packet, Part},
     tcp::Segment,
 };
 
@@ -94,6 +94,9 @@ impl Decider<'_> {
         let now = self.world.now;
         let segment = packet.behind().and_then(|behind| Segment::of(packet, behind));
         let before = self.connection(&key);
+        if before.is_none() && packet.behind().is_some_and(|behind| answers(packet, behind)) {
+            return;
+        }
         let was_ended = before.is_some_and(|before| before.closing == 1);
         let is_ended = match segment {
             Some(segment) => segment.ends() || was_ended && !segment.opens(),
@@ -112,5 +115,20 @@ impl Decider<'_> {
             _ => HostConnection { until, closing, reserved: 0 },
         };
         self.host_connection = Some((key, connection));
+    }
+}
+
+/// Returns whether a packet accepts or refuses a connection.
+fn answers(packet: &Packet<'_>, behind: Behind) -> bool {
+    if matches!(behind.part, Part::Subsequent(_)) {
+        return false;
+    }
+    let byte =
+        |needed: usize, at: usize| packet.bytes.get(behind.at..behind.at + needed).map(|header| header[at]);
+    match behind.protocol {
+        6 => byte(16, 13).is_some_and(|flags| flags & 0x04 != 0 || flags & 0x12 == 0x12),
+        132 => byte(16, 12).is_some_and(|chunk| [2, 6, 14].contains(&chunk)),
+        33 => byte(12, 8).is_some_and(|kind| [1, 7].contains(&(kind >> 1 & 0xf))),
+        _ => false,
     }
 }
