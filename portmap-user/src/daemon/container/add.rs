@@ -10,7 +10,7 @@ use crate::{
     api::AddRequest,
     daemon::{
         host::{sockets::HostSockets, tracked},
-        registry::{Admission, Entry, Refusal},
+        registry::{Admission, Entry, Refusal, StaticPortRequest},
     },
     error::{Error, Result},
     kernel::{link, netlink::Netlink},
@@ -117,7 +117,8 @@ impl Containers {
             netns,
             pid,
             container_interface,
-            ports,
+            ports: numbered,
+            automatic_ports: automatic,
             take,
             remove_with_client: _,
             owner,
@@ -128,11 +129,13 @@ impl Containers {
         } = request;
         let interface =
             container_interface.as_deref().map_or_else(|| Ok(InterfaceName::default()), str::parse)?;
-        self.registry.check_available(&name, &ports)?;
-        let state = self.host.state();
-        let sockets = HostSockets::read(&state, &ports.union(&self.env.settings.ephemeral_ports));
-        let warnings = sockets.check(&ports, take)?;
-        self.registry.keep_host_connections(&sockets.connections(&ports))?;
+        self.registry.check_available(&name, &numbered)?;
+        let (state, settings) = (self.host.state(), &self.env.settings);
+        let choices = if automatic.is_empty() { PortSet::default() } else { settings.ports.clone() };
+        let read = numbered.union(&choices).union(&settings.ephemeral_ports);
+        let sockets = HostSockets::read(&state, &read);
+        let warnings = sockets.check(&numbered, take)?;
+        self.registry.keep_host_connections(&sockets.connections(&numbered))?;
         let foreign_slots = self.foreign_slots(netlink)?;
         let record = self.registry.admit(Admission {
             name,
@@ -140,7 +143,7 @@ impl Containers {
             pid,
             owner,
             interface,
-            ports,
+            ports: StaticPortRequest { numbered, automatic },
             block,
             ipv6: state.v6.is_some(),
             traffic,
