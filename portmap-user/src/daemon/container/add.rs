@@ -62,10 +62,13 @@ impl Containers {
     /// [`Refusal::Taken`] if other containers own a resource that it needs.
     pub(in crate::daemon) fn add(&self, request: AddRequest) -> Result<Changed, Refusal> {
         let netlink = Netlink::open()?;
-        let (mut record, warnings) = self.admit(&netlink, request)?;
+        let numbered = request.ports.clone();
+        let admitted = self.admit(&netlink, request);
+        let (mut record, warnings) = admitted.inspect_err(|_refusal| self.unreserve_published(&numbered))?;
         // After the admission, because a later change of the host finds the container in the registry.
         (record.egress, record.ingress) = limits::for_traffic(&self.env, &self.host.state(), &record.traffic);
-        let kept = self.keep_tracked_connections(&record.all_ports());
+        let reserved = self.reserve_published(&record.ports);
+        let kept = reserved.and_then(|()| self.keep_tracked_connections(&record.all_ports()));
         if let Err(refusal) = kept.map_err(Refusal::from).and_then(|()| self.provision(&netlink, &mut record))
         {
             return Err(match self.remove(&netlink, &record) {
@@ -130,6 +133,7 @@ impl Containers {
         let interface =
             container_interface.as_deref().map_or_else(|| Ok(InterfaceName::default()), str::parse)?;
         self.registry.check_available(&name, &numbered)?;
+        self.reserve_published(&numbered)?;
         let (state, settings) = (self.host.state(), &self.env.settings);
         let choices = if automatic.is_empty() { PortSet::default() } else { settings.ports.clone() };
         let read = numbered.union(&choices).union(&settings.ephemeral_ports);

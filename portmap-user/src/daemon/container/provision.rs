@@ -160,7 +160,9 @@ impl Containers {
         }
         failures.note(deprovision(netlink, env.attach_mode, &env.settings.pins, record));
         failures.into_result()?;
-        self.registry.forget(record)
+        self.registry.forget(record)?;
+        self.unreserve_published(&record.ports);
+        Ok(())
     }
 }
 

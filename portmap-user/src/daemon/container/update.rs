@@ -26,6 +26,17 @@ impl Containers {
     ///
     /// [`Refusal::Taken`] if other containers own one of the ports, or no block of the size is free.
     pub(in crate::daemon) fn update(&self, name: &str, request: UpdateRequest) -> Result<Changed, Refusal> {
+        let had = self.registry.snapshot().entry(name)?.record.ports.clone();
+        let concerned = request.numbered_ports().map(|numbered| numbered.union(&had));
+        let updated = self.update_reserved(name, request);
+        if let Some(concerned) = concerned {
+            self.unreserve_published(&concerned);
+        }
+        updated
+    }
+
+    /// The same, without ending the reservation of published ports.
+    fn update_reserved(&self, name: &str, request: UpdateRequest) -> Result<Changed, Refusal> {
         let block = request.ephemeral_ports_per_container;
         let numbered = request.numbered_ports();
         let automatic = request.automatic_ports.clone();
@@ -71,7 +82,8 @@ impl Containers {
         let is_moved = after.ephemeral_ports != before.ephemeral_ports;
         let moved = if is_moved { self.use_block(&after) } else { Ok(()) };
         let new_ports = after.all_ports().difference(&record.all_ports());
-        let kept = moved.and_then(|()| self.keep_tracked_connections(&new_ports));
+        let reserved = moved.and_then(|()| self.reserve_published(&after.ports));
+        let kept = reserved.and_then(|()| self.keep_tracked_connections(&new_ports));
         let committed = kept.and_then(|()| self.commit(&netlink, &before, &after));
         if committed.is_err()
             && is_moved
@@ -153,6 +165,7 @@ impl Containers {
         // The registry is asked first, because the operator cannot override its refusals.
         let new = self.registry.new_ports(name, numbered)?;
         let choices = if automatic.is_empty() { &PortSet::default() } else { &self.env.settings.ports };
+        self.reserve_published(&new)?;
         let sockets = HostSockets::read(&self.host.state(), &new.union(choices));
         let warnings = sockets.check(&new, take)?;
         self.registry.keep_host_connections(&sockets.connections(&new))?;

@@ -43,15 +43,16 @@ impl Registry {
         if ports.contains(0) {
             return Err(Error::usage("port 0 cannot be owned: expected ports between 1 and 65535").into());
         }
-        let unmanaged = ports.difference(&self.env.settings.ports);
+        let (pool, published) = (&self.env.settings.ports, &self.env.settings.published);
+        let unmanaged = ports.difference(pool).difference(published);
         if !unmanaged.is_empty() {
-            let managed = if self.env.settings.ports.is_empty() {
-                "none; start it with --ports".to_owned()
-            } else {
-                self.env.settings.ports.to_string()
-            };
+            let or_none =
+                |ports: &PortSet| if ports.is_empty() { "none".to_owned() } else { ports.to_string() };
             return Err(Error::usage(format!(
-                "the daemon does not manage the ports {unmanaged}: expected ports of {managed}"
+                "the daemon does not manage the ports {unmanaged}: expected ports of --ports ({}) or of \
+                 --published-ports ({})",
+                or_none(pool),
+                or_none(published)
             ))
             .into());
         }
