@@ -101,14 +101,14 @@ fn loopback_private_is_the_containers_own() {
 #[test]
 fn loopback_is_a_choice_of_each_container() {
     let (sandbox, daemon) = world(&["--loopback", "private"]);
-    sandbox.ok(&["add", "shared", "--ports", "31020", "--loopback", "shared"]);
-    sandbox.ok(&["add", "private", "--ports", "31030", "--loopback", "private"]);
     let program = binary("portmap");
     let command = ["--", program.to_str().expect("a path"), "show", "job"];
     for scope in ["shared", "private"] {
         let shown = sandbox.ok(&[&["run", "--name", "job", "--loopback", scope], &command[..]].concat());
         assert!(shown.contains(&format!("loopback           {scope}\n")), "{shown}");
     }
+    sandbox.ok(&["add", "shared", "--ports", "31020", "--loopback", "shared"]);
+    sandbox.ok(&["add", "private", "--ports", "31030", "--loopback", "private"]);
     let services = [
         Service::both(&sandbox, Netns::Container("shared"), 31020, "shared"),
         Service::both(&sandbox, Netns::Container("private"), 31030, "private"),

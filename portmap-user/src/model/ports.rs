@@ -106,11 +106,13 @@ impl PortSet {
     /// The ports that are in this set but not in the other.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
-        let mut remaining = Vec::new();
+        let (mut remaining, mut holes) = (Vec::new(), other.0.as_slice());
         for range in &self.0 {
+            // Both are sorted, so holes before this range are before all later ones.
+            holes = &holes[holes.partition_point(|hole| hole.last < range.first)..];
             // In 32 bits, so that the successor of 65535 does not overflow.
             let mut next = u32::from(range.first);
-            for hole in other.0.iter().filter(|hole| hole.last >= range.first && hole.first <= range.last) {
+            for hole in holes.iter().take_while(|hole| hole.first <= range.last) {
                 remaining.extend(range_of(next, u32::from(hole.first)));
                 next = u32::from(hole.last) + 1;
             }

@@ -64,7 +64,7 @@ impl Containers {
         let netlink = Netlink::open()?;
         let numbered = request.ports.clone();
         let admitted = self.admit(&netlink, request);
-        let (mut record, warnings) = admitted.inspect_err(|_refusal| self.unreserve_published(&numbered))?;
+        let (mut record, warnings) = admitted.inspect_err(|_refusal| self.unreserve_unowned(&numbered))?;
         // After the admission, because a later change of the host finds the container in the registry.
         (record.egress, record.ingress) = limits::for_traffic(&self.env, &self.host.state(), &record.traffic);
         let reserved = self.reserve_published(&record.ports);

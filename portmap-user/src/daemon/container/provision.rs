@@ -160,9 +160,8 @@ impl Containers {
         }
         failures.note(deprovision(netlink, env.attach_mode, &env.settings.pins, record));
         failures.into_result()?;
-        self.registry.forget(record)?;
-        self.unreserve_published(&record.ports);
-        Ok(())
+        self.unreserve_all_of(&record.name, &record.ports)?;
+        self.registry.forget(record)
     }
 }
 

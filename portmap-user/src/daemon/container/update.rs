@@ -30,7 +30,7 @@ impl Containers {
         let concerned = request.numbered_ports().map(|numbered| numbered.union(&had));
         let updated = self.update_reserved(name, request);
         if let Some(concerned) = concerned {
-            self.unreserve_published(&concerned);
+            self.unreserve_unowned(&concerned);
         }
         updated
     }

@@ -154,7 +154,7 @@ fn start_over(netlink: &Netlink, settings: Settings) -> Result<Started> {
     let state = host.state();
     let settings = &env.settings;
     Setup { netlink, settings, sysctls: &host.sysctls, state: &state, attach_mode }.apply()?;
-    settle_reservations(&env, &registry, &host)?;
+    containers.settle_reservations()?;
     attach_guard(&env, &registry)?;
     pin_migration::remove_earlier(settings.pins.bpffs())?;
     info!(
@@ -206,13 +206,6 @@ fn check_still_managed(
         pool.reserve(ports)
             .map_err(|error| Error::conflict(format!("container {:?}: {error}: {advice}", record.name)))
     })
-}
-
-/// Has the host reserve the published ports of containers, and no others that an earlier daemon has reserved.
-fn settle_reservations(env: &Env, registry: &Registry, host: &Host) -> Result<()> {
-    let owned = || registry.snapshot().static_ports();
-    host.reserve(&env.store, || env.published(&owned()))?;
-    host.unreserve(&env.store, || env.managed_ports().union(&owned()))
 }
 
 /// Attaches the bind guard, or removes the one of an earlier daemon.

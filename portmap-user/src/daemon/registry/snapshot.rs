@@ -139,7 +139,7 @@ impl Snapshot {
     }
 
     /// The same without those of the container `name`.
-    pub(super) fn static_ports_except(&self, name: &str) -> PortSet {
+    pub(in crate::daemon) fn static_ports_except(&self, name: &str) -> PortSet {
         let others = self.entries().filter(|entry| entry.record.name != name);
         others.flat_map(Entry::static_ranges).collect::<Vec<_>>().into()
     }
