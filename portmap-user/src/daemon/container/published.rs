@@ -52,7 +52,7 @@ impl Containers {
     /// # Errors
     ///
     /// If a reservation cannot be made or ended.
-    pub(in crate::daemon) fn settle_reservations(&self) -> Result<bool> {
+    pub(in crate::daemon) fn reconcile_reservations(&self) -> Result<bool> {
         let owned = || self.registry.snapshot().static_ports();
         let was_lacking = self.host.reserve(&self.env.store, || self.env.published(&owned()))?;
         self.unreserve_except(owned)?;

@@ -154,7 +154,7 @@ fn start_over(netlink: &Netlink, settings: Settings) -> Result<Started> {
     let state = host.state();
     let settings = &env.settings;
     Setup { netlink, settings, sysctls: &host.sysctls, state: &state, attach_mode }.apply()?;
-    containers.settle_reservations()?;
+    containers.reconcile_reservations()?;
     attach_guard(&env, &registry)?;
     pin_migration::remove_earlier(settings.pins.bpffs())?;
     info!(

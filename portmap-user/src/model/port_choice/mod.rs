@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Time for which a port counts as released lately: that of `TIME_WAIT` in Linux.
-const LATELY: Duration = Duration::from_secs(60);
+const LATELY: Duration = Duration::from_mins(1);
 
 /// Static ports that were released lately.
 #[derive(Clone, Debug, Default)]
@@ -119,14 +119,14 @@ impl Supply<'_> {
     }
 }
 
-/// A range that shares as many ports as possible with one of `own`: inside it, or around it.
+/// A range that shares as many ports as possible with one of `own`: a part of it, or one that includes it.
 fn keep(request: AutomaticRange, own: &[PortRange], available: &PortSet) -> Option<PortRange> {
     let inside = best_fit(request, &own.to_vec().into());
-    inside.or_else(|| own.iter().find_map(|range| around(request, *range, available)))
+    inside.or_else(|| own.iter().find_map(|range| including(request, *range, available)))
 }
 
 /// A longer range that includes all of `core`, and begins as late as possible, so that it grows upwards.
-fn around(request: AutomaticRange, core: PortRange, available: &PortSet) -> Option<PortRange> {
+fn including(request: AutomaticRange, core: PortRange, available: &PortSet) -> Option<PortRange> {
     let run =
         available.ranges().iter().find(|run| run.contains(core.first()) && run.contains(core.last()))?;
     let count = u32::from(request.count.get());
@@ -168,7 +168,7 @@ fn range_from(first: u32, request: AutomaticRange) -> Option<PortRange> {
     PortRange::new(u16::try_from(first).ok()?, u16::try_from(last).ok()?)
 }
 
-/// Whether a range is exactly what is requested.
+/// Whether a range has the requested length and alignment.
 fn is_satisfied(request: AutomaticRange, range: PortRange) -> bool {
     range.count() == usize::from(request.count.get())
         && u32::from(range.first()).is_multiple_of(request.alignment())

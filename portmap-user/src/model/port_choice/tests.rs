@@ -34,6 +34,11 @@ impl Random {
     }
 }
 
+/// A time before [`NOW`].
+fn ago(seconds: u64) -> Duration {
+    NOW.saturating_sub(Duration::from_secs(seconds))
+}
+
 fn automatic(count: u16, is_aligned: bool) -> AutomaticRange {
     AutomaticRange { count: NonZeroU16::new(count).expect("not 0"), is_aligned }
 }
@@ -57,7 +62,7 @@ fn places(request: AutomaticRange, ports: &PortSet) -> Vec<PortRange> {
 fn released(ages: &[(u64, &str)]) -> Released {
     let mut released = Released::default();
     for (age, ports) in ages {
-        released.0.push_back((NOW - Duration::from_secs(*age), set(ports)));
+        released.0.push_back((ago(*age), set(ports)));
     }
     released
 }
@@ -73,11 +78,11 @@ fn port_choice_is_valid_and_complete() {
     for round in 0..20_000 {
         let mut log = Released::default();
         for age in (0..random.below(5)).rev() {
-            log.0.push_back((NOW - Duration::from_secs(20 * age), random.ranges(3)));
+            log.0.push_back((ago(20 * age), random.ranges(3)));
         }
         let own: Vec<PortRange> = random.ranges(2).ranges().to_vec();
         let free = random.ranges(6).difference(&own.clone().into());
-        let requests: Vec<AutomaticRange> = (0..1 + random.below(4)).map(|_| random.request()).collect();
+        let requests: Vec<AutomaticRange> = (0..=random.below(4)).map(|_| random.request()).collect();
         let supply = Supply { free: &free, own: &own, released: &log, now: NOW };
         let all = free.union(&own.clone().into());
         let seen = format!("round {round}: {requests:?} of {all}, own {own:?}");
@@ -109,12 +114,12 @@ fn port_choice_is_valid_and_complete() {
 }
 
 #[test]
-fn port_choice_avoids_what_was_released_lately() {
+fn port_choice_avoids_ports_released_lately() {
     let mut random = Random(11);
     for round in 0..5_000 {
         let (old, new) = (random.ranges(3), random.ranges(3));
         let mut log = Released::default();
-        log.note(old.clone(), NOW - Duration::from_secs(30));
+        log.note(old.clone(), ago(30));
         log.note(new.clone(), NOW);
         let (free, request) = (random.ranges(8), random.request());
         let Ok(chosen) = (Supply { free: &free, own: &[], released: &log, now: NOW }).choose(&[request])
@@ -179,7 +184,7 @@ fn port_choice_forgets_releases_after_a_minute() {
     assert_eq!(choose("1000-1003", &[], &log, &[automatic(1, false)]), [range(1003, 1003)]);
     assert_eq!(choose("1000-1002", &[], &log, &[automatic(2, false)]), [range(1000, 1001)]);
     log.note(PortSet::default(), NOW);
-    assert_eq!(log.0.len(), 1, "what is over is not kept");
+    assert_eq!(log.0.len(), 1, "old releases are removed");
     let recent = released(&[(40, "1000-1001"), (20, "1002-1003"), (1, "1004-1005")]);
     assert_eq!(choose("1000-1005", &[], &recent, &[automatic(2, false)]), [range(1000, 1001)]);
     assert_eq!(choose("1002-1005", &[], &recent, &[automatic(2, false)]), [range(1002, 1003)]);
