@@ -173,6 +173,10 @@ fn port_choice_keeps_what_the_container_has() {
     ] {
         assert_eq!(choose("1000-1009,1020-1029", &own, &none, &requests), expected, "{requests:?}");
     }
+    // Ranges that touch are kept as they are.
+    let touching = [range(1000, 1001), range(1002, 1004)];
+    let swapped = [automatic(3, false), automatic(2, false)];
+    assert_eq!(choose("1005-1009", &touching, &none, &swapped), [range(1002, 1004), range(1000, 1001)]);
     // A preference never makes a request fail.
     let three = [automatic(3, false), automatic(3, false), automatic(3, false)];
     assert_eq!(choose("1000-1001,1006-1008", &[range(1002, 1005)], &none, &three).len(), 3);
@@ -188,4 +192,8 @@ fn port_choice_forgets_releases_after_a_minute() {
     let recent = released(&[(40, "1000-1001"), (20, "1002-1003"), (1, "1004-1005")]);
     assert_eq!(choose("1000-1005", &[], &recent, &[automatic(2, false)]), [range(1000, 1001)]);
     assert_eq!(choose("1002-1005", &[], &recent, &[automatic(2, false)]), [range(1002, 1003)]);
+    // Without the released ports, the first range would be in the way of the second.
+    let recent = released(&[(1, "1000-1002,1007-1009")]);
+    let two = [automatic(4, false), automatic(4, false)];
+    assert_eq!(choose("1000-1009", &[], &recent, &two), [range(1000, 1003), range(1004, 1007)]);
 }
