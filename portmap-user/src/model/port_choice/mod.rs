@@ -33,8 +33,7 @@ impl Released {
         }
     }
 
-    /// Notices at the time `now` which ports were not released lately any more. Returns the releases since,
-    /// oldest first.
+    /// The sets of ports that were released lately at the time `now`, the oldest first.
     fn releases(&self, now: Duration) -> Vec<&PortSet> {
         let is_lately = |since: Duration| now.saturating_sub(since) < LATELY;
         self.0.iter().filter(|(since, _)| is_lately(*since)).map(|(_, ports)| ports).collect()
