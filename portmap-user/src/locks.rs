@@ -17,12 +17,12 @@ pub enum Rank {
     /// `Host::refresh`: held by the thread that compares the host's state with the kernel, and has containers
     /// follow.
     HostRefresh,
-    /// `Host::ownership`: the claim that no other daemon works here; held while pins are restored, and by a
-    /// teardown.
-    Ownership,
     /// The lock of one container, in `Operations::containers`: held while it is added, changed, checked or
     /// removed.
     Container,
+    /// `Host::ownership`: the claim that no other daemon works here, with the record of the host; held while that
+    /// record changes or pins are restored, and by a teardown.
+    Ownership,
     /// `Registry::state`: who owns what. Held to change that and its records on disk; work that may take
     /// long, such as a netlink request or a visit to a namespace, is done before or after.
     Registry,

@@ -32,7 +32,7 @@ const TEMPORARY: &str = ".unfinished-";
 const DELETING: &str = "deleting";
 
 /// Version of the files.
-const VERSION: u32 = 8;
+const VERSION: u32 = 9;
 /// The earliest supported version; fields that it lacks have defaults.
 const EARLIEST: u32 = 3;
 
@@ -344,6 +344,7 @@ mod tests {
             owner: None,
             interface: InterfaceName::default(),
             ports: "31000-31009".parse().expect("ports"),
+            automatic_ports: Vec::new(),
             ephemeral_ports: PortRange::new(32768, 33791).expect("a range"),
             draining: Vec::new(),
             ipv6: true,

@@ -180,6 +180,13 @@ impl Sandbox {
         self
     }
 
+    /// Runs every daemon with these published ports.
+    #[must_use]
+    pub fn publishing(mut self, ports: &str) -> Self {
+        self.flags.push(format!("--published-ports={ports}"));
+        self
+    }
+
     /// Runs every daemon from another build, whose name is relative to the usual one's directory.
     #[must_use]
     pub fn with_portmapd(mut self, name: &'static str) -> Self {

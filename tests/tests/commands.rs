@@ -23,7 +23,7 @@ fn add_show_and_list_print_the_container() {
         "name": "web", "slot": 1, "netns": "/run/netns/web", "pid": null, "host_veth": "pm1",
         "interface": "eth0", "ip": "10.0.0.1",
         "ip6": "2001:db8:0:1::1",
-        "ports": [[31000, 31004], [31500, 31500]], "ephemeral_ports": [61440, 62463],
+        "ports": [[31000, 31004], [31500, 31500]], "automatic_ports": [], "ephemeral_ports": [61440, 62463],
         "draining_ports": [], "egress": null, "ingress": null, "loopback": "shared", "labels": {}, "state": "ready",
     });
     let mut added = expected.clone();

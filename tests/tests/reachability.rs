@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use portmap_tests::{
-    sandbox::{DAEMON_FLAGS, HOST, HOST6, Netns, OUTSIDE, Sandbox},
+    sandbox::{DAEMON_FLAGS, HOST, HOST6, Netns, OUTSIDE, Sandbox, binary},
     service::{Service, Transport, ask, expect_no_reply},
     wait,
 };
@@ -94,6 +94,45 @@ fn loopback_private_is_the_containers_own() {
     assert_eq!((loopback("a"), loopback("b")), ("shared".into(), "shared".into()));
     expect(&sandbox, Netns::Host, Transport::Tcp, (LOCALHOST, A_PORT), "a");
     expect(&sandbox, A, Transport::Tcp, (LOCALHOST, B_PORT), "b");
+    sandbox.ok(&["doctor"]);
+    drop(services);
+}
+
+#[test]
+fn loopback_is_a_choice_of_each_container() {
+    let (sandbox, daemon) = world(&["--loopback", "private"]);
+    let program = binary("portmap");
+    let command = ["--", program.to_str().expect("a path"), "show", "job"];
+    for scope in ["shared", "private"] {
+        let shown = sandbox.ok(&[&["run", "--name", "job", "--loopback", scope], &command[..]].concat());
+        assert!(shown.contains(&format!("loopback           {scope}\n")), "{shown}");
+    }
+    sandbox.ok(&["add", "shared", "--ports", "31020", "--loopback", "shared"]);
+    sandbox.ok(&["add", "private", "--ports", "31030", "--loopback", "private"]);
+    let services = [
+        Service::both(&sandbox, Netns::Container("shared"), 31020, "shared"),
+        Service::both(&sandbox, Netns::Container("private"), 31030, "private"),
+        Service::both(&sandbox, Netns::Host, 8080, "host"),
+    ];
+    let check = || {
+        for transport in TRANSPORTS {
+            for address in [LOCALHOST, LOCALHOST6] {
+                expect(&sandbox, Netns::Container("shared"), transport, (address, 8080), "host");
+                expect(&sandbox, Netns::Container("private"), transport, (address, 31030), "private");
+                expect(&sandbox, Netns::Host, transport, (address, 31020), "shared");
+                for to in [31020, 8080] {
+                    expect_no_reply(&sandbox, Netns::Container("private"), transport, (address, to));
+                }
+                for from in [Netns::Container("shared"), Netns::Host, A] {
+                    expect_no_reply(&sandbox, from, transport, (address, 31030));
+                }
+            }
+        }
+    };
+    check();
+    daemon.kill();
+    let _daemon = sandbox.daemon();
+    check();
     sandbox.ok(&["doctor"]);
     drop(services);
 }

@@ -13,7 +13,7 @@ fn record_of_a_later_version_is_refused() {
     let now = sandbox.change_state(file, |file| file["version"] = json!(99));
     let (code, log) = sandbox.refused_daemon(&DAEMON_FLAGS);
     assert_eq!(code, 4, "{log}");
-    assert!(log.contains("a.json has version 99, expected 3 to 8: run the portmapd that wrote it"), "{log}");
+    assert!(log.contains("a.json has version 99, expected 3 to 9: run the portmapd that wrote it"), "{log}");
     sandbox.change_state(file, |file| *file = now);
     let _daemon = sandbox.daemon();
     sandbox.ok(&["doctor"]);

@@ -32,8 +32,8 @@ pub use self::{
     object::Object,
 };
 use crate::model::{
-    LabelChanges, Labels, Limit, Loopback, PortRange, PortSet, PortUse, Process, QueueStats, RttPercentiles,
-    TrafficSpec,
+    AutomaticRange, LabelChanges, Labels, Limit, Loopback, PortRange, PortSet, PortUse, Process, QueueStats,
+    RttPercentiles, TrafficSpec,
 };
 
 /// Request to add a container.
@@ -51,9 +51,12 @@ pub struct AddRequest {
     /// Name of its interface; `None`: `eth0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container_interface: Option<String>,
-    /// Static ports.
+    /// Static ports, by number.
     #[serde(default, with = "As::<wire::Ports>")]
     pub ports: PortSet,
+    /// Further static ports, which the daemon chooses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "AsList::<wire::AutomaticRange>")]
+    pub automatic_ports: Vec<AutomaticRange>,
     /// Whether static ports may be taken from listening processes of the host.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub take: bool,
@@ -90,9 +93,12 @@ const fn is_false(value: &bool) -> bool {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateRequest {
-    /// Its new static ports; `None`: unchanged.
+    /// Its new static ports, by number; `None`: unchanged, or none if there are automatic ones.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "AsOption::<wire::Ports>")]
     pub ports: Option<PortSet>,
+    /// Further static ports, which the daemon chooses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "AsList::<wire::AutomaticRange>")]
+    pub automatic_ports: Vec<AutomaticRange>,
     /// Whether static ports may be taken from listening processes of the host.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub take: bool,
@@ -134,6 +140,9 @@ pub struct Container {
     /// Its static ports.
     #[serde(with = "As::<wire::Ports>")]
     pub ports: PortSet,
+    /// Those of them that the daemon has chosen: a range for each that was requested, in the order of the request.
+    #[serde(default, with = "AsList::<wire::Range>")]
+    pub automatic_ports: Vec<PortRange>,
     /// Its ephemeral ports.
     #[serde(with = "As::<wire::Range>")]
     pub ephemeral_ports: PortRange,
@@ -257,6 +266,13 @@ pub struct Finding {
     pub health: Health,
     /// The observation, and the remedy unless it is healthy.
     pub text: String,
+}
+
+impl UpdateRequest {
+    /// Its new static ports by number, if it changes static ports.
+    pub fn numbered_ports(&self) -> Option<PortSet> {
+        self.ports.clone().or_else(|| (!self.automatic_ports.is_empty()).then(PortSet::default))
+    }
 }
 
 impl Finding {

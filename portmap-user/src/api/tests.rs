@@ -27,6 +27,7 @@ fn container() -> Container {
         ip: Ipv4Addr::new(10, 0, 0, 1),
         ip6: Some(Ipv6Addr::LOCALHOST),
         ports: "31000-31009,31500".parse().expect("ports"),
+        automatic_ports: vec![PortRange::new(31500, 31500).expect("a range")],
         ephemeral_ports: PortRange::new(32768, 33791).expect("a range"),
         draining_ports: "34816-35839".parse().expect("ports"),
         egress: Some(Limit { rate: 1, ceil: 2, burst: 3, leaf: "fq_codel".to_owned() }),
@@ -40,10 +41,14 @@ fn container() -> Container {
 const CONTAINER: &str = concat!(
     r#""name":"web","slot":3,"netns":"/run/netns/web","pid":null,"host_veth":"pm3","interface":"eth0","#,
     r#""ip":"10.0.0.1","ip6":"::1","ports":[[31000,31009],[31500,31500]],"#,
-    r#""ephemeral_ports":[32768,33791],"draining_ports":[[34816,35839]],"#,
+    r#""automatic_ports":[[31500,31500]],"ephemeral_ports":[32768,33791],"draining_ports":[[34816,35839]],"#,
     r#""egress":{"rate":1,"ceil":2,"burst":3,"leaf":"fq_codel"},"ingress":null,"#,
     r#""loopback":"private","labels":{"framework_id":"f-1"},"state":"ready""#
 );
+
+fn automatic() -> Vec<AutomaticRange> {
+    ["auto:10", "auto:3+aligned"].map(|range| range.parse().expect(range)).into()
+}
 
 #[test]
 fn api_json_of_requests_is_pinned() {
@@ -65,6 +70,7 @@ fn api_json_of_requests_is_pinned() {
             pid: Some(4),
             container_interface: Some("ens3".to_owned()),
             ports: "31000-31009".parse().expect("ports"),
+            automatic_ports: automatic(),
             take: true,
             inherit_sysctls: true,
             ephemeral_ports_per_container: Some(64),
@@ -76,7 +82,7 @@ fn api_json_of_requests_is_pinned() {
         &format!(
             concat!(
                 r#"{{"name":"web","netns":"/run/netns/x","pid":4,"container_interface":"ens3","ports":[[31000,31009]],"#,
-                r#""take":true,"inherit_sysctls":true,"ephemeral_ports_per_container":64,"traffic":{spec},"#,
+                r#""automatic_ports":[{{"count":10}},{{"count":3,"aligned":true}}],"take":true,"inherit_sysctls":true,"ephemeral_ports_per_container":64,"traffic":{spec},"#,
                 r#""labels":{{"framework_id":"f-1"}},"ends_with_asker":true}}"#
             ),
             spec = spec
@@ -87,6 +93,7 @@ fn api_json_of_requests_is_pinned() {
     pin(
         &UpdateRequest {
             ports: Some(PortSet::default()),
+            automatic_ports: automatic(),
             take: true,
             ephemeral_ports_per_container: Some(2048),
             traffic,
@@ -94,7 +101,7 @@ fn api_json_of_requests_is_pinned() {
         },
         &format!(
             concat!(
-                r#"{{"ports":[],"take":true,"ephemeral_ports_per_container":2048,"traffic":{spec},"#,
+                r#"{{"ports":[],"automatic_ports":[{{"count":10}},{{"count":3,"aligned":true}}],"take":true,"ephemeral_ports_per_container":2048,"traffic":{spec},"#,
                 r#""labels":{{"a":null,"b":"1"}}}}"#
             ),
             spec = spec
@@ -249,6 +256,8 @@ fn api_json_of_findings_is_pinned() {
 fn api_rejects_invalid_values_in_requests() {
     for (json, part) in [
         (r#"{"name":"a","ports":[[5,4]]}"#, "[5,4] is reversed"),
+        (r#"{"name":"a","automatic_ports":[{"count":0}]}"#, "an automatic range of 0 ports"),
+        (r#"{"name":"a","automatic_ports":[{"count":65536}]}"#, "expected a number between 1 and 65535"),
         (r#"{"name":"a","traffic":{"cpus":-1}}"#, "-1 CPUs"),
         (r#"{"name":"a","traffic":{"loopback":"mine"}}"#, "expected `shared` or `private`"),
         (r#"{"name":"a","traffic":{"rate":1}}"#, "unknown field `rate`"),

@@ -1,7 +1,7 @@
 //! The JSON forms of model values. The structs of [`api`](super) hold model values; how each is written is
 //! decided here alone, so no change of the model changes the protocol by accident.
 
-use std::{collections::BTreeMap, fmt::Display, marker::PhantomData, str::FromStr};
+use std::{collections::BTreeMap, fmt::Display, marker::PhantomData, num::NonZeroU16, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -116,6 +116,15 @@ pub(super) type LabelChanges = BTreeMap<String, Option<String>>;
 /// A range as its inclusive bounds.
 pub(super) type Range = (u16, u16);
 
+/// See [`model::AutomaticRange`].
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AutomaticRange {
+    count: u32,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    aligned: bool,
+}
+
 /// See [`model::TrafficSpec`].
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -185,6 +194,24 @@ mirror_struct!(RttPercentiles { p50, p90, p95, p99 });
 mirror_enum!(Loopback { Shared, Private });
 mirror_struct!(Limit { rate, ceil, burst, leaf });
 mirror_struct!(QueueStats { kind, bytes, packets, drops, overlimits, requeues, backlog, qlen, ecn_marks });
+
+impl From<model::AutomaticRange> for AutomaticRange {
+    fn from(model::AutomaticRange { count, is_aligned }: model::AutomaticRange) -> Self {
+        Self { count: u16::from(count).into(), aligned: is_aligned }
+    }
+}
+
+impl TryFrom<AutomaticRange> for model::AutomaticRange {
+    type Error = String;
+
+    fn try_from(AutomaticRange { count, aligned }: AutomaticRange) -> Result<Self, String> {
+        let valid = u16::try_from(count).ok().and_then(NonZeroU16::new);
+        let count = valid.ok_or_else(|| {
+            format!("an automatic range of {count} ports: expected a number between 1 and 65535")
+        })?;
+        Ok(Self { count, is_aligned: aligned })
+    }
+}
 
 impl From<model::TrafficSpec> for TrafficSpec {
     fn from(model::TrafficSpec { egress_rate, ingress_rate, cpus, loopback }: model::TrafficSpec) -> Self {

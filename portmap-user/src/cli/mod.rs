@@ -6,6 +6,7 @@ mod events;
 mod explain;
 mod flows;
 mod output;
+mod port_variables;
 mod print;
 mod process;
 mod top;
@@ -29,7 +30,7 @@ use crate::{
     error::{Error, Kind, Result},
     kernel::{bpffs, programs::AttachMode},
     log,
-    model::{Cpus, Label, LabelChanges, Labels, Loopback, PortSet, TrafficSpec},
+    model::{Cpus, Label, LabelChanges, Labels, Loopback, PortRequest, TrafficSpec},
     paths::{DEFAULT_BPFFS_DIR, DEFAULT_STATE_DIR, STATE_DIR_VARIABLE, StateDir},
     sizes::HumanBytes,
 };
@@ -87,9 +88,9 @@ enum Verb {
     Update {
         /// Its name
         name: String,
-        /// New static ports, replacing the current ones
-        #[arg(long, value_name = "RANGES", allow_hyphen_values = true)]
-        ports: Option<PortSet>,
+        /// New static ports, replacing the current ones; for automatic ranges it keeps current ports that fit
+        #[arg(long, value_name = "RANGES|auto:N", allow_hyphen_values = true)]
+        ports: Option<PortRequest>,
         /// Take ports from listening processes of the host
         #[arg(long)]
         take: bool,
@@ -216,9 +217,10 @@ struct PortOptions {
     /// Name of its interface, for programs that expect the uplink's for example [default: eth0]
     #[arg(long, value_name = "NAME", alias = "container_interface")]
     container_interface: Option<String>,
-    /// Static ports, such as 31000-31009,31500
-    #[arg(long, value_name = "RANGES", allow_hyphen_values = true)]
-    ports: Option<PortSet>,
+    /// Static ports, such as 31000-31009,31500; the daemon chooses N adjacent ones for auto:N, and for
+    /// auto:N+aligned the first one is a multiple of N
+    #[arg(long, value_name = "RANGES|auto:N", allow_hyphen_values = true)]
+    ports: Option<PortRequest>,
     /// Number of ephemeral ports, a power of two [default: the daemon's]
     #[arg(long, value_name = "N", alias = "ephemeral_ports_per_container")]
     ephemeral_ports_per_container: Option<u16>,
@@ -256,12 +258,14 @@ impl TrafficOptions {
 
 impl PortOptions {
     fn request(self, name: String, traffic: &TrafficOptions, labels: Vec<Label>) -> Result<AddRequest> {
+        let ports = self.ports.unwrap_or_default();
         Ok(AddRequest {
             name,
             netns: None,
             pid: None,
             container_interface: self.container_interface,
-            ports: self.ports.unwrap_or_default(),
+            ports: ports.numbered(),
+            automatic_ports: ports.automatic(),
             take: self.take,
             inherit_sysctls: false,
             ephemeral_ports_per_container: self.ephemeral_ports_per_container,
@@ -299,11 +303,20 @@ impl Command {
             Verb::Run { name, ports, traffic, labels, command } => {
                 let command = command.words("portmap run")?;
                 let name = name.unwrap_or_else(|| format!("run-{}", std::process::id()));
-                return process::run(&client()?, ports.request(name, &traffic, labels)?, &command);
+                let requested = ports.ports.clone();
+                let request = ports.request(name, &traffic, labels)?;
+                return process::run(&client()?, request, requested.as_ref(), &command);
             }
             Verb::Update { name, ports, take, ephemeral_ports_per_container, traffic, labels } => {
                 let (traffic, labels) = (traffic.spec(), LabelChanges::from_iter(labels));
-                let request = UpdateRequest { ports, take, ephemeral_ports_per_container, traffic, labels };
+                let request = UpdateRequest {
+                    automatic_ports: ports.as_ref().map(PortRequest::automatic).unwrap_or_default(),
+                    ports: ports.as_ref().map(PortRequest::numbered),
+                    take,
+                    ephemeral_ports_per_container,
+                    traffic,
+                    labels,
+                };
                 print::changed(output, &client()?.update(&name, &request)?)?;
             }
             Verb::Exec { name, command } => {

@@ -53,6 +53,10 @@ fn described(container: &Container) -> String {
     ] {
         table.add_row([name.to_owned(), value]);
     }
+    if !container.automatic_ports.is_empty() {
+        let ranges: Vec<String> = container.automatic_ports.iter().map(ToString::to_string).collect();
+        table.add_row(["automatic ports".to_owned(), wrap::lines(&ranges.join(","))]);
+    }
     if !container.draining_ports.is_empty() {
         table.add_row(["draining ports".to_owned(), container.draining_ports.to_string()]);
     }

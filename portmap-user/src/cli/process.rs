@@ -18,12 +18,17 @@ use nix::{
     unistd::{Pid, getpid, getppid},
 };
 
-use super::{output, print};
+use super::{
+    output,
+    port_variables::{self, Variable},
+    print,
+};
 use crate::{
     api::{AddRequest, Container},
     client::{CallError, Client},
     error::{Context as _, Error, Result},
     kernel::namespace::Namespace,
+    model::PortRequest,
 };
 
 /// Exit codes of a shell for a command that cannot be executed, and for one that does not exist.
@@ -45,12 +50,19 @@ pub(super) fn exec(container: &Container, command: &[OsString]) -> Result<ExitCo
 
 /// Adds a container, runs a command in it, and removes the container; returns the command's exit code.
 ///
-/// If this process is killed, the kernel kills the command, and the daemon removes the container.
-pub(super) fn run(client: &Client, request: AddRequest, command: &[OsString]) -> Result<ExitCode> {
+/// If this process is killed, the kernel kills the command, and the daemon removes the container. The command's
+/// environment names the `requested` static ports.
+pub(super) fn run(
+    client: &Client,
+    request: AddRequest,
+    requested: Option<&PortRequest>,
+    command: &[OsString],
+) -> Result<ExitCode> {
     let added = client.add(&AddRequest { remove_with_client: true, ..request })?;
     print::warnings(&added);
     let container = added.container;
-    let ended = enter(&container.netns).and_then(|()| wait_for(command));
+    let variables = requested.map(|requested| port_variables::of(requested, &container.automatic_ports));
+    let ended = enter(&container.netns).and_then(|()| wait_for(command, &variables.unwrap_or_default()));
     // The socket is a file, so it can be reached from inside the container.
     if let Err(error) = client.delete(&container.name) {
         // A teardown removes the container together with the daemon.
@@ -89,8 +101,8 @@ fn cannot_run(command: &[OsString], error: &io::Error) -> ExitCode {
     ExitCode::from(if error.kind() == ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN })
 }
 
-/// Runs a command to its end, and forwards signals to it.
-fn wait_for(words: &[OsString]) -> Result<ExitCode> {
+/// Runs a command to its end with changes of its environment, and forwards signals to it.
+fn wait_for(words: &[OsString], variables: &[Variable]) -> Result<ExitCode> {
     let doing = || format!("cannot run {}", name_of(words));
     let mut awaited: SigSet = FORWARDED.into_iter().collect();
     awaited.add(Signal::SIGCHLD);
@@ -101,6 +113,12 @@ fn wait_for(words: &[OsString]) -> Result<ExitCode> {
     let before = awaited.thread_swap_mask(SigmaskHow::SIG_BLOCK).context(doing)?;
     let signals = SignalFd::new(&awaited).context(doing)?;
     let mut command = command_of(words);
+    for Variable { name, value } in variables {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
     prepare(&mut command, before);
     let mut child = match command.spawn() {
         Ok(child) => child,

@@ -36,9 +36,14 @@ pub(super) struct Env {
 }
 
 impl Env {
-    /// All ports that containers can own.
+    /// The ports of the daemon's pools.
     pub(super) fn managed_ports(&self) -> PortSet {
         self.settings.ports.union(&self.settings.ephemeral_ports)
+    }
+
+    /// Those of a container's static ports that are outside the daemon's pools.
+    pub(super) fn published(&self, ports: &PortSet) -> PortSet {
+        ports.difference(&self.settings.ports)
     }
 
     /// Whether the uplinks have the qdisc with one flow per container.

@@ -56,6 +56,8 @@ pub struct ContainerRecord {
     pub interface: InterfaceName,
     /// Its static ports.
     pub ports: PortSet,
+    /// Those of them that the daemon has chosen: a range for each that was requested, in the order of the request.
+    pub automatic_ports: Vec<PortRange>,
     /// Its block of ephemeral ports.
     pub ephemeral_ports: PortRange,
     /// Ephemeral ports of which it opens no new connections, and which it keeps while its sockets use them.

@@ -51,6 +51,8 @@ pub mod limit;
 mod log_target;
 pub mod name;
 mod netns;
+pub mod port_choice;
+pub mod port_request;
 pub mod ports;
 mod process;
 pub mod protocol;
@@ -71,6 +73,7 @@ pub use self::{
     limit::{Direction, Limit, PerCpu, Policy},
     log_target::LogTarget,
     netns::NetnsId,
+    port_request::{AutomaticRange, PortRequest},
     ports::{PortRange, PortSet},
     process::Process,
     protocol::Protocol,

@@ -89,6 +89,11 @@ impl PortSet {
         self.0.iter().any(|range| range.contains(port))
     }
 
+    /// The longest range; the first one of several.
+    pub fn longest_run(&self) -> Option<PortRange> {
+        self.0.iter().rev().max_by_key(|range| range.count()).copied()
+    }
+
     /// The ports that are in both sets.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
@@ -101,11 +106,13 @@ impl PortSet {
     /// The ports that are in this set but not in the other.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
-        let mut remaining = Vec::new();
+        let (mut remaining, mut holes) = (Vec::new(), other.0.as_slice());
         for range in &self.0 {
+            // Both are sorted, so holes before this range are before all later ones.
+            holes = &holes[holes.partition_point(|hole| hole.last < range.first)..];
             // In 32 bits, so that the successor of 65535 does not overflow.
             let mut next = u32::from(range.first);
-            for hole in other.0.iter().filter(|hole| hole.last >= range.first && hole.first <= range.last) {
+            for hole in holes.iter().take_while(|hole| hole.first <= range.last) {
                 remaining.extend(range_of(next, u32::from(hole.first)));
                 next = u32::from(hole.last) + 1;
             }
@@ -182,34 +189,40 @@ impl FromStr for PortSet {
     /// Parses a list such as `31000-32000,33000`. One pair of brackets around the list and spaces around
     /// commas are accepted.
     fn from_str(text: &str) -> Result<Self> {
-        let fail = |part: &str, problem: &str| {
-            Error::usage(format!(
-                "{part:?} in the port list {text:?} {problem}: expected ports and ranges between 1 and 65535 such \
-                 as 31000-32000,33000"
-            ))
-        };
-        let trimmed = text.trim();
-        let parts = match (trimmed.strip_prefix('['), trimmed.ends_with(']')) {
-            (Some(inside), true) => &inside[..inside.len() - 1],
-            (None, false) => trimmed,
-            _ => return Err(fail(trimmed, "has an unmatched bracket")),
-        };
-        if parts.trim().is_empty() {
-            return Ok(Self::default());
-        }
-        let port = |part: &str, number: &str| match number.trim().parse::<u32>() {
-            Ok(0) => Err(fail(part, "has port 0, which cannot be owned")),
-            Ok(number) => u16::try_from(number).map_err(|_beyond| fail(part, "is beyond port 65535")),
-            Err(_not_a_number) => Err(fail(part, "is neither a port nor a range")),
-        };
-        let mut ranges = Vec::new();
-        for part in parts.split(',') {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            let range = PortRange::new(port(part, first)?, port(part, last)?);
-            ranges.push(range.ok_or_else(|| fail(part, "is a reversed range"))?);
-        }
-        Ok(ranges.into())
+        let ranges: Result<Vec<PortRange>> =
+            items(text)?.into_iter().map(|item| range_in(item, text)).collect();
+        Ok(ranges?.into())
     }
+}
+
+/// Splits a list at its commas, without the brackets around it.
+pub(super) fn items(text: &str) -> Result<Vec<&str>> {
+    let trimmed = text.trim();
+    let inside = match (trimmed.strip_prefix('['), trimmed.ends_with(']')) {
+        (Some(inside), true) => &inside[..inside.len() - 1],
+        (None, false) => trimmed,
+        _ => return Err(invalid(trimmed, text, "has an unmatched bracket")),
+    };
+    Ok(if inside.trim().is_empty() { Vec::new() } else { inside.split(',').collect() })
+}
+
+/// Parses a port or a range of the list `text`.
+pub(super) fn range_in(item: &str, text: &str) -> Result<PortRange> {
+    let port = |number: &str| match number.trim().parse::<u32>() {
+        Ok(0) => Err(invalid(item, text, "has port 0, which cannot be owned")),
+        Ok(number) => u16::try_from(number).map_err(|_beyond| invalid(item, text, "is beyond port 65535")),
+        Err(_not_a_number) => Err(invalid(item, text, "is neither a port nor a range")),
+    };
+    let (first, last) = item.split_once('-').unwrap_or((item, item));
+    let range = PortRange::new(port(first)?, port(last)?);
+    range.ok_or_else(|| invalid(item, text, "is a reversed range"))
+}
+
+fn invalid(item: &str, text: &str, problem: &str) -> Error {
+    Error::usage(format!(
+        "{item:?} in the port list {text:?} {problem}: expected ports and ranges between 1 and 65535 such as \
+         31000-32000,33000"
+    ))
 }
 
 #[cfg(test)]

@@ -85,6 +85,8 @@ pub struct Container {
     #[serde(default)]
     interface: Option<String>,
     ports: Vec<(u16, u16)>,
+    #[serde(default)]
+    automatic_ports: Vec<(u16, u16)>,
     ephemeral_ports: (u16, u16),
     #[serde(default)]
     draining: Vec<Draining>,
@@ -269,6 +271,7 @@ impl Recorded for model::ContainerRecord {
             owner,
             interface,
             ports,
+            automatic_ports,
             ephemeral_ports,
             draining,
             ipv6,
@@ -290,6 +293,7 @@ impl Recorded for model::ContainerRecord {
             owner: owner.map(Process::from),
             interface: Some(interface.to_string()),
             ports: ports.into(),
+            automatic_ports: automatic_ports.into_iter().map(Into::into).collect(),
             ephemeral_ports: ephemeral_ports.into(),
             draining: draining.into_iter().map(Draining::from).collect(),
             ipv6,
@@ -314,6 +318,7 @@ impl Recorded for model::ContainerRecord {
             owner,
             interface,
             ports,
+            automatic_ports,
             ephemeral_ports,
             draining,
             ipv6,
@@ -335,6 +340,7 @@ impl Recorded for model::ContainerRecord {
             owner: owner.map(Into::into),
             interface: interface.map_or_else(|| Ok(model::InterfaceName::default()), |name| name.parse())?,
             ports: ports.try_into()?,
+            automatic_ports: automatic_ports.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
             ephemeral_ports: ephemeral_ports.try_into()?,
             draining: draining.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
             ipv6,

@@ -8,7 +8,8 @@ use crate::model::Loopback as ModelLoopback;
 const CONTAINER: &str = concat!(
     r#"{"name":"web","slot":3,"netns":"/run/netns/web","namespace":{"device":4,"#,
     r#""inode":4026531840,"cookie":7},"owns_netns":false,"pid":12,"owner":{"pid":13,"#,
-    r#""started":99},"interface":"ens3","ports":[[31000,31009],[31500,31500]],"ephemeral_ports":[32768,33791],"#,
+    r#""started":99},"interface":"ens3","ports":[[31000,31009],[31500,31500]],"#,
+    r#""automatic_ports":[[31500,31500],[31004,31005]],"ephemeral_ports":[32768,33791],"#,
     r#""draining":[{"ports":[34816,35839],"until":{"secs":7,"nanos":8}}],"#,
     r#""ipv6":true,"wishes":{"egress_rate":0,"cpus":1.5,"loopback":"private"},"#,
     r#""labels":{"framework_id":"f-1"},"egress":null,"#,
@@ -45,6 +46,7 @@ fn state_file_json_of_a_container_is_pinned() {
     assert_eq!(written(&record), CONTAINER);
     assert_eq!(record.ports.to_string(), "31000-31009,31500");
     assert_eq!(record.all_ports().to_string(), "31000-31009,31500,32768-33791,34816-35839");
+    assert_eq!(record.automatic_ports[1].to_string(), "31004-31005");
     assert_eq!(record.draining[0].until, Duration::new(7, 8));
     assert_eq!(record.traffic.loopback, Some(ModelLoopback::Private));
     assert_eq!(record.traffic.cpus.map(f64::from), Some(1.5));

@@ -28,7 +28,8 @@ pub use self::{
 use crate::{
     error::{Context as _, Error, Result},
     model::{
-        Cpus, Direction, HostAccess, LogTarget, Policy, PortSet, Reach, Resources, ephemeral, resources,
+        Cpus, Direction, HostAccess, LogTarget, Policy, PortRange, PortSet, Reach, Resources, ephemeral,
+        resources,
     },
     paths::{DEFAULT_BPFFS_DIR, DEFAULT_STATE_DIR, Pins, StateDir},
     sizes::HumanBytes,
@@ -56,6 +57,8 @@ pub struct Settings {
     pub lo_name: Option<String>,
     /// Static ports that containers can request.
     pub ports: PortSet,
+    /// Ports outside the pools that containers can request by number.
+    pub published: PortSet,
     /// Ports of the pool of ephemeral ports.
     pub ephemeral_ports: PortSet,
     /// Default number of ephemeral ports per container.
@@ -226,6 +229,16 @@ impl RawSettings {
                 "--listen {address}: the daemon's own port must not be one of the containers' ports"
             )));
         }
+        let published = given(&self.published_ports)?.unwrap_or_default();
+        let in_pool = published.intersection(&ephemeral_ports);
+        if !in_pool.is_empty() {
+            return Err(Error::usage(format!(
+                "the ports {in_pool} are in --published-ports and in --ephemeral-ports: expected in one"
+            )));
+        }
+        // Like the ports of the pool, the daemon's own port can be no container's.
+        let own = listen.and_then(|address| PortRange::new(address.port(), address.port()));
+        let published = published.difference(&ports).difference(&own.into_iter().collect::<Vec<_>>().into());
         let shaping = self.shaping(resources.cpus)?;
         let is_on = |flag: Option<bool>| flag.unwrap_or(false);
         let monitor = Monitor {
@@ -258,6 +271,7 @@ impl RawSettings {
             uplinks: uplinks::parsed(self.uplink)?,
             lo_name: self.lo_name,
             ports,
+            published,
             ephemeral_ports,
             block,
             quarantine: self.ephemeral_ports_quarantine.map_or(DEFAULT_QUARANTINE, |duration| duration.0),

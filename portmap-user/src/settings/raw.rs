@@ -50,6 +50,9 @@ pub struct RawSettings {
     /// Static ports that containers can request, such as 31000-32000,33000
     #[arg(long, value_name = "RANGES", allow_hyphen_values = true)]
     pub(super) ports: Option<String>,
+    /// Ports outside these pools that containers can request by number, such as 80,443 [default: none]
+    #[arg(long, value_name = "RANGES", allow_hyphen_values = true)]
+    pub(super) published_ports: Option<String>,
     /// Ports that are divided among the containers for their outgoing connections
     #[arg(long, value_name = "RANGES", allow_hyphen_values = true)]
     pub(super) ephemeral_ports: Option<String>,
@@ -217,7 +220,7 @@ impl RawSettings {
         merge!(
             self,
             other:
-            uplink, lo_name, isolation, ports, ephemeral_ports,
+            uplink, lo_name, isolation, ports, published_ports, ephemeral_ports,
             ephemeral_ports_per_container, ephemeral_ports_quarantine, ephemeral_ports_drain, resources,
             state_dir, bpffs_dir, ipv6, address, exclude_address,
             egress_rate_limit_per_container, egress_rate_per_cpu, minimum_egress_rate_limit,

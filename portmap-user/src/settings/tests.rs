@@ -33,6 +33,22 @@ fn settings_accept_underscores_and_the_last_flag_wins() {
 }
 
 #[test]
+fn settings_published_ports_are_outside_the_pools() {
+    let of = |flags: &str| settings(&format!("--ephemeral-ports 61440-65535 --ports 31000-32000 {flags}"));
+    let published = |flags: &str| of(flags).expect(flags).published.to_string();
+    assert_eq!(published(""), "");
+    assert_eq!(published("--published-ports 80,443"), "80,443");
+    // The daemon's own port is not among them.
+    assert_eq!(published("--published_ports 1-61439"), "1-5050,5052-30999,32001-61439");
+    assert_eq!(published("--published-ports 5000-6000 --listen none"), "5000-6000");
+    let error = of("--published-ports 1-65535").expect_err("two uses").message;
+    assert!(
+        error.contains("the ports 61440-65535 are in --published-ports and in --ephemeral-ports"),
+        "{error}"
+    );
+}
+
+#[test]
 fn settings_flags_accept_the_documented_forms() {
     let of = |flags: &str| settings(&format!("--ephemeral-ports 61440-65535 {flags}")).expect(flags);
     for (flags, expected) in [

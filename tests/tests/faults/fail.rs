@@ -10,13 +10,14 @@ use portmap_tests::{
 };
 
 use crate::{
-    A, ADD, MORE, at_every_step, expect_healthy, form, in_service, starts, succeeds, to_few, with_container,
+    A, ADD, MORE, PUBLISHED, at_every_step, expect_healthy, form, in_service, starts, succeeds, to_few,
+    with_container,
 };
 
 #[test]
 fn step_failure_in_commands() {
     let cgroup = Cgroup::new();
-    let sandbox = Sandbox::new().guarded(&cgroup);
+    let sandbox = Sandbox::new().guarded(&cgroup).publishing(PUBLISHED);
     let daemon = sandbox.daemon();
     let before = sandbox.inventory();
     let files = daemon.open_files();
@@ -73,7 +74,7 @@ fn step_failure_in_commands() {
 #[test]
 fn step_failure_in_start() {
     let cgroup = Cgroup::new();
-    let sandbox = Sandbox::new().guarded(&cgroup);
+    let sandbox = Sandbox::new().guarded(&cgroup).publishing(PUBLISHED);
     let daemon = sandbox.daemon();
     sandbox.ok(&ADD);
     let added = sandbox.json(&["show", "a"]);
@@ -99,7 +100,7 @@ fn step_failure_in_start() {
 #[test]
 fn step_failure_in_shutdown() {
     let cgroup = Cgroup::new();
-    let sandbox = Sandbox::new().guarded(&cgroup);
+    let sandbox = Sandbox::new().guarded(&cgroup).publishing(PUBLISHED);
     let initial = sandbox.inventory();
     let prepare = || with_container(&sandbox).kill();
     at_every_step(

@@ -12,8 +12,8 @@ use portmap_tests::{
 use serde_json::json;
 
 use crate::{
-    A, ADD, ADD_TO_EXISTING, MORE, at_every_step, expect_all_or_nothing, expect_healthy, form, in_service,
-    starts, succeeds, to_few, with_container,
+    A, ADD, ADD_TO_EXISTING, MORE, PUBLISHED, at_every_step, expect_all_or_nothing, expect_healthy, form,
+    in_service, starts, succeeds, to_few, with_container,
 };
 
 /// A daemon that is replaced after it was killed.
@@ -39,7 +39,7 @@ impl<'a> ReplacedDaemon<'a> {
 #[test]
 fn kill_during_add() {
     let cgroup = Cgroup::new();
-    let sandbox = Sandbox::new().guarded(&cgroup);
+    let sandbox = Sandbox::new().guarded(&cgroup).publishing(PUBLISHED);
     sandbox.sh(Netns::Host, "ip netns add existing; ip -n existing link set lo up");
     // Sets the loopback MAC address once, because the kernel cannot unset it.
     let daemon = sandbox.daemon();
@@ -85,7 +85,7 @@ fn kill_during_add() {
 #[test]
 fn kill_during_delete() {
     let cgroup = Cgroup::new();
-    let sandbox = Sandbox::new().guarded(&cgroup);
+    let sandbox = Sandbox::new().guarded(&cgroup).publishing(PUBLISHED);
     let mut daemon = ReplacedDaemon::start(&sandbox);
     let before = sandbox.inventory();
     let add = || drop(sandbox.ok(&ADD));
@@ -106,13 +106,13 @@ fn kill_during_delete() {
 #[test]
 fn kill_during_update() {
     let cgroup = Cgroup::new();
-    let sandbox = Sandbox::new().guarded(&cgroup);
+    let sandbox = Sandbox::new().guarded(&cgroup).publishing(PUBLISHED);
     let mut daemon = ReplacedDaemon::start(&sandbox);
     sandbox.ok(&["add", "a"]);
     to_few(&sandbox);
     let _service = Service::start(&sandbox, A, Transport::Udp, 31000, "a");
     let few = json!([[[31000, 31003]], null, null, [61440, 62463]]);
-    let more = json!([[[31000, 31001], [31004, 31004]], 1_250_000, 2_500_000, [61440, 63487]]);
+    let more = json!([[[80, 80], [31000, 31001], [31004, 31004]], 1_250_000, 2_500_000, [61440, 63487]]);
     let reset = || to_few(&sandbox);
     at_every_step(
         "updating",
@@ -135,7 +135,7 @@ fn kill_during_update() {
 #[test]
 fn kill_during_start() {
     let cgroup = Cgroup::new();
-    let sandbox = Sandbox::new().guarded(&cgroup);
+    let sandbox = Sandbox::new().guarded(&cgroup).publishing(PUBLISHED);
     let initial = sandbox.inventory();
     let start = |()| starts(&sandbox);
     let mut again = false;
@@ -173,7 +173,7 @@ fn kill_during_layout_migration() {
 /// Kills a daemon at every step of its start with one container, after a script.
 fn kill_during_start_after(test: &str, script: &str) {
     let cgroup = Cgroup::new();
-    let sandbox = Sandbox::new().guarded(&cgroup);
+    let sandbox = Sandbox::new().guarded(&cgroup).publishing(PUBLISHED);
     let start = |()| starts(&sandbox);
     let daemon = sandbox.daemon();
     sandbox.ok(&ADD);
@@ -210,7 +210,7 @@ fn kill_during_start_after(test: &str, script: &str) {
 #[test]
 fn kill_during_teardown() {
     let cgroup = Cgroup::new();
-    let sandbox = Sandbox::new().guarded(&cgroup);
+    let sandbox = Sandbox::new().guarded(&cgroup).publishing(PUBLISHED);
     let initial = sandbox.inventory();
     // With a daemon, and by the command line alone.
     for with_daemon in [true, false] {
@@ -239,7 +239,7 @@ fn kill_during_teardown() {
 
 #[test]
 fn kill_during_cleanup_after_a_reboot() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::new().publishing(PUBLISHED);
     with_container(&sandbox).kill();
     sandbox.sh(Netns::Host, "cp -r /run/portmap /run/kept");
     sandbox.ok(&["teardown"]);

@@ -15,9 +15,11 @@ use portmap_tests::{
 use serde_json::{Value, json};
 
 const A: Netns<'_> = Netns::Container("a");
+/// A published port of the containers.
+const PUBLISHED: &str = "80";
 /// Adds a container with all features.
 const ADD: [&str; 8] =
-    ["add", "a", "--ports", "31000-31009", "--egress-rate", "100mbit", "--ingress-rate", "100mbit"];
+    ["add", "a", "--ports", "80,31000-31009,auto:2", "--egress-rate", "100mbit", "--ingress-rate", "100mbit"];
 /// Adds a container in an existing namespace.
 const ADD_TO_EXISTING: [&str; 6] = ["add", "a", "--netns", "/run/netns/existing", "--ports", "31000"];
 /// More steps than any operation has.
@@ -122,7 +124,7 @@ const MORE: [&str; 10] = [
     "update",
     "a",
     "--ports",
-    "31000-31001,31004",
+    "80,31000-31001,31004",
     "--egress-rate",
     "10mbit",
     "--ingress-rate",

@@ -10,7 +10,7 @@ use crate::{
     api::AddRequest,
     daemon::{
         host::{sockets::HostSockets, tracked},
-        registry::{Admission, Entry, Refusal},
+        registry::{Admission, Entry, Refusal, StaticPortRequest},
     },
     error::{Error, Result},
     kernel::{link, netlink::Netlink},
@@ -62,10 +62,13 @@ impl Containers {
     /// [`Refusal::Taken`] if other containers own a resource that it needs.
     pub(in crate::daemon) fn add(&self, request: AddRequest) -> Result<Changed, Refusal> {
         let netlink = Netlink::open()?;
-        let (mut record, warnings) = self.admit(&netlink, request)?;
+        let numbered = request.ports.clone();
+        let admitted = self.admit(&netlink, request);
+        let (mut record, warnings) = admitted.inspect_err(|_refusal| self.unreserve_unowned(&numbered))?;
         // After the admission, because a later change of the host finds the container in the registry.
         (record.egress, record.ingress) = limits::for_traffic(&self.env, &self.host.state(), &record.traffic);
-        let kept = self.keep_tracked_connections(&record.all_ports());
+        let reserved = self.reserve_published(&record.ports);
+        let kept = reserved.and_then(|()| self.keep_tracked_connections(&record.all_ports()));
         if let Err(refusal) = kept.map_err(Refusal::from).and_then(|()| self.provision(&netlink, &mut record))
         {
             return Err(match self.remove(&netlink, &record) {
@@ -117,7 +120,8 @@ impl Containers {
             netns,
             pid,
             container_interface,
-            ports,
+            ports: numbered,
+            automatic_ports: automatic,
             take,
             remove_with_client: _,
             owner,
@@ -128,11 +132,14 @@ impl Containers {
         } = request;
         let interface =
             container_interface.as_deref().map_or_else(|| Ok(InterfaceName::default()), str::parse)?;
-        self.registry.check_available(&name, &ports)?;
-        let state = self.host.state();
-        let sockets = HostSockets::read(&state, &ports.union(&self.env.settings.ephemeral_ports));
-        let warnings = sockets.check(&ports, take)?;
-        self.registry.keep_host_connections(&sockets.connections(&ports))?;
+        self.registry.check_available(&name, &numbered)?;
+        self.reserve_published(&numbered)?;
+        let (state, settings) = (self.host.state(), &self.env.settings);
+        let choices = if automatic.is_empty() { PortSet::default() } else { settings.ports.clone() };
+        let read = numbered.union(&choices).union(&settings.ephemeral_ports);
+        let sockets = HostSockets::read(&state, &read);
+        let warnings = sockets.check(&numbered, take)?;
+        self.registry.keep_host_connections(&sockets.connections(&numbered))?;
         let foreign_slots = self.foreign_slots(netlink)?;
         let record = self.registry.admit(Admission {
             name,
@@ -140,7 +147,7 @@ impl Containers {
             pid,
             owner,
             interface,
-            ports,
+            ports: StaticPortRequest { numbered, automatic },
             block,
             ipv6: state.v6.is_some(),
             traffic,

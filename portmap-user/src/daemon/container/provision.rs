@@ -160,6 +160,7 @@ impl Containers {
         }
         failures.note(deprovision(netlink, env.attach_mode, &env.settings.pins, record));
         failures.into_result()?;
+        self.unreserve_all_of(&record.name, &record.ports)?;
         self.registry.forget(record)
     }
 }

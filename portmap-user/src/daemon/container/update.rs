@@ -5,7 +5,10 @@ use tracing::warn;
 use super::{Containers, add::Changed, limits};
 use crate::{
     api::UpdateRequest,
-    daemon::{host::sockets::HostSockets, registry::Refusal},
+    daemon::{
+        host::sockets::HostSockets,
+        registry::{Refusal, StaticPortGrant, StaticPortRequest},
+    },
     durations::HumanDuration,
     error::Result,
     kernel::netlink::Netlink,
@@ -23,10 +26,24 @@ impl Containers {
     ///
     /// [`Refusal::Taken`] if other containers own one of the ports, or no block of the size is free.
     pub(in crate::daemon) fn update(&self, name: &str, request: UpdateRequest) -> Result<Changed, Refusal> {
+        let had = self.registry.snapshot().entry(name)?.record.ports.clone();
+        let concerned = request.numbered_ports().map(|numbered| numbered.union(&had));
+        let updated = self.update_reserved(name, request);
+        if let Some(concerned) = concerned {
+            self.unreserve_unowned(&concerned);
+        }
+        updated
+    }
+
+    /// The same, without ending the reservation of published ports.
+    fn update_reserved(&self, name: &str, request: UpdateRequest) -> Result<Changed, Refusal> {
         let block = request.ephemeral_ports_per_container;
-        let mut warnings = self.check_host_sockets(name, request.ports.as_ref(), request.take)?;
-        let before = self.registry.begin_update(name, request.ports.as_ref())?;
-        let updated = self.update_admitted(&before, request);
+        let numbered = request.numbered_ports();
+        let automatic = request.automatic_ports.clone();
+        let ports = numbered.map(|numbered| StaticPortRequest { numbered, automatic });
+        let (mut warnings, host_ports) = self.check_host_sockets(name, ports.as_ref(), request.take)?;
+        let (before, granted) = self.registry.begin_update(name, ports.as_ref(), &host_ports)?;
+        let updated = self.update_admitted(&before, granted, request);
         let after = match updated {
             Ok((after, warning)) => {
                 warnings.extend(warning);
@@ -52,10 +69,11 @@ impl Containers {
     fn update_admitted(
         &self,
         record: &ContainerRecord,
+        granted: Option<StaticPortGrant>,
         request: UpdateRequest,
     ) -> Result<(ContainerRecord, Option<String>), Refusal> {
         let (netlink, size) = (Netlink::open()?, request.ephemeral_ports_per_container);
-        let mut after = self.updated(record, request)?;
+        let mut after = self.updated(record, granted, request)?;
         let mut before = record.clone();
         if let Some(change) = size.map(|size| self.prepare_block(record, size)).transpose()?.flatten() {
             (after.ephemeral_ports, after.draining) = (change.block, change.draining);
@@ -64,7 +82,8 @@ impl Containers {
         let is_moved = after.ephemeral_ports != before.ephemeral_ports;
         let moved = if is_moved { self.use_block(&after) } else { Ok(()) };
         let new_ports = after.all_ports().difference(&record.all_ports());
-        let kept = moved.and_then(|()| self.keep_tracked_connections(&new_ports));
+        let reserved = moved.and_then(|()| self.reserve_published(&after.ports));
+        let kept = reserved.and_then(|()| self.keep_tracked_connections(&new_ports));
         let committed = kept.and_then(|()| self.commit(&netlink, &before, &after));
         if committed.is_err()
             && is_moved
@@ -99,9 +118,24 @@ impl Containers {
     /// # Errors
     ///
     /// If it would have too many labels.
-    fn updated(&self, before: &ContainerRecord, request: UpdateRequest) -> Result<ContainerRecord> {
+    fn updated(
+        &self,
+        before: &ContainerRecord,
+        granted: Option<StaticPortGrant>,
+        request: UpdateRequest,
+    ) -> Result<ContainerRecord> {
         // Without `..`, so that a new field of the request is a compile error here.
-        let UpdateRequest { ports, take: _, ephemeral_ports_per_container: _, traffic, labels } = request;
+        let UpdateRequest {
+            ports: _,
+            automatic_ports: _,
+            take: _,
+            ephemeral_ports_per_container: _,
+            traffic,
+            labels,
+        } = request;
+        let present =
+            || StaticPortGrant { ports: before.ports.clone(), automatic: before.automatic_ports.clone() };
+        let static_ports = granted.unwrap_or_else(present);
         // As a takeover, an update that is not about it gives an existing container no limit on receiving.
         let may_get_ingress = before.ingress.is_some()
             || traffic.ingress_rate.is_some()
@@ -109,7 +143,8 @@ impl Containers {
         let traffic = traffic.or(before.traffic);
         let (egress, ingress) = limits::for_traffic(&self.env, &self.host.state(), &traffic);
         Ok(ContainerRecord {
-            ports: ports.unwrap_or_else(|| before.ports.clone()),
+            ports: static_ports.ports,
+            automatic_ports: static_ports.automatic,
             labels: before.labels.clone().changed(&labels)?,
             traffic,
             egress,
@@ -118,21 +153,23 @@ impl Containers {
         })
     }
 
-    /// Returns the warnings for new ports that processes of the host use. Ports that the container already
-    /// owns are not checked.
+    /// Returns the warnings for new ports that processes of the host use, and the ports of the host's sockets.
+    /// Ports that the container already owns are not checked.
     fn check_host_sockets(
         &self,
         name: &str,
-        ports: Option<&PortSet>,
+        ports: Option<&StaticPortRequest>,
         take: bool,
-    ) -> Result<Vec<String>, Refusal> {
-        let Some(ports) = ports else { return Ok(Vec::new()) };
+    ) -> Result<(Vec<String>, PortSet), Refusal> {
+        let Some(StaticPortRequest { numbered, automatic }) = ports else { return Ok(Default::default()) };
         // The registry is asked first, because the operator cannot override its refusals.
-        let new = self.registry.new_ports(name, ports)?;
-        let sockets = HostSockets::read(&self.host.state(), &new);
+        let new = self.registry.new_ports(name, numbered)?;
+        let choices = if automatic.is_empty() { &PortSet::default() } else { &self.env.settings.ports };
+        self.reserve_published(&new)?;
+        let sockets = HostSockets::read(&self.host.state(), &new.union(choices));
         let warnings = sockets.check(&new, take)?;
         self.registry.keep_host_connections(&sockets.connections(&new))?;
-        Ok(warnings)
+        Ok((warnings, sockets.ports()))
     }
 
     /// Gives a container in service the limits of another record, which has the same ports.
@@ -162,6 +199,7 @@ impl Containers {
         // one.
         let limited = ContainerRecord {
             ports: before.ports.clone(),
+            automatic_ports: before.automatic_ports.clone(),
             ephemeral_ports: before.ephemeral_ports,
             draining: before.draining.clone(),
             ..after.clone()

@@ -9,6 +9,7 @@ mod ownership;
 mod policy;
 mod primary;
 mod projection;
+mod published;
 pub(super) mod setup;
 pub(super) mod sockets;
 mod state;

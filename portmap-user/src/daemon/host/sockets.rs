@@ -23,6 +23,8 @@ use crate::{
 
 /// Most programs that a list names.
 const MOST_PROGRAMS: usize = 16;
+/// Most ports between two ranges whose sockets are read together.
+const LARGEST_GAP: u16 = 4096;
 /// Most port ranges and pids that a list names for one program.
 const MOST_NAMED: usize = 12;
 
@@ -65,18 +67,15 @@ pub(in crate::daemon) fn findings(state: &HostState, managed: &PortSet, owned: &
 
 impl HostSockets {
     pub(in crate::daemon) fn read(state: &HostState, ports: &PortSet) -> Self {
-        let ranges = ports.ranges();
-        let span = ranges.first().zip(ranges.last());
-        let Some(span) = span.and_then(|(first, last)| PortRange::new(first.first(), last.last())) else {
-            return Self { sockets: Vec::new(), unknown: None };
-        };
-        match sockets::in_range(span) {
-            Ok(mut sockets) => {
-                sockets.retain(|socket| is_shared(state, socket.address) && ports.contains(socket.port));
-                Self { sockets, unknown: None }
+        let mut found = Vec::new();
+        for span in spans(ports) {
+            match sockets::in_range(span) {
+                Ok(sockets) => found.extend(sockets),
+                Err(error) => return Self { sockets: Vec::new(), unknown: Some(error.into()) },
             }
-            Err(error) => Self { sockets: Vec::new(), unknown: Some(error.into()) },
         }
+        found.retain(|socket| is_shared(state, socket.address) && ports.contains(socket.port));
+        Self { sockets: found, unknown: None }
     }
 
     /// All ports on which the host has a socket.
@@ -148,6 +147,21 @@ pub(super) fn key(local: SocketAddr, peer: SocketAddr) -> HostConnectionKey {
 /// loopback address.
 fn is_shared(state: &HostState, address: IpAddr) -> bool {
     address.is_unspecified() || address.is_loopback() || state.shares(address)
+}
+
+/// Few spans that include all ports. Each is one request to the kernel, so small gaps are included; large ones are
+/// not, because the host may have its own ephemeral ports there, with many sockets.
+fn spans(ports: &PortSet) -> Vec<PortRange> {
+    let mut spans: Vec<PortRange> = Vec::new();
+    for range in ports.ranges() {
+        match spans.last_mut() {
+            Some(span) if range.first() - span.last() <= LARGEST_GAP => {
+                *span = PortRange::new(span.first(), range.last()).unwrap_or(*span);
+            }
+            _ => spans.push(*range),
+        }
+    }
+    spans
 }
 
 /// The ports of one program's processes.
@@ -288,6 +302,20 @@ mod tests {
         let found = sockets.connections(&"31000".parse().expect("a port"));
         let lifetimes: Vec<u64> = found.iter().map(|(_, lifetime)| lifetime.as_secs()).collect();
         assert_eq!(lifetimes, [432_000, 180]);
+    }
+
+    #[test]
+    fn host_sockets_are_read_in_few_spans() {
+        for (ports, expected) in [
+            ("", ""),
+            ("80", "80"),
+            ("80,443,31000-32000,33000,61440-65535", "80-443,31000-33000,61440-65535"),
+            ("1,65535", "1,65535"),
+        ] {
+            let ports: PortSet = ports.parse().expect("ports");
+            let spans: Vec<String> = spans(&ports).iter().map(ToString::to_string).collect();
+            assert_eq!(spans.join(","), expected);
+        }
     }
 
     #[test]

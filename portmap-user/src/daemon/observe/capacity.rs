@@ -63,8 +63,7 @@ fn slots(containers: &Snapshot) -> SlotCapacity {
 fn static_ports(env: &Env, containers: &Snapshot) -> StaticCapacity {
     let managed = &env.settings.ports;
     let free_ports = managed.difference(&containers.static_ports());
-    // Of several the first one.
-    let largest_free_run = free_ports.ranges().iter().rev().max_by_key(|range| range.count()).copied();
+    let largest_free_run = free_ports.longest_run();
     let (total, free) = (managed.count(), free_ports.count());
     StaticCapacity { total, owned: total - free, free, largest_free_run, free_ports }
 }

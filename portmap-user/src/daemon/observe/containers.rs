@@ -18,6 +18,7 @@ pub(in crate::daemon) fn describe(env: &Env, state: &HostState, entry: &Entry) -
         ip: state.v4.address,
         ip6: state.v6.filter(|_| record.ipv6).map(|v6| v6.address),
         ports: record.ports.clone(),
+        automatic_ports: record.automatic_ports.clone(),
         ephemeral_ports: record.ephemeral_ports,
         draining_ports: record.draining_ports(),
         egress: record.egress.clone(),

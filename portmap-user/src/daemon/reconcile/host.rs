@@ -130,6 +130,7 @@ impl Reconciler {
         let were_pins_lost = self.restore_pins()?;
         let were_records_lost = self.restore_state();
         let mut report = self.setup(netlink, &state).ensure();
+        report.note("the reservation of published ports", self.containers.reconcile_reservations());
         report.note("the pins", Ok::<_, Error>(were_pins_lost));
         report.note("the state", were_records_lost);
         if let Some(guard) = &env.guard {

@@ -154,6 +154,7 @@ fn start_over(netlink: &Netlink, settings: Settings) -> Result<Started> {
     let state = host.state();
     let settings = &env.settings;
     Setup { netlink, settings, sysctls: &host.sysctls, state: &state, attach_mode }.apply()?;
+    containers.reconcile_reservations()?;
     attach_guard(&env, &registry)?;
     pin_migration::remove_earlier(settings.pins.bpffs())?;
     info!(
@@ -193,10 +194,10 @@ fn check_still_managed(
     pool: &mut EphemeralPool,
 ) -> Result<()> {
     let advice = "start with ranges that include them, or delete the container with the old settings first";
-    let lost = record.ports.difference(&settings.ports);
+    let lost = record.ports.difference(&settings.ports).difference(&settings.published);
     if !lost.is_empty() {
         return Err(Error::conflict(format!(
-            "container {:?} owns the ports {lost}, which --ports lacks: {advice}",
+            "container {:?} owns the ports {lost}, which --ports and --published-ports lack: {advice}",
             record.name
         )));
     }
@@ -217,7 +218,8 @@ fn attach_guard(env: &Env, registry: &Registry) -> Result<()> {
 
 /// Warns of the host's processes that use managed ports, and of its NAT rules that cannot work with containers.
 fn warn_of_host(env: &Env, registry: &Registry, state: &HostState) {
-    let (managed, owned) = (env.managed_ports(), registry.snapshot().owned_ports());
+    let owned = registry.snapshot().owned_ports();
+    let managed = env.managed_ports().union(&owned);
     let mut findings = sockets::findings(state, &managed, &owned);
     findings.extend(Nat { state, managed: &managed }.findings());
     for finding in findings.iter().filter(|finding| finding.health != Health::Ok) {

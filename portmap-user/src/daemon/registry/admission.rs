@@ -6,6 +6,7 @@ use super::{
     entries::Registry,
     refusal::Refusal,
     snapshot::{Entry, Snapshot},
+    static_ports::{StaticPortGrant, StaticPortRequest},
 };
 use crate::{
     api::ContainerState,
@@ -26,14 +27,14 @@ pub(in crate::daemon) struct Admission {
     pub(in crate::daemon) owner: Option<Process>,
     /// Name of the container's interface.
     pub(in crate::daemon) interface: InterfaceName,
-    pub(in crate::daemon) ports: PortSet,
+    pub(in crate::daemon) ports: StaticPortRequest,
     /// Size of its block of ephemeral ports; `None` for the daemon's default.
     pub(in crate::daemon) block: Option<u16>,
     pub(in crate::daemon) ipv6: bool,
     pub(in crate::daemon) traffic: TrafficSpec,
     pub(in crate::daemon) labels: Labels,
     pub(in crate::daemon) inherit_sysctls: bool,
-    /// Ports of the host's sockets. The pool skips blocks that contain one of them.
+    /// Ports of the host's sockets. None is chosen as an automatic port, and blocks that contain one are skipped.
     pub(in crate::daemon) host_ports: PortSet,
     /// Slots whose interface name or index an interface of another tool has.
     pub(in crate::daemon) foreign_slots: BTreeSet<u16>,
@@ -67,35 +68,6 @@ impl Registry {
         self.snapshot().free_slot(foreign)
     }
 
-    /// Refuses static ports that the container `name` cannot own.
-    fn check_static_ports(&self, containers: &Snapshot, name: &str, ports: &PortSet) -> Result<(), Refusal> {
-        if ports.contains(0) {
-            return Err(Error::usage("port 0 cannot be owned: expected ports between 1 and 65535").into());
-        }
-        let unmanaged = ports.difference(&self.env.settings.ports);
-        if !unmanaged.is_empty() {
-            let managed = if self.env.settings.ports.is_empty() {
-                "none; start it with --ports".to_owned()
-            } else {
-                self.env.settings.ports.to_string()
-            };
-            return Err(Error::usage(format!(
-                "the daemon does not manage the ports {unmanaged}: expected ports of {managed}"
-            ))
-            .into());
-        }
-        for entry in containers.entries().filter(|entry| entry.record.name != name) {
-            let taken = ports.intersection(&entry.record.ports.union(&entry.pending_ports));
-            if !taken.is_empty() {
-                return Err(Refusal::taken(format!(
-                    "the ports {taken} are owned by container {:?}",
-                    entry.record.name
-                )));
-            }
-        }
-        Ok(())
-    }
-
     /// Assigns a slot and ports to a new container, and writes its record in state `adding`, so that the next
     /// daemon can roll back an interrupted `add`.
     ///
@@ -107,7 +79,8 @@ impl Registry {
         let now = clock::since_boot()?;
         let mut state = self.state.lock();
         // Another container may have been admitted since the checks.
-        self.check_new(&state.containers, &admission.name, &admission.ports)?;
+        self.check_new(&state.containers, &admission.name, &admission.ports.numbered)?;
+        let static_ports = self.grant(&state, &admission.name, &admission.ports, &admission.host_ports)?;
         let slot = state.containers.free_slot(&admission.foreign_slots)?;
         let block = admission.block.unwrap_or(self.env.settings.block);
         check_block_size(block)?;
@@ -126,7 +99,8 @@ impl Registry {
             pid: admission.pid,
             owner: admission.owner,
             interface: admission.interface,
-            ports: admission.ports,
+            ports: static_ports.ports,
+            automatic_ports: static_ports.automatic,
             ephemeral_ports,
             draining: Vec::new(),
             ipv6: admission.ipv6,
@@ -165,16 +139,19 @@ impl Registry {
         Ok(())
     }
 
-    /// Reserves the ports of an update of a container in service. Returns the container's record.
+    /// Reserves the ports of an update of a container in service. Returns the container's record, and its new
+    /// static ports if the update changes them.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Taken`] if another container has any of them; an error if the container is not in service.
+    /// [`Refusal::Taken`] if other containers have ports that it needs; an error if the container is not in
+    /// service.
     pub(in crate::daemon) fn begin_update(
         &self,
         name: &str,
-        ports: Option<&PortSet>,
-    ) -> Result<ContainerRecord, Refusal> {
+        ports: Option<&StaticPortRequest>,
+        host_ports: &PortSet,
+    ) -> Result<(ContainerRecord, Option<StaticPortGrant>), Refusal> {
         let mut state = self.state.lock();
         let entry = state.containers.entry(name)?;
         if entry.state() != ContainerState::Ready {
@@ -185,27 +162,14 @@ impl Registry {
             .into());
         }
         let record = entry.record.clone();
-        if let Some(ports) = ports {
-            self.check_static_ports(&state.containers, name, ports)?;
-        }
-        self.change(&mut state, name, |entry| entry.pending_ports = ports.cloned().unwrap_or_default());
-        Ok(record)
+        let granted = ports.map(|ports| self.grant(&state, name, ports, host_ports)).transpose()?;
+        let pending = granted.as_ref().map(|granted| granted.ports.clone()).unwrap_or_default();
+        self.change(&mut state, name, |entry| entry.pending_ports = pending);
+        Ok((record, granted))
     }
 
     /// Releases the ports that an update has reserved.
     pub(in crate::daemon) fn cancel_update(&self, name: &str) {
         self.change(&mut self.state.lock(), name, |entry| entry.pending_ports = PortSet::default());
-    }
-
-    /// Those of `ports` that the container `name` does not own yet.
-    ///
-    /// # Errors
-    ///
-    /// [`Refusal::Taken`] if another container has any of them.
-    pub(in crate::daemon) fn new_ports(&self, name: &str, ports: &PortSet) -> Result<PortSet, Refusal> {
-        let containers = self.snapshot();
-        let had = &containers.entry(name)?.record.ports;
-        self.check_static_ports(&containers, name, ports)?;
-        Ok(ports.difference(had))
     }
 }

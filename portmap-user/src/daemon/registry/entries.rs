@@ -13,7 +13,7 @@ use crate::{
     error::{Failures, Result},
     kernel::{clock, port_table::PortTable},
     locks::{Rank, Ranked, RankedRw},
-    model::{ContainerRecord, EphemeralPool, Phase},
+    model::{ContainerRecord, EphemeralPool, Phase, port_choice::Released},
 };
 
 /// All containers, and the owner of each port.
@@ -30,6 +30,8 @@ pub(super) struct State {
     /// Shared with the readers; a change makes a copy.
     pub(super) pool: Arc<EphemeralPool>,
     pub(super) containers: Snapshot,
+    /// The static ports that containers have lost lately.
+    pub(super) released: Released,
 }
 
 /// The registry's state for readers.
@@ -55,7 +57,8 @@ impl Registry {
         let pool = Arc::new(pool);
         let published = Published { containers: Arc::new(containers.clone()), pool: pool.clone() };
         let published = RankedRw::new(Rank::Snapshot, published);
-        Self { env, ports, state: Ranked::new(Rank::Registry, State { pool, containers }), published }
+        let state = State { pool, containers, released: Released::default() };
+        Self { env, ports, state: Ranked::new(Rank::Registry, state), published }
     }
 
     /// The containers after the last change.
@@ -113,6 +116,7 @@ impl Registry {
                 warn!("the quarantine of ports {} ends with this daemon: {error}", record.ephemeral_ports);
             }
             state.pool = Arc::new(pool);
+            Self::note_released(&mut state, record.ports.clone());
         }
         state.containers.0.remove(record.name.as_str());
         self.publish_snapshot(&state, &record.name);

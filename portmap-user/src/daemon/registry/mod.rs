@@ -11,6 +11,7 @@ mod ephemeral;
 mod port_map;
 mod refusal;
 mod snapshot;
+mod static_ports;
 
 pub(super) use self::{
     admission::Admission,
@@ -18,4 +19,5 @@ pub(super) use self::{
     ephemeral::drain_end,
     refusal::Refusal,
     snapshot::{Entry, Life, Snapshot},
+    static_ports::{StaticPortGrant, StaticPortRequest},
 };

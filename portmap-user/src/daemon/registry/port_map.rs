@@ -57,10 +57,11 @@ impl Registry {
         for port in ports.iter() {
             self.ports.set(port, owner);
         }
-        if let Some(before) = state.containers.get(&record.name) {
+        if let Some(before) = state.containers.get(&record.name).cloned() {
             for port in before.record.all_ports().difference(&ports).iter() {
                 self.ports.set(port, PortEntry::default());
             }
+            Self::note_released(&mut state, before.record.ports.difference(&record.ports));
         }
         self.insert(&mut state, Entry::new(record, false))
     }

@@ -60,6 +60,11 @@ impl Entry {
         Self { is_unchecked: true, ..Self::new(record, false) }
     }
 
+    /// Its static ports, with those that a running update reserves.
+    fn static_ranges(&self) -> Vec<PortRange> {
+        [self.record.ports.ranges(), self.pending_ports.ranges()].concat()
+    }
+
     /// The container's state in the API.
     pub(in crate::daemon) fn state(&self) -> ContainerState {
         match self.record.phase {
@@ -130,8 +135,13 @@ impl Snapshot {
 
     /// The static ports of all containers, with those that running updates reserve.
     pub(in crate::daemon) fn static_ports(&self) -> PortSet {
-        let of_entry = |entry: &Entry| [entry.record.ports.ranges(), entry.pending_ports.ranges()].concat();
-        self.entries().flat_map(of_entry).collect::<Vec<_>>().into()
+        self.entries().flat_map(Entry::static_ranges).collect::<Vec<_>>().into()
+    }
+
+    /// The same without those of the container `name`.
+    pub(in crate::daemon) fn static_ports_except(&self, name: &str) -> PortSet {
+        let others = self.entries().filter(|entry| entry.record.name != name);
+        others.flat_map(Entry::static_ranges).collect::<Vec<_>>().into()
     }
 
     /// Number of containers.

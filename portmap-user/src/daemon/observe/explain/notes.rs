@@ -74,7 +74,8 @@ impl Explainer<'_> {
         if matches!(sender, Sender::Host) || !is_for_host {
             return Ok(Vec::new());
         }
-        let (state, managed) = (self.host.state(), self.env.managed_ports());
+        let (state, owned) = (self.host.state(), self.registry.snapshot().owned_ports());
+        let managed = self.env.managed_ports().union(&owned);
         Nat { state: &state, managed: &managed }.notes(&explanation.packet)
     }
 }

@@ -73,7 +73,7 @@ impl Reconciler {
         findings.extend(self.progress.finding());
         findings.push(finding("port map", self.check_port_map(), "every port has its owner"));
         let owned = self.registry.snapshot().owned_ports();
-        let managed = env.managed_ports();
+        let managed = env.managed_ports().union(&owned);
         findings.extend(sockets::findings(&state, &managed, &owned));
         findings.extend(Nat { state: &state, managed: &managed }.findings());
         if let Some(guard) = &env.guard {
@@ -195,7 +195,8 @@ impl Reconciler {
 
     fn check_settings(&self) -> Result<()> {
         let sysctls = &self.host.sysctls;
-        let lacking = self.env.managed_ports().difference(&sysctls.reserved_ports()?);
+        let published = self.env.published(&self.registry.snapshot().static_ports());
+        let lacking = self.env.managed_ports().union(&published).difference(&sysctls.reserved_ports()?);
         if !lacking.is_empty() {
             return Err(Error::failure(format!(
                 "ip_local_reserved_ports lacks {lacking}, so the host may assign them to its own sockets: \
