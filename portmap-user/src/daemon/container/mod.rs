@@ -12,6 +12,7 @@ pub(super) mod lookup;
 pub(super) mod netns;
 pub(super) mod owner;
 pub(super) mod provision;
+mod replace;
 mod update;
 mod view;
 
