@@ -1,11 +1,6 @@
 //! The commands of CNI.
 
-use std::{
-    fs,
-    io::Read,
-    os::unix::fs::MetadataExt as _,
-    path::Path,
-};
+use std::{fs, io::Read, os::unix::fs::MetadataExt as _, path::Path};
 
 use portmap::{
     api::{Changed, Container, ContainerState},
@@ -96,13 +91,17 @@ fn add(invocation: &Invocation, config: &Config) -> Result<Value> {
             ))));
         }
         // The container is in two networks of portmap. It has all ports and addresses already.
-        if existing.interface != interface && is_in(&existing, netns) && existing.state == ContainerState::Ready {
+        if existing.interface != interface
+            && is_in(&existing, netns)
+            && existing.state == ContainerState::Ready
+        {
             return result::of_add(config, &existing, &netns.to_string_lossy());
         }
         request.replace = true;
     }
     let mut added = daemon.add(&request);
-    if added.as_ref().is_err_and(|error| error.code == Code::Daemon(Kind::Conflict)) && conmon::watches(name) {
+    if added.as_ref().is_err_and(|error| error.code == Code::Daemon(Kind::Conflict)) && conmon::watches(name)
+    {
         request.take = true;
         added = daemon.add(&request);
     }
@@ -121,7 +120,8 @@ fn delete(invocation: &Invocation, config: &Result<Config>) -> Result<()> {
     let Some(container) = daemon.container(name)? else { return Ok(()) };
     let is_of_cni = container.labels.get(NETWORK_LABEL).is_some();
     let is_interface = invocation.known_interface().is_none_or(|interface| interface == container.interface);
-    let is_netns = invocation.known_netns().is_none_or(|netns| netns == container.netns || is_in(&container, netns));
+    let is_netns =
+        invocation.known_netns().is_none_or(|netns| netns == container.netns || is_in(&container, netns));
     if is_of_cni && is_interface && is_netns {
         daemon.delete(name)?;
     }
@@ -142,13 +142,16 @@ fn check(invocation: &Invocation, config: &Config) -> Result<()> {
     };
     let wanted = Wanted::read(config, &invocation.args()?)?;
     let daemon = Daemon::restarting(&invocation.state_dir(config.state_dir()?));
-    let differs = |what: String| Error::failure(format!("container {name:?} is not as ADD has left it: {what}"));
+    let differs =
+        |what: String| Error::failure(format!("container {name:?} is not as ADD has left it: {what}"));
     let Some(container) = daemon.container(name)? else {
         return Err(differs("the daemon does not have it".to_owned()).into());
     };
     if !is_in(&container, netns) {
         let netns = netns.display();
-        return Err(differs(format!("{netns} is not its network namespace, but another one or missing")).into());
+        return Err(
+            differs(format!("{netns} is not its network namespace, but another one or missing")).into()
+        );
     }
     if container.state != ContainerState::Ready {
         return Err(differs(format!("it is {}", container.state.name())).into());

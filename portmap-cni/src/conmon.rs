@@ -16,7 +16,8 @@ pub(crate) fn watches(container: &str) -> bool {
 /// Whether a command line, whose words end in zero bytes, is that of the container's conmon.
 fn is_for(line: &[u8], container: &str) -> bool {
     let words: Vec<_> = line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
-    let program = words.first().map(|word| Path::new(word.as_ref()).file_name().is_some_and(|name| name == "conmon"));
+    let program =
+        words.first().map(|word| Path::new(word.as_ref()).file_name().is_some_and(|name| name == "conmon"));
     program == Some(true) && words.windows(2).any(|pair| pair[0] == "-c" && pair[1] == container)
 }
 

@@ -126,7 +126,8 @@ impl Daemon {
             };
             let socket = self.socket.display();
             if error.kind() == ErrorKind::PermissionDenied {
-                let message = format!("this user may not use the socket {socket}: run the container runtime as root");
+                let message =
+                    format!("this user may not use the socket {socket}: run the container runtime as root");
                 return Err(CniError::from(Error::new(Kind::NotPermitted, message)));
             }
             if start.elapsed() >= self.patience {

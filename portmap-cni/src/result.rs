@@ -19,7 +19,8 @@ pub(crate) fn of_add(config: &Config, container: &Container, netns: &str) -> Res
     let v4 = format!("{}/32", container.ip);
     let v6 = container.ip6.map(|address| format!("{address}/128"));
     if version < Version::V0_3_0 {
-        let mut result = json!({ "cniVersion": text, "ip4": { "ip": v4, "routes": [{ "dst": DEFAULT_V4 }] }, "dns": dns });
+        let mut result =
+            json!({ "cniVersion": text, "ip4": { "ip": v4, "routes": [{ "dst": DEFAULT_V4 }] }, "dns": dns });
         if let Some(v6) = v6 {
             result["ip6"] = json!({ "ip": v6, "routes": [{ "dst": DEFAULT_V6 }] });
         }

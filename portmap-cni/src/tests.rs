@@ -82,13 +82,17 @@ fn recorded_podman_input_names_the_container() {
     let request = accepted(&same, PODMAN_ARGS);
     assert_eq!(request.ports, ports("8080"));
     assert_eq!((request.name.as_str(), request.container_interface.as_deref()), ("c1", Some("eth0")));
-    assert_eq!((label(&request, "name"), label(&request, "cni.network")), (Some("nice_wozniak"), Some("log")));
+    assert_eq!(
+        (label(&request, "name"), label(&request, "cni.network")),
+        (Some("nice_wozniak"), Some("log"))
+    );
     assert_eq!(request.traffic, TrafficSpec { loopback: Some(Loopback::Private), ..TrafficSpec::default() });
     // What `network reload` passes for addresses, in both ways.
     let request = accepted(&same, &format!("{PODMAN_ARGS};MAC=02:00:00:00:01:01;IP=10.0.0.1"));
     assert_eq!(request.mac.as_deref(), Some("02:00:00:00:01:01"));
     assert_eq!(request.addresses, ["10.0.0.1".parse::<std::net::IpAddr>().expect("an address")]);
-    let both = same.replace("\"portMappings\":[", "\"ips\":[\"10.0.0.1\",\"2001:db8::1/64\"],\"portMappings\":[");
+    let both =
+        same.replace("\"portMappings\":[", "\"ips\":[\"10.0.0.1\",\"2001:db8::1/64\"],\"portMappings\":[");
     assert_eq!(accepted(&both, "").addresses.len(), 2);
 }
 
@@ -111,7 +115,8 @@ fn recorded_nomad_input_has_each_port_twice() {
     assert_eq!(request.ports, ports("25123"));
     assert_eq!(request.traffic.egress_rate, Some(12_500_000));
     assert_eq!((label(&request, "name"), label(&request, "namespace")), (Some("web/g"), Some("default")));
-    let ranges = format!("{NOMAD_ARGS};PORTMAP_PORTS=31000-31009;PORTMAP_LOOPBACK=shared;PORTMAP_EPHEMERAL_PORTS=64");
+    let ranges =
+        format!("{NOMAD_ARGS};PORTMAP_PORTS=31000-31009;PORTMAP_LOOPBACK=shared;PORTMAP_EPHEMERAL_PORTS=64");
     let request = accepted(NOMAD, &ranges);
     assert_eq!(request.ports, ports("25123,31000-31009"));
     assert_eq!(request.traffic.loopback, Some(Loopback::Shared));
@@ -138,10 +143,12 @@ fn recorded_mesos_input_has_no_version() {
 #[test]
 fn mapping_rules_decide_on_host_ip_and_protocol() {
     for host_ip in ["", "0.0.0.0", "::", "::ffff:0.0.0.0"] {
-        let request = accepted(&mapping(&json!({ "hostPort": 80, "containerPort": 80, "hostIP": host_ip })), "");
+        let request =
+            accepted(&mapping(&json!({ "hostPort": 80, "containerPort": 80, "hostIP": host_ip })), "");
         assert_eq!((request.ports, request.addresses.len()), (ports("80"), 0), "{host_ip}");
     }
-    let request = accepted(&mapping(&json!({ "HOSTPORT": 80, "HostIP": "10.0.0.1", "Protocol": "SCTP" })), "");
+    let request =
+        accepted(&mapping(&json!({ "HOSTPORT": 80, "HostIP": "10.0.0.1", "Protocol": "SCTP" })), "");
     assert_eq!((request.ports, request.addresses.len()), (ports("80"), 1));
     for host_ip in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
         let (code, text) = refused(&mapping(&json!({ "hostPort": 80, "hostIP": host_ip })), "");
@@ -192,7 +199,12 @@ fn setting_of_a_container_precedes_that_of_the_network() {
 #[test]
 fn unknown_setting_is_refused_if_it_is_ours() {
     for (keys, args, code, part) in [
-        (json!({}), "PORTMAP_EGRES=1mbit", Code::InvalidEnvironment, "\"PORTMAP_EGRES\" of CNI_ARGS is unknown"),
+        (
+            json!({}),
+            "PORTMAP_EGRES=1mbit",
+            Code::InvalidEnvironment,
+            "\"PORTMAP_EGRES\" of CNI_ARGS is unknown",
+        ),
         (json!({}), "PORTMAP_EGRESS=fast", Code::InvalidConfig, "PORTMAP_EGRESS: \"fast\" is not a size"),
         (json!({}), "PORTMAP_PORTS=9-1", Code::InvalidConfig, "PORTMAP_PORTS: "),
         (json!({}), "PORTMAP_LOOPBACK=none", Code::InvalidConfig, "expected shared or private"),
@@ -205,7 +217,12 @@ fn unknown_setting_is_refused_if_it_is_ours() {
             "\"portmap.port\" is unknown",
         ),
         (json!({ "name": "a/b" }), "", Code::InvalidConfig, "the network's name is \"a/b\""),
-        (json!({ "cniVersion": "2.0.0" }), "", Code::IncompatibleVersion, "cniVersion \"2.0.0\" is not supported"),
+        (
+            json!({ "cniVersion": "2.0.0" }),
+            "",
+            Code::IncompatibleVersion,
+            "cniVersion \"2.0.0\" is not supported",
+        ),
     ] {
         let (found, text) = refused(&with(&keys), args);
         assert!(found == code && text.contains(part), "{found:?} {text}");
@@ -299,7 +316,10 @@ fn commands_without_a_daemon_say_so() {
     ] {
         let (output, is_error) = answer(command, input);
         assert!(is_error && output["code"] == code, "{command}: {output}");
-        assert!(output["msg"].is_string() && output["details"] == "" && output["cniVersion"].is_string(), "{output}");
+        assert!(
+            output["msg"].is_string() && output["details"] == "" && output["cniVersion"].is_string(),
+            "{output}"
+        );
     }
     // A container must be removable whatever happens, and VERSION is asked for every command of podman.
     for input in [PODMAN, "", "garbage"] {
@@ -316,8 +336,20 @@ fn commands_without_a_daemon_say_so() {
 #[test]
 fn random_inputs_are_decided() {
     const ROUNDS: u32 = 20_000;
-    const WORDS: [&str; 12] =
-        ["null", "{}", "[]", "-1", "65536", "4294967296", "\"\"", "\u{e4}", "=", ";", "\\u0000", "PORTMAP_PORTS"];
+    const WORDS: [&str; 12] = [
+        "null",
+        "{}",
+        "[]",
+        "-1",
+        "65536",
+        "4294967296",
+        "\"\"",
+        "\u{e4}",
+        "=",
+        ";",
+        "\\u0000",
+        "PORTMAP_PORTS",
+    ];
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut below = move |limit: usize| {
         state ^= state << 13;
@@ -327,7 +359,8 @@ fn random_inputs_are_decided() {
     };
     let (mut accepted, mut refused) = (0, 0);
     for _ in 0..ROUNDS {
-        let (input, args) = [(PODMAN, PODMAN_ARGS), (CRI, CRI_ARGS), (NOMAD, NOMAD_ARGS), (MESOS, "IP=10.0.0.1")][below(4)];
+        let (input, args) =
+            [(PODMAN, PODMAN_ARGS), (CRI, CRI_ARGS), (NOMAD, NOMAD_ARGS), (MESOS, "IP=10.0.0.1")][below(4)];
         let mut texts = [input.as_bytes().to_vec(), args.as_bytes().to_vec()];
         for _ in 0..below(4) {
             let text = &mut texts[below(2)];
@@ -336,7 +369,7 @@ fn random_inputs_are_decided() {
             match below(3) {
                 0 => drop(text.splice(at..until, word.bytes())),
                 1 => drop(text.drain(at..until)),
-                _ => text[at] = u8::try_from(below(256)).expect("a byte"),
+                _ => text.insert(at, u8::try_from(below(256)).expect("a byte")),
             }
         }
         let [input, args] = texts.map(|text| String::from_utf8_lossy(&text).into_owned());
@@ -347,7 +380,10 @@ fn random_inputs_are_decided() {
                 accepted += 1;
             }
             Err(error) => {
-                assert!(!error.message.is_empty() && !error.message.contains('\n'), "{input} {args}: {error}");
+                assert!(
+                    !error.message.is_empty() && !error.message.contains('\n'),
+                    "{input} {args}: {error}"
+                );
                 refused += 1;
             }
         }

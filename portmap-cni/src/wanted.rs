@@ -84,7 +84,8 @@ impl Wanted {
             wanted.addresses.extend(addresses(&keys::texts(runtime, "ips")?)?);
             wanted.mac = keys::text(runtime, "mac")?.map(str::to_owned);
             if let Some(annotations) = keys::object(runtime, ANNOTATIONS)? {
-                let texts = annotations.iter().filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)));
+                let texts =
+                    annotations.iter().filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)));
                 wanted.read_annotations(texts)?;
             }
         }
@@ -154,7 +155,8 @@ impl Wanted {
             let found = SETTINGS.into_iter().find(|(_, _, annotation, _)| *annotation == own);
             let Some((setting, ..)) = found else {
                 let known = SETTINGS.map(|(_, _, annotation, _)| format!("{OWN_ANNOTATIONS}{annotation}"));
-                let message = format!("the annotation {key:?} is unknown: expected one of {}", known.join(", "));
+                let message =
+                    format!("the annotation {key:?} is unknown: expected one of {}", known.join(", "));
                 return Err(CniError::config(message));
             };
             self.set(setting, key, text)?;
@@ -215,7 +217,8 @@ fn mappings_of(object: &Object, key: &str) -> Result<Vec<Mapping>> {
         let protocol = keys::text(entry, "protocol")?.unwrap_or(PROTOCOLS[0]);
         if !PROTOCOLS.iter().any(|known| known.eq_ignore_ascii_case(protocol)) {
             let protocol: String = protocol.chars().take(40).collect();
-            let message = format!("a port mapping has the protocol {protocol:?}: expected {}", PROTOCOLS.join(", "));
+            let message =
+                format!("a port mapping has the protocol {protocol:?}: expected {}", PROTOCOLS.join(", "));
             return Err(CniError::config(message));
         }
         let host_ip = keys::text(entry, "hostIP")?.map(address).transpose()?;
@@ -260,5 +263,7 @@ fn labels(network: &str, args: &Args<'_>) -> BTreeMap<String, String> {
     let all = [(NETWORK_LABEL, Some(network.to_owned())), ("name", name), ("namespace", namespace)];
     let known = all.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
     // A name that cannot be a label is left out: the container has its id as well.
-    known.filter(|(key, value)| Labels::try_from(BTreeMap::from([(key.clone(), value.clone())])).is_ok()).collect()
+    known
+        .filter(|(key, value)| Labels::try_from(BTreeMap::from([(key.clone(), value.clone())])).is_ok())
+        .collect()
 }

@@ -35,8 +35,6 @@ impl<'a> Containerd<'a> {
     fn new(sandbox: &'a Sandbox) -> Self {
         let engine = Engine::new(sandbox);
         engine.write("containerd.toml", CONFIG);
-        // ctr reads no other directory.
-        sandbox.sh(Netns::Host, &format!("mkdir {DIRECTORY}/etc && cp -r {DIRECTORY}/net.d {DIRECTORY}/etc/"));
         let log = File::create(sandbox.path(DIRECTORY).join("containerd.log")).expect("a log");
         let mut command = sandbox.command(Netns::Host, "containerd");
         command.args(["--config", &format!("{DIRECTORY}/containerd.toml")]).stdout(Stdio::null()).stderr(log);
@@ -58,13 +56,23 @@ impl<'a> Containerd<'a> {
         succeed(&mut self.ctr(arguments))
     }
 
-    /// `ctr run --cni` of a web server.
-    fn run(&self, name: &str, port: u16, options: &[&str]) -> Command {
-        let (group, port) = (format!("/{}/{name}", self.engine.cgroup), port.to_string());
-        let mut command = self.ctr(&["run", "--cni", "--cgroup", &group]);
-        command.args(options).args(["--rootfs", &format!("{DIRECTORY}/rootfs"), name]);
-        command.args(["httpd", "-f", "-p", &port, "-h", &format!("/www/{name}")]);
+    /// `ctr run --cni` of a web server. ctr passes no port mappings, so the server listens on the first of the
+    /// container's ephemeral ports.
+    fn run(&self, name: &str, options: &[&str]) -> Command {
+        let mut command = self.ctr(&["run", "--cni", "--cgroup", &format!("/{}/{name}", self.engine.cgroup)]);
+        command.args(options).args(["--rootfs", &format!("{DIRECTORY}/rootfs"), name, "/bin/sh", "-c"]);
+        command.arg(format!(
+            "set -- $(/bin/busybox cat /proc/sys/net/ipv4/ip_local_port_range); exec /bin/httpd -f -p $1 -h /www/{name}"
+        ));
         command
+    }
+
+    /// Waits until a container of [`Self::run`] serves the outside.
+    fn expect_page(&self, name: &str) {
+        let id = format!("default-{name}");
+        wait::until("the network to have the container", || self.engine.containers().contains(&id));
+        let first = self.engine.sandbox.json(&["show", &id])["ephemeral_ports"][0].as_u64();
+        self.engine.expect_page(first.and_then(|port| u16::try_from(port).ok()).expect("a port"), name);
     }
 }
 
@@ -83,9 +91,8 @@ fn containerd_task_uses_the_network() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let containerd = Containerd::new(&sandbox);
-    // ctr passes no port mappings. The network gives limits, and ephemeral ports to listen on.
-    succeed(&mut containerd.run("one", 61440, &["-d"]));
-    containerd.engine.expect_page(61440, "one");
+    succeed(&mut containerd.run("one", &["-d"]));
+    containerd.expect_page("one");
     let shown = sandbox.json(&["show", "default-one"]);
     assert_eq!(shown["labels"], json!({ "cni.network": "portmap" }));
     let netns = shown["netns"].as_str().expect("a path");
@@ -96,8 +103,8 @@ fn containerd_task_uses_the_network() {
     containerd.ok(&["task", "rm", "one"]);
     containerd.ok(&["container", "rm", "one"]);
     // One in the foreground has DEL at its end.
-    let mut task = containerd.run("two", 61440, &["--rm"]).stderr(Stdio::piped()).spawn().expect("it runs");
-    containerd.engine.expect_page(61440, "two");
+    let mut task = containerd.run("two", &["--rm"]).stderr(Stdio::piped()).spawn().expect("it runs");
+    containerd.expect_page("two");
     containerd.ok(&["task", "kill", "-s", "KILL", "two"]);
     task.wait().expect("it ends");
     containerd.engine.expect_none();
@@ -107,9 +114,12 @@ fn containerd_task_uses_the_network() {
 fn containerd_task_shows_the_error() {
     let sandbox = Sandbox::new();
     let containerd = Containerd::new(&sandbox);
-    let output = containerd.run("one", 61440, &["-d"]).output().expect("it runs");
+    let output = containerd.run("one", &["-d"]).output().expect("it runs");
     let text = printed(&output);
-    assert!(!output.status.success() && text.contains("no daemon responds at /run/portmap/portmapd.sock"), "{text}");
+    assert!(
+        !output.status.success() && text.contains("no daemon responds at /run/portmap/portmapd.sock"),
+        "{text}"
+    );
     // The task waits to be started, in a namespace that nothing has changed.
     let _ = containerd.ctr(&["task", "kill", "-s", "KILL", "one"]).output();
     let _ = containerd.ctr(&["task", "rm", "-f", "one"]).output();

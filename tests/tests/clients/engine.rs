@@ -15,17 +15,18 @@ use portmap_tests::{
 /// A directory of the sandbox, in memory.
 pub(crate) const DIRECTORY: &str = "/run/engine";
 
-/// Puts the engines, the plugin and its configuration in the places of packages, over the machine's `/usr` in the
-/// sandbox only, and makes a file system for containers.
+/// Puts the engines, the plugin and its configuration where packages and users put them, over the machine's `/usr` and
+/// `/etc` in the sandbox only, and makes a file system for containers.
 const SET_UP: &str = r#"
-mkdir -p $DIR/usr/lib/cni $DIR/net.d $DIR/rootfs/bin $DIR/rootfs/dev $DIR/rootfs/proc $DIR/rootfs/sys $DIR/rootfs/tmp \
+mkdir -p $DIR/usr/lib/cni $DIR/etc/cni/net.d $DIR/work $DIR/rootfs/bin $DIR/rootfs/dev $DIR/rootfs/proc $DIR/rootfs/sys $DIR/rootfs/tmp \
   $DIR/rootfs/etc $DIR/rootfs/run $DIR/rootfs/www
 ln -s $PLUGIN $DIR/usr/lib/cni/portmap-bpf
-cp $CONFLIST $DIR/net.d/10-portmap.conflist
+cp $CONFLIST $DIR/etc/cni/net.d/10-portmap.conflist
 cp $(command -v busybox) $DIR/rootfs/bin/busybox
 for name in httpd nc sh sleep wget; do ln -s busybox $DIR/rootfs/bin/$name; done
 for name in web api one two; do mkdir $DIR/rootfs/www/$name; echo $name > $DIR/rootfs/www/$name/index.html; done
 mount -t overlay overlay -o ro,lowerdir=$DIR/usr:$TREE/usr:/usr /usr
+mount -t overlay overlay -o lowerdir=$TREE/etc:/etc,upperdir=$DIR/etc,workdir=$DIR/work /etc
 "#;
 
 /// The engines in a sandbox, and the name of the cgroup for their containers.
@@ -65,7 +66,8 @@ impl<'a> Engine<'a> {
     /// The page that the outside gets from a port of the host.
     fn get(&self, port: u16) -> Option<String> {
         let url = format!("http://10.0.0.1:{port}/");
-        let output = self.sandbox.command(Netns::Outside, "curl").args(["-s", "--max-time", "5", &url]).output();
+        let output =
+            self.sandbox.command(Netns::Outside, "curl").args(["-s", "--max-time", "5", &url]).output();
         let output = output.expect("it is installed");
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }

@@ -30,7 +30,10 @@ fn expect_service(sandbox: &Sandbox) {
     let netns = Netns::Container(ALLOCATION);
     for port in [31000, 31500] {
         let _service = Service::start(sandbox, netns, Transport::Tcp, port, "web");
-        assert_eq!(ask(sandbox, Netns::Outside, Transport::Tcp, (HOST, port)).expect("an answer").from, "web");
+        assert_eq!(
+            ask(sandbox, Netns::Outside, Transport::Tcp, (HOST, port)).expect("an answer").from,
+            "web"
+        );
     }
 }
 
@@ -81,8 +84,14 @@ fn nomad_allocation_survives_retries_and_restarts() {
 #[test]
 fn nomad_fingerprint_is_a_version() {
     let sandbox = Sandbox::new();
-    let output = sandbox.command(Netns::Host, portmap_tests::sandbox::binary("portmap-bpf")).output().expect("it runs");
+    let output = sandbox
+        .command(Netns::Host, portmap_tests::sandbox::binary("portmap-bpf"))
+        .output()
+        .expect("it runs");
     let text = String::from_utf8(output.stdout).expect("text");
     let numbers = text.trim_end().strip_prefix('v').expect("a version").split('.');
-    assert!(output.status.success() && numbers.filter(|part| part.parse::<u32>().is_ok()).count() == 3, "{text}");
+    assert!(
+        output.status.success() && numbers.filter(|part| part.parse::<u32>().is_ok()).count() == 3,
+        "{text}"
+    );
 }

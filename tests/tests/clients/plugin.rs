@@ -44,12 +44,16 @@ fn plugin_adds_checks_and_deletes() {
     assert_eq!(web.check(&sandbox, &result), Ok(Value::Null));
     // What is not as ADD has left it fails.
     let other = result.to_string().replace("10.0.0.1/32", "10.0.0.9/32");
-    let error = web.check(&sandbox, &serde_json::from_str(&other).expect("JSON")).expect_err("another address");
+    let error =
+        web.check(&sandbox, &serde_json::from_str(&other).expect("JSON")).expect_err("another address");
     assert!(error["msg"].as_str().is_some_and(|text| text.contains("the address 10.0.0.9/32")), "{error}");
     web.delete(&sandbox);
     expect_no_reply(&sandbox, Netns::Outside, Transport::Tcp, (HOST, 31000));
     let error = web.check(&sandbox, &result).expect_err("it is gone");
-    assert!(error["msg"].as_str().is_some_and(|text| text.contains("the daemon does not have it")), "{error}");
+    assert!(
+        error["msg"].as_str().is_some_and(|text| text.contains("the daemon does not have it")),
+        "{error}"
+    );
     // containerd's CRI calls DEL three times.
     web.netns.clear();
     web.delete(&sandbox);
@@ -66,14 +70,26 @@ fn plugin_refuses_what_the_daemon_cannot_do() {
     let runtime = |key: &str, value: Value| plain.clone().with(|config| config["runtimeConfig"][key] = value);
     let mapped = |mapping: Value| runtime("portMappings", json!([mapping]));
     for (attachment, code, part) in [
-        (mapped(json!({ "hostPort": 31000, "containerPort": 80 })), 7, "31000 cannot lead to container port 80"),
+        (
+            mapped(json!({ "hostPort": 31000, "containerPort": 80 })),
+            7,
+            "31000 cannot lead to container port 80",
+        ),
         (mapped(json!({ "hostPort": 31000, "hostIP": "127.0.0.1" })), 7, "on 127.0.0.1 only"),
         (mapped(json!({ "hostPort": 31000, "hostIP": "192.0.2.7" })), 7, "the address 192.0.2.7: expected"),
         (mapped(json!({ "hostPort": 80 })), 7, "does not manage the ports 80: expected ports of 31000-32000"),
-        (runtime("ips", json!(["10.77.0.2"])), 7, "the address 10.77.0.2: expected one that the host shares, 10.0.0.1"),
+        (
+            runtime("ips", json!(["10.77.0.2"])),
+            7,
+            "the address 10.77.0.2: expected one that the host shares, 10.0.0.1",
+        ),
         (runtime("mac", json!("02:00:00:00:00:09")), 7, "the MAC address 02:00:00:00:00:09"),
         (plain.clone().with(|config| config["cniVersion"] = "2.0.0".into()), 1, "\"2.0.0\" is not supported"),
-        (Attachment { netns: "/run/netns/none".to_owned(), ..plain.clone() }, 101, "/run/netns/none"),
+        (
+            Attachment { netns: "/run/netns/none".to_owned(), ..plain.clone() },
+            7,
+            "/run/netns/none does not exist",
+        ),
         (Attachment { id: "a/b".to_owned(), ..plain.clone() }, 4, "CNI_CONTAINERID"),
     ] {
         let text = attachment.refused(&sandbox, code);
@@ -81,11 +97,10 @@ fn plugin_refuses_what_the_daemon_cannot_do() {
     }
     assert_eq!(sandbox.json(&["list"]), json!([]));
     // The shared addresses are accepted.
-    let same = plain
-        .with(|config| {
-            config["runtimeConfig"]["ips"] = json!(["10.0.0.1", "2001:db8:0:1::1/64"]);
-            config["runtimeConfig"]["mac"] = "02:00:00:00:01:01".into();
-        });
+    let same = plain.with(|config| {
+        config["runtimeConfig"]["ips"] = json!(["10.0.0.1", "2001:db8:0:1::1/64"]);
+        config["runtimeConfig"]["mac"] = "02:00:00:00:01:01".into();
+    });
     same.add(&sandbox);
     make_netns(&sandbox, "n2");
     let text = Attachment::new("c2", "n2", &[31000]).refused(&sandbox, 104);
@@ -142,7 +157,11 @@ fn plugin_collects_what_the_runtime_has_lost() {
     }
     let names = || {
         let list = sandbox.json(&["list"]);
-        let names = list.as_array().expect("a list").iter().map(|one| one["name"].as_str().expect("a name").to_owned());
+        let names = list
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|one| one["name"].as_str().expect("a name").to_owned());
         names.collect::<Vec<_>>()
     };
     let gc = Attachment { id: String::new(), netns: String::new(), interface: String::new(), ..one.clone() };
@@ -169,7 +188,8 @@ fn plugin_adds_a_hundred_at_once() {
     let attachments: Vec<_> =
         names.iter().zip(31000..).map(|(name, port)| Attachment::new(name, name, &[port])).collect();
     for command in ["ADD", "DEL"] {
-        let calls: Vec<_> = attachments.iter().map(|attachment| attachment.start(&sandbox, command)).collect();
+        let calls: Vec<_> =
+            attachments.iter().map(|attachment| attachment.start(&sandbox, command)).collect();
         for call in calls {
             finish(call).unwrap_or_else(|error| panic!("{command}: {error}"));
         }

@@ -11,8 +11,6 @@ use super::engine::{DIRECTORY, Engine, printed, succeed};
 const CONTAINERS_CONF: &str = r#"
 [network]
 network_backend = "cni"
-network_config_dir = "/run/engine/net.d"
-cni_plugin_dirs = ["/usr/lib/cni"]
 default_network = "portmap"
 [engine]
 cgroup_manager = "cgroupfs"
@@ -54,7 +52,8 @@ impl<'a> Podman<'a> {
     fn run_command(&self, name: &str, port: u16, options: &[&str]) -> Command {
         let (parent, publish) = (format!("/{}", self.0.cgroup), format!("{port}:{port}"));
         let (rootfs, port) = (format!("{DIRECTORY}/rootfs"), port.to_string());
-        let mut command = self.command(&["run", "-d", "--name", name, "--cgroup-parent", &parent, "-p", &publish]);
+        let mut command =
+            self.command(&["run", "-d", "--name", name, "--cgroup-parent", &parent, "-p", &publish]);
         command.args(options).args(["--rootfs", &rootfs, "httpd", "-f", "-p", &port, "-h"]);
         command.arg(format!("/www/{name}"));
         command

@@ -119,7 +119,10 @@ fn daemon_may_restart_between_commands() {
     let service = Service::start(&sandbox, Netns::Container("n1"), Transport::Tcp, 31000, "web");
     assert_eq!(ask(&sandbox, Netns::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer").from, "web");
     let error = web.call(&sandbox, "STATUS").expect_err("no daemon");
-    assert!(error["code"] == 50 && error["msg"].as_str().is_some_and(|text| text.contains("start portmapd")), "{error}");
+    assert!(
+        error["code"] == 50 && error["msg"].as_str().is_some_and(|text| text.contains("start portmapd")),
+        "{error}"
+    );
     // CHECK and ADD wait a moment for a daemon that is being restarted.
     let check = web.clone().with(|config| config["prevResult"] = result.clone()).start(&sandbox, "CHECK");
     let daemon = sandbox.daemon();
