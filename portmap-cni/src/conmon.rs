@@ -27,12 +27,12 @@ mod tests {
 
     #[test]
     fn conmon_is_known_by_its_container() {
-        let line = b"/usr/bin/conmon\0--api-version\01\0-c\084e1\0-u\084e1\0";
+        let line = b"/usr/bin/conmon\0--api-version\x001\0-c\x0084e1\0-u\x0084e1\0";
         assert!(is_for(line, "84e1"));
         for (line, container) in [
             (&line[..], "84e"),
-            (&b"/usr/bin/conmon\0-u\084e1\0"[..], "84e1"),
-            (&b"/usr/bin/nginx\0-c\084e1\0"[..], "84e1"),
+            (&b"/usr/bin/conmon\0-u\x0084e1\0"[..], "84e1"),
+            (&b"/usr/bin/nginx\0-c\x0084e1\0"[..], "84e1"),
             (&b""[..], ""),
         ] {
             assert!(!is_for(line, container), "{container}");

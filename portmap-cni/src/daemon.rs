@@ -22,7 +22,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Time in which it executes a command. Runtimes give up after two minutes and more.
 const DONE_WITHIN: Duration = Duration::from_secs(100);
 /// Time in which a daemon that is being restarted listens again.
-const RESTARTED_WITHIN: Duration = Duration::from_secs(5);
+const RESTARTED_WITHIN: Duration = Duration::from_secs(10);
 /// Delay between attempts to connect.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// Longest answer in bytes.

@@ -37,6 +37,10 @@ use crate::model::{
 };
 
 /// Request to add a container.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent properties, each with a key of its own"
+)]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AddRequest {

@@ -70,7 +70,7 @@ fn podman_container_serves_the_outside() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
     let podman = Podman::new(&sandbox);
-    let id = podman.run("web", 31000, &[]);
+    let id = podman.run("web", 31000, &["--network", "portmap"]);
     podman.0.expect_page(31000, "web");
     let shown = podman.shown(&id);
     assert_eq!(shown["labels"], json!({ "cni.network": "portmap", "name": "web" }));
