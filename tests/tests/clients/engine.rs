@@ -17,7 +17,7 @@ pub(crate) const DIRECTORY: &str = "/run/engine";
 
 /// Puts the engines, the plugin and its configuration where packages and users put them, over the machine's `/usr` and
 /// `/etc` in the sandbox only, and makes a file system for containers.
-const SET_UP: &str = r#"
+const SET_UP: &str = r"
 mkdir -p $DIR/usr/lib/cni $DIR/etc/cni/net.d $DIR/work $DIR/rootfs/bin $DIR/rootfs/dev $DIR/rootfs/proc $DIR/rootfs/sys $DIR/rootfs/tmp \
   $DIR/rootfs/etc $DIR/rootfs/run $DIR/rootfs/www
 ln -s $PLUGIN $DIR/usr/lib/cni/portmap-bpf
@@ -27,7 +27,7 @@ for name in httpd nc sh sleep wget; do ln -s busybox $DIR/rootfs/bin/$name; done
 for name in web api one two; do mkdir $DIR/rootfs/www/$name; echo $name > $DIR/rootfs/www/$name/index.html; done
 mount -t overlay overlay -o ro,lowerdir=$DIR/usr:$TREE/usr:/usr /usr
 mount -t overlay overlay -o lowerdir=$TREE/etc:/etc,upperdir=$DIR/etc,workdir=$DIR/work /etc
-"#;
+";
 
 /// The engines in a sandbox, and the name of the cgroup for their containers.
 pub(crate) struct Engine<'a> {
