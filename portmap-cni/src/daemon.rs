@@ -134,8 +134,8 @@ impl Daemon {
                 return Err(CniError::new(
                     Code::TryAgain,
                     format!(
-                        "no daemon responds at {socket} ({error}): start portmapd, or set the network's key stateDir to \
-                         its --state-dir"
+                        "no daemon responds at {socket} ({error}): start portmapd, or set the network's key \
+                         stateDir to its --state-dir"
                     ),
                 ));
             }

@@ -331,7 +331,7 @@ fn commands_without_a_daemon_say_so() {
     assert_eq!(answer("VERSION", "").0["cniVersion"], "1.1.0");
 }
 
-/// Random changes of recorded inputs: whatever they contain, the outcome is a request that the daemon can decode, or an
+/// Random changes of recorded inputs: the outcome is always a request that the daemon can decode, or an
 /// error of one line.
 #[test]
 fn random_inputs_are_decided() {

@@ -18,8 +18,8 @@ pub(crate) const DIRECTORY: &str = "/run/engine";
 /// Puts the engines, the plugin and its configuration where packages and users put them, over the machine's `/usr` and
 /// `/etc` in the sandbox only, and makes a file system for containers.
 const SET_UP: &str = r"
-mkdir -p $DIR/usr/lib/cni $DIR/etc/cni/net.d $DIR/work $DIR/rootfs/bin $DIR/rootfs/dev $DIR/rootfs/proc $DIR/rootfs/sys $DIR/rootfs/tmp \
-  $DIR/rootfs/etc $DIR/rootfs/run $DIR/rootfs/www
+mkdir -p $DIR/usr/lib/cni $DIR/etc/cni/net.d $DIR/work $DIR/rootfs
+(cd $DIR/rootfs; mkdir bin dev etc proc run sys tmp www)
 ln -s $PLUGIN $DIR/usr/lib/cni/portmap-bpf
 cp $CONFLIST $DIR/etc/cni/net.d/10-portmap.conflist
 cp $(command -v busybox) $DIR/rootfs/bin/busybox

@@ -14,7 +14,9 @@ const ALLOCATION: &str = "5e1c0d7e-7d5c-4b43-9a51-6a0f4a1a6d2f";
 fn allocation(port: u16) -> Attachment {
     let mut allocation = Attachment::new(ALLOCATION, ALLOCATION, &[]).with(|config| {
         config["cniVersion"] = "1.0.0".into();
-        let mapping = |protocol: &str| json!({ "HostPort": port, "ContainerPort": port, "Protocol": protocol, "HostIP": "" });
+        let mapping = |protocol: &str| {
+            json!({ "HostPort": port, "ContainerPort": port, "Protocol": protocol, "HostIP": "" })
+        };
         config["runtimeConfig"]["portMappings"] = json!([mapping("tcp"), mapping("udp")]);
     });
     allocation.netns = format!("/var/run/netns/{ALLOCATION}");

@@ -42,7 +42,7 @@ fn plugin_adds_checks_and_deletes() {
     let _service = Service::start(&sandbox, N1, Transport::Tcp, 31000, "web");
     assert_eq!(ask(&sandbox, Netns::Outside, Transport::Tcp, (HOST, 31000)).expect("an answer").from, "web");
     assert_eq!(web.check(&sandbox, &result), Ok(Value::Null));
-    // What is not as ADD has left it fails.
+    // A difference from the result of ADD fails.
     let other = result.to_string().replace("10.0.0.1/32", "10.0.0.9/32");
     let error =
         web.check(&sandbox, &serde_json::from_str(&other).expect("JSON")).expect_err("another address");

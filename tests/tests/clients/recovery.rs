@@ -52,7 +52,7 @@ fn restart_keeps_the_ephemeral_ports() {
 }
 
 #[test]
-fn add_replaces_what_is_no_longer_there() {
+fn add_replaces_a_container_without_its_namespace() {
     let sandbox = Sandbox::new();
     let _daemon = quarantining(&sandbox);
     make_netns(&sandbox, "n1");
