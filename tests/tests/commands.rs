@@ -19,16 +19,18 @@ fn flags<'a>(changed: &[&'a str]) -> Vec<&'a str> {
 fn add_show_and_list_print_the_container() {
     let sandbox = Sandbox::new();
     let _daemon = sandbox.daemon();
+    let added = sandbox.json(&["add", "web", "--ports", "31500,31000-31004"]);
+    let inode = sandbox.namespace(Netns::Container("web")).id().expect("a namespace").inode;
     let expected = json!({
-        "name": "web", "slot": 1, "netns": "/run/netns/web", "pid": null, "host_veth": "pm1",
-        "interface": "eth0", "ip": "10.0.0.1",
+        "name": "web", "slot": 1, "netns": "/run/netns/web", "netns_inode": inode, "pid": null, "host_veth": "pm1",
+        "interface": "eth0", "mac": "02:00:00:00:01:01", "mtu": 1500, "ip": "10.0.0.1",
         "ip6": "2001:db8:0:1::1",
         "ports": [[31000, 31004], [31500, 31500]], "automatic_ports": [], "ephemeral_ports": [61440, 62463],
         "draining_ports": [], "egress": null, "ingress": null, "loopback": "shared", "labels": {}, "state": "ready",
     });
-    let mut added = expected.clone();
-    added["warnings"] = json!([]);
-    assert_eq!(sandbox.json(&["add", "web", "--ports", "31500,31000-31004"]), added);
+    let mut with_warnings = expected.clone();
+    with_warnings["warnings"] = json!([]);
+    assert_eq!(added, with_warnings);
     assert_eq!(sandbox.json(&["show", "web"]), expected);
     assert_eq!(sandbox.json(&["list"]), json!([expected]));
     assert_eq!(

@@ -16,6 +16,8 @@ use crate::{
 
 /// The programs of a release.
 const PROGRAMS: [&str; 2] = ["portmapd", "portmap"];
+/// The CNI plugin. It is linked statically: runtimes start it for each container, and may do so in another file system.
+const PLUGIN: &str = "portmap-bpf";
 
 /// Arguments that are passed on unchanged.
 #[derive(Args)]
@@ -46,8 +48,12 @@ pub(crate) fn release(options: &Options) -> Result<()> {
         ensure_objects()?;
     }
     build(&PROGRAMS, &[], options.features.as_deref())?;
+    let mut plugin = workspace::cargo();
+    plugin.args(["rustc", "--release", "--package", "portmap-cni", "--bin", PLUGIN]);
+    process::run(plugin.args(["--", "-C", "target-feature=+crt-static"]))?;
     let directory = workspace::metadata()?.target_directory.join("release");
-    println!("built {}", PROGRAMS.map(|program| directory.join(program).display().to_string()).join(" and "));
+    let all = PROGRAMS.iter().chain([&PLUGIN]).map(|program| directory.join(program).display().to_string());
+    println!("built {}", all.collect::<Vec<_>>().join(", "));
     Ok(())
 }
 

@@ -88,6 +88,7 @@ pub(crate) fn ensure(groups: &[Group], report: Report) -> Result<()> {
             Group::Run => {
                 tools::ensure(&tools::RUN, report)?;
                 unpacked::ensure_prometheus(report)?;
+                unpacked::ensure_engines(report)?;
                 // Only one test needs it, and reports that it is missing.
                 if let Err(error) = python::ensure(report) {
                     eprintln!("schemathesis is not installed: {error:#}");

@@ -31,10 +31,11 @@ const TESTS: &str = "portmap-tests";
 /// Seconds of fuzzing for each target.
 const FUZZ_SECONDS: u64 = 12;
 
-/// Test programs that hardly depend on the kernel: output and errors of commands, contents of files, flags, and
-/// routing tables. Other test programs cover the verdicts and counters behind them on every kernel.
-const HERE_ONLY: [&str; 14] = [
+/// Test programs that hardly depend on the kernel: output and errors of commands, container runtimes, contents of
+/// files, flags, and routing tables. Other test programs cover the verdicts and counters behind them on every kernel.
+const HERE_ONLY: [&str; 15] = [
     "api",
+    "clients",
     "commands",
     "demo",
     "drops",

@@ -12,7 +12,7 @@ mod wire;
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
 };
 
@@ -37,6 +37,10 @@ use crate::model::{
 };
 
 /// Request to add a container.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent properties, each with a key of its own"
+)]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AddRequest {
@@ -76,6 +80,16 @@ pub struct AddRequest {
     /// Its labels.
     #[serde(default, skip_serializing_if = "Labels::is_empty", with = "As::<wire::Labels>")]
     pub labels: Labels,
+    /// Whether it replaces a container of the same name whose namespace has ended, is no longer at its path, or is
+    /// the requested one. Any other container of that name is a conflict.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub replace: bool,
+    /// Addresses that it must have: the request is refused unless the host shares each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+    /// The MAC address that it must have: the request is refused unless it is that of containers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
     /// Whether the daemon removes the container when the requesting process ends.
     #[serde(default, skip_serializing_if = "is_false", rename = "ends_with_asker")]
     pub remove_with_client: bool,
@@ -126,6 +140,9 @@ pub struct Container {
     pub slot: u16,
     /// Path of its network namespace.
     pub netns: PathBuf,
+    /// Inode number of its network namespace, the number in `net:[…]` of `/proc/PID/ns/net`; null until it is known.
+    #[serde(default)]
+    pub netns_inode: Option<u64>,
     /// The process by which the client named the namespace, if it did.
     pub pid: Option<u32>,
     /// Name of its host veth.
@@ -133,6 +150,12 @@ pub struct Container {
     /// Name of its own end of the veth pair.
     #[serde(default)]
     pub interface: String,
+    /// MAC address of both ends of the veth pair.
+    #[serde(default)]
+    pub mac: String,
+    /// Their MTU in bytes.
+    #[serde(default)]
+    pub mtu: u32,
     /// The address that it shares with the host.
     pub ip: Ipv4Addr,
     /// The IPv6 address that it shares with the host, if there is one.

@@ -21,9 +21,12 @@ fn container() -> Container {
         name: "web".to_owned(),
         slot: 3,
         netns: "/run/netns/web".into(),
+        netns_inode: Some(4_026_532_281),
         pid: None,
         host_veth: "pm3".to_owned(),
         interface: "eth0".to_owned(),
+        mac: "02:00:00:00:01:01".to_owned(),
+        mtu: 1500,
         ip: Ipv4Addr::new(10, 0, 0, 1),
         ip6: Some(Ipv6Addr::LOCALHOST),
         ports: "31000-31009,31500".parse().expect("ports"),
@@ -39,8 +42,8 @@ fn container() -> Container {
 }
 
 const CONTAINER: &str = concat!(
-    r#""name":"web","slot":3,"netns":"/run/netns/web","pid":null,"host_veth":"pm3","interface":"eth0","#,
-    r#""ip":"10.0.0.1","ip6":"::1","ports":[[31000,31009],[31500,31500]],"#,
+    r#""name":"web","slot":3,"netns":"/run/netns/web","netns_inode":4026532281,"pid":null,"host_veth":"pm3","#,
+    r#""interface":"eth0","mac":"02:00:00:00:01:01","mtu":1500,"ip":"10.0.0.1","ip6":"::1","ports":[[31000,31009],[31500,31500]],"#,
     r#""automatic_ports":[[31500,31500]],"ephemeral_ports":[32768,33791],"draining_ports":[[34816,35839]],"#,
     r#""egress":{"rate":1,"ceil":2,"burst":3,"leaf":"fq_codel"},"ingress":null,"#,
     r#""loopback":"private","labels":{"framework_id":"f-1"},"state":"ready""#
@@ -76,6 +79,9 @@ fn api_json_of_requests_is_pinned() {
             ephemeral_ports_per_container: Some(64),
             traffic,
             labels: labels(),
+            replace: true,
+            addresses: vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+            mac: Some("02:00:00:00:01:01".to_owned()),
             remove_with_client: true,
             owner: None,
         },
@@ -83,7 +89,8 @@ fn api_json_of_requests_is_pinned() {
             concat!(
                 r#"{{"name":"web","netns":"/run/netns/x","pid":4,"container_interface":"ens3","ports":[[31000,31009]],"#,
                 r#""automatic_ports":[{{"count":10}},{{"count":3,"aligned":true}}],"take":true,"inherit_sysctls":true,"ephemeral_ports_per_container":64,"traffic":{spec},"#,
-                r#""labels":{{"framework_id":"f-1"}},"ends_with_asker":true}}"#
+                r#""labels":{{"framework_id":"f-1"}},"replace":true,"addresses":["127.0.0.1","::1"],"#,
+                r#""mac":"02:00:00:00:01:01","ends_with_asker":true}}"#
             ),
             spec = spec
         ),

@@ -19,6 +19,11 @@ use crate::kernel::error::{Context as _, Error, Failure, Result};
 /// An Ethernet address.
 pub type Mac = [u8; 6];
 
+/// A MAC address as people write it: `02:00:00:00:00:01`.
+pub fn mac_text(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 /// Properties of an interface.
 #[expect(clippy::struct_excessive_bools, reason = "they are independent properties")]
 #[derive(Clone, Debug)]

@@ -18,9 +18,11 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// Programs that the demonstration, the benchmarks and the tests run.
-pub(super) const RUN: [Tool; 32] = [
+pub(super) const RUN: [Tool; 33] = [
     tool("arping", "iputils-arping"),
     tool("bpftool", "bpftool"),
+    // The file system of the containers in tests.
+    tool(BUSYBOX, "busybox-static"),
     tool("conntrack", "conntrack"),
     tool("curl", "curl"),
     tool("dig", "bind9-dnsutils"),

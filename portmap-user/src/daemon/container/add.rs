@@ -1,6 +1,6 @@
 //! Adding and removing a container.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use portmap_common::slot::veth_ifindex;
 use tracing::warn;
@@ -9,7 +9,7 @@ use super::{Containers, limits};
 use crate::{
     api::AddRequest,
     daemon::{
-        host::{sockets::HostSockets, tracked},
+        host::{HostState, sockets::HostSockets, tracked},
         registry::{Admission, Entry, Refusal, StaticPortRequest},
     },
     error::{Error, Result},
@@ -53,6 +53,25 @@ pub(in crate::daemon) fn check_request(request: &AddRequest) -> Result<()> {
     Ok(())
 }
 
+/// Refuses addresses that the host does not share, and a MAC address that containers do not have.
+fn check_addresses(state: &HostState, addresses: &[IpAddr], mac: Option<&str>) -> Result<()> {
+    let of_containers = link::mac_text(state.mac);
+    if let Some(other) = mac.filter(|mac| !mac.eq_ignore_ascii_case(&of_containers)) {
+        return Err(Error::usage(format!(
+            "the MAC address {other} is not that of containers: expected {of_containers}, or none"
+        )));
+    }
+    let shared: Vec<IpAddr> = state.addresses.iter().map(|shared| shared.address).collect();
+    if let Some(other) = addresses.iter().find(|address| !shared.contains(address)) {
+        let shared: Vec<_> = shared.iter().map(IpAddr::to_string).collect();
+        return Err(Error::usage(format!(
+            "containers do not have the address {other}: expected one that the host shares, {}, or none",
+            shared.join(" or ")
+        )));
+    }
+    Ok(())
+}
+
 impl Containers {
     /// Adds a container: admits it, provisions it, publishes its ports. The caller has checked the request. A
     /// failure is rolled back.
@@ -62,6 +81,9 @@ impl Containers {
     /// [`Refusal::Taken`] if other containers own a resource that it needs.
     pub(in crate::daemon) fn add(&self, request: AddRequest) -> Result<Changed, Refusal> {
         let netlink = Netlink::open()?;
+        if request.replace {
+            self.remove_replaced(&netlink, &request)?;
+        }
         let numbered = request.ports.clone();
         let admitted = self.admit(&netlink, request);
         let (mut record, warnings) = admitted.inspect_err(|_refusal| self.unreserve_unowned(&numbered))?;
@@ -123,6 +145,9 @@ impl Containers {
             ports: numbered,
             automatic_ports: automatic,
             take,
+            replace: _,
+            addresses,
+            mac,
             remove_with_client: _,
             owner,
             inherit_sysctls,
@@ -135,6 +160,7 @@ impl Containers {
         self.registry.check_available(&name, &numbered)?;
         self.reserve_published(&numbered)?;
         let (state, settings) = (self.host.state(), &self.env.settings);
+        check_addresses(&state, &addresses, mac.as_deref())?;
         let choices = if automatic.is_empty() { PortSet::default() } else { settings.ports.clone() };
         let read = numbered.union(&choices).union(&settings.ephemeral_ports);
         let sockets = HostSockets::read(&state, &read);

@@ -13,6 +13,7 @@ pub(super) mod netns;
 pub(super) mod owner;
 pub(super) mod provision;
 mod published;
+mod replace;
 mod update;
 mod view;
 
