@@ -162,6 +162,10 @@ fn check(invocation: &Invocation, config: &Config) -> Result<()> {
     if container.interface != interface && !names.any(|name| name == Ok(Some(container.interface.as_str()))) {
         return Err(differs(format!("its interface is {}, not {interface}", container.interface)).into());
     }
+    let chosen = container.automatic_ports.iter().map(|range| range.count());
+    if !chosen.eq(wanted.automatic.iter().map(|range| usize::from(range.count.get()))) {
+        return Err(differs("it has other automatic ranges of ports".to_owned()).into());
+    }
     let missing = wanted.ports.difference(&container.ports);
     if missing != PortSet::default() {
         return Err(differs(format!("it does not own the ports {missing}")).into());

@@ -244,6 +244,7 @@ fn container() -> Container {
         ip: "10.0.0.1".parse().expect("an address"),
         ip6: Some("2001:db8::1".parse().expect("an address")),
         ports: PortSet::default(),
+        automatic_ports: Vec::new(),
         ephemeral_ports: PortRange::new(32768, 33791).expect("a range"),
         draining_ports: PortSet::default(),
         egress: None,

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use portmap::{
     api::AddRequest,
-    model::{Labels, Loopback, PortSet, TrafficSpec},
+    model::{AutomaticRange, Labels, Loopback, PortRequest, PortSet, TrafficSpec},
     sizes::HumanBytes,
 };
 use serde_json::Value;
@@ -53,6 +53,8 @@ const SETTINGS: [(Setting, &str, &str, &str); 5] = [
 pub(crate) struct Wanted {
     /// Static ports.
     pub(crate) ports: PortSet,
+    /// Ranges of static ports that the daemon chooses.
+    pub(crate) automatic: Vec<AutomaticRange>,
     /// Addresses that the container must have.
     addresses: Vec<IpAddr>,
     /// The MAC address that it must have.
@@ -112,6 +114,7 @@ impl Wanted {
             netns: Some(netns.to_owned()),
             container_interface: Some(interface.to_owned()),
             ports: self.ports,
+            automatic_ports: self.automatic,
             addresses: self.addresses,
             mac: self.mac,
             ephemeral_ports_per_container: self.ephemeral_ports,
@@ -187,8 +190,9 @@ impl Wanted {
         let rate = || text.parse::<HumanBytes>().map(|rate| Some(rate.0)).map_err(|error| wrong(&error));
         match setting {
             Setting::Ports => {
-                let ports: PortSet = text.parse().map_err(|error| wrong(&error))?;
-                self.ports = self.ports.union(&ports);
+                let ports: PortRequest = text.parse().map_err(|error| wrong(&error))?;
+                self.ports = self.ports.union(&ports.numbered());
+                self.automatic.extend(ports.automatic());
             }
             Setting::Egress => self.traffic.egress_rate = rate()?,
             Setting::Ingress => self.traffic.ingress_rate = rate()?,

@@ -56,7 +56,6 @@ const fn scatter(number: u64) -> u64 {
 }
 
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "the shift leaves nine bits")]
 const fn place(hash: u64) -> (usize, u32) {
     ((hash >> (64 - WORD_BITS)) as usize, (hash >> (64 - WORD_BITS - 6)) as u32 & 63)
 }

@@ -69,7 +69,8 @@ pub fn is_hosts<V: IpVersion>(
         && tables.now() <= tables.host_connection(&key(ip, l4, direction)).until
 }
 
-/// Records that the host has sent a packet from a port that a container owns, unless it only answers one. `entry` is that of the port.
+/// Records that the host has sent a packet from a port that a container owns, unless it only answers one. `entry` is
+/// that of the port.
 #[inline(always)]
 pub fn track<V: IpVersion>(
     frame: &impl Frame,

@@ -54,6 +54,18 @@ fn plugin_adds_checks_and_deletes() {
         error["msg"].as_str().is_some_and(|text| text.contains("the daemon does not have it")),
         "{error}"
     );
+    web.netns = "/run/netns/n1".to_owned();
+    // The daemon chooses ports.
+    web.args = "PORTMAP_PORTS=auto:4+aligned,31500".to_owned();
+    let result = web.add(&sandbox);
+    let shown = sandbox.json(&["show", "default-web"]);
+    let [first, last] = [0, 1].map(|end| shown["automatic_ports"][0][end].as_u64().expect("a range"));
+    assert_eq!((last - first, first % 4), (3, 0), "{shown}");
+    assert!(shown["ports"].to_string().contains("31500"), "{shown}");
+    assert_eq!(web.check(&sandbox, &result), Ok(Value::Null));
+    web.args = "PORTMAP_PORTS=auto:5,31500".to_owned();
+    web.check(&sandbox, &result).expect_err("it has four");
+    web.delete(&sandbox);
     // containerd's CRI calls DEL three times.
     web.netns.clear();
     web.delete(&sandbox);
@@ -77,7 +89,11 @@ fn plugin_refuses_what_the_daemon_cannot_do() {
         ),
         (mapped(json!({ "hostPort": 31000, "hostIP": "127.0.0.1" })), 7, "on 127.0.0.1 only"),
         (mapped(json!({ "hostPort": 31000, "hostIP": "192.0.2.7" })), 7, "the address 192.0.2.7: expected"),
-        (mapped(json!({ "hostPort": 80 })), 7, "does not manage the ports 80: expected ports of 31000-32000"),
+        (
+            mapped(json!({ "hostPort": 80 })),
+            7,
+            "does not manage the ports 80: expected ports of --ports (31000-32000)",
+        ),
         (
             runtime("ips", json!(["10.77.0.2"])),
             7,

@@ -213,7 +213,7 @@ fn changes_under_load_cost_no_connection_that_the_host_keeps() {
     );
     pairs.expect_alive("the end of the VPN", &lost);
     drop(pairs);
-    // Its device ends with it; what is named as an uplink and does not exist is no problem.
+    // Its device ends with it; an uplink that is named and does not exist is no problem.
     drop(vpn);
     wait::until("health", || sandbox.portmap(&["doctor"]).status.success());
 }
