@@ -1,6 +1,7 @@
 //! Coexistence: sockets, programs and settings of the host, and the content of existing namespaces, are
 //! kept or reported. Other programs of a host do not disturb containers, nor are they disturbed.
 
+mod ipsec;
 mod nat;
 mod neighbours;
 mod notifications;

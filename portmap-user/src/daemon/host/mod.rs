@@ -4,6 +4,7 @@ pub(super) mod attach;
 mod description;
 mod direct;
 mod interfaces;
+pub(super) mod ipsec;
 pub(super) mod nat;
 mod ownership;
 mod policy;

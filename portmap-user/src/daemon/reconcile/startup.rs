@@ -12,7 +12,7 @@ use crate::{
         env::Env,
         events::Events,
         host::{
-            Host, HostState, Ownership,
+            Host, HostState, Ownership, ipsec,
             nat::Nat,
             setup::{self, Setup},
             sockets, uplink_qdisc,
@@ -216,12 +216,14 @@ fn attach_guard(env: &Env, registry: &Registry) -> Result<()> {
     Ok(guard.attach()?)
 }
 
-/// Warns of the host's processes that use managed ports, and of its NAT rules that cannot work with containers.
+/// Warns of the host's processes that use managed ports, and of its NAT rules and IPsec policies that cannot work with
+/// containers.
 fn warn_of_host(env: &Env, registry: &Registry, state: &HostState) {
     let owned = registry.snapshot().owned_ports();
     let managed = env.managed_ports().union(&owned);
     let mut findings = sockets::findings(state, &managed, &owned);
     findings.extend(Nat { state, managed: &managed }.findings());
+    findings.push(ipsec::finding());
     for finding in findings.iter().filter(|finding| finding.health != Health::Ok) {
         warn!("{}: {}", finding.subject, finding.text);
     }

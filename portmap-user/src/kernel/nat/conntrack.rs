@@ -6,10 +6,8 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    dump::{dump, split},
-    interpreter::Attributes,
-};
+use super::nfnetlink::{dump, split};
+use crate::kernel::dump::Attributes;
 
 /// Message types (`linux/netfilter/nfnetlink.h`, `linux/netfilter/nfnetlink_conntrack.h`).
 const NFNL_SUBSYS_CTNETLINK: u16 = 1 << 8;

@@ -1,16 +1,16 @@
 //! What a rule of `nf_tables` translates, from its expressions. They are a program with registers
 //! (`linux/netfilter/nf_tables.h`), of which this follows the parts that concern ports and addresses.
 
-use std::{
-    iter,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{
     rule::{NewAddress, Translation},
     xtables,
 };
-use crate::model::{PortRange, PortSet};
+use crate::{
+    kernel::dump::{Attributes, attributes},
+    model::{PortRange, PortSet},
+};
 
 /// Number of four-byte registers.
 const REGISTERS: usize = 16;
@@ -235,48 +235,6 @@ impl From<Option<IpAddr>> for NewAddress {
 /// A port in network byte order at the start of a value.
 fn port(value: &[u8]) -> u16 {
     value.first_chunk().map_or(0, |port| u16::from_be_bytes(*port))
-}
-
-/// The kinds and values of the attributes in a buffer (`struct nlattr`), up to the first malformed one.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    /// Length of a header.
-    const HEADER: usize = 4;
-    /// `NLA_TYPE_MASK`: the kind without its flags.
-    const KIND: u16 = 0x3fff;
-    iter::from_fn(move || {
-        let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
-        let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?) & KIND;
-        let value = bytes.get(HEADER..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
-/// Nested attributes.
-pub(super) struct Attributes<'a>(pub(super) &'a [u8]);
-
-impl<'a> Attributes<'a> {
-    /// The value of an attribute; empty without one.
-    pub(super) fn bytes(&self, kind: u16) -> &'a [u8] {
-        attributes(self.0).find(|(found, _)| *found == kind).map_or(&[], |(_, value)| value)
-    }
-
-    /// The attributes inside an attribute.
-    pub(super) fn nested(&self, kind: u16) -> Self {
-        Self(self.bytes(kind))
-    }
-
-    /// A number in network byte order, as `nf_tables` has all of its own.
-    pub(super) fn number(&self, kind: u16) -> Option<u32> {
-        self.bytes(kind).first_chunk().map(|number| u32::from_be_bytes(*number))
-    }
-
-    /// A text, which ends with a zero byte.
-    pub(super) fn text(&self, kind: u16) -> Option<&'a str> {
-        let text = self.bytes(kind);
-        let text = text.strip_suffix(&[0]).unwrap_or(text);
-        str::from_utf8(text).ok().filter(|text| !text.is_empty())
-    }
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@
 //! iptables writes, too (`iptables --version` says `nf_tables`). The older tables of iptables are only named.
 
 mod conntrack;
-mod dump;
 mod interpreter;
+mod nfnetlink;
 mod nftables;
 mod rule;
 mod xtables;

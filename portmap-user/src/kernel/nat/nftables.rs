@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, io};
 
 use super::{
-    dump::{dump, split},
     interpreter::{NFPROTO_IPV4, NFPROTO_IPV6, interpret},
+    nfnetlink::{dump, split},
     rule::NatRule,
 };
 

@@ -18,6 +18,7 @@ use crate::{
         },
         host::{
             attach::{main_hooks, other_hooks},
+            ipsec,
             nat::Nat,
             setup::LO_SETTINGS,
             sockets,
@@ -76,6 +77,7 @@ impl Reconciler {
         let managed = env.managed_ports().union(&owned);
         findings.extend(sockets::findings(&state, &managed, &owned));
         findings.extend(Nat { state: &state, managed: &managed }.findings());
+        findings.push(ipsec::finding());
         if let Some(guard) = &env.guard {
             let checked = guard.check().map_err(|error| Error::failure(format!("{error}: {REPAIR}")));
             findings.push(finding(
