@@ -106,7 +106,7 @@ fn contains((network, length): (IpAddr, u8), address: IpAddr) -> bool {
     (network ^ address).checked_shr(host).unwrap_or_default() == 0
 }
 
-/// Returns the policies that decide on packets from or to this host, whoever sends them.
+/// Returns the policies that decide on packets from or to this host.
 ///
 /// # Errors
 ///

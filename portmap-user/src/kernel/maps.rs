@@ -335,8 +335,8 @@ fn by_version(addresses: &BTreeSet<IpAddr>) -> (BTreeSet<Address4>, BTreeSet<Add
 /// The filter that exactly these addresses are inserted into.
 fn filter_of(v4: &BTreeSet<Address4>, v6: &BTreeSet<Address6>) -> AddressFilter {
     let mut filter = AddressFilter::EMPTY;
-    v4.iter().for_each(|address| filter.insert(hash4(*address)));
-    v6.iter().for_each(|address| filter.insert(hash6(*address)));
+    let hashes = v4.iter().copied().map(hash4).chain(v6.iter().copied().map(hash6));
+    hashes.for_each(|hash| filter.insert(hash));
     filter
 }
 

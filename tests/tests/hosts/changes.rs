@@ -85,7 +85,7 @@ impl Drop for Connection {
 /// The connections of the container and of a process of the host in its place, by what they lead through.
 struct Pairs<'a> {
     sandbox: &'a Sandbox,
-    pairs: Vec<(String, [Connection; 2])>,
+    all: Vec<(String, [Connection; 2])>,
     next_port: u16,
 }
 
@@ -110,13 +110,13 @@ impl Pairs<'_> {
 
     fn note(&mut self, way: &str, pair: [Connection; 2]) {
         self.next_port += 1;
-        self.pairs.push((way.to_owned(), pair));
+        self.all.push((way.to_owned(), pair));
     }
 
     /// Asserts that the container has lost no connection that the host has not lost, and that neither has lost one, but
     /// by these ways.
     fn expect_alive(&self, after: &str, lost: &[&str]) {
-        for (way, [container, host]) in &self.pairs {
+        for (way, [container, host]) in &self.all {
             if lost.contains(&way.as_str()) {
                 continue;
             }
@@ -141,7 +141,7 @@ fn changes_under_load_cost_no_connection_that_the_host_keeps() {
     sandbox.ok(&["add", "a", "--ports", "31000-31019"]);
     let _services = [(A, PORT, "a"), (Netns::Outside, HOST_PORT, "outside")]
         .map(|(netns, port, name)| Service::both(&sandbox, netns, port, name));
-    let mut pairs = Pairs { sandbox: &sandbox, pairs: Vec::new(), next_port: 0 };
+    let mut pairs = Pairs { sandbox: &sandbox, all: Vec::new(), next_port: 0 };
     pairs.open_to(HOST, "to the first card");
     pairs.open_to(HOST6, "to the first card by IPv6");
     pairs.open_to(CARD_HOST, "to the second card");

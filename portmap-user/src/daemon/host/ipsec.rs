@@ -43,8 +43,8 @@ fn describe(policies: &[Policy]) -> String {
         others => format!("; and {others} more"),
     };
     format!(
-        "IPsec policies do not apply to containers, whose packets are neither encrypted nor refused by them: {}{others} \
-         (`ip xfrm policy`); use a VPN with an interface of its own, such as WireGuard or an XFRM interface",
+        "IPsec policies do not apply to containers, whose packets are neither encrypted nor refused by them: \
+         {}{others} (`ip xfrm policy`); use a VPN with an interface of its own, such as WireGuard or an XFRM interface",
         named.join("; ")
     )
 }

@@ -16,7 +16,6 @@ use portmap_ebpf::Verdict;
 use self::{
     hook_visit::HookVisit,
     live_tables::Live,
-    notes::ipsec_notes,
     render::{NO_DECISION, Names, UNKNOWN},
 };
 use crate::{
@@ -79,7 +78,7 @@ impl Explainer<'_> {
         let frame = packet::build(packet, first.source_mac(&config), first.mac(&config))?;
         let mut explanation = self.collect(packet, first, frame, &config)?;
         explanation.notes.extend(self.nat_notes(&sender, &explanation)?);
-        explanation.notes.extend(ipsec_notes(&sender, &explanation)?);
+        explanation.notes.extend(Self::ipsec_notes(&sender, &explanation)?);
         Ok(explanation)
     }
 

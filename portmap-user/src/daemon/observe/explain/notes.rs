@@ -79,14 +79,14 @@ impl Explainer<'_> {
         let managed = self.env.managed_ports().union(&owned);
         Nat { state: &state, managed: &managed }.notes(&explanation.packet)
     }
-}
 
-/// Names the IPsec policies that a packet between a container and the outside would meet if the host sent or received
-/// it.
-pub(super) fn ipsec_notes(sender: &Sender, explanation: &Explanation) -> Result<Vec<String>> {
-    let is_between = matches!(
-        (sender, &*explanation.outcome.verdict),
-        (Sender::Outside, "to_container") | (Sender::Container(_), "to_outside")
-    );
-    if is_between { ipsec::notes(&explanation.packet) } else { Ok(Vec::new()) }
+    /// Names the IPsec policies that a packet between a container and the outside would meet if the host sent or
+    /// received it.
+    pub(super) fn ipsec_notes(sender: &Sender, explanation: &Explanation) -> Result<Vec<String>> {
+        let is_between = matches!(
+            (sender, &*explanation.outcome.verdict),
+            (Sender::Outside, "to_container") | (Sender::Container(_), "to_outside")
+        );
+        if is_between { ipsec::notes(&explanation.packet) } else { Ok(Vec::new()) }
+    }
 }
