@@ -19,9 +19,10 @@ pub struct Daemon {
     pub(crate) files: Option<usize>,
 }
 
-/// Files that may stay open besides those at the start: the ring buffer of drop samples, once a client has
-/// followed drops.
-const EXTRA_FILES: usize = 4;
+/// Files that may stay open besides those at the start: the two sockets for the kernel's notifications, which a daemon
+/// may open after it has said that it is ready, the ring buffer of drop samples, once a client has followed drops, and
+/// the connections of up to three clients that are still there.
+const EXTRA_FILES: usize = 6;
 /// Upper bound on resident memory in bytes, with a few containers; a daemon starts with about 15 MB.
 const MAX_RESIDENT: u64 = 64 << 20;
 

@@ -18,6 +18,8 @@ use crate::sandbox::{Netns, Sandbox};
 pub struct Inventory(Vec<String>);
 
 const SNAPSHOT: &str = r"
+n=0
+while [ $n -lt 250 ] && ip link show uplink 2>/dev/null | grep -q NO-CARRIER; do n=$((n + 1)); sleep 0.02; done
 while ip -6 address show tentative | grep -q inet6; do sleep 0.02; done
 ip -o link | sed 's/state .*//'; ip -o address; ip route show table all; ip -6 route show table all; tc qdisc
 for d in lo uplink; do

@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use portmap_tests::{
@@ -23,8 +23,11 @@ use super::{
     wait_for,
 };
 
-/// Between an answer and the next request, so that the machine has time for others.
-const PAUSE: Duration = Duration::from_millis(1);
+/// Limits of the pause between an answer and the next request, which is longer on a slower machine, so that it has time
+/// for others.
+const PAUSE: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(50)];
+/// The pause as a multiple of the time that the answer took.
+const SHARE: u32 = 40;
 
 /// A connection whose client sends requests without end and waits for each answer.
 struct Connection {
@@ -58,12 +61,13 @@ impl Connection {
 fn exchange(mut end: TcpStream, answers: Option<&AtomicU64>) {
     let mut message = [7; 700];
     loop {
+        let start = Instant::now();
         if answers.is_some() && end.write_all(&message).is_err() || end.read_exact(&mut message).is_err() {
             return;
         }
         if let Some(answers) = answers {
             answers.fetch_add(1, Ordering::Relaxed);
-            thread::sleep(PAUSE);
+            thread::sleep((start.elapsed() * SHARE).clamp(PAUSE[0], PAUSE[1]));
         } else if end.write_all(&message).is_err() {
             return;
         }
@@ -187,8 +191,8 @@ fn changes_under_load_cost_no_connection_that_the_host_keeps() {
     sandbox.sh(
         Netns::Host,
         &format!(
-            "set -e; ip address del {HOST}/24 dev uplink; ip address add {HOST}/24 dev uplink; \
-             ip route replace default via {OUTSIDE} dev uplink"
+            "ip -batch - <<END\naddress del {HOST}/24 dev uplink\naddress add {HOST}/24 dev uplink\n\
+             route replace default via {OUTSIDE} dev uplink\nEND"
         ),
     );
     pairs.expect_alive("a new lease of the same address", &[]);

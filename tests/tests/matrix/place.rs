@@ -142,7 +142,14 @@ impl Form {
             Self::Unnumbered => {
                 add("", &format!("{v6}/64")) + &format!("ip address add {}/32 dev {loopback}\n", VIRTUAL[0])
             }
-            Self::PointToPoint => add(&format!("{v4} peer {peer4}/32"), &format!("{v6} peer {peer6}/128")),
+            // The kernel adds the route to an IPv6 peer a moment after the address.
+            Self::PointToPoint => {
+                add(&format!("{v4} peer {peer4}/32"), &format!("{v6} peer {peer6}/128"))
+                    + &format!(
+                        "n=0; until [ $n -eq 500 ] || ip -6 route show {peer6} dev {device} | grep -q .; do \
+                         n=$((n + 1)); sleep 0.01; done\n"
+                    )
+            }
         }
     }
 
