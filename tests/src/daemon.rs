@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command},
 };
 
@@ -19,10 +19,11 @@ pub struct Daemon {
     pub(crate) files: Option<usize>,
 }
 
-/// Files that may stay open besides those at the start: the two sockets for the kernel's notifications, which a daemon
-/// may open after it has said that it is ready, the ring buffer of drop samples, once a client has followed drops, and
-/// the connections of up to three clients that are still there.
-const EXTRA_FILES: usize = 6;
+/// Files that may stay open besides those at the start: the ring buffer of drop samples, once a client has
+/// followed drops.
+const EXTRA_FILES: usize = 4;
+/// Sockets for the kernel's notifications. A daemon opens them a moment before or after it says that it is ready.
+const NOTIFICATION_SOCKETS: usize = 2;
 /// Upper bound on resident memory in bytes, with a few containers; a daemon starts with about 15 MB.
 const MAX_RESIDENT: u64 = 64 << 20;
 
@@ -51,9 +52,23 @@ impl Daemon {
         });
     }
 
-    /// Returns the number of open files; 0 if it has exited.
+    /// Returns the number of open files, without those for the kernel's notifications; 0 if it has exited.
     pub fn open_files(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.children())).map_or(0, Iterator::count)
+        let process = format!("/proc/{}", self.children());
+        let table = fs::read_to_string(format!("{process}/net/netlink")).unwrap_or_default();
+        // The columns are: address, protocol, port, groups, and others, of which the last is the inode.
+        let subscribed: Vec<String> = table
+            .lines()
+            .skip(1)
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .filter(|columns| columns.get(3).is_some_and(|groups| *groups != "00000000"))
+            .filter_map(|columns| columns.last().map(|inode| format!("socket:[{inode}]")))
+            .collect();
+        let files = fs::read_dir(format!("{process}/fd")).into_iter().flatten().flatten();
+        let files = files.filter_map(|file| fs::read_link(file.path()).ok());
+        let (notifying, others): (Vec<_>, Vec<_>) =
+            files.partition(|file| subscribed.iter().any(|socket| Path::new(socket) == file));
+        others.len() + notifying.len().saturating_sub(NOTIFICATION_SOCKETS)
     }
 
     /// Returns the resident memory in bytes; 0 if it has exited.

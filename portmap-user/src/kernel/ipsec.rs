@@ -24,7 +24,8 @@ use crate::{
 /// Message types (`linux/xfrm.h`).
 const XFRM_MSG_NEWPOLICY: u16 = 0x13;
 const XFRM_MSG_GETPOLICY: u16 = 0x15;
-/// Attributes: a `struct xfrm_mark`, and the interface that a policy is for.
+/// Attributes: the transformations of a policy, a `struct xfrm_mark`, and the interface that a policy is for.
+const XFRMA_TMPL: u16 = 5;
 const XFRMA_MARK: u16 = 21;
 const XFRMA_IF_ID: u16 = 31;
 /// Size of `struct xfrm_userpolicy_id`, with which a request begins.
@@ -37,9 +38,12 @@ const FAMILY: usize = 40;
 const DESTINATION_LENGTH: usize = 42;
 const SOURCE_LENGTH: usize = 43;
 const DIRECTION: usize = 160;
+const ACTION: usize = 161;
 /// `XFRM_POLICY_OUT`. 0 is that of packets to this host, 2 of those that it forwards; those of sockets have higher
 /// numbers.
 const OUT: u8 = 1;
+/// `XFRM_POLICY_ALLOW`.
+const ALLOW: u8 = 0;
 
 /// A policy for all packets between two networks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,13 +63,15 @@ impl Policy {
     }
 
     /// The policy in a response. `None` if it does not decide on ordinary packets: it is that of a socket, of packets
-    /// with a mark, of an XFRM interface, which containers use as the host does, or of forwarded packets.
+    /// with a mark, of an XFRM interface, which containers use as the host does, or of forwarded packets; or it lets
+    /// packets pass as they are.
     fn parse(body: &[u8]) -> Option<Self> {
         let attributes = Attributes(body.get(POLICY..)?);
         let direction = body[DIRECTION];
         let has_mark = attributes.bytes(XFRMA_MARK).iter().any(|byte| *byte != 0);
         let is_of_interface = attributes.native_number(XFRMA_IF_ID).is_some_and(|interface| interface != 0);
-        if direction > OUT || has_mark || is_of_interface {
+        let lets_pass = body[ACTION] == ALLOW && attributes.bytes(XFRMA_TMPL).is_empty();
+        if direction > OUT || has_mark || is_of_interface || lets_pass {
             return None;
         }
         let is_v4 = i32::from(u16::from_ne_bytes(array(body, FAMILY))) == AF_INET;
@@ -138,12 +144,16 @@ fn has_xfrm() -> io::Result<bool> {
 mod tests {
     use super::*;
 
+    /// `XFRM_POLICY_BLOCK`.
+    const BLOCK: u8 = 1;
+
     fn message(direction: u8, attributes: &[u8]) -> Vec<u8> {
         let mut body = vec![0; POLICY];
         body[DESTINATION..4].copy_from_slice(&[192, 0, 2, 0]);
         body[SOURCE..SOURCE + 4].copy_from_slice(&[10, 0, 0, 0]);
         body[FAMILY..FAMILY + 2].copy_from_slice(&2_u16.to_ne_bytes());
         (body[DESTINATION_LENGTH], body[SOURCE_LENGTH], body[DIRECTION]) = (24, 8, direction);
+        body[ACTION] = BLOCK;
         body.extend_from_slice(attributes);
         body
     }
@@ -162,6 +172,13 @@ mod tests {
         assert_eq!(Policy::parse(&message(4, &[])), None, "of a socket");
         assert_eq!(Policy::parse(&message(1, &[8, 0, 31, 0, 7, 0, 0, 0])), None, "of an interface");
         assert!(Policy::parse(&message(1, &[8, 0, 31, 0, 0, 0, 0, 0])).is_some());
+        let allowing = |attributes: &[u8]| {
+            let mut body = message(1, attributes);
+            body[ACTION] = ALLOW;
+            Policy::parse(&body)
+        };
+        assert_eq!(allowing(&[]), None, "it lets packets pass as they are");
+        assert!(allowing(&[8, 0, 5, 0, 0, 0, 0, 0]).is_some(), "it transforms packets");
         assert_eq!(Policy::parse(&[0; 100]), None, "too short");
     }
 }

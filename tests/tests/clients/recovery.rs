@@ -15,10 +15,15 @@ use serde_json::{Value, json};
 
 use super::calls::{Attachment, finish, make_netns};
 
-/// A daemon that quarantines blocks of ephemeral ports for long.
-fn quarantining(sandbox: &Sandbox) -> Daemon {
+/// A daemon that quarantines blocks of ephemeral ports for long, with a container `c1` in the namespace `n1`.
+fn quarantining() -> (Sandbox, Daemon, Attachment) {
+    let sandbox = Sandbox::new();
     let flags: Vec<_> = DAEMON_FLAGS.map(|flag| if flag == "0" { "1hrs" } else { flag }).to_vec();
-    sandbox.daemon_with(&flags)
+    let daemon = sandbox.daemon_with(&flags);
+    make_netns(&sandbox, "n1");
+    let web = Attachment::new("c1", "n1", &[31000]);
+    web.add(&sandbox);
+    (sandbox, daemon, web)
 }
 
 fn block(sandbox: &Sandbox, name: &str) -> Value {
@@ -27,11 +32,7 @@ fn block(sandbox: &Sandbox, name: &str) -> Value {
 
 #[test]
 fn restart_keeps_the_ephemeral_ports() {
-    let sandbox = Sandbox::new();
-    let _daemon = quarantining(&sandbox);
-    make_netns(&sandbox, "n1");
-    let web = Attachment::new("c1", "n1", &[31000]);
-    web.add(&sandbox);
+    let (sandbox, _daemon, web) = quarantining();
     let before = block(&sandbox, "c1");
     // `podman network reload`: in the living namespace. The pool has four blocks.
     for _ in 0..5 {
@@ -53,11 +54,7 @@ fn restart_keeps_the_ephemeral_ports() {
 
 #[test]
 fn add_replaces_a_container_without_its_namespace() {
-    let sandbox = Sandbox::new();
-    let _daemon = quarantining(&sandbox);
-    make_netns(&sandbox, "n1");
-    let web = Attachment::new("c1", "n1", &[31000]);
-    web.add(&sandbox);
+    let (sandbox, _daemon, web) = quarantining();
     let before = block(&sandbox, "c1");
     // An earlier attempt of the runtime failed after this plugin: the same namespace.
     web.add(&sandbox);

@@ -30,7 +30,10 @@ fn ipsec_policies_are_named() {
     assert_eq!(notes("a", "192.0.2.9:80").len(), 1);
     assert_eq!(notes("a", "198.51.100.9:80"), [""; 0]);
     assert_eq!(notes("outside", "10.0.0.1:31000"), [""; 0], "it is for packets to that network");
-    change("add", "dir in src 0.0.0.0/0 dst 10.0.0.0/8");
+    // It lets packets pass.
+    change("add", "dir in src 10.0.0.0/16 dst 10.0.0.0/8");
+    assert_eq!(notes("outside", "10.0.0.1:31000"), [""; 0]);
+    change("add", "dir in src 0.0.0.0/0 dst 10.0.0.0/8 tmpl proto esp mode transport");
     assert_eq!(notes("outside", "10.0.0.1:31000").len(), 1);
     change("flush", "");
     assert_eq!(findings(&sandbox, SUBJECT), ["ok the host has no policies"]);

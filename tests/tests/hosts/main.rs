@@ -133,6 +133,30 @@ fn virtual_address_leads_to_containers() {
     }
 }
 
+#[test]
+fn damaged_maps_of_addresses_are_named_and_repaired() {
+    let second = Ipv4Addr::new(10, 0, 0, 50);
+    let (sandbox, _daemon, _services) = world(&format!("ip address add {second}/24 dev uplink\n"));
+    expect(&sandbox, Netns::Outside, (second, PORT), "a");
+    let zeros = "00 ".repeat(4096);
+    for damage in [
+        format!("update pinned PATH/pm_addr_filter key hex 00 00 00 00 value hex {zeros}"),
+        "delete pinned PATH/pm_addresses4 key 10 0 0 50".to_owned(),
+    ] {
+        let path = sandbox.sh(Netns::Host, "echo /sys/fs/bpf/portmap/v*/maps");
+        let damage = format!("bpftool map {}", damage.replace("PATH", path.trim()));
+        // A resync repairs it, too.
+        wait::until("doctor to name the damage", || {
+            sandbox.sh(Netns::Host, &damage);
+            let doctor = sandbox.portmap(&["doctor"]);
+            doctor.status.code() == Some(7)
+                && String::from_utf8_lossy(&doctor.stdout).contains("pm_addresses6 and pm_addr_filter differ")
+        });
+        sandbox.ok(&["doctor", "--repair"]);
+        expect(&sandbox, Netns::Outside, (second, PORT), "a");
+    }
+}
+
 /// Without TCX, an ingress qdisc of another tool is where portmap's would be.
 #[test]
 fn obstacle_at_another_card_stops_no_container() {
